@@ -1,0 +1,1 @@
+"""Training: operators, networks, data, the fairseq plugin and the recipes."""

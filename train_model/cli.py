@@ -1,0 +1,63 @@
+"""What every command line of the project shares: one-line errors and files that are never half written."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line: what, where, and what to do."""
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Call ``main`` and leave the process with its status; 2 and one line for an error of the user's."""
+    try:
+        status = main() or 0
+        sys.stdout.flush()
+    except UserError as error:
+        status = _fail(str(error))
+    except BrokenPipeError:  # the reader (`| head`) has gone; the interpreter must not flush again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        status = _fail(f"{error.strerror or error}{where}")
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
+
+
+def _fail(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; it becomes ``path`` on success and vanishes on failure.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

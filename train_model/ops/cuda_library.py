@@ -1,0 +1,44 @@
+"""Finds and loads the CUDA build of the ``lite::`` operators, a shared library made by CMake."""
+
+import functools
+import os
+import warnings
+from pathlib import Path
+
+import torch
+
+_DEFAULT = Path(__file__).parents[2] / "build" / "torch_ops" / "liblite_torch_ops.so"
+
+
+def cuda_library_path() -> Path:
+    """The library's place: ``$LITE_TORCH_OPS``, or ``build/torch_ops`` in this checkout."""
+    return Path(os.environ.get("LITE_TORCH_OPS") or _DEFAULT)
+
+
+@functools.cache
+def load_cuda_library() -> bool:
+    """Load the CUDA operators once; False where there is no GPU or no library.
+
+    A library that is there but does not load (built for another PyTorch, say) is told as a warning,
+    and the PyTorch form stays in place.
+    """
+    path = cuda_library_path()
+    if not torch.cuda.is_available() or not path.exists():
+        return False
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        warnings.warn(
+            f"{path} does not load ({error}); rebuild it with `make torch-ops`", stacklevel=2
+        )
+        return False
+    return True
+
+
+@functools.cache
+def warn_slow_on_cuda(operator: str) -> None:
+    """Say once an operator that a CUDA tensor met the PyTorch form of it."""
+    warnings.warn(
+        f"lite::{operator} runs in its slow PyTorch form on CUDA; build the kernels with `make torch-ops`",
+        stacklevel=3,
+    )

@@ -1,0 +1,135 @@
+"""The operators against fairseq's formulas written out in float64 and against brute force."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from train_model.ops import crf_decode, dynamic_conv
+
+shapes = st.tuples(
+    st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)
+)
+
+
+def conv_by_definition(x, weight, padding_l):
+    """The sum of the docstring, element by element, in float64."""
+    batch, channels, length = x.shape
+    heads, kernel_size = weight.shape[1:3]
+    y = torch.zeros(x.shape, dtype=torch.float64)
+    for b, c, t, k in itertools.product(*map(range, (batch, channels, length, kernel_size))):
+        if 0 <= t + k - padding_l < length:
+            h = c // (channels // heads)
+            y[b, c, t] += weight[b, h, k, t].double() * x[b, c, t + k - padding_l].double()
+    return y
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=shapes, data=st.data())
+def test_dynamic_conv_is_its_definition(shape, data):
+    batch, heads, per_head, kernel_size, length = shape
+    padding_l = data.draw(st.integers(0, kernel_size - 1))
+    torch.manual_seed(data.draw(st.integers(0, 2**16)))
+    x = torch.randn(batch, heads * per_head, length)
+    weight = torch.randn(batch, heads, kernel_size, length)
+    expected = conv_by_definition(x, weight, padding_l)
+    y = dynamic_conv(x, weight, padding_l).double()
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel_size", "padding_l", "length"), [(3, 1, 5), (4, 3, 2), (5, 0, 1)])
+def test_dynamic_conv_gradients(kernel_size, padding_l, length):
+    x = torch.randn(2, 6, length, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, kernel_size, length, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, w: dynamic_conv(x, w, padding_l), (x, weight))
+
+
+def test_dynamic_conv_follows_pytorchs_rules_for_operators():
+    x = torch.randn(2, 6, 5, requires_grad=True)
+    weight = torch.randn(2, 3, 4, 5, requires_grad=True)
+    torch.library.opcheck(dynamic_conv, (x, weight, 2))
+
+
+def viterbi_by_brute_force(emissions, targets, E1, E2, length):
+    """The best score over all paths of the first ``length`` positions, and its tokens; float64."""
+    best, best_path = -float("inf"), None
+    for path in itertools.product(range(emissions.shape[1]), repeat=length):
+        score = sum(emissions[t, path[t]].item() for t in range(length))
+        for t in range(1, length):
+            source, target = targets[t - 1, path[t - 1]], targets[t, path[t]]
+            score += (E1[source].double() @ E2[target].double()).item()
+        if score > best:
+            best, best_path = score, path
+    return best, [targets[t, k].item() for t, k in enumerate(best_path)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    length=st.integers(1, 5),
+    beam=st.integers(1, 4),
+    padding=st.integers(0, 3),
+    seed=st.integers(0, 999),
+)
+def test_crf_decode_finds_the_best_path(length, beam, padding, seed):
+    torch.manual_seed(seed)
+    emissions = torch.randn(2, length + padding, beam)
+    targets = torch.stack([torch.randperm(11)[:beam] for _ in range(2 * (length + padding))])
+    targets = targets.view(2, length + padding, beam).int()
+    E1, E2 = torch.randn(2, 11, 3)
+    mask = (torch.arange(length + padding) < length).int().expand(2, -1)
+    tokens, scores = crf_decode(emissions, targets, E1, E2, mask)
+    for row in range(2):
+        best, path = viterbi_by_brute_force(emissions[row].double(), targets[row], E1, E2, length)
+        assert tokens[row, :length].tolist() == path
+        assert scores[row].sum().item() == pytest.approx(best, abs=1e-4)
+
+
+def test_crf_decode_follows_pytorchs_rules_for_operators():
+    arguments = (
+        torch.randn(2, 4, 3),
+        torch.randint(7, (2, 4, 3), dtype=torch.int32),
+        torch.randn(7, 2),
+        torch.randn(7, 2),
+        torch.ones(2, 4, dtype=torch.int32),
+    )
+    torch.library.opcheck(crf_decode, arguments)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "padding_l", "word"),
+    [
+        (torch.ones(2, 6), torch.ones(2, 3, 3, 5), 1, "dimensions"),
+        (torch.ones(2, 6, 5), torch.ones(2, 3, 3, 5).double(), 1, "dtype"),
+        (torch.ones(2, 6, 5), torch.ones(2, 4, 3, 5), 1, "heads"),
+        (torch.ones(2, 6, 5), torch.ones(2, 3, 0, 5), 0, "K=0"),
+        (torch.ones(2, 6, 5), torch.ones(2, 3, 3, 4), 1, "length"),
+        (torch.ones(2, 6, 5), torch.ones(2, 3, 3, 5), 3, "padding_l"),
+    ],
+)
+def test_dynamic_conv_refuses(x, weight, padding_l, word):
+    with pytest.raises(ValueError, match=word):
+        dynamic_conv(x, weight, padding_l)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"mask": torch.ones(2, 4)}, "int32"),
+        ({"targets": torch.zeros(2, 4, 3).long()}, "int32"),
+        ({"targets": torch.zeros(2, 4, 2).int()}, "shapes"),
+        ({"E2": torch.ones(7, 3)}, "E1 and E2"),
+        ({"E1": torch.ones(7, 2).half()}, "dtype"),
+    ],
+)
+def test_crf_decode_refuses(change, word):
+    arguments = {
+        "emissions": torch.zeros(2, 4, 3),
+        "targets": torch.zeros(2, 4, 3).int(),
+        "E1": torch.ones(7, 2),
+        "E2": torch.ones(7, 2),
+        "mask": torch.ones(2, 4).int(),
+    }
+    with pytest.raises(ValueError, match=word):
+        crf_decode(**(arguments | change))

@@ -1,0 +1,32 @@
+// LayerNorm over the last axis of a sum: y = (s - mean(s)) / sqrt(var(s) + eps) * scale + shift,
+// s = x + bias + residual. The sum, the statistics and the result are FP32 and are rounded once.
+#pragma once
+
+#include "common.h"
+
+namespace lite {
+
+/// x, residual and y are [rows, width].
+struct LayerNormParams {
+  int64_t rows;
+  int32_t width;
+  float eps;
+  DataType dtype;
+};
+
+/// Why these parameters cannot run, in one line; nullptr when they can.
+inline const char* check(const LayerNormParams& p) {
+  if (!isKnown(p.dtype)) return kUnknownDataType;
+  if (p.rows < 0) return "rows must not be negative";
+  if (p.width < 1) return "the width must be at least 1";
+  if (!(p.eps >= 0.0f)) return "eps must not be negative";
+  return nullptr;
+}
+
+/// residual [rows, width] and bias [width] have x's type and may be nullptr; scale and shift
+/// [width] are FP32. The variance is the biased one, as PyTorch's and ONNX's.
+cudaError_t layerNorm(const LayerNormParams& params, const void* x, const void* residual,
+                      const void* bias, const float* scale, const float* shift, void* y,
+                      cudaStream_t stream);
+
+}  // namespace lite

@@ -1,0 +1,46 @@
+"""Write requirements/{base,train,dev}.lock: the exact versions that pyproject.toml resolves to here.
+
+Run it with `make lock` after changing a dependency. pip does the resolving (`--dry-run --report`);
+nothing is installed. The GPU libraries that some builds of PyTorch need are left out, because each
+PyTorch names the exact versions it wants itself.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+GPU_LIBRARIES = ("nvidia-", "triton", "cuda-")
+
+
+def resolve(extras: str) -> dict[str, str]:
+    """Name to version of everything that the project with ``extras`` needs, itself left out."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+    command += ["--report", "-", str(FOLDER.parent) + extras]
+    report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    packages = {
+        item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"]
+        for item in report["install"]
+    }
+    del packages["lite-transformer-trt"]
+    # A local build such as 2.13.0+cpu is the same release; which build is the index's affair.
+    return {
+        name: version.split("+")[0]
+        for name, version in sorted(packages.items())
+        if not name.startswith(GPU_LIBRARIES)
+    }
+
+
+def main() -> None:
+    base = resolve("")
+    for lock, extras in {"base": "", "train": "[train]", "dev": "[dev]"}.items():
+        packages = base if lock == "base" else resolve(extras).items() - base.items()
+        lines = [f"# Written by `make lock` from pyproject.toml{extras}; do not edit."]
+        lines += [] if lock == "base" else ["-r base.lock"]
+        lines += [f"{name}=={version}" for name, version in sorted(dict(packages).items())]
+        (FOLDER / f"{lock}.lock").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

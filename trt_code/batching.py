@@ -1,0 +1,54 @@
+"""From sentences of any length to batches for a runner, and back in order."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+PAD = 1
+
+
+def by_length(lengths: Sequence[int], max_tokens: int, max_sentences: int) -> Iterator[list[int]]:
+    """Group sentences of like length, longest first.
+
+    Long batches first, since the first one then takes the most memory: what does not fit fails at
+    once, and allocators grow once.
+
+    Args:
+        lengths: tokens of each sentence.
+        max_tokens: at most this many tokens a batch, padding included. A sentence that is longer
+            alone makes a batch of its own.
+        max_sentences: at most this many sentences a batch.
+
+    Yields:
+        Indices into ``lengths``, each once.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        # the first sentence of a batch is its longest, so it gives the width
+        full = batch and (len(batch) + 1) * lengths[batch[0]] > max_tokens
+        if full or len(batch) == max_sentences:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def pad(rows: Sequence[Sequence[int]], width: int | None = None) -> np.ndarray:
+    """Token rows as one array [B, S] int64, padded on the right to ``width`` or the longest row."""
+    width = width or max(map(len, rows))
+    batch = np.full((len(rows), width), PAD, dtype=np.int64)
+    for i, row in enumerate(rows):
+        batch[i, : len(row)] = row
+    return batch
+
+
+def nearest(lengths: Sequence[int], length: int, count: int) -> list[int]:
+    """Indices of ``count`` sentences of at most ``length`` tokens, as near to it as there are.
+
+    Where there are fewer, they are repeated; an empty list says that none is short enough.
+    """
+    fitting = sorted(
+        (i for i in range(len(lengths)) if lengths[i] <= length), key=lambda i: -lengths[i]
+    )
+    return [fitting[i % len(fitting)] for i in range(count)] if fitting else []

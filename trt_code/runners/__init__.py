@@ -1,0 +1,48 @@
+"""The ways to run the network, behind one small interface (``base.Runner``).
+
+``create`` imports the module of the runner asked for and no other, so that a machine needs only what
+it uses. To add a runner, write its module with ``create(model_files, precision, device, **options)``
+and name it in ``RUNNERS``.
+"""
+
+import importlib
+from typing import Any
+
+from train_model.cli import UserError
+from trt_code.runners.base import Output, Runner, Timing, Unavailable
+
+__all__ = ["PRECISIONS", "RUNNERS", "Output", "Runner", "Timing", "Unavailable", "create"]
+
+RUNNERS = {
+    "torch": "trt_code.runners.torch_runner",
+    "ort": "trt_code.runners.ort_runner",
+    "cuda-graph": "trt_code.runners.cuda_graph_runner",
+    "trt": "trt_code.runners.trt_runner",
+}
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+
+
+def create(name: str, model_files: Any, precision: str, device: str, **options: Any) -> Runner:
+    """Make a runner.
+
+    Args:
+        name: one of ``RUNNERS``.
+        model_files: what ``train_model.models.zoo.model_files`` gave.
+        precision: one of ``PRECISIONS``.
+        device: "cpu" or "cuda".
+        options: ``threads`` (CPU threads, 0 = all cores), ``build_dir`` (where the ONNX files and
+            engines are; "build"). Each runner takes what it knows.
+
+    Raises:
+        Unavailable: this machine cannot run it, or what it runs has not been built.
+        UserError: no such runner, precision or device.
+    """
+    for kind, value, known in (
+        ("runner", name, RUNNERS),
+        ("precision", precision, PRECISIONS),
+        ("device", device, ("cpu", "cuda")),
+    ):
+        if value not in known:
+            raise UserError(f"no {kind} {value!r}; choose from {', '.join(known)}")
+    module = importlib.import_module(RUNNERS[name])
+    return module.create(model_files, precision, device, **options)

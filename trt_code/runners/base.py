@@ -1,0 +1,126 @@
+"""What every runner offers: one batch in, tokens and scores out, and how long that takes."""
+
+import abc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+WARM_UP = 3
+"""Untimed passes before the timed ones: allocators, autotuners and caches settle in them."""
+
+
+class Unavailable(Exception):
+    """This machine, or what was built on it, cannot run it. The message is one line and says why."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network gives for one batch.
+
+    Attributes:
+        tokens: [B, T] int64; bos first, eos last, pad (1) behind.
+        scores: [B, T] float32, one a token.
+    """
+
+    tokens: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of every timed pass.
+
+    Attributes:
+        device_ms: the network alone, its input and output staying where they are computed.
+        host_ms: from a NumPy batch to NumPy results, copies included.
+    """
+
+    device_ms: list[float]
+    host_ms: list[float]
+
+
+class Runner(abc.ABC):
+    """One network on one device in one precision. Use it as a context manager, or call ``close``.
+
+    Attributes:
+        name: what ``create`` calls it.
+        precision: fp32, tf32, fp16, bf16 or int8.
+        device: "cpu" or "cuda".
+        max_source: the longest source it takes, in tokens with bos and eos; None where it cannot tell.
+    """
+
+    max_source: int | None = None
+
+    def __init__(self, name: str, precision: str, device: str):
+        self.name, self.precision, self.device = name, precision, device
+
+    @abc.abstractmethod
+    def run(self, src_tokens: np.ndarray) -> Output:
+        """Translate ``src_tokens`` [B, S] int64, padded on the right with 1."""
+
+    def time(self, src_tokens: np.ndarray, repeats: int) -> Timing:
+        """Time ``repeats`` passes over ``src_tokens`` after warm-up.
+
+        On a CPU the two times are the same passes; a GPU runner overrides ``_device_ms``.
+        """
+        for _ in range(WARM_UP):
+            self.run(src_tokens)
+        host_ms = [wall_ms(lambda: self.run(src_tokens)) for _ in range(repeats)]
+        return Timing(self._device_ms(src_tokens, repeats) or host_ms, host_ms)
+
+    def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
+        """The device's own clock over ``repeats`` warm passes; empty where it is the host's."""
+        return []
+
+    @abc.abstractmethod
+    def peak_memory(self) -> int:
+        """The most bytes it has held so far: device memory on a GPU, resident memory on a CPU."""
+
+    def close(self) -> None:
+        """Give the device back what it holds. The runner is of no use afterwards."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def wall_ms(call: Callable[[], object]) -> float:
+    """Milliseconds on the wall clock that ``call`` takes."""
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+
+class ResidentMemory:
+    """The peak of this process's resident memory above what it was at the start (Linux).
+
+    The kernel's high-water mark is set back at the start, so what ran earlier does not count; what
+    runs beside the runner in this process does.
+    """
+
+    def __init__(self) -> None:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:  # another system, or a sandbox: the mark of the whole process is given then
+            self._start = 0
+        else:
+            self._start = self._status("VmRSS")
+
+    def peak(self) -> int:
+        """Bytes; 0 where the system does not tell."""
+        return max(0, self._status("VmHWM") - self._start)
+
+    @staticmethod
+    def _status(field: str) -> int:
+        try:
+            lines = Path("/proc/self/status").read_text().splitlines()
+        except OSError:
+            return 0
+        values = (line.split()[1] for line in lines if line.startswith(field + ":"))
+        return int(next(values, "0")) * 1024

@@ -1,0 +1,136 @@
+"""ONNX Runtime over the exported file (fp32) or a patched one (the other precisions).
+
+A patched file is written for TensorRT and has plugin nodes that ONNX Runtime does not know. The
+reference functions are put back in memory, so what runs is the very graph that TensorRT gets.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train_model.cli import UserError
+from trt_code.runners.base import (
+    WARM_UP,
+    Output,
+    ResidentMemory,
+    Runner,
+    Unavailable,
+    wall_ms,
+)
+
+OUTPUTS = ["output_tokens", "output_scores"]
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def create(
+    model_files: Any,
+    precision: str,
+    device: str,
+    *,
+    build_dir: str | Path = "build",
+    threads: int = 0,
+    **_: Any,
+) -> "OrtRunner":
+    """Open ``build/<model>/model.onnx`` or ``model.<precision>.onnx``; see ``trt_code.runners.create``."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise Unavailable("onnxruntime is not installed (make env)") from error
+    if device == "cpu" and precision == "tf32":
+        raise Unavailable("TF32 needs a CUDA GPU")
+    if _PROVIDERS[device] not in onnxruntime.get_available_providers():
+        raise Unavailable("this onnxruntime has no CUDA (pip install onnxruntime-gpu instead)")
+    name = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+    path = Path(build_dir) / model_files.name / name
+    if not path.is_file():
+        target = "make onnx" if precision == "fp32" else f"make patch PRECISION={precision}"
+        raise Unavailable(f"{path} has not been built ({target} MODEL={model_files.name})")
+    return OrtRunner(path, precision, device, threads)
+
+
+class OrtRunner(Runner):
+    """One ONNX Runtime session.
+
+    Raises:
+        UserError: the file is no ONNX model of this project.
+    """
+
+    def __init__(self, path: Path, precision: str, device: str, threads: int):
+        import onnxruntime as ort
+
+        super().__init__("ort", precision, device)
+        self._memory = ResidentMemory() if device == "cpu" else _DeviceMemory()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors; the optimiser's remarks are not for users
+        providers = [_PROVIDERS[device]]
+        if device == "cuda":
+            providers = [(_PROVIDERS[device], {"use_tf32": int(precision == "tf32")})]
+        graph = str(path) if path.name == "model.onnx" else _with_reference_functions(path)
+        try:
+            self._session = ort.InferenceSession(graph, options, providers=providers)
+        except Exception as error:  # onnxruntime's own types differ between versions
+            raise UserError(f"ONNX Runtime refuses {path}: {error}") from error
+        names = [output.name for output in self._session.get_outputs()]
+        if names != OUTPUTS or [i.name for i in self._session.get_inputs()] != ["src_tokens"]:
+            raise UserError(f"{path} has other inputs or outputs; make it with `make onnx`")
+        limit = self._session.get_modelmeta().custom_metadata_map.get("max_source_positions")
+        self.max_source = int(limit) if limit else None
+
+    def run(self, src_tokens: np.ndarray) -> Output:
+        tokens, scores = self._session.run(OUTPUTS, {"src_tokens": src_tokens})
+        return Output(tokens, scores)
+
+    def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
+        if self.device == "cpu":
+            return []
+        import onnxruntime as ort
+
+        binding = self._session.io_binding()
+        on_device = ort.OrtValue.ortvalue_from_numpy(src_tokens, "cuda", 0)
+        binding.bind_ortvalue_input("src_tokens", on_device)
+        for name in OUTPUTS:
+            binding.bind_output(name, "cuda")
+
+        def forward() -> None:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        for _ in range(WARM_UP):
+            forward()
+        return [wall_ms(forward) for _ in range(repeats)]
+
+    def peak_memory(self) -> int:
+        return self._memory.peak()
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _with_reference_functions(path: Path) -> bytes:
+    import onnx
+
+    from onnx_export.reference import with_reference_functions
+
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf's DecodeError and what onnx wraps around it
+        raise UserError(f"{path} is damaged or no ONNX file; make it again") from error
+    return with_reference_functions(model).SerializeToString()
+
+
+class _DeviceMemory:
+    """Device memory taken since the start. ONNX Runtime's arena only grows, so the last is the peak."""
+
+    def __init__(self) -> None:
+        self._free = self._free_now()
+
+    def peak(self) -> int:
+        return max(0, self._free - self._free_now())
+
+    @staticmethod
+    def _free_now() -> int:
+        import torch
+
+        return torch.cuda.mem_get_info()[0]

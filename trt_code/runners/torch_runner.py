@@ -1,0 +1,92 @@
+"""The network in PyTorch as it is: the reference in FP32, and the baseline in other precisions."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from train_model.models.checkpoint import load_checkpoint
+from trt_code.runners.base import WARM_UP, Output, ResidentMemory, Runner, Unavailable
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+def create(
+    model_files: Any, precision: str, device: str, *, threads: int = 0, **_: Any
+) -> "TorchRunner":
+    """Load the checkpoint and cast it; see ``trt_code.runners.create``."""
+    if precision not in _DTYPES:
+        raise Unavailable(f"PyTorch runs {', '.join(_DTYPES)}; {precision} lives in the ONNX graph")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Unavailable("PyTorch sees no CUDA GPU (make doctor)")
+    if device == "cpu" and precision == "tf32":
+        raise Unavailable("TF32 needs a CUDA GPU")
+    if threads:
+        torch.set_num_threads(threads)
+    return TorchRunner(model_files, precision, device)
+
+
+class TorchRunner(Runner):
+    """Weights and activations are cast outright, without autocast, as an engine would have them."""
+
+    def __init__(self, model_files: Any, precision: str, device: str):
+        super().__init__("torch", precision, device)
+        if device == "cuda":
+            self._held_before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self._memory = ResidentMemory()
+        loaded = load_checkpoint(model_files.checkpoint)
+        self.max_source = loaded.config.max_source_positions
+        self._model = loaded.model.eval().to(device, _DTYPES[precision])
+
+    def run(self, src_tokens: np.ndarray) -> Output:
+        tokens, scores = self._forward(torch.from_numpy(src_tokens).to(self.device))
+        return Output(tokens.long().cpu().numpy(), scores.float().cpu().numpy())
+
+    def _forward(self, src_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.inference_mode(), _matmul_precision(self.precision):
+            return self._model(src_tokens)
+
+    def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
+        if self.device == "cpu":
+            return []
+        on_device = torch.from_numpy(src_tokens).to(self.device)
+        for _ in range(WARM_UP):
+            self._forward(on_device)
+        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
+        for start, end in events:
+            start.record()
+            self._forward(on_device)
+            end.record()
+            end.synchronize()
+        return [start.elapsed_time(end) for start, end in events]
+
+    def peak_memory(self) -> int:
+        if self.device == "cuda":
+            return torch.cuda.max_memory_allocated() - self._held_before
+        return self._memory.peak()
+
+    def close(self) -> None:
+        self._model = None
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    """TF32 for the one precision that asks for it; a process-wide setting, so it is put back."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before

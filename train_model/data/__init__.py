@@ -1,0 +1,1 @@
+"""Text: the demo corpus, byte-pair encoding, dictionaries, and what fairseq reads."""

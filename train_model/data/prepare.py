@@ -1,0 +1,215 @@
+"""Prepare a corpus for training: text, BPE codes, dictionary, and the binary files fairseq reads.
+
+    python -m train_model.data.prepare --corpus demo
+
+Everything lands in build/data/<corpus>; a run that was stopped goes on where it was, and a finished
+one is left alone. ``--corpus wmt16`` takes the text that ``make download`` brings, which is split into
+subwords already.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from train_model.cli import UserError, atomic_path, run
+from train_model.data.corpus import SPLITS, generate
+from train_model.data.dictionary import EOS, Dictionary
+from train_model.data.tokenizer import load_bpe, normalise
+
+LANGUAGES = ("en", "de")
+DEMO_SIZES = {"train": 120_000, "valid": 2_000, "test": 2_000}
+DEMO_SEED = 1
+DEMO_MERGES = 300
+WMT16 = Path("data_model/wmt16")
+WMT16_FILES = {  # names in the archive of the data set, without the language
+    "train": "train.tok.clean.bpe.32000",
+    "valid": "newstest2013.tok.bpe.32000",
+    "test": "newstest2014.tok.bpe.32000",
+}
+
+
+def prepare_demo(
+    folder: Path, sizes: dict[str, int] = DEMO_SIZES, merges: int = DEMO_MERGES
+) -> Path:
+    """Generate the demo corpus under ``folder`` and return the folder that fairseq reads.
+
+    Args:
+        folder: receives train/valid/test.en/.de, bpe.codes, dict.en.txt and dict.de.txt, and bin/.
+        sizes: pairs a split.
+        merges: BPE merges, joint for both languages.
+    """
+    _claim(folder, {"sizes": sizes, "seed": DEMO_SEED, "merges": merges})
+    texts = [folder / f"{split}.{language}" for split in SPLITS for language in LANGUAGES]
+    _step(texts, lambda: _write_corpus(folder, sizes))
+    _step([folder / "bpe.codes"], lambda: _learn_bpe(folder, merges))
+    bpe = load_bpe(folder / "bpe.codes")
+
+    def units(split: str, language: str) -> Iterator[list[str]]:
+        return (
+            bpe.segment(normalise(line)).split() for line in _lines(folder / f"{split}.{language}")
+        )
+
+    return _finish(folder, units)
+
+
+def prepare_wmt16(folder: Path, source: Path = WMT16) -> Path:
+    """Binarise the downloaded WMT16 English-German text and return the folder that fairseq reads.
+
+    Raises:
+        UserError: a file of the data set is missing.
+    """
+    names = [f"{name}.{language}" for name in WMT16_FILES.values() for language in LANGUAGES]
+    for name in names:
+        if not (source / name).is_file():
+            raise UserError(
+                f"no {source / name}; run `make download` (RECIPE=demo needs no download)"
+            )
+    _claim(folder, {"source": str(source.resolve()), "files": names})
+    dictionary = source / "dict.en.txt"
+    if dictionary.is_file():  # the public checkpoint's own; its embeddings are in this order
+        for language in LANGUAGES:
+            _step(
+                [folder / f"dict.{language}.txt"],
+                lambda language=language: _copy(dictionary, folder / f"dict.{language}.txt"),
+            )
+
+    def units(split: str, language: str) -> Iterator[list[str]]:
+        return (line.split() for line in _lines(source / f"{WMT16_FILES[split]}.{language}"))
+
+    return _finish(folder, units)
+
+
+CORPORA: dict[str, Callable[[Path], Path]] = {"demo": prepare_demo, "wmt16": prepare_wmt16}
+
+
+def prepare(corpus: str, build_dir: str | os.PathLike = "build") -> Path:
+    """Prepare a corpus by name; returns the folder that fairseq reads.
+
+    Raises:
+        UserError: there is no corpus of that name, or its text is missing.
+    """
+    if corpus not in CORPORA:
+        raise UserError(f"unknown corpus {corpus!r}; there are: {', '.join(CORPORA)}")
+    return CORPORA[corpus](Path(build_dir) / "data" / corpus)
+
+
+def _claim(folder: Path, settings: dict) -> None:
+    """Start over if the folder holds a corpus that was made with other settings."""
+    record = folder / "settings.json"
+    text = json.dumps(settings, indent=1)
+    if record.is_file() and record.read_text(encoding="utf-8") == text:
+        return
+    if folder.exists():
+        shutil.rmtree(folder)
+    with atomic_path(record) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _step(outputs: list[Path], make: Callable[[], None]) -> None:
+    if not all(output.is_file() for output in outputs):
+        make()
+
+
+def _write_corpus(folder: Path, sizes: dict[str, int]) -> None:
+    for split, pairs in generate(sizes, DEMO_SEED).items():
+        for language, lines in zip(
+            LANGUAGES, zip(*(pair[:2] for pair in pairs), strict=True), strict=True
+        ):
+            with atomic_path(folder / f"{split}.{language}") as temporary:
+                temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _learn_bpe(folder: Path, merges: int) -> None:
+    from subword_nmt.learn_bpe import learn_bpe
+
+    words = Counter(
+        word
+        for language in LANGUAGES
+        for line in _lines(folder / f"train.{language}")
+        for word in line.split()
+    )
+    vocabulary = [f"{word} {count}" for word, count in sorted(words.items())]
+    with (
+        atomic_path(folder / "bpe.codes") as temporary,
+        temporary.open("w", encoding="utf-8") as output,
+    ):
+        learn_bpe(vocabulary, output, merges, is_dict=True)
+
+
+def _finish(folder: Path, units: Callable[[str, str], Iterator[list[str]]]) -> Path:
+    """Count the training text's units into one dictionary, then write every split in binary."""
+    dictionaries = [folder / f"dict.{language}.txt" for language in LANGUAGES]
+    _step(dictionaries, lambda: _count(units, dictionaries))
+    binary = folder / "bin"
+    for path in dictionaries:
+        _step([binary / path.name], lambda path=path: _copy(path, binary / path.name))
+    dictionary = Dictionary.load(dictionaries[0])
+    for split in SPLITS:
+        for language in LANGUAGES:
+            stem = binary / f"{split}.en-de.{language}"
+            _step(
+                [stem.with_name(f"{stem.name}.{end}") for end in ("bin", "idx")],
+                lambda stem=stem, split=split, language=language: _binarise(
+                    stem, units(split, language), dictionary
+                ),
+            )
+    return binary
+
+
+def _count(units: Callable[[str, str], Iterator[list[str]]], paths: list[Path]) -> None:
+    frequencies: Counter[str] = Counter()
+    for language in LANGUAGES:
+        for line in tqdm(units("train", language), desc=f"dictionary {language}", unit=" line"):
+            frequencies.update(line)
+    dictionary = Dictionary.from_frequencies(frequencies)
+    for path in paths:
+        dictionary.save(path)
+
+
+def _binarise(stem: Path, lines: Iterable[list[str]], dictionary: Dictionary) -> None:
+    """Write fairseq's memory-mapped form: ``stem``.bin has the ids, each line closed by eos."""
+    from train_model import fairseq_compat
+
+    fairseq_compat.prepare()
+    import torch
+    from fairseq.data import indexed_dataset
+
+    with (
+        atomic_path(stem.with_name(f"{stem.name}.idx")) as index,
+        atomic_path(stem.with_name(f"{stem.name}.bin")) as data,
+    ):
+        builder = indexed_dataset.make_builder(str(data), impl="mmap", vocab_size=len(dictionary))
+        for units in tqdm(lines, desc=stem.name, unit=" line"):
+            builder.add_item(torch.tensor([*map(dictionary.index, units), EOS], dtype=torch.int32))
+        builder.finalize(str(index))
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield line.rstrip("\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--corpus", default="demo", help=f"one of: {', '.join(CORPORA)} (default demo)"
+    )
+    parser.add_argument("--build-dir", default="build", help="default build")
+    options = parser.parse_args(argv)
+    print(f"ready: {prepare(options.corpus, options.build_dir)}")
+
+
+if __name__ == "__main__":
+    run(main)

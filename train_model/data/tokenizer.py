@@ -1,0 +1,99 @@
+"""Text to token ids and back: byte-pair encoding (subword-nmt) behind a dictionary."""
+
+import io
+import os
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from subword_nmt.apply_bpe import BPE
+
+from train_model.cli import UserError
+from train_model.data.dictionary import BOS, EOS, SPECIALS, Dictionary
+
+if TYPE_CHECKING:
+    from train_model.models.zoo import ModelFiles
+
+SEPARATOR = "@@"
+
+
+def load_bpe(path: str | os.PathLike) -> BPE:
+    """Read the merges that ``subword-nmt learn-bpe`` wrote.
+
+    Raises:
+        UserError: no such file, or something else than merges in it.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"no BPE codes at {path}; give those that the model was trained with"
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a UTF-8 text file, so it has no BPE codes") from None
+    merges = text.removesuffix("\n").split("\n")
+    first = 1 if merges[0].startswith("#version:") else 0
+    for number, line in enumerate(merges[first:], start=first + 1):
+        if len(line.split(" ")) != 2:
+            raise UserError(
+                f"{path} line {number} is {line[:40]!r}; BPE codes have two symbols a line"
+            )
+    return BPE(io.StringIO(text), separator=SEPARATOR)
+
+
+def normalise(text: str) -> str:
+    """Composed characters (NFC); white space and control characters become single spaces."""
+    text = unicodedata.normalize("NFC", text)
+    return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
+
+
+class Tokenizer:
+    """Encodes source text for a model and decodes what the model gives."""
+
+    def __init__(self, bpe_codes: str | os.PathLike, src_dict: Dictionary, tgt_dict: Dictionary):
+        """Read the BPE codes; raises ``UserError`` as :func:`load_bpe` does."""
+        self.bpe = load_bpe(bpe_codes)
+        self.src_dict = src_dict
+        self.tgt_dict = tgt_dict
+
+    @classmethod
+    def from_files(cls, files: "ModelFiles") -> "Tokenizer":
+        """The tokenizer of a model of the zoo."""
+        return cls(
+            files.bpe_codes, Dictionary.load(files.src_dict), Dictionary.load(files.tgt_dict)
+        )
+
+    def split(self, text: str) -> list[str]:
+        """The text's subword units; those inside a word end in ``@@``."""
+        return self.bpe.segment(normalise(text)).split()
+
+    def encode(self, text: str) -> list[int]:
+        """``[bos, ..., eos]``, as the network expects a source; unknown characters become unk.
+
+        Raises:
+            UserError: there is nothing in the text but white space.
+        """
+        units = self.split(text)
+        if not units:
+            raise UserError("the text is empty; give a sentence to translate")
+        return [BOS, *map(self.src_dict.index, units), EOS]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of target ids up to the first eos, without special symbols.
+
+        Raises:
+            UserError: an id is not in the dictionary, so it is not the model's.
+        """
+        units = []
+        for index in map(int, ids):
+            if index == EOS:
+                break
+            if not 0 <= index < len(self.tgt_dict):
+                raise UserError(
+                    f"token {index} is not in the dictionary of {len(self.tgt_dict)} symbols; "
+                    "give the one that the model was trained with"
+                )
+            if index >= len(SPECIALS):
+                units.append(self.tgt_dict.symbols[index])
+        return f"{' '.join(units)} ".replace(f"{SEPARATOR} ", "").rstrip()

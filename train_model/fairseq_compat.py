@@ -1,0 +1,122 @@
+"""Prepares Python 3.11 and later, NumPy 2 and PyTorch 2.6 and later for fairseq 0.12.2, its last release.
+
+Call :func:`prepare` before the first ``import fairseq``; everything that imports fairseq in this
+project does. What stands in the way, and what is done about each:
+
+* Python 3.11 refuses a dataclass instance as a field's default unless its class is hashable.
+  fairseq's configuration has such defaults and reads them back from the class, so they cannot become
+  factories. fairseq's own dataclasses are given ``object``'s hash while they are defined.
+* NumPy 1.24 removed the aliases ``np.float`` and ``np.int``, which ``fairseq.modules.DynamicCRF`` and
+  ``fairseq.data.data_utils`` use. They are set to the built-in types that they always meant.
+* PyTorch 2.6 unpickles nothing but tensors by default. fairseq's checkpoints also hold its
+  configuration and meters; exactly those classes are allowed, so a checkpoint that wants to run code
+  is still refused.
+"""
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import enum
+import functools
+import importlib.util
+import inspect
+import logging
+import typing
+from collections.abc import Iterator
+
+from train_model.cli import UserError
+
+FAIRSEQ_VERSION = "0.12.2"
+
+
+@functools.cache
+def prepare() -> None:
+    """Import fairseq in this process; later ``import fairseq`` statements then simply work.
+
+    Raises:
+        UserError: fairseq is not installed; the message says how to install it.
+    """
+    if importlib.util.find_spec("fairseq") is None:
+        raise UserError(
+            "fairseq is not installed; run: pip install hydra-core==1.3.2 omegaconf==2.3.0 cython "
+            f"bitarray cffi regex sacrebleu && pip install --no-deps fairseq=={FAIRSEQ_VERSION}"
+        )
+    _restore_numpy_aliases()
+    with _hashable_dataclasses("fairseq"), _quiet("fairseq.tasks.text_to_speech"):
+        import fairseq  # noqa: F401
+    _allow_checkpoint_classes()
+
+
+def _restore_numpy_aliases() -> None:
+    import numpy as np
+
+    for name, builtin in (("float", float), ("int", int)):
+        if name not in vars(np):
+            setattr(np, name, builtin)
+
+
+@contextlib.contextmanager
+def _hashable_dataclasses(package: str) -> Iterator[None]:
+    """Give the dataclasses that ``package`` defines inside this block the identity hash."""
+    original = dataclasses.dataclass
+
+    @functools.wraps(original)
+    def dataclass(cls=None, /, **options):
+        if cls is None:
+            return functools.partial(dataclass, **options)
+        result = original(cls, **options)
+        if result.__hash__ is None and result.__module__.split(".")[0] == package:
+            result.__hash__ = object.__hash__
+        return result
+
+    dataclasses.dataclass = dataclass
+    try:
+        yield
+    finally:
+        dataclasses.dataclass = original
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Hold back the advice of a module that the project never uses."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _allow_checkpoint_classes() -> None:
+    """Let ``torch.load`` rebuild what fairseq's trainer writes beside the tensors."""
+    import omegaconf
+    import torch
+    from fairseq.dataclass import configs, constants
+    from fairseq.logging import meters
+
+    allowed = [
+        argparse.Namespace,
+        collections.OrderedDict,
+        collections.defaultdict,
+        dict,
+        int,
+        list,
+        typing.Any,
+        omegaconf.DictConfig,
+        omegaconf.ListConfig,
+        omegaconf.AnyNode,
+        omegaconf.base.ContainerMetadata,
+        omegaconf.base.Metadata,
+    ]
+    for module, base in (
+        (meters, meters.Meter),
+        (meters, meters.MetersDict),
+        (constants, enum.Enum),
+        (configs, configs.FairseqDataclass),
+    ):
+        allowed += [
+            cls for _, cls in inspect.getmembers(module, inspect.isclass) if issubclass(cls, base)
+        ]
+    torch.serialization.add_safe_globals(allowed)

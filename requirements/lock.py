@@ -1,4 +1,4 @@
-"""Write requirements/{base,train,dev}.lock: the exact versions that pyproject.toml resolves to here.
+"""Write requirements/{base,train,dev}.lock: the exact versions of what pyproject.toml asks for.
 
 Run it with `make lock` after changing a dependency. pip does the resolving (`--dry-run --report`);
 nothing is installed. The GPU libraries that some builds of PyTorch need are left out, because each

@@ -100,6 +100,7 @@ def _headers() -> str | None:
 
 
 _ENV = "make env"
+_NOT_LINT = "every target but lint"
 _CPU = "make bench, eval, translate and test"
 DEPENDENCIES = (
     Dependency("python", "everything", "install Python 3.11, 3.12 or 3.13", _python),
@@ -115,10 +116,8 @@ DEPENDENCIES = (
     Dependency("matplotlib", "plots", _ENV, _package("matplotlib")),
     Dependency("fairseq", "make train", _ENV, _package("fairseq"), "every target but train"),
     Dependency("pytest", "make test", _ENV, _package("pytest"), "every target but test"),
-    Dependency("ruff", "make lint", _ENV, _package("ruff"), "every target but lint"),
-    Dependency(
-        "clang-format", "make lint", _ENV, _package("clang-format"), "every target but lint"
-    ),
+    Dependency("ruff", "make lint", _ENV, _package("ruff"), _NOT_LINT),
+    Dependency("clang-format", "make lint", _ENV, _package("clang-format"), _NOT_LINT),
     Dependency("cmake", "make plugins, torch-ops", "apt install cmake", _program("cmake"), _CPU),
     Dependency(
         "nvcc",

@@ -1,8 +1,8 @@
 """The ways to run the network, behind one small interface (``base.Runner``).
 
-``create`` imports the module of the runner asked for and no other, so that a machine needs only what
-it uses. To add a runner, write its module with ``create(model_files, precision, device, **options)``
-and name it in ``RUNNERS``.
+``create`` imports the module of the runner asked for and no other, so that a machine needs only
+what it uses. To add a runner, write its module with
+``create(model_files, precision, device, **options)`` and name it in ``RUNNERS``.
 """
 
 import importlib

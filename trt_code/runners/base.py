@@ -14,7 +14,7 @@ WARM_UP = 3
 
 
 class Unavailable(Exception):
-    """This machine, or what was built on it, cannot run it. The message is one line and says why."""
+    """This machine, or what was built on it, cannot run it. The message says why in one line."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Runner(abc.ABC):
         name: what ``create`` calls it.
         precision: fp32, tf32, fp16, bf16 or int8.
         device: "cpu" or "cuda".
-        max_source: the longest source it takes, in tokens with bos and eos; None where it cannot tell.
+        max_source: the longest source it takes, in tokens with bos and eos; None if unknown.
     """
 
     max_source: int | None = None
@@ -80,7 +80,7 @@ class Runner(abc.ABC):
     def peak_memory(self) -> int:
         """The most bytes it has held so far: device memory on a GPU, resident memory on a CPU."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (nothing to give back is a good default)
         """Give the device back what it holds. The runner is of no use afterwards."""
 
     def __enter__(self) -> Self:

@@ -32,7 +32,7 @@ def create(
     threads: int = 0,
     **_: Any,
 ) -> "OrtRunner":
-    """Open ``build/<model>/model.onnx`` or ``model.<precision>.onnx``; see ``trt_code.runners.create``."""
+    """Open ``model.onnx`` or ``model.<precision>.onnx``; see ``trt_code.runners.create``."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -121,7 +121,7 @@ def _with_reference_functions(path: Path) -> bytes:
 
 
 class _DeviceMemory:
-    """Device memory taken since the start. ONNX Runtime's arena only grows, so the last is the peak."""
+    """Device memory taken since the start; ONNX Runtime's arena only grows, so that is the peak."""
 
     def __init__(self) -> None:
         self._free = self._free_now()

@@ -1,0 +1,1 @@
+"""The networks in pure PyTorch, with the parameter names of the public checkpoints."""

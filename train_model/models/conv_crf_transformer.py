@@ -1,0 +1,324 @@
+"""``conv_crf_transformer``: a non-autoregressive translator of dynamic convolutions with a CRF on top.
+
+The whole target is made at once: the encoder predicts its length, the decoder fills a canvas of
+unknown tokens from an attention copy of the source embeddings, and a CRF picks the best path through
+its candidates. The computation and the parameter names are those of ustcdane/lite_transformer_trt,
+``my_lite_plugins/models/liteConv_NAT.py`` (fairseq 0.12.2 underneath), with two departures, both off
+the original's working range: predicted lengths are clamped to 2..canvas, and positions after a
+sentence's end give ``<pad>`` with score 0.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train_model.models.config import NatConfig
+from train_model.models.dynamic_crf import DynamicCRF
+from train_model.models.layers import (
+    MultiheadAttention,
+    convolution,
+    embedding,
+    linear,
+    masked_softmax,
+    positions,
+)
+
+BOS, PAD, EOS, UNK = range(4)
+LENGTH_CLASSES = 256
+# With --pred-length-offset, the class is the difference of target and source length plus this.
+LENGTH_OFFSET = 128
+
+
+class EncoderOut(NamedTuple):
+    """What the decoder needs of the source; S is the source's padded length."""
+
+    x: Tensor  # [B, S, C], the last layer's output
+    padding_mask: Tensor  # [B, S] bool, True at padding
+    embedding: Tensor  # [B, S, C], token embeddings alone
+    positions: Tensor  # [B, S, C], position embeddings alone
+
+
+class _ConvBlock(nn.Module):
+    """Linear, gate, convolution, linear: the part that stands where a Transformer has self-attention."""
+
+    def _build_conv(self, config: NatConfig, side: str, kernel_size: int, padding_l: int) -> None:
+        width, conv_dim = config.encoder_embed_dim, getattr(config, f"{side}_conv_dim")
+        self.glu = getattr(config, f"{side}_glu")
+        kind = getattr(config, f"{side}_conv_type")
+        self.linear1 = linear(width, conv_dim * (1 + self.glu))
+        self.conv = convolution(
+            kind,
+            conv_dim,
+            kernel_size,
+            padding_l,
+            getattr(config, f"{side}_attention_heads"),
+            weight_softmax=config.weight_softmax,
+            weight_dropout=config.weight_dropout,
+            with_linear=config.conv_linear,
+            # the original passes the gate to dynamic convolutions only
+            glu=self.glu and kind == "dynamic",
+        )
+        self.linear2 = linear(conv_dim, width)
+
+    def _build_ffn(self, config: NatConfig, side: str) -> None:
+        width, ffn_dim = config.encoder_embed_dim, getattr(config, f"{side}_ffn_embed_dim")
+        self.fc1, self.fc2 = linear(width, ffn_dim), linear(ffn_dim, width)
+        self.normalize_before = getattr(config, f"{side}_normalize_before")
+        self.dropout, self.relu_dropout = config.dropout, config.relu_dropout
+        self.input_dropout = config.input_dropout
+
+    def _residual(self, norm: nn.LayerNorm, x: Tensor, branch) -> Tensor:
+        """``x`` plus the branch of it, normalised before the branch or after the sum."""
+        y = branch(norm(x) if self.normalize_before else x)
+        x = x + F.dropout(y, self.dropout, self.training)
+        return x if self.normalize_before else norm(x)
+
+    def _project_in(self, x: Tensor) -> Tensor:
+        x = self.linear1(F.dropout(x, self.input_dropout, self.training))
+        return F.glu(x, -1) if self.glu else x
+
+    def _ffn(self, x: Tensor) -> Tensor:
+        return self.fc2(F.dropout(F.relu(self.fc1(x)), self.relu_dropout, self.training))
+
+
+class EncoderLayer(_ConvBlock):
+    """Convolution block and feed-forward block, each with residual and LayerNorm."""
+
+    def __init__(self, config: NatConfig, kernel_size: int) -> None:
+        super().__init__()
+        # the original gives an even kernel its extra tap on the right
+        self._build_conv(config, "encoder", kernel_size, (kernel_size - 1) // 2)
+        self._build_ffn(config, "encoder")
+        self.mask_conv = config.padding_policy == "masked"
+        norms = [nn.LayerNorm(config.encoder_embed_dim) for _ in range(2)]
+        self.layer_norms = nn.ModuleList(norms)
+
+    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
+        """[B, S, C] -> [B, S, C]."""
+
+        def conv(x: Tensor) -> Tensor:
+            x = self._project_in(x).masked_fill(padding_mask[:, :, None], 0)
+            return self.linear2(self.conv(x, padding_mask if self.mask_conv else None))
+
+        x = self._residual(self.layer_norms[0], x, conv)
+        return self._residual(self.layer_norms[1], x, self._ffn)
+
+
+class DecoderLayer(_ConvBlock):
+    """Causal convolution block, attention to the source, feed-forward block."""
+
+    def __init__(self, config: NatConfig, kernel_size: int) -> None:
+        super().__init__()
+        width = config.encoder_embed_dim
+        self._build_conv(config, "decoder", kernel_size, kernel_size - 1)
+        self._build_ffn(config, "decoder")
+        self.conv_layer_norm = nn.LayerNorm(width)
+        self.encoder_attn = MultiheadAttention(
+            width, config.decoder_attention_heads, config.attention_dropout
+        )
+        self.encoder_attn_layer_norm = nn.LayerNorm(width)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, source: Tensor, padding_mask: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, C], with the source [B, S, C] and its mask [B, S]."""
+
+        def conv(x: Tensor) -> Tensor:
+            return self.linear2(self.conv(self._project_in(x)))
+
+        def attend(x: Tensor) -> Tensor:
+            return self.encoder_attn(x, source, padding_mask)
+
+        x = self._residual(self.conv_layer_norm, x, conv)
+        x = self._residual(self.encoder_attn_layer_norm, x, attend)
+        return self._residual(self.final_layer_norm, x, self._ffn)
+
+
+def _layers(layer: type, config: NatConfig, kernel_sizes) -> nn.ModuleList:
+    return nn.ModuleList(layer(config, kernel_size) for kernel_size in kernel_sizes)
+
+
+class Encoder(nn.Module):
+    """Source tokens to hidden states."""
+
+    def __init__(self, config: NatConfig, embed_tokens: nn.Embedding) -> None:
+        super().__init__()
+        width = config.encoder_embed_dim
+        self.register_buffer("version", torch.tensor([2.0]))
+        self.embed_tokens = embed_tokens
+        self.embed_positions = None
+        if not config.no_token_positional_embeddings:
+            self.embed_positions = positions(
+                config.max_source_positions, width, config.encoder_learned_pos
+            )
+        self.layers = _layers(EncoderLayer, config, config.encoder_kernel_size_list)
+        self.layer_norm = nn.LayerNorm(width) if config.encoder_normalize_before else None
+        self.max_positions, self.dropout = config.max_source_positions, config.dropout
+
+    def forward(self, src_tokens: Tensor) -> EncoderOut:
+        """Encode [B, S] tokens; padding may stand on either side."""
+        if src_tokens.shape[1] > self.max_positions:
+            raise ValueError(
+                f"a source of {src_tokens.shape[1]} tokens is longer than the "
+                f"{self.max_positions} positions of the model"
+            )
+        padding_mask = src_tokens.eq(PAD)
+        embedded = self.embed_tokens(src_tokens)
+        at = torch.zeros_like(embedded)
+        if self.embed_positions is not None:
+            at = self.embed_positions(src_tokens)
+        x = F.dropout(embedded + at, self.dropout, self.training)
+        for layer in self.layers:
+            x = layer(x, padding_mask)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return EncoderOut(x, padding_mask, embedded, at)
+
+
+class Decoder(nn.Module):
+    """Length prediction, and the canvas to the scores of every token at every position."""
+
+    def __init__(self, config: NatConfig, embed_tokens: nn.Embedding) -> None:
+        super().__init__()
+        width = config.encoder_embed_dim
+        self.register_buffer("version", torch.tensor([3.0]))
+        self.embed_tokens = embed_tokens
+        self.embed_positions = None
+        if not config.no_token_positional_embeddings:
+            self.embed_positions = positions(
+                config.max_target_positions, width, config.decoder_learned_pos
+            )
+        self.layers = _layers(DecoderLayer, config, config.decoder_kernel_size_list)
+        self.layer_norm = nn.LayerNorm(width) if config.decoder_normalize_before else None
+        self.output_projection = nn.Linear(width, config.tgt_vocab, bias=False)
+        if config.share_decoder_input_output_embed or config.share_all_embeddings:
+            self.output_projection.weight = embed_tokens.weight
+        else:
+            nn.init.normal_(self.output_projection.weight, std=width**-0.5)
+        self.embed_length = embedding(LENGTH_CLASSES, width, padding_idx=None)
+        self.copy_attn = linear(width, width, bias=False) if config.src_embedding_copy else None
+        self.dropout, self.detach_length = config.dropout, config.sg_length_pred
+
+    def length_logits(self, source: EncoderOut) -> Tensor:
+        """Scores of the length classes [B, 256] from the mean over the real source positions."""
+        real = (~source.padding_mask)[:, :, None].type_as(source.x)
+        pooled = (source.x * real).sum(1) / real.sum(1).clamp(min=1)
+        return F.linear(pooled.detach() if self.detach_length else pooled, self.embed_length.weight)
+
+    def embed(self, canvas: Tensor, source: EncoderOut) -> tuple[Tensor, Tensor | None]:
+        """The decoder's input [B, T, C] without positions, and the positions [B, T, C]."""
+        x = self.embed_tokens(canvas)
+        at = None if self.embed_positions is None else self.embed_positions(canvas)
+        if self.copy_attn is not None:
+            keys = (source.embedding + source.positions).transpose(1, 2)
+            query = self.copy_attn(torch.zeros_like(x) if at is None else at)
+            weights = masked_softmax(query @ keys, source.padding_mask[:, None])
+            x = torch.where(canvas.eq(UNK)[:, :, None], weights @ source.embedding, x)
+        return x, at
+
+    def forward(self, canvas: Tensor, source: EncoderOut) -> Tensor:
+        """Scores [B, T, V] for the canvas [B, T]."""
+        x, at = self.embed(canvas, source)
+        for layer in self.layers:
+            if at is not None:  # the original adds the positions before every layer
+                x = x + at
+            x = layer(F.dropout(x, self.dropout, self.training), source.x, source.padding_mask)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return self.output_projection(x)
+
+
+class ConvCrfTransformer(nn.Module):
+    """The whole network. Specials: ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3."""
+
+    def __init__(self, config: NatConfig) -> None:
+        super().__init__()
+        self.config = config
+        src_embed = embedding(config.src_vocab, config.encoder_embed_dim)
+        tgt_embed = src_embed
+        if not config.share_all_embeddings:
+            tgt_embed = embedding(config.tgt_vocab, config.encoder_embed_dim)
+        self.encoder = Encoder(config, src_embed)
+        self.decoder = Decoder(config, tgt_embed)
+        self.crf_layer = DynamicCRF(
+            config.tgt_vocab, config.crf_lowrank_approx, config.crf_beam_approx
+        )
+
+    def forward(self, src_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Translate [B, S] int64 tokens in one pass.
+
+        Returns:
+            output_tokens [B, T] int64 and output_scores [B, T] float32; T is twice S, at most the
+            decoder's positions; a sentence's tokens include both ends, ``<pad>`` and 0 follow.
+        """
+        source = self.encode(src_tokens)
+        width = torch.sym_min(2 * src_tokens.shape[1], self.config.max_target_positions)
+        canvas = self.initial_canvas(self.predict_length(source), width)
+        return self.crf_decode(self.decode(canvas, source), canvas)
+
+    def encode(self, src_tokens: Tensor) -> EncoderOut:
+        """Encode [B, S] int64 tokens."""
+        return self.encoder(src_tokens)
+
+    def predict_length(self, source: EncoderOut) -> Tensor:
+        """The most likely target length [B] int64, both ends counted, at least 2."""
+        lengths = self.decoder.length_logits(source).argmax(-1)
+        if self.config.pred_length_offset:
+            lengths = lengths - LENGTH_OFFSET + (~source.padding_mask).sum(1)
+        return lengths.clamp(min=2)
+
+    def initial_canvas(self, lengths: Tensor, width: int) -> Tensor:
+        """The decoder's first input [B, width]: ``<s> <unk> ... <unk> </s> <pad> ...``.
+
+        ``lengths`` [B] greater than the width are cut to it.
+        """
+        index = torch.arange(width, device=lengths.device)
+        last = lengths[:, None].clamp(max=width) - 1
+        canvas = torch.where(index < last, UNK, torch.where(index == last, EOS, PAD))
+        return torch.where(index == 0, BOS, canvas)
+
+    def decode(self, canvas: Tensor, source: EncoderOut) -> Tensor:
+        """Scores [B, T, V] of every token at every position of the canvas [B, T]."""
+        return self.decoder(canvas, source)
+
+    def crf_decode(self, logits: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+        """Best path through ``logits`` [B, T, V] where ``canvas`` is not padding: tokens, scores."""
+        real = canvas.ne(PAD)
+        tokens, scores = self.crf_layer.decode(logits, real)
+        return torch.where(real, tokens, PAD), torch.where(real, scores, 0.0)
+
+    def training_outputs(
+        self, src_tokens: Tensor, prev_output_tokens: Tensor, tgt_tokens: Tensor
+    ) -> dict[str, dict[str, Any]]:
+        """What fairseq's ``nat_loss`` criterion reads: word, CRF and length loss, each with its factor.
+
+        Args:
+            src_tokens: [B, S] int64.
+            prev_output_tokens: the canvas [B, T] int64, unknown tokens where there is noise.
+            tgt_tokens: the reference [B, T] int64, both ends included.
+        """
+        source = self.encode(src_tokens)
+        length_out = self.decoder.length_logits(source)
+        logits = self.decode(prev_output_tokens, source)
+        real = tgt_tokens.ne(PAD)
+        length_tgt = real.sum(1)
+        if self.config.pred_length_offset:
+            length_tgt = length_tgt - (~source.padding_mask).sum(1) + LENGTH_OFFSET
+        crf_nll = -self.crf_layer(logits, tgt_tokens, real) / real.sum(1)
+        return {
+            "word_ins": {
+                "out": logits,
+                "tgt": tgt_tokens,
+                "mask": real,
+                "ls": self.config.label_smoothing,
+                "nll_loss": True,
+                "factor": self.config.word_ins_loss_factor,
+            },
+            "word_crf": {"loss": crf_nll.mean()},
+            "length": {
+                "out": length_out,
+                "tgt": length_tgt.clamp(0, LENGTH_CLASSES - 1),
+                "factor": self.config.length_loss_factor,
+            },
+        }

@@ -1,0 +1,58 @@
+"""The structured output layer: a linear-chain CRF with low-rank transitions over a beam of tokens.
+
+fairseq's ``DynamicCRF`` (Sun et al. 2019, arXiv 1910.11555). The transition from token i to token j
+scores ``E1[i] . E2[j]``; only the ``beam`` best tokens of every position are looked at.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from train_model.ops import crf_decode
+
+
+class DynamicCRF(nn.Module):
+    """Log-likelihood for training and Viterbi decoding."""
+
+    def __init__(self, vocab: int, rank: int, beam: int) -> None:
+        super().__init__()
+        self.E1, self.E2 = nn.Embedding(vocab, rank), nn.Embedding(vocab, rank)
+        self.beam = min(beam, vocab)
+
+    def forward(self, emissions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        """Approximate log-likelihood [B] of ``targets``.
+
+        The normaliser runs over the ``beam`` best tokens of a position, the target always among them.
+
+        Args:
+            emissions: scores of all tokens [B, T, V].
+            targets: tokens [B, T].
+            mask: True at real positions [B, T]; the first position always counts.
+        """
+        return self._path_score(emissions, targets, mask) - self._normaliser(
+            emissions, targets, mask
+        )
+
+    def decode(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The best path: tokens [B, T] int64 and fairseq's scores [B, T] float32 of its positions."""
+        scores, targets = emissions.topk(self.beam, dim=2)
+        tokens, scores = crf_decode(
+            scores, targets.int(), self.E1.weight, self.E2.weight, mask.int()
+        )
+        return tokens.long(), scores
+
+    def _path_score(self, emissions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        scores = emissions.gather(2, targets[:, :, None])[:, :, 0]
+        transitions = (self.E1(targets[:, :-1]) * self.E2(targets[:, 1:])).sum(2)
+        scores = torch.cat([scores[:, :1], scores[:, 1:] + transitions], dim=1)
+        return (scores * mask.type_as(scores)).sum(1)
+
+    def _normaliser(self, emissions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        forced = emissions.detach().scatter(2, targets[:, :, None], float("inf"))
+        beam_targets = forced.topk(self.beam, dim=2).indices
+        beam_scores = emissions.gather(2, beam_targets)
+        transitions = self.E1(beam_targets[:, :-1]) @ self.E2(beam_targets[:, 1:]).transpose(2, 3)
+        score = beam_scores[:, 0]
+        for t in range(1, targets.shape[1]):
+            step = (score[:, :, None] + transitions[:, t - 1]).logsumexp(1) + beam_scores[:, t]
+            score = torch.where(mask[:, t, None], step, score)
+        return score.logsumexp(1)

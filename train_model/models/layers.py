@@ -1,0 +1,210 @@
+"""Building blocks of both networks; parameter names and numerics are fairseq 0.12.2's.
+
+Everything is batch first, [B, T, C]; a padding mask is bool [B, T], True at padding.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train_model.ops import dynamic_conv
+
+PAD = 1
+
+
+def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    """A linear layer with fairseq's initial values."""
+    layer = nn.Linear(in_features, out_features, bias)
+    nn.init.xavier_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def embedding(rows: int, width: int, padding_idx: int | None = PAD) -> nn.Embedding:
+    """An embedding with fairseq's initial values; the row of the padding symbol is zero."""
+    layer = nn.Embedding(rows, width, padding_idx=padding_idx)
+    nn.init.normal_(layer.weight, std=width**-0.5)
+    if padding_idx is not None:
+        nn.init.zeros_(layer.weight[padding_idx])
+    return layer
+
+
+def token_positions(tokens: Tensor) -> Tensor:
+    """Positions [B, T] counted over the tokens that are not padding, from PAD + 1; padding has PAD."""
+    real = tokens.ne(PAD).long()
+    return real.cumsum(1) * real + PAD
+
+
+class LearnedPositions(nn.Embedding):
+    """A learned vector a position (fairseq ``LearnedPositionalEmbedding``)."""
+
+    def __init__(self, max_positions: int, width: int) -> None:
+        super().__init__(max_positions + PAD + 1, width, padding_idx=PAD)
+        nn.init.normal_(self.weight, std=width**-0.5)
+        nn.init.zeros_(self.weight[PAD])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Vectors [B, T, C] of the positions of ``tokens`` [B, T]."""
+        return super().forward(token_positions(tokens))
+
+
+class SinusoidalPositions(nn.Module):
+    """A fixed vector a position (fairseq ``SinusoidalPositionalEmbedding``).
+
+    The one entry in the state dict, ``_float_tensor``, is fairseq's and carries nothing.
+    """
+
+    def __init__(self, max_positions: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("_float_tensor", torch.zeros(1))
+        self.register_buffer("table", self._table(max_positions + PAD + 1, width), persistent=False)
+
+    @staticmethod
+    def _table(rows: int, width: int) -> Tensor:
+        half = width // 2
+        frequencies = torch.exp(torch.arange(half) * -(math.log(10000) / (half - 1)))
+        angles = torch.arange(rows)[:, None] * frequencies[None]
+        table = torch.cat([angles.sin(), angles.cos()], dim=1)
+        table = F.pad(table, (0, width - table.shape[1]))
+        table[PAD] = 0
+        return table
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Vectors [B, T, C] of the positions of ``tokens`` [B, T]."""
+        return self.table[token_positions(tokens)]
+
+
+def positions(max_positions: int, width: int, learned: bool) -> nn.Module:
+    """The positional embedding that fairseq's options name."""
+    return (LearnedPositions if learned else SinusoidalPositions)(max_positions, width)
+
+
+def masked_softmax(scores: Tensor, padding_mask: Tensor) -> Tensor:
+    """Softmax over the last axis without the masked columns.
+
+    The mask [.., T] must broadcast against the scores. Masked scores become the least finite number, so
+    that a row of nothing but padding gives equal weights and not NaN.
+    """
+    return scores.masked_fill(padding_mask, torch.finfo(scores.dtype).min).softmax(-1)
+
+
+class MultiheadAttention(nn.Module):
+    """Scaled dot-product attention (fairseq ``MultiheadAttention``)."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"{width} channels do not divide into {heads} heads")
+        self.heads, self.dropout = heads, dropout
+        self.k_proj, self.v_proj = linear(width, width), linear(width, width)
+        self.q_proj, self.out_proj = linear(width, width), linear(width, width)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """[B, T, C] -> [B, heads, T, C / heads]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def project_source(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, heads, S, C / heads] of ``source`` [B, S, C]."""
+        return self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
+
+    def attend(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Attend from ``x`` [B, T, C]; True in ``mask``, which broadcasts to [B, heads, T, S], hides."""
+        query = self.split_heads(self.q_proj(x) * (x.shape[-1] // self.heads) ** -0.5)
+        weights = masked_softmax(query @ key.transpose(2, 3), mask)
+        weights = F.dropout(weights, self.dropout, self.training)
+        return self.out_proj((weights @ value).transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor, source: Tensor, padding_mask: Tensor) -> Tensor:
+        """Attend from ``x`` [B, T, C] to ``source`` [B, S, C] where its mask [B, S] is False."""
+        return self.attend(x, *self.project_source(source), padding_mask[:, None, None])
+
+
+class _Convolution(nn.Module):
+    """What both convolutions share: the optional projections around them, and the padding."""
+
+    def __init__(
+        self,
+        width: int,
+        kernel_size: int,
+        padding_l: int,
+        heads: int,
+        *,
+        weight_softmax: bool,
+        weight_dropout: float,
+        with_linear: bool,
+        glu: bool,
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.padding_l, self.heads = kernel_size, padding_l, heads
+        self.weight_softmax, self.weight_dropout = weight_softmax, weight_dropout
+        self.linear1 = linear(width, width * (1 + glu)) if with_linear else None
+        self.linear2 = linear(width, width) if with_linear else None
+        self.glu = glu
+
+    def project_in(self, x: Tensor) -> Tensor:
+        """The inner projection and its gate, where there is one."""
+        if self.linear1 is None:
+            return x
+        x = self.linear1(x)
+        return F.glu(x, -1) if self.glu else x
+
+    def taps(self, logits: Tensor, dim: int) -> Tensor:
+        """Normalised taps, some of them dropped in training."""
+        weight = logits.softmax(dim) if self.weight_softmax else logits
+        return F.dropout(weight, self.weight_dropout, self.training)
+
+    def convolve(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """The convolution itself, [B, T, C] -> [B, T, C]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """[B, T, C] -> [B, T, C]; positions where the mask is True count as zero in the convolution."""
+        return self.project_out(self.convolve(self.project_in(x), padding_mask))
+
+    def project_out(self, x: Tensor) -> Tensor:
+        """The projection after the convolution, where there is one."""
+        return x if self.linear2 is None else self.linear2(x)
+
+
+def _zero(x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    return x if padding_mask is None else x.masked_fill(padding_mask[:, :, None], 0)
+
+
+class DynamicConv(_Convolution):
+    """A depthwise convolution whose taps come from its input (fairseq ``DynamicConv``)."""
+
+    def __init__(self, width: int, kernel_size: int, padding_l: int, heads: int, **options) -> None:
+        super().__init__(width, kernel_size, padding_l, heads, **options)
+        self.weight_linear = nn.Linear(width, heads * kernel_size, bias=False)
+
+    def convolve(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Every position's own taps, from the unmasked input, over the masked one."""
+        logits = self.weight_linear(x).unflatten(-1, (self.heads, self.kernel_size))
+        weight = self.taps(logits, -1).permute(0, 2, 3, 1)
+        x = _zero(x, padding_mask).transpose(1, 2)
+        return dynamic_conv(x, weight, self.padding_l).transpose(1, 2)
+
+
+class LightweightConv(_Convolution):
+    """A depthwise convolution with the same taps at every position (fairseq ``LightweightConv``)."""
+
+    def __init__(self, width: int, kernel_size: int, padding_l: int, heads: int, **options) -> None:
+        super().__init__(width, kernel_size, padding_l, heads, **options)
+        self.weight = nn.Parameter(torch.empty(heads, 1, kernel_size))
+        nn.init.xavier_uniform_(self.weight)
+
+    def convolve(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """The shared taps over the masked input."""
+        width = x.shape[-1]
+        weight = self.taps(self.weight, -1).repeat_interleave(width // self.heads, 0)
+        x = _zero(x, padding_mask).transpose(1, 2)
+        x = F.pad(x, (self.padding_l, self.kernel_size - 1 - self.padding_l))
+        return F.conv1d(x, weight, groups=width).transpose(1, 2)
+
+
+def convolution(kind: str, *args, **options) -> _Convolution:
+    """The convolution that fairseq's ``--encoder-conv-type`` names."""
+    return {"dynamic": DynamicConv, "lightweight": LightweightConv}[kind](*args, **options)

@@ -1,0 +1,1 @@
+"""From a checkpoint to one ONNX file that any ONNX runtime can run, and the proof that it is the same."""

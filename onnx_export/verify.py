@@ -1,0 +1,152 @@
+"""Checks that an exported file computes what the network computes, over a grid of shapes and paddings.
+
+PyTorch in FP32 on the CPU is the reference, ONNX Runtime on the CPU runs the file. Tokens must be equal
+and scores agree within 1e-4 and the rounding of the path scores that they are differences of.
+
+    python -m onnx_export.verify --checkpoint checkpoint.pt --onnx model.onnx
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from onnx_export.onnx_file import load_onnx
+from train_model.cli import UserError, run
+from train_model.models.checkpoint import load_checkpoint
+from train_model.models.conv_crf_transformer import BOS, EOS, PAD, ConvCrfTransformer
+
+BATCHES = (1, 2, 16)
+LENGTHS = (1, 2, 3, 8, 33)
+PADDINGS = ("none", "right", "left")
+SCORE_TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """The outcome of one batch."""
+
+    batch: int
+    length: int
+    padding: str
+    tokens: int  # positions compared
+    different: int  # of these, with another token
+    score_error: float  # the largest absolute difference
+    score_limit: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the file computed the same."""
+        return self.different == 0 and self.score_error <= self.score_limit
+
+
+def random_source(
+    batch: int, length: int, padding: str, vocab: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Tokens [batch, length] int64: ``<s>`` words ``</s>``, rows of any length when padded, one full."""
+    source = torch.randint(4, vocab, (batch, length), generator=generator)
+    if padding == "none":
+        lengths = torch.full((batch,), length)
+    else:
+        lengths = torch.randint(1, length + 1, (batch,), generator=generator)
+        lengths[0] = length
+    for row, size in zip(source, lengths.tolist(), strict=True):
+        row[0], row[size - 1], row[size:] = BOS, EOS, PAD
+        if padding == "left":
+            row.copy_(row.roll(length - size))
+    return source
+
+
+def verify(
+    model: ConvCrfTransformer, session: onnxruntime.InferenceSession, seed: int = 0
+) -> Iterator[Check]:
+    """Run both over the grid and one batch of the greatest length; yield the outcomes as they come."""
+    generator = torch.Generator().manual_seed(seed)
+    longest = model.config.max_source_positions
+    grid = [(batch, length) for length in LENGTHS for batch in BATCHES if length <= longest]
+    for batch, length in [*grid, (2, longest)]:
+        for padding in PADDINGS:
+            if padding != "none" and min(batch, length) == 1:
+                continue
+            source = random_source(batch, length, padding, model.config.src_vocab, generator)
+            yield compare(model, session, source, padding)
+
+
+def compare(
+    model: ConvCrfTransformer,
+    session: onnxruntime.InferenceSession,
+    source: torch.Tensor,
+    padding: str = "",
+) -> Check:
+    """Run one batch [B, S] through both."""
+    with torch.inference_mode():
+        tokens, scores = (output.numpy() for output in model(source))
+    outputs = session.run(["output_tokens", "output_scores"], {"src_tokens": source.numpy()})
+    if outputs[0].shape != tokens.shape:
+        raise UserError(
+            f"the file gives {list(outputs[0].shape)} tokens for a source of {list(source.shape)}, "
+            f"the network {list(tokens.shape)}; this is another network's file"
+        )
+    # A score is the difference of two path scores, each rounded to FP32 at its own size.
+    rounding = np.finfo(np.float32).eps * np.abs(scores.cumsum(1)).max()
+    return Check(
+        *source.shape,
+        padding,
+        tokens=tokens.size,
+        different=int((outputs[0] != tokens).sum()),
+        score_error=float(np.abs(outputs[1] - scores).max()),
+        score_limit=float(SCORE_TOLERANCE + rounding),
+    )
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """Open an exported file in ONNX Runtime on the CPU.
+
+    Raises:
+        UserError: the file is not a model that ``onnx_export.export`` wrote.
+    """
+    model = load_onnx(path)
+    names = [item.name for item in (*model.graph.input, *model.graph.output)]
+    if names != ["src_tokens", "output_tokens", "output_scores"]:
+        raise UserError(
+            f"{path} maps {names}, not src_tokens to output_tokens and output_scores; "
+            "give a file that onnx_export.export wrote"
+        )
+    del model
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no common base of their own
+        raise UserError(f"ONNX Runtime refuses {path}: {str(error).splitlines()[0]}") from error
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see ``--help``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, required=True, help="fairseq checkpoint (.pt)")
+    parser.add_argument("--onnx", type=Path, required=True, help="the file exported from it")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random sources (0)")
+    arguments = parser.parse_args(argv)
+    model = load_checkpoint(arguments.checkpoint).model
+    session = open_session(arguments.onnx)
+    print("batch length padding   tokens different  score error     limit  check")
+    checks = []
+    for check in verify(model, session, arguments.seed):
+        checks.append(check)
+        print(
+            f"{check.batch:5} {check.length:6} {check.padding:7} {check.tokens:8} {check.different:9} "
+            f"{check.score_error:12.2e} {check.score_limit:9.1e}  {'OK' if check.good else 'BAD'}",
+            flush=True,
+        )
+    bad = sum(not check.good for check in checks)
+    print(f"{len(checks) - bad} of {len(checks)} batches agree")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    run(main)

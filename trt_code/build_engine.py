@@ -1,0 +1,294 @@
+"""Build a TensorRT engine from a patched ONNX graph: model.fp16.onnx -> model.fp16.plan and its JSON.
+
+The network is strongly typed: precision is the graph's own, and the one choice left here is whether
+FP32 matrix products may use TF32 (``--tf32``, the default, or ``--fp32``).
+"""
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from train_model.cli import UserError, atomic_path, run
+from trt_code.engine import profiles as shapes
+from trt_code.engine.gpu import current_gpu
+from trt_code.engine.graph_files import GraphFiles, read_graph_files, sha256
+from trt_code.engine.plugin_library import default_library, load_plugins
+from trt_code.engine.profiles import Profile, Shape
+from trt_code.engine.progress import progress_monitor
+from trt_code.engine.sidecar import Sidecar, describe_graph, describe_plugins, write_sidecar
+from trt_code.engine.tensorrt_api import deserialize, load_tensorrt, process_logger
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How TensorRT is to build: what the flags of the same names say (``--help``)."""
+
+    tf32: bool = True
+    workspace: int | None = None  # MiB
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware_compatible: str = "none"  # "ampere-plus", "same-compute-capability"
+    detailed_layers: bool = False
+
+
+_EPILOG = """\
+several profiles: repeat --min, --opt and --max, e.g. one for single sentences and one for batches:
+  --min 1x1 --opt 1x32 --max 1x127   --min 2x1 --opt 16x32 --max 64x127
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trt_code.build_engine",
+        description=__doc__.split("\n\n")[0],
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--onnx", type=Path, required=True, help="graph written by trt_code.onnx_surgeon")
+    add("--output", type=Path, required=True, help="plan to write; its JSON goes beside it")
+    add(
+        "--plugins",
+        type=Path,
+        action="append",
+        help="plugin library, repeatable (default: build/plugins/liblite_plugins_trt<major>.so "
+        "when it is there)",
+    )
+    for name, meaning in (("min", "smallest"), ("opt", "most usual"), ("max", "largest")):
+        add(
+            f"--{name}",
+            type=shapes.shape_argument,
+            action="append",
+            default=[],
+            metavar="BxS",
+            help=f"{meaning} batch x source length, repeatable "
+            f"(default {getattr(shapes.DEFAULT, name)})",
+        )
+    tf32 = parser.add_mutually_exclusive_group()
+    tf32.add_argument(
+        "--tf32",
+        dest="tf32",
+        action="store_true",
+        default=True,
+        help="FP32 GEMMs in TF32 (default)",
+    )
+    tf32.add_argument("--fp32", dest="tf32", action="store_false", help="FP32 GEMMs in full FP32")
+    add("--workspace", type=int, metavar="MIB", help="limit of tactics' scratch memory, in MiB")
+    add("--timing-cache", type=Path, help="file of tactic timings, read if there and written after")
+    add("--version-compatible", action="store_true", help="plan runs on later minors of this major")
+    add(
+        "--hardware-compatible",
+        nargs="?",
+        choices=("none", "ampere-plus", "same-compute-capability"),
+        const="ampere-plus",
+        default="none",
+        help="plan runs on other GPUs too (bare flag: ampere-plus)",
+    )
+    add("--layer-report", type=Path, metavar="JSON", help="write the built layers, in detail")
+    add("--verbose", action="store_true", help="print all that TensorRT says")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build one plan as the flags say."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = _parser().parse_args(argv)
+    profiles = shapes.profiles_from_flags(args.min, args.opt, args.max)
+    if args.workspace is not None and args.workspace <= 0:
+        raise UserError(
+            f"--workspace {args.workspace} leaves no memory; give a number of MiB above 0"
+        )
+    graph = read_graph_files(args.onnx)
+    _refuse_functions(graph)
+
+    trt = load_tensorrt()
+    gpu = current_gpu()
+    process_logger().verbose = args.verbose
+    libraries = _plugin_libraries(trt, args.plugins)
+    for library in libraries:
+        load_plugins(trt, library)
+
+    options = BuildOptions(
+        tf32=args.tf32,
+        workspace=args.workspace,
+        timing_cache=args.timing_cache,
+        version_compatible=args.version_compatible,
+        hardware_compatible=args.hardware_compatible,
+        detailed_layers=args.layer_report is not None,
+    )
+    # Python's Ctrl-C would wait until TensorRT returns. No file is open meanwhile: end at once.
+    python_handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    start = time.monotonic()
+    plan = build_plan(trt, graph, profiles, options)
+    seconds = time.monotonic() - start
+    signal.signal(signal.SIGINT, python_handler)
+
+    if args.layer_report:
+        _write_layer_report(trt, plan, args.layer_report)
+    with atomic_path(args.output) as temporary:
+        temporary.write_bytes(plan)
+        plan_sha256 = sha256(temporary)
+    write_sidecar(
+        Sidecar(
+            tensorrt=trt.__version__,
+            gpu=gpu,
+            graph=describe_graph(graph, args.output),
+            plugins=tuple(describe_plugins(library, args.output) for library in libraries),
+            profiles=tuple(profiles),
+            tf32=args.tf32,
+            version_compatible=args.version_compatible,
+            hardware_compatible=args.hardware_compatible,
+            plan_sha256=plan_sha256,
+            build_seconds=round(seconds, 1),
+            command=f"python -m trt_code.build_engine {shlex.join(argv)}",
+        ),
+        args.output,
+    )
+    print(
+        f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB in {seconds:.1f} s, for {gpu}"
+    )
+
+
+def build_plan(
+    trt: ModuleType, graph: GraphFiles, profiles: Sequence[Profile], options: BuildOptions
+) -> memoryview:
+    """Parse ``graph`` and return the serialised engine.
+
+    Raises:
+        UserError: TensorRT cannot read the graph, refuses a profile, or finds no implementation.
+    """
+    logger = process_logger()
+    builder = trt.Builder(logger)
+    # Required on 10.x, the only kind on 11.x; the flag's number differs between them.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    _parse(trt, network, graph)
+    config = builder.create_builder_config()
+    _configure(trt, config, options)
+    for profile in profiles:
+        _add_profile(builder, network, config, profile)
+    if options.timing_cache:
+        _attach_timing_cache(config, options.timing_cache)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise UserError(f"TensorRT could not build {graph.path}: {logger.last_error()}")
+    if options.timing_cache:
+        with atomic_path(options.timing_cache) as temporary:
+            temporary.write_bytes(memoryview(config.get_timing_cache().serialize()))
+    return memoryview(plan)
+
+
+def _refuse_functions(graph: GraphFiles) -> None:
+    """The parser expands a model-local function before it looks for a plugin of that name."""
+    if graph.functions:
+        raise UserError(
+            f"{graph.path} still carries the reference functions {', '.join(graph.functions)}, "
+            "which TensorRT would run instead of the plugins; patch it with `make patch`"
+        )
+
+
+def _plugin_libraries(trt: ModuleType, given: list[Path] | None) -> list[Path]:
+    if given:
+        return given
+    default = default_library(trt)
+    return [default] if default.is_file() else []
+
+
+def _parse(trt: ModuleType, network: Any, graph: GraphFiles) -> None:
+    parser = trt.OnnxParser(network, process_logger())
+    if parser.parse_from_file(str(graph.path)):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors())]
+    lines = [
+        f"node {error.node()} {error.node_name()!r} ({error.node_operator()}): "
+        + " ".join(error.desc().split())
+        for error in errors
+    ]
+    for line in lines[1:]:
+        print(f"{graph.path}: {line}", file=sys.stderr)
+    hint = ""
+    if any(error.node_operator().startswith("Lite") for error in errors):
+        hint = "; a Lite operator needs its plugin: run `make plugins` or give --plugins"
+    first = lines[0] if lines else process_logger().last_error()
+    raise UserError(f"TensorRT cannot read {graph.path}: {first}{hint}")
+
+
+def _configure(trt: ModuleType, config: Any, options: BuildOptions) -> None:
+    # TF32 is set by default in TensorRT: leaving it alone for --fp32 would not give FP32.
+    set_tf32 = config.set_flag if options.tf32 else config.clear_flag
+    set_tf32(trt.BuilderFlag.TF32)
+    if options.workspace:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    config.hardware_compatibility_level = {
+        "none": trt.HardwareCompatibilityLevel.NONE,
+        "ampere-plus": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
+        "same-compute-capability": trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
+    }[options.hardware_compatible]
+    if options.detailed_layers:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.progress_monitor = progress_monitor(trt)
+
+
+def _add_profile(builder: Any, network: Any, config: Any, profile: Profile) -> None:
+    optimization = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        tensor_shape = tuple(tensor.shape)
+        optimization.set_shape(
+            tensor.name,
+            *(
+                _input_shape(tensor.name, tensor_shape, shape)
+                for shape in (profile.min, profile.opt, profile.max)
+            ),
+        )
+    if config.add_optimization_profile(optimization) < 0:
+        raise UserError(
+            f"TensorRT refuses the profile {profile}: {process_logger().last_error()}; "
+            "change --min, --opt or --max"
+        )
+
+
+def _input_shape(name: str, declared: tuple[int, ...], wanted: Shape) -> tuple[int, ...]:
+    """Put ``wanted`` into the input's axes: batch first, length second, -1 where free."""
+    if len(declared) != len(wanted):
+        raise UserError(
+            f"input {name} has shape {declared}; profiles are for inputs of [batch, length]: "
+            "patch the graph with `make patch`"
+        )
+    for size, fixed, axis in zip(wanted, declared, Shape._fields, strict=True):
+        if fixed not in (-1, size):
+            raise UserError(
+                f"input {name} has its {axis} fixed at {fixed} and the profile asks for {size}; "
+                f"give {fixed} in --min, --opt and --max, or export with a free {axis}"
+            )
+    return tuple(wanted)
+
+
+def _attach_timing_cache(config: Any, path: Path) -> None:
+    """Use the timings in ``path``; a file of another GPU or version is replaced by a fresh one."""
+    known = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        reason = process_logger().last_error()
+        print(f"starting {path} afresh: TensorRT refuses it ({reason})", file=sys.stderr)
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def _write_layer_report(trt: ModuleType, plan: memoryview, path: Path) -> None:
+    engine = deserialize(trt, plan, "the engine just built")
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(json.loads(text), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,72 @@
+"""The GPU through cuda-python, imported only when something is about to use it."""
+
+import functools
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from train_model.cli import UserError
+
+
+@functools.cache
+def load_cudart() -> ModuleType:
+    """Return cuda-python's runtime module, ``cuda.bindings.runtime``.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module("cuda.bindings.runtime")
+    except ImportError as error:
+        raise UserError(
+            f"cuda-python is not here ({error}); install it with `pip install cuda-python`; "
+            "the runners torch and ort work without it"
+        ) from error
+
+
+def check(result: tuple):
+    """Return the values of a cuda-python call, which come as ``(status, *values)``.
+
+    Raises:
+        UserError: the status is an error; the message holds CUDA's own name for it.
+    """
+    status, *values = result
+    cudart = load_cudart()
+    if status != cudart.cudaError_t.cudaSuccess:
+        raise UserError(f"CUDA reports {status.name} ({int(status)}); see `nvidia-smi`")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Which GPU a plan belongs to."""
+
+    name: str
+    compute_capability: str
+
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {self.compute_capability})"
+
+
+def current_gpu() -> Gpu:
+    """Describe the current CUDA device.
+
+    Raises:
+        UserError: there is no usable GPU, or no cuda-python.
+    """
+    cudart = load_cudart()
+    properties = check(cudart.cudaGetDeviceProperties(check(cudart.cudaGetDevice())))
+    name = properties.name.decode().rstrip("\0")
+    return Gpu(name, f"{properties.major}.{properties.minor}")
+
+
+class DeviceBuffer:
+    """``size`` bytes of device memory; ``pointer`` is an int. Call ``close`` when done."""
+
+    def __init__(self, size: int):
+        self.size = size
+        # A context with nothing to compute asks for 0 bytes; TensorRT refuses a null address.
+        self.pointer = int(check(load_cudart().cudaMalloc(max(size, 1))))
+
+    def close(self) -> None:
+        check(load_cudart().cudaFree(self.pointer))

@@ -1,0 +1,66 @@
+"""What a build needs to know of an ONNX graph before TensorRT reads it."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from train_model.cli import UserError
+
+
+@dataclass(frozen=True)
+class GraphFiles:
+    """An ONNX file, the files its weights live in, and the names of its model-local functions."""
+
+    path: Path
+    weights: tuple[Path, ...]
+    functions: tuple[str, ...]
+
+    def sha256(self) -> str:
+        """Hash of the graph and of its external weights, in order."""
+        return sha256(self.path, *self.weights)
+
+
+def read_graph_files(path: Path) -> GraphFiles:
+    """Look into the ONNX file at ``path`` without loading external weights.
+
+    Raises:
+        UserError: the file is missing, is not ONNX, or lacks a file of its weights.
+    """
+    if not path.is_file():
+        raise UserError(f"no graph at {path}; make it with `make onnx patch`")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError has no public base
+        raise UserError(
+            f"{path} is not an ONNX file ({error}); make it with `make onnx patch`"
+        ) from error
+    locations = {
+        ExternalDataInfo(tensor).location
+        for tensor in model.graph.initializer
+        if uses_external_data(tensor)
+    }
+    weights = tuple(sorted(path.parent / location for location in locations))
+    for file in weights:
+        if not file.is_file():
+            raise UserError(f"{path} keeps weights in {file}, which is missing; export it again")
+    return GraphFiles(path, weights, tuple(function.name for function in model.functions))
+
+
+def sha256(*paths: Path) -> str:
+    """Hex SHA-256 of the files' bytes, one after another.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()

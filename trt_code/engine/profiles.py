@@ -1,0 +1,100 @@
+"""Optimisation profiles: the batches and lengths that an engine is built for.
+
+A shape is written ``BxS``: sentences in a batch times source tokens in a row, the padding included.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from train_model.cli import UserError
+
+
+class Shape(NamedTuple):
+    """A batch of ``batch`` sentences padded to ``length`` tokens."""
+
+    batch: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.length}"
+
+
+def shape_argument(text: str) -> Shape:
+    """Parse ``"16x32"`` for argparse."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a shape; write batch x length, as in 16x32"
+        )
+    return Shape(int(parts[0]), int(parts[1]))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one optimisation profile accepts (``min`` to ``max``) and is tuned for (``opt``)."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+    def __post_init__(self):
+        for axis in Shape._fields:
+            low, best, high = (getattr(shape, axis) for shape in (self.min, self.opt, self.max))
+            if not low <= best <= high:
+                raise UserError(
+                    f"the profile {self} excludes its own opt: {axis} {best} is not within "
+                    f"{low} to {high}; choose --min <= --opt <= --max"
+                )
+
+    def __str__(self) -> str:
+        return f"min {self.min} opt {self.opt} max {self.max}"
+
+    def accepts(self, shape: Shape) -> bool:
+        return all(
+            low <= size <= high for low, size, high in zip(self.min, shape, self.max, strict=True)
+        )
+
+
+DEFAULT = Profile(Shape(1, 1), Shape(16, 32), Shape(64, 127))
+
+
+def profiles_from_flags(
+    minima: Sequence[Shape], optima: Sequence[Shape], maxima: Sequence[Shape]
+) -> list[Profile]:
+    """Pair repeated ``--min``, ``--opt`` and ``--max`` in the order given; none gives the default.
+
+    Raises:
+        UserError: the three are not given equally often, or a profile excludes its opt.
+    """
+    if not (minima or optima or maxima):
+        return [DEFAULT]
+    if not len(minima) == len(optima) == len(maxima):
+        raise UserError(
+            f"--min is given {len(minima)}, --opt {len(optima)}, --max {len(maxima)} times; "
+            "each profile needs one of each"
+        )
+    return [Profile(*shapes) for shapes in zip(minima, optima, maxima, strict=True)]
+
+
+def best_profile(profiles: Sequence[Profile], shape: Shape) -> int:
+    """Return the index of the accepting profile whose opt is nearest in size.
+
+    Raises:
+        UserError: no profile accepts the shape.
+    """
+    accepting = [index for index, profile in enumerate(profiles) if profile.accepts(shape)]
+    if not accepting:
+        ranges = "; ".join(f"{profile.min} to {profile.max}" for profile in profiles)
+        raise UserError(
+            f"the shape {shape} is outside the engine's profiles ({ranges}); split the input or "
+            "build the engine with a wider --max"
+        )
+
+    def distance(index: int) -> float:
+        opt = profiles[index].opt
+        ratio = (opt.batch * opt.length) / (shape.batch * shape.length)
+        return max(ratio, 1 / ratio)
+
+    return min(accepting, key=distance)

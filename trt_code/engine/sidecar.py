@@ -1,0 +1,169 @@
+"""The JSON beside a plan: what it was built from, with what, on what; and whether it still fits.
+
+TensorRT's own check of a foreign plan is a log line and a null pointer, and it cannot know that the
+graph or the plugins have changed since. So every plan has ``<plan>.json``, and none is run without.
+"""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from train_model.cli import UserError, atomic_path
+from trt_code.engine.gpu import Gpu
+from trt_code.engine.graph_files import GraphFiles, read_graph_files, sha256
+from trt_code.engine.profiles import Profile, Shape
+from trt_code.engine.tensorrt_api import version_tuple
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that the plan depends on: its path relative to the plan's folder, and its hash."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """Everything that must hold for a plan to be run, and the command that builds it again."""
+
+    tensorrt: str
+    gpu: Gpu
+    graph: SourceFile
+    plugins: tuple[SourceFile, ...]
+    profiles: tuple[Profile, ...]
+    tf32: bool
+    version_compatible: bool
+    hardware_compatible: str  # "none", "ampere-plus" or "same-compute-capability"
+    plan_sha256: str
+    build_seconds: float
+    command: str
+    format: int = FORMAT
+
+
+def sidecar_path(plan: Path) -> Path:
+    """``model.fp16.plan`` -> ``model.fp16.plan.json``."""
+    return plan.with_name(plan.name + ".json")
+
+
+def describe_graph(graph: GraphFiles, plan: Path) -> SourceFile:
+    """Describe the graph that ``plan`` is built from."""
+    return SourceFile(_relative(graph.path, plan), graph.sha256())
+
+
+def describe_plugins(library: Path, plan: Path) -> SourceFile:
+    """Describe a plugin library that ``plan`` needs."""
+    return SourceFile(_relative(library, plan), sha256(library))
+
+
+def plugin_paths(sidecar: Sidecar, plan: Path) -> list[Path]:
+    """Return where the plan's plugin libraries are on this machine."""
+    return [plan.parent / library.path for library in sidecar.plugins]
+
+
+def write_sidecar(sidecar: Sidecar, plan: Path) -> None:
+    """Write the JSON beside ``plan``, whole or not at all."""
+    with atomic_path(sidecar_path(plan)) as temporary:
+        temporary.write_text(json.dumps(dataclasses.asdict(sidecar), indent=2) + "\n")
+
+
+def read_sidecar(plan: Path) -> Sidecar:
+    """Read the JSON beside ``plan``.
+
+    Raises:
+        UserError: the plan or its JSON is missing, or the JSON is not of this form.
+    """
+    path = sidecar_path(plan)
+    if not plan.is_file():
+        raise UserError(f"no engine at {plan}; build it: {_default_command(plan)}")
+    try:
+        return _from_json(json.loads(path.read_text()))
+    except OSError as error:
+        raise UserError(
+            f"{plan} has no {path.name}, so nothing says what it was built from; "
+            f"build it again: {_default_command(plan)}"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} is not a description this version reads ({error}); "
+            f"build the engine again: {_default_command(plan)}"
+        ) from error
+
+
+def check_sidecar(sidecar: Sidecar, plan: Path, trt: ModuleType, gpu: Gpu) -> None:
+    """Refuse a plan that is damaged, stale or foreign.
+
+    Raises:
+        UserError: the reason, and the command that builds the plan again.
+    """
+    reason = (
+        _foreign_version(sidecar, trt.__version__)
+        or _foreign_gpu(sidecar, gpu)
+        or _stale(sidecar, plan)
+    )
+    if reason:
+        raise UserError(f"{plan} {reason}; build it again: {sidecar.command}")
+
+
+def _foreign_version(sidecar: Sidecar, running: str) -> str | None:
+    built = version_tuple(sidecar.tensorrt)
+    now = version_tuple(running)
+    fits = built[0] == now[0] and built <= now if sidecar.version_compatible else built == now
+    return None if fits else f"is of TensorRT {sidecar.tensorrt} and this is {running}"
+
+
+def _foreign_gpu(sidecar: Sidecar, gpu: Gpu) -> str | None:
+    built = sidecar.gpu
+    match sidecar.hardware_compatible:
+        case "ampere-plus":
+            fits = version_tuple(gpu.compute_capability) >= (8, 0)
+        case "same-compute-capability":
+            fits = built.compute_capability == gpu.compute_capability
+        case _:
+            fits = built == gpu
+    return None if fits else f"is for {built} and this is {gpu}"
+
+
+def _stale(sidecar: Sidecar, plan: Path) -> str | None:
+    if sha256(plan) != sidecar.plan_sha256:
+        return "is not the file that was built (damaged, or copied without its .json)"
+    graph = plan.parent / sidecar.graph.path
+    if graph.is_file() and read_graph_files(graph).sha256() != sidecar.graph.sha256:
+        return f"is older than its graph {graph}"
+    for library, path in zip(sidecar.plugins, plugin_paths(sidecar, plan), strict=True):
+        if not path.is_file():
+            return f"needs the plugins {path}, which are missing (`make plugins`)"
+        if sha256(path) != library.sha256:
+            return f"was built with other plugins than {path} holds now"
+    return None
+
+
+def _relative(path: Path, plan: Path) -> str:
+    return os.path.relpath(path.resolve(), plan.parent.resolve())
+
+
+def _default_command(plan: Path) -> str:
+    return f"python -m trt_code.build_engine --onnx {plan.with_suffix('.onnx')} --output {plan}"
+
+
+def _from_json(data: dict[str, Any]) -> Sidecar:
+    if data["format"] != FORMAT:
+        raise ValueError(f"format {data['format']}, not {FORMAT}")
+    return Sidecar(
+        **{
+            **data,
+            "gpu": Gpu(**data["gpu"]),
+            "graph": SourceFile(**data["graph"]),
+            "plugins": tuple(SourceFile(**library) for library in data["plugins"]),
+            "profiles": tuple(
+                Profile(**{name: Shape(*shape) for name, shape in profile.items()})
+                for profile in data["profiles"]
+            ),
+        }
+    )

@@ -23,6 +23,7 @@ from train_model.models.layers import (
     linear,
     masked_softmax,
     positions,
+    token_positions,
 )
 
 BOS, PAD, EOS, UNK = range(4)
@@ -121,14 +122,14 @@ class DecoderLayer(_ConvBlock):
         self.encoder_attn_layer_norm = nn.LayerNorm(width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, source: Tensor, padding_mask: Tensor) -> Tensor:
-        """[B, T, C] -> [B, T, C], with the source [B, S, C] and its mask [B, S]."""
+    def forward(self, x: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, C], with the source's keys and values [B, heads, S, C / heads]."""
 
         def conv(x: Tensor) -> Tensor:
             return self.linear2(self.conv(self._project_in(x)))
 
         def attend(x: Tensor) -> Tensor:
-            return self.encoder_attn(x, source, padding_mask)
+            return self.encoder_attn.attend(x, key, value, padding_mask[:, None, None])
 
         x = self._residual(self.conv_layer_norm, x, conv)
         x = self._residual(self.encoder_attn_layer_norm, x, attend)
@@ -198,6 +199,9 @@ class Decoder(nn.Module):
             nn.init.normal_(self.output_projection.weight, std=width**-0.5)
         self.embed_length = embedding(LENGTH_CLASSES, width, padding_idx=None)
         self.copy_attn = linear(width, width, bias=False) if config.src_embedding_copy else None
+        # what train_model.models.fold puts in their place
+        self.source_projection: nn.Linear | None = None
+        self.register_buffer("copy_queries", None, persistent=False)
         self.dropout, self.detach_length = config.dropout, config.sg_length_pred
 
     def length_logits(self, source: EncoderOut) -> Tensor:
@@ -206,13 +210,25 @@ class Decoder(nn.Module):
         pooled = (source.x * real).sum(1) / real.sum(1).clamp(min=1)
         return F.linear(pooled.detach() if self.detach_length else pooled, self.embed_length.weight)
 
+    def source_keys(self, source: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Every layer's keys and values [B, heads, S, C / heads] of the encoder's output [B, S, C]."""
+        if self.source_projection is None:
+            return [layer.encoder_attn.project_source(source) for layer in self.layers]
+        split_heads = self.layers[0].encoder_attn.split_heads
+        projected = self.source_projection(source).chunk(2 * len(self.layers), -1)
+        pairs = zip(projected[::2], projected[1::2], strict=True)
+        return [(split_heads(key), split_heads(value)) for key, value in pairs]
+
     def embed(self, canvas: Tensor, source: EncoderOut) -> tuple[Tensor, Tensor | None]:
         """The decoder's input [B, T, C] without positions, and the positions [B, T, C]."""
         x = self.embed_tokens(canvas)
         at = None if self.embed_positions is None else self.embed_positions(canvas)
         if self.copy_attn is not None:
             keys = (source.embedding + source.positions).transpose(1, 2)
-            query = self.copy_attn(torch.zeros_like(x) if at is None else at)
+            if self.copy_queries is not None:
+                query = self.copy_queries[token_positions(canvas)]
+            else:
+                query = self.copy_attn(torch.zeros_like(x) if at is None else at)
             weights = masked_softmax(query @ keys, source.padding_mask[:, None])
             x = torch.where(canvas.eq(UNK)[:, :, None], weights @ source.embedding, x)
         return x, at
@@ -220,10 +236,11 @@ class Decoder(nn.Module):
     def forward(self, canvas: Tensor, source: EncoderOut) -> Tensor:
         """Scores [B, T, V] for the canvas [B, T]."""
         x, at = self.embed(canvas, source)
-        for layer in self.layers:
+        for layer, (key, value) in zip(self.layers, self.source_keys(source.x), strict=True):
             if at is not None:  # the original adds the positions before every layer
                 x = x + at
-            x = layer(F.dropout(x, self.dropout, self.training), source.x, source.padding_mask)
+            x = F.dropout(x, self.dropout, self.training)
+            x = layer(x, key, value, source.padding_mask)
         if self.layer_norm is not None:
             x = self.layer_norm(x)
         return self.output_projection(x)

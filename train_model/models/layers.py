@@ -46,6 +46,11 @@ class LearnedPositions(nn.Embedding):
         nn.init.normal_(self.weight, std=width**-0.5)
         nn.init.zeros_(self.weight[PAD])
 
+    @property
+    def vectors(self) -> Tensor:
+        """All vectors [max_positions + 2, C]; rows 0 and PAD are those of no position."""
+        return self.weight
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Vectors [B, T, C] of the positions of ``tokens`` [B, T]."""
         return super().forward(token_positions(tokens))
@@ -60,7 +65,9 @@ class SinusoidalPositions(nn.Module):
     def __init__(self, max_positions: int, width: int) -> None:
         super().__init__()
         self.register_buffer("_float_tensor", torch.zeros(1))
-        self.register_buffer("table", self._table(max_positions + PAD + 1, width), persistent=False)
+        self.register_buffer(
+            "vectors", self._table(max_positions + PAD + 1, width), persistent=False
+        )
 
     @staticmethod
     def _table(rows: int, width: int) -> Tensor:
@@ -74,7 +81,7 @@ class SinusoidalPositions(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Vectors [B, T, C] of the positions of ``tokens`` [B, T]."""
-        return self.table[token_positions(tokens)]
+        return self.vectors[token_positions(tokens)]
 
 
 def positions(max_positions: int, width: int, learned: bool) -> nn.Module:
@@ -98,7 +105,7 @@ class MultiheadAttention(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"{width} channels do not divide into {heads} heads")
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.scale = heads, dropout, (width // heads) ** -0.5
         self.k_proj, self.v_proj = linear(width, width), linear(width, width)
         self.q_proj, self.out_proj = linear(width, width), linear(width, width)
 
@@ -112,7 +119,7 @@ class MultiheadAttention(nn.Module):
 
     def attend(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Attend from ``x`` [B, T, C]; True in ``mask``, which broadcasts to [B, heads, T, S], hides."""
-        query = self.split_heads(self.q_proj(x) * (x.shape[-1] // self.heads) ** -0.5)
+        query = self.split_heads(self.q_proj(x) * self.scale)
         weights = masked_softmax(query @ key.transpose(2, 3), mask)
         weights = F.dropout(weights, self.dropout, self.training)
         return self.out_proj((weights @ value).transpose(1, 2).flatten(2))

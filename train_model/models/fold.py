@@ -1,0 +1,77 @@
+"""Algebra done once before inference, so that it is not done at every sentence.
+
+Each fold leaves the function of the network as it is, up to rounding in the last bits.
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+from train_model.models.conv_crf_transformer import ConvCrfTransformer, Decoder
+from train_model.models.layers import MultiheadAttention
+
+
+@torch.no_grad()
+def fold(model: ConvCrfTransformer) -> ConvCrfTransformer:
+    """A copy of ``model`` for inference with its constant algebra done.
+
+    - the convolution's last linear and the one that follows it become one;
+    - attention's scale goes into the query's projection;
+    - the keys and values of all decoder layers come from one projection of the encoder's output;
+    - the queries of the attention copy, which depend on the position alone, become a table.
+
+    Raises:
+        ValueError: the model is folded already.
+    """
+    if model.decoder.source_projection is not None:
+        raise ValueError("the model is folded already")
+    model = copy.deepcopy(model).eval()
+    for layer in [*model.encoder.layers, *model.decoder.layers]:
+        if layer.conv.linear2 is not None:
+            layer.linear2 = _compose(layer.conv.linear2, layer.linear2)
+            layer.conv.linear2 = None
+    for layer in model.decoder.layers:
+        _fold_scale(layer.encoder_attn)
+    _fold_source_projections(model.decoder)
+    _fold_copy_queries(model.decoder)
+    return model
+
+
+def _compose(first: nn.Linear, second: nn.Linear) -> nn.Linear:
+    """The linear layer that does ``first``, then ``second``; multiplied in FP64."""
+    composed = _empty_linear(first, first.in_features, second.out_features)
+    weight, bias = second.weight.double(), second.bias.double()
+    composed.weight.copy_(weight @ first.weight.double())
+    composed.bias.copy_(weight @ first.bias.double() + bias)
+    return composed
+
+
+def _empty_linear(like: nn.Linear, in_features: int, out_features: int) -> nn.Linear:
+    return nn.Linear(in_features, out_features, dtype=like.weight.dtype, device=like.weight.device)
+
+
+def _fold_scale(attention: MultiheadAttention) -> None:
+    attention.q_proj.weight.mul_(attention.scale)
+    attention.q_proj.bias.mul_(attention.scale)
+    attention.scale = 1.0
+
+
+def _fold_source_projections(decoder: Decoder) -> None:
+    projections = [
+        projection
+        for layer in decoder.layers
+        for projection in (layer.encoder_attn.k_proj, layer.encoder_attn.v_proj)
+    ]
+    width = projections[0].in_features
+    decoder.source_projection = _empty_linear(projections[0], width, len(projections) * width)
+    decoder.source_projection.weight.copy_(torch.cat([p.weight for p in projections]))
+    decoder.source_projection.bias.copy_(torch.cat([p.bias for p in projections]))
+    for layer in decoder.layers:
+        layer.encoder_attn.k_proj = layer.encoder_attn.v_proj = None
+
+
+def _fold_copy_queries(decoder: Decoder) -> None:
+    if decoder.copy_attn is None or decoder.embed_positions is None:
+        return
+    decoder.copy_queries = decoder.copy_attn(decoder.embed_positions.vectors)

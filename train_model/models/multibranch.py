@@ -1,0 +1,187 @@
+"""Long-short range attention: the channels are split, and each slice is mixed over time in its own way.
+
+One branch is self-attention (any distance), the other a dynamic or lightweight convolution (close by);
+their outputs stand side by side again with no projection after (Wu et al. 2020, arXiv 2004.11886).
+"""
+
+import dataclasses
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from train_model.models.layers import DynamicConv, MultiheadAttention, convolution
+
+BranchKind = Literal["attn", "dynamic", "lightweight"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """One branch, as ``--encoder-branch-type`` names it.
+
+    ``kernel_size`` is of no meaning to attention; None takes the layer's from the list of kernel sizes.
+    """
+
+    kind: BranchKind
+    channels: int
+    heads: int
+    kernel_size: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Branch":
+        """Read ``kind:kernel:channels:heads``, e.g. ``attn:1:248:4`` or ``dynamic:default:248:4``.
+
+        Raises:
+            ValueError: the text is no such thing.
+        """
+        kind, *numbers = text.split(":")
+        numbers = [None if number == "default" else number for number in numbers]
+        kinds = BranchKind.__args__
+        if kind not in kinds:
+            raise ValueError(f"branch {text!r}: the kind is one of {', '.join(kinds)}")
+        try:
+            kernel_size, channels, heads = (n if n is None else int(n) for n in numbers)
+            fits = min(channels, heads, kernel_size or 1) > 0 and channels % heads == 0
+        except (ValueError, TypeError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"branch {text!r} is not kind:kernel:channels:heads with channels a multiple of heads"
+            )
+        return cls(kind, channels, heads, None if kind == "attn" else kernel_size)
+
+    def __str__(self) -> str:
+        kernel = 1 if self.kind == "attn" else self.kernel_size or "default"
+        return f"{self.kind}:{kernel}:{self.channels}:{self.heads}"
+
+
+class MultiBranch(nn.Module):
+    """The branches of one layer.
+
+    For one step at a time every branch keeps a state, batch first: attention the keys and values
+    [N, heads, L, C / heads] of up to L positions, a convolution its last inputs [N, K - 1, C].
+    """
+
+    def __init__(
+        self,
+        branches: tuple[Branch, ...],
+        kernel_size: int,
+        *,
+        causal: bool,
+        mask_conv: bool,
+        glu: bool,
+        attention_dropout: float,
+        **conv_options,
+    ) -> None:
+        """Build the branches.
+
+        Args:
+            kernel_size: of convolutions that name none.
+            causal: a position sees itself and those before it; otherwise all.
+            mask_conv: zero the padding right before the convolution and not only before the branch.
+            glu: gate the inner projection of dynamic convolutions (lightweight ones never have it).
+            attention_dropout: of attention weights.
+            conv_options: what every convolution takes (``weight_softmax``, ``weight_dropout``,
+                ``with_linear``).
+        """
+        super().__init__()
+        self.causal, self.mask_conv = causal, mask_conv
+        self.widths = [branch.channels for branch in branches]
+
+        def build(branch: Branch) -> nn.Module:
+            if branch.kind == "attn":
+                return MultiheadAttention(branch.channels, branch.heads, attention_dropout)
+            size = branch.kernel_size or kernel_size
+            # the original gives an even kernel its extra tap on the right
+            padding_l = size - 1 if causal else (size - 1) // 2
+            gate = glu and branch.kind == "dynamic"
+            sizes = (branch.channels, size, padding_l, branch.heads)
+            return convolution(branch.kind, *sizes, glu=gate, **conv_options)
+
+        self.branches = nn.ModuleList(map(build, branches))
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """[B, T, C] -> [B, T, C]; the mask [B, T], True at padding, hides positions."""
+        outputs = []
+        for branch, part in zip(self.branches, x.split(self.widths, -1), strict=True):
+            if isinstance(branch, MultiheadAttention):
+                hidden = self._hidden(x, padding_mask)
+                outputs.append(branch.attend(part, *branch.project_source(part), hidden))
+                continue
+            if padding_mask is not None:
+                part = part.masked_fill(padding_mask[:, :, None], 0)
+            outputs.append(branch(part, padding_mask if self.mask_conv else None))
+        return torch.cat(outputs, -1)
+
+    def _hidden(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """What attention does not see, broadcasting to [B, heads, T, T]."""
+        length = x.shape[1]
+        if self.causal:
+            future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+            return future if padding_mask is None else future | padding_mask[:, None, None]
+        if padding_mask is None:
+            return torch.zeros(1, dtype=torch.bool, device=x.device)
+        return padding_mask[:, None, None]
+
+    def state_shapes(self, rows: int, length: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the state of ``rows`` sequences with room for ``length`` positions, by name."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for index, (branch, width) in enumerate(zip(self.branches, self.widths, strict=True)):
+            if isinstance(branch, MultiheadAttention):
+                shape = (rows, branch.heads, length, width // branch.heads)
+                shapes |= {f"{index}.key": shape, f"{index}.value": shape}
+            elif branch.kernel_size > 1:
+                shapes[f"{index}.window"] = (rows, branch.kernel_size - 1, width)
+        return shapes
+
+    def step(
+        self, x: Tensor, state: dict[str, Tensor], position: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Take one step of every sequence.
+
+        Args:
+            x: the input at ``position`` [N, 1, C].
+            state: what :meth:`state_shapes` lists, zeros before the first step.
+            position: how many steps came before [], int64; below the state's length.
+
+        Returns:
+            The output [N, 1, C] and the new state; the given one is left as it is.
+        """
+        outputs, new_state = [], {}
+        for index, (branch, part) in enumerate(
+            zip(self.branches, x.split(self.widths, -1), strict=True)
+        ):
+            names = [name for name in state if name.startswith(f"{index}.")]
+            step = _attend_step if isinstance(branch, MultiheadAttention) else _convolve_step
+            output, values = step(branch, part, [state[name] for name in names], position)
+            outputs.append(output)
+            new_state |= dict(zip(names, values, strict=True))
+        return torch.cat(outputs, -1), new_state
+
+
+def _attend_step(
+    branch: MultiheadAttention, x: Tensor, state: list[Tensor], position: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    slots = torch.arange(state[0].shape[2], device=x.device)
+    here = (slots == position)[:, None]
+    # `where` instead of an indexed write: one operator in every runtime, and no copy of the past
+    # that the reordering by the search does not make anyway.
+    state = [
+        torch.where(here, new, old)
+        for new, old in zip(branch.project_source(x), state, strict=True)
+    ]
+    return branch.attend(x, *state, slots > position), state
+
+
+def _convolve_step(
+    branch: nn.Module, x: Tensor, state: list[Tensor], _: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    x = branch.project_in(x)
+    if isinstance(branch, DynamicConv):
+        logits = branch.weight_linear(x).unflatten(-1, (branch.heads, branch.kernel_size))
+    else:
+        logits = branch.weight.transpose(0, 1)[None]
+    window = torch.cat([*state, x], 1)
+    taps = branch.taps(logits, -1).transpose(1, 2)  # [N or 1, heads, 1, K]
+    y = (taps @ window.unflatten(-1, (branch.heads, -1)).transpose(1, 2)).transpose(1, 2)
+    return branch.project_out(y.flatten(2)), [window[:, 1:]] if state else []

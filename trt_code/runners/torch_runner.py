@@ -44,7 +44,8 @@ class TorchRunner(Runner):
         else:
             self._memory = ResidentMemory()
         loaded = load_checkpoint(model_files.checkpoint)
-        self.max_source = loaded.config.max_source_positions
+        self.config = loaded.config
+        self.max_source = self.config.max_source_positions
         self._model = loaded.model.eval().to(device, _DTYPES[precision])
 
     def run(self, src_tokens: np.ndarray) -> Output:

@@ -1,0 +1,268 @@
+"""The table: latency and agreement of every runner that this machine can run (``make bench``).
+
+Every row is first compared with PyTorch FP32 on the same batch and is timed only if it agrees. The
+input is real text where the model has any: for each shape, the test sentences of that many tokens, or
+as near below as there are; random tokens for a model without text. Writes ``results.json``, ``.md``
+and ``.png``. Exit status 1 if a check is Bad.
+"""
+
+import argparse
+import itertools
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train_model.cli import UserError, run
+from train_model.data.dictionary import BOS, EOS, SPECIALS
+from train_model.data.tokenizer import Tokenizer
+from train_model.models.zoo import ModelFiles, model_files
+from trt_code import batching, report
+from trt_code.agreement import Agreement, compare, verdict
+from trt_code.machine import default_device, describe
+from trt_code.runners import PRECISIONS, RUNNERS, Runner, Unavailable, create
+from trt_code.translate import add_runner_arguments
+
+DEFAULT_SHAPES = "1x8,1x32,4x16,16x8,16x32,64x32"
+
+
+def parse_shapes(text: str) -> list[tuple[int, int]]:
+    """ "16x32,1x8" to (batch, source length) pairs.
+
+    Raises:
+        UserError: something else, or a source without room for both ends and a word.
+    """
+    shapes = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)x(\d+)\s*", part)
+        if not match or int(match[1]) < 1 or int(match[2]) < 3:
+            raise UserError(
+                f"shape {part!r} is not BATCHxLENGTH with a batch of 1 and a length of 3 at least; "
+                "give e.g. --shape 16x32,1x8"
+            )
+        shapes.append((int(match[1]), int(match[2])))
+    return shapes
+
+
+def parse_names(text: str, known: Sequence[str], kind: str) -> list[str]:
+    """A comma-separated choice among ``known``, each once.
+
+    Raises:
+        UserError: a name is not known.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in known:
+            raise UserError(f"no {kind} {name!r}; choose from {', '.join(known)}")
+    return names
+
+
+def text_batch(rows: list[list[int]], batch: int, length: int) -> tuple[np.ndarray, str]:
+    """A [batch, length] array of encoded sentences, and a line that says which ones were taken.
+
+    Raises:
+        UserError: no sentence is that short.
+    """
+    chosen = batching.nearest([len(row) for row in rows], length, batch)
+    if not chosen:
+        shortest = min(map(len, rows))
+        raise UserError(f"no test sentence has {length} tokens or fewer; the shortest: {shortest}")
+    lengths = [len(rows[i]) for i in chosen]
+    kinds = len(set(chosen))
+    repeated = f" ({kinds} different)" if kinds < batch else ""
+    filled = sum(lengths) / (batch * length)
+    note = (
+        f"{batch}x{length}: test sentences of {min(lengths)} to {max(lengths)} tokens{repeated}, "
+        f"{filled:.0%} of the batch is text"
+    )
+    return batching.pad([rows[i] for i in chosen], length), note
+
+
+def random_batch(vocabulary: int, batch: int, length: int) -> tuple[np.ndarray, str]:
+    """A full [batch, length] array of seeded random tokens between both ends, and a line on it."""
+    generator = np.random.default_rng([batch, length])
+    tokens = generator.integers(len(SPECIALS), vocabulary, (batch, length))
+    tokens[:, 0], tokens[:, -1] = BOS, EOS
+    return tokens, f"{batch}x{length}: random tokens, no padding"
+
+
+class Bench:
+    """One run: the inputs, what PyTorch FP32 gives for them, and the measuring of a runner.
+
+    Args:
+        files: the model.
+        shapes: (batch, source length) pairs.
+        device: "cpu" or "cuda".
+        repeats: timed passes a row.
+        options: passed on to ``runners.create``.
+    """
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        shapes: list[tuple[int, int]],
+        device: str,
+        repeats: int,
+        options: dict[str, Any],
+    ):
+        self._files, self._device, self._options = files, device, options
+        self._repeats = repeats
+        with self.create("torch", "fp32") as reference:
+            self._inputs, self.notes = make_inputs(files, shapes, reference.config)
+            self._expected = [reference.run(tokens) for tokens in self._inputs]
+        self._torch_agreements: dict[str, list[Agreement] | None] = {}
+
+    def create(self, runner: str, precision: str) -> Runner:
+        """Make a runner for this model and device; raises ``Unavailable`` as ``runners.create``."""
+        return create(runner, self._files, precision, self._device, **self._options)
+
+    def rows(self, runner: Runner) -> Iterator[dict[str, Any]]:
+        """Measure one runner on every shape."""
+        for index, tokens in enumerate(self._inputs):
+            row = empty_row(runner.name, runner.precision, runner.device, *tokens.shape)
+            try:
+                self._measure(runner, index, row)
+            except Exception as error:  # one that breaks is a finding, not the end of the run
+                row["check"] = "Bad"
+                row["reason"] = " ".join(f"{type(error).__name__}: {error}".split())
+            yield row
+
+    def _measure(self, runner: Runner, index: int, row: dict[str, Any]) -> None:
+        tokens = self._inputs[index]
+        if (runner.name, runner.precision) == ("torch", "fp32"):
+            row["check"] = "reference"
+        else:
+            agreement = compare(runner.run(tokens), self._expected[index])
+            row["acc"], row["a0"] = agreement.tokens, agreement.absolute
+            row["r0"] = agreement.relative
+            row["check"] = verdict(
+                agreement,
+                runner.name,
+                runner.precision,
+                lambda: self._torch_agreement(runner.precision, index),
+            )
+        if row["check"] == "Bad":
+            row["reason"] = "not timed"
+            return
+        timing = runner.time(tokens, self._repeats)
+        row["lt"], row["lt_p95"] = _median_and_p95(timing.device_ms)
+        row["ht"], row["ht_p95"] = _median_and_p95(timing.host_ms)
+        row["tp"] = tokens.size / row["lt"] * 1e3
+        row["sentences_per_s"] = len(tokens) / row["ht"] * 1e3
+        row["peak_memory_bytes"] = runner.peak_memory()
+
+    def _torch_agreement(self, precision: str, index: int) -> Agreement | None:
+        if precision not in self._torch_agreements:
+            try:
+                with self.create("torch", precision) as runner:
+                    pairs = zip(self._inputs, self._expected, strict=True)
+                    agreements = [compare(runner.run(tokens), output) for tokens, output in pairs]
+            except Unavailable:
+                agreements = None
+            self._torch_agreements[precision] = agreements
+        agreements = self._torch_agreements[precision]
+        return agreements and agreements[index]
+
+
+def empty_row(runner: str, precision: str, device: str, batch: int, length: int) -> dict[str, Any]:
+    """A row with its name and no results yet; the keys are those of the JSON."""
+    row: dict[str, Any] = {"runner": runner, "precision": precision, "device": device}
+    row |= {"bs": batch, "sl": length}
+    results = [
+        "lt",
+        "lt_p95",
+        "ht",
+        "ht_p95",
+        "tp",
+        "sentences_per_s",
+        "acc",
+        "a0",
+        "r0",
+        "peak_memory_bytes",
+    ]
+    return row | dict.fromkeys(results) | {"check": "", "reason": ""}
+
+
+def _median_and_p95(milliseconds: list[float]) -> tuple[float, float]:
+    return statistics.median(milliseconds), float(np.percentile(milliseconds, 95))
+
+
+def make_inputs(
+    files: ModelFiles, shapes: list[tuple[int, int]], config: Any
+) -> tuple[list[np.ndarray], list[str]]:
+    """One [B, S] int64 array a shape, and one line each that says what is in it.
+
+    Raises:
+        UserError: a shape is longer than the model's positions or shorter than every sentence.
+    """
+    longest = config.max_source_positions
+    for batch, length in shapes:
+        if length > longest:
+            raise UserError(f"shape {batch}x{length}: {files.name} has {longest} positions")
+    if files.test_src is None:
+        made = [random_batch(config.src_vocab, *shape) for shape in shapes]
+    else:
+        tokenizer = Tokenizer.from_files(files)
+        lines = files.test_src.read_text(encoding="utf-8").splitlines()
+        rows = [tokenizer.encode(line) for line in lines if line.strip()]
+        made = [text_batch(rows, *shape) for shape in shapes]
+    return [tokens for tokens, _ in made], [note for _, note in made]
+
+
+def bench(run: Bench, runners: list[str], precisions: list[str]) -> tuple[list, list]:
+    """Measure and print every block; gives the rows, and a name and reason for each not run."""
+    rows, not_run = [], []
+    for name, precision in itertools.product(runners, precisions):
+        title = f"{name} {precision}"
+        try:
+            runner = run.create(name, precision)
+        except Unavailable as reason:
+            not_run.append({"name": title, "reason": str(reason)})
+            print(f"\n{title}: not run: {reason}")
+            continue
+        print(f"\n{title} ({runner.device})\n{report.text_head()}", flush=True)
+        with runner:
+            for row in run.rows(runner):
+                rows.append(row)
+                print(report.text_row(row), flush=True)
+    return rows, not_run
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m trt_code.bench", description=__doc__)
+    add_runner_arguments(parser)
+    parser.add_argument("--runner", default=",".join(RUNNERS), help="comma-separated; default: all")
+    parser.add_argument("--precision", default="fp32,tf32,fp16", help="comma-separated")
+    parser.add_argument("--shape", default=DEFAULT_SHAPES, help="BATCHxSOURCE, comma-separated")
+    parser.add_argument("--repeats", type=int, default=20, help="timed passes a row")
+    parser.add_argument("--output", type=Path, default=Path("build/bench"), help="folder")
+    arguments = parser.parse_args(argv)
+    runners = parse_names(arguments.runner, list(RUNNERS), "runner")
+    precisions = parse_names(arguments.precision, PRECISIONS, "precision")
+    shapes = parse_shapes(arguments.shape)
+    if arguments.repeats < 1:
+        raise UserError("--repeats is at least 1")
+    device = default_device() if arguments.device == "auto" else arguments.device
+    files = model_files(arguments.model, arguments.build_dir)
+    machine = describe(device, arguments.threads)
+    options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
+    measured = Bench(files, shapes, device, arguments.repeats, options)
+    for name, text in [*machine.items(), *(("input", note) for note in measured.notes)]:
+        print(f"{name + ':':<10}{text}")
+    print(f"\n{report.LEGEND}")
+    rows, not_run = bench(measured, runners, precisions)
+    results = {"model": files.name, "machine": machine, "input": measured.notes}
+    results |= {"rows": rows, "not_run": not_run}
+    report.write(results, arguments.output)
+    bad = sum(row["check"] == "Bad" for row in results["rows"])
+    print(
+        f"\nwrote {arguments.output}/results.json, .md and .png; {bad} of {len(results['rows'])} Bad"
+    )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,121 @@
+"""How good the translations are, for every runner asked: ``make eval``.
+
+Exact match, length accuracy (the translation has as many tokens as the reference), BLEU and chrF
+(sacrebleu) over a whole split. Writes ``build/eval/<model>.<split>.json``.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import sacrebleu
+
+from train_model.cli import UserError, atomic_path, run
+from train_model.data.tokenizer import Tokenizer
+from train_model.models.zoo import ModelFiles, model_files
+from trt_code.bench import parse_names
+from trt_code.machine import default_device, describe
+from trt_code.runners import PRECISIONS, RUNNERS, Unavailable, create
+from trt_code.translate import add_runner_arguments
+from trt_code.translator import Translation, Translator
+
+HEAD = f"{'runner':<24}{'exact':>8}{'length':>8}{'BLEU':>8}{'chrF':>8}{'sentences/s':>13}"
+
+
+def read_split(files: ModelFiles, split: str) -> tuple[list[str], list[str]]:
+    """Sources and references of ``split``, which lies beside the model's test split.
+
+    Raises:
+        UserError: the model has no text, there is no such split, or its sides differ in length.
+    """
+    if files.test_src is None or files.test_tgt is None:
+        raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
+    sides = []
+    for test in (files.test_src, files.test_tgt):
+        path = test.with_name(split + test.suffix)
+        if not path.is_file():
+            raise UserError(f"no {path}, so {files.name} has no split {split!r}; try --split test")
+        # not splitlines: it would also split at characters inside a sentence
+        sides.append(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    if len(sides[0]) != len(sides[1]):
+        lengths = f"{len(sides[0])} sources and {len(sides[1])} references"
+        raise UserError(f"split {split} of {files.name} has {lengths}; get its files again")
+    return sides[0], sides[1]
+
+
+def score(
+    translations: list[Translation], references: list[str], tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """Percentages and sacrebleu's scores, one decimal more than is printed, and its signature."""
+    texts = [translation.text for translation in translations]
+    pairs = list(zip(translations, references, strict=True))
+    exact = sum(translation.text == reference for translation, reference in pairs)
+    length = sum(t.tokens == len(tokenizer.split(reference)) + 2 for t, reference in pairs)
+    bleu = sacrebleu.BLEU()
+    return {
+        "exact_match": round(100 * exact / len(pairs), 3),
+        "length_accuracy": round(100 * length / len(pairs), 3),
+        "bleu": round(bleu.corpus_score(texts, [references]).score, 3),
+        "chrf": round(sacrebleu.CHRF().corpus_score(texts, [references]).score, 3),
+        "bleu_signature": str(bleu.get_signature()),
+    }
+
+
+def text_row(row: dict[str, Any]) -> str:
+    """One line of the table."""
+    scores = [row[key] for key in ("exact_match", "length_accuracy", "bleu", "chrf")]
+    speed = f"{row['sentences_per_s']:>13.0f}"
+    return f"{row['name']:<24}" + "".join(f"{value:>8.2f}" for value in scores) + speed
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m trt_code.evaluate", description=__doc__)
+    add_runner_arguments(parser)
+    parser.add_argument("--runner", default=",".join(RUNNERS), help="comma-separated; default: all")
+    parser.add_argument("--precision", default="fp32,fp16", help="comma-separated")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--limit", type=int, help="only the first so many sentences")
+    parser.add_argument("--output", type=Path, default=Path("build/eval"), help="folder")
+    arguments = parser.parse_args(argv)
+    runners = parse_names(arguments.runner, list(RUNNERS), "runner")
+    precisions = parse_names(arguments.precision, PRECISIONS, "precision")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UserError("--limit is at least 1")
+
+    files = model_files(arguments.model, arguments.build_dir)
+    sources, references = (side[: arguments.limit] for side in read_split(files, arguments.split))
+    tokenizer = Tokenizer.from_files(files)
+    device = default_device() if arguments.device == "auto" else arguments.device
+    options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
+    machine = describe(device, arguments.threads)
+    print(f"{files.name}, split {arguments.split}, {len(sources)} sentences\n\n{HEAD}", flush=True)
+    rows = []
+    for name in runners:
+        for precision in precisions:
+            title = f"{name} {precision} ({device})"
+            try:
+                runner = create(name, files, precision, device, **options)
+            except Unavailable as reason:
+                print(f"{title:<24}not run: {reason}")
+                continue
+            with runner:
+                start = time.perf_counter()
+                translations = Translator(runner, tokenizer, unknown="keep").translate(sources)
+                seconds = time.perf_counter() - start
+            row = {"name": title, "sentences_per_s": round(len(sources) / seconds, 1)}
+            rows.append(row | score(translations, references, tokenizer))
+            print(text_row(rows[-1]), flush=True)
+    if not rows:
+        raise UserError("none of the runners can run here; see the reasons above")
+    output = arguments.output / f"{files.name}.{arguments.split}.json"
+    results = {"model": files.name, "split": arguments.split, "sentences": len(sources)}
+    with atomic_path(output) as path:
+        text = json.dumps(results | {"machine": machine, "rows": rows}, indent=1)
+        path.write_text(text + "\n", encoding="utf-8")
+    print(f"\nwrote {output}")
+
+
+if __name__ == "__main__":
+    run(main)

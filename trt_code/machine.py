@@ -1,0 +1,81 @@
+"""What a measurement was taken on and with: the header of every table."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt")
+
+
+def describe(device: str, threads: int) -> dict[str, str]:
+    """Name to text: date, commit, command, processor, GPU, system and versions.
+
+    Args:
+        device: "cpu" or "cuda"; the GPU is named for the latter.
+        threads: CPU threads of each runner.
+    """
+    facts = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _output("git", "describe", "--always", "--dirty") or "not a git checkout",
+        "command": "python -m " + shlex.join([_module(), *sys.argv[1:]]),
+        "cpu": f"{_cpu()}, {processors()} processors, {threads} threads used",
+    }
+    if device == "cuda":
+        facts["gpu"] = _gpu()
+    versions = [f"Python {platform.python_version()}"]
+    versions += [f"{name} {version}" for name in PACKAGES if (version := _version(name))]
+    return facts | {"system": platform.platform(), "versions": ", ".join(versions)}
+
+
+def processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_device() -> str:
+    """ "cuda" where PyTorch sees a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _module() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else Path(sys.argv[0]).name
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _gpu() -> str:
+    import torch
+
+    query = ("--query-gpu=driver_version", "--format=csv,noheader")
+    driver = (_output("nvidia-smi", *query) or "unknown").splitlines()[0]
+    return f"{torch.cuda.get_device_name()}, driver {driver}, CUDA {torch.version.cuda}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _output(*command: str) -> str | None:
+    try:
+        reply = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return reply.stdout.strip() if reply.returncode == 0 else None

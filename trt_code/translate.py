@@ -1,0 +1,147 @@
+"""Translate text: ``make translate TEXT="..."``, or sentences on stdin, one a line.
+
+Translations go to stdout in the order of the input, everything else to stderr. Exit status 2 and one
+line for what cannot be translated.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from train_model.cli import UserError, run
+from train_model.data.tokenizer import Tokenizer
+from train_model.models.zoo import model_files
+from trt_code.machine import default_device, processors
+from trt_code.runners import PRECISIONS, RUNNERS, Runner, Unavailable, create
+from trt_code.translator import MAX_SENTENCES, MAX_TOKENS, Translator
+
+# Lines that are held at a time: sorting by length inside a window this large wastes little padding,
+# and input without end needs no memory without end.
+WINDOW = 8192
+LONG_INPUT = 256
+# The fastest first.
+PREFERENCE = ("trt", "cuda-graph", "ort", "torch")
+
+
+def read_lines(stream: Iterable[bytes]) -> Iterator[str]:
+    """Decode lines of bytes as UTF-8; what is no UTF-8 becomes U+FFFD, which no dictionary has."""
+    for number, line in enumerate(stream):
+        text = line.decode("utf-8", errors="replace").removesuffix("\n").removesuffix("\r")
+        yield text.removeprefix("\ufeff") if number == 0 else text
+
+
+def open_runner(name: str, files, precision: str, device: str, **options) -> Runner:
+    """The runner ``name``, or for "auto" the fastest that this machine can run.
+
+    Raises:
+        UserError: none of them can run; the message has each one's reason.
+    """
+    reasons = []
+    for candidate in PREFERENCE if name == "auto" else [name]:
+        if candidate not in RUNNERS:
+            continue
+        try:
+            return create(candidate, files, precision, device, **options)
+        except Unavailable as unavailable:
+            reasons.append(f"{candidate}: {unavailable}")
+    raise UserError(f"cannot run {files.name} in {precision} on {device}: {'; '.join(reasons)}")
+
+
+def translate_stream(lines: Iterator[str], translator: Translator) -> None:
+    """Translate ``lines`` to stdout, window by window, with a progress bar for long input."""
+    bar = Progress(
+        TextColumn("translating"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("lines"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task("", total=None)
+    first_line = 1
+    try:
+        while window := list(itertools.islice(lines, WINDOW)):
+            if len(window) > LONG_INPUT:
+                bar.start()
+            if len(window) < WINDOW:  # the last one: now the end is known
+                bar.update(task, total=first_line - 1 + len(window))
+            for translation in translator.translate(
+                window, first_line, lambda count: bar.advance(task, count)
+            ):
+                print(translation.text)
+            sys.stdout.flush()
+            first_line += len(window)
+    finally:
+        bar.stop()
+
+
+def warn_about_decoding(arguments: argparse.Namespace) -> None:
+    """Say that the options of beam search do nothing here, rather than give odd results silently."""
+    for option, harmless in (("beam", 1), ("iter_decode_max_iter", 0), ("lenpen", 1.0)):
+        value = getattr(arguments, option)
+        if value is not None and value != harmless:
+            print(
+                f"warning: --{option.replace('_', '-')} {value} is ignored: the network makes the "
+                "whole translation in one pass and a CRF picks the best path, without beam search",
+                file=sys.stderr,
+            )
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that name a model and where it runs."""
+    parser.add_argument("--model", default="demo", help="demo, wmt16 or wmt16-random")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--threads", type=int, default=processors(), help="CPU threads; default: all"
+    )
+    parser.add_argument("--build-dir", default="build", help="where the built files are")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m trt_code.translate", description=__doc__)
+    parser.add_argument("text", nargs="*", help="sentences; stdin, one a line, where none is given")
+    add_runner_arguments(parser)
+    parser.add_argument("--runner", choices=["auto", *RUNNERS], default="auto")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="a batch, with padding")
+    parser.add_argument("--max-sentences", type=int, default=MAX_SENTENCES, help="a batch")
+    parser.add_argument("--too-long", choices=["refuse", "cut"], default="refuse")
+    parser.add_argument("--unknown", choices=["refuse", "keep"], default="refuse")
+    ignored = parser.add_argument_group("options of fairseq-generate that do nothing here")
+    ignored.add_argument("--beam", type=int)
+    ignored.add_argument("--iter-decode-max-iter", type=int)
+    ignored.add_argument("--lenpen", type=float)
+    arguments = parser.parse_args(argv)
+    for name in ("max_tokens", "max_sentences"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is at least 1")
+
+    files = model_files(arguments.model, arguments.build_dir)
+    if files.bpe_codes is None:
+        raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
+    if arguments.text == [""]:
+        raise UserError("the text is empty; give a sentence to translate")
+    warn_about_decoding(arguments)
+    tokenizer = Tokenizer.from_files(files)
+    device = default_device() if arguments.device == "auto" else arguments.device
+    lines = iter(arguments.text) if arguments.text else read_lines(sys.stdin.buffer)
+    options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
+    with open_runner(arguments.runner, files, arguments.precision, device, **options) as runner:
+        translator = Translator(
+            runner,
+            tokenizer,
+            arguments.max_tokens,
+            arguments.max_sentences,
+            arguments.too_long,
+            arguments.unknown,
+        )
+        translate_stream(lines, translator)
+
+
+if __name__ == "__main__":
+    run(main)

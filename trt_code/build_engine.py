@@ -205,7 +205,7 @@ def _parse(trt: ModuleType, network: Any, graph: GraphFiles) -> None:
     parser = trt.OnnxParser(network, process_logger())
     if parser.parse_from_file(str(graph.path)):
         return
-    errors = [parser.get_error(index) for index in range(parser.num_errors())]
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
     lines = [
         f"node {error.node()} {error.node_name()!r} ({error.node_operator()}): "
         + " ".join(error.desc().split())

@@ -1,6 +1,5 @@
 """The GPU through cuda-python, imported only when something is about to use it."""
 
-import functools
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
@@ -8,7 +7,6 @@ from types import ModuleType
 from train_model.cli import UserError
 
 
-@functools.cache
 def load_cudart() -> ModuleType:
     """Return cuda-python's runtime module, ``cuda.bindings.runtime``.
 

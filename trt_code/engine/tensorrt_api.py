@@ -14,7 +14,6 @@ OLDEST = (10, 12)
 NEWEST_MAJOR = 11
 
 
-@functools.cache
 def load_tensorrt() -> ModuleType:
     """Return the ``tensorrt`` module.
 
@@ -62,12 +61,12 @@ def process_logger():
             self.verbose = False
             self.errors: list[str] = []
 
-        def log(self, severity, message):
+        def log(self, severity, msg):
             is_error = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
             if is_error:
-                self.errors.append(message)
+                self.errors.append(msg)
             if self.verbose or severity == trt.ILogger.WARNING:
-                print(f"[TensorRT] {severity.name}: {message}", file=sys.stderr)
+                print(f"[TensorRT] {severity.name}: {msg}", file=sys.stderr)
 
         def last_error(self) -> str:
             """Return the newest error as one line and forget all of them."""

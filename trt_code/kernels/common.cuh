@@ -1,0 +1,145 @@
+// Device-side helpers that the kernels share: conversions, 16-byte vectors, launching.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <initializer_list>
+#include <limits>
+
+#include "common.h"
+
+namespace lite {
+
+constexpr int32_t kWarpSize = 32;
+constexpr uint32_t kFullWarp = 0xffffffffu;
+
+/// Shared memory that a kernel gets without asking, on every architecture.
+constexpr size_t kDefaultSharedBytes = 48 * 1024;
+
+// ---- host ---------------------------------------------------------------------------------------
+
+template <typename Integer>
+constexpr Integer ceilDiv(Integer a, Integer b) {
+  return (a + b - 1) / b;
+}
+
+template <typename Integer>
+constexpr Integer roundUp(Integer a, Integer b) {
+  return ceilDiv(a, b) * b;
+}
+
+/// Whether every pointer is a multiple of `bytes`; null pointers are.
+inline bool aligned(size_t bytes, std::initializer_list<const void*> pointers) {
+  return std::all_of(pointers.begin(), pointers.end(), [bytes](const void* pointer) {
+    return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+  });
+}
+
+/// Launch over `blocks` blocks in one dimension, raising the shared memory limit where it must be.
+/// Returns this launch's own status (cudaGetLastError could be some earlier caller's).
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, size_t sharedBytes,
+                   cudaStream_t stream, const Arguments&... arguments) {
+  if (blocks > std::numeric_limits<int32_t>::max()) return cudaErrorInvalidConfiguration;
+  if (sharedBytes > kDefaultSharedBytes) {
+    const cudaError_t status =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(sharedBytes));
+    if (status != cudaSuccess) return status;
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(blocks));
+  config.blockDim = threads;
+  config.dynamicSmemBytes = sharedBytes;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+}
+
+/// Read one attribute of the current device.
+inline cudaError_t deviceAttribute(cudaDeviceAttr attribute, int* value) {
+  int device = 0;
+  const cudaError_t status = cudaGetDevice(&device);
+  return status == cudaSuccess ? cudaDeviceGetAttribute(value, attribute, device) : status;
+}
+
+/// Call f with a value of the element type that `dtype` names.
+template <typename F>
+cudaError_t dispatch(DataType dtype, const F& f) {
+  switch (dtype) {
+    case DataType::kFloat:
+      return f(float{});
+    case DataType::kHalf:
+      return f(__half{});
+    case DataType::kBFloat16:
+      return f(__nv_bfloat16{});
+  }
+  return cudaErrorInvalidValue;
+}
+
+// ---- device -------------------------------------------------------------------------------------
+
+/// N elements that move as one access.
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Vector {
+  T item[N];
+};
+
+/// Elements in the widest access, 16 bytes.
+template <typename T>
+constexpr int kWidest = 16 / int(sizeof(T));
+
+__device__ __forceinline__ float toFloat(float value) { return value; }
+__device__ __forceinline__ float toFloat(__half value) { return __half2float(value); }
+__device__ __forceinline__ float toFloat(__nv_bfloat16 value) { return __bfloat162float(value); }
+
+template <typename T>
+__device__ __forceinline__ T fromFloat(float value);
+template <>
+__device__ __forceinline__ float fromFloat<float>(float value) {
+  return value;
+}
+template <>
+__device__ __forceinline__ __half fromFloat<__half>(float value) {
+  return __float2half_rn(value);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 fromFloat<__nv_bfloat16>(float value) {
+  return __float2bfloat16_rn(value);
+}
+
+template <int N, typename T>
+__device__ __forceinline__ Vector<T, N> loadVector(const T* from) {
+  return *reinterpret_cast<const Vector<T, N>*>(from);
+}
+
+template <int N, typename T>
+__device__ __forceinline__ void storeVector(T* to, const float (&values)[N]) {
+  Vector<T, N> packed;
+#pragma unroll
+  for (int i = 0; i < N; ++i) packed.item[i] = fromFloat<T>(values[i]);
+  *reinterpret_cast<Vector<T, N>*>(to) = packed;
+}
+
+/// Sum over the lanes of a warp, given to every lane.
+__device__ __forceinline__ float warpSum(float value) {
+#pragma unroll
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(kFullWarp, value, offset);
+  }
+  return value;
+}
+
+/// a * sigmoid(b), exact enough for T: the fast forms err by 2 ulp of FP32, far below 16-bit rounding.
+template <typename T>
+__device__ __forceinline__ float glu(T a, T b) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return toFloat(a) / (1.0f + expf(-toFloat(b)));
+  } else {
+    return __fdividef(toFloat(a), 1.0f + __expf(-toFloat(b)));
+  }
+}
+
+}  // namespace lite

@@ -1,0 +1,58 @@
+#include "common.cuh"
+#include "glu_mask.h"
+
+namespace lite {
+namespace {
+
+constexpr int kThreads = 256;
+
+// threadIdx.x walks the channels of a row in vectors of kVec, threadIdx.y the rows of a block.
+template <typename T, int kVec>
+__global__ void __launch_bounds__(kThreads)
+    gluMaskKernel(int64_t rows, int channels, const T* __restrict__ x,
+                  const int32_t* __restrict__ mask, T* __restrict__ y) {
+  const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
+  if (row >= rows) return;
+  const bool real = mask == nullptr || mask[row] != 0;
+  const T* values = x + row * 2 * channels;
+  const T* gates = values + channels;
+  for (int c = threadIdx.x * kVec; c < channels; c += blockDim.x * kVec) {
+    float result[kVec] = {};
+    if (real) {
+      const Vector<T, kVec> a = loadVector<kVec>(values + c);
+      const Vector<T, kVec> b = loadVector<kVec>(gates + c);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) result[i] = glu(a.item[i], b.item[i]);
+    }
+    storeVector(y + row * channels + c, result);
+  }
+}
+
+template <typename T, int kVec>
+cudaError_t run(const GluMaskParams& p, const T* x, const int32_t* mask, T* y,
+                cudaStream_t stream) {
+  int lanes = 1;
+  while (lanes < kThreads && lanes * kVec < p.channels) lanes *= 2;
+  const dim3 threads(lanes, kThreads / lanes);
+  return launch(gluMaskKernel<T, kVec>, ceilDiv<int64_t>(p.rows, threads.y), threads, 0, stream,
+                p.rows, p.channels, x, mask, y);
+}
+
+}  // namespace
+
+cudaError_t gluMask(const GluMaskParams& p, const void* x, const int32_t* mask, void* y,
+                    cudaStream_t stream) {
+  if (check(p) != nullptr) return cudaErrorInvalidValue;
+  if (p.rows == 0) return cudaSuccess;
+  return dispatch(p.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const T* from = static_cast<const T*>(x);
+    T* to = static_cast<T*>(y);
+    if (p.channels % kWidest<T> == 0 && aligned(16, {x, y})) {
+      return run<T, kWidest<T>>(p, from, mask, to, stream);
+    }
+    return run<T, 1>(p, from, mask, to, stream);
+  });
+}
+
+}  // namespace lite

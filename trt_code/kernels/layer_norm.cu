@@ -1,0 +1,224 @@
+// A row is read once and kept in the registers of one warp: the mean, the squared deviations from it
+// and the result all come from there, so the memory traffic is the least that there is. Statistics
+// are two-pass. The first mean is off by its rounding, which grows with the inputs' distance from
+// zero; the sum of the deviations, reduced together with their squares, takes that error out of both
+// the mean and the variance. Rows wider than a warp holds are read three times by a block, the
+// second and third time from cache.
+#include "common.cuh"
+#include "layer_norm.h"
+
+namespace lite {
+namespace {
+
+constexpr int kWarpsPerBlock = 4;  // rows of a block of the warp kernel
+constexpr int kMaxItems = 32;      // elements of a row in each lane's registers
+constexpr int kWideThreads = 512;
+
+template <typename T>
+struct Tensors {
+  const T* x;
+  const T* residual;  // nullable
+  const T* bias;      // nullable
+  const float* scale;
+  const float* shift;
+  T* y;
+};
+
+struct Statistics {
+  float mean;
+  float inverseDeviation;
+};
+
+/// From the deviations from a rounded mean: their sum, and the sum of their squares.
+__device__ __forceinline__ Statistics finish(float mean, float sum, float squares, int width,
+                                             float eps) {
+  const float correction = sum / width;
+  const float variance = fmaxf((squares - sum * correction) / width, 0.0f);
+  return {mean + correction, rsqrtf(variance + eps)};
+}
+
+template <typename T, int kVec, int kItems>
+__global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
+    layerNormWarpKernel(int64_t rows, int width, float eps, Tensors<T> t) {
+  constexpr int kVectors = kItems / kVec;
+  const int64_t row = int64_t(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarpSize;
+  if (row >= rows) return;
+  const int first = threadIdx.x % kWarpSize * kVec;
+  constexpr int kStep = kWarpSize * kVec;
+  const int64_t offset = row * width;
+
+  // All loads go out before the first is used.
+  Vector<T, kVec> x[kVectors];
+  Vector<T, kVec> residual[kVectors];
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    const int c = first + v * kStep;
+    if (c < width) x[v] = loadVector<kVec>(t.x + offset + c);
+  }
+  if (t.residual != nullptr) {
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      const int c = first + v * kStep;
+      if (c < width) residual[v] = loadVector<kVec>(t.residual + offset + c);
+    }
+  }
+
+  float value[kItems];
+  float total = 0.0f;
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    const int c = first + v * kStep;
+    Vector<T, kVec> bias;
+    if (t.bias != nullptr && c < width) bias = loadVector<kVec>(t.bias + c);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+      float sum = 0.0f;
+      if (c < width) {
+        sum = toFloat(x[v].item[i]);
+        if (t.bias != nullptr) sum += toFloat(bias.item[i]);
+        if (t.residual != nullptr) sum += toFloat(residual[v].item[i]);
+      }
+      value[v * kVec + i] = sum;
+      total += sum;
+    }
+  }
+
+  const float mean = warpSum(total) / width;
+  float sum = 0.0f;
+  float squares = 0.0f;
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (first + v * kStep < width) {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        const float deviation = value[v * kVec + i] - mean;
+        sum += deviation;
+        squares += deviation * deviation;
+      }
+    }
+  }
+  const Statistics statistics = finish(mean, warpSum(sum), warpSum(squares), width, eps);
+
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    const int c = first + v * kStep;
+    if (c >= width) continue;
+    const Vector<float, kVec> scale = loadVector<kVec>(t.scale + c);
+    const Vector<float, kVec> shift = loadVector<kVec>(t.shift + c);
+    float result[kVec];
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+      const float normal = (value[v * kVec + i] - statistics.mean) * statistics.inverseDeviation;
+      result[i] = normal * scale.item[i] + shift.item[i];
+    }
+    storeVector(t.y + offset + c, result);
+  }
+}
+
+/// Sum over a block of kWideThreads, given to every thread.
+__device__ float blockSum(float value) {
+  __shared__ float partial[kWideThreads / kWarpSize];
+  value = warpSum(value);
+  __syncthreads();  // the last call's readers are done
+  if (threadIdx.x % kWarpSize == 0) partial[threadIdx.x / kWarpSize] = value;
+  __syncthreads();
+  float total = 0.0f;
+  for (const float part : partial) total += part;
+  return total;
+}
+
+template <typename T, int kVec>
+__global__ void __launch_bounds__(kWideThreads)
+    layerNormBlockKernel(int width, float eps, Tensors<T> t) {
+  const int64_t offset = int64_t(blockIdx.x) * width;
+  constexpr int kStep = kWideThreads * kVec;
+  const auto load = [&](int c, float(&value)[kVec]) {
+    const Vector<T, kVec> x = loadVector<kVec>(t.x + offset + c);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) value[i] = toFloat(x.item[i]);
+    if (t.bias != nullptr) {
+      const Vector<T, kVec> bias = loadVector<kVec>(t.bias + c);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) value[i] += toFloat(bias.item[i]);
+    }
+    if (t.residual != nullptr) {
+      const Vector<T, kVec> residual = loadVector<kVec>(t.residual + offset + c);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) value[i] += toFloat(residual.item[i]);
+    }
+  };
+
+  float value[kVec];
+  float total = 0.0f;
+  for (int c = threadIdx.x * kVec; c < width; c += kStep) {
+    load(c, value);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) total += value[i];
+  }
+  const float mean = blockSum(total) / width;
+
+  float sum = 0.0f;
+  float squares = 0.0f;
+  for (int c = threadIdx.x * kVec; c < width; c += kStep) {
+    load(c, value);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+      const float deviation = value[i] - mean;
+      sum += deviation;
+      squares += deviation * deviation;
+    }
+  }
+  const float totalSum = blockSum(sum);
+  const Statistics statistics = finish(mean, totalSum, blockSum(squares), width, eps);
+
+  for (int c = threadIdx.x * kVec; c < width; c += kStep) {
+    load(c, value);
+    const Vector<float, kVec> scale = loadVector<kVec>(t.scale + c);
+    const Vector<float, kVec> shift = loadVector<kVec>(t.shift + c);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+      const float normal = (value[i] - statistics.mean) * statistics.inverseDeviation;
+      value[i] = normal * scale.item[i] + shift.item[i];
+    }
+    storeVector(t.y + offset + c, value);
+  }
+}
+
+template <typename T, int kVec, int kItems>
+cudaError_t runWarp(const LayerNormParams& p, const Tensors<T>& t, cudaStream_t stream) {
+  return launch(layerNormWarpKernel<T, kVec, kItems>, ceilDiv<int64_t>(p.rows, kWarpsPerBlock),
+                kWarpsPerBlock * kWarpSize, 0, stream, p.rows, p.width, p.eps, t);
+}
+
+template <typename T>
+cudaError_t run(const LayerNormParams& p, const Tensors<T>& t, cudaStream_t stream) {
+  constexpr int kVec = kWidest<T>;
+  const bool vectorised = p.width % kVec == 0 && aligned(16, {t.x, t.residual, t.bias, t.y}) &&
+                          aligned(kVec * sizeof(float), {t.scale, t.shift});
+  if (p.width > kMaxItems * kWarpSize) {
+    return launch(vectorised ? layerNormBlockKernel<T, kVec> : layerNormBlockKernel<T, 1>, p.rows,
+                  kWideThreads, 0, stream, p.width, p.eps, t);
+  }
+  if (!vectorised) return runWarp<T, 1, kMaxItems>(p, t, stream);
+  if (p.width <= 8 * kWarpSize) return runWarp<T, kVec, 8>(p, t, stream);
+  if (p.width <= 16 * kWarpSize) return runWarp<T, kVec, 16>(p, t, stream);
+  return runWarp<T, kVec, kMaxItems>(p, t, stream);
+}
+
+}  // namespace
+
+cudaError_t layerNorm(const LayerNormParams& p, const void* x, const void* residual,
+                      const void* bias, const float* scale, const float* shift, void* y,
+                      cudaStream_t stream) {
+  if (check(p) != nullptr) return cudaErrorInvalidValue;
+  if (p.rows == 0) return cudaSuccess;
+  return dispatch(p.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    return run(p,
+               Tensors<T>{static_cast<const T*>(x), static_cast<const T*>(residual),
+                          static_cast<const T*>(bias), scale, shift, static_cast<T*>(y)},
+               stream);
+  });
+}
+
+}  // namespace lite

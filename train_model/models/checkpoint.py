@@ -16,12 +16,15 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from train_model.cli import UserError, atomic_path
 from train_model.models.config import NatConfig
 from train_model.models.conv_crf_transformer import ConvCrfTransformer
+from train_model.models.multibranch_config import MultibranchConfig
+from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 
 
 class _Inert:
@@ -35,6 +38,8 @@ def _stand_in(name: str) -> tuple[type, str]:
     return type(name.rpartition(".")[2], (_Inert,), {}), name
 
 
+_CORES = ("core", "_core")  # NumPy 1 and 2
+
 _ALLOWED = [
     argparse.Namespace,
     collections.defaultdict,
@@ -43,6 +48,13 @@ _ALLOWED = [
     int,
     list,
     (typing.Any, "typing.Any"),
+    # meters keep their sums as NumPy arrays when validation computes BLEU
+    *((np._core.multiarray._reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in _CORES),
+    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in _CORES),
+    np.ndarray,
+    np.dtype,
+    type(np.dtype(np.int64)),
+    type(np.dtype(np.float64)),
     *map(
         _stand_in,
         [
@@ -62,6 +74,8 @@ _ALLOWED = [
             "fairseq.logging.meters.StopwatchMeter",
             "fairseq.logging.meters.TimeMeter",
             "fairseq.logging.meters.MetersDict",
+            # IWSLT recipes of mit-han-lab leave a function for initial weights among the options
+            "fairseq.models.transformer_multibranch_v2.ratio_xavier_uniform_",
         ],
     ),
 ]
@@ -92,8 +106,24 @@ def _configure_nat(args: argparse.Namespace, weights: dict[str, Tensor]) -> NatC
     )
 
 
+def _configure_multibranch(
+    args: argparse.Namespace, weights: dict[str, Tensor]
+) -> MultibranchConfig:
+    return MultibranchConfig.from_args(
+        args,
+        src_vocab=weights["encoder.embed_tokens.weight"].shape[0],
+        tgt_vocab=weights["decoder.embed_tokens.weight"].shape[0],
+    )
+
+
 ARCHITECTURES = {
     "conv_crf_transformer": Architecture(_configure_nat, ConvCrfTransformer),
+    "transformer_multibranch_v2": Architecture(_configure_multibranch, TransformerMultibranch),
+}
+# Named architectures of mit-han-lab that differ in their defaults alone, which a checkpoint records.
+_ALIASES = {
+    f"transformer_multibranch_v2_{name}": "transformer_multibranch_v2"
+    for name in ("iwslt_de_en", "wmt_en_de", "wmt_en_de_big", "wmt_en_de_big_t2t")
 }
 
 
@@ -113,6 +143,7 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
             f"{path} has no options under 'args' or 'cfg'; save it with fairseq's trainer"
         )
     kind = getattr(args, "arch", None) or getattr(args, "_name", None)
+    kind = _ALIASES.get(kind, kind)
     if kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise UserError(f"{path} is of architecture {kind!r}; this project runs {known}")

@@ -41,7 +41,8 @@ class Branch:
             raise ValueError(f"branch {text!r}: the kind is one of {', '.join(kinds)}")
         try:
             kernel_size, channels, heads = (n if n is None else int(n) for n in numbers)
-            fits = min(channels, heads, kernel_size or 1) > 0 and channels % heads == 0
+            size = 1 if kernel_size is None else kernel_size
+            fits = min(channels, heads, size) > 0 and channels % heads == 0
         except (ValueError, TypeError):
             fits = False
         if not fits:

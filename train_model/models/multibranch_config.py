@@ -85,6 +85,8 @@ class MultibranchConfig:
         if len(kernels) < layers:
             raise ValueError(f"{len(kernels)} kernel sizes for {layers} {side} layers")
         object.__setattr__(self, f"{side}_kernel_size_list", kernels[:layers])
+        names = tuple(getattr(self, f"{side}_branch_type"))
+        object.__setattr__(self, f"{side}_branch_type", names)
         widths = [branch.channels for branch in self.branches(side)]
         if sum(widths) != self.encoder_embed_dim:
             raise ValueError(

@@ -256,7 +256,10 @@ class Decoder(_Stack):
 
 
 class TransformerMultibranch(nn.Module):
-    """The whole network. Specials: ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3."""
+    """The whole network. Specials: ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3.
+
+    It translates one token at a time; see :mod:`train_model.models.incremental` and ``beam_search``.
+    """
 
     def __init__(self, config: MultibranchConfig) -> None:
         super().__init__()
@@ -275,7 +278,3 @@ class TransformerMultibranch(nn.Module):
     def decode(self, prev_output_tokens: Tensor, source: EncoderOut) -> Tensor:
         """Logits [B, T, V] with the reference [B, T], shifted right behind eos, as the past."""
         return self.decoder(prev_output_tokens, source)
-
-    def forward(self, src_tokens: Tensor, prev_output_tokens: Tensor) -> Tensor:
-        """Logits [B, T, V] for a source [B, S] and the target so far [B, T]; for training."""
-        return self.decode(prev_output_tokens, self.encode(src_tokens))

@@ -1,0 +1,234 @@
+"""The Lite Transformer gives the numbers of the original code, all at once and one token at a time."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from train_model.models.beam_search import SearchOptions, beam_search
+from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.incremental import IncrementalDecoder
+from train_model.models.multibranch import Branch
+from train_model.models.multibranch_config import MultibranchConfig
+from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
+
+FIXTURES = Path(__file__).parent / "fixtures"
+# The original's own FP32 rounding: its logits, of size 8.6, are 1.2e-5 from ours in FP64.
+LOGITS_TOLERANCE = 2.5e-5
+SMALL = MultibranchConfig(
+    src_vocab=40,
+    tgt_vocab=48,
+    encoder_branch_type=("attn:1:8:2", "lightweight:default:8:4", "dynamic:4:16:2"),
+    decoder_branch_type=("dynamic:default:16:4", "attn:1:16:4"),
+    encoder_embed_dim=32,
+    encoder_ffn_embed_dim=24,
+    encoder_layers=2,
+    decoder_layers=3,
+    encoder_kernel_size_list=(3, 7),
+    decoder_kernel_size_list=(1, 5, 9),
+    decoder_attention_heads=4,
+    decoder_normalize_before=True,
+    decoder_learned_pos=True,
+    conv_linear=True,
+    padding_policy="masked",
+)
+
+
+@pytest.fixture(scope="module")
+def original():
+    return load_checkpoint(FIXTURES / "checkpoint_ar.pt").model
+
+
+@pytest.fixture(scope="module")
+def expected():
+    with np.load(FIXTURES / "ar_io.npz") as arrays:
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def network(seed=0, **changes):
+    torch.manual_seed(seed)
+    model = TransformerMultibranch(MultibranchConfig(**vars(SMALL) | changes))
+    for parameter in model.parameters():  # biases and scales start at 0 and 1, which hides errors
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def sentences(lengths, vocab=40, seed=0):
+    """Random right-padded sources [B, S]."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.full((len(lengths), max(lengths)), 1)
+    for row, length in zip(tokens, lengths, strict=True):
+        row[: length - 1] = torch.randint(4, vocab, (length - 1,), generator=generator)
+        row[length - 1] = 2
+    return tokens
+
+
+@torch.inference_mode()
+def incremental_logprobs(model, src_tokens, prev_output_tokens):
+    """Teacher forcing one token at a time, [B, T, V]."""
+    decoder = IncrementalDecoder.of(model)
+    decoder.begin(src_tokens, 1, prev_output_tokens.shape[1])
+    parents = torch.zeros(len(src_tokens), 1, dtype=torch.int64)
+    return torch.cat(
+        [decoder.step(column, parents) for column in prev_output_tokens.split(1, 1)], 1
+    )
+
+
+@pytest.mark.parametrize("batch", ["b0", "b1"])
+@torch.inference_mode()
+def test_encoder_and_logits_are_the_originals(original, expected, batch):
+    source = original.encode(expected[f"{batch}.src_tokens"])
+    logits = original.decode(expected[f"{batch}.prev_output_tokens"], source)
+    assert source.padding_mask.equal(expected[f"{batch}.encoder_padding_mask"])
+    torch.testing.assert_close(source.x, expected[f"{batch}.encoder_out"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits, expected[f"{batch}.logits"], rtol=0, atol=LOGITS_TOLERANCE)
+
+
+@pytest.mark.parametrize("batch", ["b0", "b1"])
+def test_steps_are_the_originals(original, expected, batch):
+    logprobs = incremental_logprobs(
+        original, expected[f"{batch}.src_tokens"], expected[f"{batch}.prev_output_tokens"]
+    )
+    reference = expected[f"{batch}.logits_incremental"].log_softmax(-1)
+    torch.testing.assert_close(logprobs, reference, rtol=0, atol=LOGITS_TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "beam", "len_penalty"),
+    [("beam1", 1, 1.0), ("beam4", 4, 1.0), ("beam4_lenpen0.6", 4, 0.6)],
+)
+@pytest.mark.parametrize("batch", ["b0", "b1"])
+def test_hypotheses_are_the_originals(original, expected, batch, name, beam, len_penalty):
+    options = SearchOptions(beam=beam, max_len_a=1.0, max_len_b=0, len_penalty=len_penalty)
+    found = beam_search(IncrementalDecoder.of(original), expected[f"{batch}.src_tokens"], options)
+    prefix = f"{batch}.{name}_"
+    assert expected[f"{prefix}fp64_nbest_equal"].all(), "the fixture has ties: nothing to compare"
+    for sentence, hypotheses in enumerate(found):
+        for rank, hypothesis in enumerate(hypotheses):
+            length = int(expected[f"{prefix}lengths"][sentence, rank])
+            tokens = expected[f"{prefix}tokens"][sentence, rank]
+            scores = expected[f"{prefix}positional_scores"][sentence, rank]
+            assert hypothesis.tokens.tolist() == tokens[:length].tolist()
+            torch.testing.assert_close(
+                hypothesis.positional_scores, scores[:length], rtol=0, atol=LOGITS_TOLERANCE
+            )
+            assert hypothesis.score == pytest.approx(
+                float(expected[f"{prefix}scores"][sentence, rank]), abs=1e-5
+            )
+        assert len(hypotheses) == beam
+
+
+@pytest.mark.parametrize("policy", ["masked", "upstream"])
+def test_a_step_at_a_time_is_teacher_forcing(policy):
+    """Also over more steps than the state first has room for, and with rows of different lengths."""
+    model = network(padding_policy=policy).double()
+    source = sentences([7, 3, 12])
+    target = sentences([40, 40, 40], vocab=48, seed=1)
+    with torch.inference_mode():
+        together = model.decode(target, model.encode(source)).float().log_softmax(-1)
+    torch.testing.assert_close(
+        incremental_logprobs(model, source, target), together, rtol=0, atol=1e-5
+    )
+
+
+def test_parents_choose_whose_past_goes_on():
+    """Beams that swap their pasts and go on are the sentences they swapped to."""
+    model = network().double()
+    source = sentences([5, 6])
+    decoder = IncrementalDecoder.of(model)
+    pasts = torch.tensor([[[2, 5, 6], [2, 7, 8]], [[2, 9, 10], [2, 11, 12]]])  # [B, beam, t]
+    swap, stay = torch.tensor([[1, 0], [1, 1]]), torch.tensor([[0, 1], [0, 1]])
+    last = torch.tensor([[20, 21], [22, 23]])
+    with torch.inference_mode():
+        decoder.begin(source, 2, 4)
+        for column in range(3):
+            decoder.step(pasts[..., column], stay)
+        found = decoder.step(last, swap)
+        rows = torch.gather(pasts, 1, swap[..., None].expand(-1, -1, 3))
+        whole = torch.cat([rows, last[..., None]], 2).flatten(0, 1)
+        expected = model.decode(whole, model.encode(source.repeat_interleave(2, 0)))[:, -1]
+    torch.testing.assert_close(
+        found, expected.float().log_softmax(-1).view(2, 2, -1), rtol=0, atol=1e-5
+    )
+
+
+@torch.inference_mode()
+def test_masked_policy_makes_padding_invisible_and_upstream_does_not():
+    source, prev = sentences([5]), sentences([6], vocab=48, seed=3)
+    padded = torch.nn.functional.pad(source, (0, 9), value=1)
+    for policy, same in (("masked", True), ("upstream", False)):
+        model = network(padding_policy=policy).double()
+        alone, beside = (model.decode(prev, model.encode(tokens)) for tokens in (source, padded))
+        assert torch.allclose(alone, beside, rtol=0, atol=1e-10) is same, policy
+
+
+@torch.inference_mode()
+def test_the_decoder_does_not_see_the_future():
+    model = network()
+    source, target = sentences([6]), sentences([9], vocab=48)
+    changed = target.clone()
+    changed[:, 5:] = 30
+    first, second = (model.decode(tokens, model.encode(source)) for tokens in (target, changed))
+    torch.testing.assert_close(first[:, :5], second[:, :5])
+    assert not torch.allclose(first[:, 5:], second[:, 5:])
+
+
+def test_saving_and_loading_gives_the_same_network(tmp_path):
+    model = network()
+    save_checkpoint(tmp_path / "ar.pt", model, model.config)
+    again = load_checkpoint(tmp_path / "ar.pt")
+    assert again.config == model.config
+    assert again.kind == "transformer_multibranch_v2"
+    for name, value in model.state_dict().items():
+        assert again.model.state_dict()[name].equal(value), name
+
+
+def test_shared_embeddings_are_one_parameter():
+    model = network(src_vocab=48, share_all_embeddings=True)
+    assert model.encoder.embed_tokens is model.decoder.embed_tokens
+    assert model.decoder.embed_out is None
+
+
+@pytest.mark.parametrize("text", ["attn:1:248:4", "dynamic:default:8:4", "lightweight:31:12:3"])
+def test_a_branch_is_written_as_it_was_read(text):
+    assert str(Branch.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "attn",
+        "conv:3:8:2",
+        "attn:1:9:2",
+        "dynamic:0:8:2",
+        "dynamic:3:8",
+        "attn:1:8:2:1",
+        "attn:1:x:2",
+    ],
+)
+def test_a_branch_that_makes_no_sense_is_refused(text):
+    with pytest.raises(ValueError, match="branch"):
+        Branch.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"encoder_branch_type": ["attn:1:8:2"]}, "do not make up 32"),
+        ({"encoder_branch_type": None}, "encoder_branch_type is missing"),
+        ({"decoder_embed_dim": 16}, "must be equal"),
+        ({"decoder_kernel_size_list": [3, 5]}, "2 kernel sizes for 3"),
+        ({"activation_fn": "gelu"}, "not supported"),
+        ({"share_all_embeddings": True}, "one dictionary"),
+        ({"padding_policy": "none"}, "padding_policy"),
+        ({"decoder_attention_heads": 5}, "5 heads"),
+    ],
+)
+def test_options_that_do_not_fit_are_told(changes, word):
+    args = argparse.Namespace(**vars(SMALL.to_args()) | changes)
+    with pytest.raises(ValueError, match=word):
+        MultibranchConfig.from_args(args, 40, 48)

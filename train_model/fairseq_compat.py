@@ -91,6 +91,7 @@ def _quiet(name: str) -> Iterator[None]:
 
 def _allow_checkpoint_classes() -> None:
     """Let ``torch.load`` rebuild what fairseq's trainer writes beside the tensors."""
+    import numpy as np
     import omegaconf
     import torch
     from fairseq.dataclass import configs, constants
@@ -109,6 +110,12 @@ def _allow_checkpoint_classes() -> None:
         omegaconf.AnyNode,
         omegaconf.base.ContainerMetadata,
         omegaconf.base.Metadata,
+        np._core.multiarray._reconstruct,  # BLEU's counts are arrays
+        np._core.multiarray.scalar,
+        np.ndarray,
+        np.dtype,
+        type(np.dtype(np.int64)),
+        type(np.dtype(np.float64)),
     ]
     for module, base in (
         (meters, meters.Meter),

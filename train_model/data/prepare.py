@@ -8,16 +8,19 @@ subwords already.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 from tqdm import tqdm
 
 from train_model.cli import UserError, atomic_path, run
+from train_model.data import corpus, phrases
 from train_model.data.corpus import SPLITS, generate
 from train_model.data.dictionary import EOS, Dictionary
 from train_model.data.tokenizer import load_bpe, normalise
@@ -44,7 +47,8 @@ def prepare_demo(
         sizes: pairs a split.
         merges: BPE merges, joint for both languages.
     """
-    _claim(folder, {"sizes": sizes, "seed": DEMO_SEED, "merges": merges})
+    settings = {"sizes": sizes, "seed": DEMO_SEED, "merges": merges}
+    _claim(folder, settings | {"generator": _generator_version()})
     texts = [folder / f"{split}.{language}" for split in SPLITS for language in LANGUAGES]
     _step(texts, lambda: _write_corpus(folder, sizes))
     _step([folder / "bpe.codes"], lambda: _learn_bpe(folder, merges))
@@ -88,15 +92,22 @@ def prepare_wmt16(folder: Path, source: Path = WMT16) -> Path:
 CORPORA: dict[str, Callable[[Path], Path]] = {"demo": prepare_demo, "wmt16": prepare_wmt16}
 
 
-def prepare(corpus: str, build_dir: str | os.PathLike = "build") -> Path:
+def prepare(name: str, build_dir: str | os.PathLike = "build") -> Path:
     """Prepare a corpus by name; returns the folder that fairseq reads.
 
     Raises:
         UserError: there is no corpus of that name, or its text is missing.
     """
-    if corpus not in CORPORA:
-        raise UserError(f"unknown corpus {corpus!r}; there are: {', '.join(CORPORA)}")
-    return CORPORA[corpus](Path(build_dir) / "data" / corpus)
+    if name not in CORPORA:
+        raise UserError(f"no corpus {name!r}; there are: {', '.join(CORPORA)}")
+    return CORPORA[name](Path(build_dir) / "data" / name)
+
+
+def _generator_version() -> list[str]:
+    """What decides the text besides the settings: the generator's code and its two sources."""
+    code = b"".join(Path(module.__file__).read_bytes() for module in (phrases, corpus))
+    packages = [f"{name} {metadata.version(name)}" for name in ("num2words", "babel")]
+    return [hashlib.sha256(code).hexdigest(), *packages]
 
 
 def _claim(folder: Path, settings: dict) -> None:

@@ -1,0 +1,11 @@
+"""What fairseq knows of this project: the network, a task and a criterion, registered on import.
+
+``train_model.train`` imports this package. fairseq's own tools take it as ``--user-dir
+train_model/fairseq_plugin`` in a process that called :func:`train_model.fairseq_compat.prepare`.
+"""
+
+from train_model import fairseq_compat
+
+fairseq_compat.prepare()
+
+from . import conv_crf_transformer, glat_loss, translation_nat  # noqa: E402, F401

@@ -1,0 +1,102 @@
+"""``--task translation_nat``: ``translation_lev`` with validation that decodes, and glancing.
+
+fairseq 0.12.2's ``translation_lev`` takes ``--eval-bleu`` and ignores it, so its best checkpoint is
+chosen by the loss alone. This task is the same in training and batches, and reports at validation
+
+* ``bleu`` (with ``--eval-bleu``), by the generator that ``--eval-bleu-args`` describes,
+* ``exact``: sentences translated without any difference, in percent,
+* ``length``: sentences whose length was predicted right, in percent.
+
+For the criterion ``glat_loss`` it also says how much of the target may be seen at each update.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq import metrics, utils
+from fairseq.tasks import register_task
+from fairseq.tasks.translation import EVAL_BLEU_ORDER
+from fairseq.tasks.translation_lev import (
+    TranslationLevenshteinConfig,
+    TranslationLevenshteinTask,
+)
+
+
+@dataclass
+class TranslationNatConfig(TranslationLevenshteinConfig):
+    """The options of ``translation_lev`` and the schedule of glancing."""
+
+    glancing_start: float = field(
+        default=0.5, metadata={"help": "share of the wrong tokens shown at first (glat_loss)"}
+    )
+    glancing_end: float = field(
+        default=0.3, metadata={"help": "share of the wrong tokens shown at last (glat_loss)"}
+    )
+    glancing_updates: int = field(
+        default=100_000, metadata={"help": "updates between the two shares (glat_loss)"}
+    )
+
+
+@register_task("translation_nat", dataclass=TranslationNatConfig)
+class TranslationNatTask(TranslationLevenshteinTask):
+    """Non-autoregressive translation."""
+
+    cfg: TranslationNatConfig
+
+    def glancing_ratio(self, update: int) -> float:
+        """The share of wrong tokens to show, falling linearly from start to end."""
+        done = min(1.0, update / max(1, self.cfg.glancing_updates))
+        return self.cfg.glancing_start + done * (self.cfg.glancing_end - self.cfg.glancing_start)
+
+    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
+        """As ``translation_lev``; ``glat_loss`` finds its ratio in the sample."""
+        sample["glancing_ratio"] = self.glancing_ratio(update_num)
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def valid_step(self, sample, model, criterion):
+        """The loss, and with ``--eval-bleu`` what decoding gives."""
+        loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
+        if self.cfg.eval_bleu:
+            logging_output |= self._decode(sample, model)
+        return loss, sample_size, logging_output
+
+    def reduce_metrics(self, logging_outputs, criterion):
+        """BLEU as ``translation`` computes it, and the two shares."""
+        super().reduce_metrics(logging_outputs, criterion)
+        sentences = sum(log.get("_sentences", 0) for log in logging_outputs)
+        if sentences:
+            for name in ("exact", "length"):
+                count = sum(log.get(f"_{name}", 0) for log in logging_outputs)
+                metrics.log_scalar(name, 100 * count / sentences, sentences, round=2)
+
+    def _decode(self, sample: dict[str, Any], model: torch.nn.Module) -> dict[str, int]:
+        """Translate a batch; counts that can be summed over batches and processes."""
+        import sacrebleu
+
+        found = self.inference_step(self.sequence_generator, [model], sample)
+        hypotheses = [sentence[0]["tokens"].int().cpu() for sentence in found]
+        references = [
+            utils.strip_pad(target, self.tgt_dict.pad()).int().cpu() for target in sample["target"]
+        ]
+        pairs = list(zip(hypotheses, references, strict=True))
+        bleu = sacrebleu.corpus_bleu(
+            [self._text(tokens, "UNKNOWNTOKENINHYP") for tokens in hypotheses],
+            [[self._text(tokens, "UNKNOWNTOKENINREF") for tokens in references]],
+            tokenize="none" if self.cfg.eval_tokenized_bleu else "13a",
+        )
+        counts = {
+            "_sentences": len(pairs),
+            "_exact": sum(torch.equal(ours, reference) for ours, reference in pairs),
+            "_length": sum(len(ours) == len(reference) for ours, reference in pairs),
+            "_bleu_sys_len": bleu.sys_len,
+            "_bleu_ref_len": bleu.ref_len,
+        }
+        for order in range(EVAL_BLEU_ORDER):
+            counts[f"_bleu_counts_{order}"] = bleu.counts[order]
+            counts[f"_bleu_totals_{order}"] = bleu.totals[order]
+        return counts
+
+    def _text(self, tokens: torch.Tensor, unknown: str) -> str:
+        text = self.tgt_dict.string(tokens, self.cfg.eval_bleu_remove_bpe, unk_string=unknown)
+        return self.tokenizer.decode(text) if self.tokenizer else text

@@ -1,0 +1,68 @@
+"""Training recipes: YAML files in ``configs/`` whose flags are fairseq's own command-line options."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from train_model.cli import UserError
+
+CONFIGS = Path(__file__).parent / "configs"
+_ON_BY_DEFAULT = ("left_pad_source",)  # fairseq's --left-pad-source switches it off
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What to train, on which corpus, with which fairseq flags."""
+
+    name: str
+    summary: str
+    corpus: str
+    flags: dict[str, Any]
+
+    def arguments(self) -> list[str]:
+        """The flags as fairseq's command line takes them.
+
+        A switch is given where the value is not the default, a list gives several values, a mapping
+        becomes JSON, and null leaves the flag out.
+        """
+        arguments = []
+        for name, value in self.flags.items():
+            option = "--" + name.replace("_", "-")
+            if isinstance(value, bool):
+                arguments += [option] if value is not (name in _ON_BY_DEFAULT) else []
+            elif isinstance(value, list):
+                arguments += [option, *map(str, value)]
+            elif isinstance(value, dict):
+                arguments += [option, json.dumps(value)]
+            elif value is not None:
+                arguments += [option, str(value)]
+        return arguments
+
+
+def names() -> list[str]:
+    """The recipes there are."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def load(name: str, overrides: list[str] | None = None) -> Recipe:
+    """Read the recipe ``name``; ``overrides`` are "key=value" with YAML values, set over its flags.
+
+    Raises:
+        UserError: there is no such recipe, or an override has no "=".
+    """
+    if name not in names():
+        raise UserError(f"no recipe {name!r}; RECIPE is one of: {', '.join(names())}")
+    content = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    flags = content.pop("flags")
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {override!r} is not key=value, such as max_update=1000")
+        try:
+            flags[key.strip().lstrip("-").replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {override!r}: the value is not YAML") from None
+    return Recipe(name=name, flags=flags, **content)

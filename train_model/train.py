@@ -1,0 +1,172 @@
+"""Train a model from a recipe with fairseq, and write its checkpoint.
+
+    python -m train_model.train --recipe demo
+    python -m train_model.train --recipe demo --set max_update=1000 --set batch_size=64
+
+Prepares the corpus if need be, goes on from the last checkpoint if there is one, and leaves the best
+weights in build/<recipe>/checkpoint.pt, which export and runners take.
+"""
+
+import argparse
+import contextlib
+import os
+import pickle
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from train_model import fairseq_compat, recipe
+from train_model.cli import UserError, run
+from train_model.data.prepare import prepare
+
+WARM_UPDATES, TIMED_UPDATES = 3, 20
+
+
+def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path:
+    """Train and return the path of the model's checkpoint.
+
+    Raises:
+        UserError: fairseq or the corpus is missing, a flag is unknown, or the folder holds a training
+            of another network.
+    """
+    fairseq_compat.prepare()
+    import train_model.fairseq_plugin  # noqa: F401
+
+    data = prepare(chosen.corpus, build_dir)
+    output = Path(build_dir) / chosen.name
+    save_dir = output / "train"
+    save_dir.mkdir(parents=True, exist_ok=True)
+    last = save_dir / "checkpoint_last.pt"
+    print(f"recipe {chosen.name}: {chosen.summary}")
+    print(f"device: {_device()}; {f'going on from {last}' if last.is_file() else 'from the start'}")
+    _run_fairseq([str(data), "--save-dir", str(save_dir), *chosen.arguments()])
+    best = save_dir / "checkpoint_best.pt"
+    return _convert(best if best.is_file() else last, output / "checkpoint.pt")
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _run_fairseq(arguments: list[str]) -> None:
+    from fairseq_cli import train as fairseq_train
+
+    try:
+        with _command_line(arguments), _forecast(fairseq_train):
+            fairseq_train.cli_main(modify_parser=_raise_on_error)
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise UserError(f"the last checkpoint in {arguments[2]} is damaged; remove it") from error
+    except Exception as error:
+        if "Cannot load model parameters" in str(error):
+            raise UserError(
+                f"{arguments[2]} holds a training of another network; remove it to start over"
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
+def _command_line(arguments: list[str]) -> Iterator[None]:
+    """fairseq reads ``sys.argv``."""
+    original = sys.argv
+    sys.argv = ["fairseq-train", *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = original
+
+
+def _raise_on_error(parser: argparse.ArgumentParser) -> None:
+    def error(message: str) -> None:
+        raise UserError(f"fairseq does not take these flags: {message}")
+
+    parser.error = error
+
+
+@contextlib.contextmanager
+def _forecast(fairseq_train: Any) -> Iterator[None]:
+    """Time the first updates of fairseq's training loop and say how long all of them will take."""
+    original = fairseq_train.train
+
+    def train_epoch(cfg, trainer, task, epoch_itr):
+        if "train_step" not in vars(trainer):
+            trainer.train_step = _timed(trainer, _updates_in_all(cfg, len(epoch_itr)))
+        return original(cfg, trainer, task, epoch_itr)
+
+    fairseq_train.train = train_epoch
+    try:
+        yield
+    finally:
+        fairseq_train.train = original
+
+
+def _updates_in_all(cfg: Any, batches: int) -> float:
+    limits = cfg.optimization
+    by_epochs = (
+        limits.max_epoch * batches / limits.update_freq[0] if limits.max_epoch else float("inf")
+    )
+    return min(by_epochs, limits.max_update or float("inf"))
+
+
+def _timed(trainer: Any, updates: float):
+    """``trainer.train_step``, which also prints the forecast once enough updates were timed."""
+    step = trainer.train_step
+    seconds = []
+
+    def train_step(*args, **kwargs):
+        start = time.perf_counter()
+        result = step(*args, **kwargs)
+        if len(seconds) < WARM_UPDATES + TIMED_UPDATES:
+            seconds.append(time.perf_counter() - start)
+            if len(seconds) == WARM_UPDATES + TIMED_UPDATES:
+                pace = sum(seconds[WARM_UPDATES:]) / TIMED_UPDATES
+                left = updates - trainer.get_num_updates()
+                print(
+                    f"{pace:.3f} s an update; the remaining {left:.0f} updates take about "
+                    f"{_duration(left * pace)}, validation not counted",
+                    flush=True,
+                )
+        return result
+
+    return train_step
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _convert(source: Path, target: Path) -> Path:
+    from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+
+    loaded = load_checkpoint(source)
+    save_checkpoint(target, loaded.model, loaded.config)
+    return target
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--recipe", default="demo", help=f"one of: {', '.join(recipe.names())} (default demo)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a flag of the recipe to another value; may be given several times",
+    )
+    parser.add_argument("--build-dir", default="build", help="default build")
+    options = parser.parse_args(argv)
+    checkpoint = train(recipe.load(options.recipe, options.set), options.build_dir)
+    print(f"wrote {checkpoint}")
+
+
+if __name__ == "__main__":
+    run(main)

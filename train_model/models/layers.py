@@ -108,6 +108,9 @@ class MultiheadAttention(nn.Module):
         self.heads, self.dropout, self.scale = heads, dropout, (width // heads) ** -0.5
         self.k_proj, self.v_proj = linear(width, width), linear(width, width)
         self.q_proj, self.out_proj = linear(width, width), linear(width, width)
+        # the three start as parts of one matrix would
+        for projection in (self.k_proj, self.v_proj, self.q_proj):
+            nn.init.xavier_uniform_(projection.weight, gain=2**-0.5)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, heads, T, C / heads]."""

@@ -1,0 +1,54 @@
+#include "LayerNormPlugin/layer_norm_plugin.h"
+
+#include <cmath>
+
+namespace lite {
+
+Attributes LayerNormPlugin::attributes() { return {{"eps", eps_, true}}; }
+
+const Signature& LayerNormPlugin::signature() const {
+  static const Signature rules{{{"x", TypeRule::kData, 0},
+                                {"scale", TypeRule::kFloat, 1},
+                                {"shift", TypeRule::kFloat, 1},
+                                {"residual", TypeRule::kData, 0, true}},
+                               {{"y", TypeRule::kData, 0}}};
+  return rules;
+}
+
+const char* LayerNormPlugin::checkAttributes() const {
+  return std::isfinite(eps_) && eps_ >= 0.0f ? nullptr : "eps must be finite and not negative";
+}
+
+const char* LayerNormPlugin::checkShapes(const Inputs& inputs) const {
+  if (inputs.dim(1, 0) != inputs.lastDim(0) || inputs.dim(2, 0) != inputs.lastDim(0)) {
+    return "scale and shift must be as long as x's last dimension";
+  }
+  if (inputs.count == 4 && !sameDims(inputs.desc[0].dims, inputs.desc[3].dims)) {
+    return "x and residual must have the same shape";
+  }
+  return check(params(inputs));
+}
+
+void LayerNormPlugin::outputShapes(const nvinfer1::DimsExprs* inputs, nvinfer1::DimsExprs* outputs,
+                                   nvinfer1::IExprBuilder&) const {
+  outputs[0] = inputs[0];
+}
+
+cudaError_t LayerNormPlugin::launch(const Inputs& shapes, const void* const* inputs,
+                                    void* const* outputs, void*, cudaStream_t stream) const {
+  const void* residual = shapes.count == 4 ? inputs[3] : nullptr;
+  return layerNorm(params(shapes), inputs[0], residual, /*bias=*/nullptr,
+                   static_cast<const float*>(inputs[1]), static_cast<const float*>(inputs[2]),
+                   outputs[0], stream);
+}
+
+LayerNormParams LayerNormPlugin::params(const Inputs& inputs) const {
+  LayerNormParams p{};
+  p.rows = inputs.rows(0);
+  p.width = inputs.lastDim(0);
+  p.eps = eps_;
+  p.dtype = inputs.dtype();
+  return p;
+}
+
+}  // namespace lite

@@ -1,0 +1,45 @@
+#include "TopKPlugin/top_k_plugin.h"
+
+namespace lite {
+
+Attributes TopKPlugin::attributes() { return {{"k", k_, true}}; }
+
+const Signature& TopKPlugin::signature() const {
+  static const Signature rules{{{"x", TypeRule::kData, 0}},
+                               {{"values", TypeRule::kData, 0}, {"indices", TypeRule::kInt32, 0}}};
+  return rules;
+}
+
+const char* TopKPlugin::checkAttributes() const {
+  return k_ >= 1 ? nullptr : "k must be 1 or more";
+}
+
+const char* TopKPlugin::checkShapes(const Inputs& inputs) const { return check(params(inputs)); }
+
+void TopKPlugin::outputShapes(const nvinfer1::DimsExprs* inputs, nvinfer1::DimsExprs* outputs,
+                              nvinfer1::IExprBuilder& builder) const {
+  outputs[0] = inputs[0];
+  outputs[0].d[outputs[0].nbDims - 1] = builder.constant(k_);
+  outputs[1] = outputs[0];
+}
+
+size_t TopKPlugin::workspaceSize(const Inputs& inputs) const {
+  return topKWorkspaceSize(params(inputs));
+}
+
+cudaError_t TopKPlugin::launch(const Inputs& shapes, const void* const* inputs,
+                               void* const* outputs, void* workspace, cudaStream_t stream) const {
+  return topK(params(shapes), inputs[0], outputs[0], static_cast<int32_t*>(outputs[1]), workspace,
+              stream);
+}
+
+TopKParams TopKPlugin::params(const Inputs& inputs) const {
+  TopKParams p{};
+  p.rows = inputs.rows(0);
+  p.width = inputs.lastDim(0);
+  p.k = k_;
+  p.dtype = inputs.dtype();
+  return p;
+}
+
+}  // namespace lite

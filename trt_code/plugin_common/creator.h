@@ -1,0 +1,52 @@
+// The creator of one plugin class: its declared fields are the plugin's own attribute table.
+#pragma once
+
+#include <NvInferRuntime.h>
+
+#include <exception>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "plugin_common/attributes.h"
+#include "plugin_common/log.h"
+#include "plugin_common/plugin.h"
+
+namespace lite {
+
+template <typename PluginType>
+class Creator : public nvinfer1::IPluginCreatorV3One {
+ public:
+  Creator()
+      : fields_(declareAttributes(PluginType().attributes())),
+        collection_{static_cast<int32_t>(fields_.size()), fields_.data()} {}
+
+  const char* getPluginName() const noexcept override { return PluginType::kName; }
+  const char* getPluginVersion() const noexcept override { return kPluginVersion; }
+  const char* getPluginNamespace() const noexcept override { return kPluginNamespace; }
+
+  // Only what is named here reaches createPlugin from an ONNX node: the parser drops the rest
+  // without a word.
+  const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return &collection_; }
+
+  nvinfer1::IPluginV3* createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
+                                    nvinfer1::TensorRTPhase phase) noexcept override {
+    try {
+      auto plugin = std::make_unique<PluginType>();
+      const std::string problem = plugin->initialise(
+          fields != nullptr ? *fields : nvinfer1::PluginFieldCollection{}, phase);
+      if (problem.empty()) return plugin.release();
+      logError(std::string(PluginType::kName) + ": " + problem + " [node '" +
+               (name != nullptr ? name : "") + "']");
+    } catch (const std::exception& error) {
+      logError(std::string(PluginType::kName) + ": " + error.what());
+    }
+    return nullptr;
+  }
+
+ private:
+  std::vector<nvinfer1::PluginField> fields_;
+  nvinfer1::PluginFieldCollection collection_;
+};
+
+}  // namespace lite

@@ -1,0 +1,49 @@
+// A plugin library and its creators, loaded as TensorRT's registry loads it: dlopen,
+// setLoggerFinder, getCreators.
+#pragma once
+
+#include <NvInferRuntime.h>
+
+#include <string>
+#include <vector>
+
+namespace host {
+
+// Keeps what plugins say, so that a refusal can be reported with its reason.
+class Logger final : public nvinfer1::ILogger {
+ public:
+  void log(Severity severity, const char* message) noexcept override;
+  // Errors since the last call, joined.
+  std::string takeErrors();
+
+ private:
+  std::string errors_;
+};
+
+class Library {
+ public:
+  // Throws UsageError when the file is no plugin library of this TensorRT major version.
+  Library(const std::string& path, Logger& logger);
+  Library(const Library&) = delete;
+  Library& operator=(const Library&) = delete;
+
+  const std::vector<nvinfer1::IPluginCreatorV3One*>& creators() const { return creators_; }
+  // nullptr when the library has none of that name, version and namespace.
+  nvinfer1::IPluginCreatorV3One* find(const std::string& name, const std::string& version,
+                                      const std::string& pluginNamespace) const;
+
+ private:
+  class Finder final : public nvinfer1::ILoggerFinder {
+   public:
+    explicit Finder(Logger& logger) : logger_(logger) {}
+    nvinfer1::ILogger* findLogger() override { return &logger_; }
+
+   private:
+    Logger& logger_;
+  };
+
+  Finder finder_;
+  std::vector<nvinfer1::IPluginCreatorV3One*> creators_;
+};
+
+}  // namespace host

@@ -19,17 +19,17 @@ constexpr uint32_t kFullWarp = 0xffffffffu;
 /// Shared memory that a kernel gets without asking, on every architecture.
 constexpr size_t kDefaultSharedBytes = 48 * 1024;
 
-// ---- host ---------------------------------------------------------------------------------------
-
 template <typename Integer>
-constexpr Integer ceilDiv(Integer a, Integer b) {
+__host__ __device__ constexpr Integer ceilDiv(Integer a, Integer b) {
   return (a + b - 1) / b;
 }
 
 template <typename Integer>
-constexpr Integer roundUp(Integer a, Integer b) {
+__host__ __device__ constexpr Integer roundUp(Integer a, Integer b) {
   return ceilDiv(a, b) * b;
 }
+
+// ---- host ---------------------------------------------------------------------------------------
 
 /// Whether every pointer is a multiple of `bytes`; null pointers are.
 inline bool aligned(size_t bytes, std::initializer_list<const void*> pointers) {
@@ -132,7 +132,8 @@ __device__ __forceinline__ float warpSum(float value) {
   return value;
 }
 
-/// a * sigmoid(b), exact enough for T: the fast forms err by 2 ulp of FP32, far below 16-bit rounding.
+/// a * sigmoid(b), exact enough for T: the fast forms err by 2 ulp of FP32, far below 16-bit
+/// rounding.
 template <typename T>
 __device__ __forceinline__ float glu(T a, T b) {
   if constexpr (sizeof(T) == sizeof(float)) {

@@ -1,7 +1,7 @@
-// A block computes a tile of positions for some channels of one head. The taps and the inputs of the
-// tile pass through shared memory in the tensors' own type; every thread owns 4 neighbouring
-// positions of kChannels channels and slides a window of 8 inputs along the taps, so that a tap read
-// from shared memory serves kChannels products and an input up to 4 of every 4 taps.
+// A block computes a tile of positions for some channels of one head. The taps and the inputs of
+// the tile pass through shared memory in the tensors' own type; every thread owns 4 neighbouring
+// positions of kChannels channels and slides a window of 8 inputs along the taps, so that a tap
+// read from shared memory serves kChannels products and an input up to 4 of every 4 taps.
 //
 // Long kernels are taken in chunks of taps. To keep vector loads aligned, whatever padding_l, the
 // tile's first input is rounded down to a vector's start and the taps are counted from there: the
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads)
 
   const int columns = kTile + tiling.taps;
   extern __shared__ __align__(16) unsigned char shared[];
-  T* inputs = reinterpret_cast<T*>(shared);     // [kTileChannels][columns]
+  T* inputs = reinterpret_cast<T*>(shared);    // [kTileChannels][columns]
   T* taps = inputs + kTileChannels * columns;  // [tiling.taps][kTile]
 
   int64_t block = blockIdx.x;
@@ -145,8 +145,7 @@ cudaError_t run(const DynamicConvParams& p, const T* x, const T* weight, T* y,
   tiling.positionBlocks = ceilDiv(p.length, kTile);
   const size_t shared =
       sizeof(T) * (kBlockChannels<kTile> * (kTile + tiling.taps) + tiling.taps * kTile);
-  const int64_t blocks =
-      int64_t(p.batch) * p.heads * tiling.channelBlocks * tiling.positionBlocks;
+  const int64_t blocks = int64_t(p.batch) * p.heads * tiling.channelBlocks * tiling.positionBlocks;
   return launch(dynamicConvKernel<T, kVec, kTile>, blocks, kThreads, shared, stream, p, tiling, x,
                 weight, y);
 }

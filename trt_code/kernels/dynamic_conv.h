@@ -52,8 +52,8 @@ inline const char* check(const DynamicConvParams& p) {
 }
 
 inline const char* check(const DynamicConvFusedParams& p) {
-  return check(DynamicConvParams{p.batch, p.channels, p.length, p.heads, p.kernelSize, p.paddingL,
-                                 p.dtype});
+  return check(
+      DynamicConvParams{p.batch, p.channels, p.length, p.heads, p.kernelSize, p.paddingL, p.dtype});
 }
 
 /// y = DynamicConv(x, weight).

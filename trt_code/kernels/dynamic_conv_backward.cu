@@ -11,7 +11,8 @@ constexpr int kThreads = 128;
 constexpr int kChannels = 8;  // of a thread of the gradient of x: each tap is read once for them
 constexpr int kTaps = 8;      // of a thread of the gradient of the weight, likewise for grad
 
-// gradX[b, c, s] = sum_k weight[b, h, k, t] * grad[b, c, t] with t = s - k + paddingL inside [0, T).
+// gradX[b, c, s] = sum_k weight[b, h, k, t] * grad[b, c, t] with t = s - k + paddingL inside [0,
+// T).
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     gradXKernel(DynamicConvParams p, int channelBlocks, int positionBlocks,
@@ -43,7 +44,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// gradWeight[b, h, k, t] = sum over the head's channels of grad[b, c, t] * x[b, c, t + k - paddingL].
+// gradWeight[b, h, k, t] = sum over the head's channels of grad[b, c, t] * x[b, c, t + k -
+// paddingL].
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     gradWeightKernel(DynamicConvParams p, int tapBlocks, int positionBlocks,

@@ -4,7 +4,8 @@
 //   1. the logits of the tile and the inputs that its windows reach are loaded together; the inputs
 //      go through the GLU and the mask on their way into shared memory;
 //   2. four threads a position turn the logits into taps, in place;
-//   3. every thread owns one vector of channels at kPositions neighbouring positions, and walks over
+//   3. every thread owns one vector of channels at kPositions neighbouring positions, and walks
+//   over
 //      the inputs of their windows once. Taps are stored so that those which meet the same input
 //      (tap k of position i where i + k is equal) lie side by side: one access reads them.
 //
@@ -38,14 +39,14 @@ __host__ __device__ constexpr int windowSize(int kernelSize) {
 }
 
 template <typename T, int kVec, int kPositions, bool kGlu>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, 1)
     dynamicConvFusedKernel(DynamicConvFusedParams p, Tiling tiling, const T* __restrict__ x,
                            const T* __restrict__ logits, const int32_t* __restrict__ mask,
                            T* __restrict__ y) {
   const int window = windowSize<kPositions>(p.kernelSize);
   const int stride = tiling.lanes * kVec;  // of the rows of inputs
   extern __shared__ __align__(16) unsigned char shared[];
-  float* taps = reinterpret_cast<float*>(shared);               // [tile/kPositions][window][kPositions]
+  float* taps = reinterpret_cast<float*>(shared);  // [tile/kPositions][window][kPositions]
   T* inputs = reinterpret_cast<T*>(taps + tiling.tile * window);  // [tile + kernelSize - 1][stride]
   const auto tapOf = [&](int position, int k) -> float& {
     const int i = position % kPositions;
@@ -154,7 +155,8 @@ __global__ void __launch_bounds__(kMaxThreads)
   const T* input = inputs + position * stride + lane * kVec;
   const float* groupTaps = taps + group * window * kPositions;
   float sum[kPositions][kVec] = {};
-  // The windows of the last positions of a sentence may be partly outside the rows that were loaded.
+  // The windows of the last positions of a sentence may be partly outside the rows that were
+  // loaded.
   const int rows = min(window, positions + p.kernelSize - 1 - position);
   for (int r = 0; r < rows; ++r) {
     const Vector<T, kVec> packed = loadVector<kVec>(input + r * stride);
@@ -197,8 +199,8 @@ struct Plan {
 
   bool fits() const { return threads <= kMaxThreads && shared <= kMaxSharedBytes; }
 
-  cudaError_t run(const DynamicConvFusedParams& p, const T* x, const T* logits,
-                  const int32_t* mask, T* y, cudaStream_t stream) const {
+  cudaError_t run(const DynamicConvFusedParams& p, const T* x, const T* logits, const int32_t* mask,
+                  T* y, cudaStream_t stream) const {
     return launch(p.glu ? dynamicConvFusedKernel<T, kVec, kPositions, true>
                         : dynamicConvFusedKernel<T, kVec, kPositions, false>,
                   blocks, threads, shared, stream, p, tiling, x, logits, mask, y);

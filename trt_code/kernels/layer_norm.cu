@@ -1,9 +1,9 @@
-// A row is read once and kept in the registers of one warp: the mean, the squared deviations from it
-// and the result all come from there, so the memory traffic is the least that there is. Statistics
-// are two-pass. The first mean is off by its rounding, which grows with the inputs' distance from
-// zero; the sum of the deviations, reduced together with their squares, takes that error out of both
-// the mean and the variance. Rows wider than a warp holds are read three times by a block, the
-// second and third time from cache.
+// A row is read once and kept in the registers of one warp: the mean, the squared deviations from
+// it and the result all come from there, so the memory traffic is the least that there is.
+// Statistics are two-pass. The first mean is off by its rounding, which grows with the inputs'
+// distance from zero; the sum of the deviations, reduced together with their squares, takes that
+// error out of both the mean and the variance. Rows wider than a warp holds are read three times by
+// a block, the second and third time from cache.
 #include "common.cuh"
 #include "layer_norm.h"
 
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kWideThreads)
     layerNormBlockKernel(int width, float eps, Tensors<T> t) {
   const int64_t offset = int64_t(blockIdx.x) * width;
   constexpr int kStep = kWideThreads * kVec;
-  const auto load = [&](int c, float(&value)[kVec]) {
+  const auto load = [&](int c, float (&value)[kVec]) {
     const Vector<T, kVec> x = loadVector<kVec>(t.x + offset + c);
 #pragma unroll
     for (int i = 0; i < kVec; ++i) value[i] = toFloat(x.item[i]);

@@ -7,6 +7,7 @@
 namespace lite {
 
 constexpr int32_t kTopKMaxK = 64;
+constexpr int32_t kTopKMaxWidth = 1 << 30;
 
 /// x is [rows, width]; values and indices are [rows, k].
 struct TopKParams {
@@ -22,6 +23,7 @@ inline const char* check(const TopKParams& p) {
   if (p.rows < 0) return "rows must not be negative";
   if (p.k < 1 || p.k > kTopKMaxK) return "k must be in 1..64";
   if (p.width < p.k) return "k must not be greater than the width";
+  if (p.width > kTopKMaxWidth) return "the width must be at most 2^30";
   return nullptr;
 }
 

@@ -1,0 +1,189 @@
+// A block takes one head of one sentence: its keys and values go to shared memory once, and every
+// warp walks over them for 16 queries with an online softmax (Dao et al. 2022), all products on the
+// matrix units, sums in FP32. Sources are short, so nothing is pipelined; small grids take one warp
+// a block to have more blocks.
+#include "attention.h"
+#include "mma.cuh"
+
+namespace lite {
+namespace {
+
+constexpr int kQueries = 16;  // of a warp
+constexpr int kKeys = 16;     // of a step
+constexpr int kMaxWarps = 4;  // of a block
+constexpr int kPad = 8;       // elements after each row of shared memory, against bank conflicts
+constexpr float kHidden = -1e30f;
+
+template <typename T, int kWidth>
+__global__ void __launch_bounds__(kMaxWarps* kWarpSize)
+    attentionKernel(AttentionParams p, int tiles, const T* __restrict__ query,
+                    const T* __restrict__ keys, const T* __restrict__ values,
+                    const int32_t* __restrict__ mask, T* __restrict__ out) {
+  constexpr int kRow = kWidth + kPad;
+  constexpr int kVectors = kWidth / 8;  // 16-byte accesses a row
+  const int rows = (p.source + kKeys - 1) / kKeys * kKeys;
+  extern __shared__ __align__(16) unsigned char shared[];
+  T* sharedKeys = reinterpret_cast<T*>(shared);
+  T* sharedValues = sharedKeys + rows * kRow;
+  float* bias = reinterpret_cast<float*>(sharedValues + rows * kRow);  // 0, hidden, or -inf outside
+
+  const int tile = blockIdx.x % tiles;
+  const int head = blockIdx.x / tiles % p.heads;
+  const int64_t sentence = blockIdx.x / tiles / p.heads;
+  const int64_t offset = sentence * p.source * p.stride + head * kWidth;
+  for (int i = threadIdx.x; i < rows * kVectors; i += blockDim.x) {
+    const int row = i / kVectors, column = i % kVectors * 8;
+    Vector<T, 8> key{}, value{};
+    if (row < p.source) {
+      key = loadVector<8>(keys + offset + row * p.stride + column);
+      value = loadVector<8>(values + offset + row * p.stride + column);
+    }
+    *reinterpret_cast<Vector<T, 8>*>(sharedKeys + row * kRow + column) = key;
+    *reinterpret_cast<Vector<T, 8>*>(sharedValues + row * kRow + column) = value;
+  }
+  for (int s = threadIdx.x; s < rows; s += blockDim.x) {
+    const bool real = s < p.source && (mask == nullptr || mask[sentence * p.source + s] != 0);
+    bias[s] = real ? 0.0f : s < p.source ? kHidden : -INFINITY;
+  }
+
+  const int lane = threadIdx.x % kWarpSize, group = lane / 4, quad = lane % 4;
+  const int first = (tile * (blockDim.x / kWarpSize) + threadIdx.x / kWarpSize) * kQueries;
+  const int row0 = first + group, row1 = row0 + 8;
+  const int64_t base = (sentence * p.length) * p.channels + head * kWidth;
+  uint32_t a[kWidth / 16][4];
+#pragma unroll
+  for (int d = 0; d < kWidth / 16; ++d) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int column = d * 16 + half * 8 + quad * 2;
+      a[d][half * 2] =
+          row0 < p.length ? loadPair(query + base + int64_t(row0) * p.channels + column) : 0;
+      a[d][half * 2 + 1] =
+          row1 < p.length ? loadPair(query + base + int64_t(row1) * p.channels + column) : 0;
+    }
+  }
+  __syncthreads();
+  if (first >= p.length) return;
+
+  float sums[kWidth / 8][4] = {};
+  float largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
+  for (int s = 0; s < rows; s += kKeys) {
+    float scores[2][4] = {};
+#pragma unroll
+    for (int d = 0; d < kWidth / 16; ++d) {
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const T* key = sharedKeys + (s + n * 8 + group) * kRow + d * 16 + quad * 2;
+        const uint32_t b[2] = {loadPair(key), loadPair(key + 8)};
+        mma16816<T>(scores[n], a[d], b);
+      }
+    }
+    float peak[2] = {largest[0], largest[1]};
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float hidden = bias[s + n * 8 + quad * 2 + i % 2];
+        // replaced, not added: hidden positions are all alike, whatever their scores
+        scores[n][i] = hidden == 0.0f ? scores[n][i] : hidden;
+        peak[i / 2] = fmaxf(peak[i / 2], scores[n][i]);
+      }
+    }
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      peak[row] = fmaxf(peak[row], __shfl_xor_sync(kFullWarp, peak[row], 1));
+      peak[row] = fmaxf(peak[row], __shfl_xor_sync(kFullWarp, peak[row], 2));
+      const float shrink = __expf(largest[row] - peak[row]);
+      largest[row] = peak[row];
+      total[row] *= shrink;
+#pragma unroll
+      for (int d = 0; d < kWidth / 8; ++d) {
+        sums[d][row * 2] *= shrink;
+        sums[d][row * 2 + 1] *= shrink;
+      }
+    }
+    uint32_t weights[4];
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        const float w0 = __expf(scores[n][row * 2] - largest[row]);
+        const float w1 = __expf(scores[n][row * 2 + 1] - largest[row]);
+        total[row] += w0 + w1;
+        weights[n * 2 + row] = packPair(fromFloat<T>(w0), fromFloat<T>(w1));
+      }
+    }
+#pragma unroll
+    for (int d = 0; d < kWidth / 16; ++d) {
+      uint32_t tiles4[4];
+      loadTransposed(tiles4, sharedValues + (s + lane % 16) * kRow + d * 16 + lane / 16 * 8);
+      const uint32_t low[2] = {tiles4[0], tiles4[1]}, high[2] = {tiles4[2], tiles4[3]};
+      mma16816<T>(sums[d * 2], weights, low);
+      mma16816<T>(sums[d * 2 + 1], weights, high);
+    }
+  }
+
+#pragma unroll
+  for (int row = 0; row < 2; ++row) {
+    total[row] += __shfl_xor_sync(kFullWarp, total[row], 1);
+    total[row] += __shfl_xor_sync(kFullWarp, total[row], 2);
+    const int t = row == 0 ? row0 : row1;
+    if (t >= p.length) continue;
+    const float scale = 1.0f / total[row];
+    T* to = out + base + int64_t(t) * p.channels + quad * 2;
+#pragma unroll
+    for (int d = 0; d < kWidth / 8; ++d) {
+      const float pair[2] = {sums[d][row * 2] * scale, sums[d][row * 2 + 1] * scale};
+      storeVector(to + d * 8, pair);
+    }
+  }
+}
+
+template <typename T, int kWidth>
+cudaError_t run(const AttentionParams& p, const void* query, const void* keys, const void* values,
+                const int32_t* mask, void* out, cudaStream_t stream) {
+  constexpr int64_t kEnoughBlocks = 128;
+  const int64_t heads = int64_t(p.batch) * p.heads;
+  int warps = std::min(kMaxWarps, ceilDiv(p.length, kQueries));
+  while (warps > 1 && heads * ceilDiv(p.length, warps * kQueries) < kEnoughBlocks) warps /= 2;
+  const int tiles = ceilDiv(p.length, warps * kQueries);
+  const int rows = roundUp(p.source, kKeys);
+  const size_t sharedBytes = rows * (2 * (kWidth + kPad) * sizeof(T) + sizeof(float));
+  return launch(attentionKernel<T, kWidth>, heads * tiles, dim3(warps * kWarpSize), sharedBytes,
+                stream, p, tiles, static_cast<const T*>(query), static_cast<const T*>(keys),
+                static_cast<const T*>(values), mask, static_cast<T*>(out));
+}
+
+template <typename T>
+cudaError_t runOfWidth(const AttentionParams& p, const void* query, const void* keys,
+                       const void* values, const int32_t* mask, void* out, cudaStream_t stream) {
+  switch (p.channels / p.heads) {
+#define LITE_WIDTH(width) \
+  case width:             \
+    return run<T, width>(p, query, keys, values, mask, out, stream);
+    LITE_WIDTH(16)
+    LITE_WIDTH(32)
+    LITE_WIDTH(48)
+    LITE_WIDTH(64)
+    LITE_WIDTH(80)
+    LITE_WIDTH(96)
+    LITE_WIDTH(112)
+    LITE_WIDTH(128)
+#undef LITE_WIDTH
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace
+
+cudaError_t attention(const AttentionParams& p, const void* query, const void* keys,
+                      const void* values, const int32_t* mask, void* out, cudaStream_t stream) {
+  if (check(p) != nullptr || !aligned(16, {query, keys, values, out})) return cudaErrorInvalidValue;
+  if (p.batch == 0 || p.length == 0) return cudaSuccess;
+  return p.dtype == DataType::kHalf
+             ? runOfWidth<__half>(p, query, keys, values, mask, out, stream)
+             : runOfWidth<__nv_bfloat16>(p, query, keys, values, mask, out, stream);
+}
+
+}  // namespace lite

@@ -1,0 +1,40 @@
+// Scaled-dot-product attention from a short target to a short source, heads side by side in the
+// channels: out = softmax(q k^T) v, padding hidden. The query brings its scale with it.
+#pragma once
+
+#include "common.h"
+
+namespace lite {
+
+/// query and out are [batch, length, channels]; row s of sentence b of the keys starts at
+/// keys + (b * source + s) * stride, and so do the values.
+struct AttentionParams {
+  int32_t batch, length, source, channels, heads;
+  int64_t stride;
+  DataType dtype;
+};
+
+/// Why these parameters cannot run, in one line; nullptr when they can.
+inline const char* check(const AttentionParams& p) {
+  if (p.dtype != DataType::kHalf && p.dtype != DataType::kBFloat16) {
+    return "the data type must be half or bfloat16";
+  }
+  if (p.batch < 0 || p.length < 0) return "batch and length must not be negative";
+  if (p.source < 1 || p.source > 512) return "the source must have 1 to 512 positions";
+  if (p.heads < 1 || p.channels < 1 || p.channels % p.heads != 0) {
+    return "the channels must divide into the heads";
+  }
+  const int32_t width = p.channels / p.heads;
+  if (width % 16 != 0 || width > 128) return "a head must be 16, 32, .. 128 channels wide";
+  if (p.stride < p.channels || p.stride % 8 != 0) {
+    return "the stride of the keys must be a multiple of 8 and at least the channels";
+  }
+  return nullptr;
+}
+
+/// mask [batch, source] is 0 at padding and may be nullptr. All pointers are 16-byte aligned. A
+/// sentence of nothing but padding attends to all of it alike, as PyTorch with a finite mask does.
+cudaError_t attention(const AttentionParams& params, const void* query, const void* keys,
+                      const void* values, const int32_t* mask, void* out, cudaStream_t stream);
+
+}  // namespace lite

@@ -1,0 +1,42 @@
+// The decoder's first input: at unknown positions the attention copy of the source embeddings, at
+// the ends their own embeddings, and the position embeddings on top.
+#pragma once
+
+#include "common.h"
+
+namespace lite {
+
+/// The canvas of a sentence of length n is <s> (0), n - 2 times <unk> (3), </s> (2), then <pad>
+/// (1).
+struct CopySourceParams {
+  int32_t batch, length, source, channels, vocab, positions;
+  DataType dtype;
+};
+
+/// Why these parameters cannot run, in one line; nullptr when they can.
+inline const char* check(const CopySourceParams& p) {
+  if (!isKnown(p.dtype)) return kUnknownDataType;
+  if (p.batch < 0 || p.length < 0) return "batch and length must not be negative";
+  if (p.source < 1 || p.source > 512) return "the source must have 1 to 512 positions";
+  if (p.channels < 1) return "channels must be at least 1";
+  if (p.vocab < 4) return "the vocabulary must hold the four special tokens";
+  if (p.positions < p.length + 2) return "the length needs more positions than there are";
+  return nullptr;
+}
+
+struct CopySourceTensors {
+  const int64_t* lengths;  // [batch], of the targets
+  const void* queries;     // [positions, channels], of the copy, by position (the first is row 2)
+  const void* keys;        // [batch, source, channels]
+  const void* embedded;    // [batch, source, channels], what is copied
+  const int32_t* sourceMask;  // [batch, source], 0 at padding
+  const void* embedding;      // [vocab, channels], of the target's tokens
+  const void* positionRows;   // [positions, channels], of the target
+  void* x;                    // out: [batch, length, channels]
+  int32_t* mask;              // out: [batch, length], 0 after the end
+};
+
+cudaError_t copySource(const CopySourceParams& params, const CopySourceTensors& tensors,
+                       cudaStream_t stream);
+
+}  // namespace lite

@@ -1,0 +1,321 @@
+// One block selects the k largest of one row, reading it from memory once:
+//
+//   1. every thread finds the maximum of its elements, 16 bytes a load;
+//   2. k of these maxima are k different elements, so that a value which k maxima reach is a lower
+//      bound of the k-th largest element. A first bound comes from the warps' own leading maxima;
+//      bisection raises it until at most 2k maxima reach it (rows whose large entries lie close
+//      together need some rounds, others few or none);
+//   3. the threads whose maximum reaches the bound, 2k at most of 512, look at their elements again
+//      (from cache). Those not below the bound become candidates in shared memory, and the rank of
+//      each is the number of candidates that are greater.
+//
+// Comparisons are made on integer keys with the order of PyTorch: NaN above all, -0 equal to +0,
+// and of equal values the lower index above. Should the candidates not fit (more than
+// kMaxCandidates entries equal, mostly), the block finds the k-th key by bisection over the row in
+// global memory: slower, and as exact.
+#include "common.cuh"
+#include "top_k.h"
+
+namespace lite {
+namespace {
+
+constexpr int kMaxCandidates = 2048;
+constexpr int kVectorWords = 4;  // of 4 bytes, in a vector of 16
+constexpr int kLoadsAhead = 4;   // vectors that a thread has in flight
+constexpr int kSmallThreads = 128;
+constexpr int kLargeThreads = 512;
+constexpr int kSmallRowBytes = 16 * 1024;  // rows up to this take the small block
+
+using Key = unsigned long long;  // the value's order above, the complement of the index below
+
+// ---- order --------------------------------------------------------------------------------------
+
+constexpr uint32_t kLowest = 0;  // below every value's order
+
+/// An integer that orders as PyTorch orders values: NaN greatest, -0 equal to +0.
+__device__ __forceinline__ uint32_t orderOf(float value) {
+  if (value != value) return 0xffffffffu;
+  const uint32_t bits = __float_as_uint(value + 0.0f);  // -0 + 0 is +0
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+__device__ __forceinline__ Key makeKey(uint32_t order, int index) {
+  return Key(order) << 32 | (0xffffffffu - uint32_t(index));
+}
+__device__ __forceinline__ int indexOfKey(Key key) { return int(0xffffffffu - uint32_t(key)); }
+
+// ---- words: one float or two 16-bit values in 4 bytes ------------------------------------------
+
+template <typename T>
+constexpr int kWordElements = 4 / int(sizeof(T));
+
+template <typename T>
+struct Word {
+  Vector<T, kWordElements<T>> values;
+};
+
+__device__ __forceinline__ Word<float> larger(Word<float> a, Word<float> b) {
+  Word<float> result;
+  asm("max.NaN.f32 %0, %1, %2;"
+      : "=f"(result.values.item[0])
+      : "f"(a.values.item[0]), "f"(b.values.item[0]));
+  return result;
+}
+__device__ __forceinline__ Word<__half> larger(Word<__half> a, Word<__half> b) {
+  const __half2 result = __hmax2_nan(__half2(a.values.item[0], a.values.item[1]),
+                                     __half2(b.values.item[0], b.values.item[1]));
+  return {{{result.x, result.y}}};
+}
+__device__ __forceinline__ Word<__nv_bfloat16> larger(Word<__nv_bfloat16> a,
+                                                      Word<__nv_bfloat16> b) {
+  const __nv_bfloat162 result = __hmax2_nan(__nv_bfloat162(a.values.item[0], a.values.item[1]),
+                                            __nv_bfloat162(b.values.item[0], b.values.item[1]));
+  return {{{result.x, result.y}}};
+}
+
+/// The order of the largest element of a word.
+template <typename T>
+__device__ __forceinline__ uint32_t largestOrder(Word<T> word) {
+  uint32_t order = orderOf(toFloat(word.values.item[0]));
+#pragma unroll
+  for (int i = 1; i < kWordElements<T>; ++i) {
+    order = max(order, orderOf(toFloat(word.values.item[i])));
+  }
+  return order;
+}
+
+template <typename T>
+struct alignas(16) WordVector {
+  Word<T> word[kVectorWords];
+};
+
+template <typename T>
+__device__ __forceinline__ Word<T> largestWord(const WordVector<T>& vector) {
+  return larger(larger(vector.word[0], vector.word[1]), larger(vector.word[2], vector.word[3]));
+}
+
+// ---- one row ------------------------------------------------------------------------------------
+
+template <int kThreads>
+struct Shared {
+  Key candidates[kMaxCandidates];
+  Key best[kTopKMaxK];
+  int count;
+  uint32_t warpBound[kThreads / kWarpSize];
+  uint32_t warpLargest[kThreads / kWarpSize];
+};
+
+/// A row as vectors at multiples of 16 bytes in memory, and the few elements before and after them.
+template <typename T>
+struct Row {
+  static constexpr int kVec = kWidest<T>;
+  const T* data;
+  int width;
+  int head;  // elements before the first vector
+  int vectors;
+
+  __device__ Row(const T* row, int width) : data(row), width(width) {
+    const int past = int(reinterpret_cast<uintptr_t>(row) % 16 / sizeof(T));
+    head = min((kVec - past) % kVec, width);
+    vectors = (width - head) / kVec;
+  }
+
+  __device__ int edges() const { return width - vectors * kVec; }
+  __device__ int indexOfEdge(int edge) const { return edge < head ? edge : edge + vectors * kVec; }
+  __device__ int indexOfVector(int vector) const { return head + vector * kVec; }
+};
+
+/// A bound that at least k of the threads' maxima reach, and at most 2k where values allow it;
+/// kLowest where fewer than k threads have elements. `holders` threads, the first ones, have some.
+template <int kThreads>
+__device__ uint32_t findBound(uint32_t largest, int holders, int k, Shared<kThreads>& shared) {
+  const int warp = threadIdx.x / kWarpSize;
+  const int lane = threadIdx.x % kWarpSize;
+  const int fullWarps = min(holders, kThreads) / kWarpSize;
+  const bool enough = fullWarps * kWarpSize >= k;
+  if (enough && warp < fullWarps) {
+    // The warp's share of k: its n-th largest maximum.
+    const int share = ceilDiv(k, fullWarps);
+    uint32_t mine = largest;
+    uint32_t bound = 0;
+    for (int n = 0; n < share; ++n) {
+      bound = __reduce_max_sync(kFullWarp, mine);
+      if (n == 0 && lane == 0) shared.warpLargest[warp] = bound;
+      const uint32_t equal = __ballot_sync(kFullWarp, mine == bound);
+      if (lane == __ffs(int(equal)) - 1) mine = kLowest;
+    }
+    if (lane == 0) shared.warpBound[warp] = bound;
+  }
+  __syncthreads();
+  if (!enough) return kLowest;
+  uint32_t low = shared.warpBound[0];
+  uint32_t high = shared.warpLargest[0];
+  for (int w = 1; w < fullWarps; ++w) {
+    low = min(low, shared.warpBound[w]);
+    high = max(high, shared.warpLargest[w]);
+  }
+  // At least k maxima reach low; above high there are none.
+  int reaching = __syncthreads_count(largest >= low);
+  while (reaching > 2 * k && low < high) {
+    const uint32_t middle = high - (high - low) / 2;
+    const int count = __syncthreads_count(largest >= middle);
+    if (count >= k) {
+      low = middle;
+      reaching = count;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+/// Write the rank's key of the `count` candidates to shared.best for ranks below k. All threads.
+template <int kThreads>
+__device__ void rankCandidates(int count, int k, Shared<kThreads>& shared) {
+  for (int i = threadIdx.x; i < count; i += kThreads) {
+    const Key mine = shared.candidates[i];
+    int rank = 0;
+#pragma unroll 4
+    for (int j = 0; j < count; ++j) rank += shared.candidates[j] > mine;
+    if (rank < k) shared.best[rank] = mine;
+  }
+  __syncthreads();
+}
+
+/// Gather the k largest as candidates by bisection over the whole row, of which at least k reach
+/// `bound`. All threads.
+template <typename T, int kThreads>
+__device__ void bisectRow(const Row<T>& row, uint32_t bound, int k, Shared<kThreads>& shared) {
+  const auto count = [&](Key least) {
+    int mine = 0;
+    for (int i = threadIdx.x; i < row.width; i += kThreads) {
+      mine += makeKey(orderOf(toFloat(row.data[i])), i) >= least;
+    }
+    mine = __reduce_add_sync(kFullWarp, mine);
+    __syncthreads();
+    if (threadIdx.x == 0) shared.count = 0;
+    __syncthreads();
+    if (threadIdx.x % kWarpSize == 0) atomicAdd(&shared.count, mine);
+    __syncthreads();
+    return shared.count;
+  };
+  Key low = makeKey(bound, row.width - 1);  // at least k keys reach it
+  Key high = ~Key(0);                       // no key is above
+  while (low < high) {
+    const Key middle = high - (high - low) / 2;
+    const int reaching = count(middle);
+    if (reaching >= k) {
+      low = middle;
+      if (reaching == k) break;
+    } else {
+      high = middle - 1;
+    }
+  }
+  __syncthreads();  // all have read the last count
+  if (threadIdx.x == 0) shared.count = 0;
+  __syncthreads();
+  for (int i = threadIdx.x; i < row.width; i += kThreads) {
+    const Key key = makeKey(orderOf(toFloat(row.data[i])), i);
+    if (key >= low) shared.candidates[atomicAdd(&shared.count, 1)] = key;
+  }
+  __syncthreads();
+}
+
+/// Call f(index of the first element, vector) for this thread's vectors, several loads ahead of
+/// use.
+template <int kThreads, typename T, typename F>
+__device__ __forceinline__ void forEachVector(const Row<T>& row, const F& f) {
+  for (int first = threadIdx.x; first < row.vectors; first += kThreads * kLoadsAhead) {
+    WordVector<T> held[kLoadsAhead];
+#pragma unroll
+    for (int v = 0; v < kLoadsAhead; ++v) {
+      const int at = first + v * kThreads;
+      if (at < row.vectors) {
+        held[v] = *reinterpret_cast<const WordVector<T>*>(row.data + row.indexOfVector(at));
+      }
+    }
+#pragma unroll
+    for (int v = 0; v < kLoadsAhead; ++v) {
+      const int at = first + v * kThreads;
+      if (at < row.vectors) f(row.indexOfVector(at), held[v]);
+    }
+  }
+}
+
+template <typename T, int kThreads>
+__global__ void __launch_bounds__(kThreads, 1536 / kThreads)
+    topKKernel(int width, int k, const T* __restrict__ x, T* __restrict__ values,
+               int32_t* __restrict__ indices) {
+  __shared__ Shared<kThreads> shared;
+  const Row<T> row(x + int64_t(blockIdx.x) * width, width);
+  if (threadIdx.x == 0) shared.count = 0;
+
+  uint32_t largest = kLowest;
+  uint32_t edge = kLowest;  // this thread's element of the row's ends, if it has one
+  if (threadIdx.x < row.edges()) {
+    edge = orderOf(toFloat(row.data[row.indexOfEdge(threadIdx.x)]));
+    largest = edge;
+  }
+  forEachVector<kThreads>(row, [&](int, const WordVector<T>& vector) {
+    largest = max(largest, largestOrder(largestWord(vector)));
+  });
+  const int holders = max(row.vectors, row.edges());
+  const uint32_t bound = findBound<kThreads>(largest, holders, k, shared);
+
+  const auto propose = [&](uint32_t order, int index) {
+    if (order < bound) return;
+    const int slot = atomicAdd(&shared.count, 1);
+    if (slot < kMaxCandidates) shared.candidates[slot] = makeKey(order, index);
+  };
+  if (largest >= bound) {
+    if (threadIdx.x < row.edges()) propose(edge, row.indexOfEdge(threadIdx.x));
+    forEachVector<kThreads>(row, [&](int first, const WordVector<T>& vector) {
+      if (largestOrder(largestWord(vector)) < bound) return;
+#pragma unroll 1  // rare, and its registers would be everybody's
+      for (int i = first; i < first + Row<T>::kVec; ++i) {
+        propose(orderOf(toFloat(row.data[i])), i);
+      }
+    });
+  }
+  __syncthreads();
+
+  int count = shared.count;
+  if (count > kMaxCandidates) {
+    bisectRow<T, kThreads>(row, bound, k, shared);
+    count = k;
+  }
+  rankCandidates<kThreads>(count, k, shared);
+
+  if (threadIdx.x < k) {
+    const int index = indexOfKey(shared.best[threadIdx.x]);
+    const int64_t to = int64_t(blockIdx.x) * k + threadIdx.x;
+    values[to] = row.data[index];
+    indices[to] = index;
+  }
+}
+
+template <typename T, int kThreads>
+cudaError_t run(const TopKParams& p, const T* x, T* values, int32_t* indices, cudaStream_t stream) {
+  return launch(topKKernel<T, kThreads>, p.rows, kThreads, 0, stream, p.width, p.k, x, values,
+                indices);
+}
+
+}  // namespace
+
+size_t topKWorkspaceSize(const TopKParams&) { return 0; }
+
+cudaError_t topK(const TopKParams& p, const void* x, void* values, int32_t* indices,
+                 void* /*workspace*/, cudaStream_t stream) {
+  if (check(p) != nullptr) return cudaErrorInvalidValue;
+  if (p.rows == 0) return cudaSuccess;
+  return dispatch(p.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const T* from = static_cast<const T*>(x);
+    T* to = static_cast<T*>(values);
+    return p.width <= kSmallRowBytes / int(sizeof(T))
+               ? run<T, kSmallThreads>(p, from, to, indices, stream)
+               : run<T, kLargeThreads>(p, from, to, indices, stream);
+  });
+}
+
+}  // namespace lite

@@ -20,8 +20,7 @@ namespace lite {
 namespace {
 
 constexpr int kMaxCandidates = 2048;
-constexpr int kVectorWords = 4;  // of 4 bytes, in a vector of 16
-constexpr int kLoadsAhead = 4;   // vectors that a thread has in flight
+constexpr int kLoadsAhead = 4;  // vectors that a thread has in flight
 constexpr int kSmallThreads = 128;
 constexpr int kLargeThreads = 512;
 constexpr int kSmallRowBytes = 16 * 1024;  // rows up to this take the small block
@@ -46,52 +45,37 @@ __device__ __forceinline__ int indexOfKey(Key key) { return int(0xffffffffu - ui
 
 // ---- words: one float or two 16-bit values in 4 bytes ------------------------------------------
 
+/// The larger of two words, element by element; NaN is the largest.
 template <typename T>
-constexpr int kWordElements = 4 / int(sizeof(T));
-
-template <typename T>
-struct Word {
-  Vector<T, kWordElements<T>> values;
-};
-
-__device__ __forceinline__ Word<float> larger(Word<float> a, Word<float> b) {
-  Word<float> result;
-  asm("max.NaN.f32 %0, %1, %2;"
-      : "=f"(result.values.item[0])
-      : "f"(a.values.item[0]), "f"(b.values.item[0]));
+__device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b);
+template <>
+__device__ __forceinline__ uint32_t larger<float>(uint32_t a, uint32_t b) {
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(__uint_as_float(a)), "f"(__uint_as_float(b)));
+  return __float_as_uint(result);
+}
+template <>
+__device__ __forceinline__ uint32_t larger<__half>(uint32_t a, uint32_t b) {
+  uint32_t result;
+  asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
   return result;
 }
-__device__ __forceinline__ Word<__half> larger(Word<__half> a, Word<__half> b) {
-  const __half2 result = __hmax2_nan(__half2(a.values.item[0], a.values.item[1]),
-                                     __half2(b.values.item[0], b.values.item[1]));
-  return {{{result.x, result.y}}};
-}
-__device__ __forceinline__ Word<__nv_bfloat16> larger(Word<__nv_bfloat16> a,
-                                                      Word<__nv_bfloat16> b) {
-  const __nv_bfloat162 result = __hmax2_nan(__nv_bfloat162(a.values.item[0], a.values.item[1]),
-                                            __nv_bfloat162(b.values.item[0], b.values.item[1]));
-  return {{{result.x, result.y}}};
+template <>
+__device__ __forceinline__ uint32_t larger<__nv_bfloat16>(uint32_t a, uint32_t b) {
+  uint32_t result;
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
 }
 
-/// The order of the largest element of a word.
+/// The order of the largest element of four words.
 template <typename T>
-__device__ __forceinline__ uint32_t largestOrder(Word<T> word) {
-  uint32_t order = orderOf(toFloat(word.values.item[0]));
-#pragma unroll
-  for (int i = 1; i < kWordElements<T>; ++i) {
-    order = max(order, orderOf(toFloat(word.values.item[i])));
-  }
+__device__ __forceinline__ uint32_t largestOrder(uint4 words) {
+  const uint32_t word = larger<T>(larger<T>(words.x, words.y), larger<T>(words.z, words.w));
+  constexpr int kElements = 4 / int(sizeof(T));
+  const auto values = *reinterpret_cast<const Vector<T, kElements>*>(&word);
+  uint32_t order = orderOf(toFloat(values.item[0]));
+  if constexpr (kElements == 2) order = max(order, orderOf(toFloat(values.item[1])));
   return order;
-}
-
-template <typename T>
-struct alignas(16) WordVector {
-  Word<T> word[kVectorWords];
-};
-
-template <typename T>
-__device__ __forceinline__ Word<T> largestWord(const WordVector<T>& vector) {
-  return larger(larger(vector.word[0], vector.word[1]), larger(vector.word[2], vector.word[3]));
 }
 
 // ---- one row ------------------------------------------------------------------------------------
@@ -226,12 +210,12 @@ __device__ void bisectRow(const Row<T>& row, uint32_t bound, int k, Shared<kThre
 template <int kThreads, typename T, typename F>
 __device__ __forceinline__ void forEachVector(const Row<T>& row, const F& f) {
   for (int first = threadIdx.x; first < row.vectors; first += kThreads * kLoadsAhead) {
-    WordVector<T> held[kLoadsAhead];
+    uint4 held[kLoadsAhead];
 #pragma unroll
     for (int v = 0; v < kLoadsAhead; ++v) {
       const int at = first + v * kThreads;
       if (at < row.vectors) {
-        held[v] = *reinterpret_cast<const WordVector<T>*>(row.data + row.indexOfVector(at));
+        held[v] = *reinterpret_cast<const uint4*>(row.data + row.indexOfVector(at));
       }
     }
 #pragma unroll
@@ -256,9 +240,8 @@ __global__ void __launch_bounds__(kThreads, 1536 / kThreads)
     edge = orderOf(toFloat(row.data[row.indexOfEdge(threadIdx.x)]));
     largest = edge;
   }
-  forEachVector<kThreads>(row, [&](int, const WordVector<T>& vector) {
-    largest = max(largest, largestOrder(largestWord(vector)));
-  });
+  forEachVector<kThreads>(
+      row, [&](int, uint4 vector) { largest = max(largest, largestOrder<T>(vector)); });
   const int holders = max(row.vectors, row.edges());
   const uint32_t bound = findBound<kThreads>(largest, holders, k, shared);
 
@@ -269,8 +252,8 @@ __global__ void __launch_bounds__(kThreads, 1536 / kThreads)
   };
   if (largest >= bound) {
     if (threadIdx.x < row.edges()) propose(edge, row.indexOfEdge(threadIdx.x));
-    forEachVector<kThreads>(row, [&](int first, const WordVector<T>& vector) {
-      if (largestOrder(largestWord(vector)) < bound) return;
+    forEachVector<kThreads>(row, [&](int first, uint4 vector) {
+      if (largestOrder<T>(vector) < bound) return;
 #pragma unroll 1  // rare, and its registers would be everybody's
       for (int i = first; i < first + Row<T>::kVec; ++i) {
         propose(orderOf(toFloat(row.data[i])), i);

@@ -25,6 +25,7 @@ from onnx_export.symbols import FUNCTIONS, TRANSLATIONS
 from train_model.cli import UserError, run
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.conv_crf_transformer import BOS, EOS, PAD, UNK, ConvCrfTransformer
+from train_model.models.fold import fold
 
 OPSET = 20
 # A protobuf message ends at 2 GiB; weights above this go into a file beside the graph.
@@ -109,15 +110,15 @@ def _simplify(model: ir.Model) -> None:
 
 
 def _metadata(config) -> dict[str, str]:
-    """What a runner or the surgeon must know of the network; all under the prefix ``lite.``."""
+    """What a runner or the surgeon must know of the network; see doc/export.md."""
     return {
-        "lite.architecture": "conv_crf_transformer",
-        "lite.config": json.dumps(dataclasses.asdict(config), sort_keys=True),
-        "lite.padding_policy": config.padding_policy,
-        "lite.left_pad_source": str(config.left_pad_source).lower(),
-        "lite.special_ids": json.dumps({"bos": BOS, "pad": PAD, "eos": EOS, "unk": UNK}),
-        "lite.max_source_positions": str(config.max_source_positions),
-        "lite.max_target_positions": str(config.max_target_positions),
+        "architecture": "conv_crf_transformer",
+        "config": json.dumps(dataclasses.asdict(config), sort_keys=True),
+        "padding_policy": config.padding_policy,
+        "left_pad_source": str(config.left_pad_source).lower(),
+        "special_ids": json.dumps({"bos": BOS, "pad": PAD, "eos": EOS, "unk": UNK}),
+        "max_source_positions": str(config.max_source_positions),
+        "max_target_positions": str(config.max_target_positions),
     }
 
 
@@ -141,13 +142,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="fairseq checkpoint (.pt)")
     parser.add_argument("--output", type=Path, required=True, help="ONNX file to write")
+    parser.add_argument(
+        "--fold",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="do the network's constant algebra before the export (train_model/models/fold.py)",
+    )
     arguments = parser.parse_args(argv)
     loaded = load_checkpoint(arguments.checkpoint)
     if not isinstance(loaded.model, ConvCrfTransformer):
         raise UserError(
             f"{arguments.checkpoint} holds a {loaded.kind}; only conv_crf_transformer can be exported"
         )
-    save(to_onnx(loaded.model), arguments.output)
+    save(to_onnx(fold(loaded.model) if arguments.fold else loaded.model), arguments.output)
     size = arguments.output.stat().st_size / 2**20
     print(f"{arguments.output}: {size:.1f} MiB, padding {loaded.config.padding_policy}")
     return 0

@@ -1,0 +1,156 @@
+"""Files from the network that are either whole under their name, or not there under it.
+
+A download lives in a partial file until it is complete and has been looked at; one that stopped goes on
+where it was. ``Ledger`` remembers size and SHA-256 of what was accepted once.
+"""
+
+import hashlib
+import http.client
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import BinaryIO
+
+from train_model.cli import UserError, atomic_path
+
+BLOCK = 1 << 20
+
+
+class NetworkError(UserError):
+    """The network or the server said no; trying later or elsewhere may help."""
+
+
+def fetch(url: str, part: Path, timeout: float = 60, attempts: int = 3) -> None:
+    """Download ``url`` into ``part``, going on from what is in it.
+
+    What is there is used only when the server vouches, by ETag or date, that the file is still the same.
+
+    Args:
+        timeout: seconds without a byte after which an attempt is given up.
+        attempts: tries before giving up; a definite refusal (403, 404) is not tried again.
+
+    Raises:
+        NetworkError: the server refuses, or no attempt came to the end. ``part`` is kept.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return _attempt(url, part, timeout)
+        except urllib.error.HTTPError as error:
+            reason = f"the server answers {error.code} {error.reason}"
+            if error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS:
+                raise NetworkError(f"{url}: {reason}") from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(getattr(error, "reason", None) or error or type(error).__name__)
+        if attempt < attempts:
+            print(f"{url}: {reason}; trying again", file=sys.stderr)
+            time.sleep(min(2**attempt, 30))
+    kept = part.stat().st_size if part.exists() else 0
+    raise NetworkError(f"{url}: {reason}; {kept} bytes are kept, run it again to go on from there")
+
+
+def _attempt(url: str, part: Path, timeout: float) -> None:
+    validator = part.with_name(part.name + ".validator")
+    request = urllib.request.Request(url, headers={"User-Agent": "lite-transformer-trt"})
+    offset = part.stat().st_size if part.exists() and validator.exists() else 0
+    if offset:
+        request.add_header("Range", f"bytes={offset}-")
+        request.add_header("If-Range", validator.read_text())
+    try:
+        reply = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if offset and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            part.unlink()  # it was whole, or is not the file's beginning: one clean start tells
+            return _attempt(url, part, timeout)
+        raise
+    with reply:
+        if reply.status != http.HTTPStatus.PARTIAL_CONTENT:
+            offset = 0
+        validator.unlink(missing_ok=True)
+        if tag := reply.headers["ETag"] or reply.headers["Last-Modified"]:
+            validator.write_text(tag)
+        length = reply.headers["Content-Length"]
+        total = offset + int(length) if length else None
+        with part.open("ab" if offset else "wb") as file:
+            while block := reply.read1(BLOCK):  # what is here: a stall must not lose it
+                _write(file, block)
+                _show(part.name, file.tell(), total)
+            received = file.tell()
+    if total is not None and received != total:
+        raise http.client.IncompleteRead(b"", total - received)
+    validator.unlink(missing_ok=True)
+
+
+def _write(file: BinaryIO, block: bytes) -> None:
+    try:
+        file.write(block)
+        file.flush()
+    except OSError as error:  # not the network's fault: trying again would not help
+        raise UserError(f"cannot write {file.name}: {error.strerror}; make room there") from error
+
+
+def _show(name: str, done: int, total: int | None) -> None:
+    if sys.stderr.isatty():
+        whole = f" of {total / 2**20:.1f}" if total else ""
+        end = "\n" if done == total else ""
+        print(
+            f"\r\x1b[K{name}: {done / 2**20:.1f}{whole} MiB", end=end, file=sys.stderr, flush=True
+        )
+
+
+def refuse_impostor(path: Path) -> None:
+    """Refuse what servers send instead of a file.
+
+    Raises:
+        UserError: the file is empty, an HTML page, or a pointer of git-lfs.
+    """
+    with path.open("rb") as file:
+        start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        raise UserError(f"{path.name} is empty")
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        raise UserError(
+            f"{path.name} is a web page, not the file (a quota or permission notice?); "
+            "open its address in a browser to see which"
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path.name} is a git-lfs pointer, not the file; run `git lfs pull` there")
+
+
+class Ledger:
+    """Size and SHA-256 of accepted files, in one JSON file."""
+
+    def __init__(self, path: Path):
+        """Read ``path`` if it is there.
+
+        Raises:
+            UserError: it is not a ledger.
+        """
+        self._path = path
+        try:
+            self._entries = json.loads(path.read_text()) if path.exists() else {}
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}); delete it and run again") from error
+
+    def accept(self, name: str, path: Path) -> None:
+        """Record the file at ``path`` as ``name``, or hold it against the record.
+
+        Raises:
+            UserError: it differs from what was recorded.
+        """
+        entry = {"size": path.stat().st_size, "sha256": _sha256(path)}
+        known = self._entries.setdefault(name, entry)
+        if known != entry:
+            raise UserError(
+                f"{path} ({entry['size']} bytes) is not the {name} of {known['size']} bytes that "
+                f"{self._path} records; delete it, or its entry there if it changed on purpose"
+            )
+        with atomic_path(self._path) as temporary:
+            temporary.write_text(json.dumps(self._entries, indent=2, sort_keys=True) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

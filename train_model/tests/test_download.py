@@ -1,0 +1,346 @@
+"""``./download.sh`` against a server on the loopback that sends good, short, slow and wrong answers."""
+
+import http.server
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from train_model.cli import UserError
+from train_model.data import download, transfer
+from train_model.data.transfer import Ledger, NetworkError, fetch
+
+ROOT = Path(__file__).parents[2]
+BODY = bytes(range(256)) * 4096  # 1 MiB
+DICTIONARY = "".join(f"word{i} 1\n" for i in range(32764)).encode()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves ``files`` by name. ``cut`` ends a reply early, once; ``stall`` sends nothing after it."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.status: dict[str, int] = {}
+        self.cut: dict[str, int] = {}
+        self.stall: set[str] = set()
+        self.etag = '"1"'
+        self.ranges: list[str | None] = []
+        self.released = threading.Event()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self):
+        name = self.path.lstrip("/")
+        server = self.server
+        server.ranges.append(self.headers["Range"])
+        if name in server.status or name not in server.files:
+            return self.send_error(server.status.get(name, 404))
+        body, start = server.files[name], 0
+        if self.headers["Range"] and self.headers["If-Range"] == server.etag:
+            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        if start and start >= len(body):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body) - start))
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        self.end_headers()
+        self.wfile.write(body[start : server.cut.pop(name, len(body))])
+        if name in server.stall:
+            self.wfile.flush()
+            server.released.wait(10)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(transfer.time, "sleep", lambda seconds: None)
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.released.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_good_answer(server, tmp_path):
+    server.files["x"] = BODY
+    fetch(f"{server.address}/x", tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == BODY
+
+
+def test_truncated_answer_goes_on_where_it_stopped(server, tmp_path):
+    server.files["x"], server.cut["x"] = BODY, 700_000
+    fetch(f"{server.address}/x", tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == BODY
+    assert server.ranges == [None, "bytes=700000-"]
+
+
+def test_second_run_goes_on_where_the_first_stopped(server, tmp_path):
+    server.files["x"], server.cut["x"] = BODY, 300_000
+    with pytest.raises(NetworkError, match="300000 bytes are kept, run it again"):
+        fetch(f"{server.address}/x", tmp_path / "x", attempts=1)
+    fetch(f"{server.address}/x", tmp_path / "x", attempts=1)
+    assert (tmp_path / "x").read_bytes() == BODY
+    assert server.ranges[-1] == "bytes=300000-"
+
+
+@pytest.mark.parametrize("etag", ['"2"', None])
+def test_a_beginning_that_may_be_of_another_file_is_dropped(server, tmp_path, etag):
+    server.files["x"], server.cut["x"] = BODY, 300_000
+    with pytest.raises(NetworkError):
+        fetch(f"{server.address}/x", tmp_path / "x", attempts=1)
+    server.files["x"], server.etag = BODY[::-1], etag
+    fetch(f"{server.address}/x", tmp_path / "x", attempts=1)
+    assert (tmp_path / "x").read_bytes() == BODY[::-1]
+
+
+def test_part_longer_than_the_file_is_dropped(server, tmp_path):
+    server.files["x"] = BODY[:1000]
+    (tmp_path / "x").write_bytes(BODY)
+    (tmp_path / "x.validator").write_text(server.etag)
+    fetch(f"{server.address}/x", tmp_path / "x", attempts=1)
+    assert (tmp_path / "x").read_bytes() == BODY[:1000]
+
+
+def test_stalled_answer_is_given_up(server, tmp_path):
+    server.files["x"], server.cut["x"] = BODY, 1000
+    server.stall.add("x")
+    with pytest.raises(NetworkError, match="timed out; 1000 bytes are kept"):
+        fetch(f"{server.address}/x", tmp_path / "x", timeout=0.2, attempts=1)
+
+
+@pytest.mark.parametrize(("status", "tries"), [(403, 1), (404, 1), (503, 3), (429, 3)])
+def test_refusals(server, tmp_path, status, tries):
+    server.status["x"] = status
+    with pytest.raises(NetworkError, match=f"the server answers {status}"):
+        fetch(f"{server.address}/x", tmp_path / "x")
+    assert len(server.ranges) == tries
+    assert not (tmp_path / "x").exists()
+
+
+def test_nobody_listens(tmp_path, server):
+    server.shutdown()
+    address = server.address
+    server.socket.close()
+    with pytest.raises(NetworkError, match="Connection refused"):
+        fetch(f"{address}/x", tmp_path / "x", attempts=1)
+
+
+def test_ledger_holds_files_to_what_they_were(tmp_path):
+    file = tmp_path / "x"
+    file.write_bytes(b"one")
+    Ledger(tmp_path / "sums.json").accept("x", file)
+    Ledger(tmp_path / "sums.json").accept("x", file)
+    file.write_bytes(b"two")
+    with pytest.raises(UserError, match="is not the x of 3 bytes"):
+        Ledger(tmp_path / "sums.json").accept("x", file)
+
+
+def archive() -> bytes:
+    """The data set's archive in small: its texts, its codes, and files nobody asked for."""
+    tests = {"en": "a b@@ c\n", "de": "d\n"}
+    members = {f"{name}.{lang}": "x@@ y\n" for name in download.TEXTS for lang in ("en", "de")}
+    members |= {f"{download.TEST_SET}.{lang}": text for lang, text in tests.items()}
+    members |= {"bpe.32000": "#version: 0.2\na b\n", "../../escape": "no", "vocab.bpe.32000": "no"}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, text in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def mirror(server):
+    server.files = {
+        "checkpoint_last.pt": b"PK\x03\x04" + BODY,
+        "dict.en.txt": DICTIONARY,
+        "dict.de.txt": DICTIONARY,
+        "wmt16_en_de.tar.gz": archive(),
+    }
+    return server
+
+
+def shell(folder, server, *flags) -> subprocess.CompletedProcess:
+    command = [ROOT / "download.sh", "--output", folder, "--mirror", server.address]
+    return subprocess.run(
+        [*command, "--timeout", "0.5", "--attempts", "1", *flags],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def from_mirror(folder, server):
+    download.main(["--output", str(folder), "--mirror", server.address, "--attempts", "1"])
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+EVERYTHING = {
+    "checkpoint_last.pt",
+    "dict.en.txt",
+    "dict.de.txt",
+    "bpe.codes",
+    "test.en",
+    "test.de",
+    "checksums.json",
+    *(f"{name}.{lang}" for name in download.TEXTS for lang in ("en", "de")),
+}
+
+
+def test_everything_comes_once_and_is_checked_after(mirror, tmp_path):
+    reply = shell(tmp_path, mirror)
+    assert reply.returncode == 0, reply.stderr
+    assert names(tmp_path) == EVERYTHING
+    assert (tmp_path / "test.en").read_text() == "a bc\n"
+    assert (tmp_path / "bpe.codes").read_text().startswith("#version")
+    assert set(json.loads((tmp_path / "checksums.json").read_text())) == (
+        EVERYTHING - {"checksums.json"}
+    )
+    fetched = len(mirror.ranges)
+    reply = shell(tmp_path, mirror)
+    assert reply.returncode == 0
+    assert "checkpoint_last.pt: here already" in reply.stdout
+    assert len(mirror.ranges) == fetched
+    (tmp_path / "test.de").write_text("changed\n")
+    reply = shell(tmp_path, mirror)
+    assert reply.returncode == 2
+    assert "is not the test.de of 2 bytes" in reply.stderr
+
+
+def test_files_put_there_by_hand_are_checked_and_unpacked(mirror, tmp_path):
+    for name, body in mirror.files.items():
+        (tmp_path / name).write_bytes(body)
+    from_mirror(tmp_path, mirror)
+    assert names(tmp_path) == EVERYTHING
+    assert not mirror.ranges
+
+
+PAGE = b"\n <!DOCTYPE html><html><title>Google Drive - Quota exceeded</title></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 415916075\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "reason"),
+    [
+        ("checkpoint_last.pt", PAGE, "is a web page, not the file"),
+        ("checkpoint_last.pt", POINTER, "is a git-lfs pointer"),
+        ("checkpoint_last.pt", b"", "is empty"),
+        ("checkpoint_last.pt", b"hello", "is not a PyTorch checkpoint"),
+        ("dict.de.txt", PAGE, "is a web page"),
+        ("dict.de.txt", b"a 1\nb 2\n", "has 6 symbols and the checkpoint 32768"),
+        ("wmt16_en_de.tar.gz", PAGE, "is a web page"),
+        ("wmt16_en_de.tar.gz", b"PK\x03\x04", "is not a gzip archive"),
+        ("wmt16_en_de.tar.gz", archive()[:200], "cannot be unpacked"),
+    ],
+)
+def test_impostors_never_get_the_name(mirror, tmp_path, name, body, reason):
+    good, mirror.files[name] = mirror.files[name], body
+    with pytest.raises(UserError) as error:
+        from_mirror(tmp_path, mirror)
+    assert reason in str(error.value)
+    assert name not in names(tmp_path)
+    mirror.files[name] = good  # and nothing of the impostor is left to trip over
+    from_mirror(tmp_path, mirror)
+    assert names(tmp_path) == EVERYTHING
+
+
+@pytest.mark.parametrize("trouble", ["refused", "stalled", "truncated"])
+def test_when_the_network_says_no_the_steps_by_hand_are_printed(mirror, tmp_path, trouble):
+    name = "checkpoint_last.pt"
+    if trouble == "refused":
+        mirror.status[name] = 403
+    else:
+        mirror.cut[name] = 1000
+    if trouble == "stalled":
+        mirror.stall.add(name)
+    reply = shell(tmp_path, mirror)
+    assert reply.returncode == 2
+    assert "https://drive.google.com/drive/folders/1xDC8zLuH" in reply.stderr
+    assert reply.stderr.splitlines()[-1].startswith(f"error: {mirror.address}/{name}: ")
+    assert name not in names(tmp_path)
+    mirror.status.clear()
+    mirror.stall.clear()
+    assert shell(tmp_path, mirror).returncode == 0
+    assert (tmp_path / name).read_bytes() == mirror.files[name]
+
+
+@pytest.fixture
+def gdown(monkeypatch, mirror):
+    """A mock of gdown: the folder and file ids lead to the local server. Google is not asked."""
+
+    class DownloadError(Exception):
+        pass
+
+    listed = [
+        SimpleNamespace(id="A", path="a/checkpoint_last.pt"),
+        SimpleNamespace(id="B", path="x"),
+    ]
+    files = {"A": "checkpoint_last.pt", download.DRIVE_ARCHIVE: "wmt16_en_de.tar.gz"}
+
+    def fetch_file(id, output, resume, timeout, retries):
+        if files[id] in mirror.status:
+            raise DownloadError("Too many users have viewed or downloaded this file")
+        Path(output).write_bytes(mirror.files[files[id]])
+        return output
+
+    module = SimpleNamespace(
+        download_folder=lambda id, skip_download, quiet: listed,
+        download=fetch_file,
+        exceptions=SimpleNamespace(DownloadError=DownloadError),
+        listed=listed,
+    )
+    monkeypatch.setitem(sys.modules, "gdown", module)
+    monkeypatch.setattr(download, "SEED", mirror.address)
+    return module
+
+
+def test_from_google_drive(gdown, tmp_path):
+    download.main(["--output", str(tmp_path)])
+    assert names(tmp_path) == EVERYTHING
+
+
+def test_google_drive_refuses(gdown, mirror, tmp_path, capsys):
+    mirror.status["checkpoint_last.pt"] = 403
+    with pytest.raises(NetworkError, match="Google Drive: Too many users"):
+        download.main(["--output", str(tmp_path)])
+    assert "By hand" in capsys.readouterr().err
+
+
+def test_google_drive_folder_without_the_checkpoint(gdown, tmp_path):
+    del gdown.listed[0]
+    with pytest.raises(NetworkError, match=r"has no checkpoint_last.pt, only x"):
+        download.main(["--output", str(tmp_path)])
+
+
+def test_without_gdown_the_command_that_installs_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "gdown", None)
+    with pytest.raises(UserError, match="pip install 'gdown>=6'"):
+        download.main(["--output", str(tmp_path)])

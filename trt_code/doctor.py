@@ -61,8 +61,7 @@ def _program(*names: str) -> Callable[[], str | None]:
 
 
 def _nvcc() -> str | None:
-    home = Path(os.environ.get("CUDA_HOME") or "/usr/local/cuda")
-    return shutil.which("nvcc") or shutil.which(home / "bin" / "nvcc")
+    return shutil.which(os.environ.get("CUDACXX") or "nvcc")
 
 
 def _python() -> str | None:
@@ -86,7 +85,8 @@ def header_folders() -> list[Path]:
     return [Path(root) / "include" for root in roots] + [Path(folder) for folder in HEADER_FOLDERS]
 
 
-def _headers() -> str | None:
+def find_headers() -> str | None:
+    """TensorRT's version and the folder of its headers; None where there are none."""
     for folder in header_folders():
         if (folder / HEADER).is_file():
             text = (folder / HEADER).read_text(errors="replace")
@@ -122,7 +122,7 @@ DEPENDENCIES = (
     Dependency(
         "nvcc",
         "make plugins, torch-ops",
-        "install the CUDA toolkit (developer.nvidia.com/cuda-downloads) and set CUDA_HOME",
+        "install the CUDA toolkit (developer.nvidia.com/cuda-downloads), its bin on the PATH",
         _nvcc,
         _CPU,
     ),
@@ -138,7 +138,7 @@ DEPENDENCIES = (
         "make plugins",
         "git clone --depth 1 --branch release/10.16 https://github.com/NVIDIA/TensorRT"
         " build/TensorRT && export TENSORRT_ROOT=$PWD/build/TensorRT",
-        _headers,
+        find_headers,
         _CPU,
     ),
     Dependency(

@@ -13,7 +13,7 @@ from typing import Any
 import sacrebleu
 
 from train_model.cli import UserError, atomic_path, run
-from train_model.data.tokenizer import Tokenizer
+from train_model.data.tokenizer import Tokenizer, split_units
 from train_model.models.zoo import ModelFiles, model_files
 from trt_code.bench import parse_names
 from trt_code.machine import default_device, describe
@@ -52,7 +52,9 @@ def score(
     texts = [translation.text for translation in translations]
     pairs = list(zip(translations, references, strict=True))
     exact = sum(translation.text == reference for translation, reference in pairs)
-    length = sum(t.tokens == len(tokenizer.split(reference)) + 2 for t, reference in pairs)
+    length = sum(
+        t.tokens == len(split_units(tokenizer.bpe, reference)) + 2 for t, reference in pairs
+    )
     bleu = sacrebleu.BLEU()
     return {
         "exact_match": round(100 * exact / len(pairs), 3),

@@ -92,10 +92,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 def write(results: dict[str, Any], folder: Path) -> None:
     """Write ``results.json``, ``.md`` and ``.png`` into ``folder``, each atomically."""
+    page = markdown(results)  # first: it fails where the results are something else
     with atomic_path(folder / "results.json") as path:
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     with atomic_path(folder / "results.md") as path:
-        path.write_text(markdown(results), encoding="utf-8")
+        path.write_text(page, encoding="utf-8")
     with atomic_path(folder / "results.png") as path:
         plot(results, path)
 

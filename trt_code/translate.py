@@ -5,6 +5,7 @@ line for what cannot be translated.
 """
 
 import argparse
+import contextlib
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
@@ -64,10 +65,10 @@ def translate_stream(lines: Iterator[str], translator: Translator) -> None:
     )
     task = bar.add_task("", total=None)
     first_line = 1
-    try:
+    with contextlib.ExitStack() as shown:
         while window := list(itertools.islice(lines, WINDOW)):
-            if len(window) > LONG_INPUT:
-                bar.start()
+            if len(window) > LONG_INPUT and first_line == 1:
+                shown.enter_context(bar)
             if len(window) < WINDOW:  # the last one: now the end is known
                 bar.update(task, total=first_line - 1 + len(window))
             for translation in translator.translate(
@@ -76,8 +77,6 @@ def translate_stream(lines: Iterator[str], translator: Translator) -> None:
                 print(translation.text)
             sys.stdout.flush()
             first_line += len(window)
-    finally:
-        bar.stop()
 
 
 def warn_about_decoding(arguments: argparse.Namespace) -> None:

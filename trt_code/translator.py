@@ -7,7 +7,7 @@ from typing import Literal
 
 from train_model.cli import UserError
 from train_model.data.dictionary import EOS, UNK
-from train_model.data.tokenizer import Tokenizer, normalise
+from train_model.data.tokenizer import Tokenizer, normalise, split_units
 from trt_code import batching
 from trt_code.runners import Runner
 
@@ -99,7 +99,7 @@ class Translator:
                 raise UserError(_too_long(number, f"{len(row)} tokens", limit))
             row = [*row[: limit - 1], EOS]
         if UNK in row and self._unknown == "refuse":
-            units = zip(self._tokenizer.split(text), row[1:], strict=False)
+            units = zip(split_units(self._tokenizer.bpe, text), row[1:], strict=False)
             symbols = sorted({unit for unit, index in units if index == UNK})
             some = ", ".join(map(repr, symbols[:5])) + (" and more" if len(symbols) > 5 else "")
             raise UserError(

@@ -109,15 +109,10 @@ class OrtRunner(Runner):
 
 
 def _with_reference_functions(path: Path) -> bytes:
-    import onnx
-
+    from onnx_export.onnx_file import load_onnx
     from onnx_export.reference import with_reference_functions
 
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf's DecodeError and what onnx wraps around it
-        raise UserError(f"{path} is damaged or no ONNX file; make it again") from error
-    return with_reference_functions(model).SerializeToString()
+    return with_reference_functions(load_onnx(path)).SerializeToString()
 
 
 class _DeviceMemory:

@@ -1,0 +1,149 @@
+# The front door: `make help` lists the targets. Every step is one Python module (see its --help),
+# every artefact lands in build/$(MODEL)/, and a target builds what it needs and nothing twice.
+
+MODEL ?= demo
+RECIPE ?= demo
+BUILD := build/$(MODEL)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:  # one pip, one exporter at a time; the steps use all cores themselves
+.SUFFIXES:
+
+# --- Python -------------------------------------------------------------------------------------
+# PYTHON= takes an interpreter that has the packages already, and then nothing is installed.
+# Without it the project makes its own .venv from the first suitable Python on the PATH.
+ifdef PYTHON
+PY := $(PYTHON)
+ENV_BASE :=
+ENV_TRAIN :=
+ENV_DEV :=
+else
+PY := .venv/bin/python
+ENV_BASE := .venv/base.stamp
+ENV_TRAIN := .venv/train.stamp
+ENV_DEV := .venv/dev.stamp
+endif
+SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+FIND_PYTHON = for python in python3 python3.12 python3.11 python3.13; do \
+	$$python -c '$(SUITABLE)' 2>/dev/null && break; python=; done
+INSTALL := $(PY) -m pip install -qq --disable-pip-version-check
+
+.venv/base.stamp: requirements/base.lock
+	@$(FIND_PYTHON); test -n "$$python" || { echo "error: no Python 3.11 to 3.13 with venv on the PATH;" \
+	  "install one (Debian: apt install python3-venv) or name an interpreter with PYTHON=" >&2; exit 2; }; \
+	echo "installing requirements/base.lock into .venv ($$($$python --version)); minutes at the first time"; \
+	$$python -m venv .venv
+	@$(INSTALL) -r $<
+	@touch $@
+
+.venv/dev.stamp: requirements/dev.lock .venv/base.stamp
+	@echo "installing requirements/dev.lock into .venv"
+	@$(INSTALL) -r $<
+	@touch $@
+
+.venv/train.stamp: requirements/train.lock requirements/fairseq.lock .venv/base.stamp
+	@echo "installing requirements/train.lock and fairseq into .venv (fairseq is compiled; C++ compiler needed)"
+	@$(INSTALL) -r requirements/train.lock
+	@$(INSTALL) --no-deps -r requirements/fairseq.lock
+	@touch $@
+
+.PHONY: help doctor env lock
+help:  ## list the targets
+	@echo "usage: make TARGET [MODEL=demo|wmt16|wmt16-random] [PYTHON=...]"; echo
+	@awk -F ':.*## ' '/^[a-z0-9-]+( [a-z0-9-]+)*:.*## / {printf "  %-36s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The doctor needs no package, so it can speak before any is installed.
+DOCTOR = $(if $(PYTHON)$(wildcard .venv/bin/python),$(PY),$(FIND_PYTHON); $${python:-python3}) -m trt_code.doctor
+doctor:  ## one line a dependency: found, or the command that installs it
+	@$(DOCTOR)
+
+needs-%:
+	@$(DOCTOR) --require $*
+
+env: $(ENV_BASE) $(ENV_TRAIN) $(ENV_DEV)  ## make .venv with every package that needs no GPU
+
+lock: $(ENV_BASE)  ## resolve pyproject.toml anew into requirements/*.lock
+	$(PY) requirements/lock.py
+
+# --- The line: checkpoint, ONNX, patched graph, engine ------------------------------------------
+# What builds talks on stderr, so that stdout has the results alone.
+CHECKPOINT.demo := data_model/demo/checkpoint.pt
+CHECKPOINT.wmt16 := data_model/wmt16/checkpoint_last.pt
+CHECKPOINT.wmt16-random := build/wmt16-random/checkpoint.pt
+CHECKPOINT ?= $(or $(CHECKPOINT.$(MODEL)),$(error no model '$(MODEL)'; MODEL is demo, wmt16 or wmt16-random))
+PRECISION ?= fp32 tf32 fp16
+PATCHED := $(PRECISION:%=$(BUILD)/model.%.onnx)
+EXPORTER := $(wildcard train_model/models/*.py train_model/ops/*.py onnx_export/*.py onnx_export/symbols/*.py)
+SURGEON := $(wildcard trt_code/onnx_surgeon.py trt_code/surgeon/*.py onnx_export/symbols/*.py)
+
+.PHONY: onnx verify patch
+onnx: $(BUILD)/model.onnx  ## export the checkpoint of MODEL to one ONNX file
+
+build/wmt16-random/checkpoint.pt: | $(ENV_BASE)
+	@$(PY) -c 'from train_model.models.zoo import model_files; model_files("wmt16-random")'
+
+data_model/wmt16/checkpoint_last.pt:
+	@echo "error: $@ is missing; get it: make download; works without it: every target with MODEL=demo" >&2; exit 2
+
+$(BUILD)/model.onnx: $(CHECKPOINT) $(EXPORTER) | $(ENV_BASE)
+	@$(PY) -m onnx_export.export --checkpoint $< --output $@ >&2
+
+verify: $(BUILD)/model.onnx  ## compare the ONNX file with PyTorch over a grid of shapes
+	@$(PY) -m onnx_export.verify --checkpoint $(CHECKPOINT) --onnx $<
+
+patch: $(PATCHED)  ## write the graphs for TensorRT (PRECISION=fp16 for one)
+
+$(BUILD)/model.%.onnx: $(BUILD)/model.onnx $(SURGEON)
+	@$(PY) -m trt_code.onnx_surgeon --input $< --output $@ --precision $* >&2
+
+# --- CUDA and TensorRT --------------------------------------------------------------------------
+# CMake knows best what is out of date, so these are run whenever they are asked for.
+.PHONY: plugins torch-ops engine-tf32 engine-fp16 engine-int8
+CMAKE_BUILD = cmake -S trt_code -B build/cmake/$@ $(CMAKE_FLAGS) $(1) >&2 && cmake --build build/cmake/$@ --parallel >&2
+
+plugins: needs-cmake needs-nvcc needs-tensorrt-headers  ## the TensorRT plugins (build/plugins; TENSORRT_ROOT=)
+	@$(call CMAKE_BUILD,)
+
+torch-ops: needs-cmake needs-nvcc $(ENV_BASE)  ## the same kernels as PyTorch operators (build/torch_ops)
+	@$(call CMAKE_BUILD,-DLITE_BUILD_PLUGINS=OFF -DLITE_BUILD_TORCH_OPS=ON -DPython_EXECUTABLE="$$(command -v $(PY))")
+
+engine-tf32: needs-tensorrt $(BUILD)/model.tf32.plan  ## the TensorRT engine, FP32 with TF32 GEMMs
+engine-fp16: needs-tensorrt $(BUILD)/model.fp16.plan  ## the TensorRT engine in FP16
+engine-int8: needs-tensorrt $(BUILD)/model.int8.plan  ## the TensorRT engine in INT8 (after make qat)
+
+$(BUILD)/model.%.plan: $(BUILD)/model.%.onnx | plugins
+	@$(PY) -m trt_code.build_engine --onnx $< --output $@ --timing-cache build/timing.cache $(ENGINE_FLAGS) >&2
+
+# --- Measure and use ----------------------------------------------------------------------------
+.PHONY: bench eval translate report
+bench: $(BUILD)/model.onnx $(PATCHED)  ## the table: latency and agreement of every runner (build/bench)
+	@$(PY) -m trt_code.bench --model $(MODEL)
+
+eval: $(BUILD)/model.onnx $(PATCHED)  ## exact match, BLEU and chrF of every runner
+	@$(PY) -m trt_code.evaluate --model $(MODEL)
+
+export TEXT
+translate: $(BUILD)/model.onnx  ## translate TEXT="...", or stdin a line at a time
+	@$(PY) -m trt_code.translate --model $(MODEL) $(if $(filter undefined,$(origin TEXT)),,-- "$$TEXT")
+
+report:  ## plot and tabulate anew what bench measured
+	@$(PY) -m trt_code.report
+
+# --- Checks -------------------------------------------------------------------------------------
+CPP_FILES = $(shell find trt_code plugin_attrs_issue -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h')
+
+.PHONY: test test-gpu lint clean
+test: $(ENV_BASE) $(ENV_TRAIN) $(ENV_DEV)  ## every test that needs no GPU (PYTEST= passes options)
+	$(PY) -m pytest -m "not gpu" $(PYTEST)
+
+test-gpu: needs-gpu $(ENV_BASE) $(ENV_DEV)  ## the tests that need a CUDA GPU
+	$(PY) -m pytest -m gpu $(PYTEST)
+
+lint: $(ENV_DEV)  ## ruff and clang-format, changing nothing
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -c 'import clang_format; clang_format.clang_format()' --dry-run -Werror $(CPP_FILES)
+
+clean:  ## remove what was built; .venv and downloads stay
+	rm -rf build

@@ -1,0 +1,110 @@
+"""A small network with random weights, its text files and its exported graph, for every test here."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from train_model.data.dictionary import Dictionary
+from train_model.models.checkpoint import save_checkpoint
+from train_model.models.config import NatConfig
+from train_model.models.conv_crf_transformer import LENGTH_OFFSET, ConvCrfTransformer
+from train_model.models.zoo import ModelFiles
+
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "and"]
+WORDS += ["twenty", "thirty", "hundred"]
+SENTENCES = [
+    "one",
+    "two hundred and three",
+    "twenty five",
+    "nine hundred and thirty seven and one and two",
+    "four hundred and six",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    """A model named ``tiny`` whose source and target language are the same, of 24 positions.
+
+    A translation is as long as its source, so that no canvas cuts it; its words are random.
+    """
+    folder = tmp_path_factory.mktemp("tiny")
+    files = ModelFiles(
+        name="tiny",
+        checkpoint=folder / "checkpoint.pt",
+        src_dict=folder / "dict.txt",
+        tgt_dict=folder / "dict.txt",
+        bpe_codes=folder / "bpe.codes",
+        test_src=folder / "test.en",
+        test_tgt=folder / "test.de",
+    )
+    letters = sorted(set("".join(WORDS)))
+    symbols = [*WORDS, *letters, *(letter + "@@" for letter in letters)]
+    dictionary = Dictionary.from_frequencies(dict.fromkeys(symbols, 1))
+    dictionary.save(files.src_dict)
+    files.bpe_codes.write_text("#version: 0.2\n" + "".join(_merges()), encoding="utf-8")
+    for path in (files.test_src, files.test_tgt):
+        path.write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
+    config = NatConfig(
+        src_vocab=len(dictionary),
+        tgt_vocab=len(dictionary),
+        encoder_embed_dim=16,
+        encoder_ffn_embed_dim=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_kernel_size_list=(3, 5),
+        decoder_kernel_size_list=(3, 5),
+        encoder_learned_pos=True,
+        decoder_learned_pos=True,
+        conv_linear=True,
+        src_embedding_copy=True,
+        max_source_positions=24,
+        max_target_positions=40,
+        crf_lowrank_approx=4,
+        crf_beam_approx=8,
+        pred_length_offset=True,
+        padding_policy="masked",
+    )
+    torch.manual_seed(3)
+    model = ConvCrfTransformer(config)
+    with torch.no_grad():  # a sum over the encoder's output that is never negative, for one class
+        model.encoder.layers[-1].layer_norms[1].bias.fill_(1)
+        model.decoder.embed_length.weight.zero_()[LENGTH_OFFSET] = 1
+    save_checkpoint(files.checkpoint, model, config)
+    return files
+
+
+@pytest.fixture(scope="session")
+def tiny_build(tiny_files: ModelFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build folder with the exported graph of ``tiny`` in it."""
+    from onnx_export.export import main
+
+    folder = tmp_path_factory.mktemp("build")
+    output = folder / tiny_files.name / "model.onnx"
+    main(["--checkpoint", str(tiny_files.checkpoint), "--output", str(output)])
+    return folder
+
+
+@pytest.fixture
+def zoo(monkeypatch: pytest.MonkeyPatch, tiny_files: ModelFiles) -> None:
+    """Lets the command lines find ``--model tiny``, and ``mute``, which has no text."""
+    mute = dataclasses.replace(
+        tiny_files, name="mute", bpe_codes=None, test_src=None, test_tgt=None
+    )
+    known = {"tiny": tiny_files, "mute": mute}
+    for module in ("bench", "evaluate", "translate"):
+        monkeypatch.setattr(f"trt_code.{module}.model_files", lambda name, build_dir: known[name])
+
+
+def _merges() -> list[str]:
+    """The merges that join each word from its letters, in order."""
+    merges = []
+    for word in WORDS:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            merges.append(f"{parts[0]} {parts[1]}\n")
+            parts[:2] = [parts[0] + parts[1]]
+    return list(dict.fromkeys(merges))

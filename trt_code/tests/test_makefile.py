@@ -1,0 +1,144 @@
+"""The front door: what the targets would do, and how they refuse."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+DOCTOR_FILES = ["trt_code/__init__.py", "trt_code/doctor.py"]
+DOCTOR_FILES += ["train_model/__init__.py", "train_model/cli.py"]
+
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="no make")
+
+
+def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The Makefile with what its checks need, and nothing installed or built."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in DOCTOR_FILES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    (tmp_path / "data_model" / "demo").mkdir(parents=True)
+    (tmp_path / "data_model" / "demo" / "checkpoint.pt").touch()
+    return tmp_path
+
+
+def test_help_lists_every_target():
+    listed = set(re.findall(r"^  ([a-z0-9-]+) ", make("help").stdout, re.MULTILINE))
+    declared = set(" ".join(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)).split())
+    assert listed == declared
+    assert make().stdout == make("help").stdout
+
+
+def test_bench_makes_its_environment_first_and_builds_each_file_once(clone):
+    reply = make("--dry-run", "bench", folder=clone)
+    assert reply.returncode == 0, reply.stderr
+    steps = ["-m venv .venv", "-r requirements/base.lock", "onnx_export.export"]
+    steps += [f"model.{precision}.onnx" for precision in ("fp32", "tf32", "fp16")]
+    steps += ["trt_code.bench --model demo"]
+    places = [reply.stdout.index(step) for step in steps]
+    assert places == sorted(places)
+    assert reply.stdout.count("-m onnx_export.export") == 1
+    assert reply.stdout.count("-m trt_code.onnx_surgeon") == 3
+
+
+def test_what_is_there_is_not_built_again(clone):
+    for name in (".venv/base.stamp", "build/demo/model.onnx", "build/demo/model.fp16.onnx"):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).touch()
+    reply = make("--dry-run", "patch", "PRECISION=fp16", folder=clone)
+    assert "trt_code" not in reply.stdout
+    (clone / "data_model" / "demo" / "checkpoint.pt").touch()
+    os.utime(clone / "build" / "demo" / "model.onnx", (0, 0))
+    reply = make("--dry-run", "patch", "PRECISION=fp16", folder=clone)
+    assert "onnx_export.export" in reply.stdout
+    assert "--precision fp16" in reply.stdout
+
+
+def test_tests_get_what_training_needs(clone):
+    planned = make("--dry-run", "test", folder=clone).stdout
+    for words in ("-r requirements/train.lock", "--no-deps -r requirements/fairseq.lock"):
+        assert words in planned
+    assert planned.index("--no-deps") < planned.index("-m pytest")
+
+
+def test_another_interpreter_installs_nothing(clone):
+    for target in ("test", "bench", "lint", "translate"):
+        reply = make("--dry-run", target, "PYTHON=/opt/conda/bin/python", folder=clone)
+        assert reply.returncode == 0, reply.stderr
+        assert "pip" not in reply.stdout
+        assert ".venv" not in reply.stdout
+        assert "/opt/conda/bin/python -m" in reply.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["onnx", "MODEL=nonsense"], ["no model 'nonsense'", "demo, wmt16 or wmt16-random"]),
+        (["onnx", "MODEL=wmt16"], ["make download", "MODEL=demo"]),
+        (["test-gpu"], ["gpu is missing", "get it: ", "works without it: make bench"]),
+        (["engine-fp16"], ["tensorrt is missing", "get it: pip install", "make patch"]),
+        (
+            ["plugins", "TENSORRT_ROOT=/nowhere"],
+            ["NvInferVersion.h in /nowhere/include", "git clone"],
+        ),
+    ],
+)
+def test_a_target_that_lacks_something_says_so(arguments, words, clone):
+    # a machine without GPU tools: only what the checks themselves need is on the PATH
+    tools = clone / "tools"
+    tools.mkdir()
+    for name in ("make", "sh", "cmake", "nvcc"):
+        program = shutil.which(name) or shutil.which("true")
+        (tools / name).symlink_to(os.path.realpath(program))
+    # a link to the interpreter alone would lose its standard library
+    (tools / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tools / "python3").chmod(0o755)
+    reply = subprocess.run(
+        ["make", *arguments], cwd=clone, env={"PATH": str(tools)}, capture_output=True, text=True
+    )
+    assert reply.returncode == 2
+    for word in words:
+        assert word in reply.stderr
+    errors = [line for line in reply.stderr.splitlines() if not line.startswith("make")]
+    assert len(errors) <= 1, reply.stderr
+
+
+def test_text_of_any_kind_reaches_translate_as_it_is(clone):
+    spy = clone / "python"
+    spy.write_text('#!/bin/sh\nfor argument; do printf "<%s>" "$argument"; done\n')
+    spy.chmod(0o755)
+    (clone / "build" / "demo").mkdir(parents=True)
+    (clone / "build" / "demo" / "model.onnx").touch()
+    text = """it's "one" $HOME `date` -- & two"""
+    reply = make("translate", f"PYTHON={spy}", "TEXT=" + text.replace("$", "$$"), folder=clone)
+    assert reply.stdout.endswith(f"<--><{text}>")
+
+
+def test_locks_hold_what_pyproject_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    locked = {}
+    for lock in ("base", "train", "dev"):
+        lines = (ROOT / "requirements" / f"{lock}.lock").read_text().splitlines()
+        locked |= dict(line.split("==") for line in lines if "==" in line)
+    for text in [*project["dependencies"], *extras["train"], *extras["dev"]]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(locked[requirement.name.lower()]), text

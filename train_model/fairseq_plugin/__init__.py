@@ -8,4 +8,9 @@ from train_model import fairseq_compat
 
 fairseq_compat.prepare()
 
-from . import conv_crf_transformer, glat_loss, translation_nat  # noqa: E402, F401
+from . import (  # noqa: E402, F401
+    conv_crf_transformer,
+    glat_loss,
+    transformer_multibranch_v2,
+    translation_nat,
+)

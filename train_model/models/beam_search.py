@@ -29,7 +29,7 @@ class StepDecoder(Protocol):
         """Take one step.
 
         Args:
-            tokens: last token of every hypothesis [B, beam], int64.
+            tokens: last token of every hypothesis [B, beam], int64; a view that changes later.
             parents: the beam [B, beam], int64, in 0..beam-1, that each hypothesis continues.
 
         Returns:
@@ -42,9 +42,10 @@ class SearchOptions:
     """How to search; names and defaults are fairseq's.
 
     A hypothesis has at most ``max_len_a * source width + max_len_b`` tokens before eos (and no more
-    than the decoder has positions), at least ``min_len`` tokens with its eos, and the score
+    than the decoder has positions), at least ``min_len`` before it, and the score
     ``sum of log-probabilities / length ** len_penalty`` with eos counted. ``unk_penalty`` is taken
-    from the log-probability of unk. No sequence of ``no_repeat_ngram`` tokens occurs twice (0: may).
+    from the log-probability of unk. No sequence of ``no_repeat_ngram`` tokens occurs twice (0: may); the
+    PyTorch form of this in fairseq 0.12.2 forbids nothing, so mit-han-lab's meaning is taken.
     """
 
     beam: int = 5

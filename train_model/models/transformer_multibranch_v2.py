@@ -261,6 +261,9 @@ class TransformerMultibranch(nn.Module):
     It translates one token at a time; see :mod:`train_model.models.incremental` and ``beam_search``.
     """
 
+    encoder_type: type[Encoder] = Encoder
+    decoder_type: type[Decoder] = Decoder
+
     def __init__(self, config: MultibranchConfig) -> None:
         super().__init__()
         self.config = config
@@ -268,8 +271,8 @@ class TransformerMultibranch(nn.Module):
         tgt_embed = src_embed
         if not config.share_all_embeddings:
             tgt_embed = embedding(config.tgt_vocab, config.encoder_embed_dim)
-        self.encoder = Encoder(config, src_embed)
-        self.decoder = Decoder(config, tgt_embed)
+        self.encoder = self.encoder_type(config, src_embed)
+        self.decoder = self.decoder_type(config, tgt_embed)
 
     def encode(self, src_tokens: Tensor) -> EncoderOut:
         """Encode [B, S] int64 tokens."""

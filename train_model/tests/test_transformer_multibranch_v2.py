@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from train_model import fairseq_compat
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.incremental import IncrementalDecoder
@@ -232,3 +233,56 @@ def test_options_that_do_not_fit_are_told(changes, word):
     args = argparse.Namespace(**vars(SMALL.to_args()) | changes)
     with pytest.raises(ValueError, match=word):
         MultibranchConfig.from_args(args, 40, 48)
+
+
+FAIRSEQ_CASES = [
+    {"beam": 1},
+    {"beam": 5},
+    {"beam": 4, "len_penalty": 0.6, "max_len_a": 1.2, "max_len_b": 3},
+    {"beam": 3, "len_penalty": 2.0, "min_len": 4, "max_len_b": 9},
+    {"beam": 2, "unk_penalty": 1.5, "max_len_b": 20},
+]
+
+
+@pytest.mark.fairseq
+@pytest.mark.parametrize("case", FAIRSEQ_CASES, ids=str)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_hypotheses_are_those_of_fairseqs_generator(case, seed):
+    """The same network behind fairseq's interface, with its own incremental state, and behind ours."""
+    pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
+    fairseq_compat.prepare()
+    from fairseq.data import Dictionary
+    from fairseq.sequence_generator import SequenceGenerator
+
+    from train_model.fairseq_plugin.transformer_multibranch_v2 import TransformerMultibranchModel
+
+    model = TransformerMultibranchModel(SMALL).eval()
+    weights = network(seed).state_dict()
+    weights["decoder.embed_out"] *= 4  # a peaked distribution, so that sentences end and do not tie
+    model.load_state_dict(weights)
+    dictionary = Dictionary()
+    for word in range(4, SMALL.tgt_vocab):
+        dictionary.add_symbol(str(word))
+    options = SearchOptions(**{"max_len_b": 40} | case)
+    generator = SequenceGenerator(
+        [model],
+        dictionary,
+        beam_size=options.beam,
+        max_len_a=options.max_len_a,
+        max_len_b=options.max_len_b,
+        min_len=options.min_len,
+        len_penalty=options.len_penalty,
+        unk_penalty=options.unk_penalty,
+    )
+    source = sentences([9, 5, 12, 7], seed=seed)
+    lengths = source.ne(1).sum(1)
+    batch = {"net_input": {"src_tokens": source, "src_lengths": lengths}}
+    expected = generator.generate([model], batch)
+    found = beam_search(IncrementalDecoder.of(model), source, options)
+    for theirs, ours in zip(expected, found, strict=True):
+        assert [h.tokens.tolist() for h in ours] == [h["tokens"].tolist() for h in theirs]
+        for mine, other in zip(ours, theirs, strict=True):
+            assert mine.score == pytest.approx(float(other["score"]), abs=1e-4)
+            torch.testing.assert_close(
+                mine.positional_scores, other["positional_scores"], rtol=0, atol=1e-4
+            )

@@ -1,0 +1,149 @@
+"""Parameters and Mult-Adds of every recipe's network: ``make model-stats``.
+
+Mult-Adds are the multiplications of matrix products, convolutions and attention for one sentence of 30
+source and 30 target tokens, counted from the operators that the network really calls. The projection
+to the vocabulary stands in a column of its own, because the published counts leave it out.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+from train_model import recipe
+from train_model.cli import run
+from train_model.models.config import NatConfig
+from train_model.models.conv_crf_transformer import UNK, ConvCrfTransformer
+from train_model.models.multibranch_config import MultibranchConfig
+from train_model.models.transformer_multibranch_v2 import EncoderOut, TransformerMultibranch
+
+# Source and target symbols that a corpus' preparation arrives at; the exact size moves the columns
+# "embeddings" and "vocabulary" alone.
+VOCABULARY = {
+    "demo": (376, 376),
+    "wmt16": (32768, 32768),
+    "iwslt14": (8848, 6632),
+    "cnndm": (30000, 30000),
+}
+# Wu et al. 2020, arXiv 2004.11886, and the table in mit-han-lab/lite-transformer's README.
+PUBLISHED = {"wmt16-ar-200": 90e6, "wmt16-ar-408": 360e6, "wmt16-ar-496": 527e6}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a network holds and does; Mult-Adds are those of one sentence.
+
+    ``decode`` leaves out the projection to the vocabulary, which is ``vocabulary``.
+    """
+
+    parameters: int
+    embeddings: int
+    encode: int
+    decode: int
+    vocabulary: int
+
+    @property
+    def mult_adds(self) -> int:
+        """What publications count."""
+        return self.encode + self.decode
+
+
+@register_flop_formula(torch.ops.lite.dynamic_conv)
+def _dynamic_conv_flops(x_shape, weight_shape, *_, **__) -> int:
+    batch, channels, length = x_shape
+    return 2 * batch * channels * length * weight_shape[2]
+
+
+def cost(model: nn.Module, source_length: int, target_length: int) -> Cost:
+    """Count what ``model``, on the meta device, does for one sentence.
+
+    An autoregressive network decodes one token at a time and attends to those before it alone; a
+    non-autoregressive one fills a canvas of just the target's length, and its CRF is not counted.
+    """
+    config = model.config
+    source = torch.full((1, source_length), UNK, device="meta")
+    encode, encoded = _count(lambda: model.encode(source))
+    if isinstance(model, TransformerMultibranch):
+        decode = _count_steps(model, encoded, target_length)
+    else:
+        canvas = torch.full((1, target_length), UNK, device="meta")
+        decode, _ = _count(lambda: model.decode(canvas, encoded))
+    vocabulary = target_length * config.encoder_embed_dim * config.tgt_vocab
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        embeddings=sum(table.weight.numel() for table in tables),
+        encode=encode,
+        decode=decode - vocabulary,
+        vocabulary=vocabulary,
+    )
+
+
+def _count(call: Callable[[], Any]) -> tuple[int, Any]:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        result = call()
+    return counter.get_total_flops() // 2, result
+
+
+def _count_steps(model: TransformerMultibranch, encoded: EncoderOut, length: int) -> int:
+    decoder = model.decoder
+    once, source = _count(lambda: decoder.project_source(encoded))
+    token = torch.zeros(1, 1, dtype=torch.int64, device="meta")
+
+    def step(tokens_so_far: int) -> int:
+        shapes = decoder.state_shapes(1, tokens_so_far)
+        state = {name: torch.zeros(shape, device="meta") for name, shape in shapes.items()}
+        return _count(lambda: decoder.step(token, token, token[0, 0], source, state))[0]
+
+    # every step costs the same, and one more attended token; so the first and the last tell the sum
+    return once + length * (step(1) + step(length)) // 2
+
+
+def build(name: str) -> nn.Module:
+    """The network of a recipe on the meta device: shapes without memory."""
+    chosen = recipe.load(name)
+    args = argparse.Namespace(**chosen.flags)
+    sizes = VOCABULARY[chosen.corpus]
+    with torch.device("meta"):
+        if args.arch == "conv_crf_transformer":
+            return ConvCrfTransformer(NatConfig.from_args(args, *sizes)).eval()
+        return TransformerMultibranch(MultibranchConfig.from_args(args, *sizes)).eval()
+
+
+def table(names: list[str], source_length: int, target_length: int) -> str:
+    """A Markdown table with one row a recipe; counts in millions."""
+    rows = [
+        "| recipe | parameters | embeddings | encoder | decoder | Mult-Adds | published | vocabulary |",
+        "| --- " + "| ---: " * 7 + "|",
+    ]
+    for name in names:
+        found = cost(build(name), source_length, target_length)
+        published = f"{PUBLISHED[name] / 1e6:.0f}" if name in PUBLISHED else ""
+        numbers = (
+            found.parameters,
+            found.embeddings,
+            found.encode,
+            found.decode,
+            found.mult_adds,
+        )
+        cells = [name, *(f"{n / 1e6:.1f}" for n in numbers), published]
+        rows.append(f"| {' | '.join(cells)} | {found.vocabulary / 1e6:.1f} |")
+    return "\n".join(rows)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; see ``--help``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", nargs="*", default=recipe.names(), help="default: all")
+    parser.add_argument("--source-length", type=int, default=30, help="tokens; default 30")
+    parser.add_argument("--target-length", type=int, default=30, help="tokens; default 30")
+    arguments = parser.parse_args(argv)
+    print(table(arguments.recipe, arguments.source_length, arguments.target_length))
+
+
+if __name__ == "__main__":
+    run(main)

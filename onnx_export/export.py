@@ -11,25 +11,22 @@ import contextlib
 import dataclasses
 import json
 import logging
-import tempfile
 import warnings
 from pathlib import Path
 
-import onnx
 import onnx_ir as ir
 import torch
 from onnxscript import optimizer
 
 from onnx_export.naming import name_by_scope
-from onnx_export.symbols import FUNCTIONS, TRANSLATIONS
+from onnx_export.onnx_file import save_onnx
+from onnx_export.symbols import EXPORTED, FUNCTIONS, TRANSLATIONS
 from train_model.cli import UserError, run
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.conv_crf_transformer import BOS, EOS, PAD, UNK, ConvCrfTransformer
 from train_model.models.fold import fold
 
 OPSET = 20
-# A protobuf message ends at 2 GiB; weights above this go into a file beside the graph.
-EXTERNAL_DATA_ABOVE = 2**31 - 2**24
 
 
 def to_onnx(model: ConvCrfTransformer) -> ir.Model:
@@ -62,37 +59,12 @@ def to_onnx(model: ConvCrfTransformer) -> ir.Model:
     name_by_scope(graph_model)
     for output in graph_model.graph.outputs:
         output.shape = ir.Shape(["batch", "canvas"])
-    for function in FUNCTIONS.values():
-        function = ir.serde.deserialize_function(function)
+    for name in EXPORTED:
+        function = ir.serde.deserialize_function(FUNCTIONS[name])
         graph_model.functions[function.identifier()] = function
     graph_model.metadata_props.update(_metadata(config))
     graph_model.producer_name, graph_model.producer_version = "lite_transformer_trt", ""
     return graph_model
-
-
-def save(model: ir.Model, path: Path) -> None:
-    """Write ``model`` and check the file; an existing one is replaced only by a checked one.
-
-    Weights go to ``<name>.data`` beside it where they do not fit one file.
-
-    Raises:
-        UserError: the folder cannot be written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            draft = Path(folder) / path.name
-            weights = sum(value.const_value.nbytes for value in model.graph.initializers.values())
-            data = f"{path.name}.data" if weights > EXTERNAL_DATA_ABOVE else None
-            ir.save(model, draft, external_data=data)
-            onnx.checker.check_model(str(draft), full_check=True)
-            if data:
-                draft.with_name(data).replace(path.with_name(data))
-            else:
-                path.with_name(f"{path.name}.data").unlink(missing_ok=True)
-            draft.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _simplify(model: ir.Model) -> None:
@@ -154,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(
             f"{arguments.checkpoint} holds a {loaded.kind}; only conv_crf_transformer can be exported"
         )
-    save(to_onnx(fold(loaded.model) if arguments.fold else loaded.model), arguments.output)
+    save_onnx(to_onnx(fold(loaded.model) if arguments.fold else loaded.model), arguments.output)
     size = arguments.output.stat().st_size / 2**20
     print(f"{arguments.output}: {size:.1f} MiB, padding {loaded.config.padding_policy}")
     return 0

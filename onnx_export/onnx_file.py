@@ -1,11 +1,16 @@
-"""Reads ONNX files that may be anything, and says in one line what is wrong with one."""
+"""Reads ONNX files that may be anything, and writes ones that are whole or not there."""
 
+import tempfile
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from train_model.cli import UserError
+
+# A protobuf message ends at 2 GiB; weights above this go into a file beside the graph.
+EXTERNAL_DATA_ABOVE = 2**31 - 2**24
 
 
 def load_onnx(path: str | Path) -> onnx.ModelProto:
@@ -31,6 +36,31 @@ def load_onnx(path: str | Path) -> onnx.ModelProto:
     if missing:
         raise UserError(f"{path} is damaged: nothing produces {missing[0]}; make it again")
     return model
+
+
+def save_onnx(model: ir.Model, path: Path) -> None:
+    """Write ``model`` and check the file; an existing one is replaced only by a checked one.
+
+    Weights go to ``<name>.data`` beside it where they do not fit one file.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            weights = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+            data = f"{path.name}.data" if weights > EXTERNAL_DATA_ABOVE else None
+            ir.save(model, draft, external_data=data)
+            onnx.checker.check_model(str(draft), full_check=True)
+            if data:
+                draft.with_name(data).replace(path.with_name(data))
+            else:
+                path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+            draft.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _unknown_inputs(graph: onnx.GraphProto) -> list[str]:

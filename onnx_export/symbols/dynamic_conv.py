@@ -1,7 +1,11 @@
-"""``lite::dynamic_conv`` as ONNX sees it: the node ``LiteDynamicConv`` and its reference function."""
+"""``lite::dynamic_conv`` as ONNX sees it: the node ``LiteDynamicConv`` and its reference functions.
+
+The exporter writes the plain form. The surgeon makes the fused one of it (``fused=1``): x [B,T,C], or
+[B,T,2C] with ``glu=1``, logits [B,T,H*K], optionally mask [B,T] int32. One function a form.
+"""
 
 import onnx
-from onnxscript import FLOAT, script
+from onnxscript import FLOAT, INT32, script
 from onnxscript import opset20 as op
 
 from onnx_export.symbols.domain import LITE, operator
@@ -47,3 +51,56 @@ def LiteDynamicConv(x: FLOAT, weight: FLOAT, padding_l: int) -> FLOAT:
     )
     y = op.MatMul(grouped, op.Transpose(band, perm=[0, 1, 3, 2]))
     return op.CastLike(op.Reshape(y, op.Shape(x)), x)
+
+
+@script(LITE, default_opset=op)
+def LiteDynamicConvFused(
+    x: FLOAT, logits: FLOAT, padding_l: int, heads: int, kernel_size: int
+) -> FLOAT:
+    """Softmax over the taps in FP32, and the convolution, both channels last."""
+    last = op.Constant(value_ints=[-1])
+    heads_taps = op.Concat(
+        op.Reshape(op.Constant(value_int=heads), last),
+        op.Reshape(op.Constant(value_int=kernel_size), last),
+        axis=0,
+    )
+    wide = op.Cast(logits, to=onnx.TensorProto.FLOAT)
+    shape = op.Concat(op.Shape(logits, start=0, end=2), heads_taps, axis=0)
+    weight = op.Transpose(op.Softmax(op.Reshape(wide, shape), axis=-1), perm=[0, 2, 3, 1])
+    columns = op.Transpose(op.Cast(x, to=onnx.TensorProto.FLOAT), perm=[0, 2, 1])
+    y = LiteDynamicConv(columns, weight, padding_l=padding_l)
+    return op.CastLike(op.Transpose(y, perm=[0, 2, 1]), x)
+
+
+@script(LITE, default_opset=op)
+def LiteDynamicConvFusedMask(
+    x: FLOAT, logits: FLOAT, mask: INT32, padding_l: int, heads: int, kernel_size: int
+) -> FLOAT:
+    """The same over an input that counts as zero where the mask is 0."""
+    real = op.Unsqueeze(op.Cast(mask, to=onnx.TensorProto.BOOL), op.Constant(value_ints=[-1]))
+    zero = op.CastLike(op.Constant(value_float=0.0), x)
+    return LiteDynamicConvFused(
+        op.Where(real, x, zero), logits, padding_l=padding_l, heads=heads, kernel_size=kernel_size
+    )
+
+
+@script(LITE, default_opset=op)
+def LiteDynamicConvFusedGlu(
+    x: FLOAT, logits: FLOAT, padding_l: int, heads: int, kernel_size: int
+) -> FLOAT:
+    """The same over the gated input ``a * sigmoid(b)``, with a and b the halves of x's channels."""
+    a, b = op.Split(x, num_outputs=2, axis=-1)
+    return LiteDynamicConvFused(
+        a * op.Sigmoid(b), logits, padding_l=padding_l, heads=heads, kernel_size=kernel_size
+    )
+
+
+@script(LITE, default_opset=op)
+def LiteDynamicConvFusedGluMask(
+    x: FLOAT, logits: FLOAT, mask: INT32, padding_l: int, heads: int, kernel_size: int
+) -> FLOAT:
+    """Gate first, then mask."""
+    a, b = op.Split(x, num_outputs=2, axis=-1)
+    return LiteDynamicConvFusedMask(
+        a * op.Sigmoid(b), logits, mask, padding_l=padding_l, heads=heads, kernel_size=kernel_size
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from onnx_export import export
+from onnx_export import export, onnx_file
 from train_model.models.checkpoint import save_checkpoint
 from train_model.models.config import NatConfig
 from train_model.models.conv_crf_transformer import ConvCrfTransformer
@@ -51,7 +51,7 @@ def export_tiny(folder: Path, **changes) -> Exported:
             parameter += torch.randn_like(parameter) * 0.1
     exported = Exported(model, folder / "checkpoint.pt", folder / "model.onnx")
     save_checkpoint(exported.checkpoint, model, model.config)
-    export.save(export.to_onnx(fold(model)), exported.onnx)
+    onnx_file.save_onnx(export.to_onnx(fold(model)), exported.onnx)
     return exported
 
 

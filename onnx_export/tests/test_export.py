@@ -11,8 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from onnx_export import export, verify
-from onnx_export.onnx_file import load_onnx
+from onnx_export import export, onnx_file, verify
 from onnx_export.tests.conftest import TINY, export_tiny
 from train_model.cli import UserError
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
@@ -123,16 +122,16 @@ def test_two_exports_are_the_same_file(exported, tmp_path):
 
 
 def test_weights_beyond_one_file_go_beside_it(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "EXTERNAL_DATA_ABOVE", 1000)
+    monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_ABOVE", 1000)
     path = tmp_path / "model.onnx"
-    export.save(ir.load(exported.onnx), path)
+    onnx_file.save_onnx(ir.load(exported.onnx), path)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     source = verify.random_source(2, 5, "right", 90, torch.Generator().manual_seed(0))
     assert verify.compare(exported.model, verify.open_session(path), source).good
-    assert len(load_onnx(path).graph.initializer) > 50
+    assert len(onnx_file.load_onnx(path).graph.initializer) > 50
     (tmp_path / "model.onnx.data").unlink()
     with pytest.raises(UserError, match="weights"):
-        load_onnx(path)
+        onnx_file.load_onnx(path)
 
 
 def test_verify_tells_other_weights(exported, tmp_path, capsys):
@@ -194,7 +193,7 @@ def test_failed_export_leaves_the_old_file(tmp_path, monkeypatch, exported):
 
     monkeypatch.setattr(onnx.checker, "check_model", refuse)
     with pytest.raises(onnx.checker.ValidationError):
-        export.save(ir.load(exported.onnx), path)
+        onnx_file.save_onnx(ir.load(exported.onnx), path)
     assert path.read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
 

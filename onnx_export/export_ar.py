@@ -1,0 +1,106 @@
+"""From a Lite Transformer's checkpoint to two ONNX files: the encoder, and one step of the decoder.
+
+The step's state is explicit: what one call gives as ``next.<name>`` is what the next one takes as
+``<name>``. A host drives both, see ``train_model/models/incremental.py``. Batch, beam, source length and
+the room for target tokens are dynamic.
+
+    python -m onnx_export.export --checkpoint checkpoint.pt --output model.onnx
+
+writes ``model.encoder.onnx`` and ``model.onnx``, the step.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from onnx_export.graph import export_graph, save
+from train_model.data.dictionary import BOS, EOS, PAD, UNK
+from train_model.models.incremental import EncoderHalf, StepHalf, source_names
+from train_model.models.multibranch_config import MultibranchConfig
+from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
+
+_BATCH, _BEAM, _SOURCE, _ROOM = 2, 3, 7, 11  # of the example; all different, so that none is merged
+
+
+def encoder_path(path: Path) -> Path:
+    """Where the encoder of the step ``path`` is."""
+    return path.with_suffix(".encoder.onnx")
+
+
+def write(model: TransformerMultibranch, path: Path) -> None:
+    """Write the encoder beside ``path``, and the step to it.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    save(encoder_to_onnx(model), encoder_path(path))
+    save(step_to_onnx(model), path)
+
+
+def encoder_to_onnx(model: TransformerMultibranch) -> ir.Model:
+    """``src_tokens`` int64 [batch, src_len] to ``source.padding_mask`` bool [batch, src_len] and, a decoder
+    layer, ``source.<layer>.key`` and ``.value`` [batch, heads, src_len, channels]."""
+    config = model.config
+    graph_model = export_graph(
+        EncoderHalf(model).eval(),
+        {"src_tokens": torch.full((_BATCH, _SOURCE), UNK)},
+        {"src_tokens": {0: "batch", 1: "src_len"}},
+        source_names(config),
+        limits={"src_len": config.max_source_positions},
+    )
+    graph_model.metadata_props.update(_metadata(config, "encoder"))
+    return graph_model
+
+
+def step_to_onnx(model: TransformerMultibranch) -> ir.Model:
+    """One step.
+
+    Inputs: ``tokens`` and ``parents`` int64 [batch, beam], ``position`` int64 [], the encoder's outputs,
+    and the state by name, [rows, ...] with rows = batch * beam; keys and values have room for ``room``
+    tokens, which must be more than ``position``. Outputs: ``logprobs`` float32 [batch, beam, vocabulary]
+    and the new state, each name behind ``next.``.
+    """
+    encoder, step = EncoderHalf(model).eval(), StepHalf(model).eval()
+    with torch.inference_mode():
+        source = encoder(torch.full((_BATCH, _SOURCE), UNK))
+    names = source_names(model.config)
+    sources = {name: tensor.clone() for name, tensor in zip(names, source, strict=True)}
+    shapes = model.decoder.state_shapes(_BATCH * _BEAM, _ROOM)
+    state = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    tokens = torch.zeros(_BATCH, _BEAM, dtype=torch.int64)
+    axes = {name: {0: "batch", 1: "beam"} for name in ("tokens", "parents")}
+    for name, tensor in sources.items():
+        axes[name] = {0: "batch", (1 if tensor.dim() == 2 else 2): "src_len"}
+    for name, tensor in state.items():
+        axes[name] = {0: "rows"} | ({2: "room"} if tensor.dim() == 4 else {})
+    graph_model = export_graph(
+        step,
+        {
+            "tokens": tokens,
+            "parents": tokens.clone(),
+            "position": torch.tensor(0),
+            "source": sources,
+            "state": state,
+        },
+        axes,
+        ["logprobs", *(f"next.{name}" for name in step.names)],
+        limits={"src_len": model.config.max_source_positions},
+    )
+    graph_model.metadata_props.update(_metadata(model.config, "step"))
+    return graph_model
+
+
+def _metadata(config: MultibranchConfig, half: str) -> dict[str, str]:
+    return {
+        "architecture": "transformer_multibranch_v2",
+        "half": half,
+        "config": json.dumps(dataclasses.asdict(config), sort_keys=True),
+        "padding_policy": config.padding_policy,
+        "left_pad_source": str(config.left_pad_source).lower(),
+        "special_ids": json.dumps({"bos": BOS, "pad": PAD, "eos": EOS, "unk": UNK}),
+        "max_source_positions": str(config.max_source_positions),
+        "max_target_positions": str(config.max_target_positions),
+    }

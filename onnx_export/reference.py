@@ -1,0 +1,52 @@
+"""Makes a file that the surgeon patched for TensorRT run in any ONNX runtime.
+
+TensorRT gets plugin nodes and no functions; the functions put back here compute what the plugins do, in
+the same precision, so that the very graph TensorRT gets can be run and compared on any machine.
+"""
+
+import onnx
+
+from onnx_export.symbols import DOMAIN, FUNCTIONS, VERSION
+
+
+def with_reference_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of ``model`` whose plugin nodes are calls of model-local functions.
+
+    Raises:
+        ValueError: a node of the project's domain has no function.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.functions[:]
+    called = {_to_call(node) for node in result.graph.node if node.domain == DOMAIN}
+    for name in [*called]:
+        called.update(_calls(name))
+    result.functions.extend(FUNCTIONS[name] for name in sorted(called))
+    if called and not any(entry.domain == DOMAIN for entry in result.opset_import):
+        result.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
+    return result
+
+
+def _to_call(node: onnx.NodeProto) -> str:
+    """Turn a plugin node into the call of the function of its form, in place; give the name."""
+    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    name = node.op_type
+    if attributes.get("fused"):
+        name += "Fused" + ("Glu" if attributes.get("glu") else "")
+        name += "Mask" if len(node.input) == 3 else ""
+    elif name == "LiteLayerNorm" and len(node.input) == 4:
+        name += "Residual"
+    if name not in FUNCTIONS:
+        raise ValueError(f"node {node.name}: there is no reference function {name}")
+    node.op_type = name
+    declared = FUNCTIONS[name].attribute
+    kept = [item for item in node.attribute if item.name in declared]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    return name
+
+
+def _calls(name: str) -> set[str]:
+    """The functions that the function ``name`` calls, however deep."""
+    direct = {node.op_type for node in FUNCTIONS[name].node if node.domain == DOMAIN}
+    return direct.union(*map(_calls, direct))

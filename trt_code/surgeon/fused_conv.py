@@ -1,0 +1,165 @@
+"""Softmax over the taps, padding mask, gate and layout changes into the convolution they surround.
+
+    logits -> Reshape [B,T,H,K] -> Softmax -> Transpose [B,H,K,T] --\\
+    x [B,T,C] (-> gate) (-> Where mask) -> Transpose [B,C,T] ----- LiteDynamicConv -> Transpose -> y
+
+becomes one LiteDynamicConv with ``fused=1`` that reads logits [B,T,H*K], x and the mask, and writes
+[B,T,C]: one pass over memory instead of six.
+"""
+
+import onnx_ir as ir
+
+from trt_code.surgeon.graph import (
+    Pass,
+    attribute,
+    axes_of,
+    dim,
+    is_scalar,
+    made_by,
+    new_node,
+    nodes_of,
+    on_last_axis,
+    other_input,
+    permutation,
+    plugin_node,
+    remove_unused,
+    replace,
+    used_once,
+)
+
+
+def fuse_taps(model: ir.Model) -> int:
+    """Softmax and layout into the convolution."""
+    count = 0
+    for node in nodes_of(model, "LiteDynamicConv"):
+        if attribute(node, "fused", 0):
+            continue
+        count += _fuse_taps(model, node)
+    remove_unused(model)
+    return count
+
+
+def _fuse_taps(model: ir.Model, node: ir.Node) -> bool:
+    transpose_x, transpose_w = (made_by(value, "Transpose") for value in node.inputs)
+    if permutation(transpose_x) != [0, 2, 1] or permutation(transpose_w) != [0, 2, 3, 1]:
+        return False
+    softmax = made_by(transpose_w.inputs[0], "Softmax")
+    if softmax is None or not on_last_axis(softmax, attribute(softmax, "axis", -1)):
+        return False
+    reshape = made_by(softmax.inputs[0], "Reshape")
+    if reshape is None:
+        return False
+    heads, kernel_size = dim(softmax.inputs[0], 2), dim(softmax.inputs[0], 3)
+    users = [use.node for use in node.outputs[0].uses()]
+    if heads is None or kernel_size is None or node.outputs[0].is_graph_output():
+        return False
+    if not users or any(permutation(user) != [0, 2, 1] for user in users):
+        return False
+    x = transpose_x.inputs[0]
+    fused = plugin_node(
+        model,
+        node,
+        "LiteDynamicConv",
+        [x, reshape.inputs[0]],
+        name=f"{node.name}.fused",
+        attributes={
+            "padding_l": attribute(node, "padding_l"),
+            "fused": 1,
+            "heads": heads,
+            "kernel_size": kernel_size,
+            "glu": 0,
+        },
+        outputs=[(x.dtype, x.shape)],
+    )
+    for user in users:
+        replace(model, user.outputs[0], fused.outputs[0])
+    return True
+
+
+def fuse_mask(model: ir.Model) -> int:
+    """``Where(padding, 0, x)`` right before a fused convolution into its mask."""
+    count = 0
+    for node in _fused(model):
+        where = made_by(node.inputs[0], "Where")
+        if where is None or len(node.inputs) > 2 or not used_once(node.inputs[0]):
+            continue
+        unsqueeze = made_by(where.inputs[0], "Unsqueeze")
+        if unsqueeze is None or not on_last_axis(node, _only(axes_of(unsqueeze))):
+            continue
+        padding = unsqueeze.inputs[0]
+        if not is_scalar(where.inputs[1], 0):
+            continue
+        node.resize_inputs(3)
+        node.replace_input_with(0, where.inputs[2])
+        node.replace_input_with(2, _real(model, where, padding))
+        count += 1
+    remove_unused(model)
+    return count
+
+
+def fuse_gate(model: ir.Model) -> int:
+    """``a * sigmoid(b)`` right before a fused convolution, where nothing else reads the product."""
+    count = 0
+    for node in _fused(model):
+        product = made_by(node.inputs[0], "Mul")
+        if product is None or not used_once(product.outputs[0]) or attribute(node, "glu"):
+            continue
+        sigmoids = [node for value in product.inputs if (node := made_by(value, "Sigmoid"))]
+        for sigmoid in sigmoids:
+            a, b = other_input(product, sigmoid.outputs[0]), sigmoid.inputs[0]
+            split = made_by(a, "Split")
+            if split is None or list(split.outputs) != [a, b]:
+                continue
+            if not on_last_axis(split, attribute(split, "axis", 0)) or dim(a, -1) != dim(b, -1):
+                continue
+            node.replace_input_with(0, split.inputs[0])
+            node.attributes["glu"] = ir.AttrInt64("glu", 1)
+            count += 1
+            break
+    remove_unused(model)
+    return count
+
+
+def _fused(model: ir.Model) -> list[ir.Node]:
+    return [node for node in nodes_of(model, "LiteDynamicConv") if attribute(node, "fused", 0)]
+
+
+def _only(axes: list[int] | None) -> int | None:
+    return axes[0] if axes is not None and len(axes) == 1 else None
+
+
+def _real(model: ir.Model, before: ir.Node, padding: ir.Value) -> ir.Value:
+    """The INT32 mask of real positions [B, T] for a bool mask of padding; one for the whole graph."""
+    for node, _ in padding.uses():
+        if node.op_type == "Not":
+            for user, _ in node.outputs[0].uses():
+                if user.op_type == "Cast" and attribute(user, "to") == ir.DataType.INT32:
+                    return user.outputs[0]
+    source = padding.producer()
+    anchor = before if source is None else source
+    name = f"{anchor.name}.real"
+    inverse = new_node(
+        model,
+        before,
+        "Not",
+        [padding],
+        name=f"{name}_bool",
+        outputs=[(ir.DataType.BOOL, padding.shape)],
+    )
+    cast = new_node(
+        model,
+        before,
+        "Cast",
+        [inverse.outputs[0]],
+        name=name,
+        attributes={"to": int(ir.DataType.INT32)},
+        outputs=[(ir.DataType.INT32, padding.shape)],
+    )
+    return cast.outputs[0]
+
+
+PASSES = [
+    Pass("conv-taps", "softmax over taps and layout changes into LiteDynamicConv", fuse_taps),
+    Pass("conv-mask", "padding mask before a convolution into LiteDynamicConv", fuse_mask),
+    Pass("conv-gate", "gate before a convolution into LiteDynamicConv", fuse_gate),
+]

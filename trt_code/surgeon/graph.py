@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 DOMAIN = "lite"
 PLUGINS = ("LiteDynamicConv", "LiteLayerNorm", "LiteCrfDecode", "LiteTopK")
@@ -146,7 +147,7 @@ def replace(model: ir.Model, old: ir.Value, new: ir.Value) -> None:
 
 def remove_unused(model: ir.Model) -> None:
     """Drop nodes and constants that no output depends on."""
-    ir.passes.common.RemoveUnusedNodesPass()(model)
+    RemoveUnusedNodesPass()(model)
 
 
 def plugin_node(model: ir.Model, before: ir.Node, op_type: str, *args, **options) -> ir.Node:

@@ -123,9 +123,14 @@ bench: $(BUILD)/model.onnx $(PATCHED)  ## the table: latency and agreement of ev
 eval: $(BUILD)/model.onnx $(PATCHED)  ## exact match, BLEU and chrF of every runner
 	@$(PY) -m trt_code.evaluate --model $(MODEL)
 
+ifneq ($(origin TEXT),undefined)
+SENTENCE := -- "$$TEXT"
+# as it was given: a price such as $5 is no make variable
+override TEXT := $(value TEXT)
 export TEXT
+endif
 translate: $(BUILD)/model.onnx  ## translate TEXT="...", or stdin a line at a time
-	@$(PY) -m trt_code.translate --model $(MODEL) $(if $(filter undefined,$(origin TEXT)),,-- "$$TEXT")
+	@$(PY) -m trt_code.translate --model $(MODEL) $(SENTENCE)
 
 report:  ## plot and tabulate anew what bench measured
 	@$(PY) -m trt_code.report

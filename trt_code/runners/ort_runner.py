@@ -112,7 +112,10 @@ def _with_reference_functions(path: Path) -> bytes:
     from onnx_export.onnx_file import load_onnx
     from onnx_export.reference import with_reference_functions
 
-    return with_reference_functions(load_onnx(path)).SerializeToString()
+    try:
+        return with_reference_functions(load_onnx(path)).SerializeToString()
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; make it again with `make patch`") from error
 
 
 class _DeviceMemory:

@@ -128,8 +128,10 @@ def test_text_of_any_kind_reaches_translate_as_it_is(clone):
     (clone / "build" / "demo").mkdir(parents=True)
     (clone / "build" / "demo" / "model.onnx").touch()
     text = """it's "one" $HOME `date` -- & two"""
-    reply = make("translate", f"PYTHON={spy}", "TEXT=" + text.replace("$", "$$"), folder=clone)
+    reply = make("translate", f"PYTHON={spy}", f"TEXT={text}", folder=clone)
     assert reply.stdout.endswith(f"<--><{text}>")
+    assert make("translate", f"PYTHON={spy}", "TEXT=", folder=clone).stdout.endswith("<--><>")
+    assert make("translate", f"PYTHON={spy}", folder=clone).stdout.endswith("<--model><demo>")
 
 
 def test_locks_hold_what_pyproject_asks_for():

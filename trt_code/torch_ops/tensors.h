@@ -1,0 +1,59 @@
+// What the bindings share: PyTorch's tensors checked and handed to the kernels.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
+
+#include <optional>
+
+#include "common.h"
+
+namespace lite::torch_ops {
+
+inline DataType dataType(const char* op, const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat:
+      return DataType::kFloat;
+    case at::kHalf:
+      return DataType::kHalf;
+    case at::kBFloat16:
+      return DataType::kBFloat16;
+    default:
+      TORCH_CHECK(false, "lite::", op, ": float32, float16 or bfloat16 expected, got ",
+                  tensor.scalar_type());
+  }
+}
+
+/// Refuse a tensor that is not dense, of these sizes, and of `like`'s device and dtype.
+inline void requireTensor(const char* op, const char* name, const at::Tensor& tensor,
+                          at::IntArrayRef sizes, const at::Tensor& like) {
+  TORCH_CHECK(tensor.sizes() == sizes, "lite::", op, ": ", name, " must be ", sizes, ", got ",
+              tensor.sizes());
+  TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), "lite::", op, ": ", name, " must be ",
+              like.scalar_type(), ", got ", tensor.scalar_type());
+  TORCH_CHECK(tensor.device() == like.device(), "lite::", op, ": ", name, " must be on ",
+              like.device(), ", got ", tensor.device());
+  TORCH_CHECK(tensor.is_contiguous(), "lite::", op, ": ", name, " must be contiguous");
+}
+
+/// The pointer of an optional int32 mask of these sizes on `like`'s device; nullptr without one.
+inline const int32_t* int32OrNull(const char* op, const char* name,
+                                  const std::optional<at::Tensor>& tensor, at::IntArrayRef sizes,
+                                  const at::Tensor& like) {
+  if (!tensor) return nullptr;
+  TORCH_CHECK(tensor->scalar_type() == at::kInt && tensor->sizes() == sizes &&
+                  tensor->is_contiguous() && tensor->device() == like.device(),
+              "lite::", op, ": ", name, " must be contiguous int32 ", sizes, " on ", like.device());
+  return tensor->const_data_ptr<int32_t>();
+}
+
+/// Refuse what the kernel cannot run, in its own words.
+template <typename Params>
+void checkParams(const char* op, const Params& params) {
+  const char* reason = check(params);
+  TORCH_CHECK(reason == nullptr, "lite::", op, ": ", reason);
+}
+
+inline cudaStream_t stream() { return at::cuda::getCurrentCUDAStream(); }
+
+}  // namespace lite::torch_ops

@@ -226,7 +226,7 @@ class Decoder(nn.Module):
         if self.copy_attn is not None:
             keys = (source.embedding + source.positions).transpose(1, 2)
             if self.copy_queries is not None:
-                query = self.copy_queries[token_positions(canvas)]
+                query = F.embedding(token_positions(canvas), self.copy_queries)
             else:
                 query = self.copy_attn(torch.zeros_like(x) if at is None else at)
             weights = masked_softmax(query @ keys, source.padding_mask[:, None])

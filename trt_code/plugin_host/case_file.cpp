@@ -1,5 +1,6 @@
 #include "case_file.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -52,11 +53,23 @@ nvinfer1::Dims readDims(const std::string& word) {
   return dims;
 }
 
+void readNumber(const char* word, char** end, int32_t& value) {
+  const long wide = std::strtol(word, end, 10);
+  value = static_cast<int32_t>(wide);
+  if (value != wide) throw UsageError("an INT attribute is no 32-bit integer");
+}
+
+void readNumber(const char* word, char** end, float& value) { value = std::strtof(word, end); }
+
 template <typename T>
 NodeAttribute numbers(std::istringstream& words, PluginFieldType type, bool single) {
   std::vector<T> values;
-  for (T value; words >> value;) values.push_back(value);
-  if (!words.eof() || (single && values.size() != 1)) throw UsageError("bad attribute value");
+  for (std::string word; words >> word;) {
+    char* end = nullptr;
+    readNumber(word.c_str(), &end, values.emplace_back());
+    if (*end != '\0') throw UsageError("bad attribute value '" + word + "'");
+  }
+  if (single && values.size() != 1) throw UsageError("an attribute needs one value");
   NodeAttribute attribute{"", type, static_cast<int32_t>(values.size()), {}};
   attribute.bytes.resize(values.size() * sizeof(T));
   if (!values.empty()) std::memcpy(attribute.bytes.data(), values.data(), attribute.bytes.size());

@@ -185,8 +185,7 @@ class Life {
     const std::vector<NodeAttribute> fields = serialised(made);
 
     enter("clone");  // the network keeps a clone, the caller destroys the original
-    Plugin plugin(made->clone());
-    expect(plugin != nullptr && plugin != made, "clone gave no new plugin");
+    Plugin plugin = copy(made, made->clone(), "clone");
     made.reset();
     names(plugin);
     expect(serialised(plugin) == fields, "a clone changes when its original is destroyed");
@@ -210,6 +209,12 @@ class Life {
       expect(std::find(plan_.begin(), plan_.end(), a) != plan_.end(),
              "attribute '" + a.name + "' is not serialised with the value that was given");
     }
+  }
+
+  // Looks before it takes ownership: the original would be destroyed twice.
+  static Plugin copy(const Plugin& original, IPluginV3* made, const std::string& what) {
+    expect(made != nullptr && made != original.get(), what + " gave no new plugin");
+    return Plugin(made);
   }
 
   void names(const Plugin& plugin) const {
@@ -499,8 +504,7 @@ class Life {
   }
 
   Plugin attach(const Plugin& engine, Context& context) {
-    Plugin attached(runtimeOf(engine)->attachToContext(&context));
-    expect(attached != nullptr && attached != engine, "attachToContext gave no clone");
+    Plugin attached = copy(engine, runtimeOf(engine)->attachToContext(&context), "attachToContext");
     expect(serialised(attached) == plan_, "attachToContext changed the fields");
     return attached;
   }

@@ -1,0 +1,1 @@
+"""A C++ program that plays TensorRT's part towards a plugin library, and its Python side."""

@@ -1,0 +1,189 @@
+"""Drive the plugin host (``main.cpp``) from Python: write its case files, read what it says.
+
+A case is one ONNX node with tensors at one or more shapes. Tensors on PyTorch's ``meta`` device have
+shapes and types but no data: such a case is lived up to ``enqueue``, as every case is on a machine
+without a GPU.
+"""
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from train_model.cli import UserError
+
+Attribute = int | float | str | list[int] | list[float]
+TYPES = {
+    torch.float32: "FLOAT",
+    torch.float16: "HALF",
+    torch.bfloat16: "BF16",
+    torch.int32: "INT32",
+    torch.int64: "INT64",
+    torch.int8: "INT8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One node, and the shapes at which it is lived.
+
+    Attributes:
+        name: one word, found again in the outcome.
+        plugin: the node's op_type.
+        attributes: of the node; Python's int, float, str, list of int or float.
+        inputs: for each run the input tensors; types and ranks are the same in every run.
+        outputs: for each run the tensors that are expected, of which only shape and type count.
+        accepted: every combination of types (inputs, then outputs) that the plugin takes; all others
+            must be refused. Not looked at when empty.
+    """
+
+    name: str
+    plugin: str
+    attributes: dict[str, Attribute]
+    inputs: Sequence[Sequence[Tensor]]
+    outputs: Sequence[Sequence[Tensor]]
+    accepted: Sequence[Sequence[torch.dtype]] = ()
+    version: str = "1"
+    namespace: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        result: "passed"; "refused" when the plugin said no and why; "fault" when it broke a rule of
+            TensorRT's interface; "crash" when the host died of it.
+        stage: the last stage that was entered, "fields" to "enqueue".
+        enqueued: whether it ran on a GPU.
+        outputs: for each run the output tensors, on the CPU; empty unless enqueued.
+    """
+
+    case: str
+    result: str
+    stage: str
+    message: str
+    enqueued: bool = False
+    timing_cache_id: str = ""
+    outputs: list[list[Tensor]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PluginHost:
+    """A built host and the plugin library that it loads; both for one TensorRT major version."""
+
+    program: Path
+    library: Path
+
+    def fields(self) -> dict[str, dict[str, str]]:
+        """Each plugin's declared fields and their types: ``{"LiteTopK": {"k": "INT32"}, ...}``.
+
+        Raises:
+            UserError: the library cannot be loaded.
+        """
+        reply = subprocess.run(
+            [self.program, self.library, "--fields"], capture_output=True, text=True
+        )
+        if reply.returncode != 0:
+            raise UserError(f"{self.library}: {reply.stderr.strip()}")
+        return {c["name"]: c["fields"] for c in json.loads(reply.stdout)["creators"]}
+
+    def play(
+        self, cases: Sequence[Case], *, device: bool = True, drop_undeclared: bool = False
+    ) -> list[Outcome]:
+        """Live the cases, in order. After a crash the cases that follow have no outcome.
+
+        Args:
+            device: enqueue the cases that have data, if there is a GPU.
+            drop_undeclared: drop attributes that the creator does not declare, as the ONNX parser
+                does, instead of calling it a fault.
+
+        Raises:
+            UserError: the library cannot be loaded, or a case cannot be played.
+        """
+        options = [] if device else ["--no-device"]
+        options += ["--drop-undeclared"] if drop_undeclared else []
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "cases"
+            path.write_text("".join(_text(c, Path(folder) / str(i)) for i, c in enumerate(cases)))
+            reply = subprocess.run(
+                [self.program, self.library, "--cases", path, *options],
+                capture_output=True,
+                text=True,
+                errors="replace",
+            )
+            if reply.returncode == 2:
+                raise UserError(reply.stderr.strip())
+            outcomes = [Outcome(**json.loads(line)) for line in reply.stdout.splitlines()]
+            for i, (case, outcome) in enumerate(zip(cases, outcomes, strict=False)):
+                if outcome.enqueued:
+                    outcome.outputs.extend(_read(case, Path(folder) / f"{i}.out"))
+        if reply.returncode not in (0, 1):
+            message = f"exit status {reply.returncode}: {reply.stderr.strip()[-4000:]}"
+            outcomes.append(Outcome(cases[len(outcomes)].name, "crash", "", message))
+        return outcomes
+
+
+def built_host(folder: Path = Path("build/plugins")) -> PluginHost | None:
+    """The host and library that ``make plugins`` built, of the newest major version; None without."""
+    for program in sorted(folder.glob("lite_plugin_host_trt[0-9]*"), reverse=True):
+        library = folder / f"liblite_plugins_trt{program.name.rpartition('_trt')[2]}.so"
+        if library.is_file():
+            return PluginHost(program, library)
+    return None
+
+
+def _text(case: Case, stem: Path) -> str:
+    lines = [f"case {case.name}", f"node {case.plugin} {case.version} {case.namespace or '-'}"]
+    lines += [f"attribute {name} {_attribute(value)}" for name, value in case.attributes.items()]
+    lines += [f"input {TYPES[tensor.dtype]}" for tensor in case.inputs[0]]
+    lines += [f"output {TYPES[tensor.dtype]}" for tensor in case.outputs[0]]
+    lines += [f"types {' '.join(TYPES[dtype] for dtype in types)}" for types in case.accepted]
+    for inputs, outputs in zip(case.inputs, case.outputs, strict=True):
+        shapes = [[_shape(tensor) for tensor in tensors] for tensors in (inputs, outputs)]
+        lines.append(f"run {' '.join(shapes[0])} -> {' '.join(shapes[1])}")
+    tensors = [tensor for run in case.inputs for tensor in run]
+    if not any(tensor.is_meta for tensor in tensors):
+        data = stem.with_suffix(".in")
+        data.write_bytes(b"".join(_bytes(tensor) for tensor in tensors))
+        lines += [f"data {data}", f"result {stem.with_suffix('.out')}"]
+    return "\n".join([*lines, "end", ""])
+
+
+def _attribute(value: Attribute) -> str:
+    if isinstance(value, str):
+        return f"STRING {value}"
+    kind = "INT" if isinstance(value[0] if isinstance(value, list) else value, int) else "FLOAT"
+    if isinstance(value, list):
+        return f"{kind}S {' '.join(map(repr, value))}"
+    return f"{kind} {value!r}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return ",".join(map(str, tensor.shape)) or "."
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _read(case: Case, path: Path) -> list[list[Tensor]]:
+    data, start, runs = bytearray(path.read_bytes()), 0, []
+    for outputs in case.outputs:
+        tensors = []
+        for expected in outputs:
+            tensor = torch.empty(expected.shape, dtype=expected.dtype)
+            if tensor.numel():
+                tensor = torch.frombuffer(
+                    data, dtype=expected.dtype, count=tensor.numel(), offset=start
+                ).reshape(expected.shape)
+            start += tensor.numel() * tensor.element_size()
+            tensors.append(tensor)
+        runs.append(tensors)
+    return runs

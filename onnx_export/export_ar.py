@@ -9,19 +9,18 @@ the room for target tokens are dynamic.
 writes ``model.encoder.onnx`` and ``model.onnx``, the step.
 """
 
-import dataclasses
-import json
 from pathlib import Path
 
 import onnx_ir as ir
 import torch
 
-from onnx_export.graph import export_graph, save
-from train_model.data.dictionary import BOS, EOS, PAD, UNK
+from onnx_export.graph import export_graph, metadata
+from onnx_export.onnx_file import save_onnx
+from train_model.data.dictionary import UNK
 from train_model.models.incremental import EncoderHalf, StepHalf, source_names
-from train_model.models.multibranch_config import MultibranchConfig
 from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 
+_ARCHITECTURE = "transformer_multibranch_v2"
 _BATCH, _BEAM, _SOURCE, _ROOM = 2, 3, 7, 11  # of the example; all different, so that none is merged
 
 
@@ -36,8 +35,8 @@ def write(model: TransformerMultibranch, path: Path) -> None:
     Raises:
         UserError: the folder cannot be written to.
     """
-    save(encoder_to_onnx(model), encoder_path(path))
-    save(step_to_onnx(model), path)
+    save_onnx(encoder_to_onnx(model), encoder_path(path))
+    save_onnx(step_to_onnx(model), path)
 
 
 def encoder_to_onnx(model: TransformerMultibranch) -> ir.Model:
@@ -51,7 +50,7 @@ def encoder_to_onnx(model: TransformerMultibranch) -> ir.Model:
         source_names(config),
         limits={"src_len": config.max_source_positions},
     )
-    graph_model.metadata_props.update(_metadata(config, "encoder"))
+    graph_model.metadata_props.update(metadata(config, _ARCHITECTURE) | {"half": "encoder"})
     return graph_model
 
 
@@ -89,18 +88,5 @@ def step_to_onnx(model: TransformerMultibranch) -> ir.Model:
         ["logprobs", *(f"next.{name}" for name in step.names)],
         limits={"src_len": model.config.max_source_positions},
     )
-    graph_model.metadata_props.update(_metadata(model.config, "step"))
+    graph_model.metadata_props.update(metadata(model.config, _ARCHITECTURE) | {"half": "step"})
     return graph_model
-
-
-def _metadata(config: MultibranchConfig, half: str) -> dict[str, str]:
-    return {
-        "architecture": "transformer_multibranch_v2",
-        "half": half,
-        "config": json.dumps(dataclasses.asdict(config), sort_keys=True),
-        "padding_policy": config.padding_policy,
-        "left_pad_source": str(config.left_pad_source).lower(),
-        "special_ids": json.dumps({"bos": BOS, "pad": PAD, "eos": EOS, "unk": UNK}),
-        "max_source_positions": str(config.max_source_positions),
-        "max_target_positions": str(config.max_target_positions),
-    }

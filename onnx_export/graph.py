@@ -1,13 +1,13 @@
-"""From a PyTorch module to a checked ONNX file: what every export of the project has in common."""
+"""From a PyTorch module to an ONNX graph: what every export of the project has in common."""
 
 import contextlib
+import dataclasses
+import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
-import onnx
 import onnx_ir as ir
 import torch
 from onnxscript import optimizer
@@ -15,11 +15,9 @@ from torch import Tensor, nn
 
 from onnx_export.naming import name_by_scope
 from onnx_export.symbols import EXPORTED, FUNCTIONS, TRANSLATIONS
-from train_model.cli import UserError
+from train_model.data.dictionary import BOS, EOS, PAD, UNK
 
 OPSET = 20
-# A protobuf message ends at 2 GiB; weights above this go into a file beside the graph.
-EXTERNAL_DATA_ABOVE = 2**31 - 2**24
 
 
 def export_graph(
@@ -73,36 +71,25 @@ def export_graph(
     model = program.model
     _simplify(model)
     name_by_scope(model)
-    for name in EXPORTED:
+    called = {node.op_type for node in model.graph}
+    for name in called.intersection(EXPORTED):
         function = ir.serde.deserialize_function(FUNCTIONS[name])
         model.functions[function.identifier()] = function
     model.producer_name, model.producer_version = "lite_transformer_trt", ""
     return model
 
 
-def save(model: ir.Model, path: Path) -> None:
-    """Write ``model`` and check the file; an existing one is replaced only by a checked one.
-
-    Weights go to ``<name>.data`` beside it where they do not fit one file.
-
-    Raises:
-        UserError: the folder cannot be written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            draft = Path(folder) / path.name
-            weights = sum(value.const_value.nbytes for value in model.graph.initializers.values())
-            data = f"{path.name}.data" if weights > EXTERNAL_DATA_ABOVE else None
-            ir.save(model, draft, external_data=data)
-            onnx.checker.check_model(str(draft), full_check=True)
-            if data:
-                draft.with_name(data).replace(path.with_name(data))
-            else:
-                path.with_name(f"{path.name}.data").unlink(missing_ok=True)
-            draft.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+def metadata(config: Any, architecture: str) -> dict[str, str]:
+    """What a runner or the surgeon must know of the network; see doc/export.md."""
+    return {
+        "architecture": architecture,
+        "config": json.dumps(dataclasses.asdict(config), sort_keys=True),
+        "padding_policy": config.padding_policy,
+        "left_pad_source": str(config.left_pad_source).lower(),
+        "special_ids": json.dumps({"bos": BOS, "pad": PAD, "eos": EOS, "unk": UNK}),
+        "max_source_positions": str(config.max_source_positions),
+        "max_target_positions": str(config.max_target_positions),
+    }
 
 
 def _simplify(model: ir.Model) -> None:
@@ -128,6 +115,8 @@ def _quiet():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
+        # said where two inputs have an axis in common, which is meant
+        warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
         try:
             yield
         finally:

@@ -72,7 +72,8 @@ class Dictionary:
 
 def _read_lines(path: str | os.PathLike) -> list[str]:
     try:
-        return Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        text = Path(path).read_text(encoding="utf-8")
+        return text.removesuffix("\n").split("\n") if text else []
     except FileNotFoundError:
         raise UserError(
             f"no dictionary at {path}; give the one that the model was trained with"

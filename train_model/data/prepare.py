@@ -23,7 +23,7 @@ from train_model.cli import UserError, atomic_path, run
 from train_model.data import corpus, phrases
 from train_model.data.corpus import SPLITS, generate
 from train_model.data.dictionary import EOS, Dictionary
-from train_model.data.tokenizer import load_bpe, normalise
+from train_model.data.tokenizer import load_bpe, split_units
 
 LANGUAGES = ("en", "de")
 DEMO_SIZES = {"train": 120_000, "valid": 2_000, "test": 2_000}
@@ -52,12 +52,12 @@ def prepare_demo(
     texts = [folder / f"{split}.{language}" for split in SPLITS for language in LANGUAGES]
     _step(texts, lambda: _write_corpus(folder, sizes))
     _step([folder / "bpe.codes"], lambda: _learn_bpe(folder, merges))
-    bpe = load_bpe(folder / "bpe.codes")
+    known = folder / "dict.en.txt"
 
     def units(split: str, language: str) -> Iterator[list[str]]:
-        return (
-            bpe.segment(normalise(line)).split() for line in _lines(folder / f"{split}.{language}")
-        )
+        dictionary = Dictionary.load(known) if known.is_file() else None
+        bpe = load_bpe(folder / "bpe.codes", dictionary)
+        return (split_units(bpe, line) for line in _lines(folder / f"{split}.{language}"))
 
     return _finish(folder, units)
 

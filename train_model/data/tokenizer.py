@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 SEPARATOR = "@@"
 
 
-def load_bpe(path: str | os.PathLike) -> BPE:
+def load_bpe(path: str | os.PathLike, dictionary: Dictionary | None = None) -> BPE:
     """Read the merges that ``subword-nmt learn-bpe`` wrote.
+
+    With a dictionary, a unit that is not in it is split again into smaller ones that are: merges that
+    only ever led to longer units leave such units in words that the training text had not.
 
     Raises:
         UserError: no such file, or something else than merges in it.
@@ -39,7 +42,8 @@ def load_bpe(path: str | os.PathLike) -> BPE:
             raise UserError(
                 f"{path} line {number} is {line[:40]!r}; BPE codes have two symbols a line"
             )
-    return BPE(io.StringIO(text), separator=SEPARATOR)
+    vocabulary = None if dictionary is None else set(dictionary.symbols)
+    return BPE(io.StringIO(text), separator=SEPARATOR, vocab=vocabulary)
 
 
 def normalise(text: str) -> str:
@@ -48,12 +52,17 @@ def normalise(text: str) -> str:
     return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
 
 
+def split_units(bpe: BPE, text: str) -> list[str]:
+    """The text's subword units; those inside a word end in ``@@``."""
+    return bpe.segment(normalise(text)).split()
+
+
 class Tokenizer:
     """Encodes source text for a model and decodes what the model gives."""
 
     def __init__(self, bpe_codes: str | os.PathLike, src_dict: Dictionary, tgt_dict: Dictionary):
         """Read the BPE codes; raises ``UserError`` as :func:`load_bpe` does."""
-        self.bpe = load_bpe(bpe_codes)
+        self.bpe = load_bpe(bpe_codes, src_dict)
         self.src_dict = src_dict
         self.tgt_dict = tgt_dict
 
@@ -64,17 +73,13 @@ class Tokenizer:
             files.bpe_codes, Dictionary.load(files.src_dict), Dictionary.load(files.tgt_dict)
         )
 
-    def split(self, text: str) -> list[str]:
-        """The text's subword units; those inside a word end in ``@@``."""
-        return self.bpe.segment(normalise(text)).split()
-
     def encode(self, text: str) -> list[int]:
         """``[bos, ..., eos]``, as the network expects a source; unknown characters become unk.
 
         Raises:
             UserError: there is nothing in the text but white space.
         """
-        units = self.split(text)
+        units = split_units(self.bpe, text)
         if not units:
             raise UserError("the text is empty; give a sentence to translate")
         return [BOS, *map(self.src_dict.index, units), EOS]

@@ -90,9 +90,10 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
         return self.encode(encoder_inputs[0])
 
     def initialize_output_tokens(self, encoder_out: EncoderOut, src_tokens: Tensor) -> DecoderOut:
-        """An empty canvas as wide as the longest predicted length."""
+        """An empty canvas as wide as the longest predicted length, at most twice the source."""
         lengths = self.predict_length(encoder_out)
-        width = min(int(lengths.max()), self.config.max_target_positions)
+        limit = min(2 * src_tokens.shape[1], self.config.max_target_positions)
+        width = min(int(lengths.max()), limit)
         canvas = self.initial_canvas(lengths, width)
         scores = torch.zeros(canvas.shape, device=canvas.device, dtype=encoder_out.x.dtype)
         return DecoderOut(canvas, scores, attn=None, step=0, max_step=0, history=None)

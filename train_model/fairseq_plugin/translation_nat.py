@@ -61,6 +61,11 @@ class TranslationNatTask(TranslationLevenshteinTask):
             logging_output |= self._decode(sample, model)
         return loss, sample_size, logging_output
 
+    def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
+        """As fairseq; its generator indexes on the default device, which has to be the batch's."""
+        with torch.device(sample["net_input"]["src_tokens"].device):
+            return super().inference_step(generator, models, sample, prefix_tokens, constraints)
+
     def reduce_metrics(self, logging_outputs, criterion):
         """BLEU as ``translation`` computes it, and the two shares."""
         super().reduce_metrics(logging_outputs, criterion)
@@ -84,6 +89,7 @@ class TranslationNatTask(TranslationLevenshteinTask):
             [self._text(tokens, "UNKNOWNTOKENINHYP") for tokens in hypotheses],
             [[self._text(tokens, "UNKNOWNTOKENINREF") for tokens in references]],
             tokenize="none" if self.cfg.eval_tokenized_bleu else "13a",
+            force=True,  # no advice about detokenising
         )
         counts = {
             "_sentences": len(pairs),

@@ -1,0 +1,142 @@
+"""The demo corpus: reproducible, unambiguous, and with no content in two splits."""
+
+import itertools
+import random
+import re
+
+import pytest
+
+from train_model.data import corpus, phrases
+from train_model.data.prepare import DEMO_SIZES
+
+SIZES = {"train": 3000, "valid": 300, "test": 300}
+CONJUNCTIONS = re.compile("|".join(re.escape(joint[0]) for joint in corpus.JOINTS) + "|, and ")
+
+
+@pytest.fixture(scope="module")
+def splits() -> dict[str, list[corpus.Pair]]:
+    return corpus.generate(SIZES, seed=1)
+
+
+def possible_phrases(source: str) -> set[str]:
+    """Everything between two joints, however the commas are read (dates have commas of their own)."""
+    found = set()
+    for part in CONJUNCTIONS.split(source):
+        pieces = part.split(", ")
+        for start, end in itertools.combinations(range(len(pieces) + 1), 2):
+            found.add(", ".join(pieces[start:end]))
+    return found
+
+
+def test_demo_sizes_are_those_promised():
+    assert DEMO_SIZES["train"] >= 50_000
+    assert DEMO_SIZES["test"] == DEMO_SIZES["valid"] == 2000
+
+
+def test_same_seed_same_corpus_other_seed_another(splits):
+    assert corpus.generate(SIZES, seed=1) == splits
+    assert corpus.generate(SIZES, seed=2)["test"] != splits["test"]
+
+
+def test_sizes_and_no_repeated_sentence(splits):
+    for split, pairs in splits.items():
+        assert len(pairs) == SIZES[split]
+    sources = [pair.source for pairs in splits.values() for pair in pairs]
+    assert len(set(sources)) == len(sources)
+
+
+def test_every_source_has_one_translation(splits):
+    known: dict[str, str] = {}
+    for pair in itertools.chain(*splits.values()):
+        assert known.setdefault(pair.source, pair.target) == pair.target
+
+
+@pytest.mark.parametrize(
+    ("held_out", "other"), [("test", "train"), ("test", "valid"), ("valid", "train")]
+)
+def test_no_phrase_of_one_split_occurs_in_another(splits, held_out, other):
+    held = {pair.source for pair in splits[held_out] if pair.phrases == 1}
+    seen = set().union(*(possible_phrases(pair.source) for pair in splits[other]))
+    assert held.isdisjoint(seen)
+
+
+def test_a_content_has_one_split_in_every_form():
+    rng = random.Random(0)
+    by_key: dict[str, set[str]] = {}
+    for _ in range(4000):
+        phrase = phrases.date(rng)
+        by_key.setdefault(phrase.key, set()).add(phrase.source)
+    assert any(len(forms) > 1 for forms in by_key.values())
+    assert {corpus.split_of(key, 1) for key in by_key} == set(corpus.SPLITS)
+
+
+def test_joined_sentences_have_two_to_four_phrases(splits):
+    counts = [pair.phrases for pair in splits["train"]]
+    shares = {count: 100 * counts.count(count) / len(counts) for count in set(counts)}
+    assert set(shares) == {1, 2, 3, 4}
+    assert shares[1] == pytest.approx(corpus.JOINED_LENGTHS[1], abs=0.1)
+    assert max(len(pair.source) for pair in splits["train"]) > 0.9 * corpus.MAX_CHARACTERS
+
+
+class Script:
+    """Stands in for a random number generator and gives what the test wants drawn."""
+
+    def __init__(self, *values):
+        self._values = iter(values)
+
+    def randrange(self, *limits):
+        return next(self._values)
+
+    randint = randrange
+
+    def choice(self, options):
+        return next(
+            option for wanted in [next(self._values)] for option in options if option == wanted
+        )
+
+    def choices(self, options, weights):
+        return [next(self._values)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "drawn", "source", "target"),
+    [
+        ("cardinal", [3, 342], "three hundred and forty-two", "dreihundertzweiundvierzig"),
+        (
+            "cardinal",
+            [6, 701016],
+            "seven hundred and one thousand and sixteen",
+            "siebenhunderteinstausendsechzehn",
+        ),
+        ("ordinal", [2, 42], "the forty-second", "der zweiundvierzigste"),
+        ("year", [1984], "in nineteen eighty-four", "im Jahr neunzehnhundertvierundachtzig"),
+        ("decimal", [5, 12345, 6, 67, 0.67], "12,345.67", "12.345,67"),
+        ("percentage", [455], "45.5%", "45,5 %"),
+        ("date", [44258, ("full", "full")], "Friday, March 5, 2021", "Freitag, 5. März 2021"),
+        ("date", [44258, ("M/d/yyyy", "dd.MM.yyyy")], "3/5/2021", "05.03.2021"),
+        ("spoken_day", [60], "on the first of March", "am ersten März"),
+        ("clock", [0, 5], "12:05 AM", "00:05 Uhr"),
+        ("spoken_time", [12, 30], "half past twelve", "halb eins"),
+        ("spoken_time", [12, 59], "one minute to one", "eine Minute vor eins"),
+        ("spoken_time", [1, 0], "one o'clock", "ein Uhr"),
+        ("spoken_time", [3, 15], "quarter past three", "Viertel nach drei"),
+        ("price", [4, 1234, 50, "USD"], "$1,234.50", "1.234,50 $"),
+        ("spoken_price", [2, 12, "CHF"], "twelve Swiss francs", "zwölf Schweizer Franken"),
+        ("quantity", [4, 1250, 0, "length-kilometer"], "1,250 kilometers", "1.250 Kilometer"),
+        (
+            "spoken_quantity",
+            [2, 42, "mass-kilogram"],
+            "forty-two kilograms",
+            "zweiundvierzig Kilogramm",
+        ),
+    ],
+)
+def test_translations_that_a_german_speaker_checked(kind, drawn, source, target):
+    phrase = getattr(phrases, kind)(Script(*drawn))
+    assert (phrase.source, phrase.target) == (source, target)
+
+
+def test_lists_and_conjunctions():
+    one, two, three = (phrases.Phrase(text, text.upper(), text) for text in ("a", "b", "c"))
+    assert corpus.join([one, two, three], random.Random(0)) == ("a, b, and c", "A, B und C", 3)
+    assert corpus.join([one, two], Script((" or ", " oder "))) == ("a or b", "A oder B", 2)

@@ -1,0 +1,146 @@
+"""Dictionary and tokenizer on the committed demo files: round trips, any input, bad files."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from subword_nmt.apply_bpe import BPE
+
+from train_model.cli import UserError
+from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS, UNK, Dictionary
+from train_model.data.tokenizer import Tokenizer, normalise, split_units
+
+DEMO = Path(__file__).parents[2] / "data_model" / "demo"
+DICTIONARY = Dictionary.load(DEMO / "dict.en.txt")
+TOKENIZER = Tokenizer(DEMO / "bpe.codes", DICTIONARY, Dictionary.load(DEMO / "dict.de.txt"))
+LINES = {
+    language: (DEMO / f"test.{language}").read_text(encoding="utf-8").splitlines()
+    for language in ("en", "de")
+}
+# Characters that are a word of their own in the dictionary and can also stand inside one.
+KNOWN = sorted(
+    symbol
+    for symbol in DICTIONARY.symbols
+    if len(symbol) == 1 and f"{symbol}@@" in DICTIONARY.symbols
+)
+
+
+def test_dictionaries_of_both_languages_are_one():
+    assert (DEMO / "dict.en.txt").read_bytes() == (DEMO / "dict.de.txt").read_bytes()
+    assert len(DICTIONARY) % 8 == 0
+    assert DICTIONARY.symbols[:4] == list(SPECIALS)
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_test_split_goes_there_and_back_without_unknowns(language):
+    for line in LINES[language]:
+        ids = TOKENIZER.encode(line)
+        assert (ids[0], ids[-1]) == (BOS, EOS)
+        assert not {BOS, PAD, EOS, UNK} & set(ids[1:-1])
+        assert TOKENIZER.decode(ids[1:]) == line
+
+
+def test_units_are_those_of_subword_nmt_itself():
+    with (DEMO / "bpe.codes").open(encoding="utf-8") as codes:
+        reference = BPE(codes)
+    for line in LINES["en"][:200]:
+        assert split_units(TOKENIZER.bpe, line) == reference.process_line(line).split()
+
+
+@given(st.lists(st.text(st.sampled_from(KNOWN), min_size=1), min_size=1))
+def test_any_text_of_known_characters_goes_there_and_back(words):
+    text = " ".join(words)
+    assert TOKENIZER.decode(TOKENIZER.encode(text)[1:]) == text
+
+
+@given(st.text())
+def test_any_text_is_encoded_or_refused_as_empty(text):
+    if not normalise(text):
+        with pytest.raises(UserError, match="empty"):
+            TOKENIZER.encode(text)
+        return
+    ids = TOKENIZER.encode(text)
+    assert all(UNK <= index < len(DICTIONARY) for index in ids[1:-1])
+    assert len(ids) > 2
+
+
+@given(st.lists(st.integers(0, len(DICTIONARY) - 1)))
+def test_any_ids_are_decoded_to_one_line(ids):
+    text = TOKENIZER.decode(ids)
+    assert text == " ".join(text.split())
+    assert not any(special in text for special in SPECIALS)
+
+
+def test_white_space_and_control_characters_are_spaces():
+    assert TOKENIZER.encode("\u00a0two\tthousand\x00 one\r\n") == TOKENIZER.encode(
+        "two thousand one"
+    )
+
+
+def test_composed_and_decomposed_characters_are_the_same():
+    assert TOKENIZER.encode("fu\u0308nf") == TOKENIZER.encode("f\u00fcnf")
+
+
+def test_unknown_characters_become_unk():
+    assert TOKENIZER.encode("\u4e2d")[1:-1] == [UNK]
+
+
+def test_decoding_stops_at_eos_and_leaves_no_joint():
+    unit = next(s for s in DICTIONARY.symbols if s.endswith("@@"))
+    ids = [BOS, DICTIONARY.index(unit), EOS, DICTIONARY.index("two"), PAD]
+    assert TOKENIZER.decode(ids[1:]) == unit.removesuffix("@@")
+
+
+def test_ids_of_another_dictionary_are_refused():
+    with pytest.raises(UserError, match="not in the dictionary"):
+        TOKENIZER.decode([len(DICTIONARY)])
+
+
+def test_saved_dictionary_is_the_same(tmp_path):
+    DICTIONARY.save(tmp_path / "dict.txt")
+    assert (tmp_path / "dict.txt").read_bytes() == (DEMO / "dict.en.txt").read_bytes()
+
+
+def test_frequent_symbols_come_first_and_ties_do_not_depend_on_order():
+    one = Dictionary.from_frequencies({"b": 2, "a": 2, "c": 9})
+    other = Dictionary.from_frequencies({"a": 2, "c": 9, "b": 2})
+    assert one.symbols == other.symbols
+    assert one.symbols == [*SPECIALS, "c", "a", "b", "madeupword0000"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"one 1\ntwo\n", "line 2"),
+        (b"one x\n", "line 1"),
+        (b"one 1\none 2\n", "'one' twice"),
+        (b"<pad> 1\n", "'<pad>' twice"),
+        (b"\xff\xfe\x00", "not a UTF-8"),
+    ],
+)
+def test_bad_dictionaries_are_refused_with_the_place(tmp_path, content, message):
+    path = tmp_path / "dict.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        Dictionary.load(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"#version: 0.2\na b\nabc\n", "line 3"), (b"\xff\xfe\x00", "not a UTF-8")],
+)
+def test_bad_codes_are_refused_with_the_place(tmp_path, content, message):
+    path = tmp_path / "codes"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        Tokenizer(path, DICTIONARY, DICTIONARY)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(UserError, match="no dictionary at"):
+        Dictionary.load(tmp_path / "none")
+    with pytest.raises(UserError, match="no BPE codes at"):
+        Tokenizer(tmp_path / "none", DICTIONARY, DICTIONARY)

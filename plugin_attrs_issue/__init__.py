@@ -1,0 +1,1 @@
+"""The smallest ONNX-attribute-to-plugin-field case: one node, one plugin, four kinds of attribute."""

@@ -6,11 +6,18 @@ the same precision, so that the very graph TensorRT gets can be run and compared
 
 import onnx
 
+from onnx_export.rounding import rounded_in_float32
 from onnx_export.symbols import DOMAIN, FUNCTIONS, VERSION
 
 
-def with_reference_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_reference_functions(model: onnx.ModelProto, *, native: bool = False) -> onnx.ModelProto:
     """A copy of ``model`` whose plugin nodes are calls of model-local functions.
+
+    Args:
+        model: a patched or an exported model.
+        native: leave FP16 and BF16 to the runtime, for one that has their arithmetic (a GPU's). Without
+            it they are computed in FP32 and rounded after every node, as a GPU rounds, which a runtime
+            on a CPU would not do by itself (see ``onnx_export.rounding``).
 
     Raises:
         ValueError: a node of the project's domain has no function.
@@ -24,7 +31,7 @@ def with_reference_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     result.functions.extend(FUNCTIONS[name] for name in sorted(called))
     if called and not any(entry.domain == DOMAIN for entry in result.opset_import):
         result.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
-    return result
+    return result if native else rounded_in_float32(result)
 
 
 def _to_call(node: onnx.NodeProto) -> str:

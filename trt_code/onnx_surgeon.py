@@ -7,6 +7,8 @@ The patched file has nodes that only TensorRT with the project's plugins knows;
 """
 
 import argparse
+import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx_ir as ir
@@ -15,8 +17,17 @@ from onnx_export.onnx_file import load_onnx, save_onnx
 from train_model.cli import UserError, run
 from trt_code.surgeon import cumulative_sum, fused_conv, layer_norm, plugin_nodes, top_k
 from trt_code.surgeon.graph import DOMAIN, Pass
+from trt_code.surgeon.precision import Plan, apply_plan, make_plan
+from trt_code.surgeon.ranges import measure
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+# FP32 and TF32 are one graph; which of them TensorRT computes is a flag of the build.
+PRECISIONS = {
+    "fp32": None,
+    "tf32": None,
+    "fp16": ir.DataType.FLOAT16,
+    "bf16": ir.DataType.BFLOAT16,
+    "int8": ir.DataType.FLOAT16,
+}
 PASSES: list[Pass] = [
     *cumulative_sum.PASSES,
     *fused_conv.PASSES,
@@ -26,9 +37,51 @@ PASSES: list[Pass] = [
 ]
 
 
-def patch(model: ir.Model, without: frozenset[str] = frozenset()) -> dict[str, int]:
-    """Run the passes over ``model``, in place; give how often each applied."""
-    return {item.name: item.apply(model) for item in PASSES if item.name not in without}
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was done: how often each pass applied, the plan of the precisions and its casts."""
+
+    counts: dict[str, int]
+    plan: Plan | None
+    casts: list[str]
+
+    def explain(self, model: ir.Model) -> list[str]:
+        """The plan in lines: what stays FP32 and why, and where a Cast stands."""
+        if self.plan is None:
+            return ["every node is FP32"]
+        kept = {
+            node: why
+            for node, why in self.plan.kept.items()
+            if node.graph is model.graph and node.op_type != "Cast"
+        }
+        return [
+            *(f"FP32  {node.name} ({node.op_type}): {why}" for node, why in kept.items()),
+            *(f"cast  {line}" for line in self.casts),
+            f"{len(kept)} nodes in FP32, {len(self.casts)} casts, the rest in {self.plan.low.name}",
+        ]
+
+
+def patch(model: ir.Model, precision: str = "fp32", without: Collection[str] = ()) -> Report:
+    """Patch ``model`` in place.
+
+    Args:
+        model: an exported graph, in FP32.
+        precision: one of ``PRECISIONS``.
+        without: names of passes to leave out.
+
+    Raises:
+        UserError: int8 of a graph that is not quantized.
+    """
+    quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
+    if precision == "int8" and not quantized:
+        raise UserError("int8 needs a graph with QuantizeLinear nodes; train one (make qat)")
+    counts = {item.name: item.apply(model) for item in PASSES if item.name not in without}
+    low, plan, casts = PRECISIONS[precision], None, []
+    if low is not None:
+        plan = make_plan(model, low, measure(model))
+        casts = apply_plan(model, plan)
+    model.metadata_props["precision"] = precision
+    return Report(counts, plan, casts)
 
 
 def load(path: Path) -> ir.Model:
@@ -56,6 +109,9 @@ def main(argv: list[str] | None = None) -> int:
         "--layer-norm", choices=("plugin", "native"), default="plugin", help="LiteLayerNorm or ONNX"
     )
     parser.add_argument(
+        "--explain", action="store_true", help="say what stays FP32 and why, and where casts are"
+    )
+    parser.add_argument(
         "--without",
         action="append",
         default=[],
@@ -68,11 +124,12 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.layer_norm == "native":
         without |= {item.name for item in layer_norm.PASSES}
     model = load(arguments.input)
-    counts = patch(model, frozenset(without))
+    report = patch(model, arguments.precision, without)
     save_onnx(model, arguments.output)
     for item in PASSES:
-        state = counts.get(item.name, "off")
-        print(f"{state:>5}  {item.help}")
+        print(f"{report.counts.get(item.name, 'off'):>5}  {item.help}")
+    if arguments.explain:
+        print("\n".join(report.explain(model)))
     print(f"{arguments.output}: {arguments.output.stat().st_size / 2**20:.1f} MiB")
     return 0
 

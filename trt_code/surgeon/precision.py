@@ -1,0 +1,259 @@
+"""FP32 to a strongly typed graph of two precisions: GEMMs, embeddings and convolutions in FP16 or BF16.
+
+TensorRT runs every layer of a strongly typed network in the types that the graph says. So each node is
+given one precision here, with a reason where it stays FP32, and one Cast is put where a value passes
+from one to the other. See doc/fp16.md.
+"""
+
+import dataclasses
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from train_model.cli import UserError
+from trt_code.surgeon.graph import constant, remove_unused, used_once
+from trt_code.surgeon.ranges import MASKED
+
+FP32 = ir.DataType.FLOAT
+
+# Nodes that are as good in low precision as their operands; TensorRT sums products in FP32.
+_LAYOUT = frozenset(
+    ("Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "Pad", "Reshape")
+) | {"Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+_ELEMENTWISE = frozenset(["Add", "Clip", "Mul", "Neg", "Relu", "Sigmoid", "Sub", "Tanh", "Where"])
+_PRODUCTS = frozenset(["Conv", "Gemm", "LiteDynamicConv", "MatMul"])
+_LOW = _LAYOUT | _ELEMENTWISE | _PRODUCTS
+_LOW |= {"DequantizeLinear", "LiteCrfDecode", "LiteLayerNorm", "LiteTopK", "QuantizeLinear"}
+_LOW |= {"Softmax", "TopK"}
+# Inputs and outputs of plugins that are FP32 in every precision.
+_FP32_INPUTS = {"LiteLayerNorm": (1, 2)}
+_FP32_OUTPUTS = {"LiteCrfDecode": (1,)}
+# A softmax's input is rounded before the exponential: at 16 the half step of FP16 is 1/128.
+_SOFTMAX_LIMIT = 16.0
+# Other sentences than the measured ones may reach further.
+_HEADROOM = 4.0
+
+
+@dataclasses.dataclass
+class Plan:
+    """Which nodes stay FP32, and why; every other floating node is of type ``low``."""
+
+    low: ir.DataType
+    kept: dict[ir.Node, str] = dataclasses.field(default_factory=dict)
+
+    def precision(self, node: ir.Node) -> ir.DataType:
+        """The type in which ``node`` computes."""
+        return FP32 if node in self.kept else self.low
+
+    def input_type(self, node: ir.Node, index: int) -> ir.DataType:
+        """The floating type that input ``index`` of ``node`` must have."""
+        return FP32 if index in _FP32_INPUTS.get(node.op_type, ()) else self.precision(node)
+
+    def output_type(self, value: ir.Value) -> ir.DataType:
+        """The floating type that a node's output has."""
+        node = value.producer()
+        fixed = value.index() in _FP32_OUTPUTS.get(node.op_type, ())
+        return FP32 if fixed else self.precision(node)
+
+
+def make_plan(model: ir.Model, low: ir.DataType, ranges: dict[str, float]) -> Plan:
+    """Decide for every node of the main graph.
+
+    Args:
+        model: the graph in FP32; values have their types.
+        low: FLOAT16 or BFLOAT16.
+        ranges: the largest magnitude of values, by name; see :func:`ranges.measure`.
+    """
+    plan = Plan(low)
+    limit = float(ml_dtypes.finfo(low.numpy()).max)
+    for node in model.graph:
+        if not _computes(node) or _from_integers(node):
+            continue
+        reach = _largest(node, ranges)
+        if node.op_type not in _LOW:
+            plan.kept[node] = "sums, statistics and choices are made in FP32"
+        elif reach > limit / _HEADROOM:
+            plan.kept[node] = f"reaches {reach:.3g}; {low.name} ends at {limit:.3g}"
+        elif all(_from_integers(value.producer()) for value in _inner(node)) and _inner(node):
+            plan.kept[node] = "counts positions"
+        elif any(_is_path_score(plan, value) for value in _inner(node)):
+            plan.kept[node] = _PATH_SCORE
+        if node.op_type == "Softmax" and ranges.get(node.inputs[0].name, 0) > _SOFTMAX_LIMIT:
+            reach = ranges[node.inputs[0].name]
+            _keep_back_to_product(plan, node, f"softmax over scores up to {reach:.3g}")
+        elif node.op_type == "ArgMax":
+            _keep_back_to_product(plan, node, "decides the choice of an ArgMax")
+    for node in reversed(model.graph):
+        if node.op_type in _ELEMENTWISE and _computes(node) and _better_in_fp32(plan, node):
+            plan.kept.setdefault(node, "one cast before it instead of one after")
+    for node in model.graph:  # a conversion from integers takes the type that its readers want
+        if _from_integers(node) and not _all_read_low(plan, node.outputs[0]):
+            plan.kept[node] = "read in FP32"
+    return plan
+
+
+def apply_plan(model: ir.Model, plan: Plan) -> list[str]:
+    """Give every value the plan's type, in place; return the casts, one line each.
+
+    Raises:
+        UserError: the type of a value is not known, or the graph has loops or branches.
+    """
+    graph, low = model.graph, plan.low
+    for node in graph:
+        if any(value.dtype is None for value in node.outputs if value.uses()):
+            raise UserError(f"the type of what node {node.name} gives is not known; export again")
+        if any(attr.type == ir.AttributeType.GRAPH for attr in node.attributes.values()):
+            raise UserError(
+                f"node {node.name} ({node.op_type}) has a body; give a graph without one"
+            )
+    casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+    for node in [*graph]:
+        for index, value in enumerate(node.inputs):
+            if value is None or not _is_float(value):
+                continue
+            wanted = plan.input_type(node, index)
+            if value.is_initializer():
+                if wanted != FP32:
+                    node.replace_input_with(index, _converted(graph, value, low, casts))
+            elif _type(plan, value) != wanted:
+                node.replace_input_with(index, _cast(graph, value, wanted, casts))
+    for index, value in enumerate(graph.outputs):
+        if _is_float(value) and _type(plan, value) != FP32:
+            name = value.name
+            value.name = f"{name}.{low.name}"
+            graph.outputs[index] = _cast(graph, value, FP32, casts)
+            graph.outputs[index].name = name
+    inserted = {value for value in casts.values() if value.producer() is not None}
+    for node in graph:
+        if node.outputs[0] in inserted:
+            continue
+        if _from_integers(node):
+            node.attributes["to"] = ir.AttrInt64("to", int(plan.precision(node)))
+        for value in filter(_is_float, node.outputs):
+            value.dtype = plan.output_type(value)
+    remove_unused(model)
+    _shorten_names(graph, low)
+    return [
+        f"{value.name} ({value.producer().op_type}): {_type(plan, value).name} to {wanted.name}"
+        for (value, wanted), cast in casts.items()
+        if cast in inserted
+    ]
+
+
+def _is_float(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype == FP32
+
+
+def _computes(node: ir.Node) -> bool:
+    return any(map(_is_float, (*node.inputs, *node.outputs)))
+
+
+def _inner(node: ir.Node) -> list[ir.Value]:
+    """The floating operands that are not constants."""
+    return [value for value in node.inputs if _is_float(value) and constant(value) is None]
+
+
+def _from_integers(node: ir.Node | None) -> bool:
+    """Whether ``node`` turns integers or booleans into numbers."""
+    if node is None or node.op_type != "Cast":
+        return False
+    return _is_float(node.outputs[0]) and not _is_float(node.inputs[0])
+
+
+def _largest(node: ir.Node, ranges: dict[str, float]) -> float:
+    """The largest magnitude among the operands and results of a node, the constants of masks left out."""
+    reach = 0.0
+    for value in (*node.inputs, *node.outputs):
+        if not _is_float(value):
+            continue
+        array = constant(value)
+        if array is None:
+            reach = max(reach, ranges.get(value.name, 0.0))
+        elif array.size and (size := float(np.abs(array).max())) < MASKED:
+            reach = max(reach, size)
+    return reach
+
+
+_PATH_SCORE = "path scores of the CRF"
+
+
+def _is_path_score(plan: Plan, value: ir.Value) -> bool:
+    node = value.producer()
+    if node is None:
+        return False
+    fixed = value.index() in _FP32_OUTPUTS.get(node.op_type, ())
+    return fixed or plan.kept.get(node) == _PATH_SCORE
+
+
+def _keep_back_to_product(plan: Plan, node: ir.Node, reason: str) -> None:
+    """Keep ``node`` in FP32 and what leads to it, back to the product that it comes from."""
+    while True:
+        plan.kept.setdefault(node, reason)
+        operands = _inner(node)
+        if node.op_type in _PRODUCTS or len(operands) != 1 or not used_once(operands[0]):
+            return
+        node = operands[0].producer()
+        if node is None or node.op_type not in _LOW:
+            return
+
+
+def _better_in_fp32(plan: Plan, node: ir.Node) -> bool:
+    """Whether only FP32 nodes read the result, and the operands need one cast at most for that."""
+    uses = [use for value in node.outputs for use in value.uses()]
+    if not uses or any(plan.input_type(reader, index) != FP32 for reader, index in uses):
+        return False
+    operands = [value for value in _inner(node) if not _from_integers(value.producer())]
+    return sum(_type(plan, value) != FP32 for value in operands) <= 1
+
+
+def _all_read_low(plan: Plan, value: ir.Value) -> bool:
+    uses = value.uses()
+    return not value.is_graph_output() and all(
+        plan.input_type(node, index) != FP32 for node, index in uses
+    )
+
+
+def _type(plan: Plan, value: ir.Value) -> ir.DataType:
+    return FP32 if value.producer() is None else plan.output_type(value)
+
+
+def _cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, casts: dict) -> ir.Value:
+    """``value`` in another type: one Cast right after its producer, whoever reads it."""
+    key = (value, wanted)
+    if key not in casts:
+        name = f"{value.name}.{wanted.name.lower()}"
+        node = ir.node("Cast", [value], {"to": int(wanted)}, name=name)
+        node.outputs[0].name, node.outputs[0].shape = name, value.shape
+        node.outputs[0].dtype = wanted
+        if value.producer() is None:
+            graph.insert_before(graph[0], node)
+        else:
+            graph.insert_after(value.producer(), node)
+        casts[key] = node.outputs[0]
+    return casts[key]
+
+
+def _converted(graph: ir.Graph, value: ir.Value, low: ir.DataType, casts: dict) -> ir.Value:
+    """A constant in low precision; what lies beyond its range (masks) becomes its largest number."""
+    key = (value, low)
+    if key not in casts:
+        largest = float(ml_dtypes.finfo(low.numpy()).max)
+        array = np.clip(constant(value), -largest, largest).astype(low.numpy())
+        name = f"{value.name}.{low.name.lower()}"
+        converted = ir.Value(name=name, const_value=ir.tensor(array, dtype=low, name=name))
+        converted.shape, converted.dtype = value.shape, low
+        graph.register_initializer(converted)
+        casts[key] = converted
+    return casts[key]
+
+
+def _shorten_names(graph: ir.Graph, low: ir.DataType) -> None:
+    """Give a converted constant its old name where nothing reads the FP32 one any more."""
+    suffix = f".{low.name.lower()}"
+    for name, value in [*graph.initializers.items()]:
+        short = name.removesuffix(suffix)
+        if name.endswith(suffix) and short not in graph.initializers:
+            del graph.initializers[name]
+            value.name = value.const_value.name = short
+            graph.initializers[short] = value

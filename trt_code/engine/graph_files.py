@@ -12,11 +12,12 @@ from train_model.cli import UserError
 
 @dataclass(frozen=True)
 class GraphFiles:
-    """An ONNX file, the files its weights live in, and the names of its model-local functions."""
+    """An ONNX file, the files its weights live in, its functions' names and its metadata."""
 
     path: Path
     weights: tuple[Path, ...]
     functions: tuple[str, ...]
+    metadata: dict[str, str]
 
     def sha256(self) -> str:
         """Hash of the graph and of its external weights, in order."""
@@ -46,7 +47,9 @@ def read_graph_files(path: Path) -> GraphFiles:
     for file in weights:
         if not file.is_file():
             raise UserError(f"{path} keeps weights in {file}, which is missing; export it again")
-    return GraphFiles(path, weights, tuple(function.name for function in model.functions))
+    functions = tuple(function.name for function in model.functions)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return GraphFiles(path, weights, functions, metadata)
 
 
 def sha256(*paths: Path) -> str:

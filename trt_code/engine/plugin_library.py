@@ -38,7 +38,8 @@ def load_plugins(trt: ModuleType, path: Path) -> None:
             f"run `make plugins` against TensorRT {major}'s headers"
         )
     logger = process_logger()
-    trt.Runtime(logger)  # the registry reports to the logger that the first TensorRT object was given
+    # The registry reports to the logger that the process's first TensorRT object was given.
+    trt.Runtime(logger)
     handle = trt.get_plugin_registry().load_library(str(path))
     if handle is None:
         raise UserError(

@@ -105,7 +105,7 @@ def check_sidecar(sidecar: Sidecar, plan: Path, trt: ModuleType, gpu: Gpu) -> No
     reason = (
         _foreign_version(sidecar, trt.__version__)
         or _foreign_gpu(sidecar, gpu)
-        or _stale(sidecar, plan)
+        or stale_reason(sidecar, plan)
     )
     if reason:
         raise UserError(f"{plan} {reason}; build it again: {sidecar.command}")
@@ -130,7 +130,8 @@ def _foreign_gpu(sidecar: Sidecar, gpu: Gpu) -> str | None:
     return None if fits else f"is for {built} and this is {gpu}"
 
 
-def _stale(sidecar: Sidecar, plan: Path) -> str | None:
+def stale_reason(sidecar: Sidecar, plan: Path) -> str | None:
+    """Say in what the plan, its graph or its plugins changed since the build; None: in nothing."""
     if sha256(plan) != sidecar.plan_sha256:
         return "is not the file that was built (damaged, or copied without its .json)"
     graph = plan.parent / sidecar.graph.path

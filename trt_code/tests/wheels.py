@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path("build/test-wheels")
+FOLDER = Path(__file__).parents[2] / "build/test-wheels"
 
 
 def fetch_wheel(requirement: str) -> Path:
@@ -15,7 +15,7 @@ def fetch_wheel(requirement: str) -> Path:
 
     Skips the test, saying why, where the package index cannot be reached or has no such wheel.
     """
-    folder = (FOLDER / requirement.replace("==", "-")).resolve()
+    folder = FOLDER / requirement.replace("==", "-")
     if folder.is_dir():
         return folder
     download = folder.with_name(folder.name + ".download")

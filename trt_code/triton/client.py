@@ -1,0 +1,130 @@
+"""Translate sentences on a running Triton server, many at a time, and measure how fast it was.
+
+    python -m trt_code.triton.client --url localhost:8001 < sentences.txt > translations.txt
+
+Requests overlap (``--concurrency``), since Triton batches what waits together. ``--measure`` writes the
+throughput and latencies to a JSON file, from which ``trt_code.triton.cost`` computes what it costs. For
+more load than one Python process makes, use NVIDIA's perf_analyzer (doc/serving.md).
+"""
+
+import argparse
+import asyncio
+import importlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from train_model.cli import UserError, atomic_path, run
+from trt_code.triton.configs import TEXT, TRANSLATE, TRANSLATION
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One pass over the input: what came back, and how long that took.
+
+    Attributes:
+        translations: one a sentence, in order.
+        latencies_ms: one a request.
+        seconds: from the first request to the last answer.
+    """
+
+    translations: list[str]
+    latencies_ms: list[float]
+    seconds: float
+
+
+async def translate(
+    url: str, sentences: Sequence[str], concurrency: int = 32, batch: int = 1
+) -> Measured:
+    """Translate ``sentences``, none of them blank, on the server at ``url``.
+
+    Args:
+        concurrency: requests under way at any time.
+        batch: sentences a request. More than 1 shares one fate: if one is refused, all are.
+
+    Raises:
+        UserError: no tritonclient, no server, or a refused sentence; the message has its line.
+    """
+    try:
+        grpc = importlib.import_module("tritonclient.grpc.aio")
+        errors = importlib.import_module("tritonclient.utils").InferenceServerException
+    except ImportError as error:
+        raise UserError(
+            f"tritonclient is not here ({error}); `pip install 'tritonclient[grpc]'` in an environment "
+            "of its own: it wants an older protobuf than onnx has"
+        ) from error
+    translations: list[str] = [""] * len(sentences)
+    latencies: list[float] = []
+    starts = iter(range(0, len(sentences), batch))
+
+    async def worker(client) -> None:
+        for first in starts:  # shared by all workers: each takes what is next
+            texts = sentences[first : first + batch]
+            source = grpc.InferInput(TEXT["name"], [len(texts), 1], "BYTES")
+            source.set_data_from_numpy(np.array([[text.encode()] for text in texts], object))
+            sent = time.perf_counter()
+            try:
+                result = await client.infer(TRANSLATE, [source])
+            except errors as error:
+                raise UserError(f"{url}, line {first + 1}: {error.message()}") from error
+            latencies.append((time.perf_counter() - sent) * 1e3)
+            for i, row in enumerate(result.as_numpy(TRANSLATION["name"])):
+                translations[first + i] = row[0].decode()
+
+    start = time.perf_counter()
+    async with grpc.InferenceServerClient(url) as client:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(worker(client))
+        except* UserError as failures:
+            raise failures.exceptions[0] from None
+    return Measured(translations, latencies, time.perf_counter() - start)
+
+
+def summary(measured: Measured, **settings) -> dict:
+    """What ``--measure`` writes: rates a second, and percentiles of the latency in milliseconds."""
+    count = len(measured.translations)
+    percentiles = np.percentile(measured.latencies_ms, [50, 95, 99])
+    return {
+        **settings,
+        "sentences": count,
+        "seconds": measured.seconds,
+        "sentences_per_s": count / measured.seconds,
+        "latency_ms": dict(zip(("p50", "p95", "p99"), map(float, percentiles), strict=True)),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m trt_code.triton.client",
+        description="Translate the sentences on stdin, one a line, on a Triton server.",
+    )
+    parser.add_argument("--url", default="localhost:8001", help="gRPC address of the server")
+    parser.add_argument("--concurrency", type=int, default=32, help="requests under way")
+    parser.add_argument("--batch", type=int, default=1, help="sentences a request")
+    parser.add_argument("--measure", type=Path, metavar="JSON", help="write rate and latencies")
+    args = parser.parse_args(argv)
+    if args.concurrency < 1 or args.batch < 1:
+        raise UserError("--concurrency and --batch are at least 1")
+    sentences = [line.rstrip("\n") for line in sys.stdin]
+    for number, sentence in enumerate(sentences, start=1):
+        if not sentence.strip():
+            raise UserError(f"line {number} is empty; give one sentence a line")
+    if not sentences:
+        raise UserError("no sentences on stdin; give one a line")
+    measured = asyncio.run(translate(args.url, sentences, args.concurrency, args.batch))
+    print("\n".join(measured.translations))
+    if args.measure:
+        settings = {"url": args.url, "concurrency": args.concurrency, "batch": args.batch}
+        with atomic_path(args.measure) as temporary:
+            temporary.write_text(json.dumps(summary(measured, **settings), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,102 @@
+"""What a million sentences cost, from a measured throughput and a price of yours.
+
+    python -m trt_code.triton.cost --measured load.json --price-per-hour 2.50 --utilisation 0.5
+
+Reads what ``trt_code.triton.client --measure`` or ``make bench`` (build/bench/results.json) wrote.
+Nothing is assumed: without a measurement there is no price.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from train_model.cli import UserError, run
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A measured throughput: what ran, and sentences a second on one machine or GPU."""
+
+    what: str
+    sentences_per_s: float
+
+
+def cost_per_million(rate: Rate, price_per_hour: float, utilisation: float) -> float:
+    """The price of a million sentences, in the currency of ``price_per_hour``.
+
+    ``utilisation`` is the share of paid time in which the GPU works at the measured rate.
+    """
+    hours = 1e6 / (rate.sentences_per_s * utilisation) / 3600
+    return hours * price_per_hour
+
+
+def gpus_for(rate: Rate, peak: float, utilisation: float) -> int:
+    """How many GPUs carry ``peak`` sentences a second, each kept at ``utilisation`` at most."""
+    return math.ceil(peak / (rate.sentences_per_s * utilisation))
+
+
+def read_rates(path: Path) -> list[Rate]:
+    """Read the measured rates of a JSON file.
+
+    Raises:
+        UserError: no such file, or no measurement in it.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; measure first") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); measure again") from error
+    rates = list(_rates(data)) if isinstance(data, dict) else []
+    if not rates:
+        raise UserError(f"{path} holds no measured sentences_per_s; measure again")
+    return rates
+
+
+def _rates(data: dict) -> Iterator[Rate]:
+    if "rows" not in data:
+        data = {"rows": [data]}
+    for row in data["rows"]:
+        if rate := row.get("sentences_per_s"):
+            names = [str(row[key]) for key in ("runner", "precision", "device") if key in row]
+            if "bs" in row:
+                names.append(f"{row['bs']}x{row['sl']}")
+            yield Rate(" ".join(names) or row.get("url", "measured"), rate)
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number
+
+
+def _share(text: str) -> float:
+    if _positive(text) > 1:
+        raise argparse.ArgumentTypeError(f"{text} is more than 1, the whole of the time")
+    return float(text)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m trt_code.triton.cost", description=__doc__.split("\n\n")[0]
+    )
+    add = parser.add_argument
+    add("--measured", type=Path, required=True, help="JSON of the client or of make bench")
+    add("--price-per-hour", type=_positive, required=True, help="of one GPU with its machine")
+    add("--utilisation", type=_share, default=0.5, help="share of paid time at work; default 0.5")
+    add("--peak", type=_positive, help="sentences a second to carry: says how many GPUs")
+    args = parser.parse_args(argv)
+    for rate in read_rates(args.measured):
+        cost = cost_per_million(rate, args.price_per_hour, args.utilisation)
+        line = f"{rate.what:<28} {rate.sentences_per_s:10.1f} sentences/s {cost:10.3f} a million"
+        if args.peak:
+            line += f"  {gpus_for(rate, args.peak, args.utilisation)} GPUs at the peak"
+        print(line)
+
+
+if __name__ == "__main__":
+    run(main)

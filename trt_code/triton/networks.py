@@ -1,0 +1,110 @@
+"""What can stand in the repository as ``lite_network``: a TensorRT plan, or the ONNX file."""
+
+import abc
+import shutil
+from pathlib import Path
+
+from train_model.cli import UserError
+from trt_code.engine.graph_files import read_graph_files
+from trt_code.engine.profiles import Shape
+from trt_code.engine.sidecar import plugin_paths, read_sidecar, stale_reason
+
+UPSTREAM_PADDING = "upstream"
+
+
+class Network(abc.ABC):
+    """A network's files and limits.
+
+    Attributes:
+        profiles: optimisation profiles of a plan; 0 for ONNX Runtime.
+        longest: source tokens it takes.
+        max_batch: sentences that Triton should put together at most.
+        padding_policy: of the model (doc/model.md); None if its files do not say.
+        options: what tritonserver needs on its command line; ``$here`` is the repository.
+    """
+
+    profiles: int
+    longest: int
+    max_batch: int
+    padding_policy: str | None
+    options: str
+
+    @abc.abstractmethod
+    def accepts(self, shape: Shape) -> bool:
+        """Whether it can run a batch of this shape."""
+
+    @abc.abstractmethod
+    def copy_to(self, version: Path, plugins: Path) -> None:
+        """Copy the network into its version folder, and its plugins into theirs."""
+
+
+class OnnxNetwork(Network):
+    """``model.onnx`` in ONNX Runtime on the CPU. ``longest`` is the model's number of positions.
+
+    Raises:
+        UserError: no such file, or not one that ``make onnx`` wrote.
+    """
+
+    profiles = 0
+    max_batch = 16  # a CPU gains little from more, and the first of a batch waits for the last
+    options = ""
+
+    def __init__(self, path: Path):
+        self._graph = read_graph_files(path)
+        try:
+            self.longest = int(self._graph.metadata["max_source_positions"])
+        except KeyError:
+            raise UserError(
+                f"{path} has no max_source_positions; write it with `make onnx`"
+            ) from None
+        self.padding_policy = self._graph.metadata.get("padding_policy")
+
+    def accepts(self, shape: Shape) -> bool:
+        return shape.length <= self.longest
+
+    def copy_to(self, version: Path, plugins: Path) -> None:
+        shutil.copy(self._graph.path, version / "model.onnx")
+        for weights in self._graph.weights:
+            shutil.copy(weights, version / weights.name)
+
+
+class PlanNetwork(Network):
+    """A plan of ``trt_code.build_engine`` with its plugins.
+
+    Triton's TensorRT backend opens plugin libraries and expects them to register themselves; ours are
+    registered by the library's name, so that a process decides when. ``*_loader.so`` (plugin_loader.cpp)
+    is opened instead and does it.
+
+    Raises:
+        UserError: the plan is missing or stale, or the loader is not built.
+    """
+
+    def __init__(self, plan: Path):
+        self._plan = plan
+        self._sidecar = read_sidecar(plan)
+        if reason := stale_reason(self._sidecar, plan):
+            raise UserError(f"{plan} {reason}; build it again: {self._sidecar.command}")
+        self.profiles = len(self._sidecar.profiles)
+        self.longest = max(profile.max.length for profile in self._sidecar.profiles)
+        self.max_batch = max(profile.max.batch for profile in self._sidecar.profiles)
+        graph = plan.parent / self._sidecar.graph.path
+        metadata = read_graph_files(graph).metadata if graph.is_file() else {}
+        self.padding_policy = metadata.get("padding_policy")
+        self._plugins = plugin_paths(self._sidecar, plan)
+        self._loaders = [path.with_name(f"{path.stem}_loader.so") for path in self._plugins]
+        for loader in self._loaders:
+            if not loader.is_file():
+                raise UserError(f"no {loader}, which registers the plugins; run `make plugins`")
+        libraries = ";".join(f"$here/plugins/{loader.name}" for loader in self._loaders)
+        self.options = f' --backend-config="tensorrt,plugins={libraries}"' if libraries else ""
+        if self._sidecar.version_compatible:
+            self.options += " --backend-config=tensorrt,version-compatible=true"
+
+    def accepts(self, shape: Shape) -> bool:
+        return any(profile.accepts(shape) for profile in self._sidecar.profiles)
+
+    def copy_to(self, version: Path, plugins: Path) -> None:
+        shutil.copy(self._plan, version / "model.plan")
+        plugins.mkdir()
+        for library in (*self._plugins, *self._loaders):
+            shutil.copy(library, plugins / library.name)

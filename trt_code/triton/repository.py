@@ -1,0 +1,177 @@
+"""``make triton``: write what Triton serves a model from, complete in one folder.
+
+    build/triton/serve.sh       starts tritonserver on it
+    build/triton/models/        lite_translate and the three models that it chains (configs.py)
+    build/triton/plugins/       the TensorRT plugins, and the library that registers them
+
+The network is the TensorRT plan where one is built, else the ONNX file on the CPU.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from train_model.cli import UserError, run
+from train_model.models.zoo import ModelFiles, model_files
+from trt_code.engine.profiles import Shape
+from trt_code.runners import PRECISIONS
+from trt_code.triton import configs
+from trt_code.triton.configs import Serving
+from trt_code.triton.networks import UPSTREAM_PADDING, Network, OnnxNetwork, PlanNetwork
+from trt_code.triton.text_format import dump
+
+BUCKETS = (8, 16, 32, 64, 128)
+ROOT = Path(__file__).parents[2]
+TOKENIZER = (
+    "train_model/__init__.py",
+    "train_model/cli.py",
+    "train_model/data/__init__.py",
+    "train_model/data/dictionary.py",
+    "train_model/data/tokenizer.py",
+)
+SERVE = """\
+#!/bin/sh
+# Serve this folder: ./serve.sh [options of tritonserver]
+here=$(cd "$(dirname "$0")" && pwd)
+exec tritonserver --model-repository="$here/models"{options} "$@"
+"""
+
+
+def write_repository(files: ModelFiles, network: Network, serving: Serving, output: Path) -> None:
+    """Write the folder ``output``, replacing what was there once the new one is complete.
+
+    Raises:
+        UserError: the model has no text, or ``output`` is something else than such a folder.
+        OSError: the folder cannot be written.
+    """
+    if files.bpe_codes is None:
+        raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
+    with _replaced(output) as folder:
+        models = folder / "models"
+        _add_model(models, configs.translate(serving))
+        network.copy_to(_add_model(models, configs.network(serving)), folder / "plugins")
+        version = _add_text_model(models, configs.preprocess(serving), "preprocess.py", files)
+        shutil.copy(files.src_dict, version / "dict.src.txt")
+        version = _add_text_model(models, configs.postprocess(serving), "postprocess.py", files)
+        shutil.copy(files.tgt_dict, version / "dict.tgt.txt")
+        script = folder / "serve.sh"
+        script.write_text(SERVE.format(options=network.options))
+        script.chmod(0o755)
+
+
+def _add_model(models: Path, config: dict) -> Path:
+    """Make a model's folder with its configuration; return the folder of its one version."""
+    version = models / config["name"] / "1"
+    version.mkdir(parents=True)
+    (version.parent / "config.pbtxt").write_text(dump(config))
+    return version
+
+
+def _add_text_model(models: Path, config: dict, code: str, files: ModelFiles) -> Path:
+    """The same for a Python model, with the tokenizer's modules beside it."""
+    version = _add_model(models, config)
+    shutil.copy(Path(__file__).parent / code, version / "model.py")
+    shutil.copy(files.bpe_codes, version / "bpe.codes")
+    for name in TOKENIZER:
+        (version / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, version / name)
+    return version
+
+
+@contextmanager
+def _replaced(output: Path) -> Iterator[Path]:
+    """Give an empty folder that takes ``output``'s place on success and vanishes on failure."""
+    if output.exists() and any(output.iterdir()) and not (output / "serve.sh").is_file():
+        raise UserError(f"{output} holds something else than a Triton repository; name another")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
+        folder, old = Path(scratch, "new"), Path(scratch, "old")
+        folder.mkdir()
+        yield folder
+        if output.exists():
+            output.rename(old)
+        folder.rename(output)
+
+
+def choose_network(backend: str, folder: Path, precision: str) -> Network:
+    """Open the network that is to be served from the built files in ``folder``.
+
+    Raises:
+        UserError: it is not built, or does not fit what it was built from.
+    """
+    plan = folder / f"model.{precision}.plan"
+    if backend == "tensorrt" or (backend == "auto" and plan.is_file()):
+        return PlanNetwork(plan)
+    return OnnxNetwork(folder / "model.onnx")
+
+
+def choose_buckets(network: Network, wanted: Sequence[int], max_batch: int) -> list[int]:
+    """Return the lengths up to the network's longest, that one included.
+
+    Raises:
+        UserError: the network does not take some batch of some bucket.
+    """
+    buckets = sorted({*(size for size in wanted if size < network.longest), network.longest})
+    for length in buckets:
+        for batch in range(1, max_batch + 1):
+            if not network.accepts(shape := Shape(batch, length)):
+                raise UserError(
+                    f"no profile of the plan takes {shape}; build it with profiles that cover "
+                    f"1x1 to {max_batch}x{network.longest}, or give a smaller --max-batch"
+                )
+    return buckets
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m trt_code.triton.repository", description=__doc__.split("\n\n")[0]
+    )
+    add = parser.add_argument
+    add("--model", default="demo", help="demo or wmt16")
+    add("--build-dir", type=Path, default=Path("build"), help="where the built files are")
+    add("--output", type=Path, default=Path("build/triton"), help="folder to write")
+    add("--backend", choices=("auto", "tensorrt", "onnxruntime"), default="auto")
+    add("--precision", choices=PRECISIONS, default="fp16", help="of the plan; default fp16")
+    add("--max-batch", type=_positive, help="sentences a batch (default: the plan's, or 16)")
+    add("--max-delay-us", type=_positive, default=1000, help="longest wait for company")
+    add("--instances", type=_positive, default=1, help="copies of the network")
+    add("--text-instances", type=_positive, default=2, help="processes that encode, and decode")
+    add("--threads", type=_positive, default=1, help="CPU threads of an ONNX Runtime instance")
+    add("--bucket", type=_positive, action="append", help=f"lengths (default {BUCKETS})")
+    args = parser.parse_args(argv)
+
+    files = model_files(args.model, args.build_dir)
+    network = choose_network(args.backend, args.build_dir / files.name, args.precision)
+    max_batch = args.max_batch or network.max_batch
+    serving = Serving(
+        buckets=choose_buckets(network, args.bucket or BUCKETS, max_batch),
+        max_batch=max_batch,
+        max_delay_us=args.max_delay_us,
+        instances=args.instances,
+        text_instances=args.text_instances,
+        profiles=network.profiles,
+        threads=args.threads,
+    )
+    write_repository(files, network, serving, args.output)
+    if network.padding_policy == UPSTREAM_PADDING:
+        print(
+            f"warning: {files.name} was trained with padding visible to real tokens, so a translation "
+            "depends a little on its bucket; models of our recipes do not",
+            file=sys.stderr,
+        )
+    what = "TensorRT plan" if network.profiles else "ONNX file on the CPU"
+    print(f"{args.output}: {what}, lengths {serving.buckets}, batches up to {max_batch}")
+
+
+if __name__ == "__main__":
+    run(main)

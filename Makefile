@@ -50,7 +50,7 @@ INSTALL := $(PY) -m pip install -qq --disable-pip-version-check
 
 .PHONY: help doctor env lock
 help:  ## list the targets
-	@echo "usage: make TARGET [MODEL=demo|wmt16|wmt16-random] [PYTHON=...]"; echo
+	@echo "usage: make TARGET [MODEL=demo|demo-ar|wmt16|wmt16-random] [PYTHON=...]"; echo
 	@awk -F ':.*## ' '/^[a-z0-9-]+( [a-z0-9-]+)*:.*## / {printf "  %-36s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The doctor needs no package, so it can speak before any is installed.
@@ -71,14 +71,20 @@ lock: $(ENV_BASE)  ## resolve pyproject.toml anew into requirements/*.lock
 CHECKPOINT.demo := data_model/demo/checkpoint.pt
 CHECKPOINT.wmt16 := data_model/wmt16/checkpoint_last.pt
 CHECKPOINT.wmt16-random := build/wmt16-random/checkpoint.pt
-CHECKPOINT ?= $(or $(CHECKPOINT.$(MODEL)),$(error no model '$(MODEL)'; MODEL is demo, wmt16 or wmt16-random))
-PRECISION ?= fp32 tf32 fp16
+# A training of your own comes before the committed checkpoint, as in train_model/models/zoo.py.
+CHECKPOINT.demo-ar := $(or $(wildcard build/demo-ar/checkpoint.pt data_model/demo/checkpoint-ar.pt),build/demo-ar/checkpoint.pt)
+CHECKPOINT ?= $(or $(firstword $(CHECKPOINT.$(MODEL))),$(error no model '$(MODEL)'; MODEL is demo, demo-ar, wmt16 or wmt16-random))
+# The surgeon takes networks that translate in one pass.
+PRECISION ?= $(if $(filter demo-ar,$(MODEL)),,fp32 tf32 fp16)
 PATCHED := $(PRECISION:%=$(BUILD)/model.%.onnx)
 EXPORTER := $(wildcard train_model/models/*.py train_model/ops/*.py onnx_export/*.py onnx_export/symbols/*.py)
 SURGEON := $(wildcard trt_code/onnx_surgeon.py trt_code/surgeon/*.py onnx_export/symbols/*.py)
 
 .PHONY: onnx verify patch
 onnx: $(BUILD)/model.onnx  ## export the checkpoint of MODEL to one ONNX file
+
+build/demo-ar/checkpoint.pt:
+	@echo "error: $@ is missing; make it: make train RECIPE=demo-ar; works without it: every target with MODEL=demo" >&2; exit 2
 
 build/wmt16-random/checkpoint.pt: | $(ENV_BASE)
 	@$(PY) -c 'from train_model.models.zoo import model_files; model_files("wmt16-random")'
@@ -131,6 +137,10 @@ export TEXT
 endif
 translate: $(BUILD)/model.onnx  ## translate TEXT="...", or stdin a line at a time
 	@$(PY) -m trt_code.translate --model $(MODEL) $(SENTENCE)
+
+.PHONY: model-stats
+model-stats: $(ENV_BASE)  ## parameters and Mult-Adds of every recipe beside the published ones
+	@$(PY) -m train_model.model_stats
 
 report:  ## plot and tabulate anew what bench measured
 	@$(PY) -m trt_code.report

@@ -93,7 +93,7 @@ def warn_about_decoding(arguments: argparse.Namespace) -> None:
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that name a model and where it runs."""
-    parser.add_argument("--model", default="demo", help="demo, wmt16 or wmt16-random")
+    parser.add_argument("--model", default="demo", help="demo, demo-ar, wmt16 or wmt16-random")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument(
         "--threads", type=int, default=processors(), help="CPU threads; default: all"
@@ -111,10 +111,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max-sentences", type=int, default=MAX_SENTENCES, help="a batch")
     parser.add_argument("--too-long", choices=["refuse", "cut"], default="refuse")
     parser.add_argument("--unknown", choices=["refuse", "keep"], default="refuse")
-    ignored = parser.add_argument_group("options of fairseq-generate that do nothing here")
-    ignored.add_argument("--beam", type=int)
-    ignored.add_argument("--iter-decode-max-iter", type=int)
-    ignored.add_argument("--lenpen", type=float)
+    search = parser.add_argument_group(
+        "options of fairseq-generate", "for autoregressive models (demo-ar); others have no search"
+    )
+    search.add_argument("--beam", type=int, help="hypotheses; 1 is greedy; default 4")
+    search.add_argument("--lenpen", type=float, help="exponent of the length; default 0.6")
+    search.add_argument("--iter-decode-max-iter", type=int, help="does nothing")
     arguments = parser.parse_args(argv)
     for name in ("max_tokens", "max_sentences"):
         if getattr(arguments, name) < 1:
@@ -125,11 +127,17 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
     if arguments.text == [""]:
         raise UserError("the text is empty; give a sentence to translate")
-    warn_about_decoding(arguments)
+    if not files.autoregressive:
+        warn_about_decoding(arguments)
     tokenizer = Tokenizer.from_files(files)
     device = default_device() if arguments.device == "auto" else arguments.device
     lines = iter(arguments.text) if arguments.text else read_lines(sys.stdin.buffer)
-    options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
+    options = {
+        "threads": arguments.threads,
+        "build_dir": arguments.build_dir,
+        "beam": arguments.beam,
+        "len_penalty": arguments.lenpen,
+    }
     with open_runner(arguments.runner, files, arguments.precision, device, **options) as runner:
         translator = Translator(
             runner,

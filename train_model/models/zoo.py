@@ -43,6 +43,7 @@ class ModelFiles:
     bpe_codes: Path | None = None
     test_src: Path | None = None
     test_tgt: Path | None = None
+    autoregressive: bool = False
 
 
 def model_files(name: str, build_dir: str | Path = "build") -> ModelFiles:
@@ -53,8 +54,10 @@ def model_files(name: str, build_dir: str | Path = "build") -> ModelFiles:
     """
     if name == "wmt16-random":
         return _random_wmt16(Path(build_dir))
+    if name == "demo-ar":
+        return _demo_ar(Path(build_dir))
     if name not in ("demo", "wmt16"):
-        raise UserError(f"no model {name!r}; MODEL is demo, wmt16 or wmt16-random")
+        raise UserError(f"no model {name!r}; MODEL is demo, demo-ar, wmt16 or wmt16-random")
     folder = _DATA / name
     files = ModelFiles(
         name=name,
@@ -69,6 +72,18 @@ def model_files(name: str, build_dir: str | Path = "build") -> ModelFiles:
         remedy = "make download" if name == "wmt16" else "git checkout data_model/demo"
         raise UserError(f"model {name} is not here: {files.checkpoint} is missing; run `{remedy}`")
     return files
+
+
+def _demo_ar(build_dir: Path) -> ModelFiles:
+    """The Lite Transformer of recipe demo-ar: the one trained here, or else the committed one."""
+    trained, folder = build_dir / "demo-ar" / "checkpoint.pt", _DATA / "demo"
+    checkpoint = trained if trained.exists() else folder / "checkpoint-ar.pt"
+    if not checkpoint.exists():
+        raise UserError(
+            f"model demo-ar is not here: {trained} is missing; run `make train RECIPE=demo-ar`"
+        )
+    demo = model_files("demo", build_dir)
+    return dataclasses.replace(demo, name="demo-ar", checkpoint=checkpoint, autoregressive=True)
 
 
 def _random_wmt16(build_dir: Path) -> ModelFiles:

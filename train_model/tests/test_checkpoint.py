@@ -141,7 +141,7 @@ def test_damaged_files_give_one_line_or_load(tmp_path_factory, data):
 
 
 def test_models_that_do_not_exist_are_told_with_the_good_names(tmp_path):
-    with pytest.raises(UserError, match="demo, wmt16 or wmt16-random"):
+    with pytest.raises(UserError, match="demo, demo-ar, wmt16 or wmt16-random"):
         model_files("wmt17", tmp_path)
 
 

@@ -19,6 +19,11 @@ RUNNERS = {
     "cuda-graph": "trt_code.runners.cuda_graph_runner",
     "trt": "trt_code.runners.trt_runner",
 }
+# The same for networks that give one token at a time; their runners search with a beam.
+AUTOREGRESSIVE = {
+    "torch": "trt_code.runners.search.torch_steps",
+    "ort": "trt_code.runners.search.ort_steps",
+}
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 
 
@@ -44,5 +49,10 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
     ):
         if value not in known:
             raise UserError(f"no {kind} {value!r}; choose from {', '.join(known)}")
-    module = importlib.import_module(RUNNERS[name])
+    if model_files.autoregressive and name not in AUTOREGRESSIVE:
+        raise Unavailable(
+            f"{model_files.name} gives one token at a time; {name} does not do that yet"
+        )
+    modules = AUTOREGRESSIVE if model_files.autoregressive else RUNNERS
+    module = importlib.import_module(modules[name])
     return module.create(model_files, precision, device, **options)

@@ -10,7 +10,7 @@ import torch
 from train_model.models.checkpoint import load_checkpoint
 from trt_code.runners.base import WARM_UP, Output, ResidentMemory, Runner, Unavailable
 
-_DTYPES = {
+DTYPES = {
     "fp32": torch.float32,
     "tf32": torch.float32,
     "fp16": torch.float16,
@@ -22,8 +22,8 @@ def create(
     model_files: Any, precision: str, device: str, *, threads: int = 0, **_: Any
 ) -> "TorchRunner":
     """Load the checkpoint and cast it; see ``trt_code.runners.create``."""
-    if precision not in _DTYPES:
-        raise Unavailable(f"PyTorch runs {', '.join(_DTYPES)}; {precision} lives in the ONNX graph")
+    if precision not in DTYPES:
+        raise Unavailable(f"PyTorch runs {', '.join(DTYPES)}; {precision} lives in the ONNX graph")
     if device == "cuda" and not torch.cuda.is_available():
         raise Unavailable("PyTorch sees no CUDA GPU (make doctor)")
     if device == "cpu" and precision == "tf32":
@@ -46,14 +46,14 @@ class TorchRunner(Runner):
         loaded = load_checkpoint(model_files.checkpoint)
         self.config = loaded.config
         self.max_source = self.config.max_source_positions
-        self._model = loaded.model.eval().to(device, _DTYPES[precision])
+        self._model = loaded.model.eval().to(device, DTYPES[precision])
 
     def run(self, src_tokens: np.ndarray) -> Output:
         tokens, scores = self._forward(torch.from_numpy(src_tokens).to(self.device))
         return Output(tokens.long().cpu().numpy(), scores.float().cpu().numpy())
 
     def _forward(self, src_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.inference_mode(), _matmul_precision(self.precision):
+        with torch.inference_mode(), matmul_precision(self.precision):
             return self._model(src_tokens)
 
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
@@ -82,7 +82,7 @@ class TorchRunner(Runner):
 
 
 @contextlib.contextmanager
-def _matmul_precision(precision: str) -> Iterator[None]:
+def matmul_precision(precision: str) -> Iterator[None]:
     """TF32 for the one precision that asks for it; a process-wide setting, so it is put back."""
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision

@@ -91,7 +91,10 @@ def test_another_interpreter_installs_nothing(clone):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["onnx", "MODEL=nonsense"], ["no model 'nonsense'", "demo, wmt16 or wmt16-random"]),
+        (
+            ["onnx", "MODEL=nonsense"],
+            ["no model 'nonsense'", "demo, demo-ar, wmt16 or wmt16-random"],
+        ),
         (["onnx", "MODEL=wmt16"], ["make download", "MODEL=demo"]),
         (["test-gpu"], ["gpu is missing", "get it: ", "works without it: make bench"]),
         (["engine-fp16"], ["tensorrt is missing", "get it: pip install", "make patch"]),

@@ -10,16 +10,19 @@ import pytest
 from onnx import TensorProto
 
 from train_model.cli import UserError
+from train_model.data.tokenizer import Tokenizer
 from trt_code import build_engine
 from trt_code.engine.graph_files import sha256
 from trt_code.engine.profiles import Profile, Shape, best_profile
 from trt_code.runners import Unavailable, create, trt_runner
 from trt_code.runners.trt_runner import TrtRunner
 from trt_code.tests import mock_tensorrt
+from trt_code.tests.fake_runner import FakeRunner
 from trt_code.tests.test_build_engine import write_graph
+from trt_code.translator import Translator
 
 PLAN = Path("build/demo/model.fp16.plan")
-DEMO = SimpleNamespace(name="demo")
+DEMO = SimpleNamespace(name="demo", autoregressive=False)
 
 
 @pytest.fixture
@@ -136,10 +139,17 @@ def test_best_profile_looks_at_both_axes():
         best_profile([small, large], Shape(3, 32))
 
 
-def test_longest_source_is_the_widest_profiles(trt):
-    build("--min", "1x1", "--opt", "1x32", "--max", "1x50")
+def test_limits_are_the_widest_profiles(trt):
+    build("--min", "1x1", "--opt", "1x32", "--max", "2x50")
     with runner() as running:
-        assert running.max_source == 50
+        assert (running.max_batch, running.max_source) == (2, 50)
+
+
+def test_the_translator_keeps_to_the_engines_batch(tiny_files):
+    fake = FakeRunner()
+    fake.max_batch = 2
+    Translator(fake, Tokenizer.from_files(tiny_files)).translate(["one"] * 5)
+    assert [batch for batch, _ in fake.shapes] == [2, 2, 1]
 
 
 def test_engine_that_cannot_be_captured_is_enqueued(trt):

@@ -1,7 +1,7 @@
 """Build a TensorRT engine from a patched ONNX graph: model.fp16.onnx -> model.fp16.plan and its JSON.
 
 The network is strongly typed: precision is the graph's own, and the one choice left here is whether
-FP32 matrix products may use TF32 (``--tf32``, the default, or ``--fp32``).
+FP32 matrix products may use TF32 (``--tf32`` or ``--fp32``; by default as the graph's precision says).
 """
 
 import argparse
@@ -62,23 +62,25 @@ def _parser() -> argparse.ArgumentParser:
         help="plugin library, repeatable (default: build/plugins/liblite_plugins_trt<major>.so "
         "when it is there)",
     )
-    for name, meaning in (("min", "smallest"), ("opt", "most usual"), ("max", "largest")):
+    for name, meaning in (
+        ("min", "smallest batch x source length, repeatable (default 1x1)"),
+        ("opt", "most usual one (default 16x32)"),
+        ("max", "largest one (default 64 x the network's positions)"),
+    ):
         add(
             f"--{name}",
             type=shapes.shape_argument,
             action="append",
             default=[],
             metavar="BxS",
-            help=f"{meaning} batch x source length, repeatable "
-            f"(default {getattr(shapes.DEFAULT, name)})",
+            help=meaning,
         )
     tf32 = parser.add_mutually_exclusive_group()
     tf32.add_argument(
         "--tf32",
-        dest="tf32",
         action="store_true",
-        default=True,
-        help="FP32 GEMMs in TF32 (default)",
+        default=None,
+        help="FP32 GEMMs in TF32 (default, except for a graph of precision fp32)",
     )
     tf32.add_argument("--fp32", dest="tf32", action="store_false", help="FP32 GEMMs in full FP32")
     add("--workspace", type=int, metavar="MIB", help="limit of tactics' scratch memory, in MiB")
@@ -101,13 +103,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Build one plan as the flags say."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
-    profiles = shapes.profiles_from_flags(args.min, args.opt, args.max)
     if args.workspace is not None and args.workspace <= 0:
         raise UserError(
             f"--workspace {args.workspace} leaves no memory; give a number of MiB above 0"
         )
     graph = read_graph_files(args.onnx)
     _refuse_functions(graph)
+    profiles = shapes.profiles_from_flags(args.min, args.opt, args.max, graph.positions)
 
     trt = load_tensorrt()
     gpu = current_gpu()
@@ -117,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         load_plugins(trt, library)
 
     options = BuildOptions(
-        tf32=args.tf32,
+        tf32=graph.is_tf32 if args.tf32 is None else args.tf32,
         workspace=args.workspace,
         timing_cache=args.timing_cache,
         version_compatible=args.version_compatible,
@@ -143,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             graph=describe_graph(graph, args.output),
             plugins=tuple(describe_plugins(library, args.output) for library in libraries),
             profiles=tuple(profiles),
-            tf32=args.tf32,
+            tf32=options.tf32,
             version_compatible=args.version_compatible,
             hardware_compatible=args.hardware_compatible,
             plan_sha256=plan_sha256,

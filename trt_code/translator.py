@@ -50,7 +50,8 @@ class Translator:
         unknown: Literal["refuse", "keep"] = "refuse",
     ):
         self._runner, self._tokenizer = runner, tokenizer
-        self._max_tokens, self._max_sentences = max_tokens, max_sentences
+        self._max_tokens = max_tokens
+        self._max_sentences = min(max_sentences, runner.max_batch or max_sentences)
         self._too_long, self._unknown = too_long, unknown
 
     def translate(

@@ -9,6 +9,8 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from train_model.cli import UserError
 
+OLD_EXPORT_POSITIONS = 254  # of the published lite.onnx, which does not say
+
 
 @dataclass(frozen=True)
 class GraphFiles:
@@ -18,6 +20,16 @@ class GraphFiles:
     weights: tuple[Path, ...]
     functions: tuple[str, ...]
     metadata: dict[str, str]
+
+    @property
+    def positions(self) -> int:
+        """The longest source, in tokens."""
+        return int(self.metadata.get("max_source_positions", OLD_EXPORT_POSITIONS))
+
+    @property
+    def is_tf32(self) -> bool:
+        """Whether its FP32 GEMMs may run in TF32: in every precision but fp32 itself."""
+        return self.metadata.get("precision") != "fp32"
 
     def sha256(self) -> str:
         """Hash of the graph and of its external weights, in order."""

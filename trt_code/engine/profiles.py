@@ -57,25 +57,38 @@ class Profile:
         )
 
 
-DEFAULT = Profile(Shape(1, 1), Shape(16, 32), Shape(64, 127))
+def default_profile(positions: int) -> Profile:
+    """Every length of a network of so many positions, in batches up to 64."""
+    return Profile(Shape(1, 1), Shape(16, min(32, positions)), Shape(64, positions))
 
 
 def profiles_from_flags(
-    minima: Sequence[Shape], optima: Sequence[Shape], maxima: Sequence[Shape]
+    minima: Sequence[Shape], optima: Sequence[Shape], maxima: Sequence[Shape], positions: int
 ) -> list[Profile]:
     """Pair repeated ``--min``, ``--opt`` and ``--max`` in the order given; none gives the default.
 
+    Args:
+        positions: the longest source that the network has positions for.
+
     Raises:
-        UserError: the three are not given equally often, or a profile excludes its opt.
+        UserError: the three are not given equally often, or a profile excludes its opt or is longer
+            than the network.
     """
     if not (minima or optima or maxima):
-        return [DEFAULT]
+        return [default_profile(positions)]
     if not len(minima) == len(optima) == len(maxima):
         raise UserError(
             f"--min is given {len(minima)}, --opt {len(optima)}, --max {len(maxima)} times; "
             "each profile needs one of each"
         )
-    return [Profile(*shapes) for shapes in zip(minima, optima, maxima, strict=True)]
+    profiles = [Profile(*shapes) for shapes in zip(minima, optima, maxima, strict=True)]
+    for profile in profiles:
+        if profile.max.length > positions:
+            raise UserError(
+                f"the profile {profile} is longer than the network, which has {positions} positions; "
+                f"give a --max of at most {profile.max.batch}x{positions}"
+            )
+    return profiles
 
 
 def best_profile(profiles: Sequence[Profile], shape: Shape) -> int:

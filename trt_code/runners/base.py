@@ -51,9 +51,11 @@ class Runner(abc.ABC):
         precision: fp32, tf32, fp16, bf16 or int8.
         device: "cpu" or "cuda".
         max_source: the longest source it takes, in tokens with bos and eos; None if unknown.
+        max_batch: the most sentences it takes at once; None if only memory limits them.
     """
 
     max_source: int | None = None
+    max_batch: int | None = None
 
     def __init__(self, name: str, precision: str, device: str):
         self.name, self.precision, self.device = name, precision, device

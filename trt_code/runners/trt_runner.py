@@ -62,6 +62,7 @@ class TrtRunner(Runner):
         self._cudart = load_cudart()
         self._profiles = sidecar.profiles
         self.max_source = max(profile.max.length for profile in self._profiles)
+        self.max_batch = max(profile.max.batch for profile in self._profiles)
         self._free_at_start = self._peak = self._free_memory()
         self._engine = deserialize(trt, plan.read_bytes(), f"{plan}; build it: {sidecar.command}")
         self._trt = trt

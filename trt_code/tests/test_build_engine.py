@@ -18,7 +18,13 @@ from trt_code.tests import mock_tensorrt
 from trt_code.tests.mock_tensorrt import ParserError
 
 
-def write_graph(path: Path, shape=("batch", "src_len"), elem_type=TensorProto.INT64, functions=()):
+def write_graph(
+    path: Path,
+    shape=("batch", "src_len"),
+    elem_type=TensorProto.INT64,
+    functions=(),
+    metadata=None,
+):
     """A graph with the network's inputs and outputs, and nothing of the network."""
     nodes = [
         helper.make_node("Concat", ["src_tokens", "src_tokens"], ["output_tokens"], axis=1),
@@ -44,7 +50,9 @@ def write_graph(path: Path, shape=("batch", "src_len"), elem_type=TensorProto.IN
         )
         for name in functions
     ]
-    onnx.save(helper.make_model(graph, functions=bodies), path)
+    model = helper.make_model(graph, functions=bodies)
+    helper.set_model_props(model, {"max_source_positions": "127"} | (metadata or {}))
+    onnx.save(model, path)
 
 
 @pytest.fixture
@@ -81,8 +89,18 @@ def test_the_network_is_strongly_typed_by_name_not_by_number(trt):
     assert trt.creation_flags == 1 << trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
 
 
-@pytest.mark.parametrize(("flags", "tf32"), [([], True), (["--tf32"], True), (["--fp32"], False)])
-def test_tf32_is_set_or_cleared(trt, flags, tf32):
+@pytest.mark.parametrize(
+    ("precision", "flags", "tf32"),
+    [
+        ("fp32", [], False),
+        ("tf32", [], True),
+        ("fp16", [], True),
+        ("fp32", ["--tf32"], True),
+        ("tf32", ["--fp32"], False),
+    ],
+)
+def test_tf32_is_as_the_graph_says_or_as_asked(trt, precision, flags, tf32):
+    write_graph(Path("model.onnx"), metadata={"precision": precision})
     build(*flags)
     assert (trt.BuilderFlag.TF32 in trt.built_config._flags) is tf32
     assert sidecar()["tf32"] is tf32
@@ -166,6 +184,7 @@ def test_refused_profile_is_told(trt):
     [
         (["--min", "1x1", "--opt", "65x32", "--max", "64x127"], "batch 65 is not within 1 to 64"),
         (["--min", "1x8", "--opt", "16x4", "--max", "64x127"], "length 4 is not within 8 to 127"),
+        (["--min", "1x1", "--opt", "1x8", "--max", "4x128"], "network, which has 127 positions"),
         (["--min", "1x1", "--opt", "16x32"], "each profile needs one of each"),
         (["--workspace", "0"], "leaves no memory"),
         (["--onnx", "absent.onnx"], "no graph at absent.onnx"),

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnx_export.onnx_file import load_onnx, save_onnx
 from train_model.cli import UserError, run
+from trt_code import graph_lint
 from trt_code.surgeon import cumulative_sum, fused_conv, layer_norm, plugin_nodes, top_k
 from trt_code.surgeon.graph import DOMAIN, Pass
 from trt_code.surgeon.precision import Plan, apply_plan, make_plan
@@ -131,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.explain:
         print("\n".join(report.explain(model)))
     print(f"{arguments.output}: {arguments.output.stat().st_size / 2**20:.1f} MiB")
-    return 0
+    return graph_lint.report(ir.serde.serialize_model(model))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,302 @@
+"""The rules, one function each: a graph in, what is wrong with its nodes out."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+
+from trt_code.lint import operators, plugins
+
+T = onnx.TensorProto
+LARGEST_K = 3840
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that TensorRT would refuse or do otherwise than meant."""
+
+    node: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.reason}; {self.remedy}"
+
+
+class Graph:
+    """A model with its values looked up by name.
+
+    Args:
+        model: the model, shapes and types inferred as far as the file has them.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model, self.nodes = model, model.graph.node
+        graph = model.graph
+        self.inputs = {item.name for item in graph.input}
+        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self.producers = {name: node for node in graph.node for name in node.output if name}
+        items = (*graph.input, *graph.output, *graph.value_info)
+        self.types = {item.name: item.type.tensor_type.elem_type for item in items}
+        self.types |= {name: tensor.data_type for name, tensor in self.initializers.items()}
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """The value of an initializer or a Constant node."""
+        if name in self.initializers:
+            return onnx.numpy_helper.to_array(self.initializers[name])
+        node = self.producers.get(name)
+        if node is None or node.op_type != "Constant":
+            return None
+        return next(
+            (onnx.numpy_helper.to_array(a.t) for a in node.attribute if a.name == "value"),
+            np.array(onnx.helper.get_attribute_value(node.attribute[0])),
+        )
+
+
+def attributes(node: onnx.NodeProto) -> dict:
+    """The attributes of a node by name."""
+    return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+
+
+def label(node: onnx.NodeProto) -> str:
+    """How a finding names a node."""
+    return f"{node.name or node.output[0]} ({node.op_type})"
+
+
+def type_name(elem_type: int) -> str:
+    """INT64 for 7, and so on."""
+    return T.DataType.Name(elem_type)
+
+
+def check_file(graph: Graph) -> Iterator[Finding]:
+    """What the parser looks at before any node."""
+    for entry in graph.model.opset_import:
+        if entry.domain in ("", "ai.onnx") and entry.version not in operators.OPSETS:
+            yield Finding(
+                "the model",
+                f"operator set {entry.version} is outside the importer's 9 to 20",
+                "export with another opset",
+            )
+    for function in graph.model.functions:
+        yield Finding(
+            f"function {function.name}",
+            "the parser takes a function of that name instead of the plugin",
+            "strip it (the surgeon's pass `functions`)",
+        )
+    for item in (*graph.model.graph.input, *graph.model.graph.output):
+        if item.type.tensor_type.elem_type not in operators.ANY:
+            kind = type_name(item.type.tensor_type.elem_type)
+            yield Finding(item.name, f"{kind} inputs and outputs are not supported", "cast inside")
+
+
+def check_support(graph: Graph) -> Iterator[Finding]:
+    """Operators and types that the importer has no form for."""
+    for node in graph.nodes:
+        if node.op_type in plugins.INPUTS:
+            continue
+        types = operators.SUPPORTED.get(node.op_type)
+        if types is None:
+            yield Finding(
+                label(node),
+                "TensorRT imports no such operator and the project has no such plugin",
+                "rewrite it with supported operators",
+            )
+            continue
+        index = 1 if node.op_type == "Where" else 0
+        kind = graph.types.get(node.input[index]) if len(node.input) > index else None
+        if kind is not None and kind not in types and kind != T.DOUBLE:
+            yield Finding(
+                label(node),
+                f"{type_name(kind)} is not supported here",
+                f"cast to {' or '.join(sorted(map(type_name, types)))}",
+            )
+        if any(item.type == onnx.AttributeProto.GRAPH for item in node.attribute):
+            yield Finding(
+                label(node),
+                "a body makes a TensorRT loop, whose carried shapes are fixed and which is slow",
+                "use a plugin, or operators without a body",
+            )
+
+
+def check_constants(graph: Graph) -> Iterator[Finding]:
+    """Inputs that must be known while the network is built."""
+    for node in graph.nodes:
+        for index, name in operators.CONSTANT_INPUTS.get(node.op_type, {}).items():
+            if len(node.input) <= index or not node.input[index]:
+                continue
+            if graph.constant(node.input[index]) is None:
+                yield Finding(label(node), f"{name} is not a constant", "make it an initializer")
+
+
+def check_shapes(graph: Graph) -> Iterator[Finding]:
+    """Shapes that depend on data."""
+    for node in graph.nodes:
+        for index in operators.SHAPE_INPUTS.get(node.op_type, ()):
+            if len(node.input) <= index:
+                continue
+            source = _data_source(graph, node.input[index])
+            if source:
+                yield Finding(
+                    label(node),
+                    f"a shape depends on data that {source} gives",
+                    "take the limit from Shape",
+                )
+        if node.op_type == "NonZero":
+            yield Finding(
+                label(node), "the size of its output depends on data", "use a mask and Where"
+            )
+
+
+def _data_source(graph: Graph, name: str) -> str | None:
+    """What gives the data that a shape follows from; None where shapes and constants are all."""
+    pending, seen = [name], set()
+    while pending:
+        name = pending.pop()
+        if not name or name in seen or name in graph.initializers:
+            continue
+        seen.add(name)
+        node = graph.producers.get(name)
+        if node is None:
+            return f"the input {name}"
+        if node.op_type in ("Shape", "Size"):
+            continue
+        if node.op_type not in operators.SHAPE_ARITHMETIC:
+            return label(node)
+        pending += node.input
+    return None
+
+
+def check_limits(graph: Graph) -> Iterator[Finding]:
+    """Attributes that the importer refuses or reads otherwise."""
+    for node in graph.nodes:
+        attrs = attributes(node)
+        if node.op_type == "TopK":
+            k = graph.constant(node.input[1]) if len(node.input) > 1 else None
+            if k is not None and int(k.item()) > LARGEST_K:
+                yield Finding(label(node), f"k={k.item()} is above {LARGEST_K}", "take fewer")
+            if not attrs.get("sorted", 1):
+                yield Finding(label(node), "only sorted=1 is supported", "set sorted=1")
+        elif node.op_type == "ScatterND" and attrs.get("reduction", b"none") != b"none":
+            yield Finding(
+                label(node), "`reduction` is not supported", "scatter into zeros, then add"
+            )
+        elif node.op_type in ("LayerNormalization", "MaxPool") and any(node.output[1:]):
+            yield Finding(label(node), "only the first output is supported", "drop the others")
+
+
+def check_scatter_types(graph: Graph) -> Iterator[Finding]:
+    """Data and updates of one type, which older exporters do not see to."""
+    for node in graph.nodes:
+        if node.op_type not in ("ScatterND", "ScatterElements"):
+            continue
+        data, updates = (graph.types.get(node.input[index]) for index in (0, 2))
+        if data and updates and data != updates:
+            yield Finding(
+                label(node),
+                f"data is {type_name(data)} and updates are {type_name(updates)}",
+                "cast the updates",
+            )
+
+
+def check_quantization(graph: Graph) -> Iterator[Finding]:
+    """Q/DQ nodes: symmetric, zero point written, axis written for scales of more than one number."""
+    for node in graph.nodes:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        zero = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        if zero is None:
+            yield Finding(label(node), "no constant zero point", "give an int8 zero point of zeros")
+        elif np.any(np.asarray(zero, np.float32)):
+            yield Finding(label(node), "the zero point is not zero", "quantize symmetrically")
+        elif zero.dtype != np.int8:
+            yield Finding(label(node), f"the zero point is {zero.dtype}", "make it int8")
+        scale = graph.constant(node.input[1])
+        if scale is None:
+            yield Finding(label(node), "the scale is not a constant", "fold it")
+        elif scale.size > 1 and "axis" not in attributes(node):
+            yield Finding(label(node), "a scale a channel without `axis`", "write `axis`")
+
+
+def check_plugins(graph: Graph) -> Iterator[Finding]:
+    """Types and attributes of plugin nodes; TensorRT casts nothing for a plugin."""
+    for node in graph.nodes:
+        expected = plugins.INPUTS.get(node.op_type)
+        if expected is None:
+            continue
+        attrs = attributes(node)
+        fewest = len(expected) - plugins.OPTIONAL_INPUTS.get(node.op_type, 0)
+        if not fewest <= len(node.input) <= len(expected) or not all(node.input):
+            yield Finding(
+                label(node), f"{len(node.input)} inputs", f"give {fewest} to {len(expected)}"
+            )
+            continue
+        first = graph.types.get(node.input[0])
+        for name, kind in zip(node.input, expected, strict=False):
+            wanted = (first,) if kind == "T" else kind if isinstance(kind, tuple) else (kind,)
+            got = graph.types.get(name)
+            if got is not None and got not in wanted:
+                yield Finding(
+                    label(node),
+                    f"input {name} is {type_name(got)}",
+                    f"cast it to {' or '.join(map(type_name, filter(None, wanted)))}",
+                )
+        if sum(map(bool, node.output)) != plugins.OUTPUTS[node.op_type]:
+            yield Finding(
+                label(node),
+                f"{sum(map(bool, node.output))} outputs",
+                f"the plugin gives {plugins.OUTPUTS[node.op_type]}",
+            )
+        required = plugins.REQUIRED.get(node.op_type, ())
+        required += plugins.REQUIRED_FUSED if attrs.get("fused") else ()
+        for name in (*required, *plugins.NAMING):
+            if name not in attrs:
+                yield Finding(
+                    label(node), f"attribute {name} is missing", "let the surgeon write it"
+                )
+
+
+def check_declared(graph: Graph, fields: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+    """Attributes against those that the plugin library declares."""
+    kinds = {
+        onnx.AttributeProto.INT: "INT32",
+        onnx.AttributeProto.INTS: "INT32",
+        onnx.AttributeProto.FLOAT: "FLOAT32",
+        onnx.AttributeProto.FLOATS: "FLOAT32",
+        onnx.AttributeProto.STRING: "CHAR",
+    }
+    for node in graph.nodes:
+        if node.op_type not in plugins.INPUTS:
+            continue
+        if node.op_type not in fields:
+            yield Finding(label(node), "the plugin library has no such plugin", "build it anew")
+            continue
+        declared = fields[node.op_type]
+        for item in node.attribute:
+            if item.name in plugins.NAMING:
+                continue
+            if item.name not in declared:
+                yield Finding(
+                    label(node),
+                    f"the plugin does not declare {item.name}, so the parser drops it",
+                    "declare it in the creator's getFieldNames",
+                )
+            elif kinds.get(item.type) != declared[item.name]:
+                yield Finding(
+                    label(node),
+                    f"{item.name} arrives as {kinds.get(item.type, 'nothing')}, "
+                    f"the plugin declares {declared[item.name]}",
+                    "write it as the declared type",
+                )
+
+
+RULES = (
+    check_file,
+    check_support,
+    check_constants,
+    check_shapes,
+    check_limits,
+    check_scatter_types,
+    check_quantization,
+    check_plugins,
+)

@@ -162,7 +162,7 @@ MISTAKES = {
                 '    if (fields_.empty()) fields_ = {\n        PluginField("scalar", &',
             ),
         ],
-        "a clone changes when its original is destroyed",
+        "a clone has other fields once its original is destroyed",
     ),
     "attached to a context without a clone": (
         PLUGIN,

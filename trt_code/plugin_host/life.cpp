@@ -188,7 +188,7 @@ class Life {
     Plugin plugin = copy(made, made->clone(), "clone");
     made.reset();
     names(plugin);
-    expect(serialised(plugin) == fields, "a clone changes when its original is destroyed");
+    expect(serialised(plugin) == fields, "a clone has other fields once its original is destroyed");
 
     IPluginV3OneBuild* build = buildOf(plugin);
     types(build);

@@ -1,7 +1,9 @@
 """The Triton repository: its configurations by Triton's schema, its models run without Triton."""
 
 import dataclasses
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,20 @@ def test_what_cannot_be_encoded_is_refused_with_its_reason(onnx_repository, monk
     assert "the text is empty" in refusals[0]
     assert refusals[1] == "a sentence has 32 tokens and this server takes 24; split it"
     assert isinstance(refusals[2], list)
+
+
+@pytest.mark.parametrize("model", ["lite_preprocess", "lite_postprocess"])
+def test_text_models_bring_the_tokenizer_they_import(onnx_repository, tmp_path, model):
+    version = onnx_repository / "models" / model / "1"
+    code = "import train_model.data.tokenizer as module; print(module.__file__)"
+    reply = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(version), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+    assert reply.stdout.strip() == str(version / "train_model/data/tokenizer.py"), reply.stderr
 
 
 def test_onnx_network_runs_on_the_cpu_with_its_buckets_warmed_up(onnx_repository):

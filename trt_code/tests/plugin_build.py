@@ -128,9 +128,9 @@ def _architecture() -> str:
 
 def _flags(path: Path, language: str) -> list[str]:
     text = path.read_text()
-    values = [
-        re.search(rf"^{language}_{name} = (.*)$", text, re.M) for name in ("INCLUDES", "FLAGS")
-    ]
+    # Kernels include what lies next to them, and CMake puts their folders into a file of its own.
+    names = ("FLAGS",) if language == "CUDA" else ("INCLUDES", "FLAGS")
+    values = [re.search(rf"^{language}_{name} = (.*)$", text, re.M) for name in names]
     return [flag for value in values if value for flag in shlex.split(value[1])]
 
 

@@ -11,12 +11,22 @@ import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 from onnx_export.onnx_file import load_onnx, save_onnx
 from train_model.cli import UserError, run
 from trt_code import graph_lint
-from trt_code.surgeon import cumulative_sum, fused_conv, layer_norm, plugin_nodes, top_k
+from trt_code.surgeon import (
+    cumulative_sum,
+    decomposed_norm,
+    fused_conv,
+    layer_norm,
+    older_exports,
+    plugin_nodes,
+    top_k,
+    viterbi,
+)
 from trt_code.surgeon.graph import DOMAIN, Pass
 from trt_code.surgeon.precision import Plan, apply_plan, make_plan
 from trt_code.surgeon.ranges import measure
@@ -30,6 +40,9 @@ PRECISIONS = {
     "int8": ir.DataType.FLOAT16,
 }
 PASSES: list[Pass] = [
+    *older_exports.PASSES,
+    *decomposed_norm.PASSES,
+    *viterbi.PASSES,
     *cumulative_sum.PASSES,
     *fused_conv.PASSES,
     *layer_norm.PASSES,
@@ -91,11 +104,12 @@ def load(path: Path) -> ir.Model:
     Raises:
         UserError: it is no ONNX file, or has no node of the project.
     """
-    model = ir.serde.deserialize_model(load_onnx(path))
+    model = ir.serde.deserialize_model(older_exports.upgrade(load_onnx(path)))
+    older_exports.infer_types(model)
     if not any(node.domain == DOMAIN for node in model.graph):
         raise UserError(
             f"{path} has no LiteDynamicConv or LiteCrfDecode node, so there is nothing to patch; "
-            "give a file that onnx_export.export wrote"
+            "give a file that onnx_export.export wrote, or an older one with dynamicconv_forward nodes"
         )
     return model
 
@@ -126,7 +140,12 @@ def main(argv: list[str] | None = None) -> int:
         without |= {item.name for item in layer_norm.PASSES}
     model = load(arguments.input)
     report = patch(model, arguments.precision, without)
-    save_onnx(model, arguments.output)
+    try:
+        save_onnx(model, arguments.output)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise UserError(
+            f"{arguments.input} gives no valid graph: {error}; export it again"
+        ) from error
     for item in PASSES:
         print(f"{report.counts.get(item.name, 'off'):>5}  {item.help}")
     if arguments.explain:

@@ -37,9 +37,11 @@ def measure(model: ir.Model, seed: int = 0) -> dict[str, float]:
     (tokens,) = session.get_inputs()
     generator = np.random.default_rng(seed)
     vocab, longest = _limits(model)
+    fixed = [size if isinstance(size, int) else None for size in tokens.shape]
     largest = dict.fromkeys(names, 0.0)
     for batch, length in _BATCHES:
-        source = _sentences(generator, batch, min(length, longest), vocab)
+        shape = (fixed[0] or batch, fixed[1] or min(length, longest))
+        source = _sentences(generator, *shape, vocab)
         values = session.run([f"{name}.largest" for name in names], {tokens.name: source})
         for name, value in zip(names, values, strict=True):
             largest[name] = max(largest[name], float(value)) if math.isfinite(value) else math.inf

@@ -1,0 +1,104 @@
+"""Brings files of older exporters to the form that the passes know: opset, operator names, types.
+
+The seed of this project exported with PyTorch's TorchScript exporter at opset 11: the convolution is a
+node ``dynamicconv_forward`` of the domain ``DynamicconvSpace``.
+"""
+
+import onnx
+import onnx_ir as ir
+from onnx import version_converter
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
+
+from onnx_export.symbols import DOMAIN, EXPORTED, FUNCTIONS, VERSION
+from trt_code.surgeon.graph import Pass, new_node, nodes_of, replace
+
+OPSET = 20
+_OLD_NAMES = {"dynamicconv_forward": "LiteDynamicConv"}
+
+
+def upgrade(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` in the current opset, with the project's operator names and a type for every value.
+
+    A file that is so already is given back as it is.
+    """
+    old = [node for node in model.graph.node if node.op_type in _OLD_NAMES]
+    opset = next((item.version for item in model.opset_import if item.domain == ""), OPSET)
+    if not old and opset >= OPSET:
+        return model
+    for node in old:
+        node.op_type, node.domain = _OLD_NAMES[node.op_type], DOMAIN
+    used = {node.domain for node in model.graph.node}
+    kept = [item for item in model.opset_import if item.domain in used and item.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend([*kept, onnx.helper.make_opsetid(DOMAIN, VERSION)])
+    if opset < OPSET:
+        model = version_converter.convert_version(model, OPSET)
+    present = {function.name for function in model.functions}
+    model.functions.extend(FUNCTIONS[name] for name in EXPORTED if name not in present)
+    model.ir_version = max(model.ir_version, 10)
+    return model
+
+
+def infer_types(model: ir.Model) -> None:
+    """Constant nodes to initializers, and shapes and types where the file has none, in place."""
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    if any(value.dtype is None for node in model.graph for value in node.outputs):
+        ShapeInferencePass(data_prop=True)(model)
+
+
+def cast_scatter_updates(model: ir.Model) -> int:
+    """Updates of a scatter in the type of its data."""
+    count = 0
+    for node in nodes_of(model, "ScatterND", "ScatterElements"):
+        data, updates = node.inputs[0], node.inputs[2]
+        if None in (data.dtype, updates.dtype) or data.dtype == updates.dtype:
+            continue
+        cast = new_node(
+            model,
+            node,
+            "Cast",
+            [updates],
+            name=f"{updates.name}.as_data",
+            attributes={"to": int(data.dtype)},
+            outputs=[(data.dtype, updates.shape)],
+        )
+        node.replace_input_with(2, cast.outputs[0])
+        count += 1
+    return count
+
+
+def equal_of_booleans(model: ir.Model) -> int:
+    """``Equal`` of booleans, which TensorRT lacks, to ``Not(Xor)``."""
+    count = 0
+    for node in nodes_of(model, "Equal"):
+        if node.inputs[0].dtype != ir.DataType.BOOL:
+            continue
+        shape = node.outputs[0].shape
+        differ = new_node(
+            model,
+            node,
+            "Xor",
+            [*node.inputs],
+            name=f"{node.name}.differ",
+            outputs=[(ir.DataType.BOOL, shape)],
+        )
+        same = new_node(
+            model,
+            node,
+            "Not",
+            [differ.outputs[0]],
+            name=f"{node.name}.same",
+            outputs=[(ir.DataType.BOOL, shape)],
+        )
+        replace(model, node.outputs[0], same.outputs[0])
+        model.graph.remove(node, safe=True)
+        count += 1
+    return count
+
+
+PASSES = [
+    Pass(
+        "scatter-types", "updates of a scatter cast to the type of its data", cast_scatter_updates
+    ),
+    Pass("boolean-equal", "Equal of booleans to Not(Xor)", equal_of_booleans),
+]

@@ -48,18 +48,18 @@ def prepare_demo(
         merges: BPE merges, joint for both languages.
     """
     settings = {"sizes": sizes, "seed": DEMO_SEED, "merges": merges}
-    _claim(folder, settings | {"generator": _generator_version()})
+    claim(folder, settings | {"generator": _generator_version()})
     texts = [folder / f"{split}.{language}" for split in SPLITS for language in LANGUAGES]
-    _step(texts, lambda: _write_corpus(folder, sizes))
-    _step([folder / "bpe.codes"], lambda: _learn_bpe(folder, merges))
+    step(texts, lambda: _write_corpus(folder, sizes))
+    step([folder / "bpe.codes"], lambda: _learn_bpe(folder, merges))
     known = folder / "dict.en.txt"
 
     def units(split: str, language: str) -> Iterator[list[str]]:
         dictionary = Dictionary.load(known) if known.is_file() else None
         bpe = load_bpe(folder / "bpe.codes", dictionary)
-        return (split_units(bpe, line) for line in _lines(folder / f"{split}.{language}"))
+        return (split_units(bpe, line) for line in read_lines(folder / f"{split}.{language}"))
 
-    return _finish(folder, units)
+    return finish(folder, units)
 
 
 def prepare_wmt16(folder: Path, source: Path = WMT16) -> Path:
@@ -74,22 +74,39 @@ def prepare_wmt16(folder: Path, source: Path = WMT16) -> Path:
             raise UserError(
                 f"no {source / name}; run `make download` (RECIPE=demo needs no download)"
             )
-    _claim(folder, {"source": str(source.resolve()), "files": names})
+    claim(folder, {"source": str(source.resolve()), "files": names})
     dictionary = source / "dict.en.txt"
     if dictionary.is_file():  # the public checkpoint's own; its embeddings are in this order
         for language in LANGUAGES:
-            _step(
+            step(
                 [folder / f"dict.{language}.txt"],
                 lambda language=language: _copy(dictionary, folder / f"dict.{language}.txt"),
             )
 
     def units(split: str, language: str) -> Iterator[list[str]]:
-        return (line.split() for line in _lines(source / f"{WMT16_FILES[split]}.{language}"))
+        return (line.split() for line in read_lines(source / f"{WMT16_FILES[split]}.{language}"))
 
-    return _finish(folder, units)
+    return finish(folder, units)
 
 
-CORPORA: dict[str, Callable[[Path], Path]] = {"demo": prepare_demo, "wmt16": prepare_wmt16}
+def _prepare_iwslt14(folder: Path) -> Path:
+    from train_model.data.iwslt14 import prepare_iwslt14  # needs this module, and sacremoses
+
+    return prepare_iwslt14(folder)
+
+
+def _prepare_cnndm(folder: Path) -> Path:
+    from train_model.data.cnndm import prepare_cnndm
+
+    return prepare_cnndm(folder)
+
+
+CORPORA: dict[str, Callable[[Path], Path]] = {
+    "demo": prepare_demo,
+    "wmt16": prepare_wmt16,
+    "iwslt14": _prepare_iwslt14,
+    "cnndm": _prepare_cnndm,
+}
 
 
 def prepare(name: str, build_dir: str | os.PathLike = "build") -> Path:
@@ -110,7 +127,7 @@ def _generator_version() -> list[str]:
     return [hashlib.sha256(code).hexdigest(), *packages]
 
 
-def _claim(folder: Path, settings: dict) -> None:
+def claim(folder: Path, settings: dict) -> None:
     """Start over if the folder holds a corpus that was made with other settings."""
     record = folder / "settings.json"
     text = json.dumps(settings, indent=1)
@@ -122,7 +139,8 @@ def _claim(folder: Path, settings: dict) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _step(outputs: list[Path], make: Callable[[], None]) -> None:
+def step(outputs: list[Path], make: Callable[[], None]) -> None:
+    """Call ``make`` unless all that it makes is there."""
     if not all(output.is_file() for output in outputs):
         make()
 
@@ -142,7 +160,7 @@ def _learn_bpe(folder: Path, merges: int) -> None:
     words = Counter(
         word
         for language in LANGUAGES
-        for line in _lines(folder / f"train.{language}")
+        for line in read_lines(folder / f"train.{language}")
         for word in line.split()
     )
     vocabulary = [f"{word} {count}" for word, count in sorted(words.items())]
@@ -153,29 +171,46 @@ def _learn_bpe(folder: Path, merges: int) -> None:
         learn_bpe(vocabulary, output, merges, is_dict=True)
 
 
-def _finish(folder: Path, units: Callable[[str, str], Iterator[list[str]]]) -> Path:
-    """Count the training text's units into one dictionary, then write every split in binary."""
-    dictionaries = [folder / f"dict.{language}.txt" for language in LANGUAGES]
-    _step(dictionaries, lambda: _count(units, dictionaries))
+def finish(
+    folder: Path,
+    units: Callable[[str, str], Iterator[list[str]]],
+    languages: tuple[str, str] = LANGUAGES,
+    joined: bool = True,
+) -> Path:
+    """Count the training text's units into dictionaries, then write every split in binary.
+
+    Args:
+        units: the subword units of every line of a split in a language.
+        languages: source and target.
+        joined: one dictionary for both, or else one each.
+
+    Returns:
+        The folder that fairseq reads.
+    """
+    dictionaries = {language: folder / f"dict.{language}.txt" for language in languages}
+    for together in [languages] if joined else [(language,) for language in languages]:
+        paths = [dictionaries[language] for language in together]
+        step(paths, lambda together=together, paths=paths: _count(units, together, paths))
     binary = folder / "bin"
-    for path in dictionaries:
-        _step([binary / path.name], lambda path=path: _copy(path, binary / path.name))
-    dictionary = Dictionary.load(dictionaries[0])
+    for path in dictionaries.values():
+        step([binary / path.name], lambda path=path: _copy(path, binary / path.name))
     for split in SPLITS:
-        for language in LANGUAGES:
-            stem = binary / f"{split}.en-de.{language}"
-            _step(
+        for language, path in dictionaries.items():
+            stem = binary / f"{split}.{'-'.join(languages)}.{language}"
+            step(
                 [stem.with_name(f"{stem.name}.{end}") for end in ("bin", "idx")],
-                lambda stem=stem, split=split, language=language: _binarise(
-                    stem, units(split, language), dictionary
+                lambda stem=stem, split=split, language=language, path=path: _binarise(
+                    stem, units(split, language), Dictionary.load(path)
                 ),
             )
     return binary
 
 
-def _count(units: Callable[[str, str], Iterator[list[str]]], paths: list[Path]) -> None:
+def _count(
+    units: Callable[[str, str], Iterator[list[str]]], languages: Iterable[str], paths: list[Path]
+) -> None:
     frequencies: Counter[str] = Counter()
-    for language in LANGUAGES:
+    for language in languages:
         for line in tqdm(units("train", language), desc=f"dictionary {language}", unit=" line"):
             frequencies.update(line)
     dictionary = Dictionary.from_frequencies(frequencies)
@@ -206,7 +241,8 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def _lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, without their ends."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             yield line.rstrip("\n")

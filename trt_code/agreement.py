@@ -1,10 +1,16 @@
 """Does a runner give what PyTorch FP32 gives? The numbers of the table's right half, and the verdict.
 
+A single score can jump without anything being wrong: the CRF reads it through the rank of the next
+candidate (``lite::crf_decode``), and rounding swaps the ranks of candidates that nearly tie. So the
+verdict looks at tokens, at the median difference of the scores and, in FP32, at their sum over a
+sentence, which no tie changes; the largest difference is shown and only has to be finite.
+
 FP32 has to be close. A lower precision has to keep the seed's bounds; where these are out of reach for
 the weights at hand (random ones give near ties everywhere), it may be at most twice as far off as
 PyTorch itself is in that precision on the same batch.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,33 +22,32 @@ from trt_code.runners import Output
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two outputs compare.
+    """How two outputs compare, or how far apart they may be.
 
     Attributes:
         tokens: share of positions with the same token.
-        absolute: largest absolute difference of the scores.
         relative: median relative difference of the scores.
+        path: largest relative difference of a sentence's sum of scores.
+        absolute: largest absolute difference of the scores.
     """
 
     tokens: float
-    absolute: float
     relative: float
+    path: float
+    absolute: float
 
     def within(self, limit: "Agreement") -> bool:
-        """Whether this is at least as good as ``limit``; NaN never is."""
+        """Whether this is finite and at least as good as ``limit``."""
         return (
-            self.tokens >= limit.tokens
-            and self.absolute <= limit.absolute
+            math.isfinite(self.absolute)
+            and self.tokens >= limit.tokens
             and self.relative <= limit.relative
+            and self.path <= limit.path
         )
 
-    def is_finite(self) -> bool:
-        """Whether there is no NaN or infinity in it."""
-        return bool(np.isfinite([self.tokens, self.absolute, self.relative]).all())
 
-
-FP32_LIMIT = Agreement(tokens=0.999, absolute=1e-2, relative=1e-4)
-SEED_LIMIT = Agreement(tokens=0.94, absolute=1.0, relative=5e-3)
+FP32_LIMIT = Agreement(tokens=0.999, relative=1e-4, path=1e-4, absolute=math.inf)
+SEED_LIMIT = Agreement(tokens=0.94, relative=5e-3, path=math.inf, absolute=math.inf)
 
 
 def compare(output: Output, reference: Output) -> Agreement:
@@ -58,13 +63,13 @@ def compare(output: Output, reference: Output) -> Agreement:
 
     ours, theirs = widen(output.tokens, PAD), widen(reference.tokens, PAD)
     real = (ours != PAD) | (theirs != PAD)
-    score = widen(output.scores, 0).astype(np.float64)[real]
-    expected = widen(reference.scores, 0).astype(np.float64)[real]
-    difference = np.abs(score - expected)
+    score, expected = (widen(o.scores, 0).astype(np.float64) for o in (output, reference))
+    difference = np.abs(score - expected)[real]
     return Agreement(
         tokens=float((ours == theirs)[real].mean()),
+        relative=float(np.median(difference / (np.abs(expected[real]) + 1e-5))),
+        path=float((np.abs((score - expected).sum(1)) / (np.abs(expected.sum(1)) + 1e-5)).max()),
         absolute=float(difference.max()),
-        relative=float(np.median(difference / (np.abs(expected) + 1e-5))),
     )
 
 
@@ -88,9 +93,14 @@ def verdict(
     if agreement.within(SEED_LIMIT):
         return "Good"
     if runner == "torch":
-        return "yardstick" if agreement.is_finite() else "Bad"
+        return "yardstick" if math.isfinite(agreement.absolute) else "Bad"
     own = torch_agreement()
     if own is None:
         return "Bad"
-    twice = Agreement(1 - 2 * (1 - own.tokens), 2 * own.absolute, 2 * own.relative)
-    return f"Good, as PyTorch {precision}" if agreement.within(twice) else "Bad"
+    limit = Agreement(
+        tokens=min(SEED_LIMIT.tokens, 1 - 2 * (1 - own.tokens)),
+        relative=max(SEED_LIMIT.relative, 2 * own.relative),
+        path=SEED_LIMIT.path,
+        absolute=SEED_LIMIT.absolute,
+    )
+    return f"Good, as PyTorch {precision}" if agreement.within(limit) else "Bad"

@@ -10,6 +10,7 @@ import argparse
 import itertools
 import re
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,15 @@ from trt_code import batching, report
 from trt_code.agreement import Agreement, compare, verdict
 from trt_code.machine import default_device, describe
 from trt_code.runners import PRECISIONS, RUNNERS, Runner, Unavailable, create
+from trt_code.runners.base import wall_ms
 from trt_code.translate import add_runner_arguments
 
-DEFAULT_SHAPES = "1x8,1x32,4x16,16x8,16x32,64x32"
+DEFAULT_SHAPES = "1x8,1x32,16x8,16x32"
+LEAST_REPEATS = 3
+# What a row holds beside its name, shape and check. Times in milliseconds, each with its 95th
+# percentile; first_ms is the very first pass, with all that is set up in it.
+RESULTS = ("lt", "lt_p95", "ht", "ht_p95", "first_ms", "tp", "sentences_per_s")
+RESULTS += ("acc", "a0", "r0", "path", "peak_memory_bytes")
 
 
 def parse_shapes(text: str) -> list[tuple[int, int]]:
@@ -96,7 +103,8 @@ class Bench:
         files: the model.
         shapes: (batch, source length) pairs.
         device: "cpu" or "cuda".
-        repeats: timed passes a row.
+        repeats: timed passes a row, at most.
+        seconds: rows whose passes take longer together get fewer, but 3 at least.
         options: passed on to ``runners.create``.
     """
 
@@ -106,10 +114,11 @@ class Bench:
         shapes: list[tuple[int, int]],
         device: str,
         repeats: int,
+        seconds: float,
         options: dict[str, Any],
     ):
         self._files, self._device, self._options = files, device, options
-        self._repeats = repeats
+        self._repeats, self._seconds = repeats, seconds
         with self.create("torch", "fp32") as reference:
             self._inputs, self.notes = make_inputs(files, shapes, reference.config)
             self._expected = [reference.run(tokens) for tokens in self._inputs]
@@ -132,12 +141,15 @@ class Bench:
 
     def _measure(self, runner: Runner, index: int, row: dict[str, Any]) -> None:
         tokens = self._inputs[index]
+        start = time.perf_counter()
+        output = runner.run(tokens)
+        row["first_ms"] = (time.perf_counter() - start) * 1e3
         if (runner.name, runner.precision) == ("torch", "fp32"):
             row["check"] = "reference"
         else:
-            agreement = compare(runner.run(tokens), self._expected[index])
+            agreement = compare(output, self._expected[index])
             row["acc"], row["a0"] = agreement.tokens, agreement.absolute
-            row["r0"] = agreement.relative
+            row["r0"], row["path"] = agreement.relative, agreement.path
             row["check"] = verdict(
                 agreement,
                 runner.name,
@@ -147,7 +159,8 @@ class Bench:
         if row["check"] == "Bad":
             row["reason"] = "not timed"
             return
-        timing = runner.time(tokens, self._repeats)
+        affordable = int(self._seconds * 1e3 / wall_ms(lambda: runner.run(tokens)))
+        timing = runner.time(tokens, min(self._repeats, max(LEAST_REPEATS, affordable)))
         row["lt"], row["lt_p95"] = _median_and_p95(timing.device_ms)
         row["ht"], row["ht_p95"] = _median_and_p95(timing.host_ms)
         row["tp"] = tokens.size / row["lt"] * 1e3
@@ -171,19 +184,7 @@ def empty_row(runner: str, precision: str, device: str, batch: int, length: int)
     """A row with its name and no results yet; the keys are those of the JSON."""
     row: dict[str, Any] = {"runner": runner, "precision": precision, "device": device}
     row |= {"bs": batch, "sl": length}
-    results = [
-        "lt",
-        "lt_p95",
-        "ht",
-        "ht_p95",
-        "tp",
-        "sentences_per_s",
-        "acc",
-        "a0",
-        "r0",
-        "peak_memory_bytes",
-    ]
-    return row | dict.fromkeys(results) | {"check": "", "reason": ""}
+    return row | dict.fromkeys(RESULTS) | {"check": "", "reason": ""}
 
 
 def _median_and_p95(milliseconds: list[float]) -> tuple[float, float]:
@@ -237,7 +238,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runner", default=",".join(RUNNERS), help="comma-separated; default: all")
     parser.add_argument("--precision", default="fp32,tf32,fp16", help="comma-separated")
     parser.add_argument("--shape", default=DEFAULT_SHAPES, help="BATCHxSOURCE, comma-separated")
-    parser.add_argument("--repeats", type=int, default=20, help="timed passes a row")
+    parser.add_argument("--repeats", type=int, default=30, help="timed passes a row, at most")
+    parser.add_argument(
+        "--seconds", type=float, default=3, help="for a row's passes; 3 at least run"
+    )
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="folder")
     arguments = parser.parse_args(argv)
     runners = parse_names(arguments.runner, list(RUNNERS), "runner")
@@ -249,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     files = model_files(arguments.model, arguments.build_dir)
     machine = describe(device, arguments.threads)
     options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
-    measured = Bench(files, shapes, device, arguments.repeats, options)
+    measured = Bench(files, shapes, device, arguments.repeats, arguments.seconds, options)
     for name, text in [*machine.items(), *(("input", note) for note in measured.notes)]:
         print(f"{name + ':':<10}{text}")
     print(f"\n{report.LEGEND}")

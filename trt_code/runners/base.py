@@ -11,6 +11,8 @@ import numpy as np
 
 WARM_UP = 3
 """Untimed passes before the timed ones: allocators, autotuners and caches settle in them."""
+WARM_UP_SECONDS = 2
+"""Slow passes are warm after fewer."""
 
 
 class Unavailable(Exception):
@@ -69,8 +71,10 @@ class Runner(abc.ABC):
 
         On a CPU the two times are the same passes; a GPU runner overrides ``_device_ms``.
         """
-        for _ in range(WARM_UP):
-            self.run(src_tokens)
+        spent_ms, passes = 0.0, 0
+        while passes < WARM_UP and spent_ms < WARM_UP_SECONDS * 1e3:
+            spent_ms += wall_ms(lambda: self.run(src_tokens))
+            passes += 1
         host_ms = [wall_ms(lambda: self.run(src_tokens)) for _ in range(repeats)]
         return Timing(self._device_ms(src_tokens, repeats) or host_ms, host_ms)
 

@@ -8,9 +8,17 @@ import pytest
 from trt_code.agreement import Agreement, compare, verdict
 from trt_code.runners import Output
 
-CLOSE = Agreement(1.0, 1e-5, 1e-7)
-SEED = Agreement(0.95, 0.5, 4e-3)
-ROUGH = Agreement(0.8, 5.0, 0.1)
+CLOSE = Agreement(tokens=1.0, relative=1e-7, path=1e-7, absolute=1e-5)
+TIED = Agreement(tokens=1.0, relative=1e-7, path=1e-7, absolute=9.0)
+SEED = Agreement(tokens=0.95, relative=4e-3, path=0.2, absolute=0.5)
+ROUGH = Agreement(tokens=0.8, relative=0.1, path=0.3, absolute=5.0)
+NAN = Agreement(tokens=1.0, relative=math.nan, path=math.nan, absolute=math.nan)
+NAN_ONCE = Agreement(tokens=1.0, relative=0.0, path=0.0, absolute=math.nan)
+
+
+def own(tokens: float, relative: float) -> Agreement:
+    """PyTorch's own agreement in the low precision."""
+    return Agreement(tokens, relative, path=9.0, absolute=9.0)
 
 
 def output(tokens, scores) -> Output:
@@ -30,6 +38,8 @@ def test_compare_counts_positions_that_are_a_token_in_either():
     assert agreement.tokens == 5 / 8
     assert agreement.absolute == 5
     assert agreement.relative == pytest.approx((relative[3] + relative[4]) / 2)
+    # path scores 10 and 6 against 10.5 and 9
+    assert agreement.path == pytest.approx(3 / 9, rel=1e-4)
 
 
 def test_compare_is_not_flattered_by_padding():
@@ -41,22 +51,25 @@ def test_compare_is_not_flattered_by_padding():
 
 
 @pytest.mark.parametrize(
-    ("agreement", "runner", "precision", "own", "expected"),
+    ("agreement", "runner", "precision", "torch", "expected"),
     [
         (CLOSE, "ort", "fp32", None, "Good"),
+        (TIED, "ort", "fp32", None, "Good"),
         (SEED, "ort", "fp32", None, "Bad"),
         (SEED, "ort", "fp16", None, "Good"),
         (ROUGH, "ort", "fp16", None, "Bad"),
-        (ROUGH, "ort", "fp16", Agreement(0.9, 2.5, 0.05), "Good, as PyTorch fp16"),
-        (ROUGH, "ort", "fp16", Agreement(0.91, 9.0, 9.0), "Bad"),
+        (ROUGH, "ort", "fp16", own(0.9, 0.05), "Good, as PyTorch fp16"),
+        (ROUGH, "ort", "fp16", own(0.91, 9.0), "Bad"),
+        (ROUGH, "ort", "fp16", own(0.5, 0.04), "Bad"),
         (ROUGH, "torch", "fp16", None, "yardstick"),
-        (Agreement(1.0, math.nan, math.nan), "torch", "fp16", None, "Bad"),
-        (Agreement(1.0, math.nan, 0.0), "ort", "fp32", None, "Bad"),
-        (Agreement(1.0, 0.0, math.nan), "ort", "fp16", ROUGH, "Bad"),
+        (NAN, "torch", "fp16", None, "Bad"),
+        (NAN, "ort", "fp32", None, "Bad"),
+        (NAN_ONCE, "ort", "fp32", None, "Bad"),
+        (NAN_ONCE, "ort", "fp16", ROUGH, "Bad"),
     ],
 )
-def test_verdict(agreement, runner, precision, own, expected):
-    assert verdict(agreement, runner, precision, lambda: own) == expected
+def test_verdict(agreement, runner, precision, torch, expected):
+    assert verdict(agreement, runner, precision, lambda: torch) == expected
 
 
 def test_torch_is_not_run_where_it_is_not_needed():

@@ -61,6 +61,8 @@ doctor:  ## one line a dependency: found, or the command that installs it
 needs-%:
 	@$(DOCTOR) --require $*
 
+HAS = $(shell $(DOCTOR) --require $(1) >/dev/null 2>&1 && echo yes)
+
 env: $(ENV_BASE) $(ENV_TRAIN) $(ENV_DEV)  ## make .venv with every package that needs no GPU
 
 lock: $(ENV_BASE)  ## resolve pyproject.toml anew into requirements/*.lock
@@ -120,6 +122,16 @@ engine-int8: needs-tensorrt $(BUILD)/model.int8.plan  ## the TensorRT engine in 
 
 $(BUILD)/model.%.plan: $(BUILD)/model.%.onnx | plugins
 	@$(PY) -m trt_code.build_engine --onnx $< --output $@ --timing-cache build/timing.cache $(ENGINE_FLAGS) >&2
+
+# A GPU or TensorRT that is there is used: what measures then needs these as well.
+ifneq ($(filter bench eval test-gpu,$(MAKECMDGOALS)),)
+ifeq ($(call HAS,gpu nvcc cmake),yes)
+bench eval test-gpu: torch-ops
+ifeq ($(call HAS,tensorrt tensorrt-headers),yes)
+bench eval: $(BUILD)/model.tf32.plan $(BUILD)/model.fp16.plan
+endif
+endif
+endif
 
 # --- Measure and use ----------------------------------------------------------------------------
 .PHONY: bench eval translate report

@@ -147,3 +147,18 @@ def test_locks_hold_what_pyproject_asks_for():
     for text in [*project["dependencies"], *extras["train"], *extras["dev"]]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(locked[requirement.name.lower()]), text
+
+
+def test_a_gpu_with_its_compiler_is_used(clone):
+    tools = clone / "tools"
+    tools.mkdir()
+    for name in ("nvcc", "cmake", "nvidia-smi"):
+        (tools / name).write_text("#!/bin/sh\necho a GPU, a driver\n")
+        (tools / name).chmod(0o755)
+    arguments = ["make", "--dry-run", "bench"]
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}"}
+    reply = subprocess.run(arguments, cwd=clone, env=environment, capture_output=True, text=True)
+    assert reply.returncode == 0, reply.stderr
+    assert "-DLITE_BUILD_TORCH_OPS=ON" in reply.stdout
+    assert reply.stdout.index("TORCH_OPS") < reply.stdout.index("trt_code.bench")
+    assert "build_engine" not in reply.stdout

@@ -116,6 +116,7 @@ def build_against(headers: Path) -> PluginBuild:
     targets = [
         f"lite_{part}{variant}" for part in ("plugins", "plugin_host") for variant in ("", "_asan")
     ]
+    targets.append("lite_plugin_loader")
     _run(["cmake", "--build", str(folder), "--parallel", str(os.cpu_count()), "--target", *targets])
     return PluginBuild(folder, major)
 

@@ -154,6 +154,11 @@ translate: $(BUILD)/model.onnx  ## translate TEXT="...", or stdin a line at a ti
 model-stats: $(ENV_BASE)  ## parameters and Mult-Adds of every recipe beside the published ones
 	@$(PY) -m train_model.model_stats
 
+.PHONY: distill
+TEACHER ?= $(firstword $(CHECKPOINT.demo-ar))
+distill: $(TEACHER) $(ENV_TRAIN)  ## a corpus with TEACHER=checkpoint.pt's translations as targets (CORPUS=demo)
+	@$(PY) -m train_model.distill --corpus $(or $(CORPUS),demo) --teacher $(TEACHER)
+
 report:  ## plot and tabulate anew what bench measured
 	@$(PY) -m trt_code.report
 

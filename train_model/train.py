@@ -9,6 +9,7 @@ weights in build/<recipe>/checkpoint.pt, which export and runners take.
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import pickle
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 
 from train_model import fairseq_compat, recipe
 from train_model.cli import UserError, run
-from train_model.data.prepare import prepare
+from train_model.data.prepare import DISTILLED, prepare
 
 WARM_UPDATES, TIMED_UPDATES = 3, 20
 
@@ -162,9 +163,19 @@ def main(argv: list[str] | None = None) -> None:
         metavar="KEY=VALUE",
         help="set a flag of the recipe to another value; may be given several times",
     )
+    parser.add_argument(
+        "--distilled",
+        action="store_true",
+        help="train on the corpus that train_model.distill made; into build/<recipe>-distilled",
+    )
     parser.add_argument("--build-dir", default="build", help="default build")
     options = parser.parse_args(argv)
-    checkpoint = train(recipe.load(options.recipe, options.set), options.build_dir)
+    chosen = recipe.load(options.recipe, options.set)
+    if options.distilled:
+        chosen = dataclasses.replace(
+            chosen, name=chosen.name + DISTILLED, corpus=chosen.corpus + DISTILLED
+        )
+    checkpoint = train(chosen, options.build_dir)
     print(f"wrote {checkpoint}")
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -29,6 +29,7 @@ LANGUAGES = ("en", "de")
 DEMO_SIZES = {"train": 120_000, "valid": 2_000, "test": 2_000}
 DEMO_SEED = 1
 DEMO_MERGES = 300
+DISTILLED = "-distilled"  # behind the name of a corpus: its targets are a teacher's translations
 WMT16 = Path("data_model/wmt16")
 WMT16_FILES = {  # names in the archive of the data set, without the language
     "train": "train.tok.clean.bpe.32000",
@@ -113,11 +114,17 @@ def prepare(name: str, build_dir: str | os.PathLike = "build") -> Path:
     """Prepare a corpus by name; returns the folder that fairseq reads.
 
     Raises:
-        UserError: there is no corpus of that name, or its text is missing.
+        UserError: there is no corpus of that name, its text is missing, or it has to be distilled.
     """
-    if name not in CORPORA:
+    folder = Path(build_dir) / "data" / name
+    original = name.removesuffix(DISTILLED)
+    if original not in CORPORA:
         raise UserError(f"no corpus {name!r}; there are: {', '.join(CORPORA)}")
-    return CORPORA[name](Path(build_dir) / "data" / name)
+    if name == original:
+        return CORPORA[name](folder)
+    if not list(folder.glob("bin/train.*-*.*.idx"))[1:]:
+        raise UserError(f"no {folder}, or half of it; make it: python -m train_model.distill --help")
+    return folder / "bin"
 
 
 def _generator_version() -> list[str]:
@@ -219,7 +226,12 @@ def _count(
 
 
 def _binarise(stem: Path, lines: Iterable[list[str]], dictionary: Dictionary) -> None:
-    """Write fairseq's memory-mapped form: ``stem``.bin has the ids, each line closed by eos."""
+    rows = ([*map(dictionary.index, units), EOS] for units in lines)
+    write_binary(stem, tqdm(rows, desc=stem.name, unit=" line"), len(dictionary))
+
+
+def write_binary(stem: Path, rows: Iterable[Sequence[int]], vocab_size: int) -> None:
+    """Write fairseq's memory-mapped form: ``stem``.bin has the ids of every row, each closed by eos."""
     from train_model import fairseq_compat
 
     fairseq_compat.prepare()
@@ -230,9 +242,9 @@ def _binarise(stem: Path, lines: Iterable[list[str]], dictionary: Dictionary) ->
         atomic_path(stem.with_name(f"{stem.name}.idx")) as index,
         atomic_path(stem.with_name(f"{stem.name}.bin")) as data,
     ):
-        builder = indexed_dataset.make_builder(str(data), impl="mmap", vocab_size=len(dictionary))
-        for units in tqdm(lines, desc=stem.name, unit=" line"):
-            builder.add_item(torch.tensor([*map(dictionary.index, units), EOS], dtype=torch.int32))
+        builder = indexed_dataset.make_builder(str(data), impl="mmap", vocab_size=vocab_size)
+        for row in rows:
+            builder.add_item(torch.as_tensor(row, dtype=torch.int32))
         builder.finalize(str(index))
 
 

@@ -1,0 +1,111 @@
+"""The distilled corpus has the teacher's translations as targets and is else the corpus that it was."""
+
+import shutil
+
+import pytest
+import torch
+
+from train_model.cli import UserError
+from train_model.data.prepare import prepare, prepare_demo
+from train_model.models.beam_search import SearchOptions, beam_search
+from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.incremental import IncrementalDecoder
+from train_model.models.multibranch_config import MultibranchConfig
+from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
+
+pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
+pytestmark = pytest.mark.fairseq
+OPTIONS = SearchOptions(beam=2, max_len_b=12, len_penalty=0.6)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A build folder with a demo corpus of 30 pairs, and a teacher with random weights."""
+    build = tmp_path_factory.mktemp("build")
+    prepare_demo(build / "data" / "demo", {"train": 30, "valid": 5, "test": 5}, merges=40)
+    symbols = sum(1 for _ in (build / "data/demo/dict.en.txt").open()) + 4
+    torch.manual_seed(2)
+    config = MultibranchConfig(
+        symbols,
+        symbols,
+        ["attn:1:8:2", "dynamic:default:8:2"],
+        ["attn:1:8:2", "dynamic:default:8:2"],
+        encoder_embed_dim=16,
+        encoder_ffn_embed_dim=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        conv_linear=True,
+        padding_policy="masked",
+    )
+    model = TransformerMultibranch(config)
+    torch.nn.init.normal_(model.decoder.embed_out, std=1.0)
+    save_checkpoint(build / "teacher.pt", model, config)
+    return build
+
+
+@pytest.fixture
+def build(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("train_model.data.prepare.CORPORA", {"demo": lambda folder: folder / "bin"})
+    monkeypatch.setattr("train_model.distill.PART", 8)
+    return shutil.copytree(small, tmp_path / "build")
+
+
+def distill(build, options=OPTIONS):
+    from train_model.distill import distill
+
+    return distill("demo", build / "teacher.pt", options, build_dir=build)
+
+
+def read(stem):
+    from fairseq.data import indexed_dataset
+
+    return [row.tolist() for row in indexed_dataset.make_dataset(str(stem), impl="mmap")]
+
+
+def test_targets_are_the_teachers_and_the_rest_is_the_corpus(build):
+    original, binary = build / "data/demo/bin", distill(build)
+    assert prepare("demo-distilled", build) == binary
+    decoder = IncrementalDecoder.of(load_checkpoint(build / "teacher.pt").model)
+    sources = read(original / "train.en-de.en")
+    expected = [
+        beam_search(decoder, torch.tensor([row]), OPTIONS)[0][0].tokens.tolist() for row in sources
+    ]
+    assert read(binary / "train.en-de.de") == expected
+    assert len({tuple(row) for row in expected}) > 5
+    names = {path.name for path in original.iterdir()}
+    assert {path.name for path in binary.iterdir()} == names
+    for name in names - {"train.en-de.de.bin", "train.en-de.de.idx"}:
+        assert (binary / name).read_bytes() == (original / name).read_bytes()
+
+
+def test_a_stopped_run_goes_on_and_another_teacher_starts_over(build):
+    binary = distill(build)
+    parts = sorted((binary.parent / "parts").iterdir())
+    assert len(parts) == 4
+    times = [path.stat().st_mtime_ns for path in parts]
+    parts[1].unlink()
+    (binary / "train.en-de.de.idx").unlink()
+    with pytest.raises(UserError, match="half of it"):
+        prepare("demo-distilled", build)
+    distill(build)
+    after = [path.stat().st_mtime_ns for path in parts]
+    assert [before == now for before, now in zip(times, after, strict=True)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+    distill(build, SearchOptions(beam=1, max_len_b=12))
+    assert all(path.stat().st_mtime_ns > time for path, time in zip(parts, after, strict=True))
+
+
+def test_what_does_not_belong_together_is_told(build):
+    with pytest.raises(UserError, match="distill --help"):
+        prepare("demo-distilled", build)
+    with pytest.raises(UserError, match="no corpus 'wmt17-distilled'"):
+        prepare("wmt17-distilled", build)
+    dictionary = build / "data/demo/bin/dict.de.txt"
+    dictionary.write_text(dictionary.read_text() + "another 1\n")
+    with pytest.raises(UserError, match="a teacher trained on this corpus"):
+        distill(build)

@@ -69,7 +69,10 @@ class Report:
             if node.graph is model.graph and node.op_type != "Cast"
         }
         return [
-            *(f"FP32  {node.name} ({node.op_type}): {why}" for node, why in kept.items()),
+            *(
+                f"FP32  {node.name or node.outputs[0].name} ({node.op_type}): {why}"
+                for node, why in kept.items()
+            ),
             *(f"cast  {line}" for line in self.casts),
             f"{len(kept)} nodes in FP32, {len(self.casts)} casts, the rest in {self.plan.low.name}",
         ]

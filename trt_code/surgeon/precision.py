@@ -110,7 +110,7 @@ def apply_plan(model: ir.Model, plan: Plan) -> list[str]:
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     for node in [*graph]:
         for index, value in enumerate(node.inputs):
-            if value is None or not _is_float(value):
+            if not _computes(node) or not _is_float(value):
                 continue
             wanted = plan.input_type(node, index)
             if value.is_initializer():
@@ -146,7 +146,10 @@ def _is_float(value: ir.Value | None) -> bool:
 
 
 def _computes(node: ir.Node) -> bool:
-    return any(map(_is_float, (*node.inputs, *node.outputs)))
+    """Whether the precision matters; sizes are the same in every one."""
+    return node.op_type not in ("Shape", "Size") and any(
+        map(_is_float, (*node.inputs, *node.outputs))
+    )
 
 
 def _inner(node: ir.Node) -> list[ir.Value]:

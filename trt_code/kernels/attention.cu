@@ -1,7 +1,11 @@
-// A block takes one head of one sentence: its keys and values go to shared memory once, and every
-// warp walks over them for 16 queries with an online softmax (Dao et al. 2022), all products on the
-// matrix units, sums in FP32. Sources are short, so nothing is pipelined; small grids take one warp
-// a block to have more blocks.
+// 16-bit types: a block takes one head of one sentence: its keys and values go to shared memory
+// once, and every warp walks over them for 16 queries with an online softmax (Dao et al. 2022), all
+// products on the matrix units, sums in FP32. Sources are short, so nothing is pipelined; small
+// grids take one warp a block to have more blocks.
+//
+// FP32: no matrix units, since TF32 would cost digits. A block takes 16 queries of one head; keys,
+// then values, come through shared memory 64 at a time, and the scores of all source positions stay
+// there between the two.
 #include "attention.h"
 #include "mma.cuh"
 
@@ -27,6 +31,8 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
   T* sharedValues = sharedKeys + rows * kRow;
   float* bias = reinterpret_cast<float*>(sharedValues + rows * kRow);  // 0, hidden, or -inf outside
 
+  admitNext();
+  waitForPrevious();
   const int tile = blockIdx.x % tiles;
   const int head = blockIdx.x / tiles % p.heads;
   const int64_t sentence = blockIdx.x / tiles / p.heads;
@@ -139,6 +145,125 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
   }
 }
 
+constexpr int kFloatQueries = 4;  // of a warp
+constexpr int kFloatTile = kMaxWarps * kFloatQueries;
+constexpr int kFloatKeys = 64;                  // in shared memory at once
+constexpr int kLaneChannels = 128 / kWarpSize;  // at most
+
+__global__ void __launch_bounds__(kMaxWarps* kWarpSize)
+    floatAttentionKernel(AttentionParams p, int tiles, const float* __restrict__ query,
+                         const float* __restrict__ keys, const float* __restrict__ values,
+                         const int32_t* __restrict__ mask, float* __restrict__ out) {
+  admitNext();
+  waitForPrevious();
+  extern __shared__ __align__(16) float sharedFloats[];
+  const int width = p.channels / p.heads, row = width + 1;
+  float* queries = sharedFloats;               // [kFloatTile][width]
+  float* rows = queries + kFloatTile * width;  // [kFloatKeys][width + 1]
+  float* weights = rows + kFloatKeys * row;    // [kFloatTile][source]
+  const int tile = blockIdx.x % tiles;
+  const int head = blockIdx.x / tiles % p.heads;
+  const int64_t sentence = blockIdx.x / tiles / p.heads;
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int t0 = tile * kFloatTile;
+  const int64_t base = sentence * p.length * p.channels + head * width;
+  const int64_t offset = sentence * p.source * p.stride + head * width;
+
+  for (int i = threadIdx.x; i < kFloatTile * width; i += blockDim.x) {
+    const int t = t0 + i / width;
+    queries[i] = t < p.length ? query[base + int64_t(t) * p.channels + i % width] : 0.0f;
+  }
+  const auto load = [&](const float* from, int first) {
+    __syncthreads();  // the last rows' readers are done
+    for (int i = threadIdx.x; i < kFloatKeys * width; i += blockDim.x) {
+      const int s = first + i / width;
+      rows[i / width * row + i % width] =
+          s < p.source ? from[offset + s * p.stride + i % width] : 0.0f;
+    }
+    __syncthreads();
+  };
+
+  const float* mine = queries + warp * kFloatQueries * width;
+  float* myWeights = weights + warp * kFloatQueries * p.source;
+  for (int first = 0; first < p.source; first += kFloatKeys) {
+    load(keys, first);
+    float score[kFloatQueries][kFloatKeys / kWarpSize] = {};
+    for (int c = 0; c < width; ++c) {
+#pragma unroll
+      for (int j = 0; j < kFloatKeys / kWarpSize; ++j) {
+        const float key = rows[(lane + j * kWarpSize) * row + c];
+#pragma unroll
+        for (int q = 0; q < kFloatQueries; ++q) score[q][j] += mine[q * width + c] * key;
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kFloatKeys / kWarpSize; ++j) {
+      const int s = first + lane + j * kWarpSize;
+      if (s >= p.source) continue;
+      const bool real = mask == nullptr || mask[sentence * p.source + s] != 0;
+#pragma unroll
+      for (int q = 0; q < kFloatQueries; ++q) {
+        myWeights[q * p.source + s] = real ? score[q][j] : kHidden;
+      }
+    }
+  }
+  __syncwarp();
+#pragma unroll
+  for (int q = 0; q < kFloatQueries; ++q) {
+    float* weight = myWeights + q * p.source;
+    float largest = -INFINITY;
+    for (int s = lane; s < p.source; s += kWarpSize) largest = fmaxf(largest, weight[s]);
+    for (int step = kWarpSize / 2; step > 0; step /= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(kFullWarp, largest, step));
+    }
+    float total = 0.0f;
+    for (int s = lane; s < p.source; s += kWarpSize) {
+      weight[s] = expf(weight[s] - largest);
+      total += weight[s];
+    }
+    const float scale = 1.0f / warpSum(total);
+    for (int s = lane; s < p.source; s += kWarpSize) weight[s] *= scale;
+  }
+
+  float sums[kFloatQueries][kLaneChannels] = {};
+  for (int first = 0; first < p.source; first += kFloatKeys) {
+    load(values, first);
+    const int count = min(kFloatKeys, p.source - first);
+    for (int s = 0; s < count; ++s) {
+#pragma unroll
+      for (int j = 0; j < kLaneChannels; ++j) {
+        const int c = lane + j * kWarpSize;
+        if (c >= width) break;
+        const float value = rows[s * row + c];
+#pragma unroll
+        for (int q = 0; q < kFloatQueries; ++q) {
+          sums[q][j] += myWeights[q * p.source + first + s] * value;
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int q = 0; q < kFloatQueries; ++q) {
+    const int t = t0 + warp * kFloatQueries + q;
+    if (t >= p.length) continue;
+#pragma unroll
+    for (int j = 0; j < kLaneChannels; ++j) {
+      const int c = lane + j * kWarpSize;
+      if (c < width) out[base + int64_t(t) * p.channels + c] = sums[q][j];
+    }
+  }
+}
+
+cudaError_t runFloat(const AttentionParams& p, const float* query, const float* keys,
+                     const float* values, const int32_t* mask, float* out, cudaStream_t stream) {
+  const int width = p.channels / p.heads, tiles = ceilDiv(p.length, kFloatTile);
+  const size_t sharedBytes =
+      (kFloatTile * (width + p.source) + kFloatKeys * (width + 1)) * sizeof(float);
+  return launchAt(startsEarly(), floatAttentionKernel, int64_t(p.batch) * p.heads * tiles,
+                  dim3(kMaxWarps * kWarpSize), sharedBytes, stream, p, tiles, query, keys, values,
+                  mask, out);
+}
+
 template <typename T, int kWidth>
 cudaError_t run(const AttentionParams& p, const void* query, const void* keys, const void* values,
                 const int32_t* mask, void* out, cudaStream_t stream) {
@@ -149,9 +274,10 @@ cudaError_t run(const AttentionParams& p, const void* query, const void* keys, c
   const int tiles = ceilDiv(p.length, warps * kQueries);
   const int rows = roundUp(p.source, kKeys);
   const size_t sharedBytes = rows * (2 * (kWidth + kPad) * sizeof(T) + sizeof(float));
-  return launch(attentionKernel<T, kWidth>, heads * tiles, dim3(warps * kWarpSize), sharedBytes,
-                stream, p, tiles, static_cast<const T*>(query), static_cast<const T*>(keys),
-                static_cast<const T*>(values), mask, static_cast<T*>(out));
+  return launchAt(startsEarly(), attentionKernel<T, kWidth>, heads * tiles, dim3(warps * kWarpSize),
+                  sharedBytes, stream, p, tiles, static_cast<const T*>(query),
+                  static_cast<const T*>(keys), static_cast<const T*>(values), mask,
+                  static_cast<T*>(out));
 }
 
 template <typename T>
@@ -181,6 +307,10 @@ cudaError_t attention(const AttentionParams& p, const void* query, const void* k
                       const void* values, const int32_t* mask, void* out, cudaStream_t stream) {
   if (check(p) != nullptr || !aligned(16, {query, keys, values, out})) return cudaErrorInvalidValue;
   if (p.batch == 0 || p.length == 0) return cudaSuccess;
+  if (p.dtype == DataType::kFloat) {
+    return runFloat(p, static_cast<const float*>(query), static_cast<const float*>(keys),
+                    static_cast<const float*>(values), mask, static_cast<float*>(out), stream);
+  }
   return p.dtype == DataType::kHalf
              ? runOfWidth<__half>(p, query, keys, values, mask, out, stream)
              : runOfWidth<__nv_bfloat16>(p, query, keys, values, mask, out, stream);

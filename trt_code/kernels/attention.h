@@ -16,16 +16,18 @@ struct AttentionParams {
 
 /// Why these parameters cannot run, in one line; nullptr when they can.
 inline const char* check(const AttentionParams& p) {
-  if (p.dtype != DataType::kHalf && p.dtype != DataType::kBFloat16) {
-    return "the data type must be half or bfloat16";
-  }
+  if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.batch < 0 || p.length < 0) return "batch and length must not be negative";
   if (p.source < 1 || p.source > 512) return "the source must have 1 to 512 positions";
   if (p.heads < 1 || p.channels < 1 || p.channels % p.heads != 0) {
     return "the channels must divide into the heads";
   }
   const int32_t width = p.channels / p.heads;
-  if (width % 16 != 0 || width > 128) return "a head must be 16, 32, .. 128 channels wide";
+  if (width > 128) return "a head must be at most 128 channels wide";
+  if (p.dtype == DataType::kFloat) {
+    return p.stride < p.channels ? "the stride of the keys must be at least the channels" : nullptr;
+  }
+  if (width % 16 != 0) return "a head must be 16, 32, .. 128 channels wide in 16 bits";
   if (p.stride < p.channels || p.stride % 8 != 0) {
     return "the stride of the keys must be a multiple of 8 and at least the channels";
   }

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <initializer_list>
 #include <limits>
 
@@ -39,10 +40,12 @@ inline bool aligned(size_t bytes, std::initializer_list<const void*> pointers) {
 }
 
 /// Launch over `blocks` blocks in one dimension, raising the shared memory limit where it must be.
-/// Returns this launch's own status (cudaGetLastError could be some earlier caller's).
+/// With `early`, the kernel may start while the one before it on the stream still runs (Hopper and
+/// later): it must call waitForPrevious() before it touches what any earlier kernel reads or
+/// writes. Returns this launch's own status (cudaGetLastError could be some earlier caller's).
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, size_t sharedBytes,
-                   cudaStream_t stream, const Arguments&... arguments) {
+cudaError_t launchAt(bool early, void (*kernel)(Parameters...), int64_t blocks, dim3 threads,
+                     size_t sharedBytes, cudaStream_t stream, const Arguments&... arguments) {
   if (blocks > std::numeric_limits<int32_t>::max()) return cudaErrorInvalidConfiguration;
   if (sharedBytes > kDefaultSharedBytes) {
     const cudaError_t status =
@@ -55,7 +58,18 @@ cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, 
   config.blockDim = threads;
   config.dynamicSmemBytes = sharedBytes;
   config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = early ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, size_t sharedBytes,
+                   cudaStream_t stream, const Arguments&... arguments) {
+  return launchAt(false, kernel, blocks, threads, sharedBytes, stream, arguments...);
 }
 
 /// Read one attribute of the current device.
@@ -63,6 +77,14 @@ inline cudaError_t deviceAttribute(cudaDeviceAttr attribute, int* value) {
   int device = 0;
   const cudaError_t status = cudaGetDevice(&device);
   return status == cudaSuccess ? cudaDeviceGetAttribute(value, attribute, device) : status;
+}
+
+/// Whether the current device can start a kernel early.
+inline bool startsEarly() {
+  static const bool off = getenv("LITE_NO_PDL") != nullptr;
+  int major = 0;
+  return !off && deviceAttribute(cudaDevAttrComputeCapabilityMajor, &major) == cudaSuccess &&
+         major >= 9;
 }
 
 /// Call f with a value of the element type that `dtype` names.
@@ -80,6 +102,20 @@ cudaError_t dispatch(DataType dtype, const F& f) {
 }
 
 // ---- device -------------------------------------------------------------------------------------
+
+/// Wait until every earlier kernel of the stream is done and its results can be seen.
+__device__ __forceinline__ void waitForPrevious() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Let the next kernel's blocks come in as this one's leave room.
+__device__ __forceinline__ void admitNext() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
 
 /// N elements that move as one access.
 template <typename T, int N>

@@ -18,7 +18,7 @@ inline const char* check(const CopySourceParams& p) {
   if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.batch < 0 || p.length < 0) return "batch and length must not be negative";
   if (p.source < 1 || p.source > 512) return "the source must have 1 to 512 positions";
-  if (p.channels < 1) return "channels must be at least 1";
+  if (p.channels < 1 || p.channels > 2048) return "channels must be 1 to 2048";
   if (p.vocab < 4) return "the vocabulary must hold the four special tokens";
   if (p.positions < p.length + 2) return "the length needs more positions than there are";
   return nullptr;

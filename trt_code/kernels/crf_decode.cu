@@ -11,8 +11,8 @@
 //
 // They meet at one barrier per chunk of steps. Back pointers stay in shared memory; prefix scores
 // go to the workspace, since only the back-trace knows which of them count.
-#include "common.cuh"
 #include "crf_decode.h"
+#include "mma.cuh"
 
 namespace lite {
 namespace {
@@ -81,30 +81,8 @@ __device__ __forceinline__ RankSlice<T> loadRanks(const T* row, int rank, int fi
   return slice;
 }
 
-template <typename T>
-__device__ __forceinline__ uint32_t pair(T low, T high) {
-  const Vector<T, 2> both{{low, high}};
-  return *reinterpret_cast<const uint32_t*>(&both);
-}
-
-__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4],
-                                         const uint32_t (&b)[2], __half) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4],
-                                         const uint32_t (&b)[2], __nv_bfloat16) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4],
-                                         const uint32_t (&b)[2], float) {
+__device__ __forceinline__ void multiplyTf32(float (&c)[4], const uint32_t (&a)[4],
+                                             const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
       "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -133,12 +111,13 @@ __device__ __forceinline__ void multiplyRanks(float (&c)[4], const RankSlice<T>&
                                               const RankSlice<T>& column) {
 #pragma unroll
   for (int i = 0; i < kRankSlice; i += 4) {
-    const uint32_t a[4] = {
-        pair(upper.item[i], upper.item[i + 1]), pair(lower.item[i], lower.item[i + 1]),
-        pair(upper.item[i + 2], upper.item[i + 3]), pair(lower.item[i + 2], lower.item[i + 3])};
-    const uint32_t b[2] = {pair(column.item[i], column.item[i + 1]),
-                           pair(column.item[i + 2], column.item[i + 3])};
-    multiply(c, a, b, T{});
+    const uint32_t a[4] = {packPair(upper.item[i], upper.item[i + 1]),
+                           packPair(lower.item[i], lower.item[i + 1]),
+                           packPair(upper.item[i + 2], upper.item[i + 3]),
+                           packPair(lower.item[i + 2], lower.item[i + 3])};
+    const uint32_t b[2] = {packPair(column.item[i], column.item[i + 1]),
+                           packPair(column.item[i + 2], column.item[i + 3])};
+    mma16816<T>(c, a, b);
   }
 }
 
@@ -153,7 +132,7 @@ __device__ __forceinline__ void multiplyParts(float (&c)[4], const RankSlice<flo
                            tf32Part<kLowRows>(lower.item[i + 1])};
     const uint32_t b[2] = {tf32Part<kLowColumns>(column.item[i]),
                            tf32Part<kLowColumns>(column.item[i + 1])};
-    multiply(c, a, b, 0.0f);
+    multiplyTf32(c, a, b);
   }
 }
 

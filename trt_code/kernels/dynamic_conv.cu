@@ -1,13 +1,15 @@
-// A block computes a tile of positions for some channels of one head. The taps and the inputs of
-// the tile pass through shared memory in the tensors' own type; every thread owns 4 neighbouring
-// positions of kChannels channels and slides a window of 8 inputs along the taps, so that a tap
-// read from shared memory serves kChannels products and an input up to 4 of every 4 taps.
+// 16-bit types run on the matrix units (dynamic_conv_mma.cuh); FP32 here, product by product.
 //
-// Long kernels are taken in chunks of taps. To keep vector loads aligned, whatever padding_l, the
-// tile's first input is rounded down to a vector's start and the taps are counted from there: the
-// first `lead` of them do not exist and are skipped.
-#include "common.cuh"
-#include "dynamic_conv.h"
+// A block computes a tile of positions for some channels of one head. The taps and the inputs of
+// the tile pass through shared memory; every thread owns 4 neighbouring positions of kChannels
+// channels and slides a window of 8 inputs along the taps, so that a tap read from shared memory
+// serves kChannels products and an input those of up to 4 taps.
+//
+// Long kernels are taken in chunks of taps, each summed by itself: that keeps the rounding of long
+// sums small. To keep vector loads aligned, whatever padding_l, the tile's first input is rounded
+// down to a vector's start and the taps are counted from there: the first `lead` of them do not
+// exist and are skipped.
+#include "dynamic_conv_mma.cuh"
 
 namespace lite {
 namespace {
@@ -16,7 +18,7 @@ constexpr int kThreads = 128;
 constexpr int kPositions = 4;  // of a thread
 constexpr int kChannels = 4;   // of a thread
 constexpr int kMaxTaps = 32;   // of a chunk
-constexpr int kTapStep = 8;    // chunks are multiples of this, the widest vector
+constexpr int kTapStep = 4;    // chunks are multiples of this, the widest vector
 
 struct Tiling {
   int taps;           // of a chunk, a multiple of kTapStep
@@ -28,10 +30,10 @@ struct Tiling {
 template <int kTile>
 constexpr int kBlockChannels = kThreads / (kTile / kPositions) * kChannels;
 
-template <typename T, int kVec, int kTile>
+template <int kVec, int kTile>
 __global__ void __launch_bounds__(kThreads)
-    dynamicConvKernel(DynamicConvParams p, Tiling tiling, const T* __restrict__ x,
-                      const T* __restrict__ weight, T* __restrict__ y) {
+    dynamicConvKernel(DynamicConvParams p, Tiling tiling, const float* __restrict__ x,
+                      const float* __restrict__ weight, float* __restrict__ y) {
   constexpr int kLanes = kTile / kPositions;  // threads along the positions
   constexpr int kRows = kThreads / kLanes;
   constexpr int kTileChannels = kBlockChannels<kTile>;
@@ -39,8 +41,8 @@ __global__ void __launch_bounds__(kThreads)
 
   const int columns = kTile + tiling.taps;
   extern __shared__ __align__(16) unsigned char shared[];
-  T* inputs = reinterpret_cast<T*>(shared);    // [kTileChannels][columns]
-  T* taps = inputs + kTileChannels * columns;  // [tiling.taps][kTile]
+  float* inputs = reinterpret_cast<float*>(shared);  // [kTileChannels][columns]
+  float* taps = inputs + kTileChannels * columns;    // [tiling.taps][kTile]
 
   int64_t block = blockIdx.x;
   const int t0 = int(block % tiling.positionBlocks) * kTile;
@@ -70,24 +72,24 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = threadIdx.x; i < tapCount * kTapVectors; i += kThreads) {
       const int tap = i / kTapVectors;
       const int t = t0 + i % kTapVectors * kVec;
-      Vector<T, kVec> value{};
+      Vector<float, kVec> value{};
       if (firstTap + tap >= 0 && t < p.length) {
         value = loadVector<kVec>(weight + int64_t(firstTap + tap) * p.length + t);
       }
-      *reinterpret_cast<Vector<T, kVec>*>(taps + i * kVec) = value;
+      *reinterpret_cast<Vector<float, kVec>*>(taps + i * kVec) = value;
     }
     const int inputVectors = columns / kVec;
 #pragma unroll 4
     for (int i = threadIdx.x; i < channels * inputVectors; i += kThreads) {
       const int c = i / inputVectors;
       const int t = firstInput + chunk + i % inputVectors * kVec;
-      Vector<T, kVec> value{};
+      Vector<float, kVec> value{};
       if (t >= 0 && t < p.length) value = loadVector<kVec>(x + int64_t(c) * p.length + t);
-      *reinterpret_cast<Vector<T, kVec>*>(inputs + i * kVec) = value;
+      *reinterpret_cast<Vector<float, kVec>*>(inputs + i * kVec) = value;
     }
     __syncthreads();
 
-    const T* input = inputs + row * columns + lane * kPositions;
+    const float* input = inputs + row * columns + lane * kPositions;
     float window[kChannels][2 * kPositions];
     const auto shift = [&](int column) {  // let the window start 4 inputs later
 #pragma unroll
@@ -96,11 +98,12 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int i = 0; i < kPositions; ++i) {
           window[r][i] = window[r][i + kPositions];
-          window[r][i + kPositions] = toFloat(next.item[i]);
+          window[r][i + kPositions] = next.item[i];
         }
       }
     };
     shift(0);
+    float part[kChannels][kPositions] = {};
     for (int group = 0; group < tapCount; group += kPositions) {
       shift(group + kPositions);
 #pragma unroll
@@ -110,11 +113,16 @@ __global__ void __launch_bounds__(kThreads)
         const auto w = loadVector<kPositions>(taps + (group + k) * kTile + lane * kPositions);
 #pragma unroll
         for (int i = 0; i < kPositions; ++i) {
-          const float factor = toFloat(w.item[i]);
+          const float factor = w.item[i];
 #pragma unroll
-          for (int r = 0; r < kChannels; ++r) sum[r][i] += factor * window[r][k + i];
+          for (int r = 0; r < kChannels; ++r) part[r][i] += factor * window[r][k + i];
         }
       }
+    }
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) {
+#pragma unroll
+      for (int i = 0; i < kPositions; ++i) sum[r][i] += part[r][i];
     }
   }
 
@@ -123,20 +131,20 @@ __global__ void __launch_bounds__(kThreads)
   for (int r = 0; r < kChannels; ++r) {
     const int c = row + r * kRows;
     if (c >= channels) continue;
-    T* to = y + int64_t(c) * p.length + t;
+    float* to = y + int64_t(c) * p.length + t;
     if (kVec > 1 && t < p.length) {  // the length is a multiple of a vector, so all 4 are inside
       storeVector(to, sum[r]);
     } else {
 #pragma unroll
       for (int i = 0; i < kPositions; ++i) {
-        if (t + i < p.length) to[i] = fromFloat<T>(sum[r][i]);
+        if (t + i < p.length) to[i] = sum[r][i];
       }
     }
   }
 }
 
-template <typename T, int kVec, int kTile>
-cudaError_t run(const DynamicConvParams& p, const T* x, const T* weight, T* y,
+template <int kVec, int kTile>
+cudaError_t run(const DynamicConvParams& p, const float* x, const float* weight, float* y,
                 cudaStream_t stream) {
   Tiling tiling;
   tiling.lead = (kVec - p.paddingL % kVec) % kVec;
@@ -144,18 +152,28 @@ cudaError_t run(const DynamicConvParams& p, const T* x, const T* weight, T* y,
   tiling.channelBlocks = ceilDiv(p.channels / p.heads, kBlockChannels<kTile>);
   tiling.positionBlocks = ceilDiv(p.length, kTile);
   const size_t shared =
-      sizeof(T) * (kBlockChannels<kTile> * (kTile + tiling.taps) + tiling.taps * kTile);
+      sizeof(float) * (kBlockChannels<kTile> * (kTile + tiling.taps) + tiling.taps * kTile);
   const int64_t blocks = int64_t(p.batch) * p.heads * tiling.channelBlocks * tiling.positionBlocks;
-  return launch(dynamicConvKernel<T, kVec, kTile>, blocks, kThreads, shared, stream, p, tiling, x,
+  return launch(dynamicConvKernel<kVec, kTile>, blocks, kThreads, shared, stream, p, tiling, x,
                 weight, y);
 }
 
+template <int kVec>
+cudaError_t runFloat(const DynamicConvParams& p, const float* x, const float* weight, float* y,
+                     cudaStream_t stream) {
+  if (p.length <= 32) return run<kVec, 32>(p, x, weight, y, stream);
+  if (p.length <= 64) return run<kVec, 64>(p, x, weight, y, stream);
+  return run<kVec, 128>(p, x, weight, y, stream);
+}
+
 template <typename T, int kVec>
-cudaError_t runTile(const DynamicConvParams& p, const T* x, const T* weight, T* y,
-                    cudaStream_t stream) {
-  if (p.length <= 32) return run<T, kVec, 32>(p, x, weight, y, stream);
-  if (p.length <= 64) return run<T, kVec, 64>(p, x, weight, y, stream);
-  return run<T, kVec, 128>(p, x, weight, y, stream);
+cudaError_t runAny(const DynamicConvParams& p, const T* x, const T* weight, T* y,
+                   cudaStream_t stream) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return runFloat<kVec>(p, x, weight, y, stream);
+  } else {
+    return conv_mma::run<T, kVec>(p, x, weight, y, stream);
+  }
 }
 
 }  // namespace
@@ -170,9 +188,9 @@ cudaError_t dynamicConv(const DynamicConvParams& p, const void* x, const void* w
     const T* taps = static_cast<const T*>(weight);
     T* to = static_cast<T*>(y);
     if (p.length % kWidest<T> == 0 && aligned(16, {x, weight, y})) {
-      return runTile<T, kWidest<T>>(p, from, taps, to, stream);
+      return runAny<T, kWidest<T>>(p, from, taps, to, stream);
     }
-    return runTile<T, 1>(p, from, taps, to, stream);
+    return runAny<T, 1>(p, from, taps, to, stream);
   });
 }
 

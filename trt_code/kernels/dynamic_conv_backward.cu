@@ -1,6 +1,7 @@
 // Gradients of dynamicConv, for training. Each output element is summed by one thread in a fixed
 // order, so that runs repeat bit for bit; neighbouring threads take neighbouring positions, which
-// keeps the loads coalesced and lets the caches serve the overlap of the windows.
+// keeps the loads coalesced and lets the caches serve the overlap of the windows. Terms are summed
+// in groups of kTerms, which keeps the rounding of long sums small.
 #include "common.cuh"
 #include "dynamic_conv.h"
 
@@ -10,6 +11,7 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kChannels = 8;  // of a thread of the gradient of x: each tap is read once for them
 constexpr int kTaps = 8;      // of a thread of the gradient of the weight, likewise for grad
+constexpr int kTerms = 16;    // of a partial sum
 
 // gradX[b, c, s] = sum_k weight[b, h, k, t] * grad[b, c, t] with t = s - k + paddingL inside [0,
 // T).
@@ -29,14 +31,19 @@ __global__ void __launch_bounds__(kThreads)
   weight += block * p.kernelSize * p.length;
 
   float sum[kChannels] = {};
-  for (int k = 0; k < p.kernelSize; ++k) {
-    const int t = s - k + p.paddingL;
-    if (t < 0 || t >= p.length) continue;
-    const float factor = toFloat(weight[int64_t(k) * p.length + t]);
+  for (int k0 = 0; k0 < p.kernelSize; k0 += kTerms) {
+    float part[kChannels] = {};
+    for (int k = k0; k < min(k0 + kTerms, p.kernelSize); ++k) {
+      const int t = s - k + p.paddingL;
+      if (t < 0 || t >= p.length) continue;
+      const float factor = toFloat(weight[int64_t(k) * p.length + t]);
 #pragma unroll
-    for (int r = 0; r < kChannels; ++r) {
-      if (r < channels) sum[r] += factor * toFloat(grad[first + int64_t(r) * p.length + t]);
+      for (int r = 0; r < kChannels; ++r) {
+        if (r < channels) part[r] += factor * toFloat(grad[first + int64_t(r) * p.length + t]);
+      }
     }
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) sum[r] += part[r];
   }
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) {
@@ -61,14 +68,19 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first = block * headChannels * p.length;
 
   float sum[kTaps] = {};
-  for (int c = 0; c < headChannels; ++c) {
-    const int64_t row = first + int64_t(c) * p.length;
-    const float factor = toFloat(grad[row + t]);
+  for (int c0 = 0; c0 < headChannels; c0 += kTerms) {
+    float part[kTaps] = {};
+    for (int c = c0; c < min(c0 + kTerms, headChannels); ++c) {
+      const int64_t row = first + int64_t(c) * p.length;
+      const float factor = toFloat(grad[row + t]);
 #pragma unroll
-    for (int j = 0; j < kTaps; ++j) {
-      const int s = t + k0 + j - p.paddingL;
-      if (s >= 0 && s < p.length) sum[j] += factor * toFloat(x[row + s]);
+      for (int j = 0; j < kTaps; ++j) {
+        const int s = t + k0 + j - p.paddingL;
+        if (s >= 0 && s < p.length) part[j] += factor * toFloat(x[row + s]);
+      }
     }
+#pragma unroll
+    for (int j = 0; j < kTaps; ++j) sum[j] += part[j];
   }
 #pragma unroll
   for (int j = 0; j < kTaps; ++j) {

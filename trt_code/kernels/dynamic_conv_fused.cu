@@ -1,5 +1,6 @@
 // The channels-last DynamicConv with what surrounds it: GLU and padding mask of the input, softmax
-// of the taps. A block computes a tile of positions for a slice of one head's channels:
+// of the taps. 16-bit types run on the matrix units (dynamic_conv_fused_mma.cuh); FP32 here,
+// product by product. A block computes a tile of positions for a slice of one head's channels:
 //
 //   1. the logits of the tile and the inputs that its windows reach are loaded together; the inputs
 //      go through the GLU and the mask on their way into shared memory;
@@ -11,8 +12,7 @@
 //
 // Large grids take long tiles (less overlap of windows); small ones take short tiles, to have more
 // blocks, and fewer positions a thread, to have more threads.
-#include "common.cuh"
-#include "dynamic_conv.h"
+#include "dynamic_conv_fused_mma.cuh"
 
 namespace lite {
 namespace {
@@ -23,6 +23,7 @@ constexpr int kSliceChannels = 64;  // at most, of a block
 constexpr int kLogitsAhead = 4;     // logits of a thread that are loaded before the inputs
 constexpr int kInputsAhead = 4;     // input vectors of a thread that are loaded together
 constexpr int kSoftmaxLanes = 4;    // threads that share one softmax
+constexpr int kSumRows = 32;  // inputs summed by themselves, against the rounding of long sums
 constexpr size_t kMaxSharedBytes = 96 * 1024;
 
 struct Tiling {
@@ -38,16 +39,16 @@ __host__ __device__ constexpr int windowSize(int kernelSize) {
   return kernelSize + kPositions - 1;
 }
 
-template <typename T, int kVec, int kPositions, bool kGlu>
+template <int kVec, int kPositions, bool kGlu>
 __global__ void __launch_bounds__(kMaxThreads, 1)
-    dynamicConvFusedKernel(DynamicConvFusedParams p, Tiling tiling, const T* __restrict__ x,
-                           const T* __restrict__ logits, const int32_t* __restrict__ mask,
-                           T* __restrict__ y) {
+    dynamicConvFusedKernel(DynamicConvFusedParams p, Tiling tiling, const float* __restrict__ x,
+                           const float* __restrict__ logits, const int32_t* __restrict__ mask,
+                           float* __restrict__ y) {
   const int window = windowSize<kPositions>(p.kernelSize);
   const int stride = tiling.lanes * kVec;  // of the rows of inputs
   extern __shared__ __align__(16) unsigned char shared[];
   float* taps = reinterpret_cast<float*>(shared);  // [tile/kPositions][window][kPositions]
-  T* inputs = reinterpret_cast<T*>(taps + tiling.tile * window);  // [tile + kernelSize - 1][stride]
+  float* inputs = (taps + tiling.tile * window);   // [tile + kernelSize - 1][stride]
   const auto tapOf = [&](int position, int k) -> float& {
     const int i = position % kPositions;
     return taps[(position / kPositions * window + i + k) * kPositions + i];
@@ -70,7 +71,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   logits += (firstRow + t0) * p.heads * p.kernelSize + head * p.kernelSize;
   const auto loadLogit = [&](int i) {
     const int position = i / p.kernelSize;
-    return toFloat(logits[int64_t(position) * p.heads * p.kernelSize + i % p.kernelSize]);
+    return logits[int64_t(position) * p.heads * p.kernelSize + i % p.kernelSize];
   };
   float ahead[kLogitsAhead];
 #pragma unroll
@@ -82,8 +83,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   const int rowElements = kGlu ? 2 * p.channels : p.channels;
   const int vectors = (positions + p.kernelSize - 1) * tiling.lanes;
   for (int base = threadIdx.x; base < vectors; base += blockDim.x * kInputsAhead) {
-    Vector<T, kVec> value[kInputsAhead];
-    Vector<T, kVec> gate[kInputsAhead];
+    Vector<float, kVec> value[kInputsAhead];
+    Vector<float, kVec> gate[kInputsAhead];
 #pragma unroll
     for (int j = 0; j < kInputsAhead; ++j) {
       const int i = base + j * blockDim.x;
@@ -93,7 +94,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
       gate[j] = {};
       if (i >= vectors || t < 0 || t >= p.length || c >= channels) continue;
       if (mask != nullptr && mask[firstRow + t] == 0) continue;
-      const T* from = x + (firstRow + t) * rowElements + c0 + c;
+      const float* from = x + (firstRow + t) * rowElements + c0 + c;
       value[j] = loadVector<kVec>(from);
       if constexpr (kGlu) gate[j] = loadVector<kVec>(from + p.channels);
     }
@@ -104,10 +105,10 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
       if constexpr (kGlu) {
 #pragma unroll
         for (int e = 0; e < kVec; ++e) {
-          value[j].item[e] = fromFloat<T>(glu(value[j].item[e], gate[j].item[e]));
+          value[j].item[e] = glu(value[j].item[e], gate[j].item[e]);
         }
       }
-      *reinterpret_cast<Vector<T, kVec>*>(inputs + i * kVec) = value[j];
+      *reinterpret_cast<Vector<float, kVec>*>(inputs + i * kVec) = value[j];
     }
   }
 #pragma unroll
@@ -152,33 +153,39 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   const int group = threadIdx.x / tiling.lanes;
   const int position = group * kPositions;
   if (position >= positions || lane * kVec >= channels) return;
-  const T* input = inputs + position * stride + lane * kVec;
+  const float* input = inputs + position * stride + lane * kVec;
   const float* groupTaps = taps + group * window * kPositions;
   float sum[kPositions][kVec] = {};
   // The windows of the last positions of a sentence may be partly outside the rows that were
   // loaded.
   const int rows = min(window, positions + p.kernelSize - 1 - position);
-  for (int r = 0; r < rows; ++r) {
-    const Vector<T, kVec> packed = loadVector<kVec>(input + r * stride);
-    const Vector<float, kPositions> factor = loadVector<kPositions>(groupTaps + r * kPositions);
-    float value[kVec];
+  for (int start = 0; start < rows; start += kSumRows) {
+    float part[kPositions][kVec] = {};
+    const int end = min(start + kSumRows, rows);
+    for (int r = start; r < end; ++r) {
+      const Vector<float, kVec> value = loadVector<kVec>(input + r * stride);
+      const Vector<float, kPositions> factor = loadVector<kPositions>(groupTaps + r * kPositions);
 #pragma unroll
-    for (int e = 0; e < kVec; ++e) value[e] = toFloat(packed.item[e]);
+      for (int i = 0; i < kPositions; ++i) {
+        if (r < i || r - i >= p.kernelSize) continue;
+#pragma unroll
+        for (int e = 0; e < kVec; ++e) part[i][e] += factor.item[i] * value.item[e];
+      }
+    }
 #pragma unroll
     for (int i = 0; i < kPositions; ++i) {
-      if (r < i || r - i >= p.kernelSize) continue;
 #pragma unroll
-      for (int e = 0; e < kVec; ++e) sum[i][e] += factor.item[i] * value[e];
+      for (int e = 0; e < kVec; ++e) sum[i][e] += part[i][e];
     }
   }
-  T* to = y + (firstRow + t0 + position) * p.channels + c0 + lane * kVec;
+  float* to = y + (firstRow + t0 + position) * p.channels + c0 + lane * kVec;
 #pragma unroll
   for (int i = 0; i < kPositions; ++i) {
     if (position + i < positions) storeVector(to + int64_t(i) * p.channels, sum[i]);
   }
 }
 
-template <typename T, int kVec, int kPositions>
+template <int kVec, int kPositions>
 struct Plan {
   Tiling tiling;
   int64_t blocks;
@@ -194,18 +201,32 @@ struct Plan {
     blocks = int64_t(p.batch) * p.heads * tiling.slices * tiling.tiles;
     threads = roundUp(tiling.lanes * tile / kPositions, kWarpSize);
     shared = tile * windowSize<kPositions>(p.kernelSize) * sizeof(float) +
-             (tile + p.kernelSize - 1) * tiling.lanes * kVec * sizeof(T);
+             (tile + p.kernelSize - 1) * tiling.lanes * kVec * sizeof(float);
   }
 
   bool fits() const { return threads <= kMaxThreads && shared <= kMaxSharedBytes; }
 
-  cudaError_t run(const DynamicConvFusedParams& p, const T* x, const T* logits, const int32_t* mask,
-                  T* y, cudaStream_t stream) const {
-    return launch(p.glu ? dynamicConvFusedKernel<T, kVec, kPositions, true>
-                        : dynamicConvFusedKernel<T, kVec, kPositions, false>,
+  cudaError_t run(const DynamicConvFusedParams& p, const float* x, const float* logits,
+                  const int32_t* mask, float* y, cudaStream_t stream) const {
+    return launch(p.glu ? dynamicConvFusedKernel<kVec, kPositions, true>
+                        : dynamicConvFusedKernel<kVec, kPositions, false>,
                   blocks, threads, shared, stream, p, tiling, x, logits, mask, y);
   }
 };
+
+template <int kVec>
+cudaError_t runFloat(const DynamicConvFusedParams& p, int processors, const float* x,
+                     const float* logits, const int32_t* mask, float* y, cudaStream_t stream) {
+  const Plan<kVec, 4> large(p, kMaxTile);
+  if (large.blocks >= 4 * processors && large.fits()) {
+    return large.run(p, x, logits, mask, y, stream);
+  }
+  const Plan<kVec, 2> medium(p, kMaxTile / 2);
+  if (medium.blocks >= processors / 2 && medium.fits()) {
+    return medium.run(p, x, logits, mask, y, stream);
+  }
+  return Plan<kVec, 2>(p, kMaxTile / 4).run(p, x, logits, mask, y, stream);
+}
 
 template <typename T, int kVec>
 cudaError_t run(const DynamicConvFusedParams& p, const T* x, const T* logits, const int32_t* mask,
@@ -213,15 +234,11 @@ cudaError_t run(const DynamicConvFusedParams& p, const T* x, const T* logits, co
   int processors = 0;
   const cudaError_t status = deviceAttribute(cudaDevAttrMultiProcessorCount, &processors);
   if (status != cudaSuccess) return status;
-  const Plan<T, kVec, 4> large(p, kMaxTile);
-  if (large.blocks >= 4 * processors && large.fits()) {
-    return large.run(p, x, logits, mask, y, stream);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return runFloat<kVec>(p, processors, x, logits, mask, y, stream);
+  } else {
+    return conv_fused_mma::run<T, kVec>(p, processors, kMaxSharedBytes, x, logits, mask, y, stream);
   }
-  const Plan<T, kVec, 2> medium(p, kMaxTile / 2);
-  if (medium.blocks >= processors / 2 && medium.fits()) {
-    return medium.run(p, x, logits, mask, y, stream);
-  }
-  return Plan<T, kVec, 2>(p, kMaxTile / 4).run(p, x, logits, mask, y, stream);
 }
 
 }  // namespace

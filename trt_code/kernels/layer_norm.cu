@@ -22,6 +22,8 @@ struct Tensors {
   const float* scale;
   const float* shift;
   T* y;
+  const T* after;  // nullable, [period, width]
+  int64_t period;
 };
 
 struct Statistics {
@@ -37,6 +39,16 @@ __device__ __forceinline__ Statistics finish(float mean, float sum, float square
   return {mean + correction, rsqrtf(variance + eps)};
 }
 
+/// Add this row's part of what is added after the norm.
+template <typename T, int kVec>
+__device__ __forceinline__ void addAfter(const Tensors<T>& t, int64_t row, int width, int c,
+                                         float (&value)[kVec]) {
+  if (t.after == nullptr) return;
+  const Vector<T, kVec> more = loadVector<kVec>(t.after + row % t.period * width + c);
+#pragma unroll
+  for (int i = 0; i < kVec; ++i) value[i] += toFloat(more.item[i]);
+}
+
 template <typename T, int kVec, int kItems>
 __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
     layerNormWarpKernel(int64_t rows, int width, float eps, Tensors<T> t) {
@@ -47,6 +59,8 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
   constexpr int kStep = kWarpSize * kVec;
   const int64_t offset = row * width;
 
+  admitNext();
+  waitForPrevious();
   // All loads go out before the first is used.
   Vector<T, kVec> x[kVectors];
   Vector<T, kVec> residual[kVectors];
@@ -111,6 +125,7 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
       const float normal = (value[v * kVec + i] - statistics.mean) * statistics.inverseDeviation;
       result[i] = normal * scale.item[i] + shift.item[i];
     }
+    addAfter(t, row, width, c, result);
     storeVector(t.y + offset + c, result);
   }
 }
@@ -180,20 +195,23 @@ __global__ void __launch_bounds__(kWideThreads)
       const float normal = (value[i] - statistics.mean) * statistics.inverseDeviation;
       value[i] = normal * scale.item[i] + shift.item[i];
     }
+    addAfter(t, blockIdx.x, width, c, value);
     storeVector(t.y + offset + c, value);
   }
 }
 
 template <typename T, int kVec, int kItems>
 cudaError_t runWarp(const LayerNormParams& p, const Tensors<T>& t, cudaStream_t stream) {
-  return launch(layerNormWarpKernel<T, kVec, kItems>, ceilDiv<int64_t>(p.rows, kWarpsPerBlock),
-                kWarpsPerBlock * kWarpSize, 0, stream, p.rows, p.width, p.eps, t);
+  return launchAt(startsEarly(), layerNormWarpKernel<T, kVec, kItems>,
+                  ceilDiv<int64_t>(p.rows, kWarpsPerBlock), kWarpsPerBlock * kWarpSize, 0, stream,
+                  p.rows, p.width, p.eps, t);
 }
 
 template <typename T>
 cudaError_t run(const LayerNormParams& p, const Tensors<T>& t, cudaStream_t stream) {
   constexpr int kVec = kWidest<T>;
-  const bool vectorised = p.width % kVec == 0 && aligned(16, {t.x, t.residual, t.bias, t.y}) &&
+  const bool vectorised = p.width % kVec == 0 &&
+                          aligned(16, {t.x, t.residual, t.bias, t.y, t.after}) &&
                           aligned(kVec * sizeof(float), {t.scale, t.shift});
   if (p.width > kMaxItems * kWarpSize) {
     return launch(vectorised ? layerNormBlockKernel<T, kVec> : layerNormBlockKernel<T, 1>, p.rows,
@@ -209,14 +227,15 @@ cudaError_t run(const LayerNormParams& p, const Tensors<T>& t, cudaStream_t stre
 
 cudaError_t layerNorm(const LayerNormParams& p, const void* x, const void* residual,
                       const void* bias, const float* scale, const float* shift, void* y,
-                      cudaStream_t stream) {
-  if (check(p) != nullptr) return cudaErrorInvalidValue;
+                      cudaStream_t stream, const void* after, int64_t period) {
+  if (check(p) != nullptr || period < 1) return cudaErrorInvalidValue;
   if (p.rows == 0) return cudaSuccess;
   return dispatch(p.dtype, [&](auto tag) {
     using T = decltype(tag);
     return run(p,
                Tensors<T>{static_cast<const T*>(x), static_cast<const T*>(residual),
-                          static_cast<const T*>(bias), scale, shift, static_cast<T*>(y)},
+                          static_cast<const T*>(bias), scale, shift, static_cast<T*>(y),
+                          static_cast<const T*>(after), period},
                stream);
   });
 }

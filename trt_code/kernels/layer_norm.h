@@ -24,9 +24,10 @@ inline const char* check(const LayerNormParams& p) {
 }
 
 /// residual [rows, width] and bias [width] have x's type and may be nullptr; scale and shift
-/// [width] are FP32. The variance is the biased one, as PyTorch's and ONNX's.
+/// [width] are FP32. The variance is the biased one, as PyTorch's and ONNX's. With `after`
+/// [period, width] of x's type, row i of the result has row i % period of it added last.
 cudaError_t layerNorm(const LayerNormParams& params, const void* x, const void* residual,
                       const void* bias, const float* scale, const float* shift, void* y,
-                      cudaStream_t stream);
+                      cudaStream_t stream, const void* after = nullptr, int64_t period = 1);
 
 }  // namespace lite

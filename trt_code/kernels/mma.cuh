@@ -46,6 +46,16 @@ __device__ __forceinline__ void mma16816<__nv_bfloat16>(float (&c)[4], const uin
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/// Four 8 x 8 tiles of shared memory; lane l gives the address of row l % 8 of tile l / 8, 16-byte
+/// aligned.
+template <typename T>
+__device__ __forceinline__ void loadTiles(uint32_t (&tiles)[4], const T* row) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
+               : "r"(address));
+}
+
 /// Four 8 x 8 tiles of shared memory, transposed on the way; lane l gives the address of row l % 8
 /// of tile l / 8, 16-byte aligned.
 template <typename T>

@@ -8,6 +8,7 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / kWarpSize;
+constexpr int kTogether = 8;  // classes that a warp has under way
 
 template <typename T, int kVec>
 __global__ void __launch_bounds__(kThreads)
@@ -28,7 +29,7 @@ __global__ void __launch_bounds__(kThreads)
   const float scale = 1.0f / float(max(count, 1));
   for (int c = threadIdx.x; c < p.channels; c += kThreads) {
     float sum = 0.0f;
-#pragma unroll 8
+#pragma unroll 16
     for (int s = 0; s < p.source; ++s) {
       const float value = toFloat(rows[int64_t(s) * p.channels + c]);
       sum += real[s] != 0 ? value : 0.0f;
@@ -40,18 +41,26 @@ __global__ void __launch_bounds__(kThreads)
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   float best = -INFINITY;
   int best_class = 0;
-  for (int i = warp; i < p.classes; i += kWarps) {
-    const T* row = weight + int64_t(i) * p.channels;
-    float score = 0.0f;
+  for (int first = warp; first < p.classes; first += kWarps * kTogether) {
+    float score[kTogether] = {};
+#pragma unroll 2
     for (int c = lane * kVec; c < p.channels; c += kWarpSize * kVec) {
-      const Vector<T, kVec> w = loadVector<kVec>(row + c);
 #pragma unroll
-      for (int e = 0; e < kVec; ++e) score += toFloat(w.item[e]) * mean[c + e];
+      for (int j = 0; j < kTogether; ++j) {
+        const int row = min(first + j * kWarps, p.classes - 1);
+        const Vector<T, kVec> w = loadVector<kVec>(weight + int64_t(row) * p.channels + c);
+#pragma unroll
+        for (int e = 0; e < kVec; ++e) score[j] += toFloat(w.item[e]) * mean[c + e];
+      }
     }
-    score = warpSum(score);
-    if (score > best) {
-      best = score;
-      best_class = i;
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j) {
+      score[j] = warpSum(score[j]);
+      const int i = first + j * kWarps;
+      if (i < p.classes && score[j] > best) {
+        best = score[j];
+        best_class = i;
+      }
     }
   }
   if (lane == 0) {

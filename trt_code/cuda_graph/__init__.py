@@ -1,0 +1,1 @@
+"""The network on a GPU without TensorRT: our kernels and cuBLASLt, captured in CUDA graphs."""

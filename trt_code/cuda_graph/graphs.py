@@ -1,0 +1,178 @@
+"""Captures the fused network once a shape bucket and replays it.
+
+The encoder, which ends with the predicted lengths, and the decoder are graphs of their own. Between
+the two, the host reads one number, the longest length, and picks a decoder whose canvas is just wide
+enough: a wider one changes nothing at the real positions, since the decoder's convolutions are causal
+and the CRF keeps its state over padding. All graphs share one memory pool and run in turn.
+"""
+
+import collections
+import threading
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train_model.models.conv_crf_transformer import PAD
+from trt_code.cuda_graph.buckets import batch_bucket, length_bucket
+from trt_code.cuda_graph.network import FusedNetwork, Source
+
+WARM_UPS = 2
+
+
+class _Captured:
+    """One graph and the tensors it leaves its results in."""
+
+    def __init__(self, pool: Any, stream: torch.cuda.Stream, function: Callable[[], Any]) -> None:
+        for _ in range(WARM_UPS):  # algorithms are chosen and lazily loaded code arrives here
+            function()
+        stream.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=pool, stream=stream):
+            self.result = function()
+
+    def replay(self) -> Any:
+        self.graph.replay()
+        return self.result
+
+
+class _Inputs:
+    """Where one source bucket's input lies while its graphs run."""
+
+    def __init__(self, batch: int, length: int, device: torch.device) -> None:
+        self.host_tokens = torch.full((batch, length), PAD, dtype=torch.int64, pin_memory=True)
+        self.host_limits = torch.full((batch,), 2, dtype=torch.int64, pin_memory=True)
+        self.tokens, self.limits = self.host_tokens.to(device), self.host_limits.to(device)
+
+    def fill(self, src_tokens: np.ndarray, limit: int) -> None:
+        batch, length = src_tokens.shape
+        self.host_tokens.fill_(PAD)
+        self.host_tokens[:batch, :length] = torch.from_numpy(src_tokens)
+        self.host_limits.fill_(2)  # a row that only fills the bucket must not widen the canvas
+        self.host_limits[:batch] = limit
+        self.tokens.copy_(self.host_tokens, non_blocking=True)
+        self.limits.copy_(self.host_limits, non_blocking=True)
+
+
+class GraphedNetwork:
+    """A network that takes any batch; safe to call from several threads, which then take turns.
+
+    Args:
+        network: what to run.
+        device: its GPU.
+        canvas: ``cut`` decodes on the narrowest canvas that holds the longest predicted length,
+            ``full`` on the original's, twice the source.
+        capacity: how many graphs are kept; the one unused for longest goes first.
+    """
+
+    def __init__(
+        self,
+        network: FusedNetwork,
+        device: torch.device,
+        canvas: Literal["cut", "full"] = "cut",
+        capacity: int = 96,
+    ) -> None:
+        self._network, self._device, self._canvas = network, device, canvas
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._stream = torch.cuda.Stream(device)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._graphs: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, src_tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Translate [B, S] int64 tokens: tokens [B, T] int64 and scores [B, T] float32.
+
+        T is the original's, twice S and at most the decoder's positions, whatever was computed.
+        """
+        with self._lock, torch.inference_mode(), torch.cuda.stream(self._stream):
+            try:
+                inputs, encoder = self._encoder(src_tokens.shape)
+                inputs.fill(src_tokens, self._width(src_tokens.shape[1]))
+                return self._fetch(src_tokens.shape, *self._replay(encoder))
+            except BaseException:
+                self._reset()  # a graph whose capture or replay failed must not be met again
+                raise
+
+    def device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
+        """Milliseconds between CUDA events around the graphs, input on the device, each pass alone."""
+        times = []
+        with self._lock, torch.inference_mode(), torch.cuda.stream(self._stream):
+            inputs, encoder = self._encoder(src_tokens.shape)
+            inputs.fill(src_tokens, self._width(src_tokens.shape[1]))
+            for _ in range(repeats + WARM_UPS):
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                self._replay(encoder)
+                end.record()
+                end.synchronize()
+                times.append(start.elapsed_time(end))
+        return times[WARM_UPS:]
+
+    def _width(self, src_length: int) -> int:
+        return min(2 * src_length, self._network.config.max_target_positions)
+
+    def _encoder(self, shape: tuple[int, int]) -> tuple[_Inputs, _Captured]:
+        batch, length = batch_bucket(shape[0]), shape[1]
+        if self._network.mask_conv:  # else padding changes the result, and the length stays exact
+            length = length_bucket(length, self._network.config.max_source_positions)
+
+        def build() -> tuple[_Inputs, _Captured]:
+            inputs = _Inputs(batch, length, self._device)
+            return inputs, self._capture(lambda: self._network.encode(inputs.tokens, inputs.limits))
+
+        return self._kept(("encoder", batch, length), build)
+
+    def _replay(self, encoder: _Captured) -> tuple[Tensor, Tensor, Tensor]:
+        source = encoder.replay()
+        batch, length = source.mask.shape
+        width = limit = self._width(length)
+        if self._canvas == "cut":
+            width = length_bucket(int(source.lengths.cpu().max()), limit)
+        decoder = self._kept(
+            ("decoder", batch, length, width),
+            lambda: self._capture(lambda: self._decode(source, width)),
+        )
+        return decoder.replay()
+
+    def _decode(self, source: Source, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        return *self._network.decode(source, width), source.lengths
+
+    def _capture(self, function: Callable[[], Any]) -> _Captured:
+        return _Captured(self._pool, self._stream, function)
+
+    def _kept(self, key: tuple, build: Callable[[], Any]) -> Any:
+        if key not in self._graphs:
+            self._graphs[key] = build()
+            if len(self._graphs) > self._capacity:
+                self._evict()
+        self._graphs.move_to_end(key)
+        return self._graphs[key]
+
+    def _evict(self) -> None:
+        """Drop the oldest graph; with an encoder go its decoders, which read where it wrote."""
+        kind, *shape = next(iter(self._graphs))
+        gone = [
+            key
+            for key in self._graphs
+            if key == (kind, *shape) or (kind == "encoder" and list(key[1:3]) == shape)
+        ]
+        self._stream.synchronize()
+        for key in gone:
+            del self._graphs[key]
+
+    def _fetch(
+        self, shape: tuple[int, int], tokens: Tensor, scores: Tensor, lengths: Tensor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        batch, width = shape[0], self._width(shape[1])
+        computed = min(width, tokens.shape[1])
+        real = np.arange(width) < lengths[:batch].cpu().numpy()[:, None]
+        out_tokens = np.full((batch, width), PAD, dtype=np.int64)
+        out_scores = np.zeros((batch, width), dtype=np.float32)
+        out_tokens[:, :computed] = tokens[:batch, :computed].cpu().numpy()
+        out_scores[:, :computed] = scores[:batch, :computed].cpu().numpy()
+        return np.where(real, out_tokens, PAD), np.where(real, out_scores, np.float32(0))

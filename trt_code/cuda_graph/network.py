@@ -1,0 +1,234 @@
+"""The folded network written out in the fused operators of ``trt_code/torch_ops``.
+
+Shapes: B sentences, S source tokens, T canvas positions, C channels. Everything here can be captured
+in a CUDA graph: no value of a tensor decides what runs.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from train_model.models.conv_crf_transformer import (
+    LENGTH_OFFSET,
+    PAD,
+    ConvCrfTransformer,
+    DecoderLayer,
+    EncoderLayer,
+)
+from train_model.models.fold import fold
+from train_model.models.layers import DynamicConv, masked_softmax
+
+lite = torch.ops.lite
+
+
+class Source(NamedTuple):
+    """What the decoder needs of the source."""
+
+    keys: Tensor  # [B, S, C] token and position embeddings: the keys of the attention copy
+    embedded: Tensor  # [B, S, C] token embeddings: what is copied
+    mask: Tensor  # [B, S] int32, 0 at padding
+    keys_values: Tensor  # [B, S, 2 L C] keys and values of the L decoder layers, side by side
+    lengths: Tensor  # [B] int64, predicted target lengths, at least 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A linear layer's weights in the network's dtype; TF32 is for FP32 weights."""
+
+    weight: Tensor
+    bias: Tensor | None
+    tf32: bool
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        return lite.linear(x, self.weight, self.bias, residual, relu, self.tf32)
+
+    def gated(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """GLU of the result, zero where ``mask`` is 0."""
+        if x.dtype == torch.float32:  # our own product is for the matrix units' 16 bits
+            return lite.glu_mask(self(x), mask)
+        return lite.linear_glu(x, self.weight, self.bias, mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNorm:
+    """Scale and shift stay FP32, and so do the statistics."""
+
+    scale: Tensor
+    shift: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor, after: Tensor | None = None) -> Tensor:
+        """Normalise [B, T, C], then add ``after`` [T, C]."""
+        if after is None:
+            return lite.layer_norm(x, None, None, self.scale, self.shift, self.eps)
+        return lite.layer_norm_add(x, self.scale, self.shift, self.eps, after)
+
+
+def why_not(model: ConvCrfTransformer) -> str | None:
+    """Why the fused network cannot stand for ``model``, or None where it can."""
+    config = model.config
+    if config.encoder_normalize_before or config.decoder_normalize_before:
+        return "the fused network is post-norm, the model is pre-norm"
+    if "lightweight" in (config.encoder_conv_type, config.decoder_conv_type):
+        return "the fused network has dynamic convolutions, the model lightweight ones"
+    if not (
+        config.encoder_glu and config.decoder_glu and config.conv_linear and config.weight_softmax
+    ):
+        return "the fused network needs gates, inner linears and softmax in its convolutions"
+    if not config.src_embedding_copy or config.no_token_positional_embeddings:
+        return "the fused network needs positions and the attention copy"
+    return None
+
+
+class FusedNetwork:
+    """Encoder, length prediction, decoder and CRF of one model on one GPU in one precision."""
+
+    def __init__(
+        self,
+        model: ConvCrfTransformer,
+        dtype: torch.dtype,
+        device: torch.device,
+        tf32: bool = False,
+    ) -> None:
+        folded = fold(model).to(device)
+        self.config, self.dtype, self.tf32 = model.config, dtype, tf32
+        encoder, decoder = folded.encoder, folded.decoder
+        self.src_embed = encoder.embed_tokens.weight.detach().to(dtype)
+        self.src_positions = encoder.embed_positions.vectors.detach().to(dtype)
+        self.tgt_embed = decoder.embed_tokens.weight.detach().to(dtype)
+        self.tgt_positions = decoder.embed_positions.vectors.detach().to(dtype)
+        self.copy_queries = decoder.copy_queries.detach().to(dtype)
+        self.encoder_layers = [_EncoderLayer(self, layer) for layer in encoder.layers]
+        self.decoder_layers = [
+            _DecoderLayer(self, i, layer) for i, layer in enumerate(decoder.layers)
+        ]
+        self.source_projection = self.linear(decoder.source_projection)
+        self.length_projection = decoder.embed_length.weight.detach().to(dtype)
+        self.output_projection = self.linear(decoder.output_projection)
+        self.E1 = folded.crf_layer.E1.weight.detach().to(dtype)
+        self.E2 = folded.crf_layer.E2.weight.detach().to(dtype)
+        self.beam = folded.crf_layer.beam
+
+    @property
+    def mask_conv(self) -> bool:
+        """Whether padding is zeroed right before the convolution, so that it changes nothing else."""
+        return self.config.padding_policy == "masked"
+
+    @property
+    def is_16_bit(self) -> bool:
+        """Whether the matrix units' 16-bit kernels fit."""
+        return self.dtype in (torch.float16, torch.bfloat16)
+
+    def linear(self, layer: nn.Linear) -> Linear:
+        """The weights of ``layer`` in this network's dtype."""
+        bias = None if layer.bias is None else layer.bias.detach().to(self.dtype)
+        return Linear(layer.weight.detach().to(self.dtype).contiguous(), bias, self.tf32)
+
+    @staticmethod
+    def layer_norm(layer: nn.LayerNorm) -> LayerNorm:
+        """Scale and shift of ``layer``."""
+        return LayerNorm(layer.weight.detach().float(), layer.bias.detach().float(), layer.eps)
+
+    def encode(self, src_tokens: Tensor, limits: Tensor) -> Source:
+        """Encode [B, S] int64 tokens; predict target lengths of at most ``limits`` [B] int64."""
+        keys, embedded, mask = lite.embed_source(src_tokens, self.src_embed, self.src_positions)
+        x = keys
+        for layer in self.encoder_layers:
+            x = layer(x, mask)
+        relative = self.config.pred_length_offset
+        offset = -LENGTH_OFFSET if relative else 0
+        lengths = lite.predict_length(x, mask, self.length_projection, limits, offset, relative)
+        return Source(keys, embedded, mask, self.source_projection(x), lengths)
+
+    def decode(self, source: Source, width: int) -> tuple[Tensor, Tensor]:
+        """Fill a canvas of ``width`` positions, at least the longest length.
+
+        Returns:
+            tokens [B, width] int32 and scores [B, width] float32; what stands after a sentence's
+            length is arbitrary.
+        """
+        x, mask = lite.copy_source(
+            source.lengths,
+            width,
+            self.copy_queries,
+            source.keys,
+            source.embedded,
+            source.mask,
+            self.tgt_embed,
+            self.tgt_positions,
+        )
+        at = self.tgt_positions[PAD + 1 : PAD + 1 + width]
+        for layer in self.decoder_layers:
+            x = layer(x, source, None if layer is self.decoder_layers[-1] else at)
+        values, indices = lite.top_k(self.output_projection(x), self.beam)
+        return lite.crf_decode(values, indices, self.E1, self.E2, mask)
+
+
+class _Convolution:
+    """The dynamic convolution: gate, taps from the gated input, softmax, weighted sum."""
+
+    def __init__(self, network: FusedNetwork, conv: DynamicConv) -> None:
+        self.linear1 = network.linear(conv.linear1)
+        self.weight_linear = network.linear(conv.weight_linear)
+        self.shape = conv.heads, conv.kernel_size, conv.padding_l
+        width = self.weight_linear.weight.shape[1]
+        # the one-kernel form multiplies on the 16-bit matrix units, and keeps a tile on the chip
+        on_chip = 2 * (conv.kernel_size + 7) * (width + 64 + 16 * conv.heads) < 64 * 1024
+        self.fused = network.is_16_bit and width % (2 * conv.heads) == 0 and on_chip
+
+    def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.linear1.gated(x)
+        if self.fused:
+            return lite.self_conv(x, self.weight_linear.weight, mask, *self.shape)
+        return lite.dynamic_conv_fused(x, self.weight_linear(x), mask, *self.shape, False)
+
+
+class _EncoderLayer:
+    def __init__(self, network: FusedNetwork, layer: EncoderLayer) -> None:
+        self.linear1, self.linear2 = network.linear(layer.linear1), network.linear(layer.linear2)
+        self.fc1, self.fc2 = network.linear(layer.fc1), network.linear(layer.fc2)
+        self.conv = _Convolution(network, layer.conv)
+        self.conv_norm, self.ffn_norm = map(network.layer_norm, layer.layer_norms)
+        self.mask_conv = network.mask_conv
+
+    def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.conv(self.linear1.gated(x, mask), mask if self.mask_conv else None)
+        x = self.conv_norm(self.linear2(y, residual=x))
+        return self.ffn_norm(self.fc2(self.fc1(x, relu=True), residual=x))
+
+
+class _DecoderLayer:
+    def __init__(self, network: FusedNetwork, index: int, layer: DecoderLayer) -> None:
+        self.linear1, self.linear2 = network.linear(layer.linear1), network.linear(layer.linear2)
+        self.fc1, self.fc2 = network.linear(layer.fc1), network.linear(layer.fc2)
+        self.conv = _Convolution(network, layer.conv)
+        self.conv_norm = network.layer_norm(layer.conv_layer_norm)
+        self.attention_norm = network.layer_norm(layer.encoder_attn_layer_norm)
+        self.ffn_norm = network.layer_norm(layer.final_layer_norm)
+        self.q_proj = network.linear(layer.encoder_attn.q_proj)
+        self.out_proj = network.linear(layer.encoder_attn.out_proj)
+        self.index, self.heads = index, layer.encoder_attn.heads
+        head_width = self.q_proj.weight.shape[0] // self.heads
+        self.fused = head_width <= 128 and (head_width % 16 == 0 or not network.is_16_bit)
+
+    def __call__(self, x: Tensor, source: Source, after: Tensor | None) -> Tensor:
+        """One layer, and ``after`` [T, C], the next layer's positions, on top."""
+        y = self.conv(self.linear1.gated(x), None)
+        x = self.conv_norm(self.linear2(y, residual=x))
+        x = self.attention_norm(self.out_proj(self._attend(self.q_proj(x), source), residual=x))
+        return self.ffn_norm(self.fc2(self.fc1(x, relu=True), residual=x), after)
+
+    def _attend(self, query: Tensor, source: Source) -> Tensor:
+        if self.fused:
+            return lite.attention(query, source.keys_values, source.mask, self.index, self.heads)
+        width = query.shape[-1]
+        pair = source.keys_values[:, :, 2 * self.index * width :][:, :, : 2 * width]
+        query, key, value = (
+            x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for x in (query, pair[:, :, :width], pair[:, :, width:])
+        )
+        hidden = source.mask[:, None, None] == 0
+        weights = masked_softmax(query @ key.transpose(2, 3), hidden)
+        return (weights @ value).transpose(1, 2).flatten(2)

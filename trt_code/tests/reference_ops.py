@@ -1,0 +1,126 @@
+"""The GPU-only operators written out in PyTorch, as references; ``register`` offers them on the CPU.
+
+On a machine without the CUDA library this lets the fused network run, slowly, so that its wiring can be
+tested against the plain one.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from train_model.models.layers import masked_softmax, token_positions
+
+BOS, PAD, EOS = 0, 1, 2
+
+
+def linear(x, weight, bias, residual, relu, tf32):
+    y = F.linear(x, weight, bias)
+    y = y if residual is None else y + residual
+    return y.relu() if relu else y
+
+
+def layer_norm(x, residual, bias, scale, shift, eps):
+    total = sum(part.float() for part in (x, residual, bias) if part is not None)
+    return F.layer_norm(total, scale.shape, scale, shift, eps).to(x.dtype)
+
+
+def glu_mask(x, mask):
+    y = F.glu(x, -1)
+    return y if mask is None else y * (mask != 0)[..., None]
+
+
+def dynamic_conv_fused(x, logits, mask, heads, kernel_size, padding_l, glu):
+    x = glu_mask(x, None) if glu else x
+    x = x if mask is None else x * (mask != 0)[..., None]
+    taps = logits.unflatten(-1, (heads, kernel_size)).softmax(-1)
+    windows = F.pad(x, (0, 0, padding_l, kernel_size - 1 - padding_l)).unfold(1, kernel_size, 1)
+    return torch.einsum("bthk,bthck->bthc", taps, windows.unflatten(2, (heads, -1))).flatten(2)
+
+
+def self_conv(x, weight, mask, heads, kernel_size, padding_l):
+    logits = F.linear(x, weight)
+    return dynamic_conv_fused(x, logits, mask, heads, kernel_size, padding_l, False)
+
+
+def linear_glu(x, weight, bias, mask):
+    return glu_mask(F.linear(x, weight, bias), mask)
+
+
+def layer_norm_add(x, scale, shift, eps, after):
+    return layer_norm(x, None, None, scale, shift, eps) + after
+
+
+def attention(query, keys_values, mask, layer, heads):
+    pair = keys_values.chunk(keys_values.shape[-1] // query.shape[-1], -1)[
+        2 * layer : 2 * layer + 2
+    ]
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, *pair))
+    weights = masked_softmax(q @ k.transpose(2, 3), mask[:, None, None] == 0)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+def embed_source(tokens, embedding, positions):
+    embedded = F.embedding(tokens, embedding)
+    x = embedded + F.embedding(token_positions(tokens), positions)
+    return x, embedded, tokens.ne(PAD).int()
+
+
+def predict_length(x, mask, weight, limits, offset, relative):
+    count = mask.sum(1)
+    pooled = (x * mask[:, :, None]).sum(1) / count.clamp(min=1)[:, None]
+    lengths = F.linear(pooled, weight).argmax(-1) + offset + (count if relative else 0)
+    return torch.minimum(lengths.clamp(min=2), limits)
+
+
+def copy_source(lengths, width, queries, keys, embedded, source_mask, embedding, positions):
+    t = torch.arange(width, device=keys.device)
+    last = lengths[:, None] - 1
+    real = t <= last
+    token = torch.where(t == 0, BOS, torch.where(t == last, EOS, PAD))
+    query = queries[PAD + 1 : PAD + 1 + width].expand(len(lengths), -1, -1)
+    weights = masked_softmax(query @ keys.transpose(1, 2), source_mask[:, None] == 0)
+    unknown = (t > 0) & (t < last)
+    x = torch.where(unknown[:, :, None], weights @ embedded, F.embedding(token, embedding))
+    at = F.embedding(torch.where(real, t + PAD + 1, PAD), positions)
+    return x + at, real.int()
+
+
+def top_k(x, k):
+    values, indices = torch.sort(x, stable=True, dim=-1, descending=True)
+    return values[..., :k].contiguous(), indices[..., :k].int().contiguous()
+
+
+SCHEMAS = {
+    linear: "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool relu, bool tf32) -> Tensor",
+    layer_norm: "(Tensor x, Tensor? residual, Tensor? bias, Tensor scale, Tensor shift, float eps) -> Tensor",
+    glu_mask: "(Tensor x, Tensor? mask) -> Tensor",
+    dynamic_conv_fused: "(Tensor x, Tensor logits, Tensor? mask, int heads, int kernel_size, "
+    "int padding_l, bool glu) -> Tensor",
+    linear_glu: "(Tensor x, Tensor weight, Tensor? bias, Tensor? mask) -> Tensor",
+    layer_norm_add: "(Tensor x, Tensor scale, Tensor shift, float eps, Tensor after) -> Tensor",
+    self_conv: "(Tensor x, Tensor weight, Tensor? mask, int heads, int kernel_size, "
+    "int padding_l) -> Tensor",
+    attention: "(Tensor query, Tensor keys_values, Tensor mask, int layer, int heads) -> Tensor",
+    embed_source: "(Tensor tokens, Tensor embedding, Tensor positions) -> (Tensor, Tensor, Tensor)",
+    predict_length: "(Tensor x, Tensor mask, Tensor weight, Tensor limits, int offset, "
+    "bool relative) -> Tensor",
+    copy_source: "(Tensor lengths, int width, Tensor queries, Tensor keys, Tensor embedded, "
+    "Tensor source_mask, Tensor embedding, Tensor positions) -> (Tensor, Tensor)",
+    top_k: "(Tensor x, int k) -> (Tensor, Tensor)",
+}
+
+
+def register() -> torch.library.Library:
+    """Offer the references as CPU implementations for as long as the library that is given lives."""
+    library = torch.library.Library("lite", "FRAGMENT")
+    for function, schema in SCHEMAS.items():
+        if not hasattr(torch.ops.lite, function.__name__):
+            library.define(function.__name__ + schema)
+        library.impl(function.__name__, function, "CPU")
+    return library
+
+
+def relative_error(actual: Tensor, exact: Tensor) -> float:
+    """The Frobenius norm of the difference over that of the exact result; both in float64."""
+    exact = exact.double()
+    return ((actual.double() - exact).norm() / exact.norm().clamp(min=1e-30)).item()

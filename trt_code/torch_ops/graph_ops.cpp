@@ -1,0 +1,213 @@
+// The operators of the CUDA-graph network that have no counterpart in an ONNX graph, for PyTorch.
+
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <tuple>
+
+#include "attention.h"
+#include "copy_source.h"
+#include "embed_source.h"
+#include "layer_norm.h"
+#include "predict_length.h"
+#include "self_conv.h"
+#include "tensors.h"
+
+namespace {
+
+using at::Tensor;
+using lite::torch_ops::checkParams;
+using lite::torch_ops::dataType;
+using lite::torch_ops::int32OrNull;
+using lite::torch_ops::requireTensor;
+using lite::torch_ops::stream;
+
+Tensor selfConv(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& mask,
+                int64_t heads, int64_t kernel_size, int64_t padding_l) {
+  constexpr const char* kName = "self_conv";
+  TORCH_CHECK(x.dim() == 3, "lite::self_conv: x must be [B, T, C], got ", x.sizes());
+  const int64_t batch = x.size(0), length = x.size(1), channels = x.size(2);
+  requireTensor(kName, "x", x, x.sizes(), x);
+  requireTensor(kName, "weight", weight, {heads * kernel_size, channels}, x);
+  const lite::SelfConvParams params{int32_t(batch),    int32_t(length),      int32_t(channels),
+                                    int32_t(heads),    int32_t(kernel_size), int32_t(padding_l),
+                                    dataType(kName, x)};
+  checkParams(kName, params);
+  const c10::cuda::CUDAGuard guard(x.device());
+  Tensor y = at::empty_like(x);
+  C10_CUDA_CHECK(lite::selfConv(params, x.data_ptr(), weight.data_ptr(),
+                                int32OrNull(kName, "mask", mask, {batch, length}, x), y.data_ptr(),
+                                stream()));
+  return y;
+}
+
+// LayerNorm, and then `after` [T, C] added to every sentence of x [B, T, C].
+Tensor layerNormAdd(const Tensor& x, const Tensor& scale, const Tensor& shift, double eps,
+                    const Tensor& after) {
+  constexpr const char* kName = "layer_norm_add";
+  TORCH_CHECK(x.dim() == 3, "lite::layer_norm_add: x must be [B, T, C], got ", x.sizes());
+  requireTensor(kName, "x", x, x.sizes(), x);
+  requireTensor(kName, "after", after, {x.size(1), x.size(2)}, x);
+  TORCH_CHECK(scale.scalar_type() == at::kFloat && scale.device() == x.device(),
+              "lite::layer_norm_add: scale must be float32 beside x");
+  requireTensor(kName, "scale", scale, {x.size(2)}, scale);
+  requireTensor(kName, "shift", shift, {x.size(2)}, scale);
+  const lite::LayerNormParams params{x.size(0) * x.size(1), int32_t(x.size(2)),
+                                     static_cast<float>(eps), dataType(kName, x)};
+  checkParams(kName, params);
+  const c10::cuda::CUDAGuard guard(x.device());
+  Tensor y = at::empty_like(x);
+  C10_CUDA_CHECK(lite::layerNorm(params, x.data_ptr(), nullptr, nullptr,
+                                 scale.const_data_ptr<float>(), shift.const_data_ptr<float>(),
+                                 y.data_ptr(), stream(), after.data_ptr(), x.size(1)));
+  return y;
+}
+
+// keys_values [B, S, 2 L C] holds the keys and values of L layers side by side.
+Tensor attention(const Tensor& query, const Tensor& keys_values, const Tensor& mask, int64_t layer,
+                 int64_t heads) {
+  constexpr const char* kName = "attention";
+  TORCH_CHECK(query.dim() == 3 && keys_values.dim() == 3,
+              "lite::attention: query [B, T, C] and keys_values [B, S, 2 L C] expected");
+  const int64_t batch = query.size(0), length = query.size(1), channels = query.size(2);
+  const int64_t source = keys_values.size(1), stride = keys_values.size(2);
+  TORCH_CHECK(layer >= 0 && (2 * layer + 2) * channels <= stride, "lite::attention: layer ", layer,
+              " is not within keys_values ", keys_values.sizes());
+  requireTensor(kName, "query", query, query.sizes(), query);
+  requireTensor(kName, "keys_values", keys_values, {batch, source, stride}, query);
+  const lite::AttentionParams params{int32_t(batch),        int32_t(length), int32_t(source),
+                                     int32_t(channels),     int32_t(heads),  stride,
+                                     dataType(kName, query)};
+  checkParams(kName, params);
+  const c10::cuda::CUDAGuard guard(query.device());
+  Tensor out = at::empty_like(query);
+  const char* keys = static_cast<const char*>(keys_values.data_ptr()) +
+                     2 * layer * channels * keys_values.element_size();
+  const char* values = keys + channels * keys_values.element_size();
+  C10_CUDA_CHECK(lite::attention(params, query.data_ptr(), keys, values,
+                                 int32OrNull(kName, "mask", mask, {batch, source}, query),
+                                 out.data_ptr(), stream()));
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> embedSource(const Tensor& tokens, const Tensor& embedding,
+                                               const Tensor& positions) {
+  constexpr const char* kName = "embed_source";
+  TORCH_CHECK(tokens.dim() == 2 && embedding.dim() == 2 && positions.dim() == 2,
+              "lite::embed_source: tokens [B, S], embedding [V, C], positions [P, C] expected");
+  TORCH_CHECK(tokens.scalar_type() == at::kLong && tokens.is_contiguous() &&
+                  tokens.device() == embedding.device(),
+              "lite::embed_source: tokens must be contiguous int64 beside the embedding");
+  const int64_t channels = embedding.size(1);
+  requireTensor(kName, "embedding", embedding, embedding.sizes(), embedding);
+  requireTensor(kName, "positions", positions, {positions.size(0), channels}, embedding);
+  const lite::EmbedSourceParams params{int32_t(tokens.size(0)),    int32_t(tokens.size(1)),
+                                       int32_t(channels),          int32_t(embedding.size(0)),
+                                       int32_t(positions.size(0)), dataType(kName, embedding)};
+  checkParams(kName, params);
+  const c10::cuda::CUDAGuard guard(tokens.device());
+  Tensor x = at::empty({tokens.size(0), tokens.size(1), channels}, embedding.options());
+  Tensor embedded = at::empty_like(x);
+  Tensor mask = at::empty(tokens.sizes(), tokens.options().dtype(at::kInt));
+  C10_CUDA_CHECK(lite::embedSource(params, tokens.const_data_ptr<int64_t>(), embedding.data_ptr(),
+                                   positions.data_ptr(), x.data_ptr(), embedded.data_ptr(),
+                                   mask.data_ptr<int32_t>(), stream()));
+  return {x, embedded, mask};
+}
+
+Tensor predictLength(const Tensor& x, const Tensor& mask, const Tensor& weight,
+                     const Tensor& limits, int64_t offset, bool relative) {
+  constexpr const char* kName = "predict_length";
+  TORCH_CHECK(x.dim() == 3 && weight.dim() == 2,
+              "lite::predict_length: x [B, S, C] and weight [classes, C] expected");
+  requireTensor(kName, "x", x, x.sizes(), x);
+  requireTensor(kName, "weight", weight, {weight.size(0), x.size(2)}, x);
+  TORCH_CHECK(limits.scalar_type() == at::kLong && limits.is_contiguous() &&
+                  limits.sizes() == x.sizes().slice(0, 1) && limits.device() == x.device(),
+              "lite::predict_length: limits must be int64 [B] beside x");
+  const lite::PredictLengthParams params{
+      int32_t(x.size(0)), int32_t(x.size(1)), int32_t(x.size(2)), int32_t(weight.size(0)),
+      int32_t(offset),    relative,           dataType(kName, x)};
+  checkParams(kName, params);
+  const c10::cuda::CUDAGuard guard(x.device());
+  Tensor lengths = at::empty_like(limits);
+  C10_CUDA_CHECK(lite::predictLength(
+      params, x.data_ptr(), int32OrNull(kName, "mask", mask, {x.size(0), x.size(1)}, x),
+      weight.data_ptr(), limits.const_data_ptr<int64_t>(), lengths.data_ptr<int64_t>(), stream()));
+  return lengths;
+}
+
+std::tuple<Tensor, Tensor> copySource(const Tensor& lengths, int64_t width, const Tensor& queries,
+                                      const Tensor& keys, const Tensor& embedded,
+                                      const Tensor& source_mask, const Tensor& embedding,
+                                      const Tensor& positions) {
+  constexpr const char* kName = "copy_source";
+  TORCH_CHECK(keys.dim() == 3 && embedding.dim() == 2 && positions.dim() == 2,
+              "lite::copy_source: keys [B, S, C], embedding [V, C], positions [P, C] expected");
+  const int64_t batch = keys.size(0), source = keys.size(1), channels = keys.size(2);
+  requireTensor(kName, "keys", keys, keys.sizes(), keys);
+  requireTensor(kName, "embedded", embedded, keys.sizes(), keys);
+  requireTensor(kName, "embedding", embedding, {embedding.size(0), channels}, keys);
+  requireTensor(kName, "positions", positions, {positions.size(0), channels}, keys);
+  requireTensor(kName, "queries", queries, positions.sizes(), keys);
+  TORCH_CHECK(lengths.scalar_type() == at::kLong && lengths.is_contiguous() &&
+                  lengths.sizes() == keys.sizes().slice(0, 1) && lengths.device() == keys.device(),
+              "lite::copy_source: lengths must be int64 [B] beside keys");
+  const lite::CopySourceParams params{int32_t(batch),
+                                      int32_t(width),
+                                      int32_t(source),
+                                      int32_t(channels),
+                                      int32_t(embedding.size(0)),
+                                      int32_t(positions.size(0)),
+                                      dataType(kName, keys)};
+  checkParams(kName, params);
+  const c10::cuda::CUDAGuard guard(keys.device());
+  Tensor x = at::empty({batch, width, channels}, keys.options());
+  Tensor mask = at::empty({batch, width}, keys.options().dtype(at::kInt));
+  const lite::CopySourceTensors tensors{
+      lengths.const_data_ptr<int64_t>(),
+      queries.data_ptr(),
+      keys.data_ptr(),
+      embedded.data_ptr(),
+      int32OrNull(kName, "source_mask", source_mask, {batch, source}, keys),
+      embedding.data_ptr(),
+      positions.data_ptr(),
+      x.data_ptr(),
+      mask.data_ptr<int32_t>()};
+  C10_CUDA_CHECK(lite::copySource(params, tensors, stream()));
+  return {x, mask};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(lite, library) {
+  library.def(
+      "self_conv(Tensor x, Tensor weight, Tensor? mask, int heads, int kernel_size, "
+      "int padding_l) -> Tensor");
+  library.def(
+      "layer_norm_add(Tensor x, Tensor scale, Tensor shift, float eps, Tensor after) -> Tensor");
+  library.def(
+      "attention(Tensor query, Tensor keys_values, Tensor mask, int layer, int heads) -> Tensor");
+  library.def(
+      "embed_source(Tensor tokens, Tensor embedding, Tensor positions) "
+      "-> (Tensor, Tensor, Tensor)");
+  library.def(
+      "predict_length(Tensor x, Tensor mask, Tensor weight, Tensor limits, int offset, "
+      "bool relative) -> Tensor");
+  library.def(
+      "copy_source(Tensor lengths, int width, Tensor queries, Tensor keys, Tensor embedded, "
+      "Tensor source_mask, Tensor embedding, Tensor positions) -> (Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(lite, CUDA, library) {
+  library.impl("self_conv", &selfConv);
+  library.impl("layer_norm_add", &layerNormAdd);
+  library.impl("attention", &attention);
+  library.impl("embed_source", &embedSource);
+  library.impl("predict_length", &predictLength);
+  library.impl("copy_source", &copySource);
+}

@@ -1,0 +1,348 @@
+// lite::linear: a linear layer with everything around it in the GEMM's epilogue, by cuBLASLt.
+//
+//   y = act(x @ weight^T + bias + residual)
+//
+// cuBLASLt's own first choice is often not its fastest for a few hundred rows, so the first call of
+// a shape times the candidates and the fastest is kept for the life of the process. During stream
+// capture nothing can be timed: a shape that was not met before takes the first choice.
+
+#include "linear.h"
+
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <cublasLt.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "tensors.h"
+
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+constexpr size_t kMaxWorkspaceBytes = size_t{32} << 20;
+constexpr int kCandidates = 24;
+constexpr int kTimedRuns = 12;
+
+void check(cublasStatus_t status, const char* what) {
+  TORCH_CHECK(status == CUBLAS_STATUS_SUCCESS, "lite::linear: ", what, ": ",
+              cublasLtGetStatusString(status));
+}
+
+// The descriptors of cuBLASLt are handles that want to be destroyed.
+template <typename Handle, cublasStatus_t (*Destroy)(Handle)>
+struct Descriptor {
+  Handle handle = nullptr;
+  Descriptor() = default;
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (handle != nullptr) Destroy(handle);
+  }
+};
+using MatmulDescriptor = Descriptor<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
+using Layout = Descriptor<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
+using Preference = Descriptor<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+
+template <typename T>
+void set(cublasLtMatmulDesc_t descriptor, cublasLtMatmulDescAttributes_t attribute,
+         const T& value) {
+  check(cublasLtMatmulDescSetAttribute(descriptor, attribute, &value, sizeof(value)), "attribute");
+}
+
+cudaDataType_t dataType(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return CUDA_R_32F;
+    case at::kHalf:
+      return CUDA_R_16F;
+    case at::kBFloat16:
+      return CUDA_R_16BF;
+    default:
+      TORCH_CHECK(false, "lite::linear: FP32, FP16 or BF16 expected, got ", type);
+  }
+}
+
+// One matrix product with its epilogue. cuBLASLt counts in columns: y^T [N, M] = weight [N, K] x^T.
+class Problem {
+ public:
+  Problem(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+          const OptionalTensor& residual, bool relu, bool tf32, Tensor& y)
+      : rows_(x.numel() / weight.size(1)),
+        x_(x.data_ptr()),
+        weight_(weight.data_ptr()),
+        residual_(residual ? residual->data_ptr() : y.data_ptr()),
+        y_(y.data_ptr()),
+        beta_(residual ? 1.0f : 0.0f) {
+    const cudaDataType_t type = dataType(x.scalar_type());
+    const bool fast = tf32 && type == CUDA_R_32F;
+    check(
+        cublasLtMatmulDescCreate(
+            &matmul_.handle, fast ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F),
+        "descriptor");
+    set(matmul_.handle, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    if (bias) {
+      set(matmul_.handle, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias->data_ptr());
+    }
+    set(matmul_.handle, CUBLASLT_MATMUL_DESC_EPILOGUE,
+        bias ? (relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS)
+             : (relu ? CUBLASLT_EPILOGUE_RELU : CUBLASLT_EPILOGUE_DEFAULT));
+    const int64_t in = weight.size(1), out = weight.size(0);
+    check(cublasLtMatrixLayoutCreate(&weight_layout_.handle, type, in, out, in), "weight layout");
+    check(cublasLtMatrixLayoutCreate(&x_layout_.handle, type, in, rows_, in), "input layout");
+    check(cublasLtMatrixLayoutCreate(&y_layout_.handle, type, out, rows_, out), "output layout");
+  }
+
+  std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle) const {
+    Preference preference;
+    check(cublasLtMatmulPreferenceCreate(&preference.handle), "preference");
+    check(cublasLtMatmulPreferenceSetAttribute(preference.handle,
+                                               CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                               &kMaxWorkspaceBytes, sizeof(kMaxWorkspaceBytes)),
+          "workspace preference");
+    std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
+    int count = 0;
+    check(cublasLtMatmulAlgoGetHeuristic(handle, matmul_.handle, weight_layout_.handle,
+                                         x_layout_.handle, y_layout_.handle, y_layout_.handle,
+                                         preference.handle, kCandidates, found.data(), &count),
+          "no algorithm for this shape");
+    found.resize(count);
+    found.erase(std::remove_if(found.begin(), found.end(),
+                               [](const auto& c) { return c.state != CUBLAS_STATUS_SUCCESS; }),
+                found.end());
+    TORCH_CHECK(!found.empty(), "lite::linear: cuBLASLt has no algorithm for this shape");
+    return found;
+  }
+
+  cublasStatus_t run(cublasLtHandle_t handle, const cublasLtMatmulHeuristicResult_t& choice,
+                     void* workspace, cudaStream_t stream) const {
+    const float alpha = 1.0f;
+    return cublasLtMatmul(handle, matmul_.handle, &alpha, weight_, weight_layout_.handle, x_,
+                          x_layout_.handle, &beta_, residual_, y_layout_.handle, y_,
+                          y_layout_.handle, &choice.algo, workspace, choice.workspaceSize, stream);
+  }
+
+ private:
+  int64_t rows_;
+  const void *x_, *weight_, *residual_;
+  void* y_;
+  float beta_;
+  MatmulDescriptor matmul_;
+  Layout weight_layout_, x_layout_, y_layout_;
+};
+
+Tensor workspace(size_t bytes, const Tensor& like) {
+  return at::empty({static_cast<int64_t>(std::max<size_t>(bytes, 1))},
+                   like.options().dtype(at::kByte));
+}
+
+using lite::torch_ops::checkParams;
+using lite::torch_ops::int32OrNull;
+using lite::torch_ops::requireTensor;
+using lite::torch_ops::stream;
+
+// One way to compute a product: an algorithm of cuBLASLt's, or a variant of our kernel.
+struct Choice {
+  std::optional<cublasLtMatmulHeuristicResult_t> algorithm;
+  int variant = 0;
+};
+
+// One product that can be run in any of its ways; false where a way turns out not to work.
+class Candidates {
+ public:
+  std::vector<Choice> choices;
+
+  virtual ~Candidates() = default;
+  virtual bool run(const Choice& choice, void* scratch) const = 0;
+};
+
+// Milliseconds of kTimedRuns runs, or nothing where the way does not work.
+std::optional<float> timeOf(const Candidates& candidates, const Choice& choice, void* scratch,
+                            cudaEvent_t start, cudaEvent_t stop) {
+  for (int run = 0; run < 3; ++run) {
+    if (!candidates.run(choice, scratch)) return std::nullopt;
+  }
+  C10_CUDA_CHECK(cudaEventRecord(start, stream()));
+  for (int run = 0; run < kTimedRuns; ++run) candidates.run(choice, scratch);
+  C10_CUDA_CHECK(cudaEventRecord(stop, stream()));
+  C10_CUDA_CHECK(cudaEventSynchronize(stop));
+  float milliseconds = 0;
+  C10_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, start, stop));
+  return milliseconds;
+}
+
+Choice fastest(const Candidates& candidates, const Tensor& like) {
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  C10_CUDA_CHECK(cudaStreamIsCapturing(stream(), &capturing));
+  if (capturing != cudaStreamCaptureStatusNone) return candidates.choices.front();
+
+  const Tensor scratch = workspace(kMaxWorkspaceBytes, like);
+  cudaEvent_t start, stop;
+  C10_CUDA_CHECK(cudaEventCreate(&start));
+  C10_CUDA_CHECK(cudaEventCreate(&stop));
+  Choice best = candidates.choices.front();
+  std::optional<float> best_time;
+  for (const Choice& choice : candidates.choices) {
+    const auto time = timeOf(candidates, choice, scratch.data_ptr(), start, stop);
+    if (time && (!best_time || *time < *best_time)) {
+      best = choice;
+      best_time = time;
+    }
+  }
+  C10_CUDA_CHECK(cudaEventDestroy(start));
+  C10_CUDA_CHECK(cudaEventDestroy(stop));
+  return best;
+}
+
+// Device, rows, outputs, inputs, dtype, and what is in the epilogue.
+using Shape = std::tuple<int, int64_t, int64_t, int64_t, int, int>;
+
+template <typename MakeCandidates>
+void runFastest(const char* op, const Tensor& x, const Tensor& weight, int flags,
+                const MakeCandidates& make) {
+  static std::mutex mutex;
+  static std::map<Shape, Choice> chosen;
+  const Shape shape{static_cast<int>(x.device().index()),
+                    x.numel() / x.size(-1),
+                    weight.size(0),
+                    weight.size(1),
+                    static_cast<int>(x.scalar_type()),
+                    flags};
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto known = chosen.find(shape);
+  const auto candidates = make(/*all=*/known == chosen.end());
+  if (known == chosen.end()) chosen[shape] = fastest(candidates, x);
+  const Choice& choice = chosen[shape];
+  const size_t bytes = choice.algorithm ? choice.algorithm->workspaceSize : 0;
+  const Tensor scratch = workspace(bytes, x);
+  TORCH_CHECK(candidates.run(choice, scratch.data_ptr()), "lite::", op, ": the product failed");
+}
+
+class LinearCandidates : public Candidates {
+ public:
+  LinearCandidates(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                   const OptionalTensor& residual, bool relu, bool tf32, Tensor& y, bool all)
+      : problem_(x, weight, bias, residual, relu, tf32, y),
+        handle_(at::cuda::getCurrentCUDABlasLtHandle()),
+        params_{x.numel() / x.size(-1), int32_t(weight.size(1)), int32_t(weight.size(0)),
+                relu ? lite::Activation::kRelu : lite::Activation::kNone,
+                lite::torch_ops::dataType("linear", x)},
+        tensors_{x.data_ptr(),
+                 weight.data_ptr(),
+                 bias ? bias->data_ptr() : nullptr,
+                 residual ? residual->data_ptr() : nullptr,
+                 nullptr,
+                 y.data_ptr()} {
+    if (!all) return;
+    for (const auto& algorithm : problem_.candidates(handle_)) choices.push_back({algorithm});
+    if (check(params_) != nullptr) return;
+    for (int variant = 0; variant < lite::kLinearVariants; ++variant) {
+      choices.push_back({std::nullopt, variant});
+    }
+  }
+
+  bool run(const Choice& choice, void* scratch) const override {
+    if (!choice.algorithm) {
+      return lite::linear(params_, tensors_, choice.variant, stream()) == cudaSuccess;
+    }
+    return problem_.run(handle_, *choice.algorithm, scratch, stream()) == CUBLAS_STATUS_SUCCESS;
+  }
+
+ private:
+  Problem problem_;
+  cublasLtHandle_t handle_;
+  lite::LinearParams params_;
+  lite::LinearTensors tensors_;
+};
+
+class GluCandidates : public Candidates {
+ public:
+  GluCandidates(const lite::LinearParams& params, const lite::LinearTensors& tensors)
+      : params_(params), tensors_(tensors) {
+    for (int variant = 0; variant < lite::kLinearVariants; ++variant) {
+      choices.push_back({std::nullopt, variant});
+    }
+  }
+
+  bool run(const Choice& choice, void*) const override {
+    return lite::linear(params_, tensors_, choice.variant, stream()) == cudaSuccess;
+  }
+
+ private:
+  lite::LinearParams params_;
+  lite::LinearTensors tensors_;
+};
+
+std::vector<int64_t> checkedShape(const char* op, const Tensor& x, const Tensor& weight,
+                                  const OptionalTensor& bias) {
+  TORCH_CHECK(x.dim() >= 2 && weight.dim() == 2 && x.size(-1) == weight.size(1), "lite::", op,
+              ": x [.., K] and weight [N, K] expected, got ", x.sizes(), " and ", weight.sizes());
+  TORCH_CHECK(x.numel() > 0 && weight.numel() > 0, "lite::", op, ": an input is empty");
+  requireTensor(op, "x", x, x.sizes(), x);
+  requireTensor(op, "weight", weight, weight.sizes(), x);
+  if (bias) requireTensor(op, "bias", *bias, {weight.size(0)}, x);
+  auto shape = x.sizes().vec();
+  shape.back() = weight.size(0);
+  return shape;
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+              const OptionalTensor& residual, bool relu, bool tf32) {
+  const auto shape = checkedShape("linear", x, weight, bias);
+  TORCH_CHECK(!relu || !residual, "lite::linear: relu and residual do not go together");
+  if (residual) requireTensor("linear", "residual", *residual, shape, x);
+  const c10::cuda::CUDAGuard guard(x.device());
+  Tensor y = at::empty(shape, x.options());
+  const int flags = relu + 2 * bias.has_value() + 4 * residual.has_value() + 8 * tf32;
+  runFastest("linear", x, weight, flags, [&](bool all) {
+    return LinearCandidates(x, weight, bias, residual, relu, tf32, y, all);
+  });
+  return y;
+}
+
+Tensor linearGlu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                 const OptionalTensor& mask) {
+  constexpr const char* kOp = "linear_glu";
+  auto shape = checkedShape(kOp, x, weight, bias);
+  shape.back() /= 2;
+  const lite::LinearParams params{x.numel() / x.size(-1), int32_t(weight.size(1)),
+                                  int32_t(weight.size(0)), lite::Activation::kGlu,
+                                  lite::torch_ops::dataType(kOp, x)};
+  checkParams(kOp, params);
+  const c10::cuda::CUDAGuard guard(x.device());
+  Tensor y = at::empty(shape, x.options());
+  const lite::LinearTensors tensors{
+      x.data_ptr(),
+      weight.data_ptr(),
+      bias ? bias->data_ptr() : nullptr,
+      nullptr,
+      int32OrNull(kOp, "mask", mask, x.sizes().slice(0, x.dim() - 1), x),
+      y.data_ptr()};
+  constexpr int kGluFlag = 16;
+  runFastest(kOp, x, weight, kGluFlag + 2 * bias.has_value(),
+             [&](bool) { return GluCandidates(params, tensors); });
+  return y;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(lite, library) {
+  library.def(
+      "linear(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool relu, bool tf32) -> "
+      "Tensor");
+  library.def("linear_glu(Tensor x, Tensor weight, Tensor? bias, Tensor? mask) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(lite, CUDA, library) {
+  library.impl("linear", &linear);
+  library.impl("linear_glu", &linearGlu);
+}

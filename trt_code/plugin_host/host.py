@@ -61,8 +61,9 @@ class Outcome:
         result: "passed"; "refused" when the plugin said no and why; "fault" when it broke a rule of
             TensorRT's interface; "crash" when the host died of it.
         stage: the last stage that was entered, "fields" to "enqueue".
-        enqueued: whether it ran on a GPU.
-        outputs: for each run the output tensors, on the CPU; empty unless enqueued.
+        enqueued: whether a run of it went through on a GPU.
+        outputs: for each run the output tensors, on the CPU; empty unless it passed on a
+            GPU.
     """
 
     case: str
@@ -122,7 +123,7 @@ class PluginHost:
                 raise UserError(reply.stderr.strip())
             outcomes = [Outcome(**json.loads(line)) for line in reply.stdout.splitlines()]
             for i, (case, outcome) in enumerate(zip(cases, outcomes, strict=False)):
-                if outcome.enqueued:
+                if outcome.enqueued and outcome.result == "passed":
                     outcome.outputs.extend(_read(case, Path(folder) / f"{i}.out"))
         if reply.returncode not in (0, 1):
             message = f"exit status {reply.returncode}: {reply.stderr.strip()[-4000:]}"

@@ -29,6 +29,8 @@ def rounded_in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     result.CopyFrom(model)
     graph = result.graph
     types = _types(graph)
+    if not set(LOW) & {*types.values(), *_cast_targets(graph)}:
+        return result
     for item in (*graph.input, *graph.output):
         if types[item.name] in LOW:
             raise ValueError(f"{item.name} is a FP16 or BF16 input or output")
@@ -59,6 +61,11 @@ def _types(graph: onnx.GraphProto) -> dict[str, int]:
     items = (*graph.input, *graph.output, *graph.value_info)
     types = {item.name: item.type.tensor_type.elem_type for item in items}
     return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def _cast_targets(graph: onnx.GraphProto) -> list[int]:
+    casts = [node for node in graph.node if node.op_type == "Cast"]
+    return [onnx.helper.get_node_attr_value(node, "to") for node in casts]
 
 
 def _rounding(name: str, low: int) -> list[onnx.NodeProto]:

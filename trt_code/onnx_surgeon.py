@@ -69,10 +69,7 @@ class Report:
             if node.graph is model.graph and node.op_type != "Cast"
         }
         return [
-            *(
-                f"FP32  {node.name or node.outputs[0].name} ({node.op_type}): {why}"
-                for node, why in kept.items()
-            ),
+            *(f"FP32  {node.name} ({node.op_type}): {why}" for node, why in kept.items()),
             *(f"cast  {line}" for line in self.casts),
             f"{len(kept)} nodes in FP32, {len(self.casts)} casts, the rest in {self.plan.low.name}",
         ]
@@ -108,7 +105,7 @@ def load(path: Path) -> ir.Model:
         UserError: it is no ONNX file, or has no node of the project.
     """
     model = ir.serde.deserialize_model(older_exports.upgrade(load_onnx(path)))
-    older_exports.infer_types(model)
+    older_exports.complete(model)
     if not any(node.domain == DOMAIN for node in model.graph):
         raise UserError(
             f"{path} has no LiteDynamicConv or LiteCrfDecode node, so there is nothing to patch; "

@@ -93,6 +93,7 @@ def fuse_mask(model: ir.Model) -> int:
         node.replace_input_with(0, where.inputs[2])
         node.replace_input_with(2, _real(model, where, padding))
         count += 1
+    model.graph.sort()  # a Not that was there may stand further down
     remove_unused(model)
     return count
 
@@ -104,8 +105,9 @@ def fuse_gate(model: ir.Model) -> int:
         product = made_by(node.inputs[0], "Mul")
         if product is None or not used_once(product.outputs[0]) or attribute(node, "glu"):
             continue
-        sigmoids = [node for value in product.inputs if (node := made_by(value, "Sigmoid"))]
-        for sigmoid in sigmoids:
+        for sigmoid in (made_by(value, "Sigmoid") for value in product.inputs):
+            if sigmoid is None:
+                continue
             a, b = other_input(product, sigmoid.outputs[0]), sigmoid.inputs[0]
             split = made_by(a, "Split")
             if split is None or list(split.outputs) != [a, b]:
@@ -130,15 +132,12 @@ def _only(axes: list[int] | None) -> int | None:
 
 def _real(model: ir.Model, before: ir.Node, padding: ir.Value) -> ir.Value:
     """The INT32 mask of real positions [B, T] for a bool mask of padding; one for the whole graph."""
-    for node, _ in padding.uses():
-        if node.op_type == "Not":
-            for user, _ in node.outputs[0].uses():
-                if user.op_type == "Cast" and attribute(user, "to") == ir.DataType.INT32:
-                    return user.outputs[0]
-    source = padding.producer()
-    anchor = before if source is None else source
-    name = f"{anchor.name}.real"
-    inverse = new_node(
+    name = f"{padding.name}.real"
+    inverse = next((node for node, _ in padding.uses() if node.op_type == "Not"), None)
+    for user, _ in inverse.outputs[0].uses() if inverse else ():
+        if user.op_type == "Cast" and attribute(user, "to") == ir.DataType.INT32:
+            return user.outputs[0]
+    inverse = inverse or new_node(
         model,
         before,
         "Not",

@@ -39,9 +39,11 @@ def upgrade(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def infer_types(model: ir.Model) -> None:
-    """Constant nodes to initializers, and shapes and types where the file has none, in place."""
+def complete(model: ir.Model) -> None:
+    """Names, shapes and types where the file has none, and Constant nodes as initializers; in place."""
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    for node in model.graph:
+        node.name = node.name or node.outputs[0].name
     if any(value.dtype is None for node in model.graph for value in node.outputs):
         ShapeInferencePass(data_prop=True)(model)
 

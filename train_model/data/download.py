@@ -134,7 +134,13 @@ def _checkpoint_source(options: Options) -> Callable[[Path], None]:
         return _url_source(CHECKPOINT, options.mirror, options)
 
     def get(part: Path) -> None:
-        listing = _gdown("download_folder", id=DRIVE_FOLDER, skip_download=True, quiet=True)
+        listing = _gdown(
+            "download_folder",
+            id=DRIVE_FOLDER,
+            skip_download=True,
+            quiet=True,
+            timeout=options.timeout,
+        )
         ids = {Path(file.path).name: file.id for file in listing}
         if CHECKPOINT not in ids:
             raise NetworkError(f"the Drive folder has no {CHECKPOINT}, only {', '.join(ids)}")
@@ -165,7 +171,7 @@ def _gdown(function: str, **arguments):
     try:
         gdown = importlib.import_module("gdown")
     except ImportError:
-        raise UserError("gdown is not here; `pip install 'gdown>=6'` and run it again") from None
+        raise UserError("gdown is not here; `pip install 'gdown>=6.5'` and run it again") from None
     try:
         return getattr(gdown, function)(**arguments)
     except (gdown.exceptions.DownloadError, OSError) as error:  # requests' errors are OSErrors

@@ -312,7 +312,7 @@ def gdown(monkeypatch, mirror):
         return output
 
     module = SimpleNamespace(
-        download_folder=lambda id, skip_download, quiet: listed,
+        download_folder=lambda id, skip_download, quiet, timeout: listed,
         download=fetch_file,
         exceptions=SimpleNamespace(DownloadError=DownloadError),
         listed=listed,
@@ -342,5 +342,5 @@ def test_google_drive_folder_without_the_checkpoint(gdown, tmp_path):
 
 def test_without_gdown_the_command_that_installs_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "gdown", None)
-    with pytest.raises(UserError, match="pip install 'gdown>=6'"):
+    with pytest.raises(UserError, match=r"pip install 'gdown>=6\.5'"):
         download.main(["--output", str(tmp_path)])

@@ -54,8 +54,8 @@ def current_gpu() -> Gpu:
     """
     cudart = load_cudart()
     properties = check(cudart.cudaGetDeviceProperties(check(cudart.cudaGetDevice())))
-    name = properties.name.decode().rstrip("\0")
-    return Gpu(name, f"{properties.major}.{properties.minor}")
+    name, _, _ = properties.name.partition(b"\0")
+    return Gpu(name.decode(), f"{properties.major}.{properties.minor}")
 
 
 class DeviceBuffer:

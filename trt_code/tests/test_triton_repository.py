@@ -1,6 +1,7 @@
 """The Triton repository: its configurations by Triton's schema, its models run without Triton."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -164,6 +165,19 @@ def test_serve_script_starts_tritonserver_on_its_own_folder(plan_build, monkeypa
         f"--backend-config=tensorrt,plugins={here}/plugins/liblite_plugins_trt11_loader.so",
         "--http-port=9000",
     ]
+
+
+def test_load_script_sweeps_with_the_models_own_sentences(onnx_repository, monkeypatch, tmp_path):
+    (tmp_path / "perf_analyzer").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "perf_analyzer").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    command = [onnx_repository / "load.sh", "-u", "server:8001"]
+    reply = subprocess.run(command, capture_output=True, text=True, check=True)
+    arguments = reply.stdout.splitlines()
+    assert arguments[:2] == ["-m", "lite_translate"]
+    assert arguments[-2:] == ["-u", "server:8001"]
+    data = json.loads(Path(arguments[arguments.index("--input-data") + 1]).read_text())
+    assert data == {"data": [{"TEXT": [sentence]} for sentence in SENTENCES]}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """``make triton``: write what Triton serves a model from, complete in one folder.
 
     build/triton/serve.sh       starts tritonserver on it
+    build/triton/load.sh        loads a running server with the model's test sentences (perf_analyzer)
     build/triton/models/        lite_translate and the three models that it chains (configs.py)
     build/triton/plugins/       the TensorRT plugins, and the library that registers them
 
@@ -8,6 +9,7 @@ The network is the TensorRT plan where one is built, else the ONNX file on the C
 """
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
@@ -39,6 +41,15 @@ SERVE = """\
 here=$(cd "$(dirname "$0")" && pwd)
 exec tritonserver --model-repository="$here/models"{options} "$@"
 """
+LOAD = """\
+#!/bin/sh
+# Sweep the load on a running server: ./load.sh [-u localhost:8001] [other options of perf_analyzer]
+# NVIDIA's image tritonserver:*-py3-sdk has perf_analyzer.
+here=$(cd "$(dirname "$0")" && pwd)
+exec perf_analyzer -m {model} -i grpc --input-data "$here/load.json" --shape {text}:1 \\
+  --concurrency-range 1:257:32 --percentile=95 "$@"
+"""
+LOAD_SENTENCES = 1000
 
 
 def write_repository(files: ModelFiles, network: Network, serving: Serving, output: Path) -> None:
@@ -58,9 +69,17 @@ def write_repository(files: ModelFiles, network: Network, serving: Serving, outp
         shutil.copy(files.src_dict, version / "dict.src.txt")
         version = _add_text_model(models, configs.postprocess(serving), "postprocess.py", files)
         shutil.copy(files.tgt_dict, version / "dict.tgt.txt")
-        script = folder / "serve.sh"
-        script.write_text(SERVE.format(options=network.options))
-        script.chmod(0o755)
+        _add_script(folder / "serve.sh", SERVE.format(options=network.options))
+        load = LOAD.format(model=configs.TRANSLATE, text=configs.TEXT["name"])
+        _add_script(folder / "load.sh", load)
+        sentences = files.test_src.read_text(encoding="utf-8").splitlines()[:LOAD_SENTENCES]
+        load_data = [{configs.TEXT["name"]: [sentence]} for sentence in sentences]
+        (folder / "load.json").write_text(json.dumps({"data": load_data}))
+
+
+def _add_script(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 def _add_model(models: Path, config: dict) -> Path:

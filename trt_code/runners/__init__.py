@@ -23,6 +23,7 @@ RUNNERS = {
 AUTOREGRESSIVE = {
     "torch": "trt_code.runners.search.torch_steps",
     "ort": "trt_code.runners.search.ort_steps",
+    "cuda-graph": "trt_code.runners.search.cuda_graph_steps",
 }
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 

@@ -75,3 +75,22 @@ def test_a_file_of_another_network_is_refused(tmp_path, build_dir):
         (folder / name).write_bytes(encoder)
     with pytest.raises(UserError, match="is no step of a Lite Transformer"):
         create("ort", FILES, "fp32", "cpu", build_dir=tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["torch", "cuda-graph"])
+def test_a_gpu_finds_the_originals_best_hypothesis(name, batch):
+    """Twice, and another shape between: the second time the captured graphs are only replayed."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    lengths = batch["b1.beam4_lenpen0.6_lengths"][:, 0]
+    with create(name, FILES, "fp32", "cuda", beam=4, len_penalty=0.6) as runner:
+        for batch_name in ("b1", "b0", "b1"):
+            output = runner.run(batch[f"{batch_name}.src_tokens"])
+    for row, length in enumerate(lengths):
+        expected = batch["b1.beam4_lenpen0.6_tokens"][row, 0, :length]
+        assert output.tokens[row, 1 : 1 + length].tolist() == expected.tolist()
+        scores = batch["b1.beam4_lenpen0.6_positional_scores"][row, 0, :length]
+        np.testing.assert_allclose(output.scores[row, 1 : 1 + length], scores, atol=1e-4)

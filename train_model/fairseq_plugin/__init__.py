@@ -10,6 +10,7 @@ fairseq_compat.prepare()
 
 from . import (  # noqa: E402, F401
     conv_crf_transformer,
+    fused_adam,
     glat_loss,
     transformer_multibranch_v2,
     translation_nat,

@@ -5,7 +5,7 @@ chosen by the loss alone. This task is the same in training and batches, and rep
 
 * ``bleu`` (with ``--eval-bleu``), by the generator that ``--eval-bleu-args`` describes,
 * ``exact``: sentences translated without any difference, in percent,
-* ``length``: sentences whose length was predicted right, in percent.
+* ``right_length``: sentences whose length was predicted right, in percent.
 
 For the criterion ``glat_loss`` it also says how much of the target may be seen at each update.
 """
@@ -71,7 +71,7 @@ class TranslationNatTask(TranslationLevenshteinTask):
         super().reduce_metrics(logging_outputs, criterion)
         sentences = sum(log.get("_sentences", 0) for log in logging_outputs)
         if sentences:
-            for name in ("exact", "length"):
+            for name in ("exact", "right_length"):
                 count = sum(log.get(f"_{name}", 0) for log in logging_outputs)
                 metrics.log_scalar(name, 100 * count / sentences, sentences, round=2)
 
@@ -94,7 +94,7 @@ class TranslationNatTask(TranslationLevenshteinTask):
         counts = {
             "_sentences": len(pairs),
             "_exact": sum(torch.equal(ours, reference) for ours, reference in pairs),
-            "_length": sum(len(ours) == len(reference) for ours, reference in pairs),
+            "_right_length": sum(len(ours) == len(reference) for ours, reference in pairs),
             "_bleu_sys_len": bleu.sys_len,
             "_bleu_ref_len": bleu.ref_len,
         }

@@ -51,8 +51,12 @@ class DynamicCRF(nn.Module):
         beam_targets = forced.topk(self.beam, dim=2).indices
         beam_scores = emissions.gather(2, beam_targets)
         transitions = self.E1(beam_targets[:, :-1]) @ self.E2(beam_targets[:, 1:]).transpose(2, 3)
-        score = beam_scores[:, 0]
-        for t in range(1, targets.shape[1]):
-            step = (score[:, :, None] + transitions[:, t - 1]).logsumexp(1) + beam_scores[:, t]
-            score = torch.where(mask[:, t, None], step, score)
+        # unbind, because the gradient of every single slice would be as large as the whole tensor
+        score, *beam_scores = beam_scores.unbind(1)
+        real = mask[:, 1:, None].unbind(1)
+        for step_scores, transition, is_real in zip(
+            beam_scores, transitions.unbind(1), real, strict=True
+        ):
+            step = (score[:, :, None] + transition).logsumexp(1) + step_scores
+            score = torch.where(is_real, step, score)
         return score.logsumexp(1)

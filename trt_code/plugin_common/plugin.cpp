@@ -9,6 +9,8 @@ namespace lite {
 namespace {
 
 constexpr int32_t kRefused = 1;
+// Far above any memory, and far below where sizes in bytes overflow.
+constexpr int64_t kMaxElements = int64_t{1} << 40;
 
 bool isData(nvinfer1::DataType type) {
   return type == nvinfer1::DataType::kFLOAT || type == nvinfer1::DataType::kHALF ||
@@ -258,10 +260,14 @@ const char* PluginBase::checkTensors(const Inputs& inputs) const {
     if (rule.rank != 0 ? tensor.dims.nbDims != rule.rank : tensor.dims.nbDims < 1) {
       return "an input has the wrong rank";
     }
+    int64_t elements = 1;
     for (int32_t axis = 0; axis < tensor.dims.nbDims; ++axis) {
-      if (tensor.dims.d[axis] < 0 || tensor.dims.d[axis] > std::numeric_limits<int32_t>::max()) {
+      const int64_t dim = tensor.dims.d[axis];
+      if (dim < 0 || dim > std::numeric_limits<int32_t>::max()) {
         return "a dimension is not within 0 to 2^31 - 1";
       }
+      if (dim > 0 && elements > kMaxElements / dim) return "a tensor has over 2^40 elements";
+      elements *= dim;
     }
   }
   return checkShapes(inputs);
@@ -273,19 +279,19 @@ int32_t PluginBase::refuse(const std::string& reason) const noexcept {
 }
 
 int32_t PluginBase::refuse(const char* reason, const Inputs& inputs) const noexcept {
-  std::string text = std::string(reason) + " [";
+  // attributes() hands out pointers to members, so it is not const; reading through them is.
+  std::string details = describeAttributes(const_cast<PluginBase*>(this)->attributes());
+  const std::vector<TensorRule>& rules = signature().inputs;
   for (int32_t i = 0; i < inputs.count; ++i) {
     const nvinfer1::PluginTensorDesc& tensor = inputs.desc[i];
-    const std::vector<TensorRule>& rules = signature().inputs;
-    text += i < static_cast<int32_t>(rules.size()) ? rules[i].name : "input";
-    text += std::string(" ") + typeName(tensor.type) + " ";
+    details += details.empty() ? "" : ", ";
+    details += i < static_cast<int32_t>(rules.size()) ? rules[i].name : "input";
+    details += std::string(" ") + typeName(tensor.type) + " ";
     for (int32_t axis = 0; axis < tensor.dims.nbDims; ++axis) {
-      text += (axis == 0 ? "" : "x") + std::to_string(tensor.dims.d[axis]);
+      details += (axis == 0 ? "" : "x") + std::to_string(tensor.dims.d[axis]);
     }
-    text += ", ";
   }
-  // attributes() hands out pointers to members, so it is not const; reading through them is.
-  return refuse(text + describeAttributes(const_cast<PluginBase*>(this)->attributes()) + "]");
+  return refuse(std::string(reason) + " [" + details + "]");
 }
 
 }  // namespace lite

@@ -131,15 +131,6 @@ class PluginHost:
         return outcomes
 
 
-def built_host(folder: Path = Path("build/plugins")) -> PluginHost | None:
-    """The host and library that ``make plugins`` built, of the newest major version; None without."""
-    for program in sorted(folder.glob("lite_plugin_host_trt[0-9]*"), reverse=True):
-        library = folder / f"liblite_plugins_trt{program.name.rpartition('_trt')[2]}.so"
-        if library.is_file():
-            return PluginHost(program, library)
-    return None
-
-
 def _text(case: Case, stem: Path) -> str:
     lines = [f"case {case.name}", f"node {case.plugin} {case.version} {case.namespace or '-'}"]
     lines += [f"attribute {name} {_attribute(value)}" for name, value in case.attributes.items()]

@@ -246,7 +246,7 @@ class IExecutionContext:
         if self._trt.refuse_execution:
             self._trt.logger.log(ILogger.ERROR, "enqueue failed")
             return False
-        self._trt.cudart.enqueue(lambda: mock_network(self))
+        self._trt.enqueue(self, stream_handle)
         return True
 
 
@@ -324,6 +324,8 @@ class MockTensorRT:
         self.refuse_profile = self.refuse_build = self.refuse_execution = False
         self.built_config: IBuilderConfig | None = None
         self.creation_flags: int | None = None
+        # How the "network" gets onto a stream; the GPU tests put real work there instead.
+        self.enqueue = lambda context, stream: cudart.enqueue(lambda: mock_network(context))
         trt = self
 
         class Builder:
@@ -408,9 +410,9 @@ def mocked_classes(trt: MockTensorRT) -> dict[str, type]:
     return {name: value for name, value in (module | nested).items() if name not in mine}
 
 
-def install(monkeypatch) -> MockTensorRT:
-    """Make ``import tensorrt`` and ``import cuda.bindings.runtime`` give mocks for one test."""
-    trt = MockTensorRT(MockCudart())
+def install(monkeypatch, cudart=None) -> MockTensorRT:
+    """Make ``import tensorrt`` give a mock for one test, and the CUDA runtime too unless given."""
+    trt = MockTensorRT(cudart or MockCudart())
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", trt.cudart)
     monkeypatch.setattr(plugin_library, "_loaded", {})

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from train_model import fairseq_compat
+from train_model import fairseq_compat, recipe
+from train_model.model_stats import build
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.incremental import IncrementalDecoder
@@ -286,3 +287,45 @@ def test_hypotheses_are_those_of_fairseqs_generator(case, seed):
             torch.testing.assert_close(
                 mine.positional_scores, other["positional_scores"], rtol=0, atol=1e-4
             )
+
+
+@pytest.mark.fairseq
+@pytest.mark.parametrize("name", [name for name in recipe.names() if "-ar" in name])
+def test_fairseq_builds_what_the_recipe_says(name):
+    """Every flag is one of fairseq's or ours, and the network is the one that the cost table counts."""
+    pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
+    fairseq_compat.prepare()
+    from fairseq import options
+    from fairseq.models import ARCH_MODEL_REGISTRY
+
+    import train_model.fairseq_plugin  # noqa: F401
+
+    parser = options.get_training_parser()
+    args = options.parse_args_and_arch(parser, ["no-data", *recipe.load(name).arguments()])
+    expected = build(name).config
+    task = argparse.Namespace(
+        source_dictionary=range(expected.src_vocab), target_dictionary=range(expected.tgt_vocab)
+    )
+    with torch.device("meta"):
+        model = ARCH_MODEL_REGISTRY[args.arch].build_model(args, task)
+    assert model.config == expected
+    assert model.config.padding_policy == "masked"
+    assert not model.config.left_pad_source
+
+
+@pytest.mark.fairseq
+def test_a_network_trained_by_fairseq_loads_without_it(tmp_path):
+    pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
+    fairseq_compat.prepare()
+    from train_model.fairseq_plugin.transformer_multibranch_v2 import TransformerMultibranchModel
+
+    model = TransformerMultibranchModel(SMALL).eval()
+    save_checkpoint(tmp_path / "ar.pt", model, SMALL)
+    again = load_checkpoint(tmp_path / "ar.pt").model
+    source, target = sentences([5, 8]), sentences([6, 4], vocab=48)
+    with torch.inference_mode():
+        logits, _ = model(source, None, target)
+        torch.testing.assert_close(again.decode(target, again.encode(source)), logits)
+        # teacher forcing, as the criterion asks for it
+        probabilities = model.get_normalized_probs((logits, None), log_probs=True)
+        torch.testing.assert_close(probabilities, logits.log_softmax(-1))

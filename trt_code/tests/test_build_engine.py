@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from train_model.cli import UserError
-from trt_code.build_engine import main
+from trt_code.build_engine import _parser, main
 from trt_code.tests import mock_tensorrt
 from trt_code.tests.mock_tensorrt import ParserError
 
@@ -277,6 +277,12 @@ def test_verbose_prints_what_tensorrt_says(trt, capsys):
     with pytest.raises(UserError):
         build("--verbose")
     assert "[TensorRT] ERROR: no implementation" in capsys.readouterr().err
+
+
+def test_the_walkthrough_has_every_flag():
+    flags = {flag for action in _parser()._actions for flag in action.option_strings}
+    text = (Path(__file__).parents[2] / "doc/engine.md").read_text()
+    assert not [flag for flag in flags - {"-h", "--help"} if flag not in text]
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")

@@ -10,7 +10,8 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -126,12 +127,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         hardware_compatible=args.hardware_compatible,
         detailed_layers=args.layer_report is not None,
     )
-    # Python's Ctrl-C would wait until TensorRT returns. No file is open meanwhile: end at once.
-    python_handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Hashed before the build takes its minutes: what changes meanwhile is not in the plan.
+    built_from = describe_graph(graph, args.output)
+    plugins = tuple(describe_plugins(library, args.output) for library in libraries)
     start = time.monotonic()
-    plan = build_plan(trt, graph, profiles, options)
+    with _ctrl_c_ends_at_once():
+        plan = build_plan(trt, graph, profiles, options)
     seconds = time.monotonic() - start
-    signal.signal(signal.SIGINT, python_handler)
 
     if args.layer_report:
         _write_layer_report(trt, plan, args.layer_report)
@@ -142,8 +144,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         Sidecar(
             tensorrt=trt.__version__,
             gpu=gpu,
-            graph=describe_graph(graph, args.output),
-            plugins=tuple(describe_plugins(library, args.output) for library in libraries),
+            graph=built_from,
+            plugins=plugins,
             profiles=tuple(profiles),
             tf32=options.tf32,
             version_compatible=args.version_compatible,
@@ -182,9 +184,18 @@ def build_plan(
     if plan is None:
         raise UserError(f"TensorRT could not build {graph.path}: {logger.last_error()}")
     if options.timing_cache:
-        with atomic_path(options.timing_cache) as temporary:
-            temporary.write_bytes(memoryview(config.get_timing_cache().serialize()))
+        _write_timing_cache(config, options.timing_cache)
     return memoryview(plan)
+
+
+@contextmanager
+def _ctrl_c_ends_at_once() -> Iterator[None]:
+    """Python's own handler would wait until TensorRT returns; no file is open meanwhile."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _refuse_functions(graph: GraphFiles) -> None:
@@ -283,6 +294,15 @@ def _attach_timing_cache(config: Any, path: Path) -> None:
         reason = process_logger().last_error()
         print(f"starting {path} afresh: TensorRT refuses it ({reason})", file=sys.stderr)
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def _write_timing_cache(config: Any, path: Path) -> None:
+    """Keep the timings for the next build; a plan is not thrown away because they cannot be kept."""
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(memoryview(config.get_timing_cache().serialize()))
+    except UserError as error:
+        print(f"warning: {error}; the next build starts without it", file=sys.stderr)
 
 
 def _write_layer_report(trt: ModuleType, plan: memoryview, path: Path) -> None:

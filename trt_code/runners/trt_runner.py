@@ -63,7 +63,7 @@ class TrtRunner(Runner):
         self._profiles = sidecar.profiles
         self.max_source = max(profile.max.length for profile in self._profiles)
         self.max_batch = max(profile.max.batch for profile in self._profiles)
-        self._free_at_start = self._peak = self._free_memory()
+        self._free_at_start = self._least_free = self._free_memory()
         self._engine = deserialize(trt, plan.read_bytes(), f"{plan}; build it: {sidecar.command}")
         self._trt = trt
         self._input = _input_name(trt, self._engine, plan)
@@ -100,7 +100,7 @@ class TrtRunner(Runner):
 
         It is the drop in the GPU's free memory, so what other processes take meanwhile counts too.
         """
-        return max(0, self._free_at_start - self._peak)
+        return max(0, self._free_at_start - self._least_free)
 
     def close(self) -> None:
         for shape_run in self._ready.values():
@@ -125,7 +125,7 @@ class TrtRunner(Runner):
             self._ready[shape] = _ShapeRun(
                 self._trt, self._engine, self._input, profile, shape, self._scratch, self._stream
             )
-            self._peak = min(self._peak, self._free_memory())
+            self._least_free = min(self._least_free, self._free_memory())
         self._ready.move_to_end(shape)
         return self._ready[shape]
 

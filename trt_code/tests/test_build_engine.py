@@ -2,6 +2,7 @@
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -145,6 +146,21 @@ def test_foreign_timing_cache_is_replaced(trt, capsys):
     build("--timing-cache", "timing.cache")
     assert Path("timing.cache").read_bytes() == b"t"
     assert "starting timing.cache afresh" in capsys.readouterr().err
+
+
+def test_plan_is_kept_when_the_timing_cache_cannot_be(trt, capsys):
+    Path("file").touch()
+    build("--timing-cache", "file/timing.cache")
+    assert Path("out/model.plan").is_file()
+    assert "warning: cannot write file/timing.cache" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_pythons_again_after_a_failed_build(trt):
+    trt.refuse_build = True
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(UserError):
+        build()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def refusal(*flags) -> str:

@@ -15,6 +15,8 @@
 // out as NaN is done again over its window alone: see dynamic_conv_mma.cuh.
 #pragma once
 
+#include <type_traits>
+
 #include "dynamic_conv.h"
 #include "mma.cuh"
 
@@ -31,6 +33,10 @@ constexpr int kInputsAhead = 4;            // input vectors of a thread that are
 constexpr int kSoftmaxLanes = 4;           // threads that share one softmax
 constexpr int kShortKernel = 16;
 constexpr int kShortLogits = kShortKernel / kSoftmaxLanes;  // of a lane
+
+/// Blocks that should share a processor: what registers allow. bfloat16's conversions take more.
+template <typename T>
+constexpr int kResidentBlocks = std::is_same_v<T, __half> ? 6 : 4;
 
 struct Tiling {
   int steps;       // matrix instructions along the inputs
@@ -56,7 +62,7 @@ struct Tiling {
 
 // kUnits units of positions a block; kWarps / kUnits warps share each and divide its channels.
 template <typename T, int kVec, int kUnits>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
     kernel(DynamicConvFusedParams p, Tiling tiling, const T* __restrict__ x,
            const T* __restrict__ logits, const int32_t* __restrict__ mask, T* __restrict__ y) {
   constexpr int kTile = kUnits * kUnit;

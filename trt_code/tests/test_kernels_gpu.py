@@ -310,22 +310,27 @@ def test_layer_norm_far_from_zero(
     assert_as_exact_as(output, plain, exact)
 
 
-def test_a_window_does_not_see_beyond_itself() -> None:
+@dtypes
+@pytest.mark.parametrize(
+    ("length", "kernel", "padding"), [(40, 3, 1), (40, 6, 5), (37, 15, 7), (200, 40, 0)]
+)
+def test_a_window_does_not_see_beyond_itself(
+    length: int, kernel: int, padding: int, dtype: torch.dtype
+) -> None:
     """An infinity next to a window must not turn the window's sum into NaN."""
-    for length, kernel, padding in [(40, 3, 1), (40, 6, 5), (37, 15, 7)]:
-        x = torch.ones(1, 8, length, device="cuda")
-        x[:, :, 20] = torch.inf
-        weight = torch.ones(1, 1, kernel, length, device="cuda") / kernel
-        logits = torch.zeros(1, length, kernel, device="cuda")
-        y = lite.dynamic_conv(x, weight, padding)
-        fused = lite.dynamic_conv_fused(
-            x.transpose(1, 2).contiguous(), logits, None, 1, kernel, padding, False
-        )
-        reached = torch.zeros(length, dtype=torch.bool, device="cuda")
-        reached[20 - (kernel - 1 - padding) : 20 + padding + 1] = True
-        for result in (y, fused.transpose(1, 2)):
-            assert result.isinf().equal(reached.expand_as(result))
-            assert not result.isnan().any()
+    x = torch.ones(1, 8, length, device="cuda", dtype=dtype)
+    x[:, :, 20] = torch.inf
+    weight = torch.full((1, 1, kernel, length), 1 / kernel, device="cuda", dtype=dtype)
+    logits = torch.zeros(1, length, kernel, device="cuda", dtype=dtype)
+    y = lite.dynamic_conv(x, weight, padding)
+    fused = lite.dynamic_conv_fused(
+        x.transpose(1, 2).contiguous(), logits, None, 1, kernel, padding, False
+    )
+    reached = torch.zeros(length, dtype=torch.bool, device="cuda")
+    reached[max(0, 20 - (kernel - 1 - padding)) : 20 + padding + 1] = True
+    for result in (y, fused.transpose(1, 2)):
+        assert result.isinf().equal(reached.expand_as(result))
+        assert not result.isnan().any()
 
 
 # ---- top_k --------------------------------------------------------------------------------------

@@ -15,15 +15,12 @@ BUILD := build/$(MODEL)
 # Without it the project makes its own .venv from the first suitable Python on the PATH.
 ifdef PYTHON
 PY := $(PYTHON)
-ENV_BASE :=
-ENV_TRAIN :=
-ENV_DEV :=
+NEEDS =
 else
 PY := .venv/bin/python
-ENV_BASE := .venv/base.stamp
-ENV_TRAIN := .venv/train.stamp
-ENV_DEV := .venv/dev.stamp
+NEEDS = $(1:%=.venv/%.stamp)
 endif
+ENV_BASE := $(call NEEDS,base)
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 FIND_PYTHON = for python in python3 python3.12 python3.11 python3.13; do \
 	$$python -c '$(SUITABLE)' 2>/dev/null && break; python=; done
@@ -37,8 +34,8 @@ INSTALL := $(PY) -m pip install -qq --disable-pip-version-check
 	@$(INSTALL) -r $<
 	@touch $@
 
-.venv/dev.stamp: requirements/dev.lock .venv/base.stamp
-	@echo "installing requirements/dev.lock into .venv"
+.venv/%.stamp: requirements/%.lock .venv/base.stamp
+	@echo "installing $< into .venv"
 	@$(INSTALL) -r $<
 	@touch $@
 
@@ -63,7 +60,7 @@ needs-%:
 
 HAS = $(shell $(DOCTOR) --require $(1) >/dev/null 2>&1 && echo yes)
 
-env: $(ENV_BASE) $(ENV_TRAIN) $(ENV_DEV)  ## make .venv with every package that needs no GPU
+env: $(call NEEDS,base train dev download)  ## make .venv with every package that needs no GPU
 
 lock: $(ENV_BASE)  ## resolve pyproject.toml anew into requirements/*.lock
 	$(PY) requirements/lock.py
@@ -105,6 +102,21 @@ patch: $(PATCHED)  ## write the graphs for TensorRT (PRECISION=fp16 for one)
 $(BUILD)/model.%.onnx: $(BUILD)/model.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $< --output $@ --precision $* >&2
 
+# --- Data and training --------------------------------------------------------------------------
+.PHONY: download train distill model-stats
+download: $(call NEEDS,download)  ## the public checkpoint and its WMT16 text, for MODEL=wmt16
+	@PYTHON=$(PY) ./download.sh
+
+train: $(call NEEDS,train)  ## train RECIPE=demo with fairseq, on a GPU or two cores (TRAIN= passes options)
+	@$(PY) -m train_model.train --recipe $(RECIPE) $(TRAIN)
+
+TEACHER ?= $(firstword $(CHECKPOINT.demo-ar))
+distill: $(TEACHER) $(call NEEDS,train)  ## a corpus with TEACHER=checkpoint.pt's translations as targets (CORPUS=demo)
+	@$(PY) -m train_model.distill --corpus $(or $(CORPUS),demo) --teacher $(TEACHER)
+
+model-stats: $(ENV_BASE)  ## parameters and Mult-Adds of every recipe beside the published ones
+	@$(PY) -m train_model.model_stats
+
 # --- CUDA and TensorRT --------------------------------------------------------------------------
 # CMake knows best what is out of date, so these are run whenever they are asked for.
 .PHONY: plugins torch-ops engine-tf32 engine-fp16 engine-int8
@@ -134,7 +146,7 @@ endif
 endif
 
 # --- Measure and use ----------------------------------------------------------------------------
-.PHONY: bench eval translate report
+.PHONY: bench eval translate report triton
 bench: $(BUILD)/model.onnx $(PATCHED)  ## the table: latency and agreement of every runner (build/bench)
 	@$(PY) -m trt_code.bench --model $(MODEL)
 
@@ -150,29 +162,23 @@ endif
 translate: $(BUILD)/model.onnx  ## translate TEXT="...", or stdin a line at a time
 	@$(PY) -m trt_code.translate --model $(MODEL) $(SENTENCE)
 
-.PHONY: model-stats
-model-stats: $(ENV_BASE)  ## parameters and Mult-Adds of every recipe beside the published ones
-	@$(PY) -m train_model.model_stats
-
-.PHONY: distill
-TEACHER ?= $(firstword $(CHECKPOINT.demo-ar))
-distill: $(TEACHER) $(ENV_TRAIN)  ## a corpus with TEACHER=checkpoint.pt's translations as targets (CORPUS=demo)
-	@$(PY) -m train_model.distill --corpus $(or $(CORPUS),demo) --teacher $(TEACHER)
-
 report:  ## plot and tabulate anew what bench measured
 	@$(PY) -m trt_code.report
+
+triton: $(BUILD)/model.onnx  ## a Triton Inference Server model repository in build/triton (doc/serving.md)
+	@$(PY) -m trt_code.triton.repository --model $(MODEL) $(TRITON)
 
 # --- Checks -------------------------------------------------------------------------------------
 CPP_FILES = $(shell find trt_code plugin_attrs_issue -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h')
 
 .PHONY: test test-gpu lint clean
-test: $(ENV_BASE) $(ENV_TRAIN) $(ENV_DEV)  ## every test that needs no GPU (PYTEST= passes options)
+test: $(call NEEDS,train dev)  ## every test that needs no GPU (PYTEST= passes options)
 	$(PY) -m pytest -m "not gpu" $(PYTEST)
 
-test-gpu: needs-gpu $(ENV_BASE) $(ENV_DEV)  ## the tests that need a CUDA GPU
+test-gpu: needs-gpu $(call NEEDS,dev)  ## the tests that need a CUDA GPU
 	$(PY) -m pytest -m gpu $(PYTEST)
 
-lint: $(ENV_DEV)  ## ruff and clang-format, changing nothing
+lint: $(call NEEDS,dev)  ## ruff and clang-format, changing nothing
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -c 'import clang_format; clang_format.clang_format()' --dry-run -Werror $(CPP_FILES)

@@ -1,4 +1,4 @@
-"""Write requirements/{base,train,dev}.lock: the exact versions of what pyproject.toml asks for.
+"""Write requirements/*.lock: the exact versions of what pyproject.toml asks for.
 
 Run it with `make lock` after changing a dependency. pip does the resolving (`--dry-run --report`);
 nothing is installed. The GPU libraries that some builds of PyTorch need are left out, because each
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+EXTRAS = ("train", "dev", "download")
 GPU_LIBRARIES = ("nvidia-", "triton", "cuda-")
 
 
@@ -34,12 +35,17 @@ def resolve(extras: str) -> dict[str, str]:
 
 def main() -> None:
     base = resolve("")
-    for lock, extras in {"base": "", "train": "[train]", "dev": "[dev]"}.items():
-        packages = base if lock == "base" else resolve(extras).items() - base.items()
-        lines = [f"# Written by `make lock` from pyproject.toml{extras}; do not edit."]
-        lines += [] if lock == "base" else ["-r base.lock"]
-        lines += [f"{name}=={version}" for name, version in sorted(dict(packages).items())]
-        (FOLDER / f"{lock}.lock").write_text("\n".join(lines) + "\n")
+    write("base", "", base)
+    for extra in EXTRAS:
+        more = dict(resolve(f"[{extra}]").items() - base.items())
+        write(extra, f"[{extra}]", more, "-r base.lock")
+
+
+def write(lock: str, extras: str, packages: dict[str, str], *head: str) -> None:
+    """Write ``requirements/<lock>.lock``."""
+    lines = [f"# Written by `make lock` from pyproject.toml{extras}; do not edit.", *head]
+    lines += [f"{name}=={version}" for name, version in sorted(packages.items())]
+    (FOLDER / f"{lock}.lock").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
+LOCKED_EXTRAS = ("train", "dev", "download")
 DOCTOR_FILES = ["trt_code/__init__.py", "trt_code/doctor.py"]
 DOCTOR_FILES += ["train_model/__init__.py", "train_model/cli.py"]
 
@@ -141,10 +142,10 @@ def test_locks_hold_what_pyproject_asks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     locked = {}
-    for lock in ("base", "train", "dev"):
+    for lock in ("base", *LOCKED_EXTRAS):
         lines = (ROOT / "requirements" / f"{lock}.lock").read_text().splitlines()
         locked |= dict(line.split("==") for line in lines if "==" in line)
-    for text in [*project["dependencies"], *extras["train"], *extras["dev"]]:
+    for text in [*project["dependencies"], *(t for e in LOCKED_EXTRAS for t in extras[e])]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(locked[requirement.name.lower()]), text
 

@@ -18,10 +18,13 @@ import numpy as np
 import onnxruntime
 import torch
 
+from onnx_export import verify_ar
+from onnx_export.halves import OnnxHalves
 from onnx_export.onnx_file import load_onnx
 from train_model.cli import UserError, run
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.conv_crf_transformer import BOS, EOS, PAD, ConvCrfTransformer
+from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 
 BATCHES = (1, 2, 16)
 LENGTHS = (1, 2, 3, 8, 33)
@@ -154,6 +157,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the random sources (0)")
     arguments = parser.parse_args(argv)
     model = load_checkpoint(arguments.checkpoint).model
+    if isinstance(model, TransformerMultibranch):
+        return verify_ar.report(model, OnnxHalves(arguments.onnx), arguments.seed)
     session = open_session(arguments.onnx)
     print("batch length padding   tokens different  tied  score error     limit  check")
     checks = []

@@ -1,5 +1,6 @@
 """The encoder and the step in ONNX Runtime find what the network in PyTorch finds."""
 
+import shutil
 from pathlib import Path
 
 import onnx
@@ -7,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
-from onnx_export import export
+from onnx_export import export, verify
 from onnx_export.export_ar import encoder_path
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.checkpoint import load_checkpoint
@@ -71,6 +72,19 @@ def test_hypotheses_are_those_of_pytorch(decoder, model, batch, length, beam):
             torch.testing.assert_close(
                 one.positional_scores, other.positional_scores, rtol=0, atol=1e-4
             )
+
+
+def test_verify_agrees_and_finds_a_wrong_weight(path, tmp_path, capsys):
+    arguments = ["--checkpoint", str(CHECKPOINT), "--onnx"]
+    assert verify.main([*arguments, str(path)]) == 0
+    assert "10 of 10 batches agree" in capsys.readouterr().out
+    wrong = onnx.load(path)
+    weight = next(w for w in wrong.graph.initializer if w.name == "decoder.layers.1.fc1.bias")
+    values = onnx.numpy_helper.to_array(weight) + 0.1
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(wrong, tmp_path / "model.onnx")
+    shutil.copy(encoder_path(path), tmp_path)
+    assert verify.main([*arguments, str(tmp_path / "model.onnx")]) == 1
 
 
 def test_the_state_is_named_and_every_next_is_an_input(path):

@@ -1,0 +1,84 @@
+"""The two files of an autoregressive network in ONNX Runtime, called as the network's halves are."""
+
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from onnx_export.export_ar import encoder_path
+from train_model.cli import UserError
+from train_model.models.incremental import IncrementalDecoder
+
+
+class OnnxHalves:
+    """The two sessions on the CPU, called with PyTorch tensors that share their memory.
+
+    Raises:
+        UserError: a file is missing, or the files are no encoder and step of this project.
+    """
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        self._encoder, self._step = (_session(p, threads) for p in (encoder_path(path), path))
+        for session, half, place in (
+            (self._encoder, "encoder", encoder_path(path)),
+            (self._step, "step", path),
+        ):
+            if session.get_modelmeta().custom_metadata_map.get("half") != half:
+                raise UserError(
+                    f"{place} is no {half} of a Lite Transformer; make it with `make onnx`"
+                )
+        metadata = self._step.get_modelmeta().custom_metadata_map
+        self.max_source = int(metadata["max_source_positions"])
+        self.max_target = int(metadata["max_target_positions"])
+        inputs = self._step.get_inputs()
+        self._names = [item.name for item in inputs]
+        self._state = [item.shape for item in inputs if item.name.startswith("layers.")]
+        self.vocab_size = self._step.get_outputs()[0].shape[-1]
+
+    def decoder(self) -> IncrementalDecoder:
+        """What a search drives."""
+        return IncrementalDecoder(
+            self.encode, self.step, self.state_shapes, self.vocab_size, self.max_target
+        )
+
+    def encode(self, src_tokens: Tensor) -> list[Tensor]:
+        """As :class:`EncoderHalf` is called."""
+        return _run(self._encoder, ["src_tokens"], [src_tokens])
+
+    def step(
+        self,
+        tokens: Tensor,
+        parents: Tensor,
+        position: Tensor,
+        source: list[Tensor],
+        state: list[Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """As :class:`StepHalf` is called."""
+        inputs = [tokens, parents, position, *source, *state]
+        logprobs, *new_state = _run(self._step, self._names, inputs)
+        return logprobs, new_state
+
+    def state_shapes(self, rows: int, room: int) -> list[tuple[int, ...]]:
+        """Shapes of the state, in the order of the step's inputs."""
+        sizes = {"rows": rows, "room": room}
+        return [tuple(sizes.get(size, size) for size in shape) for shape in self._state]
+
+
+def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    if not path.is_file():
+        raise UserError(f"there is no ONNX file {path}; make one (make onnx)")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors; the optimiser's remarks are not for users
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own types differ between versions
+        raise UserError(f"ONNX Runtime refuses {path}: {str(error).splitlines()[0]}") from error
+
+
+def _run(
+    session: onnxruntime.InferenceSession, names: list[str], inputs: list[Tensor]
+) -> list[Tensor]:
+    feeds = {name: tensor.contiguous().numpy() for name, tensor in zip(names, inputs, strict=True)}
+    return [torch.from_numpy(array) for array in session.run(None, feeds)]

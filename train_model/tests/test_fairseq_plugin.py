@@ -107,7 +107,7 @@ def assert_same_gradients(ours, theirs):
                 gradient,
                 theirs[name],
                 rtol=1e-5,
-                atol=3e-7,
+                atol=3e-6,
                 msg=lambda text, name=name: f"{name}: {text}",
             )
 

@@ -37,7 +37,7 @@ RESULTS += ("acc", "a0", "r0", "path", "peak_memory_bytes")
 
 
 def parse_shapes(text: str) -> list[tuple[int, int]]:
-    """ "16x32,1x8" to (batch, source length) pairs.
+    """Parse ``16x32,1x8`` into (batch, source length) pairs.
 
     Raises:
         UserError: something else, or a source without room for both ends and a word.

@@ -38,7 +38,7 @@ def processors() -> int:
 
 
 def default_device() -> str:
-    """ "cuda" where PyTorch sees a GPU, else "cpu"."""
+    """The device ``cuda`` where PyTorch sees a GPU, else ``cpu``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

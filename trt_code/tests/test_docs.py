@@ -1,0 +1,75 @@
+"""What the documents point at is there: links, make targets, modules and their flags."""
+
+import importlib
+import io
+import re
+import shlex
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    page
+    for folder in ("", "doc", "docker", "plugin_attrs_issue", "data_model/demo")
+    for page in (ROOT / folder).glob("*.md")
+)
+TARGETS = set(
+    " ".join(re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)).split()
+)
+
+
+def code(page: Path) -> str:
+    """What is set as code on a page: indented lines, fenced blocks, spans in backticks."""
+    text = page.read_text(encoding="utf-8")
+    parts = re.findall(r"```.*?\n(.*?)```", text, re.DOTALL)
+    parts += re.findall(r"^ {4,}\S.*$", text, re.MULTILINE)
+    parts += re.findall(r"(?<!`)`([^`]+)`(?!`)", text)
+    return "\n".join(parts)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_make_targets_exist(page):
+    if page.parent.name == "plugin_attrs_issue":
+        pytest.skip("has a Makefile of its own")
+    named = {
+        word
+        for command in re.findall(
+            r"(?:^|[\s;&|])make ((?:[a-z][a-z0-9-]*\*? ?)+)", code(page), re.MULTILINE
+        )
+        for word in command.split()
+    }
+    families = {target.rpartition("-")[0] + "-*" for target in TARGETS}
+    assert named <= TARGETS | families
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Module and flags of every ``python -m`` of ours on every page."""
+    found = set()
+    for page in PAGES:
+        joined = code(page).replace("\\\n", " ")
+        for line in re.findall(
+            r"python3? -m ((?:train_model|onnx_export|trt_code)\.\S+.*)", joined
+        ):
+            words = shlex.split(re.sub(r"\(.*|#.*", "", line.split("|")[0]))
+            flags = tuple(word.split("=")[0] for word in words[1:] if word.startswith("--"))
+            found.add((words[0], flags))
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("module", "flags"), commands(), ids=str)
+def test_commands_have_the_flags_that_are_named(module, flags):
+    printed = io.StringIO()
+    with redirect_stdout(printed), pytest.raises(SystemExit) as left:
+        importlib.import_module(module).main(["--help"])
+    assert left.value.code == 0
+    known = set(re.findall(r"--[a-z0-9-]+", printed.getvalue()))
+    assert set(flags) <= known

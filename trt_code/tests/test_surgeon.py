@@ -197,3 +197,63 @@ def test_patching_a_patched_file_changes_nothing_more(exported, tmp_path):
     twice = patched(Exported(exported.model, exported.checkpoint, path), tmp_path / "again")
     assert count(once) == count(twice)
     assert onnx_file.load_onnx(path).graph.node == twice.graph.node
+
+
+def with_quantizers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Q/DQ as an export after QAT has them: both operands of every product with a weight."""
+    make = onnx.helper.make_node
+    weights = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    constants = {"one_scale": np.array(0.05, np.float32), "no_shift": np.array(0, np.int8)}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in weights:
+            x, name = node.input
+            scale = np.abs(weights[name]).max(0) / 127
+            constants[f"{name}.int8"] = np.round(weights[name] / scale).astype(np.int8)
+            constants[f"{name}.scale"] = scale.astype(np.float32)
+            constants[f"{name}.zero"] = np.zeros(len(scale), np.int8)
+            at = node.name
+            nodes += [
+                make("QuantizeLinear", [x, "one_scale", "no_shift"], [f"{at}.q"], f"{at}.q"),
+                make(
+                    "DequantizeLinear",
+                    [f"{at}.q", "one_scale", "no_shift"],
+                    [f"{at}.dq"],
+                    f"{at}.d",
+                ),
+                make(
+                    "DequantizeLinear",
+                    [f"{name}.int8", f"{name}.scale", f"{name}.zero"],
+                    [f"{at}.w"],
+                    f"{at}.w",
+                    axis=1,
+                ),
+            ]
+            node.input[:] = [f"{at}.dq", f"{at}.w"]
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in constants.items()
+    )
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def test_int8_graph(exported, tmp_path):
+    """Scales become FP16, since what DequantizeLinear gives has the type of its scale."""
+    path = tmp_path / "qat.onnx"
+    onnx.save(with_quantizers(onnx.load(exported.onnx)), path)
+    source = {"src_tokens": np.array([[0, 5, 6, 7, 8, 9, 2], [0, 4, 2, 1, 1, 1, 1]])}
+    expected = verify.open_session(path).run(None, source)
+    quantized = Exported(exported.model, exported.checkpoint, path)
+    model = patched(quantized, tmp_path, "--precision", "int8")
+    types = {item.name: item.data_type for item in model.graph.initializer}
+    assert types["one_scale"] == onnx.TensorProto.FLOAT16
+    assert types["encoder.layers.0.fc1.weight.scale"] == onnx.TensorProto.FLOAT16
+    assert types["encoder.layers.0.fc1.weight.int8"] == onnx.TensorProto.INT8
+    assert "encoder.layers.0.fc1.weight" not in types
+    assert count(model)["LiteDynamicConv"] == LAYERS
+    tokens, scores = session_of(model).run(None, source)
+    assert np.isfinite(scores).all()
+    real = expected[0] != 1
+    assert (tokens == expected[0])[real].mean() > 0.8

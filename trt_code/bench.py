@@ -26,7 +26,7 @@ from trt_code.agreement import Agreement, compare, verdict
 from trt_code.machine import default_device, describe
 from trt_code.runners import PRECISIONS, RUNNERS, Runner, Unavailable, create
 from trt_code.runners.base import wall_ms
-from trt_code.translate import add_runner_arguments
+from trt_code.translate import add_count, add_runner_arguments
 
 DEFAULT_SHAPES = "1x8,1x32,16x8,16x32"
 LEAST_REPEATS = 3
@@ -238,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runner", default=",".join(RUNNERS), help="comma-separated; default: all")
     parser.add_argument("--precision", default="fp32,tf32,fp16", help="comma-separated")
     parser.add_argument("--shape", default=DEFAULT_SHAPES, help="BATCHxSOURCE, comma-separated")
-    parser.add_argument("--repeats", type=int, default=30, help="timed passes a row, at most")
+    add_count(parser, "--repeats", 30, "timed passes a row, at most")
     parser.add_argument(
         "--seconds", type=float, default=3, help="for a row's passes; 3 at least run"
     )
@@ -247,8 +247,6 @@ def main(argv: list[str] | None = None) -> int:
     runners = parse_names(arguments.runner, list(RUNNERS), "runner")
     precisions = parse_names(arguments.precision, PRECISIONS, "precision")
     shapes = parse_shapes(arguments.shape)
-    if arguments.repeats < 1:
-        raise UserError("--repeats is at least 1")
     device = default_device() if arguments.device == "auto" else arguments.device
     files = model_files(arguments.model, arguments.build_dir)
     machine = describe(device, arguments.threads)

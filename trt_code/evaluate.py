@@ -18,7 +18,7 @@ from train_model.models.zoo import ModelFiles, model_files
 from trt_code.bench import parse_names
 from trt_code.machine import default_device, describe
 from trt_code.runners import PRECISIONS, RUNNERS, Unavailable, create
-from trt_code.translate import add_runner_arguments
+from trt_code.translate import add_count, add_runner_arguments
 from trt_code.translator import Translation, Translator
 
 HEAD = f"{'runner':<24}{'exact':>8}{'length':>8}{'BLEU':>8}{'chrF':>8}{'sentences/s':>13}"
@@ -78,13 +78,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--runner", default=",".join(RUNNERS), help="comma-separated; default: all")
     parser.add_argument("--precision", default="fp32,fp16", help="comma-separated")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--limit", type=int, help="only the first so many sentences")
+    add_count(parser, "--limit", None, "only the first so many sentences")
     parser.add_argument("--output", type=Path, default=Path("build/eval"), help="folder")
     arguments = parser.parse_args(argv)
     runners = parse_names(arguments.runner, list(RUNNERS), "runner")
     precisions = parse_names(arguments.precision, PRECISIONS, "precision")
-    if arguments.limit is not None and arguments.limit < 1:
-        raise UserError("--limit is at least 1")
 
     files = model_files(arguments.model, arguments.build_dir)
     sources, references = (side[: arguments.limit] for side in read_split(files, arguments.split))

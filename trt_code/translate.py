@@ -91,13 +91,24 @@ def warn_about_decoding(arguments: argparse.Namespace) -> None:
             )
 
 
+def add_count(
+    parser: argparse.ArgumentParser, name: str, default: int | None, meaning: str
+) -> None:
+    """An option that is a whole number of 1 or more; raises ``UserError`` for another value."""
+
+    def count(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise UserError(f"{name} is at least 1, not {text!r}")
+        return int(text)
+
+    parser.add_argument(name, type=count, default=default, help=meaning)
+
+
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that name a model and where it runs."""
     parser.add_argument("--model", default="demo", help="demo, demo-ar, wmt16 or wmt16-random")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument(
-        "--threads", type=int, default=processors(), help="CPU threads; default: all"
-    )
+    add_count(parser, "--threads", processors(), "CPU threads; default: all")
     parser.add_argument("--build-dir", default="build", help="where the built files are")
 
 
@@ -107,8 +118,8 @@ def main(argv: list[str] | None = None) -> None:
     add_runner_arguments(parser)
     parser.add_argument("--runner", choices=["auto", *RUNNERS], default="auto")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="a batch, with padding")
-    parser.add_argument("--max-sentences", type=int, default=MAX_SENTENCES, help="a batch")
+    add_count(parser, "--max-tokens", MAX_TOKENS, "a batch, with padding")
+    add_count(parser, "--max-sentences", MAX_SENTENCES, "a batch")
     parser.add_argument("--too-long", choices=["refuse", "cut"], default="refuse")
     parser.add_argument("--unknown", choices=["refuse", "keep"], default="refuse")
     search = parser.add_argument_group(
@@ -118,9 +129,6 @@ def main(argv: list[str] | None = None) -> None:
     search.add_argument("--lenpen", type=float, help="exponent of the length; default 0.6")
     search.add_argument("--iter-decode-max-iter", type=int, help="does nothing")
     arguments = parser.parse_args(argv)
-    for name in ("max_tokens", "max_sentences"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is at least 1")
 
     files = model_files(arguments.model, arguments.build_dir)
     if files.bpe_codes is None:

@@ -165,7 +165,8 @@ def test_low_precision_is_held_against_pytorch_in_that_precision(zoo, tiny_build
     ("arguments", "message"),
     [
         (["--shape", "1x25"], "24 positions"),
-        (["--repeats", "0"], "--repeats"),
+        (["--repeats", "0"], "--repeats is at least 1, not '0'"),
+        (["--threads", "-1"], "--threads is at least 1"),
         (["--runner", "tensorflow"], "choose from torch"),
         (["--precision", "fp7"], "choose from fp32"),
     ],

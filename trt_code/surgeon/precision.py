@@ -75,8 +75,8 @@ def make_plan(model: ir.Model, low: ir.DataType, ranges: dict[str, float]) -> Pl
             plan.kept[node] = "sums, statistics and choices are made in FP32"
         elif reach > limit / _HEADROOM:
             plan.kept[node] = f"reaches {reach:.3g}; {low.name} ends at {limit:.3g}"
-        elif all(_from_integers(value.producer()) for value in _inner(node)) and _inner(node):
-            plan.kept[node] = "counts positions"
+        elif _inner(node) and all(_is_count(plan, value) for value in _inner(node)):
+            plan.kept[node] = _COUNT
         elif any(_is_path_score(plan, value) for value in _inner(node)):
             plan.kept[node] = _PATH_SCORE
         if node.op_type == "Softmax" and ranges.get(node.inputs[0].name, 0) > _SOFTMAX_LIMIT:
@@ -178,7 +178,13 @@ def _largest(node: ir.Node, ranges: dict[str, float]) -> float:
     return reach
 
 
+_COUNT = "counts positions"
 _PATH_SCORE = "path scores of the CRF"
+
+
+def _is_count(plan: Plan, value: ir.Value) -> bool:
+    node = value.producer()
+    return _from_integers(node) or plan.kept.get(node) == _COUNT
 
 
 def _is_path_score(plan: Plan, value: ir.Value) -> bool:

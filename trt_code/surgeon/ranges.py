@@ -19,7 +19,8 @@ MASKED = 1e30
 def measure(model: ir.Model, seed: int = 0) -> dict[str, float]:
     """The largest magnitude of every FP32 value of the main graph, by the value's name.
 
-    Values that a mask wrote (1e30 and above) are left out; an infinity of the FP32 graph itself stays.
+    Values that a mask wrote (1e30 and above, infinity where a Where writes it) are left out; an infinity
+    that the FP32 graph computed stays.
 
     Args:
         model: a graph in FP32 that maps int64 tokens [batch, length] to its outputs.
@@ -52,6 +53,7 @@ def _probed(model: ir.Model, names: list[str]) -> onnx.ModelProto:
     """The graph with one output a value: its largest magnitude below that of masks."""
     proto = with_reference_functions(ir.serde.serialize_model(model))
     graph = proto.graph
+    masked = _masked_with_infinity(model)
     graph.initializer.extend(
         [
             onnx.numpy_helper.from_array(np.array(MASKED, np.float32), "range.masked"),
@@ -68,7 +70,11 @@ def _probed(model: ir.Model, names: list[str]) -> onnx.ModelProto:
                 make("GreaterOrEqual", [f"{at}.abs", "range.masked"], [f"{at}.big"]),
                 make("Less", [f"{at}.abs", "range.infinity"], [f"{at}.finite"]),
                 make("And", [f"{at}.big", f"{at}.finite"], [f"{at}.mask"]),
-                make("Where", [f"{at}.mask", "range.zero", f"{at}.abs"], [f"{at}.rest"]),
+                make(
+                    "Where",
+                    [f"{at}.big" if name in masked else f"{at}.mask", "range.zero", f"{at}.abs"],
+                    [f"{at}.rest"],
+                ),
                 make("ReduceMax", [f"{at}.rest"], [f"{name}.largest"], keepdims=0),
             ]
         )
@@ -77,6 +83,18 @@ def _probed(model: ir.Model, names: list[str]) -> onnx.ModelProto:
         onnx.helper.make_tensor_value_info(f"{name}.largest", _FLOAT, []) for name in names
     )
     return proto
+
+
+def _masked_with_infinity(model: ir.Model) -> set[str]:
+    """Names of values into which a Where writes an infinite constant, and of other views of them."""
+    masked: set[str] = set()
+    for node in model.graph:
+        constants = [array for value in node.inputs if (array := constant(value)) is not None]
+        writes = node.op_type == "Where" and any(np.isinf(array).any() for array in constants)
+        views = node.op_type in ("Reshape", "Transpose", "Unsqueeze", "Squeeze")
+        if writes or (views and node.inputs[0].name in masked):
+            masked.add(node.outputs[0].name)
+    return masked
 
 
 def _limits(model: ir.Model) -> tuple[int, int]:

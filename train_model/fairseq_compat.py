@@ -90,10 +90,23 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _allow_checkpoint_classes() -> None:
-    """Let ``torch.load`` rebuild what fairseq's trainer writes beside the tensors."""
+    """Let fairseq's loader rebuild what fairseq's trainer writes beside the tensors, and no more."""
+    import torch
+    from fairseq import checkpoint_utils
+
+    load, allowed = checkpoint_utils.load_checkpoint_to_cpu, _checkpoint_classes()
+
+    @functools.wraps(load)
+    def load_checkpoint_to_cpu(*args, **kwargs):
+        with torch.serialization.safe_globals(allowed):
+            return load(*args, **kwargs)
+
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+
+
+def _checkpoint_classes() -> list:
     import numpy as np
     import omegaconf
-    import torch
     from fairseq.dataclass import configs, constants
     from fairseq.logging import meters
 
@@ -126,4 +139,4 @@ def _allow_checkpoint_classes() -> None:
         allowed += [
             cls for _, cls in inspect.getmembers(module, inspect.isclass) if issubclass(cls, base)
         ]
-    torch.serialization.add_safe_globals(allowed)
+    return allowed

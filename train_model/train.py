@@ -3,6 +3,11 @@
     python -m train_model.train --recipe demo
     python -m train_model.train --recipe demo --set max_update=1000 --set batch_size=64
 
+Several GPUs of one machine share the work, each with the recipe's batch; the same batch as one GPU with
+--set update_freq=8 has:
+
+    torchrun --nproc-per-node 8 -m train_model.train --recipe wmt16-ar-496
+
 Prepares the corpus if need be, goes on from the last checkpoint if there is one, and leaves the best
 weights in build/<recipe>/checkpoint.pt, which export and runners take.
 """
@@ -10,6 +15,7 @@ weights in build/<recipe>/checkpoint.pt, which export and runners take.
 import argparse
 import contextlib
 import dataclasses
+import fcntl
 import os
 import pickle
 import sys
@@ -35,16 +41,36 @@ def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path
     fairseq_compat.prepare()
     import train_model.fairseq_plugin  # noqa: F401
 
-    data = prepare(chosen.corpus, build_dir)
+    with _one_at_a_time(Path(build_dir)):
+        data = prepare(chosen.corpus, build_dir)
     output = Path(build_dir) / chosen.name
     save_dir = output / "train"
     save_dir.mkdir(parents=True, exist_ok=True)
     last = save_dir / "checkpoint_last.pt"
-    print(f"recipe {chosen.name}: {chosen.summary}")
-    print(f"device: {_device()}; {f'going on from {last}' if last.is_file() else 'from the start'}")
+    first = _is_first_process()
+    if first:
+        start = f"going on from {last}" if last.is_file() else "from the start"
+        print(f"recipe {chosen.name}: {chosen.summary}")
+        print(f"device: {_device()}; {start}")
     _run_fairseq([str(data), "--save-dir", str(save_dir), *chosen.arguments()])
     best = save_dir / "checkpoint_best.pt"
-    return _convert(best if best.is_file() else last, output / "checkpoint.pt")
+    if first:
+        _convert(best if best.is_file() else last, output / "checkpoint.pt")
+    return output / "checkpoint.pt"
+
+
+def _is_first_process() -> bool:
+    """Whether this process speaks and writes for all that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def _one_at_a_time(build_dir: Path) -> Iterator[None]:
+    """Processes that ``torchrun`` started wait for the first to prepare the corpus, and find it ready."""
+    build_dir.mkdir(parents=True, exist_ok=True)
+    with (build_dir / ".preparing").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _device() -> str:
@@ -61,9 +87,12 @@ def _run_fairseq(arguments: list[str]) -> None:
     try:
         with _command_line(arguments), _forecast(fairseq_train):
             fairseq_train.cli_main(modify_parser=_raise_on_error)
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f"the last checkpoint in {arguments[2]} is damaged; remove it") from error
     except Exception as error:
+        damaged = isinstance(error, pickle.UnpicklingError | EOFError)
+        if damaged or "PytorchStreamReader" in str(error):
+            raise UserError(
+                f"the last checkpoint in {arguments[2]} is damaged; remove it"
+            ) from error
         if "Cannot load model parameters" in str(error):
             raise UserError(
                 f"{arguments[2]} holds a training of another network; remove it to start over"
@@ -176,7 +205,8 @@ def main(argv: list[str] | None = None) -> None:
             chosen, name=chosen.name + DISTILLED, corpus=chosen.corpus + DISTILLED
         )
     checkpoint = train(chosen, options.build_dir)
-    print(f"wrote {checkpoint}")
+    if _is_first_process():
+        print(f"wrote {checkpoint}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+"""A whole training through fairseq on a small corpus: start, go on, convert, refuse."""
+
+import functools
+
+import pytest
+import torch
+
+from train_model import fairseq_compat, recipe, train
+from train_model.cli import UserError
+from train_model.data import prepare as prepare_module
+from train_model.data.dictionary import EOS, Dictionary
+from train_model.data.tokenizer import Tokenizer
+from train_model.models.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.fairseq
+SMALL = [
+    *("encoder_layers=1", "decoder_layers=1", "encoder_embed_dim=16", "decoder_embed_dim=16"),
+    *("encoder_ffn_embed_dim=16", "decoder_ffn_embed_dim=16", "crf_lowrank_approx=4"),
+    *("encoder_kernel_size_list=[3]", "decoder_kernel_size_list=[3]", "crf_beam_approx=8"),
+    *("encoder_attention_heads=2", "decoder_attention_heads=2", "batch_size=16", "num_workers=0"),
+    *("warmup_updates=2", "total_num_update=20", "cpu=true"),
+]
+
+
+@pytest.fixture(scope="module")
+def build_dir(tmp_path_factory):
+    """A build folder with a corpus of a few hundred pairs."""
+    folder = tmp_path_factory.mktemp("build")
+    sizes = {"train": 300, "valid": 16, "test": 16}
+    small = functools.partial(prepare_module.prepare_demo, sizes=sizes, merges=40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(prepare_module.CORPORA, "demo", small)
+        yield folder
+
+
+def test_binary_corpus_is_what_fairseq_reads(build_dir):
+    data = prepare_module.prepare("demo", build_dir)
+    fairseq_compat.prepare()
+    from fairseq.data import Dictionary as FairseqDictionary
+    from fairseq.data import indexed_dataset
+
+    ours = Dictionary.load(data / "dict.en.txt")
+    theirs = FairseqDictionary.load(str(data / "dict.en.txt"))
+    assert theirs.symbols == ours.symbols
+    tokenizer = Tokenizer(data.parent / "bpe.codes", ours, ours)
+    for split in ("train", "test"):
+        for language in ("en", "de"):
+            rows = indexed_dataset.make_dataset(str(data / f"{split}.en-de.{language}"), "mmap")
+            lines = (data.parent / f"{split}.{language}").read_text(encoding="utf-8").splitlines()
+            assert len(rows) == len(lines)
+            for row, line in zip(rows, lines, strict=True):
+                assert row.tolist() == tokenizer.encode(line)[1:]
+                assert row[-1] == EOS
+                assert theirs.string(row, "@@ ") == line
+
+
+def test_a_prepared_corpus_is_left_alone_and_a_stopped_one_completed(build_dir):
+    data = prepare_module.prepare("demo", build_dir)
+    files = sorted(path for path in data.parent.rglob("*") if path.is_file())
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    gone = data / "valid.en-de.de.idx"
+    gone.unlink()
+    prepare_module.prepare("demo", build_dir)
+    assert gone.read_bytes() == before[gone][1]
+    for path, (time, _) in before.items():
+        if not path.name.startswith("valid.en-de.de"):
+            assert path.stat().st_mtime_ns == time, path
+    assert sorted(path for path in data.parent.rglob("*") if path.is_file()) == files
+
+
+def test_training_starts_goes_on_and_leaves_a_checkpoint(build_dir, capsys):
+    first = train.train(recipe.load("demo", [*SMALL, "max_update=3"]), build_dir)
+    shown = capsys.readouterr().out
+    assert "device:" in shown
+    assert "from the start" in shown
+    weights = load_checkpoint(first).model.state_dict()
+    train.train(recipe.load("demo", [*SMALL, "max_update=30"]), build_dir)
+    shown = capsys.readouterr().out
+    assert "going on from" in shown
+    assert "s an update; the remaining" in shown
+    loaded = load_checkpoint(first)
+    assert loaded.config.padding_policy == "masked"
+    assert loaded.config.left_pad_source is False
+    assert loaded.config.pred_length_offset is True
+    after = loaded.model.state_dict()
+    assert any(not torch.equal(after[name], value) for name, value in weights.items())
+    trained = load_checkpoint(build_dir / "demo" / "train" / "checkpoint_best.pt")
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(after[name], value)
+    state = torch.load(build_dir / "demo" / "train" / "checkpoint_last.pt", weights_only=True)
+    assert state["optimizer_history"][-1]["num_updates"] == 30
+    assert len(state["optimizer_history"]) == 1
+
+
+def test_another_network_in_the_folder_is_told(build_dir):
+    other = [*SMALL, "max_update=40", "encoder_ffn_embed_dim=24"]
+    before = (build_dir / "demo" / "checkpoint.pt").read_bytes()
+    with pytest.raises(UserError, match="holds a training of another network"):
+        train.train(recipe.load("demo", other), build_dir)
+    assert (build_dir / "demo" / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_damaged_last_checkpoint_is_told(build_dir):
+    last = build_dir / "demo" / "train" / "checkpoint_last.pt"
+    whole = last.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"no checkpoint at all"):
+        last.write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged; remove it"):
+            train.train(recipe.load("demo", [*SMALL, "max_update=40"]), build_dir)
+    last.write_bytes(whole)
+
+
+def test_flags_that_fairseq_does_not_know_are_told(build_dir):
+    with pytest.raises(UserError, match="unrecognized arguments: --no-such-flag"):
+        train.train(recipe.load("demo", [*SMALL, "no_such_flag=1"]), build_dir)
+    with pytest.raises(UserError, match="--max-update: invalid"):
+        train.train(recipe.load("demo", [*SMALL, "max_update=many"]), build_dir)
+
+
+def test_glancing_trains_through_the_same_door(build_dir, tmp_path, capsys):
+    (tmp_path / "data").symlink_to(build_dir / "data")
+    glancing = [
+        *SMALL,
+        "criterion=glat_loss",
+        "glancing_updates=4",
+        "max_update=4",
+        "log_interval=1",
+    ]
+    checkpoint = train.train(recipe.load("demo", glancing), tmp_path)
+    assert load_checkpoint(checkpoint).kind == "conv_crf_transformer"
+
+
+def test_translation_lev_itself_takes_the_network(build_dir, tmp_path):
+    (tmp_path / "data").symlink_to(build_dir / "data")
+    plain = [*SMALL, "task=translation_lev", "max_update=2", "best_checkpoint_metric=loss"]
+    plain += ["maximize_best_checkpoint_metric=false"]
+    checkpoint = train.train(recipe.load("demo", plain), tmp_path)
+    assert load_checkpoint(checkpoint).kind == "conv_crf_transformer"

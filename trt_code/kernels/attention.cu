@@ -157,10 +157,11 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
   admitNext();
   waitForPrevious();
   extern __shared__ __align__(16) float sharedFloats[];
-  const int width = p.channels / p.heads, row = width + 1;
-  float* queries = sharedFloats;               // [kFloatTile][width]
-  float* rows = queries + kFloatTile * width;  // [kFloatKeys][width + 1]
-  float* weights = rows + kFloatKeys * row;    // [kFloatTile][source]
+  const int width = p.channels / p.heads, row = roundUp(width, 4) + 4;
+  const int sources = roundUp(p.source, 4);
+  float* queries = sharedFloats;             // [kFloatTile][row]
+  float* rows = queries + kFloatTile * row;  // [kFloatKeys][row]
+  float* weights = rows + kFloatKeys * row;  // [kFloatTile][sources]
   const int tile = blockIdx.x % tiles;
   const int head = blockIdx.x / tiles % p.heads;
   const int64_t sentence = blockIdx.x / tiles / p.heads;
@@ -169,75 +170,82 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
   const int64_t base = sentence * p.length * p.channels + head * width;
   const int64_t offset = sentence * p.source * p.stride + head * width;
 
-  for (int i = threadIdx.x; i < kFloatTile * width; i += blockDim.x) {
-    const int t = t0 + i / width;
-    queries[i] = t < p.length ? query[base + int64_t(t) * p.channels + i % width] : 0.0f;
+  // What is past the width is zero, so that sums may go over it.
+  for (int i = threadIdx.x; i < kFloatTile * row; i += blockDim.x) {
+    const int t = t0 + i / row, c = i % row;
+    const bool inside = t < p.length && c < width;
+    queries[i] = inside ? query[base + int64_t(t) * p.channels + c] : 0.0f;
   }
   const auto load = [&](const float* from, int first) {
     __syncthreads();  // the last rows' readers are done
-    for (int i = threadIdx.x; i < kFloatKeys * width; i += blockDim.x) {
-      const int s = first + i / width;
-      rows[i / width * row + i % width] =
-          s < p.source ? from[offset + s * p.stride + i % width] : 0.0f;
+    for (int i = threadIdx.x; i < kFloatKeys * row; i += blockDim.x) {
+      const int s = first + i / row, c = i % row;
+      rows[i] = s < p.source && c < width ? from[offset + s * p.stride + c] : 0.0f;
     }
     __syncthreads();
   };
 
-  const float* mine = queries + warp * kFloatQueries * width;
-  float* myWeights = weights + warp * kFloatQueries * p.source;
+  const float* mine = queries + warp * kFloatQueries * row;
+  float* myWeights = weights + warp * kFloatQueries * sources;
   for (int first = 0; first < p.source; first += kFloatKeys) {
     load(keys, first);
-    float score[kFloatQueries][kFloatKeys / kWarpSize] = {};
-    for (int c = 0; c < width; ++c) {
+    for (int s = lane; s < min(kFloatKeys, sources - first); s += kWarpSize) {
+      float score[kFloatQueries] = {};
+      for (int c = 0; c < width; c += 4) {
+        const Vector<float, 4> key = loadVector<4>(rows + s * row + c);
 #pragma unroll
-      for (int j = 0; j < kFloatKeys / kWarpSize; ++j) {
-        const float key = rows[(lane + j * kWarpSize) * row + c];
+        for (int q = 0; q < kFloatQueries; ++q) {
+          const Vector<float, 4> mineAt = loadVector<4>(mine + q * row + c);
 #pragma unroll
-        for (int q = 0; q < kFloatQueries; ++q) score[q][j] += mine[q * width + c] * key;
+          for (int i = 0; i < 4; ++i) score[q] += mineAt.item[i] * key.item[i];
+        }
       }
-    }
-#pragma unroll
-    for (int j = 0; j < kFloatKeys / kWarpSize; ++j) {
-      const int s = first + lane + j * kWarpSize;
-      if (s >= p.source) continue;
-      const bool real = mask == nullptr || mask[sentence * p.source + s] != 0;
+      const int at = first + s;
+      const bool inside = at < p.source;
+      const bool real = inside && (mask == nullptr || mask[sentence * p.source + at] != 0);
 #pragma unroll
       for (int q = 0; q < kFloatQueries; ++q) {
-        myWeights[q * p.source + s] = real ? score[q][j] : kHidden;
+        myWeights[q * sources + at] = real ? score[q] : inside ? kHidden : -INFINITY;
       }
     }
   }
   __syncwarp();
 #pragma unroll
   for (int q = 0; q < kFloatQueries; ++q) {
-    float* weight = myWeights + q * p.source;
+    float* weight = myWeights + q * sources;
     float largest = -INFINITY;
-    for (int s = lane; s < p.source; s += kWarpSize) largest = fmaxf(largest, weight[s]);
+    for (int s = lane; s < sources; s += kWarpSize) largest = fmaxf(largest, weight[s]);
     for (int step = kWarpSize / 2; step > 0; step /= 2) {
       largest = fmaxf(largest, __shfl_xor_sync(kFullWarp, largest, step));
     }
     float total = 0.0f;
-    for (int s = lane; s < p.source; s += kWarpSize) {
+    for (int s = lane; s < sources; s += kWarpSize) {
       weight[s] = expf(weight[s] - largest);
       total += weight[s];
     }
     const float scale = 1.0f / warpSum(total);
-    for (int s = lane; s < p.source; s += kWarpSize) weight[s] *= scale;
+    for (int s = lane; s < sources; s += kWarpSize) weight[s] *= scale;
   }
 
   float sums[kFloatQueries][kLaneChannels] = {};
   for (int first = 0; first < p.source; first += kFloatKeys) {
     load(values, first);
-    const int count = min(kFloatKeys, p.source - first);
-    for (int s = 0; s < count; ++s) {
+    const int count = min(kFloatKeys, sources - first);
+    for (int s = 0; s < count; s += 4) {
+      Vector<float, 4> weight[kFloatQueries];
+#pragma unroll
+      for (int q = 0; q < kFloatQueries; ++q) {
+        weight[q] = loadVector<4>(myWeights + q * sources + first + s);
+      }
 #pragma unroll
       for (int j = 0; j < kLaneChannels; ++j) {
         const int c = lane + j * kWarpSize;
         if (c >= width) break;
-        const float value = rows[s * row + c];
 #pragma unroll
-        for (int q = 0; q < kFloatQueries; ++q) {
-          sums[q][j] += myWeights[q * p.source + first + s] * value;
+        for (int i = 0; i < 4; ++i) {
+          const float value = rows[(s + i) * row + c];
+#pragma unroll
+          for (int q = 0; q < kFloatQueries; ++q) sums[q][j] += weight[q].item[i] * value;
         }
       }
     }
@@ -257,11 +265,12 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
 cudaError_t runFloat(const AttentionParams& p, const float* query, const float* keys,
                      const float* values, const int32_t* mask, float* out, cudaStream_t stream) {
   const int width = p.channels / p.heads, tiles = ceilDiv(p.length, kFloatTile);
+  const int row = roundUp(width, 4) + 4;
   const size_t sharedBytes =
-      (kFloatTile * (width + p.source) + kFloatKeys * (width + 1)) * sizeof(float);
-  return launchAt(startsEarly(), floatAttentionKernel, int64_t(p.batch) * p.heads * tiles,
-                  dim3(kMaxWarps * kWarpSize), sharedBytes, stream, p, tiles, query, keys, values,
-                  mask, out);
+      (kFloatTile * (row + roundUp(p.source, 4)) + kFloatKeys * row) * sizeof(float);
+  return launchEarly(floatAttentionKernel, int64_t(p.batch) * p.heads * tiles,
+                     dim3(kMaxWarps * kWarpSize), sharedBytes, stream, p, tiles, query, keys,
+                     values, mask, out);
 }
 
 template <typename T, int kWidth>
@@ -274,10 +283,10 @@ cudaError_t run(const AttentionParams& p, const void* query, const void* keys, c
   const int tiles = ceilDiv(p.length, warps * kQueries);
   const int rows = roundUp(p.source, kKeys);
   const size_t sharedBytes = rows * (2 * (kWidth + kPad) * sizeof(T) + sizeof(float));
-  return launchAt(startsEarly(), attentionKernel<T, kWidth>, heads * tiles, dim3(warps * kWarpSize),
-                  sharedBytes, stream, p, tiles, static_cast<const T*>(query),
-                  static_cast<const T*>(keys), static_cast<const T*>(values), mask,
-                  static_cast<T*>(out));
+  return launchEarly(attentionKernel<T, kWidth>, heads * tiles, dim3(warps * kWarpSize),
+                     sharedBytes, stream, p, tiles, static_cast<const T*>(query),
+                     static_cast<const T*>(keys), static_cast<const T*>(values), mask,
+                     static_cast<T*>(out));
 }
 
 template <typename T>

@@ -6,7 +6,6 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <initializer_list>
 #include <limits>
 
@@ -79,12 +78,20 @@ inline cudaError_t deviceAttribute(cudaDeviceAttr attribute, int* value) {
   return status == cudaSuccess ? cudaDeviceGetAttribute(value, attribute, device) : status;
 }
 
-/// Whether the current device can start a kernel early.
-inline bool startsEarly() {
-  static const bool off = getenv("LITE_NO_PDL") != nullptr;
+/// Whether a kernel of so many blocks should start early: the device must know how, and a large
+/// grid would only take its predecessor's places.
+inline bool startsEarly(int64_t blocks) {
+  constexpr int64_t kSmallGrid = 128;
   int major = 0;
-  return !off && deviceAttribute(cudaDevAttrComputeCapabilityMajor, &major) == cudaSuccess &&
-         major >= 9;
+  return blocks <= kSmallGrid &&
+         deviceAttribute(cudaDevAttrComputeCapabilityMajor, &major) == cudaSuccess && major >= 9;
+}
+
+/// Launch a kernel that calls waitForPrevious(), early where that helps.
+template <typename... Parameters, typename... Arguments>
+cudaError_t launchEarly(void (*kernel)(Parameters...), int64_t blocks, dim3 threads,
+                        size_t sharedBytes, cudaStream_t stream, const Arguments&... arguments) {
+  return launchAt(startsEarly(blocks), kernel, blocks, threads, sharedBytes, stream, arguments...);
 }
 
 /// Call f with a value of the element type that `dtype` names.

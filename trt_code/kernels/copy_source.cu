@@ -1,22 +1,25 @@
 // A block takes kQueries neighbouring positions of one sentence:
 //
-//   1. their queries come to shared memory as FP32;
-//   2. every warp takes source positions in turn and multiplies each key, read once, with all
-//   queries;
+//   1. their queries come to shared memory;
+//   2. the scores: 16-bit types on the matrix units, a tile of keys a warp; FP32 and odd widths
+//      with a warp a key, which is read once and multiplied with all queries;
 //   3. a warp a query does the softmax, FP32 and exact;
-//   4. every thread owns channels and adds up the embeddings, each read once for all queries.
+//   4. every thread owns channels at half of the positions and adds up the embeddings.
 //
-// A first version, with a warp a query that read keys and queries from cache, took 50 us for
-// 16 x 64 positions of 32 x 512 on an H100, nearly all of it latency.
-#include "common.cuh"
+// Measured on an H100 at 16 x 64 positions of 32 x 512, FP16: a first version with a warp a query
+// that read keys and queries from cache 50 us, nearly all of it latency; with step 2 as FP32 has it
+// 26 us; as it is 12 us (64 x 128 positions of 64 x 512: 284 and 66 us).
+#include <type_traits>
+
 #include "copy_source.h"
+#include "mma.cuh"
 
 namespace lite {
 namespace {
 
-constexpr int kQueries = 8;
-constexpr int kWarps = 8;
-constexpr int kThreads = kWarps * kWarpSize;
+constexpr int kQueries = TileProduct::kColumns;
+constexpr int kThreads = 512;
+constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kBegin = 0, kPadding = 1, kEnd = 2;
 constexpr int kFirstPosition = 2;
 constexpr float kHidden = -1e30f;
@@ -38,12 +41,17 @@ __device__ __forceinline__ float sumOfEight(float (&value)[kQueries]) {
   return value[0] + __shfl_xor_sync(kFullWarp, value[0], 1);
 }
 
-template <typename T, int kVec>
+template <typename T, int kVec, bool kMatrix>
 __global__ void __launch_bounds__(kThreads)
     copySourceKernel(CopySourceParams p, CopySourceTensors tensors, int groups) {
+  using Query = std::conditional_t<kMatrix, T, float>;
+  const int stride = kMatrix ? TileProduct::columnStride(p.channels) : p.channels;
+  const TileProduct product(p.source, kWarps);
   extern __shared__ __align__(16) float shared[];
-  float* queries = shared;                          // [kQueries][channels]
-  float* weights = shared + kQueries * p.channels;  // [source][kQueries]
+  float* weights = shared;                       // [source][kQueries]
+  float* parts = weights + p.source * kQueries;  // of the product
+  Query* queries = reinterpret_cast<Query*>(kMatrix ? parts + product.bytes() / 4
+                                                    : parts);  // [kQueries][stride]
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   admitNext();
   waitForPrevious();
@@ -58,79 +66,101 @@ __global__ void __launch_bounds__(kThreads)
   if (copies) {
     const T* from =
         static_cast<const T*>(tensors.queries) + int64_t(t0 + kFirstPosition) * p.channels;
-    const int count = min(kQueries, p.length - t0) * p.channels;
+    const int count = min(kQueries, p.length - t0);
     for (int i = threadIdx.x; i < kQueries * p.channels; i += kThreads) {
-      queries[i] = i < count ? toFloat(from[i]) : 0.0f;
-    }
-    __syncthreads();
-
-    for (int s = warp; s < p.source; s += kWarps) {
-      float score[kQueries] = {};
-#pragma unroll 2
-      for (int c = lane * kVec; c < p.channels; c += kWarpSize * kVec) {
-        const Vector<T, kVec> key = loadVector<kVec>(keys + int64_t(s) * p.channels + c);
-#pragma unroll
-        for (int q = 0; q < kQueries; ++q) {
-          const float* query = queries + q * p.channels + c;
-#pragma unroll
-          for (int i = 0; i < kVec; ++i) score[q] += toFloat(key.item[i]) * query[i];
-        }
+      const int q = i / p.channels, c = i % p.channels;
+      const T value = q < count ? from[i] : fromFloat<T>(0.0f);
+      if constexpr (kMatrix) {
+        queries[q * stride + c] = value;
+      } else {
+        queries[q * stride + c] = toFloat(value);
       }
-      const float sum = sumOfEight(score);
-      if (lane % 4 == 0) weights[s * kQueries + lane / 4] = real[s] != 0 ? sum : kHidden;
     }
     __syncthreads();
 
-    float* column = weights + warp;
-    float largest = -INFINITY;
-    for (int s = lane; s < p.source; s += kWarpSize) largest = fmaxf(largest, column[s * kQueries]);
-    for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
-      largest = fmaxf(largest, __shfl_xor_sync(kFullWarp, largest, offset));
+    if constexpr (kMatrix) {
+      product.run(keys, p.channels, p.channels, queries, parts);
+      __syncthreads();
+      for (int i = threadIdx.x; i < p.source * kQueries; i += kThreads) {
+        float sum = parts[i];
+        for (int split = 1; split < product.splits; ++split) {
+          sum += parts[split * product.partStride() + i];
+        }
+        weights[i] = real[i / kQueries] != 0 ? sum : kHidden;
+      }
+    } else {
+      for (int s = warp; s < p.source; s += kWarps) {
+        float score[kQueries] = {};
+        for (int c = lane * kVec; c < p.channels; c += kWarpSize * kVec) {
+          const Vector<T, kVec> key = loadVector<kVec>(keys + int64_t(s) * p.channels + c);
+#pragma unroll
+          for (int q = 0; q < kQueries; ++q) {
+            const Vector<float, kVec> query = loadVector<kVec>(&queries[q * stride + c]);
+#pragma unroll
+            for (int i = 0; i < kVec; ++i) score[q] += toFloat(key.item[i]) * query.item[i];
+          }
+        }
+        const float sum = sumOfEight(score);
+        if (lane % 4 == 0) weights[s * kQueries + lane / 4] = real[s] != 0 ? sum : kHidden;
+      }
     }
-    float total = 0.0f;
-    for (int s = lane; s < p.source; s += kWarpSize) {
-      const float term = expf(column[s * kQueries] - largest);
-      column[s * kQueries] = term;
-      total += term;
+    __syncthreads();
+
+    if (warp < kQueries) {
+      float* column = weights + warp;
+      float largest = -INFINITY;
+      for (int s = lane; s < p.source; s += kWarpSize) {
+        largest = fmaxf(largest, column[s * kQueries]);
+      }
+      for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
+        largest = fmaxf(largest, __shfl_xor_sync(kFullWarp, largest, offset));
+      }
+      float total = 0.0f;
+      for (int s = lane; s < p.source; s += kWarpSize) {
+        const float term = expf(column[s * kQueries] - largest);
+        column[s * kQueries] = term;
+        total += term;
+      }
+      const float scale = 1.0f / warpSum(total);
+      for (int s = lane; s < p.source; s += kWarpSize) column[s * kQueries] *= scale;
     }
-    const float scale = 1.0f / warpSum(total);
-    for (int s = lane; s < p.source; s += kWarpSize) column[s * kQueries] *= scale;
     __syncthreads();
   }
 
   constexpr int kOwn = kVec > 1 ? 2 : 1;  // channels of a thread
-  for (int c = threadIdx.x * kOwn; c < p.channels; c += kThreads * kOwn) {
-    float sum[kQueries][kOwn] = {};
+  constexpr int kEach = kQueries / 2;     // positions of a thread
+  const int own = p.channels / kOwn;
+  for (int i = threadIdx.x; i < 2 * own; i += kThreads) {
+    const int c = i % own * kOwn, q0 = i / own * kEach;
+    float sum[kEach][kOwn] = {};
     if (copies) {
 #pragma unroll 8
       for (int s = 0; s < p.source; ++s) {
         const Vector<T, kOwn> value = loadVector<kOwn>(embedded + int64_t(s) * p.channels + c);
-        const Vector<float, 4> low = loadVector<4>(weights + s * kQueries);
-        const Vector<float, 4> high = loadVector<4>(weights + s * kQueries + 4);
+        const Vector<float, kEach> weight = loadVector<kEach>(weights + s * kQueries + q0);
 #pragma unroll
-        for (int q = 0; q < kQueries; ++q) {
-          const float weight = q < 4 ? low.item[q % 4] : high.item[q % 4];
+        for (int q = 0; q < kEach; ++q) {
 #pragma unroll
-          for (int i = 0; i < kOwn; ++i) sum[q][i] += weight * toFloat(value.item[i]);
+          for (int e = 0; e < kOwn; ++e) sum[q][e] += weight.item[q] * toFloat(value.item[e]);
         }
       }
     }
 #pragma unroll
-    for (int q = 0; q < kQueries; ++q) {
-      const int t = t0 + q;
+    for (int q = 0; q < kEach; ++q) {
+      const int t = t0 + q0 + q;
       if (t >= p.length) continue;
       if (t == 0 || t >= last) {
         const int token = t == 0 ? kBegin : t == last ? kEnd : kPadding;
-        const Vector<T, kOwn> own = loadVector<kOwn>(static_cast<const T*>(tensors.embedding) +
-                                                     int64_t(token) * p.channels + c);
+        const Vector<T, kOwn> special = loadVector<kOwn>(static_cast<const T*>(tensors.embedding) +
+                                                         int64_t(token) * p.channels + c);
 #pragma unroll
-        for (int i = 0; i < kOwn; ++i) sum[q][i] = toFloat(own.item[i]);
+        for (int e = 0; e < kOwn; ++e) sum[q][e] = toFloat(special.item[e]);
       }
       const int64_t position = t <= last ? t + kFirstPosition : kPadding;
       const Vector<T, kOwn> at =
           loadVector<kOwn>(static_cast<const T*>(tensors.positionRows) + position * p.channels + c);
 #pragma unroll
-      for (int i = 0; i < kOwn; ++i) sum[q][i] += toFloat(at.item[i]);
+      for (int e = 0; e < kOwn; ++e) sum[q][e] += toFloat(at.item[e]);
       storeVector(static_cast<T*>(tensors.x) + (sentence * p.length + t) * p.channels + c, sum[q]);
     }
   }
@@ -138,6 +168,17 @@ __global__ void __launch_bounds__(kThreads)
     const int t = t0 + threadIdx.x;
     tensors.mask[sentence * p.length + t] = t <= last;
   }
+}
+
+template <typename T, int kVec, bool kMatrix>
+cudaError_t run(const CopySourceParams& p, const CopySourceTensors& tensors, cudaStream_t stream) {
+  const int groups = ceilDiv(p.length, kQueries);
+  const size_t queries = kMatrix ? TileProduct::columnStride(p.channels) * sizeof(T) +
+                                       TileProduct(p.source, kWarps).bytes() / kQueries
+                                 : p.channels * sizeof(float);
+  const size_t sharedBytes = kQueries * (p.source * sizeof(float) + queries);
+  return launchEarly(copySourceKernel<T, kVec, kMatrix>, int64_t(p.batch) * groups, dim3(kThreads),
+                     sharedBytes, stream, p, tensors, groups);
 }
 
 }  // namespace
@@ -152,11 +193,8 @@ cudaError_t copySource(const CopySourceParams& p, const CopySourceTensors& tenso
     const bool vectorised =
         p.channels % kVec == 0 && aligned(16, {tensors.queries, tensors.keys, tensors.embedded,
                                                tensors.embedding, tensors.positionRows, tensors.x});
-    const int groups = ceilDiv(p.length, kQueries);
-    const size_t sharedBytes = size_t(kQueries) * (p.channels + p.source) * sizeof(float);
-    return launchAt(startsEarly(), vectorised ? copySourceKernel<T, kVec> : copySourceKernel<T, 1>,
-                    int64_t(p.batch) * groups, dim3(kThreads), sharedBytes, stream, p, tensors,
-                    groups);
+    if (!vectorised) return run<T, 1, false>(p, tensors, stream);
+    return run<T, kVec, sizeof(T) == 2>(p, tensors, stream);
   });
 }
 

@@ -63,27 +63,45 @@ size_t sharedBytes(int length, int chunk) {
 
 // ---- transitions --------------------------------------------------------------------------------
 
+/// Consecutive ranks of a row, packed: elements of 16 bits would each take a register.
 template <typename T>
 struct RankSlice {
-  T item[kRankSlice];
+  static constexpr int kWords = kRankSlice * int(sizeof(T)) / 4;
+  uint32_t word[kWords];
 };
 
+/// Ranks first.. of a row in whole vectors; zeros where the row has ended. The row's length is a
+/// multiple of kRankSlice.
 template <typename T>
-__device__ __forceinline__ RankSlice<T> loadRanks(const T* row, int rank, int first,
-                                                  bool vectorised) {
-  RankSlice<T> slice;
-  if (vectorised && first + kRankSlice <= rank) {
-    constexpr int kVec = kWidest<T>;
+__device__ __forceinline__ RankSlice<T> loadVectors(const T* row, int rank, int first) {
+  RankSlice<T> slice{};
+  if (first < rank) {
+    const auto* from = reinterpret_cast<const uint4*>(row + first);
 #pragma unroll
-    for (int v = 0; v < kRankSlice; v += kVec) {
-      const Vector<T, kVec> part = loadVector<kVec>(row + first + v);
-#pragma unroll
-      for (int i = 0; i < kVec; ++i) slice.item[v + i] = part.item[i];
+    for (int v = 0; v < RankSlice<T>::kWords / 4; ++v) {
+      const uint4 words = from[v];
+      slice.word[4 * v] = words.x;
+      slice.word[4 * v + 1] = words.y;
+      slice.word[4 * v + 2] = words.z;
+      slice.word[4 * v + 3] = words.w;
     }
-  } else {
+  }
+  return slice;
+}
+
+/// The same element by element, for any rank and alignment.
+template <typename T>
+__device__ __forceinline__ RankSlice<T> loadElements(const T* row, int rank, int first) {
+  RankSlice<T> slice;
 #pragma unroll
-    for (int i = 0; i < kRankSlice; ++i) {
-      slice.item[i] = first + i < rank ? row[first + i] : fromFloat<T>(0.0f);
+  for (int w = 0; w < RankSlice<T>::kWords; ++w) {
+    const auto element = [&](int i) {
+      return first + i < rank ? row[first + i] : fromFloat<T>(0.0f);
+    };
+    if constexpr (sizeof(T) == sizeof(float)) {
+      slice.word[w] = __float_as_uint(element(w));
+    } else {
+      slice.word[w] = packPair(element(2 * w), element(2 * w + 1));
     }
   }
   return slice;
@@ -103,30 +121,12 @@ __device__ __forceinline__ uint32_t toTf32(float value) {
   return result;
 }
 
-/// The part of `value` that TF32 holds, and with kLow the part that this leaves.
+/// The part of a float that TF32 holds, and with kLow the part that this leaves.
 template <bool kLow>
-__device__ __forceinline__ uint32_t tf32Part(float value) {
+__device__ __forceinline__ uint32_t tf32Part(uint32_t word) {
+  const float value = __uint_as_float(word);
   const uint32_t high = toTf32(value);
   return kLow ? toTf32(value - __uint_as_float(high)) : high;
-}
-
-/// c += rows (16 x ranks) . columns (8 x ranks)^T over the 32 ranks that the four lanes of a row
-/// hold. The order of the ranks does not matter as long as both sides agree on it, so each lane
-/// feeds the tensor core from its own eight.
-template <typename T>
-__device__ __forceinline__ void multiplyRanks(float (&c)[4], const RankSlice<T>& upper,
-                                              const RankSlice<T>& lower,
-                                              const RankSlice<T>& column) {
-#pragma unroll
-  for (int i = 0; i < kRankSlice; i += 4) {
-    const uint32_t a[4] = {packPair(upper.item[i], upper.item[i + 1]),
-                           packPair(lower.item[i], lower.item[i + 1]),
-                           packPair(upper.item[i + 2], upper.item[i + 3]),
-                           packPair(lower.item[i + 2], lower.item[i + 3])};
-    const uint32_t b[2] = {packPair(column.item[i], column.item[i + 1]),
-                           packPair(column.item[i + 2], column.item[i + 3])};
-    mma16816<T>(c, a, b);
-  }
 }
 
 template <bool kLowRows, bool kLowColumns>
@@ -134,23 +134,35 @@ __device__ __forceinline__ void multiplyParts(float (&c)[4], const RankSlice<flo
                                               const RankSlice<float>& lower,
                                               const RankSlice<float>& column) {
 #pragma unroll
-  for (int i = 0; i < kRankSlice; i += 2) {
-    const uint32_t a[4] = {tf32Part<kLowRows>(upper.item[i]), tf32Part<kLowRows>(lower.item[i]),
-                           tf32Part<kLowRows>(upper.item[i + 1]),
-                           tf32Part<kLowRows>(lower.item[i + 1])};
-    const uint32_t b[2] = {tf32Part<kLowColumns>(column.item[i]),
-                           tf32Part<kLowColumns>(column.item[i + 1])};
+  for (int w = 0; w < RankSlice<float>::kWords; w += 2) {
+    const uint32_t a[4] = {tf32Part<kLowRows>(upper.word[w]), tf32Part<kLowRows>(lower.word[w]),
+                           tf32Part<kLowRows>(upper.word[w + 1]),
+                           tf32Part<kLowRows>(lower.word[w + 1])};
+    const uint32_t b[2] = {tf32Part<kLowColumns>(column.word[w]),
+                           tf32Part<kLowColumns>(column.word[w + 1])};
     multiplyTf32(c, a, b);
   }
 }
 
-template <>
-__device__ __forceinline__ void multiplyRanks<float>(float (&c)[4], const RankSlice<float>& upper,
-                                                     const RankSlice<float>& lower,
-                                                     const RankSlice<float>& column) {
-  multiplyParts<true, false>(c, upper, lower, column);
-  multiplyParts<false, true>(c, upper, lower, column);
-  multiplyParts<false, false>(c, upper, lower, column);
+/// c += rows (16 x ranks) . columns (8 x ranks)^T over the 32 ranks that the four lanes of a row
+/// hold. The order of the ranks does not matter as long as both sides agree on it, so each lane
+/// feeds the matrix unit from its own eight.
+template <typename T>
+__device__ __forceinline__ void multiplyRanks(float (&c)[4], const RankSlice<T>& upper,
+                                              const RankSlice<T>& lower,
+                                              const RankSlice<T>& column) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    multiplyParts<true, false>(c, upper, lower, column);
+    multiplyParts<false, true>(c, upper, lower, column);
+    multiplyParts<false, false>(c, upper, lower, column);
+  } else {
+#pragma unroll
+    for (int w = 0; w < RankSlice<T>::kWords; w += 2) {
+      const uint32_t a[4] = {upper.word[w], lower.word[w], upper.word[w + 1], lower.word[w + 1]};
+      const uint32_t b[2] = {column.word[w], column.word[w + 1]};
+      mma16816<T>(c, a, b);
+    }
+  }
 }
 
 /// A tile of one step's transitions: from slots i0.. at position t - 1 to slots j0.. at position t.
@@ -208,10 +220,18 @@ __device__ void prepareTile(const CrfDecodeParams& p, const Tensors<T>& tensors,
     const int first = ranks + column * kRankSlice;
     RankSlice<T> source[kEighths];
     RankSlice<T> target[kEighths];
+    if (vectorised) {
 #pragma unroll
-    for (int e = 0; e < kEighths; ++e) {
-      source[e] = loadRanks(rowOf(tensors.E1, tokens.source[e]), p.rank, first, vectorised);
-      target[e] = loadRanks(rowOf(tensors.E2, tokens.target[e]), p.rank, first, vectorised);
+      for (int e = 0; e < kEighths; ++e) {
+        source[e] = loadVectors(rowOf(tensors.E1, tokens.source[e]), p.rank, first);
+        target[e] = loadVectors(rowOf(tensors.E2, tokens.target[e]), p.rank, first);
+      }
+    } else {
+#pragma unroll
+      for (int e = 0; e < kEighths; ++e) {
+        source[e] = loadElements(rowOf(tensors.E1, tokens.source[e]), p.rank, first);
+        target[e] = loadElements(rowOf(tensors.E2, tokens.target[e]), p.rank, first);
+      }
     }
 #pragma unroll
     for (int m = 0; m < kEighths / 2; ++m) {

@@ -23,7 +23,7 @@ constexpr int kSliceChannels = 64;  // at most, of a block
 constexpr int kLogitsAhead = 4;     // logits of a thread that are loaded before the inputs
 constexpr int kInputsAhead = 4;     // input vectors of a thread that are loaded together
 constexpr int kSoftmaxLanes = 4;    // threads that share one softmax
-constexpr int kSumRows = 32;  // inputs summed by themselves, against the rounding of long sums
+constexpr int kSumRows = 16;  // inputs summed by themselves, against the rounding of long sums
 constexpr size_t kMaxSharedBytes = 96 * 1024;
 
 struct Tiling {
@@ -83,18 +83,19 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   const int rowElements = kGlu ? 2 * p.channels : p.channels;
   const int vectors = (positions + p.kernelSize - 1) * tiling.lanes;
   for (int base = threadIdx.x; base < vectors; base += blockDim.x * kInputsAhead) {
+    // Masked inputs are loaded and dropped: a load that waited for its mask would cost more.
     Vector<float, kVec> value[kInputsAhead];
     Vector<float, kVec> gate[kInputsAhead];
+    bool real[kInputsAhead];
 #pragma unroll
     for (int j = 0; j < kInputsAhead; ++j) {
       const int i = base + j * blockDim.x;
       const int t = t0 - p.paddingL + i / tiling.lanes;
       const int c = i % tiling.lanes * kVec;
-      value[j] = {};
-      gate[j] = {};
-      if (i >= vectors || t < 0 || t >= p.length || c >= channels) continue;
-      if (mask != nullptr && mask[firstRow + t] == 0) continue;
-      const float* from = x + (firstRow + t) * rowElements + c0 + c;
+      const bool inside = i < vectors && t >= 0 && t < p.length && c < channels;
+      const int64_t at = firstRow + (inside ? t : 0);
+      real[j] = inside && (mask == nullptr || mask[at] != 0);
+      const float* from = x + at * rowElements + c0 + (inside ? c : 0);
       value[j] = loadVector<kVec>(from);
       if constexpr (kGlu) gate[j] = loadVector<kVec>(from + p.channels);
     }
@@ -102,13 +103,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     for (int j = 0; j < kInputsAhead; ++j) {
       const int i = base + j * blockDim.x;
       if (i >= vectors) continue;
+      Vector<float, kVec> input = value[j];
       if constexpr (kGlu) {
 #pragma unroll
-        for (int e = 0; e < kVec; ++e) {
-          value[j].item[e] = glu(value[j].item[e], gate[j].item[e]);
-        }
+        for (int e = 0; e < kVec; ++e) input.item[e] = glu(input.item[e], gate[j].item[e]);
       }
-      *reinterpret_cast<Vector<float, kVec>*>(inputs + i * kVec) = value[j];
+      if (!real[j]) input = {};
+      *reinterpret_cast<Vector<float, kVec>*>(inputs + i * kVec) = input;
     }
   }
 #pragma unroll
@@ -143,8 +144,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     for (int offset = kSoftmaxLanes / 2; offset > 0; offset /= 2) {
       sum += __shfl_xor_sync(kFullWarp, sum, offset);
     }
-    const float scale = 1.0f / sum;
-    for (int k = first; k < p.kernelSize; k += kSoftmaxLanes) tapOf(position, k) *= scale;
+    for (int k = first; k < p.kernelSize; k += kSoftmaxLanes) tapOf(position, k) /= sum;
   }
   __syncthreads();
 

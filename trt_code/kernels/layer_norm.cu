@@ -202,9 +202,8 @@ __global__ void __launch_bounds__(kWideThreads)
 
 template <typename T, int kVec, int kItems>
 cudaError_t runWarp(const LayerNormParams& p, const Tensors<T>& t, cudaStream_t stream) {
-  return launchAt(startsEarly(), layerNormWarpKernel<T, kVec, kItems>,
-                  ceilDiv<int64_t>(p.rows, kWarpsPerBlock), kWarpsPerBlock * kWarpSize, 0, stream,
-                  p.rows, p.width, p.eps, t);
+  return launchEarly(layerNormWarpKernel<T, kVec, kItems>, ceilDiv<int64_t>(p.rows, kWarpsPerBlock),
+                     kWarpsPerBlock * kWarpSize, 0, stream, p.rows, p.width, p.eps, t);
 }
 
 template <typename T>

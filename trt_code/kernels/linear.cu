@@ -2,7 +2,12 @@
 // inputs of both operands stream through kStages buffers in shared memory (cp.async); 16-byte
 // chunks are swizzled by their row, so that neither the copies nor ldmatrix meet a bank twice. The
 // gate's columns are loaded beside the values' they belong to, so both are in the same thread at
-// the end.
+// the end. The weight's first slices, which no earlier kernel writes, are asked for before the wait
+// for that kernel.
+//
+// Measured on an H100, the full-size network in FP16: with this kernel for every product of 32 and
+// 64 rows the whole takes 0.73 ms against 0.80 with cuBLASLt's; at 512 and 1,024 rows it loses
+// (1.08 ms against 0.97), since blocks this small read their operands from L2 too often.
 #include "linear.h"
 #include "mma.cuh"
 
@@ -174,8 +179,8 @@ cudaError_t run(const LinearParams& p, const LinearTensors& tensors, cudaStream_
   const int blockOuts = kGlu ? kOuts / 2 : kOuts;
   const int outs = kGlu ? p.out / 2 : p.out;
   const int64_t blocks = ceilDiv<int64_t>(p.rows, kRows) * ceilDiv(outs, blockOuts);
-  return launchAt(startsEarly(), linearKernel<T, kRows, kOuts, kGlu>, blocks, dim3(kThreads),
-                  size_t(kStages) * (kRows + kOuts) * kDepth * 2, stream, p, tensors);
+  return launchEarly(linearKernel<T, kRows, kOuts, kGlu>, blocks, dim3(kThreads),
+                     size_t(kStages) * (kRows + kOuts) * kDepth * 2, stream, p, tensors);
 }
 
 template <typename T, bool kGlu>

@@ -66,4 +66,60 @@ __device__ __forceinline__ void loadTransposed(uint32_t (&tiles)[4], const T* ro
                : "r"(address));
 }
 
+/// Products of rows of global memory with a tile of kColumns columns, [outputs, depth] x [depth,
+/// 8]. The rows are split over the block's warps in tiles of 16, the depth over what warps are
+/// left, and the parts are left in shared memory, parts [splits][outTiles * 16][8], for the caller
+/// to add up. The order of the depth does not matter to a sum, so every lane takes 8 neighbours in
+/// one access where the instruction's own order has pairs.
+struct TileProduct {
+  static constexpr int kColumns = 8;
+  static constexpr int kStep = 32;  // of the depth, at once
+  int outputs, outTiles, splits;
+
+  __host__ __device__ TileProduct(int outputs, int warps)
+      : outputs(outputs),
+        outTiles((outputs + 15) / 16),
+        splits(outTiles >= warps ? 1 : warps / outTiles) {}
+
+  __host__ __device__ int partStride() const { return outTiles * 16 * kColumns; }
+  __host__ __device__ size_t bytes() const { return size_t(splits) * partStride() * sizeof(float); }
+
+  /// Elements from one column of the tile to the next in shared memory: whole 64-byte steps, an odd
+  /// number of them, so that the accesses of eight columns meet all banks. What is past the depth
+  /// is not read.
+  __host__ __device__ static int columnStride(int depth) { return ((depth + 31) / 32 | 1) * 32; }
+
+  template <typename T>
+  __device__ void run(const T* rows, int64_t rowStride, int depth, const T* columns,
+                      float* parts) const {
+    const int warps = blockDim.x / kWarpSize;
+    const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+    const int group = lane / 4, quad = lane % 4;
+    const int steps = (depth + kStep - 1) / kStep, stepsEach = (steps + splits - 1) / splits;
+    const T* column = columns + group * columnStride(depth) + quad * 8;
+    for (int job = warp; job < outTiles * splits; job += warps) {
+      const int out0 = job % outTiles * 16 + group, split = job / outTiles;
+      const T* row0 = rows + min(out0, outputs - 1) * rowStride + quad * 8;
+      const T* row1 = rows + min(out0 + 8, outputs - 1) * rowStride + quad * 8;
+      float c[4] = {};
+      const int last = min(steps, (split + 1) * stepsEach);
+#pragma unroll 8
+      for (int step = split * stepsEach; step < last; ++step) {
+        const int k = step * kStep;
+        uint4 w0{}, w1{}, b{};
+        if (k + quad * 8 < depth) {
+          w0 = *reinterpret_cast<const uint4*>(row0 + k);
+          w1 = *reinterpret_cast<const uint4*>(row1 + k);
+          b = *reinterpret_cast<const uint4*>(column + k);
+        }
+        mma16816<T>(c, {w0.x, w1.x, w0.y, w1.y}, {b.x, b.y});
+        mma16816<T>(c, {w0.z, w1.z, w0.w, w1.w}, {b.z, b.w});
+      }
+      float* to = parts + split * partStride() + out0 * kColumns + quad * 2;
+      *reinterpret_cast<float2*>(to) = make_float2(c[0], c[1]);
+      *reinterpret_cast<float2*>(to + 8 * kColumns) = make_float2(c[2], c[3]);
+    }
+  }
+};
+
 }  // namespace lite

@@ -1,10 +1,7 @@
 // A block takes kTile neighbouring positions of one sentence and all channels:
 //
-//   1. the rows that the windows reach come to shared memory;
-//   2. the logits of the tile, [heads * K, channels] x [channels, kTile], on the matrix units: the
-//      weight's rows are split over the warps in tiles of 16, its columns over what warps are left,
-//      and the parts are added in shared memory. The order of the columns does not matter to a sum,
-//      so every lane takes 8 neighbours in one access where the instruction's own order has pairs;
+//   1. the rows that the windows reach come to shared memory, through the gate if there is one;
+//   2. the logits of the tile, [heads * K, channels] x [channels, kTile], on the matrix units;
 //   3. four lanes a head and position turn logits into taps, stored by the input row that they
 //   meet,
 //      zero where a window does not reach, so that the sum needs no conditions;
@@ -13,41 +10,37 @@
 // Rows before and after the sentence are zero; masked ones get zero taps.
 //
 // Measured on an H100 (16 x 64, 512 channels, 8 heads, K 3 to 15, FP16): a first version with 256
-// threads, 4-byte loads of the weight and the gate inside took 11.8 us a layer.
+// threads and 4-byte loads of the weight took 11.8 us a layer, nearly all of it latency; this one
+// takes 7.6 us with the gate.
 #include "mma.cuh"
 #include "self_conv.h"
 
 namespace lite {
 namespace {
 
-constexpr int kTile = 8;  // positions of a block: the matrix instruction's columns
+constexpr int kTile = TileProduct::kColumns;  // positions of a block
 constexpr int kThreads = 512;
-constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kLanes = 4;  // of a softmax
-constexpr int kStep = 32;  // columns of the weight that a warp takes at once
 constexpr size_t kMaxSharedBytes = 96 * 1024;
 
 struct Sizes {
-  int rows;                    // inputs that the windows of a tile reach
-  int stride;                  // elements from one of them to the next
-  int outTiles;                // of 16 rows of the weight
-  int splits;                  // of the columns, for each of them
+  int rows;    // inputs that the windows of a tile reach
+  int stride;  // elements from one of them to the next
+  TileProduct logits;
   size_t inputs, parts, taps;  // bytes of shared memory
 
   __host__ __device__ explicit Sizes(const SelfConvParams& p)
       : rows(kTile + p.kernelSize - 1),
-        // whole 64-byte steps, an odd number of them, so that eight rows' accesses meet all banks
-        stride(((p.channels + 31) / 32 | 1) * 32),
-        outTiles((p.heads * p.kernelSize + 15) / 16),
-        splits(outTiles >= kWarps ? 1 : kWarps / outTiles),
+        stride(TileProduct::columnStride(p.channels)),
+        logits(p.heads * p.kernelSize, kThreads / kWarpSize),
         inputs(size_t(rows) * stride * 2),
-        parts(size_t(splits) * outTiles * 16 * kTile * sizeof(float)),
+        parts(logits.bytes()),
         taps(size_t(p.heads) * rows * kTile * sizeof(float)) {}
 
   __host__ __device__ size_t bytes() const { return inputs + parts + taps + rows * sizeof(float); }
 };
 
-template <typename T>
+template <typename T, bool kGlu>
 __global__ void __launch_bounds__(kThreads)
     selfConvKernel(SelfConvParams p, const T* __restrict__ x, const T* __restrict__ weight,
                    const int32_t* __restrict__ mask, T* __restrict__ y) {
@@ -68,15 +61,23 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = threadIdx.x; i < p.heads * sizes.rows * kTile; i += kThreads) taps[i] = 0.0f;
   waitForPrevious();
 
-  // 1. The inputs; columns past the channels are zero.
-  const int vectors = stride / 8;
-#pragma unroll 4
+  // 1. The inputs.
+  const int vectors = p.channels / 8, rowElements = kGlu ? 2 * p.channels : p.channels;
+#pragma unroll 2
   for (int i = threadIdx.x; i < sizes.rows * vectors; i += kThreads) {
     const int row = i / vectors, column = i % vectors * 8;
     const int t = t0 - p.paddingL + row;
     Vector<T, 8> value{};
-    if (t >= 0 && t < p.length && column < p.channels) {
-      value = loadVector<8>(x + (sentence + t) * p.channels + column);
+    if (t >= 0 && t < p.length) {
+      const T* from = x + (sentence + t) * rowElements + column;
+      value = loadVector<8>(from);
+      if constexpr (kGlu) {
+        const Vector<T, 8> gate = loadVector<8>(from + p.channels);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          value.item[e] = fromFloat<T>(glu(value.item[e], gate.item[e]));
+        }
+      }
     }
     *reinterpret_cast<Vector<T, 8>*>(inputs + row * stride + column) = value;
   }
@@ -88,38 +89,11 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
 
   // 2. The logits. Position t of the tile is input row t + paddingL.
-  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  const int group = lane / 4, quad = lane % 4;
-  const int outputs = p.heads * p.kernelSize;
-  const int steps = (p.channels + kStep - 1) / kStep;
-  const int stepsEach = (steps + sizes.splits - 1) / sizes.splits;
-  const T* column = inputs + (group + p.paddingL) * stride + quad * 8;
-  for (int job = warp; job < sizes.outTiles * sizes.splits; job += kWarps) {
-    const int out0 = job % sizes.outTiles * 16 + group, split = job / sizes.outTiles;
-    const T* row0 = weight + int64_t(min(out0, outputs - 1)) * p.channels + quad * 8;
-    const T* row1 = weight + int64_t(min(out0 + 8, outputs - 1)) * p.channels + quad * 8;
-    float c[4] = {};
-    const int last = min(steps, (split + 1) * stepsEach);
-#pragma unroll 8
-    for (int step = split * stepsEach; step < last; ++step) {
-      const int k = step * kStep;
-      uint4 w0{}, w1{};
-      if (k + quad * 8 < p.channels) {
-        w0 = *reinterpret_cast<const uint4*>(row0 + k);
-        w1 = *reinterpret_cast<const uint4*>(row1 + k);
-      }
-      const uint4 b = *reinterpret_cast<const uint4*>(column + k);
-      mma16816<T>(c, {w0.x, w1.x, w0.y, w1.y}, {b.x, b.y});
-      mma16816<T>(c, {w0.z, w1.z, w0.w, w1.w}, {b.z, b.w});
-    }
-    float* to = parts + (split * sizes.outTiles * 16 + out0) * kTile + quad * 2;
-    *reinterpret_cast<float2*>(to) = make_float2(c[0], c[1]);
-    *reinterpret_cast<float2*>(to + 8 * kTile) = make_float2(c[2], c[3]);
-  }
+  sizes.logits.run(weight, p.channels, p.channels, inputs + p.paddingL * stride, parts);
   __syncthreads();
 
   // 3. The taps. Every lane takes part in the shuffles, with a position or without.
-  const int jobs = p.heads * kTile, partStride = sizes.outTiles * 16 * kTile;
+  const int jobs = p.heads * kTile, partStride = sizes.logits.partStride();
   for (int base = 0; base < jobs; base += kThreads / kLanes) {
     const int job = base + threadIdx.x / kLanes;
     const int head = job / kTile, t = job % kTile;
@@ -128,7 +102,7 @@ __global__ void __launch_bounds__(kThreads)
     float largest = -INFINITY;
     for (int k = first; k < p.kernelSize; k += kLanes) {
       float logit = logits[k * kTile];
-      for (int split = 1; split < sizes.splits; ++split) {
+      for (int split = 1; split < sizes.logits.splits; ++split) {
         logit += logits[split * partStride + k * kTile];
       }
       logits[k * kTile] = logit;
@@ -184,9 +158,9 @@ template <typename T>
 cudaError_t run(const SelfConvParams& p, const void* x, const void* weight, const int32_t* mask,
                 void* y, cudaStream_t stream) {
   const int64_t blocks = int64_t(p.batch) * ceilDiv(p.length, kTile);
-  return launchAt(startsEarly(), selfConvKernel<T>, blocks, dim3(kThreads), Sizes(p).bytes(),
-                  stream, p, static_cast<const T*>(x), static_cast<const T*>(weight), mask,
-                  static_cast<T*>(y));
+  return launchEarly(p.glu ? selfConvKernel<T, true> : selfConvKernel<T, false>, blocks,
+                     dim3(kThreads), Sizes(p).bytes(), stream, p, static_cast<const T*>(x),
+                     static_cast<const T*>(weight), mask, static_cast<T*>(y));
 }
 
 }  // namespace

@@ -10,9 +10,11 @@
 
 namespace lite {
 
-/// x and y are [batch, length, channels].
+/// x and y are [batch, length, channels]; with `glu`, x is [batch, length, 2 * channels] and its
+/// GLU is what counts.
 struct SelfConvParams {
   int32_t batch, length, channels, heads, kernelSize, paddingL;
+  bool glu;
   DataType dtype;
 };
 

@@ -20,8 +20,9 @@ def linear(x, weight, bias, residual, relu, tf32):
 
 
 def layer_norm(x, residual, bias, scale, shift, eps):
-    total = sum(part.float() for part in (x, residual, bias) if part is not None)
-    return F.layer_norm(total, scale.shape, scale, shift, eps).to(x.dtype)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    total = sum(part.to(wide) for part in (x, residual, bias) if part is not None)
+    return F.layer_norm(total, scale.shape, scale.to(wide), shift.to(wide), eps).to(x.dtype)
 
 
 def glu_mask(x, mask):
@@ -37,7 +38,8 @@ def dynamic_conv_fused(x, logits, mask, heads, kernel_size, padding_l, glu):
     return torch.einsum("bthk,bthck->bthc", taps, windows.unflatten(2, (heads, -1))).flatten(2)
 
 
-def self_conv(x, weight, mask, heads, kernel_size, padding_l):
+def self_conv(x, weight, mask, heads, kernel_size, padding_l, glu):
+    x = F.glu(x, -1) if glu else x
     logits = F.linear(x, weight)
     return dynamic_conv_fused(x, logits, mask, heads, kernel_size, padding_l, False)
 
@@ -99,7 +101,7 @@ SCHEMAS = {
     linear_glu: "(Tensor x, Tensor weight, Tensor? bias, Tensor? mask) -> Tensor",
     layer_norm_add: "(Tensor x, Tensor scale, Tensor shift, float eps, Tensor after) -> Tensor",
     self_conv: "(Tensor x, Tensor weight, Tensor? mask, int heads, int kernel_size, "
-    "int padding_l) -> Tensor",
+    "int padding_l, bool glu) -> Tensor",
     attention: "(Tensor query, Tensor keys_values, Tensor mask, int layer, int heads) -> Tensor",
     embed_source: "(Tensor tokens, Tensor embedding, Tensor positions) -> (Tensor, Tensor, Tensor)",
     predict_length: "(Tensor x, Tensor mask, Tensor weight, Tensor limits, int offset, "

@@ -101,11 +101,14 @@ def test_layer_norm_add(dtype, shape):
         (1, 5, 128, 8, 31, 30),
     ],
 )
-def test_self_conv(dtype, masked, batch, length, channels, heads, kernel_size, padding_l):
-    x, weight = tensors(dtype, (batch, length, channels), (heads * kernel_size, channels))
+@pytest.mark.parametrize("glu", [False, True])
+def test_self_conv(dtype, glu, masked, batch, length, channels, heads, kernel_size, padding_l):
+    x, weight = tensors(
+        dtype, (batch, length, channels * (1 + glu)), (heads * kernel_size, channels)
+    )
     mask = mask_of([length - i % length for i in range(batch)], length) if masked else None
     weight = weight * channels**-0.5
-    check("self_conv", x, weight, mask, heads, kernel_size, padding_l, dtype=dtype)
+    check("self_conv", x, weight, mask, heads, kernel_size, padding_l, glu, dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", ALL)
@@ -181,7 +184,7 @@ def test_copy_source(dtype, batch, width, source, channels):
         ("linear", lambda x: (x, x.new_ones(8, 15), None, None, False, False)),
         ("linear", lambda x: (x, x.new_ones(8, 16).half(), None, None, False, False)),
         ("linear", lambda x: (x, x.new_ones(8, 16), x.new_ones(7), None, False, False)),
-        ("self_conv", lambda x: (x, x.new_ones(6, 8), None, 2, 3, 1)),
+        ("self_conv", lambda x: (x, x.new_ones(6, 8), None, 2, 3, 1, False)),
         ("linear_glu", lambda x: (x, x.new_ones(6, 16), None, None)),
         ("attention", lambda x: (x.half(), x.new_ones(2, 4, 32).half(), None, 0, 3)),
         ("embed_source", lambda x: (x[0].int(), x[0], x[0])),

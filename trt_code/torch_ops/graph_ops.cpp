@@ -25,20 +25,28 @@ using lite::torch_ops::dataType;
 using lite::torch_ops::int32OrNull;
 using lite::torch_ops::requireTensor;
 using lite::torch_ops::stream;
+using lite::torch_ops::text;
 
 Tensor selfConv(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& mask,
-                int64_t heads, int64_t kernel_size, int64_t padding_l) {
+                int64_t heads, int64_t kernel_size, int64_t padding_l, bool glu) {
   constexpr const char* kName = "self_conv";
-  TORCH_CHECK(x.dim() == 3, "lite::self_conv: x must be [B, T, C], got ", x.sizes());
-  const int64_t batch = x.size(0), length = x.size(1), channels = x.size(2);
+  TORCH_CHECK(x.dim() == 3 && x.size(2) % (1 + glu) == 0,
+              "lite::self_conv: x must be [B, T, C], or [B, T, 2C] with the gate, got ",
+              text(x.sizes()));
+  const int64_t batch = x.size(0), length = x.size(1), channels = x.size(2) / (1 + glu);
   requireTensor(kName, "x", x, x.sizes(), x);
   requireTensor(kName, "weight", weight, {heads * kernel_size, channels}, x);
-  const lite::SelfConvParams params{int32_t(batch),    int32_t(length),      int32_t(channels),
-                                    int32_t(heads),    int32_t(kernel_size), int32_t(padding_l),
+  const lite::SelfConvParams params{int32_t(batch),
+                                    int32_t(length),
+                                    int32_t(channels),
+                                    int32_t(heads),
+                                    int32_t(kernel_size),
+                                    int32_t(padding_l),
+                                    glu,
                                     dataType(kName, x)};
   checkParams(kName, params);
   const c10::cuda::CUDAGuard guard(x.device());
-  Tensor y = at::empty_like(x);
+  Tensor y = at::empty({batch, length, channels}, x.options());
   C10_CUDA_CHECK(lite::selfConv(params, x.data_ptr(), weight.data_ptr(),
                                 int32OrNull(kName, "mask", mask, {batch, length}, x), y.data_ptr(),
                                 stream()));
@@ -49,7 +57,7 @@ Tensor selfConv(const Tensor& x, const Tensor& weight, const std::optional<Tenso
 Tensor layerNormAdd(const Tensor& x, const Tensor& scale, const Tensor& shift, double eps,
                     const Tensor& after) {
   constexpr const char* kName = "layer_norm_add";
-  TORCH_CHECK(x.dim() == 3, "lite::layer_norm_add: x must be [B, T, C], got ", x.sizes());
+  TORCH_CHECK(x.dim() == 3, "lite::layer_norm_add: x must be [B, T, C], got ", text(x.sizes()));
   requireTensor(kName, "x", x, x.sizes(), x);
   requireTensor(kName, "after", after, {x.size(1), x.size(2)}, x);
   TORCH_CHECK(scale.scalar_type() == at::kFloat && scale.device() == x.device(),
@@ -75,8 +83,8 @@ Tensor attention(const Tensor& query, const Tensor& keys_values, const Tensor& m
               "lite::attention: query [B, T, C] and keys_values [B, S, 2 L C] expected");
   const int64_t batch = query.size(0), length = query.size(1), channels = query.size(2);
   const int64_t source = keys_values.size(1), stride = keys_values.size(2);
-  TORCH_CHECK(layer >= 0 && (2 * layer + 2) * channels <= stride, "lite::attention: layer ", layer,
-              " is not within keys_values ", keys_values.sizes());
+  TORCH_CHECK(layer >= 0 && (2 * layer + 2) * channels <= stride, "lite::attention: layer ",
+              std::to_string(layer), " is not within keys_values ", text(keys_values.sizes()));
   requireTensor(kName, "query", query, query.sizes(), query);
   requireTensor(kName, "keys_values", keys_values, {batch, source, stride}, query);
   const lite::AttentionParams params{int32_t(batch),        int32_t(length), int32_t(source),
@@ -187,7 +195,7 @@ std::tuple<Tensor, Tensor> copySource(const Tensor& lengths, int64_t width, cons
 TORCH_LIBRARY_FRAGMENT(lite, library) {
   library.def(
       "self_conv(Tensor x, Tensor weight, Tensor? mask, int heads, int kernel_size, "
-      "int padding_l) -> Tensor");
+      "int padding_l, bool glu) -> Tensor");
   library.def(
       "layer_norm_add(Tensor x, Tensor scale, Tensor shift, float eps, Tensor after) -> Tensor");
   library.def(

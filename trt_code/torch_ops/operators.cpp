@@ -34,11 +34,12 @@ using lite::torch_ops::dataType;
 using lite::torch_ops::int32OrNull;
 using lite::torch_ops::requireTensor;
 using lite::torch_ops::stream;
+using lite::torch_ops::text;
 using OptionalTensor = std::optional<Tensor>;
 
 void requireRank(const char* op, const char* name, const Tensor& tensor, int64_t rank) {
-  TORCH_CHECK(tensor.dim() == rank, "lite::", op, ": ", name, " must have ", rank,
-              " dimensions, got ", tensor.sizes());
+  TORCH_CHECK(tensor.dim() == rank, "lite::", op, ": ", name, " must have ", std::to_string(rank),
+              " dimensions, got ", text(tensor.sizes()));
 }
 
 /// A size or setting for a kernel. What does not fit becomes -1, which every check() refuses.
@@ -102,7 +103,7 @@ Tensor dynamicConvFused(const Tensor& input, const Tensor& taps, const OptionalT
   const Tensor x = input.contiguous(), logits = taps.contiguous();
   requireRank(kOp, "x", x, 3);
   TORCH_CHECK(!glu || x.size(2) % 2 == 0, "lite::", kOp,
-              ": with glu the last dimension of x must be even, got ", x.sizes());
+              ": with glu the last dimension of x must be even, got ", text(x.sizes()));
   const int64_t channels = glu ? x.size(2) / 2 : x.size(2);
   const lite::DynamicConvFusedParams params{narrow(x.size(0)),
                                             narrow(x.size(1)),
@@ -136,7 +137,7 @@ Tensor gluMask(const Tensor& input, const OptionalTensor& mask) {
   const Tensor x = input.contiguous();
   requireRank(kOp, "x", x, 3);
   TORCH_CHECK(x.size(2) % 2 == 0, "lite::", kOp, ": the last dimension of x must be even, got ",
-              x.sizes());
+              text(x.sizes()));
   const lite::GluMaskParams params{x.size(0) * x.size(1), narrow(x.size(2) / 2), dataType(kOp, x)};
   checkParams(kOp, params);
   const OptionalTensor dense = contiguous(mask);
@@ -166,8 +167,9 @@ Tensor layerNorm(const Tensor& input, const OptionalTensor& skip, const Optional
   if (residual) requireTensor(kOp, "residual", *residual, x.sizes(), x);
   if (bias) requireTensor(kOp, "bias", *bias, {width}, x);
   TORCH_CHECK(scale.scalar_type() == at::kFloat, "lite::layer_norm: scale must be float32, got ",
-              scale.scalar_type());
-  TORCH_CHECK(scale.device() == x.device(), "lite::layer_norm: scale must be on ", x.device());
+              c10::toString(scale.scalar_type()));
+  TORCH_CHECK(scale.device() == x.device(), "lite::layer_norm: scale must be on ",
+              x.device().str());
   requireTensor(kOp, "scale", scale, {width}, scale);
   requireTensor(kOp, "shift", shift, {width}, scale);
   const c10::cuda::CUDAGuard guard(x.device());
@@ -196,7 +198,8 @@ std::tuple<Tensor, Tensor> crfDecode(const Tensor& values, const Tensor& candida
                                      narrow(emissions.size(2)), narrow(E1.size(0)),
                                      narrow(E1.size(1)),        dataType(kOp, emissions)};
   checkParams(kOp, params);
-  TORCH_CHECK(params.length > 0, "lite::crf_decode: there are no positions in ", emissions.sizes());
+  TORCH_CHECK(params.length > 0, "lite::crf_decode: there are no positions in ",
+              text(emissions.sizes()));
   const at::IntArrayRef positions = emissions.sizes().slice(0, 2);
   requireTensor(kOp, "E1", E1, E1.sizes(), emissions);
   requireTensor(kOp, "E2", E2, E1.sizes(), emissions);

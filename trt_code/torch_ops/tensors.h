@@ -5,6 +5,7 @@
 #include <ATen/cuda/CUDAContext.h>
 
 #include <optional>
+#include <string>
 
 #include "common.h"
 
@@ -20,19 +21,27 @@ inline DataType dataType(const char* op, const at::Tensor& tensor) {
       return DataType::kBFloat16;
     default:
       TORCH_CHECK(false, "lite::", op, ": float32, float16 or bfloat16 expected, got ",
-                  tensor.scalar_type());
+                  c10::toString(tensor.scalar_type()));
   }
+}
+
+/// Sizes in words. Not by a stream's own operator: a compiler that brings a C++ library of its own,
+/// linked into this one, does not format numbers in the streams of PyTorch's.
+inline std::string text(at::IntArrayRef sizes) {
+  std::string list;
+  for (const int64_t size : sizes) list += (list.empty() ? "" : ", ") + std::to_string(size);
+  return "[" + list + "]";
 }
 
 /// Refuse a tensor that is not dense, of these sizes, and of `like`'s device and dtype.
 inline void requireTensor(const char* op, const char* name, const at::Tensor& tensor,
                           at::IntArrayRef sizes, const at::Tensor& like) {
-  TORCH_CHECK(tensor.sizes() == sizes, "lite::", op, ": ", name, " must be ", sizes, ", got ",
-              tensor.sizes());
+  TORCH_CHECK(tensor.sizes() == sizes, "lite::", op, ": ", name, " must be ", text(sizes), ", got ",
+              text(tensor.sizes()));
   TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), "lite::", op, ": ", name, " must be ",
-              like.scalar_type(), ", got ", tensor.scalar_type());
+              c10::toString(like.scalar_type()), ", got ", c10::toString(tensor.scalar_type()));
   TORCH_CHECK(tensor.device() == like.device(), "lite::", op, ": ", name, " must be on ",
-              like.device(), ", got ", tensor.device());
+              like.device().str(), ", got ", tensor.device().str());
   TORCH_CHECK(tensor.is_contiguous(), "lite::", op, ": ", name, " must be contiguous");
 }
 
@@ -43,7 +52,8 @@ inline const int32_t* int32OrNull(const char* op, const char* name,
   if (!tensor) return nullptr;
   TORCH_CHECK(tensor->scalar_type() == at::kInt && tensor->sizes() == sizes &&
                   tensor->is_contiguous() && tensor->device() == like.device(),
-              "lite::", op, ": ", name, " must be contiguous int32 ", sizes, " on ", like.device());
+              "lite::", op, ": ", name, " must be contiguous int32 ", text(sizes), " on ",
+              like.device().str());
   return tensor->const_data_ptr<int32_t>();
 }
 

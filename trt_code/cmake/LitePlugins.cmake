@@ -52,6 +52,7 @@ function(lite_add_plugins variant)
     plugin_host/life.cpp
     plugin_host/main.cpp
     plugin_host/memory_poison.cpp)
+  target_compile_options(${host} PRIVATE -O1)  # nothing in it takes time but its compilation
   target_link_libraries(${host} PRIVATE ${flags} ${CMAKE_DL_LIBS})
   set_target_properties(${host} PROPERTIES
     OUTPUT_NAME "${host}_trt${TensorRT_VERSION_MAJOR}"

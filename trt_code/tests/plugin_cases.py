@@ -5,6 +5,7 @@ which, written from the contract and not from the plugins' code.
 """
 
 import dataclasses
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -229,7 +230,12 @@ def usual(*, data: bool) -> list[Planned]:
 def drawn(rng: random.Random, number: int, *, data: bool) -> Planned:
     """A random case. With data it is small and allowed; without, sizes are anything."""
     planned = _drawn(rng, number, data)
-    fits = all(x.numel() <= MAX_ELEMENTS for run in planned.case.inputs for x in run)
+    # The profile's largest shape has the largest of each dimension.
+    largest = [
+        math.prod(map(max, zip(*(x.shape for x in runs), strict=True)))
+        for runs in zip(*planned.case.inputs, strict=True)
+    ]
+    fits = max(largest) <= MAX_ELEMENTS
     return dataclasses.replace(planned, allowed=planned.allowed and fits)
 
 
@@ -275,6 +281,34 @@ def _drawn(rng: random.Random, number: int, data: bool) -> Planned:
     if not data and rng.random() < 0.1:
         shapes[0] = (*shapes[0][:-1], max(1, k - 1))
     return top_k(shapes, k=k, **given)
+
+
+def spoiled(rng: random.Random, planned: Planned) -> Planned:
+    """The case with one thing wrong that has nothing to do with sizes; it must be refused."""
+    case = planned.case
+    attributes = dict(case.attributes)
+    index = rng.randrange(len(case.inputs[0]))
+    any_rank = (case.plugin, index) in (("LiteLayerNorm", 0), ("LiteLayerNorm", 3), ("LiteTopK", 0))
+    dtype = rng.choice((torch.int8, torch.int64, torch.bool))
+    wrong = rng.choice(("type", "rank", "number", "attribute") if attributes else ("type", "rank"))
+
+    def spoil(run: Sequence[Tensor]) -> list[Tensor]:
+        tensor, given = run[index], list(run)
+        if wrong == "type":
+            given[index] = torch.empty(tensor.shape, dtype=dtype, device="meta")
+        elif wrong == "rank":
+            shape = () if any_rank else (*tensor.shape, 1)
+            given[index] = torch.empty(shape, dtype=tensor.dtype, device="meta")
+        elif wrong == "number":
+            given += given[-1:] * 5
+        return given
+
+    if wrong == "attribute":
+        name = rng.choice(list(attributes))
+        attributes[name] = [attributes[name]] * 2
+    inputs = [spoil(run) for run in case.inputs]
+    case = dataclasses.replace(case, attributes=attributes, inputs=inputs, accepted=())
+    return Planned(case, allowed=False)
 
 
 def convolve(x: Tensor, weight: Tensor, padding_l: int) -> Tensor:

@@ -232,6 +232,7 @@ def test_bad_case_file(host: PluginHost, tmp_path, text: str, complaint: str) ->
 def test_random_cases_under_sanitizers(build: PluginBuild) -> None:
     rng = random.Random(20)
     planned = [cases.drawn(rng, number, data=False) for number in range(DRAWN_CASES)]
+    planned = [cases.spoiled(rng, p) if rng.random() < 0.2 else p for p in planned]
     for plan, outcome in zip(planned, play(build.host("_asan"), planned), strict=True):
         assert outcome.result == ("passed" if plan.allowed else "refused"), (plan, outcome)
     assert {plan.allowed for plan in planned} == {True, False}

@@ -130,6 +130,24 @@ def test_low_precision_graph(precision, agreement, sums, exported, tmp_path, cap
     assert error.max() <= sums
 
 
+def test_native_norms_in_fp16_stand_in_fp32_between_casts(exported, tmp_path):
+    model = patched(exported, tmp_path, "--precision", "fp16", "--layer-norm", "native")
+    nodes = count(model)
+    assert nodes["LayerNormalization"] == NORMS
+    assert nodes["LiteLayerNorm"] == 0
+    types = {item.name: item.type.tensor_type.elem_type for item in model.graph.value_info}
+    weights = {item.name: item.data_type for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "LayerNormalization":
+            assert types[node.output[0]] == onnx.TensorProto.FLOAT
+            assert weights[node.input[1]] == weights[node.input[2]] == onnx.TensorProto.FLOAT
+    source = verify.random_source(4, 9, "right", TINY.src_vocab, torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        tokens = exported.model(source)[0].numpy()
+    got, _ = session_of(model).run(None, {"src_tokens": source.numpy()})
+    assert (got == tokens).mean() > 0.95
+
+
 def test_fp16_and_bf16_differ_from_fp32(exported, tmp_path):
     """The proof rounds: a low precision that gave FP32's bits would prove nothing."""
     source = {"src_tokens": np.array([[0, 5, 6, 7, 8, 9, 2]])}

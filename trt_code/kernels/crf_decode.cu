@@ -22,8 +22,7 @@ namespace {
 constexpr int kSearchers = 4;
 constexpr int kWorkers = 8;
 constexpr int kThreads = (kSearchers + kWorkers) * kWarpSize;
-constexpr int kTile = 32;      // transitions are computed in tiles of kTile x kTile
-constexpr int kRankSlice = 8;  // consecutive ranks of a row that one lane holds
+constexpr int kTile = 32;  // transitions are computed in tiles of kTile x kTile
 
 template <typename T>
 struct Tensors {
@@ -63,30 +62,22 @@ size_t sharedBytes(int length, int chunk) {
 
 // ---- transitions --------------------------------------------------------------------------------
 
-/// Consecutive ranks of a row, packed: elements of 16 bits would each take a register.
+/// Consecutive ranks of a row that one lane holds: 16 bytes, packed, since elements of 16 bits
+/// would each take a register.
 template <typename T>
 struct RankSlice {
-  static constexpr int kWords = kRankSlice * int(sizeof(T)) / 4;
+  static constexpr int kRanks = kWidest<T>;
+  static constexpr int kWords = 4;
   uint32_t word[kWords];
 };
 
-/// Ranks first.. of a row in whole vectors; zeros where the row has ended. The row's length is a
-/// multiple of kRankSlice.
+/// Ranks first.. of a row in one access; zeros where the row has ended. The row's length is a
+/// multiple of kRanks.
 template <typename T>
-__device__ __forceinline__ RankSlice<T> loadVectors(const T* row, int rank, int first) {
-  RankSlice<T> slice{};
-  if (first < rank) {
-    const auto* from = reinterpret_cast<const uint4*>(row + first);
-#pragma unroll
-    for (int v = 0; v < RankSlice<T>::kWords / 4; ++v) {
-      const uint4 words = from[v];
-      slice.word[4 * v] = words.x;
-      slice.word[4 * v + 1] = words.y;
-      slice.word[4 * v + 2] = words.z;
-      slice.word[4 * v + 3] = words.w;
-    }
-  }
-  return slice;
+__device__ __forceinline__ RankSlice<T> loadVector(const T* row, int rank, int first) {
+  uint4 words{};
+  if (first < rank) words = *reinterpret_cast<const uint4*>(row + first);
+  return {{words.x, words.y, words.z, words.w}};
 }
 
 /// The same element by element, for any rank and alignment.
@@ -144,9 +135,9 @@ __device__ __forceinline__ void multiplyParts(float (&c)[4], const RankSlice<flo
   }
 }
 
-/// c += rows (16 x ranks) . columns (8 x ranks)^T over the 32 ranks that the four lanes of a row
-/// hold. The order of the ranks does not matter as long as both sides agree on it, so each lane
-/// feeds the matrix unit from its own eight.
+/// c += rows (16 x ranks) . columns (8 x ranks)^T over the ranks that the four lanes of a row hold.
+/// The order of the ranks does not matter as long as both sides agree on it, so each lane feeds the
+/// matrix unit from its own slice.
 template <typename T>
 __device__ __forceinline__ void multiplyRanks(float (&c)[4], const RankSlice<T>& upper,
                                               const RankSlice<T>& lower,
@@ -203,7 +194,7 @@ __device__ void prepareTile(const CrfDecodeParams& p, const Tensors<T>& tensors,
   using Layout = StepLayout<kBeam>;
   const int lane = threadIdx.x % kWarpSize;
   const int row = lane / 4;     // of a matrix instruction's operands and result
-  const int column = lane % 4;  // which eight ranks; which pair of columns of the result
+  const int column = lane % 4;  // which slice of the ranks; which pair of columns of the result
   const int64_t position = firstPosition + tile.t;
   const int slot = tile.j0 + lane;
   const bool emits = tile.i0 == 0 && slot < p.beam;
@@ -216,15 +207,15 @@ __device__ void prepareTile(const CrfDecodeParams& p, const Tensors<T>& tensors,
     return table + int64_t(min(max(token, 0), p.vocab - 1)) * p.rank;
   };
   float result[kEighths / 2][kEighths][4] = {};
-  for (int ranks = 0; ranks < p.rank; ranks += 4 * kRankSlice) {
-    const int first = ranks + column * kRankSlice;
+  for (int ranks = 0; ranks < p.rank; ranks += 4 * RankSlice<T>::kRanks) {
+    const int first = ranks + column * RankSlice<T>::kRanks;
     RankSlice<T> source[kEighths];
     RankSlice<T> target[kEighths];
     if (vectorised) {
 #pragma unroll
       for (int e = 0; e < kEighths; ++e) {
-        source[e] = loadVectors(rowOf(tensors.E1, tokens.source[e]), p.rank, first);
-        target[e] = loadVectors(rowOf(tensors.E2, tokens.target[e]), p.rank, first);
+        source[e] = loadVector(rowOf(tensors.E1, tokens.source[e]), p.rank, first);
+        target[e] = loadVector(rowOf(tensors.E2, tokens.target[e]), p.rank, first);
       }
     } else {
 #pragma unroll
@@ -467,7 +458,8 @@ cudaError_t run(const CrfDecodeParams& p, const Tensors<T>& tensors, cudaStream_
   if (status != cudaSuccess) return status;
   int chunk = kWorkers;
   while (chunk > 1 && sharedBytes<kBeam>(p.length, chunk) > size_t(limit)) --chunk;
-  const bool vectorised = p.rank % kRankSlice == 0 && aligned(16, {tensors.E1, tensors.E2});
+  const bool vectorised =
+      p.rank % RankSlice<T>::kRanks == 0 && aligned(16, {tensors.E1, tensors.E2});
   return launch(crfDecodeKernel<T, kBeam>, p.batch, kThreads, sharedBytes<kBeam>(p.length, chunk),
                 stream, p, tensors, chunk, vectorised);
 }

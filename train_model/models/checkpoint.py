@@ -10,6 +10,7 @@ import argparse
 import collections
 import dataclasses
 import os
+import re
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,10 @@ _ALLOWED = [
     list,
     (typing.Any, "typing.Any"),
     # meters keep their sums as NumPy arrays when validation computes BLEU
-    *((np._core.multiarray._reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in _CORES),
+    *(
+        (np._core.multiarray._reconstruct, f"numpy.{core}.multiarray._reconstruct")
+        for core in _CORES
+    ),
     *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in _CORES),
     np.ndarray,
     np.dtype,
@@ -87,6 +91,7 @@ class Architecture:
 
     configure: Callable[[argparse.Namespace, dict[str, Tensor]], Any]
     build: Callable[[Any], nn.Module]
+    upgrade: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda weights: weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +121,20 @@ def _configure_multibranch(
     )
 
 
+def _upgrade_multibranch(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Trained with mit-han-lab's CUDA module, a lightweight convolution's taps have no middle axis."""
+    return {
+        name: value[:, None] if _TAPS.search(name) and value.dim() == 2 else value
+        for name, value in weights.items()
+    }
+
+
+_TAPS = re.compile(r"\.branches\.\d+\.weight$")
 ARCHITECTURES = {
     "conv_crf_transformer": Architecture(_configure_nat, ConvCrfTransformer),
-    "transformer_multibranch_v2": Architecture(_configure_multibranch, TransformerMultibranch),
+    "transformer_multibranch_v2": Architecture(
+        _configure_multibranch, TransformerMultibranch, _upgrade_multibranch
+    ),
 }
 # Named architectures of mit-han-lab that differ in their defaults alone, which a checkpoint records.
 _ALIASES = {
@@ -158,7 +174,7 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
         raise UserError(f"{path} lacks the weights {error}") from error
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} has options that do not fit: {error}") from error
-    _fill(model, weights, path)
+    _fill(model, ARCHITECTURES[kind].upgrade(weights), path)
     return Loaded(model.eval(), config, kind)
 
 

@@ -1,6 +1,8 @@
 """The Lite Transformer gives the numbers of the original code, all at once and one token at a time."""
 
 import argparse
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +186,33 @@ def test_saving_and_loading_gives_the_same_network(tmp_path):
     again = load_checkpoint(tmp_path / "ar.pt")
     assert again.config == model.config
     assert again.kind == "transformer_multibranch_v2"
+    for name, value in model.state_dict().items():
+        assert again.model.state_dict()[name].equal(value), name
+
+
+def ratio_xavier_uniform_(tensor):
+    """Stands for the function that mit-han-lab's IWSLT architecture leaves in ``args.ffn_init``."""
+
+
+def test_a_checkpoint_of_the_iwslt_recipe_loads(tmp_path, monkeypatch):
+    """Named architecture, a function among the options, taps as the CUDA module stores them."""
+    model = network()
+    for name in ("fairseq", "fairseq.models", "fairseq.models.transformer_multibranch_v2"):
+        home = types.ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, home)
+    home.ratio_xavier_uniform_ = ratio_xavier_uniform_
+    monkeypatch.setattr(ratio_xavier_uniform_, "__module__", home.__name__)
+    args = model.config.to_args()
+    args.arch, args.ffn_init = "transformer_multibranch_v2_iwslt_de_en", ratio_xavier_uniform_
+    weights = {
+        name: value.squeeze(1) if name.endswith("branches.1.weight") else value
+        for name, value in model.state_dict().items()
+    }
+    assert weights["encoder.layers.0.self_attn.branches.1.weight"].shape == (4, 3)
+    torch.save({"args": args, "model": weights}, tmp_path / "iwslt.pt")
+    monkeypatch.undo()
+    again = load_checkpoint(tmp_path / "iwslt.pt")
+    assert again.config == model.config
     for name, value in model.state_dict().items():
         assert again.model.state_dict()[name].equal(value), name
 

@@ -135,7 +135,8 @@ def apply_plan(model: ir.Model, plan: Plan) -> list[str]:
     remove_unused(model)
     _shorten_names(graph, low)
     return [
-        f"{value.name} ({value.producer().op_type}): {_type(plan, value).name} to {wanted.name}"
+        f"{value.name} ({getattr(value.producer(), 'op_type', 'input')}): "
+        f"{_type(plan, value).name} to {wanted.name}"
         for (value, wanted), cast in casts.items()
         if cast in inserted
     ]

@@ -8,6 +8,7 @@ import pytest
 
 from onnx_export.reference import with_reference_functions
 from train_model.cli import UserError
+from trt_code import onnx_surgeon
 from trt_code.surgeon import older_exports
 from trt_code.surgeon.precision import apply_plan, make_plan
 from trt_code.surgeon.ranges import measure
@@ -166,3 +167,29 @@ def test_an_unknown_type_is_refused():
     next(iter(model.graph)).outputs[0].type = None
     with pytest.raises(UserError, match="not known"):
         apply_plan(model, plan)
+
+
+def test_a_step_with_a_state_keeps_its_types_outside():
+    """Float inputs and outputs stay FP32; with a state to invent, ranges are those of weights alone."""
+    text = """
+g (int64[B] tokens, float[B,4] state) => (float[B,4] next, float[B,4] y)
+{ x = Gather(table, tokens)  next = Add(x, state)  a = MatMul(next, w)  y = MatMul(a, heavy) }
+"""
+    model = onnx.parser.parse_model(f"{HEADER}\n{text}")
+    weights = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    for name, array in {"table": weights, "w": weights.T, "heavy": weights * 1e6}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model.metadata_props.add(key="architecture", value="transformer_multibranch_v2")
+    model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model))
+    older_exports.complete(model)
+    report = onnx_surgeon.patch(model, "fp16")
+    assert [node.outputs[0].name for node in report.plan.kept] == ["y"]
+    assert "state (input): FLOAT to FLOAT16" in report.casts
+    values = (*model.graph.inputs, *model.graph.outputs)
+    assert {value.name: value.dtype for value in values} == {
+        "tokens": ir.DataType.INT64,
+        "state": ir.DataType.FLOAT,
+        "next": ir.DataType.FLOAT,
+        "y": ir.DataType.FLOAT,
+    }
+    onnx.checker.check_model(ir.serde.serialize_model(model), full_check=True)

@@ -1,6 +1,7 @@
 """The attribute walkthrough: the fault, the fix, and that the plugin host sees mistakes of each kind."""
 
 import dataclasses
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -63,6 +64,15 @@ def test_host_names_the_attribute_that_is_not_declared(build: Path, case: Case) 
     outcome = play(build, "faulty", case)
     assert (outcome.result, outcome.stage) == ("fault", "fields")
     assert "attribute 'mode' is not declared" in outcome.message
+
+
+def test_readme_shows_what_is_printed(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show.main([str(build)])
+    printed = capsys.readouterr().out.replace("(reached onShapeChange)", "(reached enqueue)")
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    if "first row of y" not in printed:  # there is no GPU
+        readme = re.sub(r"  first row of y .*\n", "", readme)
+    assert printed in readme
 
 
 @pytest.mark.parametrize("drop_undeclared", [True, False])

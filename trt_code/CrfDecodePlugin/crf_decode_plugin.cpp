@@ -8,7 +8,7 @@ const Signature& CrfDecodePlugin::signature() const {
                                 {"E1", TypeRule::kData, 2},
                                 {"E2", TypeRule::kData, 2},
                                 {"mask", TypeRule::kInt32, 2}},
-                               {{"tokens", TypeRule::kInt32, 2}, {"scores", TypeRule::kFloat, 2}}};
+                               {{"tokens", TypeRule::kInt32}, {"scores", TypeRule::kFloat}}};
   return rules;
 }
 

@@ -12,11 +12,11 @@ Attributes DynamicConvPlugin::attributes() {
 
 const Signature& DynamicConvPlugin::signature() const {
   static const Signature plain{{{"x", TypeRule::kData, 3}, {"weight", TypeRule::kData, 4}},
-                               {{"y", TypeRule::kData, 3}}};
+                               {{"y", TypeRule::kData}}};
   static const Signature fused{{{"x", TypeRule::kData, 3},
                                 {"logits", TypeRule::kData, 3},
                                 {"mask", TypeRule::kInt32, 2, true}},
-                               {{"y", TypeRule::kData, 3}}};
+                               {{"y", TypeRule::kData}}};
   return fused_ != 0 ? fused : plain;
 }
 

@@ -7,11 +7,11 @@ namespace lite {
 Attributes LayerNormPlugin::attributes() { return {{"eps", eps_, true}}; }
 
 const Signature& LayerNormPlugin::signature() const {
-  static const Signature rules{{{"x", TypeRule::kData, 0},
+  static const Signature rules{{{"x", TypeRule::kData},
                                 {"scale", TypeRule::kFloat, 1},
                                 {"shift", TypeRule::kFloat, 1},
                                 {"residual", TypeRule::kData, 0, true}},
-                               {{"y", TypeRule::kData, 0}}};
+                               {{"y", TypeRule::kData}}};
   return rules;
 }
 

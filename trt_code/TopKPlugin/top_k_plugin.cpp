@@ -5,8 +5,8 @@ namespace lite {
 Attributes TopKPlugin::attributes() { return {{"k", k_, true}}; }
 
 const Signature& TopKPlugin::signature() const {
-  static const Signature rules{{{"x", TypeRule::kData, 0}},
-                               {{"values", TypeRule::kData, 0}, {"indices", TypeRule::kInt32, 0}}};
+  static const Signature rules{{{"x", TypeRule::kData}},
+                               {{"values", TypeRule::kData}, {"indices", TypeRule::kInt32}}};
   return rules;
 }
 

@@ -231,6 +231,7 @@ int32_t PluginBase::enqueue(const nvinfer1::PluginTensorDesc* inputDesc,
   const Inputs shapes{inputDesc, nbInputs_};
   const char* reason = checkTensors(shapes);
   if (reason != nullptr) return refuse(reason, shapes);
+  if (workspace == nullptr && workspaceSize(shapes) > 0) return refuse("no workspace", shapes);
   const cudaError_t status = launch(shapes, inputs, outputs, workspace, stream);
   return status == cudaSuccess ? 0 : refuse(cudaGetErrorString(status), shapes);
 }

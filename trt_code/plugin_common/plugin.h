@@ -31,7 +31,7 @@ enum class TypeRule {
 struct TensorRule {
   const char* name;
   TypeRule type;
-  int32_t rank;           // 0: any from 1 on; not looked at for outputs
+  int32_t rank = 0;       // of an input; 0 is any from 1 on
   bool optional = false;  // only at the end of the inputs
 };
 

@@ -44,7 +44,8 @@ class PluginBuild:
     major: int
 
     def host(self, variant: str = "") -> PluginHost:
-        """Host and plugins; ``variant`` "_asan" gives the sanitized pair."""
+        """Host and plugins, built first; ``variant`` "_asan" gives the sanitized pair."""
+        _make(self.folder, f"lite_plugins{variant}", f"lite_plugin_host{variant}")
         plugins = self.folder / "out/plugins"
         return PluginHost(
             plugins / f"lite_plugin_host{variant}_trt{self.major}",
@@ -113,11 +114,7 @@ def build_against(headers: Path) -> PluginBuild:
             "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON",
         ]
     )
-    targets = [
-        f"lite_{part}{variant}" for part in ("plugins", "plugin_host") for variant in ("", "_asan")
-    ]
-    targets.append("lite_plugin_loader")
-    _run(["cmake", "--build", str(folder), "--parallel", str(os.cpu_count()), "--target", *targets])
+    _make(folder, "lite_plugin_loader")
     return PluginBuild(folder, major)
 
 
@@ -125,6 +122,12 @@ def _architecture() -> str:
     if torch.cuda.is_available():
         return "{}{}-real".format(*torch.cuda.get_device_capability())
     return "90-real"
+
+
+@functools.cache
+def _make(folder: Path, *targets: str) -> None:
+    parallel = ["--parallel", str(os.cpu_count())]
+    _run(["cmake", "--build", str(folder), *parallel, "--target", *targets])
 
 
 def _flags(path: Path, language: str) -> list[str]:

@@ -45,13 +45,14 @@ def conv(
     kernel: int,
     padding_l: int,
     seed: int | None = None,
+    specials: bool = False,
     name: str = "conv",
 ) -> Planned:
     """LiteDynamicConv with ready weights; ``shapes`` are [B, C, T] for each run."""
     rng = _generator(seed)
     inputs, references = [], []
     for batch, channels, length in shapes:
-        x = _normal((batch, channels, length), dtype, rng)
+        x = _normal((batch, channels, length), dtype, rng, specials)
         weight = _normal((batch, heads, kernel, length), dtype, rng)
         if rng is not None:
             weight = weight.float().softmax(2).to(dtype)
@@ -75,18 +76,19 @@ def fused_conv(
     glu: bool = False,
     mask: bool = False,
     seed: int | None = None,
+    specials: bool = False,
     name: str = "fused-conv",
 ) -> Planned:
     """LiteDynamicConv with fused=1; ``shapes`` are [B, T, C] of the output for each run."""
     rng = _generator(seed)
     inputs, references = [], []
     for batch, length, channels in shapes:
-        x = _normal((batch, length, channels * (2 if glu else 1)), dtype, rng)
+        x = _normal((batch, length, channels * (2 if glu else 1)), dtype, rng, specials)
         logits = _normal((batch, length, heads * kernel), dtype, rng)
         run = [x, logits] + ([_mask(batch, length, rng)] if mask else [])
         if rng is not None:
             y = F.glu(x.double(), -1) if glu else x.double()
-            y = y * run[2][..., None] if mask else y
+            y = y.where(run[2][..., None] != 0, 0.0) if mask else y
             taps = logits.double().unflatten(2, (heads, kernel)).softmax(3).permute(0, 2, 3, 1)
             references.append([convolve(y.transpose(1, 2), taps, padding_l).transpose(1, 2)])
         inputs.append(run)
@@ -105,13 +107,14 @@ def layer_norm(
     residual: bool = False,
     eps: float = 1e-5,
     seed: int | None = None,
+    specials: bool = False,
     name: str = "layer-norm",
 ) -> Planned:
     """LiteLayerNorm; ``shapes`` are those of x for each run."""
     rng = _generator(seed)
     inputs, references = [], []
     for shape in shapes:
-        run = [_normal(shape, dtype, rng)]
+        run = [_normal(shape, dtype, rng, specials)]
         run += [_normal(shape[-1:], FLOAT, rng) for _ in range(2)]
         run += [_normal(shape, dtype, rng)] if residual else []
         if rng is not None:
@@ -166,11 +169,14 @@ def top_k(
     *,
     k: int,
     seed: int | None = None,
+    specials: bool = False,
     name: str = "top-k",
 ) -> Planned:
-    """LiteTopK; ``shapes`` are those of x for each run. The values hold many ties."""
+    """LiteTopK; ``shapes`` are those of x for each run. The values hold many ties, and NaN is largest."""
     rng = _generator(seed)
     inputs = [[_quarters(shape, dtype, rng)] for shape in shapes]
+    if rng is not None and specials:
+        inputs = [[_with_specials(x, rng)] for (x,) in inputs]
     references = []
     if rng is not None:
         for (x,) in inputs:
@@ -364,10 +370,20 @@ def _like(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
-def _normal(shape: Sequence[int], dtype: torch.dtype, rng: torch.Generator | None) -> Tensor:
+def _normal(
+    shape: Sequence[int], dtype: torch.dtype, rng: torch.Generator | None, specials: bool = False
+) -> Tensor:
     if rng is None:
         return torch.empty(tuple(shape), dtype=dtype, device="meta")
-    return torch.randn(tuple(shape), generator=rng).to(dtype)
+    values = torch.randn(tuple(shape), generator=rng).to(dtype)
+    return _with_specials(values, rng) if specials else values
+
+
+def _with_specials(x: Tensor, rng: torch.Generator) -> Tensor:
+    """A copy with one value in a hundred NaN or an infinity."""
+    specials = torch.tensor([torch.nan, torch.inf, -torch.inf], dtype=x.dtype)
+    chosen = specials[torch.randint(3, x.shape, generator=rng)]
+    return x.where(torch.rand(x.shape, generator=rng) > 0.01, chosen)
 
 
 def _quarters(shape: Sequence[int], dtype: torch.dtype, rng: torch.Generator | None) -> Tensor:

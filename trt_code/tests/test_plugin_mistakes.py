@@ -95,12 +95,12 @@ SEEN = {
         "looks past position 0",
     ),
     "wrong output type": (
-        Mistake(CRF, '{"scores", TypeRule::kFloat, 2}', '{"scores", TypeRule::kData, 2}'),
+        Mistake(CRF, '{"scores", TypeRule::kFloat}', '{"scores", TypeRule::kData}'),
         "crf-half",
         "output 1 got type HALF instead of FLOAT",
     ),
     "output one too few": (
-        Mistake(TOPK, ', {"indices", TypeRule::kInt32, 0}', ""),
+        Mistake(TOPK, ', {"indices", TypeRule::kInt32}', ""),
         "topk",
         "getNbOutputs is 1, the node has 2",
     ),

@@ -1,12 +1,11 @@
 """What the project's plugins take, and what their library declares."""
 
-import json
-import subprocess
 from pathlib import Path
 
 import onnx
 
 from train_model.cli import UserError
+from trt_code.plugin_host.host import PluginHost
 
 T = onnx.TensorProto
 DATA = (T.FLOAT, T.FLOAT16, T.BFLOAT16)
@@ -41,14 +40,10 @@ def declared_fields(library: Path) -> dict[str, dict[str, str]]:
     Raises:
         UserError: the library or the host program beside it is missing, or does not run.
     """
-    host = _host(library)
-    for path in (library, host):
+    for path in (library, _host(library)):
         if not path.is_file():
             raise UserError(f"there is no {path}; run `make plugins`")
-    run = subprocess.run([host, library, "--fields"], capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise UserError(f"{host} cannot read {library}: {run.stderr.strip()}; run `make plugins`")
-    return {creator["name"]: creator["fields"] for creator in json.loads(run.stdout)["creators"]}
+    return PluginHost(_host(library), library).fields()
 
 
 def _host(library: Path) -> Path:

@@ -235,11 +235,11 @@ def check_plugins(graph: Graph) -> Iterator[Finding]:
         for name, kind in zip(node.input, expected, strict=False):
             wanted = (first,) if kind == "T" else kind if isinstance(kind, tuple) else (kind,)
             got = graph.types.get(name)
-            if got is not None and got not in wanted:
+            if None not in (got, *wanted) and got not in wanted:
                 yield Finding(
                     label(node),
                     f"input {name} is {type_name(got)}",
-                    f"cast it to {' or '.join(map(type_name, filter(None, wanted)))}",
+                    f"cast it to {' or '.join(map(type_name, wanted))}",
                 )
         if sum(map(bool, node.output)) != plugins.OUTPUTS[node.op_type]:
             yield Finding(

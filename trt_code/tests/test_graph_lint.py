@@ -10,6 +10,7 @@ from train_model.cli import UserError
 from trt_code import graph_lint
 from trt_code.graph_lint import lint
 from trt_code.lint import operators, plugins
+from trt_code.tests.plugin_build import plugin_build
 
 HEADER = '<ir_version: 10, opset_import: ["" : {opset}, "lite" : 1]>'
 PLUGIN = 'plugin_version = "1", plugin_namespace = ""'
@@ -283,10 +284,30 @@ def test_a_library_that_cannot_be_read(case, tmp_path):
         library.unlink()
     elif case == "no host":
         (tmp_path / "lite_plugin_host_trt10").unlink()
-    with pytest.raises(UserError, match="make plugins"):
+    words = "cannot load" if case == "a host that fails" else "make plugins"
+    with pytest.raises(UserError, match=words):
         plugins.declared_fields(library)
     if case != "a host that fails":
         assert plugins.find_library(tmp_path) is None
+
+
+@pytest.mark.tensorrt_headers
+def test_what_the_surgeon_writes_is_declared_by_the_plugins_that_are_built():
+    whole = model(
+        f"""
+g (float[B,T,8] x, float[B,T,6] l, float[B,T,8] r, int32[B,T] m) => (int32[B,T] t, float[B,T] s)
+{{
+  c = lite.LiteDynamicConv<padding_l = 1, fused = 1, heads = 2, kernel_size = 3, glu = 0, {PLUGIN}>
+    (x, l, m)
+  n = lite.LiteLayerNorm<eps = 0.1, {PLUGIN}>(c, w, w, r)
+  v, i = lite.LiteTopK<k = 4, {PLUGIN}>(n)
+  t, s = lite.LiteCrfDecode<{PLUGIN}>(v, i, e, e, m)
+}}
+""",
+        w=np.ones(8, np.float32),
+        e=np.ones((8, 2), np.float32),
+    )
+    assert lint(whole, plugin_build().host().fields()) == []
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):

@@ -1,6 +1,11 @@
-"""Skips the tests that need what this machine has not, and says so."""
+"""Skips the tests that need what this machine has not, and says so; keeps CPU arithmetic repeatable."""
 
 import importlib.util
+import os
+
+# The networks of the tests are too small to gain from threads, and how work is split among them decides
+# how sums are rounded. Also for the processes that tests start, so before PyTorch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

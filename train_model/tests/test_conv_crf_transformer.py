@@ -134,7 +134,9 @@ def test_masked_policy_gives_a_sentence_the_same_alone_and_in_any_company(data):
     for i, row in enumerate(rows):
         alone_tokens, alone_scores = decode(model, row[None], width_of_canvas)
         assert tokens[i].equal(alone_tokens[0])
-        torch.testing.assert_close(scores[i], alone_scores[0], rtol=0, atol=1e-5)
+        # a score is the difference of two path scores, each rounded at its own size
+        rounding = 4 * torch.finfo(torch.float32).eps * alone_scores.cumsum(1).abs().max().item()
+        torch.testing.assert_close(scores[i], alone_scores[0], rtol=0, atol=1e-5 + rounding)
 
 
 def decode(model, src_tokens, width):

@@ -77,7 +77,8 @@ CHECKPOINT ?= $(or $(firstword $(CHECKPOINT.$(MODEL))),$(error no model '$(MODEL
 PRECISION ?= $(if $(filter demo-ar,$(MODEL)),,fp32 tf32 fp16)
 PATCHED := $(PRECISION:%=$(BUILD)/model.%.onnx)
 EXPORTER := $(wildcard train_model/models/*.py train_model/ops/*.py onnx_export/*.py onnx_export/symbols/*.py)
-SURGEON := $(wildcard trt_code/onnx_surgeon.py trt_code/surgeon/*.py onnx_export/symbols/*.py)
+SURGEON := $(wildcard trt_code/onnx_surgeon.py trt_code/surgeon/*.py trt_code/graph_lint.py trt_code/lint/*.py \
+  onnx_export/onnx_file.py onnx_export/reference.py onnx_export/rounding.py onnx_export/symbols/*.py)
 
 .PHONY: onnx verify patch
 onnx: $(BUILD)/model.onnx  ## export the checkpoint of MODEL to one ONNX file

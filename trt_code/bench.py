@@ -24,7 +24,7 @@ from train_model.models.zoo import ModelFiles, model_files
 from trt_code import batching, report
 from trt_code.agreement import Agreement, compare, verdict
 from trt_code.machine import default_device, describe
-from trt_code.runners import PRECISIONS, RUNNERS, Runner, Unavailable, create
+from trt_code.runners import PRECISIONS, RIVALS, RUNNERS, Runner, Unavailable, create
 from trt_code.runners.base import wall_ms
 from trt_code.translate import add_count, add_runner_arguments
 
@@ -235,7 +235,11 @@ def bench(run: Bench, runners: list[str], precisions: list[str]) -> tuple[list, 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trt_code.bench", description=__doc__)
     add_runner_arguments(parser)
-    parser.add_argument("--runner", default=",".join(RUNNERS), help="comma-separated; default: all")
+    parser.add_argument(
+        "--runner",
+        default=",".join(RUNNERS),
+        help=f"comma-separated; default: {','.join(RUNNERS)}; rivals: {','.join(RIVALS)}",
+    )
     parser.add_argument("--precision", default="fp32,tf32,fp16", help="comma-separated")
     parser.add_argument("--shape", default=DEFAULT_SHAPES, help="BATCHxSOURCE, comma-separated")
     add_count(parser, "--repeats", 30, "timed passes a row, at most")
@@ -244,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="folder")
     arguments = parser.parse_args(argv)
-    runners = parse_names(arguments.runner, list(RUNNERS), "runner")
+    runners = parse_names(arguments.runner, [*RUNNERS, *RIVALS], "runner")
     precisions = parse_names(arguments.precision, PRECISIONS, "precision")
     shapes = parse_shapes(arguments.shape)
     device = default_device() if arguments.device == "auto" else arguments.device

@@ -11,13 +11,29 @@ from typing import Any
 from train_model.cli import UserError
 from trt_code.runners.base import Output, Runner, Timing, Unavailable
 
-__all__ = ["PRECISIONS", "RUNNERS", "Output", "Runner", "Timing", "Unavailable", "create"]
+__all__ = [
+    "PRECISIONS",
+    "RIVALS",
+    "RUNNERS",
+    "Output",
+    "Runner",
+    "Timing",
+    "Unavailable",
+    "create",
+]
 
 RUNNERS = {
     "torch": "trt_code.runners.torch_runner",
     "ort": "trt_code.runners.ort_runner",
     "cuda-graph": "trt_code.runners.cuda_graph_runner",
     "trt": "trt_code.runners.trt_runner",
+}
+# What a user might take instead, for the table alone: PyTorch's own ways to be fast, and our graphs
+# with as much work as the original does.
+RIVALS = {
+    "torch-graph": "trt_code.runners.torch_graph_runner",
+    "torch-compile": "trt_code.runners.torch_compile_runner",
+    "cuda-graph-full": "trt_code.runners.cuda_graph_full_runner",
 }
 # The same for networks that give one token at a time; their runners search with a beam.
 AUTOREGRESSIVE = {
@@ -32,7 +48,7 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
     """Make a runner.
 
     Args:
-        name: one of ``RUNNERS``.
+        name: one of ``RUNNERS`` or ``RIVALS``.
         model_files: what ``train_model.models.zoo.model_files`` gave.
         precision: one of ``PRECISIONS``.
         device: "cpu" or "cuda".
@@ -44,7 +60,7 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
         UserError: no such runner, precision or device.
     """
     for kind, value, known in (
-        ("runner", name, RUNNERS),
+        ("runner", name, RUNNERS | RIVALS),
         ("precision", precision, PRECISIONS),
         ("device", device, ("cpu", "cuda")),
     ):
@@ -54,6 +70,6 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
         raise Unavailable(
             f"{model_files.name} gives one token at a time; {name} does not do that yet"
         )
-    modules = AUTOREGRESSIVE if model_files.autoregressive else RUNNERS
+    modules = AUTOREGRESSIVE if model_files.autoregressive else RUNNERS | RIVALS
     module = importlib.import_module(modules[name])
     return module.create(model_files, precision, device, **options)

@@ -21,12 +21,18 @@ _DTYPES = {
 
 
 def create(
-    model_files: Any, precision: str, device: str, *, canvas: str = "cut", **_: Any
+    model_files: Any,
+    precision: str,
+    device: str,
+    *,
+    name: str = "cuda-graph",
+    canvas: str = "cut",
+    **_: Any,
 ) -> "CudaGraphRunner":
     """Load and fold the checkpoint; see ``trt_code.runners.create``.
 
-    ``canvas`` is ``cut`` (decode as far as the longest predicted length) or ``full`` (twice the source,
-    as the original does).
+    ``canvas`` is ``cut`` (decode as far as the longest predicted length) or ``full`` (twice the
+    source, as the original does).
     """
     if device != "cuda" or not torch.cuda.is_available():
         raise Unavailable("CUDA graphs need a CUDA GPU (make doctor)")
@@ -39,14 +45,14 @@ def create(
         raise Unavailable(f"the fused network is conv_crf_transformer, the model {loaded.kind}")
     if reason := why_not(loaded.model):
         raise Unavailable(reason)
-    return CudaGraphRunner(loaded.model, precision, canvas)
+    return CudaGraphRunner(name, loaded.model, precision, canvas)
 
 
 class CudaGraphRunner(Runner):
     """Weights are cast once; graphs are captured as shapes are met."""
 
-    def __init__(self, model: ConvCrfTransformer, precision: str, canvas: str) -> None:
-        super().__init__("cuda-graph", precision, "cuda")
+    def __init__(self, name: str, model: ConvCrfTransformer, precision: str, canvas: str) -> None:
+        super().__init__(name, precision, "cuda")
         self._held_before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         self.config, self.max_source = model.config, model.config.max_source_positions

@@ -22,22 +22,27 @@ def create(
     model_files: Any, precision: str, device: str, *, threads: int = 0, **_: Any
 ) -> "TorchRunner":
     """Load the checkpoint and cast it; see ``trt_code.runners.create``."""
+    check_available(precision, device)
+    if threads:
+        torch.set_num_threads(threads)
+    return TorchRunner(model_files, precision, device)
+
+
+def check_available(precision: str, device: str) -> None:
+    """Raise ``Unavailable`` where PyTorch cannot run this precision on this device."""
     if precision not in DTYPES:
         raise Unavailable(f"PyTorch runs {', '.join(DTYPES)}; {precision} lives in the ONNX graph")
     if device == "cuda" and not torch.cuda.is_available():
         raise Unavailable("PyTorch sees no CUDA GPU (make doctor)")
     if device == "cpu" and precision == "tf32":
         raise Unavailable("TF32 needs a CUDA GPU")
-    if threads:
-        torch.set_num_threads(threads)
-    return TorchRunner(model_files, precision, device)
 
 
 class TorchRunner(Runner):
     """Weights and activations are cast outright, without autocast, as an engine would have them."""
 
-    def __init__(self, model_files: Any, precision: str, device: str):
-        super().__init__("torch", precision, device)
+    def __init__(self, model_files: Any, precision: str, device: str, name: str = "torch"):
+        super().__init__(name, precision, device)
         if device == "cuda":
             self._held_before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()

@@ -68,21 +68,25 @@ __global__ void __launch_bounds__(kThreads)
     if (chunk > 0) __syncthreads();
 
     constexpr int kTapVectors = kTile / kVec;
+#pragma unroll 4
     for (int i = threadIdx.x; i < tapCount * kTapVectors; i += kThreads) {
-      const int tap = firstTap + i / kTapVectors;
+      const int tap = i / kTapVectors;
       const int t = t0 + i % kTapVectors * kVec;
-      const bool inside = tap >= 0 && t < p.length;
-      const int64_t at = int64_t(tap) * p.length + t;
-      copyVector<float, kVec>(taps + i * kVec, weight + (inside ? at : 0), inside);
+      Vector<float, kVec> value{};
+      if (firstTap + tap >= 0 && t < p.length) {
+        value = loadVector<kVec>(weight + int64_t(firstTap + tap) * p.length + t);
+      }
+      *reinterpret_cast<Vector<float, kVec>*>(taps + i * kVec) = value;
     }
     const int inputVectors = columns / kVec;
+#pragma unroll 4
     for (int i = threadIdx.x; i < channels * inputVectors; i += kThreads) {
+      const int c = i / inputVectors;
       const int t = firstInput + chunk + i % inputVectors * kVec;
-      const bool inside = t >= 0 && t < p.length;
-      const int64_t at = int64_t(i / inputVectors) * p.length + t;
-      copyVector<float, kVec>(inputs + i * kVec, x + (inside ? at : 0), inside);
+      Vector<float, kVec> value{};
+      if (t >= 0 && t < p.length) value = loadVector<kVec>(x + int64_t(c) * p.length + t);
+      *reinterpret_cast<Vector<float, kVec>*>(inputs + i * kVec) = value;
     }
-    waitForCopies();
     __syncthreads();
 
     const float* input = inputs + row * columns + lane * kPositions;

@@ -83,19 +83,18 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   const int rowElements = kGlu ? 2 * p.channels : p.channels;
   const int vectors = (positions + p.kernelSize - 1) * tiling.lanes;
   for (int base = threadIdx.x; base < vectors; base += blockDim.x * kInputsAhead) {
-    // Masked inputs are loaded and dropped: a load that waited for its mask would cost more.
     Vector<float, kVec> value[kInputsAhead];
     Vector<float, kVec> gate[kInputsAhead];
-    bool real[kInputsAhead];
 #pragma unroll
     for (int j = 0; j < kInputsAhead; ++j) {
       const int i = base + j * blockDim.x;
       const int t = t0 - p.paddingL + i / tiling.lanes;
       const int c = i % tiling.lanes * kVec;
-      const bool inside = i < vectors && t >= 0 && t < p.length && c < channels;
-      const int64_t at = firstRow + (inside ? t : 0);
-      real[j] = inside && (mask == nullptr || mask[at] != 0);
-      const float* from = x + at * rowElements + c0 + (inside ? c : 0);
+      value[j] = {};
+      gate[j] = {};
+      if (i >= vectors || t < 0 || t >= p.length || c >= channels) continue;
+      if (mask != nullptr && mask[firstRow + t] == 0) continue;
+      const float* from = x + (firstRow + t) * rowElements + c0 + c;
       value[j] = loadVector<kVec>(from);
       if constexpr (kGlu) gate[j] = loadVector<kVec>(from + p.channels);
     }
@@ -103,13 +102,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     for (int j = 0; j < kInputsAhead; ++j) {
       const int i = base + j * blockDim.x;
       if (i >= vectors) continue;
-      Vector<float, kVec> input = value[j];
       if constexpr (kGlu) {
 #pragma unroll
-        for (int e = 0; e < kVec; ++e) input.item[e] = glu(input.item[e], gate[j].item[e]);
+        for (int e = 0; e < kVec; ++e) {
+          value[j].item[e] = glu(value[j].item[e], gate[j].item[e]);
+        }
       }
-      if (!real[j]) input = {};
-      *reinterpret_cast<Vector<float, kVec>*>(inputs + i * kVec) = input;
+      *reinterpret_cast<Vector<float, kVec>*>(inputs + i * kVec) = value[j];
     }
   }
 #pragma unroll

@@ -60,17 +60,8 @@ struct Tiling {
   }
 };
 
-/// a * sigmoid(b) by the units for special functions, to 2 ulp of FP32: far below 16-bit rounding.
-__device__ __forceinline__ float fastGlu(float a, float b) {
-  float power;
-  float inverse;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(b * -1.44269504f));  // exp(-b)
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + power));
-  return a * inverse;
-}
-
 // kUnits units of positions a block; kWarps / kUnits warps share each and divide its channels.
-template <typename T, int kVec, int kUnits, bool kGlu>
+template <typename T, int kVec, int kUnits>
 __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
     kernel(DynamicConvFusedParams p, Tiling tiling, const T* __restrict__ x,
            const T* __restrict__ logits, const int32_t* __restrict__ mask, T* __restrict__ y) {
@@ -114,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
     }
   }
 
-  const int rowElements = kGlu ? 2 * p.channels : p.channels;
+  const int rowElements = p.glu ? 2 * p.channels : p.channels;
   const int rowsPerRound = kThreads / tiling.lanes;
   const int lane = threadIdx.x % tiling.lanes;
   const int firstInput = t0 - p.paddingL;
@@ -123,34 +114,31 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
   const bool loads = threadIdx.x < rowsPerRound * tiling.lanes && lane * kVec < channels;
   for (int first = threadIdx.x / tiling.lanes; loads && first < rows;
        first += rowsPerRound * kInputsAhead) {
-    // Masked inputs are loaded and dropped: a load that waited for its mask would cost more.
     Vector<T, kVec> value[kInputsAhead];
     Vector<T, kVec> gate[kInputsAhead];
-    bool real[kInputsAhead];
 #pragma unroll
     for (int j = 0; j < kInputsAhead; ++j) {
       const int row = first + j * rowsPerRound;
       const int t = firstInput + row;
-      const bool inside = row < reached && t >= 0 && t < p.length;
-      const int64_t at = firstRow + (inside ? t : 0);
-      real[j] = inside && (mask == nullptr || mask[at] != 0);
-      const T* from = x + at * rowElements + c0 + lane * kVec;
+      value[j] = {};
+      gate[j] = {};
+      if (row >= reached || t < 0 || t >= p.length) continue;
+      if (mask != nullptr && mask[firstRow + t] == 0) continue;
+      const T* from = x + (firstRow + t) * rowElements + c0 + lane * kVec;
       value[j] = loadVector<kVec>(from);
-      if constexpr (kGlu) gate[j] = loadVector<kVec>(from + p.channels);
+      if (p.glu) gate[j] = loadVector<kVec>(from + p.channels);
     }
 #pragma unroll
     for (int j = 0; j < kInputsAhead; ++j) {
       const int row = first + j * rowsPerRound;
       if (row >= rows) break;
-      Vector<T, kVec> input = value[j];
-      if constexpr (kGlu) {
+      if (p.glu) {
 #pragma unroll
         for (int e = 0; e < kVec; ++e) {
-          input.item[e] = fromFloat<T>(fastGlu(toFloat(input.item[e]), toFloat(gate[j].item[e])));
+          value[j].item[e] = fromFloat<T>(glu(value[j].item[e], gate[j].item[e]));
         }
       }
-      if (!real[j]) input = {};
-      *reinterpret_cast<Vector<T, kVec>*>(inputs + row * kStride + lane * kVec) = input;
+      *reinterpret_cast<Vector<T, kVec>*>(inputs + row * kStride + lane * kVec) = value[j];
     }
   }
 
@@ -258,8 +246,8 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
 template <typename T, int kVec, int kUnits>
 cudaError_t run(const DynamicConvFusedParams& p, const Tiling& tiling, const T* x, const T* logits,
                 const int32_t* mask, T* y, cudaStream_t stream) {
-  return launch(p.glu ? kernel<T, kVec, kUnits, true> : kernel<T, kVec, kUnits, false>,
-                tiling.blocks, kThreads, tiling.shared, stream, p, tiling, x, logits, mask, y);
+  return launch(kernel<T, kVec, kUnits>, tiling.blocks, kThreads, tiling.shared, stream, p, tiling,
+                x, logits, mask, y);
 }
 
 /// Long tiles where there are blocks enough, else short ones, which make more.

@@ -13,27 +13,6 @@
 #include "mma.cuh"
 
 namespace lite {
-
-/// 16 bytes from `from` if `inside`, else zeros, into shared memory.
-__device__ __forceinline__ void copyAsync(void* to, const void* from, bool inside) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
-               "r"(inside ? 16 : 0)
-               : "memory");
-}
-
-__device__ __forceinline__ void waitForCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
-/// Vectors of a row that lies in memory, shifted and cut, into a row of shared memory.
-template <typename T, int kVec>
-__device__ __forceinline__ void copyVector(T* to, const T* from, bool inside) {
-  if constexpr (kVec == kWidest<T>) {
-    copyAsync(to, from, inside);
-  } else {
-    *to = inside ? *from : fromFloat<T>(0.0f);
-  }
-}
-
 namespace conv_mma {
 
 constexpr int kWarps = 8;
@@ -59,6 +38,26 @@ struct Tiling {
     shared = 2 * size_t(kChannels * columns + p.kernelSize * tile);
   }
 };
+
+/// 16 bytes from `from` if `inside`, else zeros, into shared memory.
+__device__ __forceinline__ void copyAsync(void* to, const void* from, bool inside) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
+               "r"(inside ? 16 : 0)
+               : "memory");
+}
+
+__device__ __forceinline__ void waitForCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+/// Vectors of a row that lies in memory, shifted and cut, into a row of shared memory.
+template <typename T, int kVec>
+__device__ __forceinline__ void copyVector(T* to, const T* from, bool inside) {
+  if constexpr (kVec == kWidest<T>) {
+    copyAsync(to, from, inside);
+  } else {
+    *to = inside ? *from : fromFloat<T>(0.0f);
+  }
+}
 
 // kUnits units of positions a block; kWarps / kUnits warps share each and divide its channels.
 template <typename T, int kVec, int kUnits>

@@ -4,8 +4,11 @@
     x [B,T,C] (-> gate) (-> Where mask) -> Transpose [B,C,T] ----- LiteDynamicConv -> Transpose -> y
 
 becomes one LiteDynamicConv with ``fused=1`` that reads logits [B,T,H*K], x and the mask, and writes
-[B,T,C]: one pass over memory instead of six.
+[B,T,C]: one pass over memory instead of six. Networks in fairseq's [T,B,C] get the same with their rows
+reordered around it, which moves whole rows and not single numbers.
 """
+
+import dataclasses
 
 import onnx_ir as ir
 
@@ -22,9 +25,26 @@ from trt_code.surgeon.graph import (
     other_input,
     permutation,
     plugin_node,
+    rank,
     remove_unused,
     replace,
     used_once,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """The Transposes that bring x, taps and result from a network's layout to the operator's and back."""
+
+    x: list[int]
+    weight: list[int]
+    result: list[int]
+    rows: list[int] | None  # from the network's layout to [B,T,C], which is its own inverse
+
+
+_LAYOUTS = (
+    _Layout([0, 2, 1], [0, 2, 3, 1], [0, 2, 1], rows=None),  # [B,T,C]
+    _Layout([1, 2, 0], [1, 2, 3, 0], [2, 0, 1], rows=[1, 0, 2]),  # [T,B,C]
 )
 
 
@@ -40,27 +60,32 @@ def fuse_taps(model: ir.Model) -> int:
 
 
 def _fuse_taps(model: ir.Model, node: ir.Node) -> bool:
-    transpose_x, transpose_w = (made_by(value, "Transpose") for value in node.inputs)
-    if permutation(transpose_x) != [0, 2, 1] or permutation(transpose_w) != [0, 2, 3, 1]:
+    transposes = [made_by(value, "Transpose") for value in node.inputs]
+    perms = [permutation(item) for item in transposes]
+    layout = next((item for item in _LAYOUTS if [item.x, item.weight] == perms), None)
+    if layout is None:
         return False
-    softmax = made_by(transpose_w.inputs[0], "Softmax")
+    softmax = made_by(transposes[1].inputs[0], "Softmax")
     if softmax is None or not on_last_axis(softmax, attribute(softmax, "axis", -1)):
         return False
     reshape = made_by(softmax.inputs[0], "Reshape")
-    if reshape is None:
+    if reshape is None or rank(reshape.inputs[0]) != 3:
         return False
     heads, kernel_size = dim(softmax.inputs[0], 2), dim(softmax.inputs[0], 3)
+    if None in (heads, kernel_size) or dim(reshape.inputs[0], 2) != heads * kernel_size:
+        return False
     users = [use.node for use in node.outputs[0].uses()]
-    if heads is None or kernel_size is None or node.outputs[0].is_graph_output():
+    if not users or node.outputs[0].is_graph_output():
         return False
-    if not users or any(permutation(user) != [0, 2, 1] for user in users):
+    if any(user.op_type != "Transpose" or permutation(user) != layout.result for user in users):
         return False
-    x = transpose_x.inputs[0]
+    x = transposes[0].inputs[0]
+    inputs = [_rows(model, node, value, layout) for value in (x, reshape.inputs[0])]
     fused = plugin_node(
         model,
         node,
         "LiteDynamicConv",
-        [x, reshape.inputs[0]],
+        inputs,
         name=f"{node.name}.fused",
         attributes={
             "padding_l": attribute(node, "padding_l"),
@@ -69,11 +94,29 @@ def _fuse_taps(model: ir.Model, node: ir.Node) -> bool:
             "kernel_size": kernel_size,
             "glu": 0,
         },
-        outputs=[(x.dtype, x.shape)],
+        outputs=[(x.dtype, inputs[0].shape)],
     )
+    result = _rows(model, node, fused.outputs[0], layout)
     for user in users:
-        replace(model, user.outputs[0], fused.outputs[0])
+        replace(model, user.outputs[0], result)
     return True
+
+
+def _rows(model: ir.Model, before: ir.Node, value: ir.Value, layout: _Layout) -> ir.Value:
+    """``value`` with batch and time exchanged where the network's layout asks for it."""
+    if layout.rows is None:
+        return value
+    shape = value.shape and ir.Shape([value.shape[axis] for axis in layout.rows])
+    node = new_node(
+        model,
+        before,
+        "Transpose",
+        [value],
+        name=f"{value.name}.rows",
+        attributes={"perm": layout.rows},
+        outputs=[(value.dtype, shape)],
+    )
+    return node.outputs[0]
 
 
 def fuse_mask(model: ir.Model) -> int:

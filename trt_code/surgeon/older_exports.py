@@ -10,7 +10,17 @@ from onnx import version_converter
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
 
 from onnx_export.symbols import DOMAIN, EXPORTED, FUNCTIONS, VERSION
-from trt_code.surgeon.graph import Pass, new_node, nodes_of, replace
+from trt_code.surgeon.graph import (
+    Pass,
+    attribute,
+    made_by,
+    new_node,
+    nodes_of,
+    on_last_axis,
+    remove_unused,
+    replace,
+    sole_user,
+)
 
 OPSET = 20
 _OLD_NAMES = {"dynamicconv_forward": "LiteDynamicConv"}
@@ -98,7 +108,40 @@ def equal_of_booleans(model: ir.Model) -> int:
     return count
 
 
+def unflatten_softmax(model: ir.Model) -> int:
+    """A softmax over the last axis that the change of opset put between Flatten and Reshape, alone."""
+    count = 0
+    for node in nodes_of(model, "Softmax"):
+        flatten = made_by(node.inputs[0], "Flatten")
+        reshape = sole_user(node.outputs[0], "Reshape")
+        if (
+            flatten is None
+            or reshape is None
+            or not on_last_axis(node, attribute(node, "axis", -1))
+        ):
+            continue
+        x, size = flatten.inputs[0], made_by(reshape.inputs[1], "Shape")
+        if not on_last_axis(flatten, attribute(flatten, "axis", 1)):
+            continue
+        if size is None or size.inputs[0] is not x or size.attributes:
+            continue
+        softmax = new_node(
+            model,
+            node,
+            "Softmax",
+            [x],
+            name=f"{node.name}.whole",
+            attributes={"axis": -1},
+            outputs=[(x.dtype, x.shape)],
+        )
+        replace(model, reshape.outputs[0], softmax.outputs[0])
+        count += 1
+    remove_unused(model)
+    return count
+
+
 PASSES = [
+    Pass("flat-softmax", "softmax between Flatten and Reshape alone", unflatten_softmax),
     Pass(
         "scatter-types", "updates of a scatter cast to the type of its data", cast_scatter_updates
     ),

@@ -53,21 +53,33 @@ class OlderTranslator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.length = nn.Embedding(VOCAB, WIDTH), nn.Linear(WIDTH, 2 * LENGTH - 2)
+        self.positions = nn.Embedding(2 * LENGTH + 2, WIDTH)
         self.encoder, self.decoder = _Layer(3, 1), _Layer(4, 3)
         self.E1, self.E2 = nn.Embedding(VOCAB, RANK), nn.Embedding(VOCAB, RANK)
 
     def forward(self, src_tokens: Tensor) -> tuple[Tensor, Tensor]:
         padding = src_tokens.eq(1)
-        x = self.encoder(self.embed(src_tokens).transpose(0, 1), padding)
+        x = self.encoder((self.embed(src_tokens) + self.at(src_tokens)).transpose(0, 1), padding)
         lengths = self.length(x.mean(0)).max(-1)[1] + 2
         width = 2 * LENGTH
         canvas = src_tokens.new_zeros(src_tokens.size(0), width).fill_(1)
         canvas.masked_fill_(torch.arange(width)[None, :] < lengths[:, None], 3)
         canvas[:, 0] = 0
         canvas.scatter_(1, lengths[:, None] - 1, 2)
-        hidden = torch.cat([x, x.flip(0)]) * 0.5 + self.embed(canvas).transpose(0, 1)
+        hidden = self.attend(self.at(canvas) + self.embed(canvas), x.transpose(0, 1), padding)
+        hidden = hidden.transpose(0, 1)
         logits = self.decoder(hidden, None).transpose(0, 1) @ self.embed.weight.t()
         return self.viterbi(logits, canvas.ne(1))
+
+    def at(self, tokens: Tensor) -> Tensor:
+        """fairseq's positions, counted over the tokens that are not padding."""
+        real = tokens.ne(1).int()
+        return self.positions((torch.cumsum(real, dim=1).type_as(real) * real).long() + 1)
+
+    def attend(self, x: Tensor, source: Tensor, padding: Tensor) -> Tensor:
+        """Attention of one head with padding at minus infinity."""
+        scores = torch.bmm(x, source.transpose(1, 2)).masked_fill(padding.unsqueeze(1), -torch.inf)
+        return x + torch.bmm(scores.softmax(-1), source)
 
     def viterbi(self, logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """fairseq's loop."""

@@ -129,6 +129,28 @@ def test_other_layouts_are_left_alone(other):
     assert kinds(model)["Softmax"] == 1
 
 
+def test_time_first_networks_keep_transposes_of_whole_rows_only():
+    model = graph("""
+g (float[T,B,6] x, float[T,B,6] logits) => (float[T,B,6] y)
+<int64[4] split = {0, 0, 2, 3}>
+{
+  columns = Transpose<perm = [1, 2, 0]>(x)
+  parts = Reshape(logits, split)
+  taps = Softmax(parts)
+  weight = Transpose<perm = [1, 2, 3, 0]>(taps)
+  rows = lite.LiteDynamicConv<padding_l = 1>(columns, weight)
+  y = Transpose<perm = [2, 0, 1]>(rows)
+}
+""")
+    feeds = {"x": random(5, 2, 6), "logits": random(5, 2, 6)}
+    before = run(model, **feeds)
+    assert fused_conv.fuse_taps(model) == 1
+    assert kinds(model) == {"Transpose": 3, "LiteDynamicConv": 1}
+    perms = [node.attributes["perm"].value for node in model.graph if node.op_type == "Transpose"]
+    assert all(list(perm) == [1, 0, 2] for perm in perms)
+    assert_same(before, run(model, **feeds))
+
+
 def test_mask_goes_into_the_convolution_as_int32_of_real_positions():
     model = conv(MASK)
     before = run(model, **conv_inputs())
@@ -340,6 +362,30 @@ def test_other_cumulative_sums_are_left_alone(option):
     text = f"g (int64[B,T] x) => (int64[B,T] y) {{ y = CumSum<{option}>(x, axis) }}"
     model = graph(text, axis=np.array(1, np.int64))
     assert cumulative_sum.to_product(model) == 0
+
+
+FLAT = "g (float[2,3,4] x) => (float[2,3,4] y) {{ f = Flatten<axis = {}>(x)  s = Shape(x)\n{} }}"
+
+
+def test_softmax_of_an_old_opset():
+    model = graph(FLAT.format(2, "a = Softmax(f)  y = Reshape(a, s)"))
+    before = run(model, x=random(2, 3, 4))
+    assert older_exports.unflatten_softmax(model) == 1
+    assert kinds(model) == {"Softmax": 1}
+    assert_same(before, run(model, x=random(2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("axis", "rest"),
+    [
+        (1, "a = Softmax(f)  y = Reshape(a, s)"),  # over the last two axes
+        (2, "a = Softmax<axis = 0>(f)  y = Reshape(a, s)"),
+        (2, "a = Softmax(f)  t = Add(s, zero)  y = Reshape(a, t)"),
+    ],
+)
+def test_another_softmax_stays_between_flatten_and_reshape(axis, rest):
+    model = graph(FLAT.format(axis, rest), zero=np.array(0))
+    assert older_exports.unflatten_softmax(model) == 0
 
 
 def test_equal_of_booleans():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from plugin_attrs_issue import show
-from trt_code.doctor import header_folders
+from trt_code.doctor import find_headers, header_folders
 from trt_code.plugin_host.host import Case, Outcome
 
 FOLDER = Path(show.__file__).parent
@@ -23,7 +23,8 @@ pytestmark = pytest.mark.tensorrt_headers
 def build() -> Path:
     if shutil.which("nvcc") is None:
         pytest.skip("no nvcc to build the plugin with")
-    folder = PROJECT / "build/plugin_attrs_issue"
+    major = find_headers().partition(".")[0]
+    folder = PROJECT / f"build/plugin_attrs_issue/trt{major}"
     assert "warning" not in make(FOLDER, folder, "all")
     return folder
 

@@ -33,9 +33,9 @@ foreach(_trt_root IN LISTS _trt_roots)
   endif()
 endforeach()
 
-find_path(TensorRT_INCLUDE_DIR NvInferVersion.h PATHS ${_trt_searched} NO_DEFAULT_PATH)
-find_library(TensorRT_LIBRARY nvinfer HINTS ${_trt_roots} PATH_SUFFIXES lib lib64)
-mark_as_advanced(TensorRT_INCLUDE_DIR TensorRT_LIBRARY)
+# Not cached: another TENSORRT_ROOT in the same build folder must not find the last one again.
+find_path(TensorRT_INCLUDE_DIR NvInferVersion.h PATHS ${_trt_searched} NO_DEFAULT_PATH NO_CACHE)
+find_library(TensorRT_LIBRARY nvinfer HINTS ${_trt_roots} PATH_SUFFIXES lib lib64 NO_CACHE)
 
 # NV_TENSORRT_MAJOR is a number up to 10.x's first releases and TRT_MAJOR_ENTERPRISE after.
 if(TensorRT_INCLUDE_DIR)

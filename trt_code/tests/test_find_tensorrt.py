@@ -51,6 +51,12 @@ def test_found_by_name(tmp_path: Path, style: str, variable: str) -> None:
         shutil.rmtree(tmp_path / "build")
 
 
+def test_another_root_in_the_same_build_folder_is_seen(tmp_path: Path) -> None:
+    for major in (10, 11):
+        root = headers(tmp_path / str(major) / "include", NEW_STYLE, major, 1)
+        assert f"got {major}.1.7 in {root}" in configure(tmp_path, TENSORRT_ROOT=str(root)).stdout
+
+
 def test_named_place_without_headers_says_where_and_how(tmp_path: Path) -> None:
     reply = configure(tmp_path, f"-DTENSORRT_ROOT={tmp_path / 'nowhere'}")
     assert reply.returncode != 0

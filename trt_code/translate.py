@@ -125,8 +125,8 @@ def main(argv: list[str] | None = None) -> None:
     search = parser.add_argument_group(
         "options of fairseq-generate", "for autoregressive models (demo-ar); others have no search"
     )
-    search.add_argument("--beam", type=int, help="hypotheses; 1 is greedy; default 4")
-    search.add_argument("--lenpen", type=float, help="exponent of the length; default 0.6")
+    search.add_argument("--beam", type=int, help="hypotheses; default 1, greedy")
+    search.add_argument("--lenpen", type=float, help="exponent of the length; default 1")
     search.add_argument("--iter-decode-max-iter", type=int, help="does nothing")
     arguments = parser.parse_args(argv)
 

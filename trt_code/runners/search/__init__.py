@@ -14,8 +14,8 @@ from train_model.models.beam_search import Hypothesis, SearchOptions, beam_searc
 from train_model.models.incremental import IncrementalDecoder
 from trt_code.runners.base import Output, Runner
 
-# What mit-han-lab scores its WMT models with.
-BEAM, LEN_PENALTY = 4, 0.6
+# Greedy is the fastest and, on the demo, also the best. mit-han-lab scores its WMT16 models with 4 and 0.6.
+BEAM, LEN_PENALTY = 1, 1.0
 
 
 class SearchRunner(Runner):

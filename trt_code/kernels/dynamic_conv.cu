@@ -9,6 +9,10 @@
 // sums small. To keep vector loads aligned, whatever padding_l, the tile's first input is rounded
 // down to a vector's start and the taps are counted from there: the first `lead` of them do not
 // exist and are skipped.
+//
+// Measured on an H100 (FP32, 512 channels, 8 heads, K 15, batch x length 256 x 512): 390 us, half
+// of the bandwidth of a copy, when loads went through registers. They are asynchronous since: not
+// timed yet.
 #include "dynamic_conv_mma.cuh"
 
 namespace lite {
@@ -68,25 +72,21 @@ __global__ void __launch_bounds__(kThreads)
     if (chunk > 0) __syncthreads();
 
     constexpr int kTapVectors = kTile / kVec;
-#pragma unroll 4
     for (int i = threadIdx.x; i < tapCount * kTapVectors; i += kThreads) {
-      const int tap = i / kTapVectors;
+      const int tap = firstTap + i / kTapVectors;
       const int t = t0 + i % kTapVectors * kVec;
-      Vector<float, kVec> value{};
-      if (firstTap + tap >= 0 && t < p.length) {
-        value = loadVector<kVec>(weight + int64_t(firstTap + tap) * p.length + t);
-      }
-      *reinterpret_cast<Vector<float, kVec>*>(taps + i * kVec) = value;
+      const bool inside = tap >= 0 && t < p.length;
+      const int64_t at = int64_t(tap) * p.length + t;
+      copyVector<float, kVec>(taps + i * kVec, weight + (inside ? at : 0), inside);
     }
     const int inputVectors = columns / kVec;
-#pragma unroll 4
     for (int i = threadIdx.x; i < channels * inputVectors; i += kThreads) {
-      const int c = i / inputVectors;
       const int t = firstInput + chunk + i % inputVectors * kVec;
-      Vector<float, kVec> value{};
-      if (t >= 0 && t < p.length) value = loadVector<kVec>(x + int64_t(c) * p.length + t);
-      *reinterpret_cast<Vector<float, kVec>*>(inputs + i * kVec) = value;
+      const bool inside = t >= 0 && t < p.length;
+      const int64_t at = int64_t(i / inputVectors) * p.length + t;
+      copyVector<float, kVec>(inputs + i * kVec, x + (inside ? at : 0), inside);
     }
+    waitForCopies();
     __syncthreads();
 
     const float* input = inputs + row * columns + lane * kPositions;

@@ -5,13 +5,16 @@
 //   1. the logits of the tile and the inputs that its windows reach are loaded together; the inputs
 //      go through the GLU and the mask on their way into shared memory;
 //   2. four threads a position turn the logits into taps, in place;
-//   3. every thread owns one vector of channels at kPositions neighbouring positions, and walks
-//   over
-//      the inputs of their windows once. Taps are stored so that those which meet the same input
+//   3. every thread owns one vector of channels at kPositions neighbouring positions, and walks the
+//      inputs of their windows once. Taps are stored so that those which meet the same input
 //      (tap k of position i where i + k is equal) lie side by side: one access reads them.
 //
 // Large grids take long tiles (less overlap of windows); small ones take short tiles, to have more
 // blocks, and fewer positions a thread, to have more threads.
+//
+// Measured on an H100 (FP32, 512 channels, 8 heads, K 15, GLU and mask, batch x length 256 x 512):
+// 490 us, 59 % of the bandwidth of a copy, when inputs waited for their mask. They do not since:
+// not timed yet.
 #include "dynamic_conv_fused_mma.cuh"
 
 namespace lite {
@@ -83,18 +86,19 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   const int rowElements = kGlu ? 2 * p.channels : p.channels;
   const int vectors = (positions + p.kernelSize - 1) * tiling.lanes;
   for (int base = threadIdx.x; base < vectors; base += blockDim.x * kInputsAhead) {
+    // Masked inputs are loaded and dropped: a load that waited for its mask would cost more.
     Vector<float, kVec> value[kInputsAhead];
     Vector<float, kVec> gate[kInputsAhead];
+    bool real[kInputsAhead];
 #pragma unroll
     for (int j = 0; j < kInputsAhead; ++j) {
       const int i = base + j * blockDim.x;
       const int t = t0 - p.paddingL + i / tiling.lanes;
       const int c = i % tiling.lanes * kVec;
-      value[j] = {};
-      gate[j] = {};
-      if (i >= vectors || t < 0 || t >= p.length || c >= channels) continue;
-      if (mask != nullptr && mask[firstRow + t] == 0) continue;
-      const float* from = x + (firstRow + t) * rowElements + c0 + c;
+      const bool inside = i < vectors && t >= 0 && t < p.length && c < channels;
+      const int64_t at = firstRow + (inside ? t : 0);
+      real[j] = inside && (mask == nullptr || mask[at] != 0);
+      const float* from = x + at * rowElements + c0 + (inside ? c : 0);
       value[j] = loadVector<kVec>(from);
       if constexpr (kGlu) gate[j] = loadVector<kVec>(from + p.channels);
     }
@@ -102,13 +106,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     for (int j = 0; j < kInputsAhead; ++j) {
       const int i = base + j * blockDim.x;
       if (i >= vectors) continue;
+      Vector<float, kVec> input = value[j];
       if constexpr (kGlu) {
 #pragma unroll
-        for (int e = 0; e < kVec; ++e) {
-          value[j].item[e] = glu(value[j].item[e], gate[j].item[e]);
-        }
+        for (int e = 0; e < kVec; ++e) input.item[e] = glu(input.item[e], gate[j].item[e]);
       }
-      *reinterpret_cast<Vector<float, kVec>*>(inputs + i * kVec) = value[j];
+      if (!real[j]) input = {};
+      *reinterpret_cast<Vector<float, kVec>*>(inputs + i * kVec) = input;
     }
   }
 #pragma unroll

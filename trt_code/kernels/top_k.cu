@@ -16,6 +16,7 @@
 //
 // Measured on an H100, [1024, 32768] and [64, 32768] FP16, k = 32: 43 and 10 us as it is, a block
 // of 512 threads a row. Blocks of 256 threads for many rows and of 1,024 for few took 75 and 12 us.
+// [8192, 32768] takes 243 us, three quarters of the bandwidth of a copy.
 #include "common.cuh"
 #include "top_k.h"
 

@@ -67,13 +67,16 @@ def plot(results: dict[str, Any], path: Path) -> None:
     shapes = list(dict.fromkeys((row["bs"], row["sl"]) for _, rows in blocks for row in rows))
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
     width = 0.8 / max(1, len(blocks))
+    colours = pyplot.get_cmap("tab20").colors
     for axis, key, label in ((axes[0], "lt", "latency, ms"), (axes[1], "tp", "source tokens/s")):
         for i, (name, rows) in enumerate(blocks):
             at = [
                 shapes.index((row["bs"], row["sl"])) + (i - (len(blocks) - 1) / 2) * width
                 for row in rows
             ]
-            axis.bar(at, [row[key] for row in rows], width * 0.95, label=name)
+            axis.bar(
+                at, [row[key] for row in rows], width * 0.95, label=name, color=colours[i % 20]
+            )
         axis.set_xticks(range(len(shapes)), [f"{batch} x {length}" for batch, length in shapes])
         axis.set(xlabel="batch x source length", ylabel=label)
         axis.grid(axis="y", alpha=0.3)

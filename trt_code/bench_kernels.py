@@ -32,6 +32,14 @@ CHANNELS, HEADS, KERNEL, VOCAB, BEAM, RANK = 512, 8, 15, 32768, 32, 32
 # Name: batch, canvas. The canvas is twice the source, which names the shape.
 SHAPES = {"1x32": (1, 64), "16x32": (16, 64), "64x64": (64, 128), "large": (256, 512)}
 MOST_LOGIT_ROWS = 8192  # 0.5 GB in FP16
+OPERATORS = (
+    "dynamic_conv",
+    "dynamic_conv_fused",
+    "glu_mask",
+    "layer_norm",
+    "top_k",
+    "crf_decode",
+)
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 CACHE_BYTES = 200 << 20  # input sets of a large case add up to more than this
@@ -47,7 +55,7 @@ class Case:
         name, shape, dtype: as the table shows them.
         inputs: makes one set of the operator's tensors.
         kernel: runs it on one set.
-        plain: the same in PyTorch, for the dtype of its tensors; None where that is ``compare``'s job.
+        plain: the same in PyTorch, for the dtype of its tensors.
         moved: the fewest bytes that a call must move.
         compile: whether torch.compile of ``plain`` is worth its compile time.
         check: compares kernel and plain on one set; gives what is wrong, or "".
@@ -339,13 +347,14 @@ def _number(value: float | None) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("build/bench/kernels"))
-    parser.add_argument("--op", help="operators, separated by commas (all)")
+    parser.add_argument("--op", default=",".join(OPERATORS), help="of " + ", ".join(OPERATORS))
     parser.add_argument("--shape", default=",".join(SHAPES), help="of " + ", ".join(SHAPES))
     parser.add_argument("--dtype", default="fp16", help="of " + ", ".join(DTYPES))
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--commit", help="recorded where this is no git checkout")
     args = parser.parse_args(argv)
     for name, given, known in (
+        ("--op", args.op, OPERATORS),
         ("--shape", args.shape, SHAPES),
         ("--dtype", args.dtype, DTYPES),
     ):
@@ -363,12 +372,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.commit:
         facts["commit"] = args.commit
     bandwidth = copy_bandwidth()
-    wanted = args.op.split(",") if args.op else None
+    wanted = args.op.split(",")
     rows = []
     for dtype in args.dtype.split(","):
         for shape in args.shape.split(","):
             for case in cases(shape, dtype):
-                if wanted and case.name not in wanted:
+                if case.name not in wanted:
                     continue
                 rows.append(measure(case, bandwidth, not args.no_compile))
                 print(json.dumps(rows[-1]), flush=True)

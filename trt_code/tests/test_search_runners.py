@@ -48,6 +48,7 @@ def test_a_bos_in_front_of_the_source_changes_nothing(batch):
     """The tokenizer writes one, for the networks that were trained with it."""
     source = batch["b0.src_tokens"]
     with create("torch", FILES, "fp32", "cpu", beam=1) as runner:
+        assert runner.config.src_vocab == 200  # bench draws its random sources from it
         bare = runner.run(source)
         with_bos = runner.run(np.pad(source, ((0, 0), (1, 0))))
     assert (bare.tokens == with_bos.tokens).all()

@@ -6,6 +6,7 @@ import torch
 
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.incremental import IncrementalDecoder
+from train_model.models.multibranch_config import MultibranchConfig
 from trt_code.runners.base import Output, ResidentMemory, Unavailable
 from trt_code.runners.search import SearchRunner
 from trt_code.runners.torch_runner import DTYPES, matmul_precision
@@ -40,20 +41,20 @@ def create(
         peak = ResidentMemory().peak
     model = load_checkpoint(model_files.checkpoint).model.to(device, DTYPES[precision])
     decoder = IncrementalDecoder.of(model)
-    return TorchSearchRunner(
-        "torch",
-        precision,
-        device,
-        decoder,
-        model.config.max_source_positions,
-        peak,
-        beam,
-        len_penalty,
-    )
+    limit = model.config.max_source_positions
+    runner = TorchSearchRunner("torch", precision, device, decoder, limit, peak, beam, len_penalty)
+    runner.config = model.config
+    return runner
 
 
 class TorchSearchRunner(SearchRunner):
-    """TF32 is a setting of the process, so it is on during a call alone."""
+    """TF32 is a setting of the process, so it is on during a call alone.
+
+    Attributes:
+        config: the network's, as the runner of every PyTorch network has it.
+    """
+
+    config: MultibranchConfig
 
     def run(self, src_tokens) -> Output:
         with matmul_precision(self.precision):

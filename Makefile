@@ -147,7 +147,7 @@ endif
 endif
 
 # --- Measure and use ----------------------------------------------------------------------------
-.PHONY: bench eval translate report triton
+.PHONY: bench eval translate report compare triton
 bench: $(BUILD)/model.onnx $(PATCHED)  ## the table: latency and agreement of every runner (build/bench)
 	@$(PY) -m trt_code.bench --model $(MODEL)
 
@@ -166,6 +166,11 @@ translate: $(BUILD)/model.onnx  ## translate TEXT="...", or stdin a line at a ti
 report:  ## plot and tabulate anew what bench measured
 	@$(PY) -m trt_code.report
 
+compare: $(ENV_BASE)  ## both kinds of network side by side: quality, and speed by batch size (build/compare)
+	@$(MAKE) --no-print-directory onnx MODEL=demo
+	@$(MAKE) --no-print-directory onnx MODEL=demo-ar
+	@$(PY) -m trt_code.compare
+
 triton: $(BUILD)/model.onnx  ## a Triton Inference Server model repository in build/triton (doc/serving.md)
 	@$(PY) -m trt_code.triton.repository --model $(MODEL) $(TRITON)
 
@@ -182,7 +187,8 @@ test-gpu: needs-gpu $(call NEEDS,dev)  ## the tests that need a CUDA GPU
 lint: $(call NEEDS,dev)  ## ruff and clang-format, changing nothing
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
-	$(PY) -c 'import clang_format; clang_format.clang_format()' --dry-run -Werror $(CPP_FILES)
+	@echo "clang-format --dry-run -Werror ($(words $(CPP_FILES)) files)"
+	@$(PY) -c 'import clang_format; clang_format.clang_format()' --dry-run -Werror $(CPP_FILES)
 
 clean:  ## remove what was built; .venv and downloads stay
 	rm -rf build

@@ -3,6 +3,7 @@
 import importlib
 import io
 import re
+import runpy
 import shlex
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -73,3 +74,16 @@ def test_commands_have_the_flags_that_are_named(module, flags):
     assert left.value.code == 0
     known = set(re.findall(r"--[a-z0-9-]+", printed.getvalue()))
     assert set(flags) <= known
+
+
+def test_every_figure_is_drawn_by_the_script_and_shown(tmp_path):
+    script = runpy.run_path(str(ROOT / "doc" / "figures" / "draw.py"))
+    drawn = {f"{name}.png" for name in script["FIGURES"]}
+    assert drawn == {path.name for path in (ROOT / "doc" / "figures").glob("*.png")}
+    shown = set(re.findall(r"\]\((?:doc/)?figures/([^)]+)\)", "".join(map(Path.read_text, PAGES))))
+    assert drawn == shown
+    script["draw"](["crf_decode", "dynamic_conv"], tmp_path / "once")
+    script["draw"](["crf_decode", "dynamic_conv"], tmp_path / "twice")
+    for name in ("crf_decode.png", "dynamic_conv.png"):
+        once = (tmp_path / "once" / name).read_bytes()
+        assert once.startswith(b"\x89PNG") and once == (tmp_path / "twice" / name).read_bytes()

@@ -131,7 +131,7 @@ torch-ops: needs-cmake needs-nvcc $(ENV_BASE)  ## the same kernels as PyTorch op
 
 engine-tf32: needs-tensorrt $(BUILD)/model.tf32.plan  ## the TensorRT engine, FP32 with TF32 GEMMs
 engine-fp16: needs-tensorrt $(BUILD)/model.fp16.plan  ## the TensorRT engine in FP16
-engine-int8: needs-tensorrt $(BUILD)/model.int8.plan  ## the TensorRT engine in INT8 (after make qat)
+engine-int8: needs-tensorrt $(BUILD)/model.int8.plan  ## the TensorRT engine in INT8, of a quantised model.onnx
 
 $(BUILD)/model.%.plan: $(BUILD)/model.%.onnx | plugins
 	@$(PY) -m trt_code.build_engine --onnx $< --output $@ --timing-cache build/timing.cache $(ENGINE_FLAGS) >&2

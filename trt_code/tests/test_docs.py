@@ -86,4 +86,32 @@ def test_every_figure_is_drawn_by_the_script_and_shown(tmp_path):
     script["draw"](["crf_decode", "dynamic_conv"], tmp_path / "twice")
     for name in ("crf_decode.png", "dynamic_conv.png"):
         once = (tmp_path / "once" / name).read_bytes()
-        assert once.startswith(b"\x89PNG") and once == (tmp_path / "twice" / name).read_bytes()
+        assert once.startswith(b"\x89PNG")
+        assert once == (tmp_path / "twice" / name).read_bytes()
+
+
+def skeleton(page: Path) -> dict[str, list[str]]:
+    """What a translation has in common with its original."""
+    text = page.read_text(encoding="utf-8")
+    printed = re.findall(r"^```.*?^```", text, re.M | re.S)
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    tables = [re.findall(r"\d+(?:\.\d+)+", row) for row in re.findall(r"^\|.*", text, re.M)]
+    return {
+        "headings": re.findall(r"^#+", text, re.M),
+        "commands": re.findall(r"^ {4,}([^#\n]*[^#\s])", text, re.M),
+        "links": [
+            link
+            for link in re.findall(r"\]\(([^)]+)\)", text)
+            if link not in ("README.md", "README.zh-CN.md")
+        ],
+        "output": printed,
+        "names": sorted(re.findall(r"`([^`]+)`", text)),
+        "numbers in tables": [" ".join(row) for row in tables],
+    }
+
+
+def test_the_translation_keeps_in_step():
+    original, translation = skeleton(ROOT / "README.md"), skeleton(ROOT / "README.zh-CN.md")
+    assert original["commands"]
+    for part, found in original.items():
+        assert translation[part] == found, f"README.zh-CN.md has other {part} than README.md"

@@ -64,7 +64,7 @@ class GraphedNetwork:
         device: its GPU.
         canvas: ``cut`` decodes on the narrowest canvas that holds the longest predicted length,
             ``full`` on the original's, twice the source.
-        capacity: how many graphs are kept; the one unused for longest goes first.
+        capacity: how many graphs are kept, 2 or more; the one unused for longest goes first.
     """
 
     def __init__(
@@ -74,6 +74,8 @@ class GraphedNetwork:
         canvas: Literal["cut", "full"] = "cut",
         capacity: int = 96,
     ) -> None:
+        if capacity < 2:
+            raise ValueError("capacity is 2 or more: an encoder and its decoder run together")
         self._network, self._device, self._canvas = network, device, canvas
         self._capacity = capacity
         self._lock = threading.Lock()

@@ -177,7 +177,7 @@ triton: $(BUILD)/model.onnx  ## a Triton Inference Server model repository in bu
 # --- Checks -------------------------------------------------------------------------------------
 CPP_FILES = $(shell find trt_code plugin_attrs_issue -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h')
 
-.PHONY: test test-gpu lint clean
+.PHONY: test test-gpu lint audit clean
 test: $(call NEEDS,train dev)  ## every test that needs no GPU (PYTEST= passes options)
 	$(PY) -m pytest -m "not gpu" $(PYTEST)
 
@@ -189,6 +189,16 @@ lint: $(call NEEDS,dev)  ## ruff and clang-format, changing nothing
 	$(PY) -m ruff format --check
 	@echo "clang-format --dry-run -Werror ($(words $(CPP_FILES)) files)"
 	@$(PY) -c 'import clang_format; clang_format.clang_format()' --dry-run -Werror $(CPP_FILES)
+
+# In an environment of its own, so that what it needs itself is not among what it checks.
+audit: build/audit/bin/pip-audit  ## the locked versions against the security advisories on PyPI
+	@$(PY) requirements/audit.py $<
+
+build/audit/bin/pip-audit: | $(ENV_BASE)
+	@echo "installing pip-audit into build/audit" >&2
+	@$(PY) -m venv build/audit && build/audit/bin/python -m pip install -qq --disable-pip-version-check \
+	  pip-audit==2.10.1 || { rm -rf build/audit; \
+	  echo "error: pip-audit could not be installed; make audit needs the network and PyPI" >&2; exit 2; }
 
 clean:  ## remove what was built; .venv and downloads stay
 	rm -rf build

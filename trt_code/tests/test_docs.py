@@ -1,5 +1,6 @@
 """What the documents point at is there: links, make targets, modules and their flags."""
 
+import ast
 import importlib
 import io
 import re
@@ -115,3 +116,41 @@ def test_the_translation_keeps_in_step():
     assert original["commands"]
     for part, found in original.items():
         assert translation[part] == found, f"README.zh-CN.md has other {part} than README.md"
+
+
+def messages() -> set[str]:
+    """Strings of the code, a value in them as a wildcard, whole and in the parts that ``;`` makes."""
+    found = set()
+    for folder in ("train_model", "onnx_export", "trt_code"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if "tests" in path.parts:
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    values = [getattr(part, "value", None) for part in node.values]
+                elif isinstance(node, ast.Constant):
+                    values = [node.value]
+                else:
+                    continue
+                text = "".join(value if isinstance(value, str) else "\0" for value in values)
+                found |= {text, *text.replace("`", "").split("; ")}
+    for path in (ROOT / "Makefile", ROOT / "download.sh"):
+        found |= set(re.findall(r'"(?:error: )?([^";]+)', path.read_text(encoding="utf-8")))
+    return {text for text in found if len(text.replace("\0", "")) >= 8}
+
+
+def test_messages_that_are_explained_are_those_of_the_code():
+    page = (ROOT / "doc" / "troubleshooting.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\*\*`([^`]+)`\*\*", page, re.M)
+    assert len(explained) > 20
+    patterns = [re.compile(re.escape(text).replace("\0", ".*")) for text in messages()]
+    unknown = [
+        message
+        for message in explained
+        if not any(
+            pattern.fullmatch(part)
+            for part in (message, *re.split("; |: |^error: |^warning: |^not run: ", message))
+            for pattern in patterns
+        )
+    ]
+    assert not unknown

@@ -279,11 +279,18 @@ class ConvCrfTransformer(nn.Module):
         return self.encoder(src_tokens)
 
     def predict_length(self, source: EncoderOut) -> Tensor:
-        """The most likely target length [B] int64, both ends counted, at least 2."""
+        """The most likely target length [B] int64, both ends counted, at least 2.
+
+        With the padding policy ``masked`` it is at most twice the sentence's own source.
+        """
         lengths = self.decoder.length_logits(source).argmax(-1)
         if self.config.pred_length_offset:
             lengths = lengths - LENGTH_OFFSET + (~source.padding_mask).sum(1)
-        return lengths.clamp(min=2)
+        lengths = lengths.clamp(min=2)
+        if self.config.padding_policy == "masked":
+            # at most the canvas that the sentence would have alone, whatever stands beside it
+            lengths = torch.minimum(lengths, 2 * (~source.padding_mask).sum(1).clamp(min=1))
+        return lengths
 
     def initial_canvas(self, lengths: Tensor, width: int) -> Tensor:
         """The decoder's first input [B, width]: ``<s> <unk> ... <unk> </s> <pad> ...``.

@@ -146,6 +146,18 @@ def decode(model, src_tokens, width):
 
 
 @torch.no_grad()
+def test_masked_policy_bounds_a_length_by_the_sentences_own_source():
+    model = small()
+    torch.nn.init.zeros_(model.decoder.embed_length.weight)  # all classes alike: class 0, length 2
+    torch.nn.init.ones_(model.encoder.layers[-1].layer_norms[1].bias)
+    torch.nn.init.zeros_(model.encoder.layers[-1].layer_norms[1].weight)
+    torch.nn.init.ones_(model.decoder.embed_length.weight[19])  # every sentence wants 19 tokens
+    rows = torch.tensor([[5, 6, 7, 1, 1, 1, 1, 1, 1, 1], [5] * 10])
+    assert model.predict_length(model.encode(rows)).tolist() == [6, 19]
+    assert model.predict_length(model.encode(rows[:1, :3])).tolist() == [6]
+
+
+@torch.no_grad()
 def test_upstream_policy_leaks_padding_as_the_original_does():
     model = small(padding_policy="upstream")
     row = torch.tensor([[5, 6, 7, 8]])

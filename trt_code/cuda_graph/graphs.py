@@ -46,12 +46,12 @@ class _Inputs:
         self.host_limits = torch.full((batch,), 2, dtype=torch.int64, pin_memory=True)
         self.tokens, self.limits = self.host_tokens.to(device), self.host_limits.to(device)
 
-    def fill(self, src_tokens: np.ndarray, limit: int) -> None:
+    def fill(self, src_tokens: np.ndarray, limits: np.ndarray) -> None:
         batch, length = src_tokens.shape
         self.host_tokens.fill_(PAD)
         self.host_tokens[:batch, :length] = torch.from_numpy(src_tokens)
         self.host_limits.fill_(2)  # a row that only fills the bucket must not widen the canvas
-        self.host_limits[:batch] = limit
+        self.host_limits[:batch] = torch.from_numpy(limits)
         self.tokens.copy_(self.host_tokens, non_blocking=True)
         self.limits.copy_(self.host_limits, non_blocking=True)
 
@@ -94,7 +94,7 @@ class GraphedNetwork:
         with self._lock, torch.inference_mode(), torch.cuda.stream(self._stream):
             try:
                 inputs, encoder = self._encoder(src_tokens.shape)
-                inputs.fill(src_tokens, self._width(src_tokens.shape[1]))
+                inputs.fill(src_tokens, self._limits(src_tokens))
                 return self._fetch(src_tokens.shape, *self._replay(encoder))
             except BaseException:
                 self._reset()  # a graph whose capture or replay failed must not be met again
@@ -105,7 +105,7 @@ class GraphedNetwork:
         times = []
         with self._lock, torch.inference_mode(), torch.cuda.stream(self._stream):
             inputs, encoder = self._encoder(src_tokens.shape)
-            inputs.fill(src_tokens, self._width(src_tokens.shape[1]))
+            inputs.fill(src_tokens, self._limits(src_tokens))
             for _ in range(repeats + WARM_UPS):
                 start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 start.record()
@@ -117,6 +117,14 @@ class GraphedNetwork:
 
     def _width(self, src_length: int) -> int:
         return min(2 * src_length, self._network.config.max_target_positions)
+
+    def _limits(self, src_tokens: np.ndarray) -> np.ndarray:
+        """The longest target [B] of every sentence, as ``ConvCrfTransformer`` has it."""
+        limits = np.full(len(src_tokens), self._width(src_tokens.shape[1]), dtype=np.int64)
+        if self._network.mask_conv:
+            own = (src_tokens != PAD).sum(1)
+            limits = np.minimum(limits, 2 * np.maximum(own, 1))
+        return limits
 
     def _encoder(self, shape: tuple[int, int]) -> tuple[_Inputs, _Captured]:
         batch, length = batch_bucket(shape[0]), shape[1]

@@ -35,7 +35,8 @@ def test_the_fused_network_is_the_network(options):
     src_tokens[0, 3:] = src_tokens[1, 6:] = 1
     width = 16
     network = FusedNetwork(model, torch.float32, torch.device("cpu"))
-    source = network.encode(src_tokens, torch.full((5,), width))
+    own = 2 * src_tokens.ne(1).sum(1) if network.mask_conv else torch.full((5,), width)
+    source = network.encode(src_tokens, own)
     tokens, scores = network.decode(source, width)
 
     plain = model.encode(src_tokens)

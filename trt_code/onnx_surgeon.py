@@ -84,16 +84,20 @@ def patch(model: ir.Model, precision: str = "fp32", without: Collection[str] = (
         without: names of passes to leave out.
 
     Raises:
-        UserError: int8 of a graph that is not quantized.
+        UserError: int8 of a graph that is not quantized, or a graph that does not run.
     """
     quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
     if precision == "int8" and not quantized:
-        raise UserError("int8 needs a graph with QuantizeLinear nodes; train one (make qat)")
+        raise UserError("int8 needs a graph with QuantizeLinear nodes; quantize the model first")
     counts = {item.name: item.apply(model) for item in PASSES if item.name not in without}
     low, plan, casts = PRECISIONS[precision], None, []
     if low is not None:
         # a step's state is nothing that could be made up, so only what weights tell is known there
-        ranges = measure(model) if len(model.graph.inputs) == 1 else {}
+        try:
+            ranges = measure(model) if len(model.graph.inputs) == 1 else {}
+        except Exception as error:  # onnxruntime's own types have no public base
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"the graph does not run: {reason}; export it again") from error
         plan = make_plan(model, low, ranges)
         casts = apply_plan(model, plan)
     model.metadata_props["precision"] = precision
@@ -104,9 +108,19 @@ def load(path: Path) -> ir.Model:
     """Read a file that the surgeon can work on.
 
     Raises:
-        UserError: it is no ONNX file, or has no node of the project.
+        UserError: it is no valid ONNX graph, or has no node of the project.
     """
-    model = ir.serde.deserialize_model(older_exports.upgrade(load_onnx(path)))
+    try:
+        upgraded = older_exports.upgrade(load_onnx(path))
+        onnx.checker.check_model(upgraded, full_check=True)
+    except (
+        RuntimeError,
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+    ) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is no valid graph: {reason}; export it again") from error
+    model = ir.serde.deserialize_model(upgraded)
     older_exports.complete(model)
     ours = "architecture" in model.metadata_props  # one step of a decoder needs no plugin
     if not ours and not any(node.domain == DOMAIN for node in model.graph):

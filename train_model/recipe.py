@@ -51,11 +51,11 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
     """Read the recipe ``name``; ``overrides`` are "key=value" with YAML values, set over its flags.
 
     Raises:
-        UserError: there is no such recipe, or an override has no "=".
+        UserError: there is no such recipe, its file is damaged, or an override has no "=".
     """
     if name not in names():
         raise UserError(f"no recipe {name!r}; RECIPE is one of: {', '.join(names())}")
-    content = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    content = _read(CONFIGS / f"{name}.yaml")
     flags = content.pop("flags")
     for override in overrides or []:
         key, equals, value = override.partition("=")
@@ -63,6 +63,27 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
             raise UserError(f"--set {override!r} is not key=value, such as max_update=1000")
         try:
             flags[key.strip().lstrip("-").replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise UserError(f"--set {override!r}: the value is not YAML") from None
     return Recipe(name=name, flags=flags, **content)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a recipe's file holds: "summary" and "corpus", which are text, and the mapping "flags"."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that is none
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where} is not YAML; mend it, or check it out again") from error
+    expected = {"summary": str, "corpus": str, "flags": dict}
+    if not isinstance(content, dict) or content.keys() != expected.keys():
+        raise UserError(f"{path} is no recipe: it has to have {', '.join(expected)}, and no more")
+    for key, kind in expected.items():
+        if not isinstance(content[key], kind):
+            meant = "a mapping of fairseq's flags" if kind is dict else "text"
+            raise UserError(f"{path} is no recipe: its {key} has to be {meant}")
+    odd = [name for name in content["flags"] if not isinstance(name, str)]
+    if odd:
+        raise UserError(f"{path} is no recipe: flag {odd[0]!r} has to be a name")
+    return content

@@ -35,6 +35,13 @@ def load_onnx(path: str | Path) -> onnx.ModelProto:
     missing = _unknown_inputs(model.graph)
     if missing:
         raise UserError(f"{path} is damaged: nothing produces {missing[0]}; make it again")
+    for tensor in model.graph.initializer:
+        try:
+            onnx.numpy_helper.to_array(tensor)
+        except Exception as error:  # a view, so cheap; which type onnx raises depends on the damage
+            raise UserError(
+                f"{path} is damaged: weight {tensor.name} is not of its shape and type; make it again"
+            ) from error
     return model
 
 

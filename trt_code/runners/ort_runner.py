@@ -60,6 +60,7 @@ class OrtRunner(Runner):
         import onnxruntime as ort
 
         super().__init__("ort", precision, device)
+        self._path = path
         self._memory = ResidentMemory() if device == "cpu" else _DeviceMemory()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -82,7 +83,11 @@ class OrtRunner(Runner):
         self.max_source = int(limit) if limit else None
 
     def run(self, src_tokens: np.ndarray) -> Output:
-        tokens, scores = self._session.run(OUTPUTS, {"src_tokens": src_tokens})
+        try:
+            tokens, scores = self._session.run(OUTPUTS, {"src_tokens": src_tokens})
+        except Exception as error:  # shapes that do not fit are found here, not when it is opened
+            reason = str(error).splitlines()[0]
+            raise UserError(f"ONNX Runtime fails in {self._path}: {reason}") from error
         return Output(tokens, scores)
 
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:

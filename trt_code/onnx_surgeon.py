@@ -115,6 +115,7 @@ def load(path: Path) -> ir.Model:
         onnx.checker.check_model(upgraded, full_check=True)
     except (
         RuntimeError,
+        ValueError,
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
     ) as error:

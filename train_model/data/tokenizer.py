@@ -40,7 +40,7 @@ def load_bpe(path: str | os.PathLike, dictionary: Dictionary | None = None) -> B
     first = 1 if merges[0].startswith("#version:") else 0
     if first and not re.fullmatch(r"#version: ?[0-9]+(\.[0-9]+)*\s*", merges[0]):
         raise UserError(f"{path} line 1 is {merges[0][:40]!r}; it says '#version: 0.2'")
-    for number, line in enumerate(merges[first:], start=first + 1):
+    for number, line in enumerate(merges[first:] or [""], start=first + 1):
         if len(line.strip("\r ").split(" ")) != 2:  # subword-nmt strips these and exits for fewer
             raise UserError(
                 f"{path} line {number} is {line[:40]!r}; BPE codes have two symbols a line"

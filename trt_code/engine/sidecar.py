@@ -91,7 +91,7 @@ def read_sidecar(plan: Path) -> Sidecar:
         ) from error
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{path} is not a description this version reads ({error}); "
+            f"{path} is not a description this version reads ({str(error)[:200]}); "
             f"build the engine again: {_default_command(plan)}"
         ) from error
 

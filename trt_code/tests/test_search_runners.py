@@ -7,7 +7,10 @@ import pytest
 
 from onnx_export import export
 from train_model.cli import UserError
-from train_model.models.zoo import ModelFiles
+from train_model.data.tokenizer import Tokenizer
+from train_model.models.zoo import ModelFiles, model_files
+from trt_code.batching import pad
+from trt_code.evaluate import read_split
 from trt_code.runners import Unavailable, create
 
 FIXTURES = Path(export.__file__).parents[1] / "train_model" / "tests" / "fixtures"
@@ -95,3 +98,38 @@ def test_a_gpu_finds_the_originals_best_hypothesis(name, batch):
         assert output.tokens[row, 1 : 1 + length].tolist() == expected.tolist()
         scores = batch["b1.beam4_lenpen0.6_positional_scores"][row, 0, :length]
         np.testing.assert_allclose(output.scores[row, 1 : 1 + length], scores, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("precision", "beam", "share"),
+    [("fp32", 1, 1.0), ("fp32", 4, 1.0), ("tf32", 1, 0.95), ("fp16", 1, 0.95), ("bf16", 4, 0.8)],
+)
+def test_graphs_find_what_the_network_finds(precision, beam, share, monkeypatch):
+    """Real sentences, which the graphs pad to few widths, in batches of changing sizes; only a few graphs are
+    kept, so that some are captured again."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    from trt_code.runners.search import cuda_graph_steps
+
+    monkeypatch.setattr(cuda_graph_steps, "CAPACITY", 5)
+    files = model_files("demo-ar", "nothing-trained-here")
+    tokenizer = Tokenizer.from_files(files)
+    rows = [tokenizer.encode(line) for line in read_split(files, "test")[0][:60]]
+    sizes = [1, 3, 8, 1, 3, 32, 12]
+    batches = [pad(rows[sum(sizes[:i]) :][:size]) for i, size in enumerate(sizes)]
+    same = []
+    with (
+        create("cuda-graph", files, precision, "cuda", beam=beam) as graphs,
+        create("torch", files, "fp32", "cpu", beam=beam) as network,
+    ):
+        for batch in batches:
+            ours, expected = graphs.run(batch), network.run(batch)
+            width = max(ours.tokens.shape[1], expected.tokens.shape[1])
+            wide = [pad([*map(list, output.tokens)], width) for output in (ours, expected)]
+            same += (wide[0] == wide[1]).all(1).tolist()
+            if precision == "fp32":
+                np.testing.assert_allclose(ours.scores, expected.scores, atol=1e-3)
+    assert np.mean(same) >= share

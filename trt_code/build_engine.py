@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from trt_code.engine import profiles as shapes
 from trt_code.engine.gpu import current_gpu
 from trt_code.engine.graph_files import GraphFiles, read_graph_files, sha256
 from trt_code.engine.plugin_library import default_library, load_plugins
-from trt_code.engine.profiles import Profile, Shape
+from trt_code.engine.profiles import Profile, Range, Shape
 from trt_code.engine.progress import progress_monitor
 from trt_code.engine.sidecar import Sidecar, describe_graph, describe_plugins, write_sidecar
 from trt_code.engine.tensorrt_api import deserialize, load_tensorrt, process_logger
@@ -76,6 +76,15 @@ def _parser() -> argparse.ArgumentParser:
             metavar="BxS",
             help=meaning,
         )
+    add(
+        "--axis",
+        type=shapes.range_argument,
+        action="append",
+        default=[],
+        metavar="NAME=MIN:OPT:MAX",
+        help="sizes of another axis of half a network, repeatable (default beam=1:1:4, "
+        "room and canvas up to the network's target positions)",
+    )
     tf32 = parser.add_mutually_exclusive_group()
     tf32.add_argument(
         "--tf32",
@@ -111,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     graph = read_graph_files(args.onnx)
     _refuse_functions(graph)
     profiles = shapes.profiles_from_flags(args.min, args.opt, args.max, graph.positions)
+    ranges = _ranges(graph, dict(args.axis))
 
     trt = load_tensorrt()
     gpu = current_gpu()
@@ -132,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     plugins = tuple(describe_plugins(library, args.output) for library in libraries)
     start = time.monotonic()
     with _ctrl_c_ends_at_once():
-        plan = build_plan(trt, graph, profiles, options)
+        plan = build_plan(trt, graph, profiles, options, ranges)
     seconds = time.monotonic() - start
 
     if args.layer_report:
@@ -153,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             plan_sha256=plan_sha256,
             build_seconds=round(seconds, 1),
             command=f"python -m trt_code.build_engine {shlex.join(argv)}",
+            ranges=ranges,
         ),
         args.output,
     )
@@ -162,9 +173,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def build_plan(
-    trt: ModuleType, graph: GraphFiles, profiles: Sequence[Profile], options: BuildOptions
+    trt: ModuleType,
+    graph: GraphFiles,
+    profiles: Sequence[Profile],
+    options: BuildOptions,
+    ranges: Mapping[str, Range],
 ) -> memoryview:
     """Parse ``graph`` and return the serialised engine.
+
+    Args:
+        ranges: of the axes that the profiles do not have.
 
     Raises:
         UserError: TensorRT cannot read the graph, refuses a profile, or finds no implementation.
@@ -177,7 +195,7 @@ def build_plan(
     config = builder.create_builder_config()
     _configure(trt, config, options)
     for profile in profiles:
-        _add_profile(builder, network, config, profile)
+        _add_profile(builder, network, config, profile, graph, ranges)
     if options.timing_cache:
         _attach_timing_cache(config, options.timing_cache)
     plan = builder.build_serialized_network(network, config)
@@ -251,22 +269,51 @@ def _configure(trt: ModuleType, config: Any, options: BuildOptions) -> None:
     config.progress_monitor = progress_monitor(trt)
 
 
-def _add_profile(builder: Any, network: Any, config: Any, profile: Profile) -> None:
+def _ranges(graph: GraphFiles, given: dict[str, Range]) -> dict[str, Range]:
+    """Sizes of the axes that the graph's inputs have beside batch, source length and rows."""
+    free = {axis for axes in graph.axes.values() for axis in axes if isinstance(axis, str)}
+    if len(graph.axes) == 1:
+        free = set()  # batch and length, whatever they are called
+    known = shapes.default_ranges(graph.target_positions) | given
+    if odd := sorted(given.keys() - free):
+        raise UserError(f"{graph.path} has no axis {odd[0]}; leave out --axis {odd[0]}=...")
+    missing = sorted(free - known.keys() - {"batch", "src_len", "rows"})
+    if missing:
+        raise UserError(
+            f"{graph.path} has an axis {missing[0]!r}; give its sizes, --axis {missing[0]}=min:opt:max"
+        )
+    return {name: sizes for name, sizes in known.items() if name in free}
+
+
+def _add_profile(
+    builder: Any,
+    network: Any,
+    config: Any,
+    profile: Profile,
+    graph: GraphFiles,
+    ranges: Mapping[str, Range],
+) -> None:
     optimization = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         tensor_shape = tuple(tensor.shape)
-        optimization.set_shape(
-            tensor.name,
-            *(
+        if network.num_inputs == 1:
+            points = [
                 _input_shape(tensor.name, tensor_shape, shape)
                 for shape in (profile.min, profile.opt, profile.max)
-            ),
-        )
+            ]
+        elif -1 in tensor_shape:
+            points = [
+                tuple(sizes.get(axis, axis) for axis in graph.axes[tensor.name])
+                for sizes in shapes.named_sizes(profile, ranges)
+            ]
+        else:
+            continue  # of one shape always
+        optimization.set_shape(tensor.name, *points)
     if config.add_optimization_profile(optimization) < 0:
         raise UserError(
             f"TensorRT refuses the profile {profile}: {process_logger().last_error()}; "
-            "change --min, --opt or --max"
+            "change --min, --opt, --max or --axis"
         )
 
 

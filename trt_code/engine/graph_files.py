@@ -14,17 +14,27 @@ OLD_EXPORT_POSITIONS = 254  # of the published lite.onnx, which does not say
 
 @dataclass(frozen=True)
 class GraphFiles:
-    """An ONNX file, the files its weights live in, its functions' names and its metadata."""
+    """An ONNX file, the files its weights live in, its functions' names and its metadata.
+
+    Attributes:
+        axes: the axes of every input: a name where the size is free, a number where it is fixed.
+    """
 
     path: Path
     weights: tuple[Path, ...]
     functions: tuple[str, ...]
     metadata: dict[str, str]
+    axes: dict[str, tuple[str | int, ...]]
 
     @property
     def positions(self) -> int:
         """The longest source, in tokens."""
         return int(self.metadata.get("max_source_positions", OLD_EXPORT_POSITIONS))
+
+    @property
+    def target_positions(self) -> int:
+        """The longest translation, in tokens."""
+        return int(self.metadata.get("max_target_positions", self.positions))
 
     @property
     def is_tf32(self) -> bool:
@@ -61,7 +71,14 @@ def read_graph_files(path: Path) -> GraphFiles:
             raise UserError(f"{path} keeps weights in {file}, which is missing; export it again")
     functions = tuple(function.name for function in model.functions)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return GraphFiles(path, weights, functions, metadata)
+    axes = {
+        item.name: tuple(
+            size.dim_value if size.HasField("dim_value") else size.dim_param
+            for size in item.type.tensor_type.shape.dim
+        )
+        for item in model.graph.input
+    }
+    return GraphFiles(path, weights, functions, metadata, axes)
 
 
 def sha256(*paths: Path) -> str:

@@ -1,10 +1,11 @@
 """Optimisation profiles: the batches and lengths that an engine is built for.
 
-A shape is written ``BxS``: sentences in a batch times source tokens in a row, the padding included.
+A shape is written ``BxS``: sentences in a batch times source tokens in a row, the padding included. The
+halves of a network have more axes, such as the beam of a search; those have one range for all profiles.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -55,6 +56,51 @@ class Profile:
         return all(
             low <= size <= high for low, size, high in zip(self.min, shape, self.max, strict=True)
         )
+
+
+class Range(NamedTuple):
+    """The sizes of an axis that an engine accepts (``min`` to ``max``) and is tuned for (``opt``)."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+
+def range_argument(text: str) -> tuple[str, Range]:
+    """Parse ``"beam=1:1:4"`` for argparse."""
+    name, equals, sizes = text.partition("=")
+    numbers = sizes.split(":")
+    if not (name and equals and len(numbers) == 3 and all(n.isdecimal() for n in numbers)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no range of an axis; write name=min:opt:max, as in beam=1:1:4"
+        )
+    sizes = Range(*map(int, numbers))
+    if not 1 <= sizes.min <= sizes.opt <= sizes.max:
+        raise argparse.ArgumentTypeError(f"{text!r} has not 1 <= min <= opt <= max")
+    return name, sizes
+
+
+def default_ranges(target_positions: int) -> dict[str, Range]:
+    """Ranges of the axes beside batch and source, for a network of so many target positions.
+
+    ``beam`` is hypotheses a sentence, ``room`` what a search's state has space for in tokens, ``canvas`` the
+    width of a translation that is made in one pass.
+    """
+    usual = Range(1, min(32, target_positions), target_positions)
+    return {"beam": Range(1, 1, 4), "room": usual, "canvas": usual}
+
+
+def named_sizes(profile: Profile, ranges: Mapping[str, Range]) -> list[dict[str, int]]:
+    """The size of every axis by name, at a profile's min, opt and max; ``rows`` is batch times beam."""
+    sizes = []
+    for point, shape in zip(Range._fields, (profile.min, profile.opt, profile.max), strict=True):
+        named = {name: getattr(limits, point) for name, limits in ranges.items()}
+        named |= {"batch": shape.batch, "src_len": shape.length}
+        sizes.append(named | {"rows": shape.batch * named.get("beam", 1)})
+    return sizes
 
 
 def default_profile(positions: int) -> Profile:

@@ -15,7 +15,7 @@ from typing import Any
 from train_model.cli import UserError, atomic_path
 from trt_code.engine.gpu import Gpu
 from trt_code.engine.graph_files import GraphFiles, read_graph_files, sha256
-from trt_code.engine.profiles import Profile, Shape
+from trt_code.engine.profiles import Profile, Range, Shape
 from trt_code.engine.tensorrt_api import version_tuple
 
 FORMAT = 1
@@ -44,6 +44,9 @@ class Sidecar:
     plan_sha256: str
     build_seconds: float
     command: str
+    ranges: dict[str, Range] = dataclasses.field(
+        default_factory=dict
+    )  # of axes beside the profiles'
     format: int = FORMAT
 
 
@@ -166,5 +169,6 @@ def _from_json(data: dict[str, Any]) -> Sidecar:
                 Profile(**{name: Shape(*shape) for name, shape in profile.items()})
                 for profile in data["profiles"]
             ),
+            "ranges": {name: Range(*sizes) for name, sizes in data.get("ranges", {}).items()},
         }
     )

@@ -125,6 +125,52 @@ def test_several_profiles_keep_their_order(trt):
     assert shapes == [[[1, 1], [1, 32], [1, 127]], [[2, 1], [16, 32], [64, 127]]]
 
 
+def write_half(path: Path, extra: str = "room"):
+    """A graph with the axes of a search's step, and nothing of the network."""
+    axes = {
+        "tokens": ["batch", "beam"],
+        "position": [],
+        "source": ["batch", 4, "src_len", 8],
+        "state": ["rows", 4, extra, 8],
+        "window": ["rows", 2, 16],
+    }
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in axes.items()]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2, 16])
+    nodes = [helper.make_node("Identity", ["window"], ["y"])]
+    model = helper.make_model(helper.make_graph(nodes, "step", inputs, [output]))
+    positions = {"max_source_positions": "127", "max_target_positions": "100"}
+    helper.set_model_props(model, positions)
+    onnx.save(model, path)
+
+
+def test_a_half_has_its_axes_by_name(trt):
+    write_half(Path("model.onnx"))
+    build("--min", "1x1", "--opt", "8x20", "--max", "16x50", "--axis", "beam=1:2:5")
+    (profile,) = trt.built_config._profiles
+    assert profile._shapes == {
+        "tokens": [[1, 1], [8, 2], [16, 5]],
+        "source": [[1, 4, 1, 8], [8, 4, 20, 8], [16, 4, 50, 8]],
+        "state": [[1, 4, 1, 8], [16, 4, 32, 8], [80, 4, 100, 8]],
+        "window": [[1, 2, 16], [16, 2, 16], [80, 2, 16]],
+    }
+    assert sidecar()["ranges"] == {"beam": [1, 2, 5], "room": [1, 32, 100]}
+
+
+def test_an_axis_that_is_not_there_or_has_no_size_is_told(trt):
+    with pytest.raises(UserError, match="has no axis beam"):
+        build("--axis", "beam=1:1:4")
+    write_half(Path("model.onnx"), extra="depth")
+    with pytest.raises(UserError, match="--axis depth=min:opt:max"):
+        build()
+
+
+@pytest.mark.parametrize("text", ["beam", "beam=1:2", "=1:2:3", "beam=0:1:2", "beam=3:2:4"])
+def test_a_range_that_is_none_is_refused(trt, text, capsys):
+    with pytest.raises(SystemExit):
+        build("--axis", text)
+    assert "--axis" in capsys.readouterr().err
+
+
 def test_layer_report_asks_for_details_and_is_written(trt):
     build("--layer-report", "layers.json")
     assert json.loads(Path("layers.json").read_text()) == {"Layers": ["DETAILED"]}

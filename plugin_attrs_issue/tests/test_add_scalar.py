@@ -237,7 +237,7 @@ GPU_MISTAKES = {
     "bounds check off by one": (
         KERNEL,
         [("i < p.count", "i <= p.count")],
-        "wrote outside a buffer",
+        "written outside a buffer",
     ),
     "last block forgotten": (
         KERNEL,

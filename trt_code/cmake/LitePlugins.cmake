@@ -48,6 +48,7 @@ function(lite_add_plugins variant)
     plugin_host/case_file.cpp
     plugin_host/device.cpp
     plugin_host/expressions.cpp
+    plugin_host/guarded_buffer.cpp
     plugin_host/library.cpp
     plugin_host/life.cpp
     plugin_host/main.cpp

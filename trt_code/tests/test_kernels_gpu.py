@@ -294,6 +294,31 @@ def test_any_shape(name: str, dtype: torch.dtype) -> None:
 
 
 @dtypes
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("length", [7, 40, 200])
+def test_a_row_does_not_depend_on_its_neighbours(
+    name: str, length: int, dtype: torch.dtype
+) -> None:
+    """What a sentence of a batch gives is what it gives alone, bit for bit.
+
+    The fused convolution in FP32 sums in other groups where it cuts a large grid into other tiles.
+    """
+    torch.manual_seed(3)
+    shape = Shape(40, length, 8, 64, 15, 7)
+    operator = OPERATORS[name]
+    tensors = operator.inputs(shape, dtype)
+    whole = operator.kernel(shape, *tensors)
+    per_row = [t is not None and t.dim() > 1 for t in tensors]
+    for row in (0, 17, 39):
+        own = [t[row : row + 1] if each else t for t, each in zip(tensors, per_row, strict=True)]
+        for alone, output in zip(operator.kernel(shape, *own), whole, strict=True):
+            if name == "dynamic_conv_fused" and dtype == torch.float32:
+                torch.testing.assert_close(alone[0], output[row], rtol=0, atol=1e-5)
+            else:
+                assert torch.equal(alone[0], output[row])
+
+
+@dtypes
 @pytest.mark.parametrize(
     ("mean", "deviation"), [(1e4, 10.0), (1e4, 1.0), (-3e4, 100.0), (0.0, 1e-4), (1e4, 0.0)]
 )
@@ -522,6 +547,19 @@ def test_crf_decode_any_shape(dtype, batch, length, beam, rank) -> None:
     expected_tokens, expected_scores, _ = crf_reference(*tensors)
     assert torch.equal(tokens.cpu().long(), expected_tokens)
     assert torch.equal(scores.cpu().double(), expected_scores)
+
+
+@dtypes
+def test_top_k_and_crf_do_not_depend_on_neighbours(dtype: torch.dtype) -> None:
+    torch.manual_seed(8)
+    x = random(40, 5000, dtype=dtype, shift=0)
+    tensors = crf_inputs(40, 64, 32, 32, dtype, integers=False, shift=0)
+    top, best = lite.top_k(x, 32), lite.crf_decode(*tensors)
+    for row in (0, 39):
+        own = [t[row : row + 1] if i not in (2, 3) else t for i, t in enumerate(tensors)]
+        alone = (*lite.top_k(x[row : row + 1], 32), *lite.crf_decode(*own))
+        for single, expected in zip(alone, (*top, *best), strict=True):
+            assert torch.equal(single[0], expected[row])
 
 
 # ---- what surrounds the kernels -----------------------------------------------------------------

@@ -16,6 +16,7 @@ from trt_code.tests import mock_tensorrt
 from trt_code.tests.test_trt_runner import PLAN, build, tokens
 
 pytestmark = pytest.mark.gpu
+SCRATCH = 1 << 30  # bytes
 
 
 class Cudart:
@@ -66,7 +67,9 @@ def cudart(monkeypatch, tmp_path):
     return cudart
 
 
-def test_copies_graphs_and_shapes(cudart):
+def test_copies_graphs_and_shapes(cudart, monkeypatch):
+    # Small buffers share pages that are taken already; scratch of this size shows as memory taken.
+    monkeypatch.setattr(mock_tensorrt.ICudaEngine, "device_memory_size_v2", SCRATCH)
     with TrtRunner(PLAN, "fp16") as runner:
         for source in (tokens(2, 3), tokens(2, 3) + 7, tokens(16, 32), tokens(64, 127)):
             output = runner.run(source)
@@ -75,7 +78,7 @@ def test_copies_graphs_and_shapes(cudart):
                 output.scores, np.zeros((len(source), 2 * source.shape[1]))
             )
         assert cudart.launches == 4
-        assert runner.peak_memory() > 0
+        assert runner.peak_memory() >= SCRATCH / 2  # others may have given memory back meanwhile
 
 
 def test_device_time_is_between_nothing_and_the_hosts(cudart):

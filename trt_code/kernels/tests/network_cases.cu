@@ -1,0 +1,211 @@
+#include "../attention.h"
+#include "../copy_source.h"
+#include "../embed_source.h"
+#include "../linear.h"
+#include "../predict_length.h"
+#include "../self_conv.h"
+#include "cases.h"
+
+namespace driver {
+namespace {
+
+using lite::Activation;
+using lite::DataType;
+
+/// 1 at the first `length` of `width` positions for each sentence, which get shorter and shorter;
+/// the last of several has none.
+std::vector<int32_t> padding(int batch, int width) {
+  std::vector<int32_t> mask;
+  for (int b = 0; b < batch; ++b) {
+    const int length = b > 0 && b == batch - 1 ? 0 : std::max(1, width - 3 * b);
+    for (int s = 0; s < width; ++s) mask.push_back(s < length);
+  }
+  return mask;
+}
+
+template <typename T>
+void runLinear(Mode mode, int rows, int in, int out, DataType dtype, cudaStream_t stream) {
+  Session session(mode, stream);
+  const auto x = session.input<T>(size_t(rows) * in), weight = session.input<T>(size_t(out) * in);
+  const auto bias = session.input<T>(out), residual = session.input<T>(size_t(rows) * out);
+  const auto mask = session.integers<int32_t>(rows, 2);
+  for (const Activation activation : {Activation::kNone, Activation::kRelu, Activation::kGlu}) {
+    const bool glu = activation == Activation::kGlu, plain = activation == Activation::kNone;
+    const auto y = session.memory<T>(size_t(rows) * (glu ? out / 2 : out));
+    const lite::LinearTensors tensors{x->data(),
+                                      weight->data(),
+                                      plain ? nullptr : bias->data(),
+                                      plain ? residual->data() : nullptr,
+                                      glu ? mask->data() : nullptr,
+                                      y->data()};
+    for (int variant = 0; variant < lite::kLinearVariants; ++variant) {
+      session.call(
+          "linear",
+          [&](cudaStream_t on) {
+            return lite::linear({rows, in, out, activation, dtype}, tensors, variant, on);
+          },
+          Outputs{y});
+    }
+  }
+}
+
+template <typename T>
+void runSelfConv(Mode mode, int batch, int length, int channels, int heads, int kernel, int left,
+                 DataType dtype, cudaStream_t stream) {
+  Session session(mode, stream);
+  const size_t elements = size_t(batch) * length * channels;
+  const auto x = session.input<T>(elements), doubled = session.input<T>(2 * elements);
+  const auto weight = session.input<T>(size_t(heads) * kernel * channels);
+  const auto mask = session.holding(padding(batch, length));
+  const auto y = session.memory<T>(elements);
+  for (const bool glu : {false, true}) {
+    session.call(
+        "selfConv",
+        [&](cudaStream_t on) {
+          return lite::selfConv({batch, length, channels, heads, kernel, left, glu, dtype},
+                                glu ? doubled->data() : x->data(), weight->data(),
+                                glu ? mask->data() : nullptr, y->data(), on);
+        },
+        Outputs{y});
+  }
+}
+
+template <typename T>
+void runAttention(Mode mode, int batch, int length, int source, int channels, int heads,
+                  DataType dtype, cudaStream_t stream) {
+  Session session(mode, stream);
+  const int64_t stride = channels + 8;
+  const auto query = session.input<T>(size_t(batch) * length * channels);
+  // What follows the last row does not belong to the keys.
+  const size_t pairs = (size_t(batch) * source - 1) * stride + channels;
+  const auto keys = session.input<T>(pairs), values = session.input<T>(pairs);
+  const auto mask = session.holding(padding(batch, source));
+  const auto out = session.memory<T>(size_t(batch) * length * channels);
+  for (const bool masked : {false, true}) {
+    session.call(
+        "attention",
+        [&](cudaStream_t on) {
+          return lite::attention({batch, length, source, channels, heads, stride, dtype},
+                                 query->data(), keys->data(), values->data(),
+                                 masked ? mask->data() : nullptr, out->data(), on);
+        },
+        Outputs{out});
+  }
+}
+
+template <typename T>
+void runEmbedSource(Mode mode, int batch, int length, int channels, int shift, DataType dtype,
+                    cudaStream_t stream) {
+  constexpr int kVocab = 50;
+  Session session(mode, stream, shift);
+  auto ids = std::vector<int64_t>(size_t(batch) * length, 1);
+  for (int b = 0; b < batch; ++b) {  // padding on the right, then on the left
+    for (int t = 0; t < length - length / 3 * (b > 0); ++t) {
+      ids[b * length + (b % 2 == 0 ? t : length - 1 - t)] = t % (kVocab + 3) - (t == 5);
+    }
+  }
+  const auto tokens = session.holding(ids);
+  const auto embedding = session.input<T>(size_t(kVocab) * channels);
+  const auto positions = session.input<T>(size_t(length + 2) * channels);
+  const auto x = session.memory<T>(ids.size() * channels);
+  const auto embedded = session.memory<T>(ids.size() * channels);
+  const auto mask = session.memory<int32_t>(ids.size());
+  session.call(
+      "embedSource",
+      [&](cudaStream_t on) {
+        return lite::embedSource({batch, length, channels, kVocab, length + 2, dtype},
+                                 tokens->data(), embedding->data(), positions->data(), x->data(),
+                                 embedded->data(), mask->data(), on);
+      },
+      Outputs{x, embedded, mask});
+}
+
+template <typename T>
+void runPredictLength(Mode mode, int batch, int source, int channels, int shift, DataType dtype,
+                      cudaStream_t stream) {
+  constexpr int kClasses = 251;
+  Session session(mode, stream, shift);
+  const auto x = session.input<T>(size_t(batch) * source * channels);
+  const auto weight = session.input<T>(size_t(kClasses) * channels);
+  const auto mask = session.holding(padding(batch, source));
+  const auto limits = session.holding(std::vector<int64_t>(batch, 2 * source));
+  const auto lengths = session.memory<int64_t>(batch);
+  for (const bool relative : {false, true}) {
+    session.call(
+        "predictLength",
+        [&](cudaStream_t on) {
+          return lite::predictLength({batch, source, channels, kClasses, -3, relative, dtype},
+                                     x->data(), mask->data(), weight->data(), limits->data(),
+                                     lengths->data(), on);
+        },
+        Outputs{lengths});
+  }
+}
+
+template <typename T>
+void runCopySource(Mode mode, int batch, int length, int source, int channels, int shift,
+                   DataType dtype, cudaStream_t stream) {
+  constexpr int kVocab = 20;
+  Session session(mode, stream, shift);
+  std::vector<int64_t> each;
+  for (int b = 0; b < batch; ++b) each.push_back(std::max(2, length - 2 * b));
+  const auto lengths = session.holding(each);
+  const auto queries = session.input<T>(size_t(length + 2) * channels);
+  const auto keys = session.input<T>(size_t(batch) * source * channels);
+  const auto embedded = session.input<T>(size_t(batch) * source * channels);
+  const auto sourceMask = session.holding(padding(batch, source));
+  const auto embedding = session.input<T>(size_t(kVocab) * channels);
+  const auto positions = session.input<T>(size_t(length + 2) * channels);
+  const auto x = session.memory<T>(size_t(batch) * length * channels);
+  const auto mask = session.memory<int32_t>(size_t(batch) * length);
+  const lite::CopySourceTensors tensors{lengths->data(),   queries->data(),    keys->data(),
+                                        embedded->data(),  sourceMask->data(), embedding->data(),
+                                        positions->data(), x->data(),          mask->data()};
+  session.call(
+      "copySource",
+      [&](cudaStream_t on) {
+        return lite::copySource({batch, length, source, channels, kVocab, length + 2, dtype},
+                                tensors, on);
+      },
+      Outputs{x, mask});
+}
+
+template <typename T>
+void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
+  runEmbedSource<T>(mode, 1, 1, 1, 0, dtype, stream);
+  runEmbedSource<T>(mode, 3, 70, 20, 1, dtype, stream);
+  runEmbedSource<T>(mode, 2, 33, 512, 0, dtype, stream);
+  runPredictLength<T>(mode, 1, 1, 3, 0, dtype, stream);
+  runPredictLength<T>(mode, 3, 20, 65, 1, dtype, stream);
+  runPredictLength<T>(mode, 3, 20, 512, 0, dtype, stream);
+  runCopySource<T>(mode, 1, 2, 1, 64, 0, dtype, stream);
+  runCopySource<T>(mode, 3, 13, 7, 9, 1, dtype, stream);
+  runCopySource<T>(mode, 5, 100, 50, 512, 0, dtype, stream);
+  runAttention<T>(mode, 1, 1, 1, 16, 1, dtype, stream);
+  runAttention<T>(mode, 2, 5, 17, 96, 2, dtype, stream);
+  runAttention<T>(mode, 9, 33, 16, 512, 8, dtype, stream);
+  runAttention<T>(mode, 1, 20, 512, 256, 2, dtype, stream);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    runAttention<T>(mode, 2, 5, 7, 51, 3, dtype, stream);
+  } else {
+    runLinear<T>(mode, 1, 8, 8, dtype, stream);
+    runLinear<T>(mode, 21, 72, 24, dtype, stream);
+    runLinear<T>(mode, 70, 496, 104, dtype, stream);
+    runLinear<T>(mode, 130, 512, 256, dtype, stream);
+    runSelfConv<T>(mode, 1, 1, 16, 1, 1, 0, dtype, stream);
+    runSelfConv<T>(mode, 2, 9, 48, 3, 4, 3, dtype, stream);
+    runSelfConv<T>(mode, 2, 12, 240, 4, 31, 15, dtype, stream);
+    runSelfConv<T>(mode, 1, 5, 128, 8, 31, 30, dtype, stream);
+    runSelfConv<T>(mode, 3, 17, 512, 8, 15, 14, dtype, stream);
+  }
+}
+
+}  // namespace
+
+void runNetwork(Mode mode, cudaStream_t stream) {
+  runAll<float>(mode, DataType::kFloat, stream);
+  runAll<__half>(mode, DataType::kHalf, stream);
+  runAll<__nv_bfloat16>(mode, DataType::kBFloat16, stream);
+}
+
+}  // namespace driver

@@ -1,0 +1,219 @@
+// What the kernels are run with in these tests: device memory that tells when it is misused,
+// inputs, and calls whose outputs must be written and repeat.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "../../plugin_host/guarded_buffer.h"
+
+namespace driver {
+
+/// How kernels are run.
+enum class Mode {
+  kOnce,         // each call once, on cudaMalloc's memory as it comes, for compute-sanitizer
+  kGuardBehind,  // each call twice and from a CUDA graph, on memory that ends at an unmapped page
+  kGuardBefore,  // the same on memory that starts there
+};
+
+inline void require(bool good, const std::string& what) {
+  if (!good) throw std::runtime_error(what);
+}
+
+inline void require(cudaError_t status, const std::string& what) {
+  if (status != cudaSuccess) throw std::runtime_error(what + ": " + cudaGetErrorString(status));
+}
+
+/// Device memory of some bytes, of which the first lies `offset` bytes after an aligned address.
+class Memory {
+ public:
+  Memory(Mode mode, size_t bytes, size_t offset) : bytes_(bytes) {
+    if (mode == Mode::kOnce) {
+      require(cudaMalloc(&base_, bytes + offset), "cudaMalloc");
+      data_ = base_ + offset;
+    } else {
+      const auto guard = mode == Mode::kGuardBehind ? host::Guard::kBehind : host::Guard::kBefore;
+      guarded_ = std::make_unique<host::GuardedBuffer>(bytes, guard, offset);
+      data_ = static_cast<unsigned char*>(guarded_->get());
+    }
+  }
+  virtual ~Memory() { cudaFree(base_); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  void fill(unsigned char value) const { require(cudaMemset(data_, value, bytes_), "cudaMemset"); }
+  host::Bytes download() const {
+    host::Bytes bytes(bytes_);
+    require(cudaMemcpy(bytes.data(), data_, bytes_, cudaMemcpyDeviceToHost), "copy from device");
+    return bytes;
+  }
+  void checkGuards() const {
+    if (guarded_) guarded_->checkGuards();
+  }
+  /// Whether no element is what fill(host::kPoison) made of it: NaN, or a negative integer.
+  virtual bool written() const { return true; }
+
+ protected:
+  unsigned char* data_ = nullptr;
+
+ private:
+  size_t bytes_;
+  unsigned char* base_ = nullptr;
+  std::unique_ptr<host::GuardedBuffer> guarded_;
+};
+
+using Outputs = std::vector<std::shared_ptr<Memory>>;
+
+/// `count` elements, the first of them `shift` elements after an aligned address.
+template <typename T>
+class Buffer : public Memory {
+ public:
+  Buffer(Mode mode, size_t count, int shift)
+      : Memory(mode, count * sizeof(T), shift * sizeof(T)), count_(count) {}
+
+  T* data() const { return reinterpret_cast<T*>(data_); }
+
+  void set(const std::vector<T>& values) {
+    require(cudaMemcpy(data(), values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice),
+            "copy to device");
+  }
+  bool written() const override {
+    std::vector<T> values(count_);
+    require(cudaMemcpy(values.data(), data(), count_ * sizeof(T), cudaMemcpyDeviceToHost),
+            "copy from device");
+    return std::none_of(values.begin(), values.end(), [](T value) {
+      if constexpr (std::is_integral_v<T>) {
+        return value < 0;
+      } else {
+        return std::isnan(float(value));
+      }
+    });
+  }
+
+ private:
+  size_t count_;
+};
+
+template <typename T>
+using Pointer = std::shared_ptr<Buffer<T>>;
+
+/// The tensors of one case and the stream its calls go to. `shift` moves each tensor's first
+/// element that many elements off alignment.
+class Session {
+ public:
+  Session(Mode mode, cudaStream_t stream, int shift = 0)
+      : mode_(mode), stream_(stream), shift_(shift) {}
+
+  /// Memory of which nothing is said.
+  template <typename T>
+  Pointer<T> memory(size_t count) {
+    auto buffer = std::make_shared<Buffer<T>>(mode_, count, shift_);
+    all_.push_back(buffer);
+    return buffer;
+  }
+
+  /// Normal values.
+  template <typename T>
+  Pointer<T> input(size_t count) {
+    std::normal_distribution<float> normal;
+    std::vector<T> values(count);
+    for (T& value : values) value = T(normal(generator()));
+    return holding(values);
+  }
+
+  /// Integers in [0, limit).
+  template <typename T>
+  Pointer<T> integers(size_t count, int limit) {
+    std::vector<T> values(count);
+    for (T& value : values) value = T(generator()() % unsigned(limit));
+    return holding(values);
+  }
+
+  template <typename T>
+  Pointer<T> holding(const std::vector<T>& values) {
+    Pointer<T> buffer = memory<T>(values.size());
+    buffer->set(values);
+    return buffer;
+  }
+
+  /// Make a call. Where memory is guarded: on outputs that are poisoned before, each element of
+  /// which it must write with a number; a second call and a replay from a graph must give the same
+  /// bytes; inputs and what lies around the buffers must stay as they were. Scratch memory counts
+  /// as output.
+  void call(const std::string& what, const std::function<cudaError_t(cudaStream_t)>& launch,
+            const Outputs& outputs) {
+    if (mode_ == Mode::kOnce) {
+      require(launch(stream_), what);
+      require(cudaStreamSynchronize(stream_), what + ": in the kernel");
+      for (const auto& output : outputs) output->download();  // initcheck sees what was not written
+      return;
+    }
+    const auto run = [&](unsigned char poison, const std::function<cudaError_t()>& start) {
+      for (const auto& output : outputs) output->fill(poison);
+      require(cudaDeviceSynchronize(), what + ": before the call");
+      require(start(), what);
+      require(cudaStreamSynchronize(stream_), what + ": in the kernel");
+      std::vector<host::Bytes> bytes;
+      for (const auto& output : outputs) bytes.push_back(output->download());
+      return bytes;
+    };
+    const auto plain = [&] { return launch(stream_); };
+    const std::vector<host::Bytes> before = inputBytes(outputs);
+    const std::vector<host::Bytes> first = run(host::kPoison, plain);
+    for (const auto& output : outputs) {
+      require(output->written(), what + ": an element was not written");
+    }
+
+    constexpr unsigned char kOtherPoison = 0x5a;
+    require(run(kOtherPoison, plain) == first, what + ": a second call gives other bytes");
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    require(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), what);
+    require(launch(stream_), what + ": captured");
+    require(cudaStreamEndCapture(stream_, &graph), what + ": captured");
+    require(cudaGraphInstantiate(&executable, graph, 0), what + ": instantiated");
+    const auto replay = [&] { return cudaGraphLaunch(executable, stream_); };
+    require(run(kOtherPoison, replay) == first, what + ": a graph's replay gives other bytes");
+    cudaGraphExecDestroy(executable);
+    cudaGraphDestroy(graph);
+    require(inputBytes(outputs) == before, what + ": an input was changed");
+    for (const auto& memory : all_) memory->checkGuards();
+  }
+
+ private:
+  static std::mt19937& generator() {
+    static std::mt19937 engine(1);
+    return engine;
+  }
+
+  /// What all tensors but the outputs hold.
+  std::vector<host::Bytes> inputBytes(const Outputs& outputs) const {
+    std::vector<host::Bytes> bytes;
+    for (const auto& memory : all_) {
+      if (std::find(outputs.begin(), outputs.end(), memory) == outputs.end()) {
+        bytes.push_back(memory->download());
+      }
+    }
+    return bytes;
+  }
+
+  Mode mode_;
+  cudaStream_t stream_;
+  int shift_;
+  Outputs all_;
+};
+
+}  // namespace driver

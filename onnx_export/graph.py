@@ -13,6 +13,7 @@ import torch
 from onnxscript import optimizer
 from torch import Tensor, nn
 
+from onnx_export.int8_weights import quantize_weights
 from onnx_export.naming import name_by_scope
 from onnx_export.symbols import EXPORTED, FUNCTIONS, TRANSLATIONS
 from train_model.data.dictionary import BOS, EOS, PAD, UNK
@@ -70,6 +71,7 @@ def export_graph(
         )
     model = program.model
     _simplify(model)
+    quantize_weights(model)
     name_by_scope(model)
     called = {node.op_type for node in model.graph}
     for name in called.intersection(EXPORTED):
@@ -93,12 +95,16 @@ def metadata(config: Any, architecture: str) -> dict[str, str]:
 
 
 def _simplify(model: ir.Model) -> None:
-    """Fold constants, transposed weights among them unless another node reads the same weight."""
+    """Fold constants, transposed weights among them unless another node reads the same weight.
+
+    A weight in INT8 is folded up to its QuantizeLinear, see ``onnx_export.int8_weights``.
+    """
 
     def should_fold(node: ir.Node) -> bool | None:
         if node.op_type == "Transpose" and node.inputs[0].is_initializer():
-            return len(node.inputs[0].uses()) == 1
-        return None
+            readers = [reader.op_type for reader, _ in node.outputs[0].uses()]
+            return len(node.inputs[0].uses()) == 1 or readers == ["QuantizeLinear"]
+        return False if node.op_type == "DequantizeLinear" else None
 
     no_limit = 2**31
     optimizer.optimize_ir(

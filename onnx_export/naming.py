@@ -52,6 +52,8 @@ def _constant_name(value: ir.Value) -> str:
     scope = node.name.rsplit("/", 1)[0]
     if node.op_type in ("MatMul", "Gemm") and position == 1:
         return f"{scope}.weight"
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return (scope.removesuffix("_quantizer"), f"{scope}.scale", f"{scope}.zero_point")[position]
     return f"{node.name}.{position}"
 
 

@@ -8,12 +8,13 @@ exported file carries, the others stand for forms that only the surgeon writes.
 import torch
 
 import train_model.ops  # noqa: F401  registers torch.ops.lite
-from onnx_export.symbols import crf_decode, dynamic_conv, layer_norm, top_k
+from onnx_export.symbols import crf_decode, dynamic_conv, fake_quantize, layer_norm, top_k
 from onnx_export.symbols.domain import DOMAIN, VERSION
 
 TRANSLATIONS = {
     torch.ops.lite.dynamic_conv.default: dynamic_conv.translate,
     torch.ops.lite.crf_decode.default: crf_decode.translate,
+    torch.ops.lite.fake_quantize.default: fake_quantize.translate,
 }
 EXPORTED = ("LiteDynamicConv", "LiteCrfDecode")
 FUNCTIONS = {

@@ -25,6 +25,7 @@ from train_model.cli import UserError, atomic_path
 from train_model.models.config import NatConfig
 from train_model.models.conv_crf_transformer import ConvCrfTransformer
 from train_model.models.multibranch_config import MultibranchConfig
+from train_model.models.quantized import is_quantizer
 from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 
 
@@ -172,8 +173,8 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
         model = ARCHITECTURES[kind].build(config)
     except KeyError as error:
         raise UserError(f"{path} lacks the weights {error}") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} has options that do not fit: {error}") from error
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} has options that do not fit: {str(error)[:200]}") from error
     _fill(model, ARCHITECTURES[kind].upgrade(weights), path)
     return Loaded(model.eval(), config, kind)
 
@@ -182,8 +183,13 @@ def save_checkpoint(
     path: str | os.PathLike, model: nn.Module, config: Any, dtype: torch.dtype = torch.float32
 ) -> None:
     """Write ``model`` in fairseq's form, atomically; ``dtype`` float16 halves the file."""
+
+    def stored(name: str, value: Tensor) -> torch.dtype:
+        exact = is_quantizer(name) or not value.is_floating_point()
+        return value.dtype if exact else dtype
+
     weights = {
-        name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
+        name: value.detach().cpu().to(stored(name, value))
         for name, value in model.state_dict().items()
     }
     with atomic_path(path) as temporary:
@@ -248,4 +254,6 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: str | os.PathLike)
         if not isinstance(got, Tensor) or got.shape != value.shape:
             shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
             raise UserError(f"{path}: {name} is {shape}, its options ask for {tuple(value.shape)}")
+        if is_quantizer(name) and not (got.isfinite() & (got > 0)).all():
+            raise UserError(f"{path}: {name} is no range of numbers; calibrate again (make ptq)")
     model.load_state_dict(weights)

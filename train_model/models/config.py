@@ -17,6 +17,10 @@ class NatConfig:
     that way expect; ``masked`` zeroes them right before the convolution, so that a sentence's result
     does not depend on how much padding stands beside it.
 
+    ``int8_layers`` is ours too: the names of the linear layers that compute in INT8 (see
+    ``train_model.models.quantized``). A network that has any is without the convolutions' last
+    projection, which quantisation merges into the one that follows.
+
     Raises:
         ValueError: options that contradict each other.
     """
@@ -64,6 +68,7 @@ class NatConfig:
     length_loss_factor: float = 0.1
     left_pad_source: bool = True
     padding_policy: PaddingPolicy = "upstream"
+    int8_layers: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         filled = {
@@ -79,6 +84,7 @@ class NatConfig:
             raise ValueError(f"padding_policy is upstream or masked, not {self.padding_policy!r}")
         if self.share_all_embeddings and self.src_vocab != self.tgt_vocab:
             raise ValueError("share_all_embeddings needs one dictionary for both sides")
+        object.__setattr__(self, "int8_layers", tuple(self.int8_layers))
         for side in ("encoder", "decoder"):
             self._check_side(side)
 
@@ -116,6 +122,7 @@ class NatConfig:
         options: dict[str, Any] = dataclasses.asdict(self)
         for side in ("encoder", "decoder"):
             options[f"{side}_kernel_size_list"] = list(options[f"{side}_kernel_size_list"])
+        options["int8_layers"] = list(options["int8_layers"])
         return argparse.Namespace(
             arch="conv_crf_transformer", decoder_embed_dim=self.encoder_embed_dim, **options
         )

@@ -25,6 +25,7 @@ from train_model.models.layers import (
     positions,
     token_positions,
 )
+from train_model.models.quantized import QuantizedLinear, replace_linears
 
 BOS, PAD, EOS, UNK = range(4)
 LENGTH_CLASSES = 256
@@ -157,6 +158,13 @@ class Encoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width) if config.encoder_normalize_before else None
         self.max_positions, self.dropout = config.max_source_positions, config.dropout
 
+    def embed(self, src_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors [B, S, C] of the tokens [B, S], and of their positions."""
+        embedded = self.embed_tokens(src_tokens)
+        if self.embed_positions is None:
+            return embedded, torch.zeros_like(embedded)
+        return embedded, self.embed_positions(src_tokens)
+
     def forward(self, src_tokens: Tensor) -> EncoderOut:
         """Encode [B, S] tokens; padding may stand on either side."""
         if src_tokens.shape[1] > self.max_positions:
@@ -165,10 +173,7 @@ class Encoder(nn.Module):
                 f"{self.max_positions} positions of the model"
             )
         padding_mask = src_tokens.eq(PAD)
-        embedded = self.embed_tokens(src_tokens)
-        at = torch.zeros_like(embedded)
-        if self.embed_positions is not None:
-            at = self.embed_positions(src_tokens)
+        embedded, at = self.embed(src_tokens)
         x = F.dropout(embedded + at, self.dropout, self.training)
         for layer in self.layers:
             x = layer(x, padding_mask)
@@ -261,6 +266,10 @@ class ConvCrfTransformer(nn.Module):
         self.crf_layer = DynamicCRF(
             config.tgt_vocab, config.crf_lowrank_approx, config.crf_beam_approx
         )
+        if config.int8_layers:
+            for layer in [*self.encoder.layers, *self.decoder.layers]:
+                layer.conv.linear2 = None
+            replace_linears(self, config.int8_layers, QuantizedLinear)
 
     def forward(self, src_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Translate [B, S] int64 tokens in one pass.

@@ -10,13 +10,14 @@ from torch import nn
 
 from train_model.models.conv_crf_transformer import ConvCrfTransformer, Decoder
 from train_model.models.layers import MultiheadAttention
+from train_model.models.quantized import QuantizedLinear
 
 
 @torch.no_grad()
 def fold(model: ConvCrfTransformer) -> ConvCrfTransformer:
     """A copy of ``model`` for inference with its constant algebra done.
 
-    - the convolution's last linear and the one that follows it become one;
+    - the convolution's last linear and the one that follows it become one (of INT8 networks they are);
     - attention's scale goes into the query's projection;
     - the keys and values of all decoder layers come from one projection of the encoder's output;
     - the queries of the attention copy, which depend on the position alone, become a table.
@@ -26,15 +27,22 @@ def fold(model: ConvCrfTransformer) -> ConvCrfTransformer:
     """
     if model.decoder.source_projection is not None:
         raise ValueError("the model is folded already")
+    model = merge_projections(model)
+    for layer in model.decoder.layers:
+        _fold_scale(layer.encoder_attn)
+    _fold_source_projections(model.decoder)
+    _fold_copy_queries(model.decoder)
+    return model
+
+
+@torch.no_grad()
+def merge_projections(model: ConvCrfTransformer) -> ConvCrfTransformer:
+    """A copy of ``model`` for inference whose convolutions' last linear is part of the one after it."""
     model = copy.deepcopy(model).eval()
     for layer in [*model.encoder.layers, *model.decoder.layers]:
         if layer.conv.linear2 is not None:
             layer.linear2 = _compose(layer.conv.linear2, layer.linear2)
             layer.conv.linear2 = None
-    for layer in model.decoder.layers:
-        _fold_scale(layer.encoder_attn)
-    _fold_source_projections(model.decoder)
-    _fold_copy_queries(model.decoder)
     return model
 
 
@@ -54,6 +62,8 @@ def _empty_linear(like: nn.Linear, in_features: int, out_features: int) -> nn.Li
 def _fold_scale(attention: MultiheadAttention) -> None:
     attention.q_proj.weight.mul_(attention.scale)
     attention.q_proj.bias.mul_(attention.scale)
+    if isinstance(attention.q_proj, QuantizedLinear):
+        attention.q_proj.weight_quantizer._amax.mul_(attention.scale)
     attention.scale = 1.0
 
 
@@ -63,12 +73,34 @@ def _fold_source_projections(decoder: Decoder) -> None:
         for layer in decoder.layers
         for projection in (layer.encoder_attn.k_proj, layer.encoder_attn.v_proj)
     ]
-    width = projections[0].in_features
-    decoder.source_projection = _empty_linear(projections[0], width, len(projections) * width)
-    decoder.source_projection.weight.copy_(torch.cat([p.weight for p in projections]))
-    decoder.source_projection.bias.copy_(torch.cat([p.bias for p in projections]))
+    if not _read_alike(projections):
+        return
+    decoder.source_projection = _concatenate(projections)
     for layer in decoder.layers:
         layer.encoder_attn.k_proj = layer.encoder_attn.v_proj = None
+
+
+def _read_alike(projections: list[nn.Linear]) -> bool:
+    """Whether all read their input in FP32, or all in INT8 with one scale."""
+    quantized = [p for p in projections if isinstance(p, QuantizedLinear)]
+    scales = {p.input_quantizer.amax.item() for p in quantized}
+    return not quantized or (len(quantized) == len(projections) and len(scales) == 1)
+
+
+def _concatenate(projections: list[nn.Linear]) -> nn.Linear:
+    """One linear layer whose output is that of all, one behind the other."""
+    first = projections[0]
+    rows = sum(p.out_features for p in projections)
+    if isinstance(first, QuantizedLinear):
+        whole = QuantizedLinear(first.in_features, rows).to(first.weight.device, first.weight.dtype)
+        whole.input_quantizer = first.input_quantizer
+        amax = torch.cat([p.weight_quantizer._amax for p in projections])
+        whole.weight_quantizer._amax.copy_(amax)
+    else:
+        whole = _empty_linear(first, first.in_features, rows)
+    whole.weight.copy_(torch.cat([p.weight for p in projections]))
+    whole.bias.copy_(torch.cat([p.bias for p in projections]))
+    return whole
 
 
 def _fold_copy_queries(decoder: Decoder) -> None:

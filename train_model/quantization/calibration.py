@@ -1,0 +1,58 @@
+"""Finds the range of every quantised layer's input and weight from sentences that pass through."""
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from train_model.ops.fake_quantize import LARGEST
+from train_model.quantization.quantizers import insert
+
+METHODS = ("max", "percentile")
+PERCENTILE = 99.99
+# The least scale: the smallest normal number of FP16, in which INT8 engines keep their scales.
+_LEAST_SCALE = 2.0**-14
+
+
+@torch.no_grad()
+def calibrate(
+    model: nn.Module, names: Sequence[str], batches: Iterable[Tensor], method: str = "max"
+) -> dict[str, Tensor]:
+    """The ranges of the linear layers ``names``, as entries of a state dict.
+
+    Weights are calibrated by the largest magnitude of each row, inputs by ``method``. Every scale is
+    rounded to a number of FP16, so that a graph with FP16 scales has the same ones.
+
+    Args:
+        model: the network in FP32, not changed.
+        names: its linear layers that are to compute in INT8.
+        batches: source tokens [B, S] int64 each.
+        method: "max", the largest magnitude that was seen, or "percentile", what 99.99 % are below.
+
+    Returns:
+        ``<layer>.input_quantizer._amax`` [] and ``<layer>.weight_quantizer._amax`` [N, 1], FP32.
+    """
+    model = insert(copy.deepcopy(model).eval(), names, histogram=method != "max")
+    layers = [model.get_submodule(name) for name in names]
+    for layer in layers:
+        layer.input_quantizer.disable_quant()
+        layer.input_quantizer.enable_calib()
+        layer.weight_quantizer.disable_quant()
+    for tokens in batches:
+        model(tokens)
+    ranges = {}
+    for name, layer in zip(names, layers, strict=True):
+        if method == "percentile":
+            layer.input_quantizer.load_calib_amax(method, percentile=PERCENTILE)
+        else:
+            layer.input_quantizer.load_calib_amax()
+        ranges[f"{name}.input_quantizer._amax"] = rounded(layer.input_quantizer.amax.float())
+        largest = layer.weight.abs().amax(1, keepdim=True)
+        ranges[f"{name}.weight_quantizer._amax"] = rounded(largest.float())
+    return ranges
+
+
+def rounded(amax: Tensor) -> Tensor:
+    """The range near ``amax`` whose scale is a normal number of FP16."""
+    return (amax / LARGEST).clamp(min=_LEAST_SCALE).half().float() * LARGEST

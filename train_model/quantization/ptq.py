@@ -1,0 +1,127 @@
+"""Post-training quantisation: a checkpoint in INT8 from one in FP32 and a few hundred sentences.
+
+    python -m train_model.quantization.ptq --model demo --output build/demo-ptq/checkpoint.pt
+
+Every linear layer computes in INT8, the output projection too, except those that ``--keep`` names; what
+is no linear layer stays as it is. The result is where ``make qat`` starts. See doc/int8.md.
+"""
+
+import argparse
+import dataclasses
+import fnmatch
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from train_model.cli import UserError, run
+from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.conv_crf_transformer import ConvCrfTransformer
+from train_model.models.fold import merge_projections
+from train_model.models.quantized import linears
+from train_model.models.zoo import model_files
+from train_model.quantization.calibration import METHODS, calibrate
+from train_model.quantization.text import batches, calibration_rows
+
+# Becomes a table of the positions before the export (train_model/models/fold.py): no product is left.
+FOLDED = "decoder.copy_attn"
+
+
+def layers_to_quantize(model: ConvCrfTransformer, keep: Iterable[str] = ()) -> list[str]:
+    """The names of the linear layers that are to compute in INT8.
+
+    Args:
+        model: a network whose projections are merged.
+        keep: patterns (``*`` for any text) of layers that are to stay as they are.
+
+    Raises:
+        UserError: a pattern fits no layer, or nothing is left.
+    """
+    names = [name for name, _ in linears(model) if name != FOLDED]
+    kept: set[str] = set()
+    for pattern in keep:
+        found = fnmatch.filter(names, pattern)
+        if not found:
+            raise UserError(f"--keep {pattern!r} fits no layer; layers are {_examples(names)}")
+        kept.update(found)
+    chosen = [name for name in names if name not in kept]
+    if not chosen:
+        raise UserError("--keep leaves no layer in INT8; name fewer, or use the FP32 network")
+    return chosen
+
+
+def quantize(
+    model: ConvCrfTransformer,
+    keep: Iterable[str],
+    batches: Iterable[Tensor],
+    method: str = "max",
+) -> ConvCrfTransformer:
+    """The network in INT8, calibrated with ``batches`` of source tokens [B, S]; ``model`` stays as it is.
+
+    Raises:
+        UserError: the network is in INT8 already, or see :func:`layers_to_quantize`.
+    """
+    if model.config.int8_layers:
+        raise UserError("the network is in INT8 already; give the checkpoint it was made from")
+    merged = merge_projections(model)
+    names = layers_to_quantize(merged, keep)
+    return with_ranges(merged, names, calibrate(merged, names, batches, method))
+
+
+def with_ranges(
+    merged: ConvCrfTransformer, names: Sequence[str], ranges: dict[str, Tensor]
+) -> ConvCrfTransformer:
+    """A network in INT8 at the layers ``names`` with the weights of ``merged`` and the given ranges."""
+    config = dataclasses.replace(merged.config, int8_layers=tuple(names))
+    quantized = ConvCrfTransformer(config).eval()
+    own = quantized.state_dict().keys()
+    weights = merged.state_dict() | {name: ranges[name] for name in ranges if name in own}
+    quantized.load_state_dict(weights)
+    return quantized
+
+
+def _examples(names: list[str]) -> str:
+    return f"{', '.join(names[:3])}, ... {names[-1]}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; see ``--help``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="demo", help="demo, wmt16 or wmt16-random")
+    parser.add_argument("--output", type=Path, help="default build/<model>-ptq/checkpoint.pt")
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="layers that stay as they are, such as 'decoder.layers.*.fc2'; repeatable",
+    )
+    parser.add_argument("--method", choices=METHODS, default="max", help="of the inputs' ranges")
+    parser.add_argument("--text", type=Path, help="to calibrate with (default: validation split)")
+    parser.add_argument("--sentences", type=int, default=512, help="of it, at most (512)")
+    parser.add_argument("--build-dir", type=Path, default="build", help="default build")
+    options = parser.parse_args(argv)
+    if options.sentences < 1:
+        raise UserError(f"--sentences {options.sentences} calibrates nothing; give 1 or more")
+    files = model_files(options.model, options.build_dir)
+    if files.autoregressive:
+        raise UserError(f"{files.name} gives one token at a time; INT8 is for demo and wmt16")
+    loaded = load_checkpoint(files.checkpoint)
+    config = loaded.config
+    rows, origin = calibration_rows(
+        files, options.text, options.sentences, config.src_vocab, config.max_source_positions
+    )
+    start = time.perf_counter()
+    tokens = [tokens for _, tokens in batches(rows)]
+    model = quantize(loaded.model, options.keep, tokens, options.method)
+    output = options.output or options.build_dir / f"{files.name}-ptq" / "checkpoint.pt"
+    save_checkpoint(output, model, model.config)
+    print(
+        f"{output}: {len(model.config.int8_layers)} layers in INT8, ranges ({options.method}) from "
+        f"{origin}, in {time.perf_counter() - start:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

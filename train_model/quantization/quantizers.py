@@ -1,0 +1,70 @@
+"""nvidia-modelopt's quantisers on the project's networks: symmetric INT8, weights by row, inputs by tensor.
+
+Their arithmetic is ``lite::fake_quantize``, which modelopt takes as a backend: what is calibrated and
+trained is then, to the bit, what a quantised checkpoint computes and what its export says. It also needs
+none of modelopt's CUDA extension, which would be compiled at the first use on a GPU.
+"""
+
+import contextlib
+import functools
+import os
+import warnings
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from train_model.cli import UserError
+from train_model.ops import fake_quantize
+
+_BACKEND = "lite"
+
+
+@functools.cache
+def load_modelopt() -> ModuleType:
+    """``modelopt.torch.quantization``, with the project's arithmetic as a backend.
+
+    Raises:
+        UserError: nvidia-modelopt is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on optional packages that are not used here
+            import modelopt.torch.quantization as modelopt
+            from modelopt.torch.quantization.nn.modules import tensor_quantizer
+    except ImportError as error:
+        raise UserError(
+            f"nvidia-modelopt cannot be imported ({error}); install it: "
+            "pip install -r requirements/int8.lock"
+        ) from error
+    tensor_quantizer.register_quant_backend(_BACKEND, _fake_quantize)
+    return modelopt
+
+
+def insert(model: nn.Module, names: Iterable[str], *, histogram: bool = False) -> nn.Module:
+    """Give the linear layers ``names`` of ``model`` quantisers without a scale yet, in place.
+
+    Args:
+        model: a network of plain linear layers.
+        names: those to be quantised; every other module computes as before.
+        histogram: collect histograms of the inputs in calibration, not just their largest magnitude.
+    """
+    modelopt = load_modelopt()
+    common = {"num_bits": 8, "backend": _BACKEND}
+    inputs = common | {"axis": None, "calibrator": "histogram" if histogram else "max"}
+    rules: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
+    for name in names:
+        rules += [
+            {"quantizer_name": f"{name}.weight_quantizer", "cfg": common | {"axis": 0}},
+            {"quantizer_name": f"{name}.input_quantizer", "cfg": inputs},
+        ]
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        return modelopt.quantize(model, {"quant_cfg": rules, "algorithm": None})
+
+
+def _fake_quantize(x: Tensor, quantizer: Any) -> Tensor:
+    amax = quantizer.amax.to(x)
+    if amax.dim() == 0:
+        return fake_quantize(x, amax, -1)
+    return fake_quantize(x, amax.flatten(), 0)

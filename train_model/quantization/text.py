@@ -1,0 +1,74 @@
+"""Sentences for calibration and for measuring, in batches of nearly equal length."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from train_model.cli import UserError
+from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS
+from train_model.data.tokenizer import Tokenizer
+from train_model.models.zoo import ModelFiles
+
+BATCH = 64
+_RANDOM_LENGTHS = (8, 16, 32, 64)
+
+
+def read_lines(path: Path, limit: int) -> list[str]:
+    """The first ``limit`` sentences of a file.
+
+    Raises:
+        UserError: there is no such file, or nothing in it.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no text {path}; give one with --text")
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")[:limit]
+    if not any(lines):
+        raise UserError(f"{path} has no sentence in it; give another with --text")
+    return lines
+
+
+def batches(rows: list[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
+    """Encoded sentences by length: their indices and the tokens [B, S] int64, padded on the right."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    for start in range(0, len(order), BATCH):
+        chosen = order[start : start + BATCH]
+        tokens = torch.full((len(chosen), len(rows[chosen[-1]])), PAD)
+        for place, index in enumerate(chosen):
+            tokens[place, : len(rows[index])] = torch.tensor(rows[index])
+        yield chosen, tokens
+
+
+def calibration_rows(
+    files: ModelFiles, text: Path | None, sentences: int, vocabulary: int, longest: int
+) -> tuple[list[list[int]], str]:
+    """Encoded sentences to calibrate with, and what they are.
+
+    They are those of ``text``, or else of the validation split beside the model's test split; a model
+    without any text gets random tokens.
+
+    Raises:
+        UserError: there is no text, or none of its sentences fits the network.
+    """
+    if text is None and files.test_src is None:
+        return _random_rows(sentences, vocabulary), f"{sentences} random sentences"
+    if files.test_src is None:
+        raise UserError(f"{files.name} has no dictionary to read {text} with")
+    path = text or files.test_src.with_name(f"valid{files.test_src.suffix}")
+    tokenizer = Tokenizer.from_files(files)
+    rows = [tokenizer.encode(line) for line in read_lines(path, sentences)]
+    fitting = [row for row in rows if len(row) <= longest]
+    if not fitting:
+        raise UserError(f"every sentence of {path} is longer than {longest} tokens")
+    return fitting, f"{len(fitting)} sentences of {path}"
+
+
+def _random_rows(sentences: int, vocabulary: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for index in range(sentences):
+        length = _RANDOM_LENGTHS[index % len(_RANDOM_LENGTHS)]
+        words = torch.randint(len(SPECIALS), vocabulary, (length - 2,), generator=generator)
+        rows.append([BOS, *words.tolist(), EOS])
+    return rows

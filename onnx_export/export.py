@@ -5,7 +5,9 @@ lets any ONNX runtime run the file without a library of ours.
 
     python -m onnx_export.export --checkpoint checkpoint.pt --output model.onnx
 
-An autoregressive network becomes two files, see ``onnx_export/export_ar.py``.
+``--split`` writes two files, which decode no further than the translations reach; see
+``onnx_export/export_split.py``. An autoregressive network always becomes two files, see
+``onnx_export/export_ar.py``.
 """
 
 import argparse
@@ -14,10 +16,10 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
-from onnx_export import export_ar
+from onnx_export import export_ar, export_split
 from onnx_export.graph import export_graph, metadata
-from onnx_export.onnx_file import save_onnx
-from train_model.cli import run
+from onnx_export.onnx_file import half_path, save_onnx
+from train_model.cli import UserError, run
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.conv_crf_transformer import UNK, ConvCrfTransformer
 from train_model.models.fold import fold
@@ -57,15 +59,28 @@ def main(argv: list[str] | None = None) -> int:
         default=True,
         help="do the network's constant algebra before the export (train_model/models/fold.py)",
     )
+    parser.add_argument(
+        "--split",
+        action="store_true",
+        help="two files beside OUTPUT, model.encoder.onnx and model.decoder.onnx, instead of one",
+    )
     arguments = parser.parse_args(argv)
     loaded = load_checkpoint(arguments.checkpoint)
+    written = [arguments.output]
     if isinstance(loaded.model, TransformerMultibranch):
+        if arguments.split:
+            raise UserError("an autoregressive network is always two files; leave --split out")
         export_ar.write(loaded.model, arguments.output)
     else:
         model = fold(loaded.model) if arguments.fold else loaded.model
-        save_onnx(to_onnx(model), arguments.output)
-    size = arguments.output.stat().st_size / 2**20
-    print(f"{arguments.output}: {size:.1f} MiB, padding {loaded.config.padding_policy}")
+        if arguments.split:
+            export_split.write(model, arguments.output)
+            written = [half_path(arguments.output, half) for half in export_split.HALVES]
+        else:
+            save_onnx(to_onnx(model), arguments.output)
+    for path in written:
+        size = path.stat().st_size / 2**20
+        print(f"{path}: {size:.1f} MiB, padding {loaded.config.padding_policy}")
     return 0
 
 

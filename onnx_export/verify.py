@@ -7,6 +7,9 @@ they are differences of. The CRF reads its scores through the rank of the next c
 are left out and counted; the sums are not affected.
 
     python -m onnx_export.verify --checkpoint checkpoint.pt --onnx model.onnx
+
+With ``--split`` it is the two files of ``onnx_export.export --split`` that run, on a canvas cut to the
+longest predicted length, and the network still decodes on the whole one.
 """
 
 import argparse
@@ -19,8 +22,10 @@ import onnxruntime
 import torch
 
 from onnx_export import verify_ar
+from onnx_export.export_split import HALVES
 from onnx_export.halves import OnnxHalves
-from onnx_export.onnx_file import load_onnx
+from onnx_export.onnx_file import half_path, load_onnx
+from onnx_export.split_session import SplitSession
 from train_model.cli import UserError, run
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.conv_crf_transformer import BOS, EOS, PAD, ConvCrfTransformer
@@ -69,13 +74,24 @@ def random_source(
 
 
 def verify(
-    model: ConvCrfTransformer, session: onnxruntime.InferenceSession, seed: int = 0
+    model: ConvCrfTransformer,
+    session: onnxruntime.InferenceSession | SplitSession,
+    seed: int = 0,
+    more: int = 0,
 ) -> Iterator[Check]:
-    """Run both over the grid and one batch of the greatest length; yield the outcomes as they come."""
+    """Run both over the grid and one batch of the greatest length; yield the outcomes as they come.
+
+    Args:
+        model: the network.
+        session: the file, or the two files.
+        seed: of the random sources.
+        more: so many batches of 16 rows and any length up to 64 come after the grid.
+    """
     generator = torch.Generator().manual_seed(seed)
     longest = model.config.max_source_positions
     grid = [(batch, length) for length in LENGTHS for batch in BATCHES if length <= longest]
-    for batch, length in [*grid, (2, longest)]:
+    lengths = torch.randint(2, min(64, longest) + 1, (more,), generator=generator).tolist()
+    for batch, length in [*grid, (2, longest), *((16, length) for length in lengths)]:
         for padding in PADDINGS:
             if padding != "none" and min(batch, length) == 1:
                 continue
@@ -85,7 +101,7 @@ def verify(
 
 def compare(
     model: ConvCrfTransformer,
-    session: onnxruntime.InferenceSession,
+    session: onnxruntime.InferenceSession | SplitSession,
     source: torch.Tensor,
     padding: str = "",
 ) -> Check:
@@ -141,8 +157,24 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
             "give a file that onnx_export.export wrote"
         )
     del model
+    return _open(path)
+
+
+def open_split_session(path: Path) -> SplitSession:
+    """Open the two files that ``onnx_export.export --output path --split`` wrote.
+
+    Raises:
+        UserError: a file is missing, or they are not such files.
+    """
+    files = [half_path(path, half) for half in HALVES]
+    for file in files:
+        load_onnx(file)
+    return SplitSession(*map(_open, files), path)
+
+
+def _open(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised as well, and told once
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common base of their own
@@ -155,14 +187,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, required=True, help="fairseq checkpoint (.pt)")
     parser.add_argument("--onnx", type=Path, required=True, help="the file exported from it")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random sources (0)")
+    parser.add_argument("--split", action="store_true", help="the files of export --split")
+    parser.add_argument("--more", type=int, default=0, help="batches of 16 after the grid (0)")
     arguments = parser.parse_args(argv)
     model = load_checkpoint(arguments.checkpoint).model
     if isinstance(model, TransformerMultibranch):
         return verify_ar.report(model, OnnxHalves(arguments.onnx), arguments.seed)
-    session = open_session(arguments.onnx)
+    session = (open_split_session if arguments.split else open_session)(arguments.onnx)
     print("batch length padding   tokens different  tied  score error     limit  check")
     checks = []
-    for check in verify(model, session, arguments.seed):
+    for check in verify(model, session, arguments.seed, arguments.more):
         checks.append(check)
         print(
             f"{check.batch:5} {check.length:6} {check.padding:7} {check.tokens:8} {check.different:9} "

@@ -25,6 +25,7 @@ __all__ = [
 RUNNERS = {
     "torch": "trt_code.runners.torch_runner",
     "ort": "trt_code.runners.ort_runner",
+    "ort-split": "trt_code.runners.ort_runner",
     "cuda-graph": "trt_code.runners.cuda_graph_runner",
     "trt": "trt_code.runners.trt_runner",
 }
@@ -33,7 +34,17 @@ RUNNERS = {
 RIVALS = {
     "torch-graph": "trt_code.runners.torch_graph_runner",
     "torch-compile": "trt_code.runners.torch_compile_runner",
-    "cuda-graph-full": "trt_code.runners.cuda_graph_full_runner",
+    "torch-compile-default": "trt_code.runners.torch_compile_runner",
+    "torch-compile-max": "trt_code.runners.torch_compile_runner",
+    "cuda-graph-full": "trt_code.runners.cuda_graph_runner",
+}
+# What a name asks of its module.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ort-split": {"split": True},
+    "torch-compile": {"mode": "reduce-overhead"},
+    "torch-compile-default": {"mode": "default"},
+    "torch-compile-max": {"mode": "max-autotune"},
+    "cuda-graph-full": {"canvas": "full"},
 }
 # The same for networks that give one token at a time; their runners search with a beam.
 AUTOREGRESSIVE = {
@@ -72,4 +83,5 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
         )
     modules = AUTOREGRESSIVE if model_files.autoregressive else RUNNERS | RIVALS
     module = importlib.import_module(modules[name])
+    options = {"name": name} | options | OPTIONS.get(name, {})
     return module.create(model_files, precision, device, **options)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from onnx_export.onnx_file import half_path
 from train_model.cli import UserError
 from trt_code.runners.base import (
     WARM_UP,
@@ -30,9 +31,14 @@ def create(
     *,
     build_dir: str | Path = "build",
     threads: int = 0,
+    name: str = "ort",
+    split: bool = False,
     **_: Any,
 ) -> "OrtRunner":
-    """Open ``model.onnx`` or ``model.<precision>.onnx``; see ``trt_code.runners.create``."""
+    """Open ``model.onnx`` or ``model.<precision>.onnx``; see ``trt_code.runners.create``.
+
+    With ``split`` it is the two halves of that name, whose canvas ends with the longest translation.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -41,45 +47,58 @@ def create(
         raise Unavailable("TF32 needs a CUDA GPU")
     if _PROVIDERS[device] not in onnxruntime.get_available_providers():
         raise Unavailable("this onnxruntime has no CUDA (pip install onnxruntime-gpu instead)")
-    name = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
-    path = Path(build_dir) / model_files.name / name
-    if not path.is_file():
-        target = "make onnx" if precision == "fp32" else f"make patch PRECISION={precision}"
-        raise Unavailable(f"{path} has not been built ({target} MODEL={model_files.name})")
-    return OrtRunner(path, precision, device, threads)
+    file_name = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+    path = Path(build_dir) / model_files.name / file_name
+    files = [path]
+    if split:
+        from onnx_export.export_split import HALVES
+
+        files = [half_path(path, half) for half in HALVES]
+    for file in files:
+        if not file.is_file():
+            suffix = "-split" if split else ""
+            target = f"make {'onnx' if precision == 'fp32' else 'patch'}{suffix}"
+            target += "" if precision == "fp32" else f" PRECISION={precision}"
+            raise Unavailable(f"{file} has not been built ({target} MODEL={model_files.name})")
+    return OrtRunner(name, path, files, precision, device, threads)
 
 
 class OrtRunner(Runner):
-    """One ONNX Runtime session.
+    """One ONNX Runtime session, or two that take turns.
+
+    Args:
+        name: what the runner is called.
+        path: what the network is called in messages.
+        files: the file, or its two halves.
 
     Raises:
-        UserError: the file is no ONNX model of this project.
+        UserError: a file is no ONNX model of this project.
     """
 
-    def __init__(self, path: Path, precision: str, device: str, threads: int):
-        import onnxruntime as ort
-
-        super().__init__("ort", precision, device)
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        files: list[Path],
+        precision: str,
+        device: str,
+        threads: int,
+    ):
+        super().__init__(name, precision, device)
         self._path = path
         self._memory = ResidentMemory() if device == "cpu" else _DeviceMemory()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors; the optimiser's remarks are not for users
-        providers = [_PROVIDERS[device]]
-        if device == "cuda":
-            providers = [(_PROVIDERS[device], {"use_tf32": int(precision == "tf32")})]
-        # a GPU has the arithmetic of low precision, a CPU is shown its rounding step by step
-        native = device == "cuda"
-        patched = path.name != "model.onnx"
-        graph = _with_reference_functions(path, native) if patched else str(path)
-        try:
-            self._session = ort.InferenceSession(graph, options, providers=providers)
-        except Exception as error:  # onnxruntime's own types differ between versions
-            raise UserError(f"ONNX Runtime refuses {path}: {error}") from error
-        names = [output.name for output in self._session.get_outputs()]
-        if names != OUTPUTS or [i.name for i in self._session.get_inputs()] != ["src_tokens"]:
-            raise UserError(f"{path} has other inputs or outputs; make it with `make onnx`")
-        limit = self._session.get_modelmeta().custom_metadata_map.get("max_source_positions")
+        self._is_split = len(files) > 1
+        sessions = [_open(file, precision, device, threads) for file in files]
+        if self._is_split:
+            from onnx_export.split_session import SplitSession
+
+            self._session = SplitSession(*sessions, path)
+        else:
+            (self._session,) = sessions
+            names = [output.name for output in self._session.get_outputs()]
+            if names != OUTPUTS or [i.name for i in self._session.get_inputs()] != ["src_tokens"]:
+                raise UserError(f"{path} has other inputs or outputs; make it with `make onnx`")
+        limit = sessions[0].get_modelmeta().custom_metadata_map.get("max_source_positions")
         self.max_source = int(limit) if limit else None
 
     def run(self, src_tokens: np.ndarray) -> Output:
@@ -91,8 +110,8 @@ class OrtRunner(Runner):
         return Output(tokens, scores)
 
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
-        if self.device == "cpu":
-            return []
+        if self.device == "cpu" or self._is_split:
+            return []  # between two halves the host chooses the canvas: its clock is the one
         import onnxruntime as ort
 
         binding = self._session.io_binding()
@@ -114,6 +133,24 @@ class OrtRunner(Runner):
 
     def close(self) -> None:
         self._session = None
+
+
+def _open(path: Path, precision: str, device: str, threads: int):
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what fails is raised as well, and told once
+    providers = [_PROVIDERS[device]]
+    if device == "cuda":
+        providers = [(_PROVIDERS[device], {"use_tf32": int(precision == "tf32")})]
+    # a GPU has the arithmetic of low precision, a CPU is shown its rounding step by step
+    native, patched = device == "cuda", precision != "fp32"
+    graph = _with_reference_functions(path, native) if patched else str(path)
+    try:
+        return ort.InferenceSession(graph, options, providers=providers)
+    except Exception as error:  # onnxruntime's own types differ between versions
+        raise UserError(f"ONNX Runtime refuses {path}: {error}") from error
 
 
 def _with_reference_functions(path: Path, native: bool) -> bytes:

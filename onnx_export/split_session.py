@@ -1,0 +1,87 @@
+"""The two files of ``export_split`` in ONNX Runtime, called as the one file is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from onnx_export.export_split import (
+    DECODER_INPUTS,
+    DECODER_OUTPUTS,
+    ENCODER_INPUTS,
+    ENCODER_OUTPUTS,
+)
+from train_model.cli import UserError
+from train_model.models.conv_crf_transformer import PAD
+from train_model.models.halves import initial_canvas
+
+_FILL = {"output_tokens": PAD, "output_scores": 0}
+
+
+class SplitSession:
+    """Decodes on a canvas as wide as the longest predicted length of the batch.
+
+    Args:
+        encoder, decoder: sessions of the two files.
+        path: what to call them in messages.
+
+    Raises:
+        UserError: the sessions are not those of the two files.
+    """
+
+    def __init__(
+        self,
+        encoder: onnxruntime.InferenceSession,
+        decoder: onnxruntime.InferenceSession,
+        path: Path,
+    ) -> None:
+        for session, inputs, outputs in (
+            (encoder, ENCODER_INPUTS, ENCODER_OUTPUTS),
+            (decoder, DECODER_INPUTS, DECODER_OUTPUTS),
+        ):
+            if (_names(session.get_inputs()), _names(session.get_outputs())) != (inputs, outputs):
+                raise UserError(
+                    f"{path}: its halves are not those of one network; make them with `make onnx-split`"
+                )
+        self._encoder, self._decoder = encoder, decoder
+        # what passes between the two stays where they run
+        on_gpu = "CUDAExecutionProvider" in encoder.get_providers()
+        self._device = "cuda" if on_gpu else "cpu"
+        metadata = encoder.get_modelmeta().custom_metadata_map
+        self.max_source = int(metadata["max_source_positions"])
+        self._max_target = int(metadata["max_target_positions"])
+
+    def run(self, names: Sequence[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """As ``InferenceSession.run`` on the one file.
+
+        The outputs are as wide as there, twice the source and at most the decoder's positions; what
+        was not decoded is padding.
+        """
+        src_tokens = feeds["src_tokens"]
+        binding = self._encoder.io_binding()
+        binding.bind_cpu_input("src_tokens", src_tokens)
+        binding.bind_output("encoded", self._device)
+        binding.bind_output("lengths", "cpu")
+        self._encoder.run_with_iobinding(binding)
+        encoded, lengths = binding.get_outputs()
+
+        lengths = lengths.numpy()
+        widest = min(2 * src_tokens.shape[1], self._max_target)
+        width = min(int(lengths.max()), widest)
+        binding = self._decoder.io_binding()
+        binding.bind_cpu_input("src_tokens", src_tokens)
+        binding.bind_ortvalue_input("encoded", encoded)
+        binding.bind_cpu_input("canvas", initial_canvas(lengths, width))
+        for name in names:
+            binding.bind_output(name, "cpu")
+        self._decoder.run_with_iobinding(binding)
+        outputs = [value.numpy() for value in binding.get_outputs()]
+        return [
+            np.pad(output, ((0, 0), (0, widest - width)), constant_values=_FILL[name])
+            for name, output in zip(names, outputs, strict=True)
+        ]
+
+
+def _names(items: Sequence) -> list[str]:
+    return [item.name for item in items]

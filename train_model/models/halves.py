@@ -1,0 +1,68 @@
+"""``conv_crf_transformer`` cut in two, so that the canvas need not be wider than the translations.
+
+The encoder's half ends with the predicted lengths. Whoever runs it builds a canvas just wide enough for
+the longest of them, and the decoder's half fills it. That changes nothing at the real positions: the
+decoder's convolutions are causal, its attention looks at the source alone, and the CRF keeps its state
+over padding. Both halves take and give plain tensors, so that the same two run in PyTorch, in ONNX
+Runtime and in TensorRT.
+"""
+
+import numpy as np
+from torch import Tensor, nn
+
+from train_model.models.conv_crf_transformer import (
+    BOS,
+    EOS,
+    PAD,
+    UNK,
+    ConvCrfTransformer,
+    EncoderOut,
+)
+
+
+class EncoderHalf(nn.Module):
+    """Source tokens to the encoder's output and the predicted target lengths."""
+
+    def __init__(self, model: ConvCrfTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, src_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, S] int64 to the last layer's output [B, S, C] and the lengths [B] int64, 2 or more."""
+        source = self.model.encode(src_tokens)
+        return source.x, self.model.predict_length(source)
+
+
+class DecoderHalf(nn.Module):
+    """A canvas and what the encoder gave to the translation."""
+
+    def __init__(self, model: ConvCrfTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, src_tokens: Tensor, encoded: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+        """Fill the canvas.
+
+        Embeddings and positions of the source are looked up once more: that is less than to hand
+        them over.
+
+        Args:
+            src_tokens: [B, S] int64.
+            encoded: the encoder's output [B, S, C].
+            canvas: [B, T] int64, see :func:`initial_canvas`; T is at most the decoder's positions.
+
+        Returns:
+            Tokens [B, T] int64 and scores [B, T] float32, as the whole network gives them.
+        """
+        embedded, positions = self.model.encoder.embed(src_tokens)
+        source = EncoderOut(encoded, src_tokens.eq(PAD), embedded, positions)
+        return self.model.crf_decode(self.model.decode(canvas, source), canvas)
+
+
+def initial_canvas(lengths: np.ndarray, width: int) -> np.ndarray:
+    """As ``ConvCrfTransformer.initial_canvas``, on the host: [B] lengths to [B, width] int64."""
+    index = np.arange(width)
+    last = np.minimum(lengths, width)[:, None] - 1
+    canvas = np.where(index < last, UNK, np.where(index == last, EOS, PAD))
+    canvas[:, 0] = BOS
+    return canvas

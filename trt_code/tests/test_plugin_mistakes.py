@@ -187,6 +187,15 @@ SEEN_ON_GPU = {
         "conv",
         "",
     ),
+    "read before the start, of what is dropped": (
+        Mistake(
+            "kernels/dynamic_conv_fused.cu",
+            "firstRow + (inside ? t : 0)",
+            "firstRow + (t < p.length ? t : 0)",
+        ),
+        "fused",
+        "illegal memory access",
+    ),
     "mask ignored": (
         Mistake(
             CONV,

@@ -1,0 +1,22 @@
+"""Quantisation-aware fine-tuning: a quantised network whose rounding is nvidia-modelopt's, for training."""
+
+from torch import nn
+
+from train_model.models.quantized import replace_linears
+from train_model.quantization.quantizers import insert
+
+
+def make_trainable(model: nn.Module, names: tuple[str, ...]) -> None:
+    """Hand the rounding of the layers ``names`` over to modelopt, in place.
+
+    Weights, ranges and their keys in the state dict stay the same. The ranges are constants of the
+    training; the gradient passes the rounding where a number is inside its range.
+    """
+    layers = [model.get_submodule(name) for name in names]
+    ranges = [(layer.input_quantizer._amax, layer.weight_quantizer._amax) for layer in layers]
+    replace_linears(model, names, nn.Linear)
+    insert(model, names)
+    for name, (input_amax, weight_amax) in zip(names, ranges, strict=True):
+        layer = model.get_submodule(name)
+        layer.input_quantizer.amax = input_amax
+        layer.weight_quantizer.amax = weight_amax

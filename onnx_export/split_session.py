@@ -13,8 +13,8 @@ from onnx_export.export_split import (
     ENCODER_OUTPUTS,
 )
 from train_model.cli import UserError
-from train_model.models.conv_crf_transformer import PAD
-from train_model.models.halves import initial_canvas
+from train_model.data.dictionary import PAD
+from train_model.models.canvas import initial_canvas
 
 _FILL = {"output_tokens": PAD, "output_scores": 0}
 

@@ -1,8 +1,9 @@
 """Turn what bench measured into Markdown and a plot: ``make report`` does it anew from the JSON."""
 
 import argparse
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -93,15 +94,28 @@ def plot(results: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def write(results: dict[str, Any], folder: Path) -> None:
-    """Write ``results.json``, ``.md`` and ``.png`` into ``folder``, each atomically."""
-    page = markdown(results)  # first: it fails where the results are something else
-    with atomic_path(folder / "results.json") as path:
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    with atomic_path(folder / "results.md") as path:
-        path.write_text(page, encoding="utf-8")
-    with atomic_path(folder / "results.png") as path:
-        plot(results, path)
+def write(
+    results: dict[str, Any],
+    folder: Path,
+    plots: Mapping[str, Callable[[dict[str, Any], Path], None]] | None = None,
+) -> None:
+    """Write ``results.json``, ``.md`` and the plots into ``folder``: all of them, or none.
+
+    Args:
+        results: what bench measured.
+        folder: where to.
+        plots: by the names of their files; one, ``results.png``, where none are given.
+    """
+    plots = {"results": plot} if plots is None else plots
+    with contextlib.ExitStack() as written:
+        as_json, as_page, *pictures = (
+            written.enter_context(atomic_path(folder / name))
+            for name in ("results.json", "results.md", *(f"{name}.png" for name in plots))
+        )
+        as_json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        as_page.write_text(markdown(results), encoding="utf-8")
+        for draw, picture in zip(plots.values(), pictures, strict=True):
+            draw(results, picture)
 
 
 def _blocks(results: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -137,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
         write(results, folder)
     except FileNotFoundError as error:
         raise UserError(f"no {arguments.results}; `make bench` writes it") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{arguments.results} is no result of bench; `make bench` anew") from error
     print(f"wrote {folder}/results.md and results.png")
 

@@ -13,8 +13,8 @@ from onnx_export.export_split import HALVES
 from onnx_export.onnx_file import half_path
 from onnx_export.tests.conftest import export_tiny
 from train_model.cli import UserError
+from train_model.models.canvas import initial_canvas
 from train_model.models.checkpoint import save_checkpoint
-from train_model.models.halves import initial_canvas
 
 
 def split(exported, *flags):

@@ -7,17 +7,9 @@ over padding. Both halves take and give plain tensors, so that the same two run 
 Runtime and in TensorRT.
 """
 
-import numpy as np
 from torch import Tensor, nn
 
-from train_model.models.conv_crf_transformer import (
-    BOS,
-    EOS,
-    PAD,
-    UNK,
-    ConvCrfTransformer,
-    EncoderOut,
-)
+from train_model.models.conv_crf_transformer import PAD, ConvCrfTransformer, EncoderOut
 
 
 class EncoderHalf(nn.Module):
@@ -49,7 +41,7 @@ class DecoderHalf(nn.Module):
         Args:
             src_tokens: [B, S] int64.
             encoded: the encoder's output [B, S, C].
-            canvas: [B, T] int64, see :func:`initial_canvas`; T is at most the decoder's positions.
+            canvas: [B, T] int64, see ``train_model.models.canvas``; T is at most the decoder's positions.
 
         Returns:
             Tokens [B, T] int64 and scores [B, T] float32, as the whole network gives them.
@@ -57,12 +49,3 @@ class DecoderHalf(nn.Module):
         embedded, positions = self.model.encoder.embed(src_tokens)
         source = EncoderOut(encoded, src_tokens.eq(PAD), embedded, positions)
         return self.model.crf_decode(self.model.decode(canvas, source), canvas)
-
-
-def initial_canvas(lengths: np.ndarray, width: int) -> np.ndarray:
-    """As ``ConvCrfTransformer.initial_canvas``, on the host: [B] lengths to [B, width] int64."""
-    index = np.arange(width)
-    last = np.minimum(lengths, width)[:, None] - 1
-    canvas = np.where(index < last, UNK, np.where(index == last, EOS, PAD))
-    canvas[:, 0] = BOS
-    return canvas

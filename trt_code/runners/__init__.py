@@ -6,6 +6,7 @@ what it uses. To add a runner, write its module with
 """
 
 import importlib
+import time
 from typing import Any
 
 from train_model.cli import UserError
@@ -28,6 +29,7 @@ RUNNERS = {
     "ort-split": "trt_code.runners.ort_runner",
     "cuda-graph": "trt_code.runners.cuda_graph_runner",
     "trt": "trt_code.runners.trt_runner",
+    "trt-split": "trt_code.runners.trt_split_runner",
 }
 # What a user might take instead, for the table alone: PyTorch's own ways to be fast, and our graphs
 # with as much work as the original does.
@@ -84,4 +86,7 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
     modules = AUTOREGRESSIVE if model_files.autoregressive else RUNNERS | RIVALS
     module = importlib.import_module(modules[name])
     options = {"name": name} | options | OPTIONS.get(name, {})
-    return module.create(model_files, precision, device, **options)
+    start = time.perf_counter()
+    runner = module.create(model_files, precision, device, **options)
+    runner.make_ms = (time.perf_counter() - start) * 1e3
+    return runner

@@ -54,8 +54,10 @@ class Runner(abc.ABC):
         device: "cpu" or "cuda".
         max_source: the longest source it takes, in tokens with bos and eos; None if unknown.
         max_batch: the most sentences it takes at once; None if only memory limits them.
+        make_ms: milliseconds that ``create`` took to make it; 0 where something else did.
     """
 
+    make_ms: float = 0.0
     max_source: int | None = None
     max_batch: int | None = None
 

@@ -8,6 +8,8 @@ until a machine with TensorRT has run it, only its control flow is proven (tests
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +20,7 @@ from train_model.cli import UserError
 from trt_code.engine.gpu import DeviceBuffer, check, current_gpu, load_cudart
 from trt_code.engine.plugin_library import load_plugins
 from trt_code.engine.profiles import Shape, best_profile
-from trt_code.engine.sidecar import check_sidecar, plugin_paths, read_sidecar
+from trt_code.engine.sidecar import Sidecar, check_sidecar, plugin_paths, read_sidecar
 from trt_code.engine.tensorrt_api import deserialize, load_tensorrt, process_logger
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
 
@@ -45,6 +47,98 @@ def create(
         raise Unavailable(str(error)) from error
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A plan that fits this machine, and what its JSON says."""
+
+    path: Path
+    sidecar: Sidecar
+    trt: ModuleType
+
+    @classmethod
+    def open(cls, path: Path) -> "Plan":
+        """Hold the plan against its JSON and this machine, and load its plugins.
+
+        Raises:
+            UserError: no TensorRT or GPU here, or the plan is missing, stale, foreign or damaged.
+        """
+        sidecar = read_sidecar(path)
+        trt = load_tensorrt()
+        check_sidecar(sidecar, path, trt, current_gpu())
+        for library in plugin_paths(sidecar, path):
+            load_plugins(trt, library)
+        return cls(path, sidecar, trt)
+
+    def engine(self) -> Any:
+        """Load it; raises ``UserError`` where TensorRT cannot."""
+        name = f"{self.path}; build it: {self.sidecar.command}"
+        return deserialize(self.trt, self.path.read_bytes(), name)
+
+
+class Stream:
+    """A CUDA stream of its own, and how much of the GPU's memory has gone since it was made."""
+
+    def __init__(self) -> None:
+        self._cudart = load_cudart()
+        self._free_at_start = self._least_free = self._free_memory()
+        self.handle = check(
+            self._cudart.cudaStreamCreateWithFlags(self._cudart.cudaStreamNonBlocking)
+        )
+
+    def milliseconds(self, work: Callable[[], None]) -> float:
+        """The device's time between before and after ``work``."""
+        start, end = (check(self._cudart.cudaEventCreate()) for _ in range(2))
+        check(self._cudart.cudaEventRecord(start, self.handle))
+        work()
+        check(self._cudart.cudaEventRecord(end, self.handle))
+        check(self._cudart.cudaEventSynchronize(end))
+        milliseconds = check(self._cudart.cudaEventElapsedTime(start, end))
+        for event in (start, end):
+            check(self._cudart.cudaEventDestroy(event))
+        return milliseconds
+
+    def look_at_memory(self) -> None:
+        """Note what is free now."""
+        self._least_free = min(self._least_free, self._free_memory())
+
+    @property
+    def most_memory(self) -> int:
+        """Device bytes taken so far; what other processes take meanwhile counts too."""
+        return max(0, self._free_at_start - self._least_free)
+
+    def close(self) -> None:
+        check(self._cudart.cudaStreamDestroy(self.handle))
+
+    def _free_memory(self) -> int:
+        free, _ = check(self._cudart.cudaMemGetInfo())
+        return free
+
+
+class ReadyShapes:
+    """What runs each shape, kept for the shapes that were used last."""
+
+    def __init__(self) -> None:
+        self._ready: OrderedDict[Any, ShapeRun] = OrderedDict()
+
+    def get(self, key: Any, make: Callable[[], "ShapeRun"]) -> "ShapeRun":
+        """The one of this key, made if it is not there."""
+        if key not in self._ready:
+            if len(self._ready) == MAX_SHAPES:
+                self._ready.popitem(last=False)[1].close()
+            self._ready[key] = make()
+        self._ready.move_to_end(key)
+        return self._ready[key]
+
+    def keys(self) -> list:
+        """From the longest unused to the last used."""
+        return list(self._ready)
+
+    def close(self) -> None:
+        for shape_run in self._ready.values():
+            shape_run.close()
+        self._ready.clear()
+
+
 class TrtRunner(Runner):
     """Runs one plan. See ``Runner`` for shapes and types.
 
@@ -54,98 +148,95 @@ class TrtRunner(Runner):
 
     def __init__(self, plan: Path, precision: str):
         super().__init__("trt", precision, "cuda")
-        sidecar = read_sidecar(plan)
-        trt = load_tensorrt()
-        check_sidecar(sidecar, plan, trt, current_gpu())
-        for library in plugin_paths(sidecar, plan):
-            load_plugins(trt, library)
-        self._cudart = load_cudart()
-        self._profiles = sidecar.profiles
+        opened = Plan.open(plan)
+        self._trt, self._profiles = opened.trt, opened.sidecar.profiles
+        self._stream = Stream()
+        self._engine = opened.engine()
         self.max_source = max(profile.max.length for profile in self._profiles)
         self.max_batch = max(profile.max.batch for profile in self._profiles)
-        self._free_at_start = self._least_free = self._free_memory()
-        self._engine = deserialize(trt, plan.read_bytes(), f"{plan}; build it: {sidecar.command}")
-        self._trt = trt
-        self._input = _input_name(trt, self._engine, plan)
+        self._input = _input_name(self._trt, self._engine, plan)
         self._scratch = DeviceBuffer(self._engine.device_memory_size_v2)
-        self._stream = check(
-            self._cudart.cudaStreamCreateWithFlags(self._cudart.cudaStreamNonBlocking)
-        )
-        self._ready: OrderedDict[Shape, _ShapeRun] = OrderedDict()
+        self._ready = ReadyShapes()
 
     def run(self, src_tokens: np.ndarray) -> Output:
-        tokens, scores = self._shape_run(src_tokens).run(src_tokens)
+        feeds = {self._input: src_tokens}
+        tokens, scores = self._shape_run(src_tokens).run(feeds, OUTPUTS)
         return Output(tokens.astype(np.int64), scores.astype(np.float32))
 
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
         shape_run = self._shape_run(src_tokens)
-        shape_run.run(src_tokens)
+        shape_run.run({self._input: src_tokens}, OUTPUTS)
         for _ in range(WARM_UP):
             shape_run.launch()
-        return [self._event_ms(shape_run) for _ in range(repeats)]
-
-    def _event_ms(self, shape_run: "_ShapeRun") -> float:
-        start, end = (check(self._cudart.cudaEventCreate()) for _ in range(2))
-        check(self._cudart.cudaEventRecord(start, self._stream))
-        shape_run.launch()
-        check(self._cudart.cudaEventRecord(end, self._stream))
-        check(self._cudart.cudaEventSynchronize(end))
-        milliseconds = check(self._cudart.cudaEventElapsedTime(start, end))
-        for event in (start, end):
-            check(self._cudart.cudaEventDestroy(event))
-        return milliseconds
+        return [self._stream.milliseconds(shape_run.launch) for _ in range(repeats)]
 
     def peak_memory(self) -> int:
         """Device bytes taken since the plan was loaded: weights, contexts, scratch, buffers, graphs.
 
         It is the drop in the GPU's free memory, so what other processes take meanwhile counts too.
         """
-        return max(0, self._free_at_start - self._least_free)
+        return self._stream.most_memory
 
     def close(self) -> None:
-        for shape_run in self._ready.values():
-            shape_run.close()
-        self._ready.clear()
+        self._ready.close()
         self._scratch.close()
-        check(self._cudart.cudaStreamDestroy(self._stream))
+        self._stream.close()
         self._engine = None
 
-    def _shape_run(self, src_tokens: np.ndarray) -> "_ShapeRun":
+    def _shape_run(self, src_tokens: np.ndarray) -> "ShapeRun":
         """Return what runs this shape, made at its first use; refuse what no profile accepts."""
-        if src_tokens.ndim != 2 or src_tokens.dtype.kind not in "iu":
-            raise UserError(
-                f"src_tokens is {src_tokens.dtype} of shape {src_tokens.shape}; "
-                "TensorRT takes whole numbers of [batch, length]"
-            )
-        shape = Shape(*src_tokens.shape)
-        if shape not in self._ready:
+        shape = source_shape(src_tokens)
+
+        def make() -> ShapeRun:
             profile = best_profile(self._profiles, shape)
-            if len(self._ready) == MAX_SHAPES:
-                self._ready.popitem(last=False)[1].close()
-            self._ready[shape] = _ShapeRun(
-                self._trt, self._engine, self._input, profile, shape, self._scratch, self._stream
+            made = ShapeRun(
+                self._trt,
+                self._engine,
+                profile,
+                {self._input: shape},
+                OUTPUTS,
+                self._scratch,
+                self._stream.handle,
             )
-            self._least_free = min(self._least_free, self._free_memory())
-        self._ready.move_to_end(shape)
-        return self._ready[shape]
+            self._stream.look_at_memory()
+            return made
 
-    def _free_memory(self) -> int:
-        free, _ = check(self._cudart.cudaMemGetInfo())
-        return free
+        return self._ready.get(shape, make)
 
 
-class _ShapeRun:
-    """One input shape: its context, its input and output memory, its CUDA graph."""
+def source_shape(src_tokens: np.ndarray) -> Shape:
+    """The batch and length of ``src_tokens``; raises ``UserError`` for what is no such array."""
+    if src_tokens.ndim != 2 or src_tokens.dtype.kind not in "iu":
+        raise UserError(
+            f"src_tokens is {src_tokens.dtype} of shape {src_tokens.shape}; "
+            "TensorRT takes whole numbers of [batch, length]"
+        )
+    return Shape(*src_tokens.shape)
+
+
+class ShapeRun:
+    """One set of input shapes: its context, its input and output memory, its CUDA graph.
+
+    Args:
+        trt, engine: the module, and what is run.
+        profile: the number of the optimisation profile.
+        shapes: of every input, by name.
+        outputs: the engine's outputs.
+        scratch: memory that no one else uses while this runs.
+        stream: the stream's handle.
+        shared: memory of inputs and outputs that belongs to the caller, large enough.
+    """
 
     def __init__(
         self,
         trt: ModuleType,
         engine: Any,
-        input_name: str,
         profile: int,
-        shape: Shape,
+        shapes: Mapping[str, tuple[int, ...]],
+        outputs: Sequence[str],
         scratch: DeviceBuffer,
         stream: Any,
+        shared: Mapping[str, DeviceBuffer] | None = None,
     ):
         self._cudart = load_cudart()
         self._stream = stream
@@ -153,47 +244,56 @@ class _ShapeRun:
             trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
         context = self._context
+        named = ", ".join(f"{name} {shape_text(shape)}" for name, shape in shapes.items())
         if context is None or not context.set_optimization_profile_async(profile, int(stream)):
             raise UserError(
-                f"TensorRT cannot make a context for {shape}; see `nvidia-smi` for memory"
+                f"TensorRT cannot make a context for {named}; see `nvidia-smi` for memory"
             )
         check(self._cudart.cudaStreamSynchronize(stream))
         context.set_device_memory(scratch.pointer, scratch.size)
-        if not context.set_input_shape(input_name, tuple(shape)) or context.infer_shapes():
-            raise UserError(f"TensorRT refuses the input shape {shape}")
-        self._input_dtype = trt.nptype(engine.get_tensor_dtype(input_name))
-        self._results = {  # what comes back for each output: shape and type
+        accepted = [context.set_input_shape(name, tuple(shape)) for name, shape in shapes.items()]
+        if not all(accepted) or context.infer_shapes():
+            raise UserError(f"TensorRT refuses the input shape {named}")
+        # what each tensor is on the host: shape and type
+        self._templates = {
             name: np.empty(
                 tuple(context.get_tensor_shape(name)), trt.nptype(engine.get_tensor_dtype(name))
             )
-            for name in OUTPUTS
+            for name in (*shapes, *outputs)
         }
-        self._input = DeviceBuffer(np.empty(shape, self._input_dtype).nbytes)
-        self._outputs = {
-            name: DeviceBuffer(result.nbytes) for name, result in self._results.items()
+        shared = shared or {}
+        self._own = {
+            name: DeviceBuffer(template.nbytes)
+            for name, template in self._templates.items()
+            if name not in shared
         }
-        context.set_tensor_address(input_name, self._input.pointer)
-        for name, buffer in self._outputs.items():
+        self._buffers = {name: shared.get(name) or self._own[name] for name in self._templates}
+        for name, buffer in self._buffers.items():
             context.set_tensor_address(name, buffer.pointer)
-        check(self._cudart.cudaMemsetAsync(self._input.pointer, 0, self._input.size, stream))
+        for name in self._own.keys() & shapes.keys():
+            buffer = self._own[name]
+            check(self._cudart.cudaMemsetAsync(buffer.pointer, 0, buffer.size, stream))
         self._graph = self._capture()
 
-    def run(self, src_tokens: np.ndarray) -> list[np.ndarray]:
+    def run(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str]) -> list[np.ndarray]:
         """Copy in, run, copy out; the arrays are the caller's."""
-        kinds = self._cudart.cudaMemcpyKind
-        source = np.ascontiguousarray(src_tokens, self._input_dtype)
-        self._copy(
-            self._input.pointer, source.ctypes.data, source.nbytes, kinds.cudaMemcpyHostToDevice
-        )
+        self.fill(feeds)
         self.launch()
-        results = [np.empty_like(self._results[name]) for name in OUTPUTS]
-        for name, result in zip(OUTPUTS, results, strict=True):
-            self._copy(
-                result.ctypes.data,
-                self._outputs[name].pointer,
-                result.nbytes,
-                kinds.cudaMemcpyDeviceToHost,
-            )
+        return self.fetch(wanted)
+
+    def fill(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Copy inputs to the device, in the types that the engine asks for."""
+        for name, array in feeds.items():
+            source = np.ascontiguousarray(array, self._templates[name].dtype)
+            kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+            self._copy(self._buffers[name].pointer, source.ctypes.data, source.nbytes, kind)
+
+    def fetch(self, wanted: Sequence[str]) -> list[np.ndarray]:
+        """Wait for the results and copy these."""
+        results = [np.empty_like(self._templates[name]) for name in wanted]
+        for name, result in zip(wanted, results, strict=True):
+            kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+            self._copy(result.ctypes.data, self._buffers[name].pointer, result.nbytes, kind)
         check(self._cudart.cudaStreamSynchronize(self._stream))
         return results
 
@@ -208,7 +308,7 @@ class _ShapeRun:
         check(self._cudart.cudaStreamSynchronize(self._stream))
         if self._graph is not None:
             check(self._cudart.cudaGraphExecDestroy(self._graph))
-        for buffer in (self._input, *self._outputs.values()):
+        for buffer in self._own.values():
             buffer.close()
         self._context = None
 
@@ -241,6 +341,11 @@ class _ShapeRun:
 
     def _copy(self, target: int, source: int, size: int, kind: Any) -> None:
         check(self._cudart.cudaMemcpyAsync(target, source, size, kind, self._stream))
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """``16x32``."""
+    return "x".join(map(str, shape))
 
 
 def _input_name(trt: ModuleType, engine: Any, plan: Path) -> str:

@@ -19,6 +19,7 @@ class OnnxHalves:
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
+        self._path = path
         self._encoder, self._step = (_session(p, threads) for p in (encoder_path(path), path))
         for session, half, place in (
             (self._encoder, "encoder", encoder_path(path)),
@@ -44,7 +45,7 @@ class OnnxHalves:
 
     def encode(self, src_tokens: Tensor) -> list[Tensor]:
         """As :class:`EncoderHalf` is called."""
-        return _run(self._encoder, ["src_tokens"], [src_tokens])
+        return self._run(self._encoder, ["src_tokens"], [src_tokens])
 
     def step(
         self,
@@ -56,7 +57,7 @@ class OnnxHalves:
     ) -> tuple[Tensor, list[Tensor]]:
         """As :class:`StepHalf` is called."""
         inputs = [tokens, parents, position, *source, *state]
-        logprobs, *new_state = _run(self._step, self._names, inputs)
+        logprobs, *new_state = self._run(self._step, self._names, inputs)
         return logprobs, new_state
 
     def state_shapes(self, rows: int, room: int) -> list[tuple[int, ...]]:
@@ -64,21 +65,29 @@ class OnnxHalves:
         sizes = {"rows": rows, "room": room}
         return [tuple(sizes.get(size, size) for size in shape) for shape in self._state]
 
+    def _run(
+        self, session: onnxruntime.InferenceSession, names: list[str], inputs: list[Tensor]
+    ) -> list[Tensor]:
+        feeds = {
+            name: tensor.contiguous().numpy() for name, tensor in zip(names, inputs, strict=True)
+        }
+        try:
+            outputs = session.run(None, feeds)
+        except Exception as error:  # shapes that do not fit are found here, not when it is opened
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"ONNX Runtime fails in {self._path} or its encoder: {reason}"
+            ) from error
+        return [torch.from_numpy(array) for array in outputs]
+
 
 def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     if not path.is_file():
         raise UserError(f"there is no ONNX file {path}; make one (make onnx)")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors; the optimiser's remarks are not for users
+    options.log_severity_level = 4  # what fails is raised as well, and told once
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own types differ between versions
         raise UserError(f"ONNX Runtime refuses {path}: {str(error).splitlines()[0]}") from error
-
-
-def _run(
-    session: onnxruntime.InferenceSession, names: list[str], inputs: list[Tensor]
-) -> list[Tensor]:
-    feeds = {name: tensor.contiguous().numpy() for name, tensor in zip(names, inputs, strict=True)}
-    return [torch.from_numpy(array) for array in session.run(None, feeds)]

@@ -92,7 +92,7 @@ def read_sidecar(plan: Path) -> Sidecar:
             f"{plan} has no {path.name}, so nothing says what it was built from; "
             f"build it again: {_default_command(plan)}"
         ) from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not a description this version reads ({str(error)[:200]}); "
             f"build the engine again: {_default_command(plan)}"
@@ -159,7 +159,7 @@ def _default_command(plan: Path) -> str:
 def _from_json(data: dict[str, Any]) -> Sidecar:
     if data["format"] != FORMAT:
         raise ValueError(f"format {data['format']}, not {FORMAT}")
-    return Sidecar(
+    sidecar = Sidecar(
         **{
             **data,
             "gpu": Gpu(**data["gpu"]),
@@ -172,3 +172,8 @@ def _from_json(data: dict[str, Any]) -> Sidecar:
             "ranges": {name: Range(*sizes) for name, sizes in data.get("ranges", {}).items()},
         }
     )
+    for part in (sidecar, sidecar.gpu, sidecar.graph, *sidecar.plugins):
+        for field in dataclasses.fields(part):
+            if field.type is str and not isinstance(getattr(part, field.name), str):
+                raise TypeError(f"{field.name} is no text")
+    return sidecar

@@ -50,7 +50,12 @@ def read_rates(path: Path) -> list[Rate]:
         raise UserError(f"cannot read {path}: {error.strerror}; measure first") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); measure again") from error
-    rates = list(_rates(data)) if isinstance(data, dict) else []
+    try:
+        rates = list(_rates(data))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not what the client or make bench writes; measure again"
+        ) from error
     if not rates:
         raise UserError(f"{path} holds no measured sentences_per_s; measure again")
     return rates
@@ -61,6 +66,8 @@ def _rates(data: dict) -> Iterator[Rate]:
         data = {"rows": [data]}
     for row in data["rows"]:
         if rate := row.get("sentences_per_s"):
+            if not 0 < rate < math.inf:
+                raise TypeError("a rate is a number above 0")
             names = [str(row[key]) for key in ("runner", "precision", "device") if key in row]
             if "bs" in row:
                 names.append(f"{row['bs']}x{row['sl']}")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from train_model.cli import UserError
 from train_model.data.dictionary import BOS, PAD
 from train_model.models.beam_search import Hypothesis, SearchOptions, beam_search
 from train_model.models.incremental import IncrementalDecoder
@@ -44,6 +45,8 @@ class SearchRunner(Runner):
     def run(self, src_tokens: np.ndarray) -> Output:
         source = torch.from_numpy(without_bos(src_tokens)).to(self.device)
         found = beam_search(self._decoder, source, self._options)
+        if not all(found):  # no score is above another where they are not numbers
+            raise UserError("the network gives scores that are no numbers; make its files again")
         return as_output([hypotheses[0] for hypotheses in found])
 
     def peak_memory(self) -> int:

@@ -15,10 +15,6 @@ from typing import Any
 from train_model.cli import UserError, atomic_path, run
 
 KEYS = ("loss", "gnorm")  # as fairseq prints them, rounded to three decimals
-    "loss",
-    "gnorm",
-    "wps",
-)  # as fairseq prints them, rounded to three decimals; wps: words a second
 ROWS = 10  # of the table
 
 

@@ -60,7 +60,7 @@ needs-%:
 
 HAS = $(shell $(DOCTOR) --require $(1) >/dev/null 2>&1 && echo yes)
 
-env: $(call NEEDS,base train dev download)  ## make .venv with every package that needs no GPU
+env: $(call NEEDS,base train int8 dev download)  ## make .venv with every package that needs no GPU
 
 lock: $(ENV_BASE)  ## resolve pyproject.toml anew into requirements/*.lock
 	$(PY) requirements/lock.py
@@ -73,14 +73,22 @@ CHECKPOINT.wmt16-random := build/wmt16-random/checkpoint.pt
 # A training of your own comes before the committed checkpoint, as in train_model/models/zoo.py.
 CHECKPOINT.demo-ar := $(or $(wildcard build/demo-ar/checkpoint.pt data_model/demo/checkpoint-ar.pt),build/demo-ar/checkpoint.pt)
 CHECKPOINT ?= $(or $(firstword $(CHECKPOINT.$(MODEL))),$(error no model '$(MODEL)'; MODEL is demo, demo-ar, wmt16 or wmt16-random))
+# INT8: the fine-tuned network, or else the calibrated one, as in train_model/models/zoo.py.
+PTQ := build/$(MODEL)-ptq/checkpoint.pt
+QAT := build/$(MODEL)-qat/checkpoint.pt
+QUANTIZED ?= $(or $(wildcard $(QAT)),$(PTQ))
+INT8 = $(if $(wildcard $(QUANTIZED)),int8)
 # The surgeon takes networks that translate in one pass.
 PRECISION ?= $(if $(filter demo-ar,$(MODEL)),,fp32 tf32 fp16)
 PATCHED := $(PRECISION:%=$(BUILD)/model.%.onnx)
+# One-pass networks in two halves as well. Both are written at once, and the decoder stands for both.
+SPLIT := $(if $(filter demo-ar,$(MODEL)),,$(BUILD)/model.decoder.onnx)
+MEASURED := $(if $(filter demo-ar,$(MODEL)),,$(if $(INT8),$(BUILD)/model.qdq.onnx))
 EXPORTER := $(wildcard train_model/models/*.py train_model/ops/*.py onnx_export/*.py onnx_export/symbols/*.py)
 SURGEON := $(wildcard trt_code/onnx_surgeon.py trt_code/surgeon/*.py trt_code/graph_lint.py trt_code/lint/*.py \
   onnx_export/onnx_file.py onnx_export/reference.py onnx_export/rounding.py onnx_export/symbols/*.py)
 
-.PHONY: onnx verify patch
+.PHONY: onnx onnx-split verify patch patch-split
 onnx: $(BUILD)/model.onnx  ## export the checkpoint of MODEL to one ONNX file
 
 build/demo-ar/checkpoint.pt:
@@ -95,13 +103,30 @@ data_model/wmt16/checkpoint_last.pt:
 $(BUILD)/model.onnx: $(CHECKPOINT) $(EXPORTER) | $(ENV_BASE)
 	@$(PY) -m onnx_export.export --checkpoint $< --output $@ >&2
 
+onnx-split: $(BUILD)/model.decoder.onnx  ## the same in two files, which decode no further than needed
+
+$(BUILD)/model.decoder.onnx: $(CHECKPOINT) $(EXPORTER) | $(ENV_BASE)
+	@$(PY) -m onnx_export.export --checkpoint $< --output $(BUILD)/model.onnx --split >&2
+
 verify: $(BUILD)/model.onnx  ## compare the ONNX file with PyTorch over a grid of shapes
 	@$(PY) -m onnx_export.verify --checkpoint $(CHECKPOINT) --onnx $<
 
 patch: $(PATCHED)  ## write the graphs for TensorRT (PRECISION=fp16 for one)
 
+$(BUILD)/model.qdq.onnx: $(QUANTIZED) $(EXPORTER)
+	@$(PY) -m onnx_export.export --checkpoint $< --output $@ >&2
+
+$(BUILD)/model.int8.onnx: $(BUILD)/model.qdq.onnx $(SURGEON)
+	@$(PY) -m trt_code.onnx_surgeon --input $< --output $@ --precision int8 >&2
+
 $(BUILD)/model.%.onnx: $(BUILD)/model.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $< --output $@ --precision $* >&2
+
+patch-split: $(PRECISION:%=$(BUILD)/model.%.decoder.onnx)  ## the same for the two files of onnx-split
+
+$(BUILD)/model.%.decoder.onnx: $(BUILD)/model.decoder.onnx $(SURGEON)
+	@$(PY) -m trt_code.onnx_surgeon --input $(BUILD)/model.onnx --output $(BUILD)/model.$*.onnx \
+	  --precision $* --split >&2
 
 # --- Data and training --------------------------------------------------------------------------
 .PHONY: download train distill model-stats
@@ -118,9 +143,26 @@ distill: $(TEACHER) $(call NEEDS,train)  ## a corpus with TEACHER=checkpoint.pt'
 model-stats: $(ENV_BASE)  ## parameters and Mult-Adds of every recipe beside the published ones
 	@$(PY) -m train_model.model_stats
 
+# --- INT8 (doc/int8.md) -------------------------------------------------------------------------
+# KEEP= and QUANTIZE= pass options to the calibration, e.g. KEEP="decoder.output_projection *.fc2"
+.PHONY: ptq qat sensitivity
+CALIBRATE = $(PY) -m train_model.quantization.ptq --model $(MODEL) --output $(PTQ) \
+  $(foreach pattern,$(KEEP),--keep '$(pattern)') $(QUANTIZE)
+ptq: $(CHECKPOINT) | $(call NEEDS,int8)  ## calibrate INT8: a quantised checkpoint of MODEL in half a minute (KEEP="layers")
+	@$(CALIBRATE)
+
+$(PTQ): $(CHECKPOINT) | $(call NEEDS,int8)
+	@$(CALIBRATE) >&2
+
+qat: $(PTQ) $(call NEEDS,train int8)  ## fine-tune in INT8 what make ptq calibrated (TRAIN= passes options)
+	@$(PY) -m train_model.train --recipe $(MODEL)-qat $(TRAIN)
+
+sensitivity: | $(call NEEDS,int8)  ## what INT8 costs layer by layer: table, plot, layers worth KEEP= (build/sensitivity)
+	@$(PY) -m train_model.quantization.sensitivity --model $(MODEL) $(SENSITIVITY)
+
 # --- CUDA and TensorRT --------------------------------------------------------------------------
 # CMake knows best what is out of date, so these are run whenever they are asked for.
-.PHONY: plugins torch-ops engine-tf32 engine-fp16 engine-int8
+.PHONY: plugins torch-ops engine-tf32 engine-fp16 engine-int8 engine-split
 CMAKE_BUILD = cmake -S trt_code -B build/cmake/$@ $(CMAKE_FLAGS) $(1) >&2 && cmake --build build/cmake/$@ --parallel >&2
 
 plugins: needs-cmake needs-nvcc needs-tensorrt-headers  ## the TensorRT plugins (build/plugins; TENSORRT_ROOT=)
@@ -131,28 +173,38 @@ torch-ops: needs-cmake needs-nvcc $(ENV_BASE)  ## the same kernels as PyTorch op
 
 engine-tf32: needs-tensorrt $(BUILD)/model.tf32.plan  ## the TensorRT engine, FP32 with TF32 GEMMs
 engine-fp16: needs-tensorrt $(BUILD)/model.fp16.plan  ## the TensorRT engine in FP16
-engine-int8: needs-tensorrt $(BUILD)/model.int8.plan  ## the TensorRT engine in INT8, of a quantised model.onnx
+engine-int8: needs-tensorrt $(BUILD)/model.int8.plan  ## the TensorRT engine in INT8 and FP16, and its layers' precisions
+
+$(BUILD)/model.int8.plan: ENGINE_FLAGS += --layer-report $(BUILD)/model.int8.layers.json
 
 $(BUILD)/model.%.plan: $(BUILD)/model.%.onnx | plugins
 	@$(PY) -m trt_code.build_engine --onnx $< --output $@ --timing-cache build/timing.cache $(ENGINE_FLAGS) >&2
 
+engine-split: needs-tensorrt $(foreach half,encoder decoder,$(PRECISION:%=$(BUILD)/model.%.$(half).plan))  ## two engines a PRECISION, of patch-split
+
+$(BUILD)/model.%.encoder.plan $(BUILD)/model.%.decoder.plan: $(BUILD)/model.%.decoder.onnx | plugins
+	@$(PY) -m trt_code.build_engine --onnx $(@:.plan=.onnx) --output $@ --timing-cache build/timing.cache $(ENGINE_FLAGS) >&2
+
 # A GPU or TensorRT that is there is used: what measures then needs these as well.
-ifneq ($(filter bench eval test-gpu,$(MAKECMDGOALS)),)
+ifneq ($(filter bench sweep throughput eval test-gpu,$(MAKECMDGOALS)),)
 ifeq ($(call HAS,gpu nvcc cmake),yes)
-bench eval test-gpu: torch-ops
+bench sweep throughput eval test-gpu: torch-ops
 ifeq ($(call HAS,tensorrt tensorrt-headers),yes)
-bench eval: $(BUILD)/model.tf32.plan $(BUILD)/model.fp16.plan
+bench sweep eval: $(BUILD)/model.tf32.plan $(BUILD)/model.fp16.plan
 endif
 endif
 endif
 
 # --- Measure and use ----------------------------------------------------------------------------
 .PHONY: bench eval translate report compare triton
-bench: $(BUILD)/model.onnx $(PATCHED)  ## the table: latency and agreement of every runner (build/bench)
-	@$(PY) -m trt_code.bench --model $(MODEL)
+COMPARED = --model $(MODEL) $(INT8:%=--precision $(PRECISIONS),%)
+bench: PRECISIONS := fp32,tf32,fp16
+eval: PRECISIONS := fp32,fp16
+bench: $(BUILD)/model.onnx $(PATCHED) $(MEASURED)  ## the table: latency and agreement of every runner (build/bench)
+	@$(PY) -m trt_code.bench $(COMPARED)
 
-eval: $(BUILD)/model.onnx $(PATCHED)  ## exact match, BLEU and chrF of every runner
-	@$(PY) -m trt_code.evaluate --model $(MODEL)
+eval: $(BUILD)/model.onnx $(PATCHED) $(MEASURED)  ## exact match, BLEU and chrF of every runner
+	@$(PY) -m trt_code.evaluate $(COMPARED)
 
 ifneq ($(origin TEXT),undefined)
 SENTENCE := -- "$$TEXT"
@@ -160,7 +212,7 @@ SENTENCE := -- "$$TEXT"
 override TEXT := $(value TEXT)
 export TEXT
 endif
-translate: $(BUILD)/model.onnx  ## translate TEXT="...", or stdin a line at a time
+translate: $(or $(SPLIT),$(BUILD)/model.onnx)  ## translate TEXT="...", or stdin a line at a time
 	@$(PY) -m trt_code.translate --model $(MODEL) $(SENTENCE)
 
 report:  ## plot and tabulate anew what bench measured

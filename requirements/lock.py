@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-EXTRAS = ("train", "dev", "download")
-GPU_LIBRARIES = ("nvidia-", "triton", "cuda-")
+EXTRAS = ("train", "int8", "dev", "download")
+GPU_LIBRARIES = ("nvidia-cu", "nvidia-nccl", "nvidia-nv", "triton", "cuda-")
 
 
 def resolve(extras: str) -> dict[str, str]:

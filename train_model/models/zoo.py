@@ -74,6 +74,12 @@ def model_files(name: str, build_dir: str | Path = "build") -> ModelFiles:
     return files
 
 
+def quantized_checkpoint(name: str, build_dir: str | Path = "build") -> Path | None:
+    """The model's checkpoint in INT8: the fine-tuned one, else the calibrated one, else None."""
+    made = (Path(build_dir) / f"{name}-{how}" / "checkpoint.pt" for how in ("qat", "ptq"))
+    return next((path for path in made if path.exists()), None)
+
+
 def _demo_ar(build_dir: Path) -> ModelFiles:
     """The Lite Transformer of recipe demo-ar: the one trained here, or else the committed one."""
     trained, folder = build_dir / "demo-ar" / "checkpoint.pt", _DATA / "demo"

@@ -216,6 +216,28 @@ def check_quantization(graph: Graph) -> Iterator[Finding]:
             yield Finding(label(node), "the scale is not a constant", "fold it")
         elif scale.size > 1 and "axis" not in attributes(node):
             yield Finding(label(node), "a scale a channel without `axis`", "write `axis`")
+        elif scale.dtype == np.float16 and (scale < np.finfo(np.float16).tiny).any():
+            yield Finding(
+                label(node),
+                "a scale is below the normal numbers of FP16, which lose digits or are zero",
+                "calibrate with a larger range",
+            )
+
+
+def check_quantized_products(graph: Graph) -> Iterator[Finding]:
+    """A product is INT8 only if both of its inputs are; with one the pair costs time for nothing."""
+    for node in graph.nodes:
+        if node.op_type not in ("Gemm", "MatMul") or len(node.input) < 2:
+            continue
+        producers = [graph.producers.get(name) for name in node.input[:2]]
+        quantized = [p is not None and p.op_type == "DequantizeLinear" for p in producers]
+        if any(quantized) and not all(quantized):
+            which = ("first", "second")[quantized.index(False)]
+            yield Finding(
+                label(node),
+                f"its {which} input is not quantized, so TensorRT multiplies in higher precision",
+                "quantize both inputs or neither",
+            )
 
 
 def check_plugins(graph: Graph) -> Iterator[Finding]:
@@ -298,5 +320,6 @@ RULES = (
     check_limits,
     check_scatter_types,
     check_quantization,
+    check_quantized_products,
     check_plugins,
 )

@@ -20,6 +20,7 @@ from trt_code.runners.base import (
     wall_ms,
 )
 
+_INT8 = "model.qdq"
 OUTPUTS = ["output_tokens", "output_scores"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -37,6 +38,9 @@ def create(
 ) -> "OrtRunner":
     """Open ``model.onnx`` or ``model.<precision>.onnx``; see ``trt_code.runners.create``.
 
+    INT8 on a CPU is the exported ``model.qdq.onnx``, in which ONNX Runtime finds integer kernels; the
+    patched graph computes in FP16 between them, which a CPU can only imitate.
+
     With ``split`` it is the two halves of that name, whose canvas ends with the longest translation.
     """
     try:
@@ -47,7 +51,8 @@ def create(
         raise Unavailable("TF32 needs a CUDA GPU")
     if _PROVIDERS[device] not in onnxruntime.get_available_providers():
         raise Unavailable("this onnxruntime has no CUDA (pip install onnxruntime-gpu instead)")
-    file_name = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+    exported = {"fp32": "model.onnx"} | ({"int8": f"{_INT8}.onnx"} if device == "cpu" else {})
+    file_name = exported.get(precision, f"model.{precision}.onnx")
     path = Path(build_dir) / model_files.name / file_name
     files = [path]
     if split:
@@ -145,7 +150,7 @@ def _open(path: Path, precision: str, device: str, threads: int):
     if device == "cuda":
         providers = [(_PROVIDERS[device], {"use_tf32": int(precision == "tf32")})]
     # a GPU has the arithmetic of low precision, a CPU is shown its rounding step by step
-    native, patched = device == "cuda", precision != "fp32"
+    native, patched = device == "cuda", precision != "fp32" and not path.name.startswith(_INT8)
     graph = _with_reference_functions(path, native) if patched else str(path)
     try:
         return ort.InferenceSession(graph, options, providers=providers)

@@ -1,13 +1,16 @@
 """The network in PyTorch as it is: the reference in FP32, and the baseline in other precisions."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from train_model.models.checkpoint import load_checkpoint
+from train_model.models.zoo import quantized_checkpoint
 from trt_code.runners.base import WARM_UP, Output, ResidentMemory, Runner, Unavailable
 
 DTYPES = {
@@ -15,16 +18,31 @@ DTYPES = {
     "tf32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
+    "int8": torch.float32,  # with the rounding of INT8, which PyTorch only imitates
 }
 
 
 def create(
-    model_files: Any, precision: str, device: str, *, threads: int = 0, **_: Any
+    model_files: Any,
+    precision: str,
+    device: str,
+    *,
+    build_dir: str | Path = "build",
+    threads: int = 0,
+    **_: Any,
 ) -> "TorchRunner":
-    """Load the checkpoint and cast it; see ``trt_code.runners.create``."""
+    """Load the checkpoint and cast it; see ``trt_code.runners.create``.
+
+    INT8 is the checkpoint that ``make qat`` or else ``make ptq`` made.
+    """
     check_available(precision, device)
     if threads:
         torch.set_num_threads(threads)
+    if precision == "int8":
+        checkpoint = quantized_checkpoint(model_files.name, build_dir)
+        if checkpoint is None:
+            raise Unavailable(f"{model_files.name} is not quantised (make ptq or make qat)")
+        model_files = dataclasses.replace(model_files, checkpoint=checkpoint)
     return TorchRunner(model_files, precision, device)
 
 

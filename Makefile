@@ -180,10 +180,15 @@ $(BUILD)/model.int8.plan: ENGINE_FLAGS += --layer-report $(BUILD)/model.int8.lay
 $(BUILD)/model.%.plan: $(BUILD)/model.%.onnx | plugins
 	@$(PY) -m trt_code.build_engine --onnx $< --output $@ --timing-cache build/timing.cache $(ENGINE_FLAGS) >&2
 
-engine-split: needs-tensorrt $(foreach half,encoder decoder,$(PRECISION:%=$(BUILD)/model.%.$(half).plan))  ## two engines a PRECISION, of patch-split
+SPLIT_PLANS = $(foreach half,encoder decoder,$(PRECISION:%=$(BUILD)/model.%.$(half).plan))
+engine-split: needs-tensorrt $(SPLIT_PLANS)  ## two engines for each PRECISION, of the files of patch-split
 
-$(BUILD)/model.%.encoder.plan $(BUILD)/model.%.decoder.plan: $(BUILD)/model.%.decoder.onnx | plugins
-	@$(PY) -m trt_code.build_engine --onnx $(@:.plan=.onnx) --output $@ --timing-cache build/timing.cache $(ENGINE_FLAGS) >&2
+define split_plan
+$(BUILD)/model.%.$(1).plan: $(BUILD)/model.%.decoder.onnx | plugins
+	@$$(PY) -m trt_code.build_engine --onnx $$(@:.plan=.onnx) --output $$@ --timing-cache build/timing.cache \
+	  $$(ENGINE_FLAGS) >&2
+endef
+$(foreach half,encoder decoder,$(eval $(call split_plan,$(half))))
 
 # A GPU or TensorRT that is there is used: what measures then needs these as well.
 ifneq ($(filter bench sweep throughput eval test-gpu,$(MAKECMDGOALS)),)
@@ -196,14 +201,20 @@ endif
 endif
 
 # --- Measure and use ----------------------------------------------------------------------------
-.PHONY: bench eval translate report compare triton
+.PHONY: bench sweep throughput eval translate report compare triton
 COMPARED = --model $(MODEL) $(INT8:%=--precision $(PRECISIONS),%)
 bench: PRECISIONS := fp32,tf32,fp16
 eval: PRECISIONS := fp32,fp16
-bench: $(BUILD)/model.onnx $(PATCHED) $(MEASURED)  ## the table: latency and agreement of every runner (build/bench)
+bench: $(BUILD)/model.onnx $(SPLIT) $(PATCHED) $(MEASURED)  ## the table: latency and agreement of every runner (build/bench)
 	@$(PY) -m trt_code.bench $(COMPARED)
 
-eval: $(BUILD)/model.onnx $(PATCHED) $(MEASURED)  ## exact match, BLEU and chrF of every runner
+sweep: $(BUILD)/model.onnx $(SPLIT) $(PATCHED)  ## runners and rivals over batches and lengths (SWEEP= passes options)
+	@$(PY) -m trt_code.sweep --model $(MODEL) $(SWEEP)
+
+throughput: $(BUILD)/model.onnx $(SPLIT)  ## sentences a second, text in, text out (THROUGHPUT= passes options)
+	@$(PY) -m trt_code.throughput --model $(MODEL) $(THROUGHPUT)
+
+eval: $(BUILD)/model.onnx $(SPLIT) $(PATCHED) $(MEASURED)  ## exact match, BLEU and chrF of every runner
 	@$(PY) -m trt_code.evaluate $(COMPARED)
 
 ifneq ($(origin TEXT),undefined)

@@ -25,7 +25,7 @@ from trt_code.translator import MAX_SENTENCES, MAX_TOKENS, Translator
 WINDOW = 8192
 LONG_INPUT = 256
 # The fastest first.
-PREFERENCE = ("trt", "cuda-graph", "ort", "torch")
+PREFERENCE = ("trt-split", "trt", "cuda-graph", "ort-split", "ort", "torch")
 
 
 def read_lines(stream: Iterable[bytes]) -> Iterator[str]:

@@ -56,7 +56,8 @@ def test_bench_makes_its_environment_first_and_builds_each_file_once(clone):
     steps += ["trt_code.bench --model demo"]
     places = [reply.stdout.index(step) for step in steps]
     assert places == sorted(places)
-    assert reply.stdout.count("-m onnx_export.export") == 1
+    assert reply.stdout.count("-m onnx_export.export") == 2  # one file, and two halves
+    assert reply.stdout.count("--output build/demo/model.onnx --split") == 1
     assert reply.stdout.count("-m trt_code.onnx_surgeon") == 3
 
 
@@ -71,6 +72,18 @@ def test_what_is_there_is_not_built_again(clone):
     reply = make("--dry-run", "patch", "PRECISION=fp16", folder=clone)
     assert "onnx_export.export" in reply.stdout
     assert "--precision fp16" in reply.stdout
+
+
+def test_halves_are_built_and_patched_together(clone):
+    planned = make("--dry-run", "patch-split", "PRECISION=fp16", folder=clone).stdout
+    assert planned.count("onnx_export.export") == planned.count("trt_code.onnx_surgeon") == 1
+    assert planned.count("--split") == 2
+    assert "--output build/demo/model.fp16.onnx" in planned
+    planned = make("--dry-run", "engine-split", "PRECISION=fp16", folder=clone).stdout
+    for half in ("encoder", "decoder"):
+        assert f"--onnx build/demo/model.fp16.{half}.onnx" in planned
+        assert f"--output build/demo/model.fp16.{half}.plan" in planned
+    assert "--split" not in make("--dry-run", "bench", "MODEL=demo-ar", folder=clone).stdout
 
 
 def test_tests_get_what_training_needs(clone):
@@ -130,7 +143,7 @@ def test_text_of_any_kind_reaches_translate_as_it_is(clone):
     spy.write_text('#!/bin/sh\nfor argument; do printf "<%s>" "$argument"; done\n')
     spy.chmod(0o755)
     (clone / "build" / "demo").mkdir(parents=True)
-    (clone / "build" / "demo" / "model.onnx").touch()
+    (clone / "build" / "demo" / "model.decoder.onnx").touch()
     text = """it's "one" $HOME `date` -- & two"""
     reply = make("translate", f"PYTHON={spy}", f"TEXT={text}", folder=clone)
     assert reply.stdout.endswith(f"<--><{text}>")

@@ -17,9 +17,8 @@ SPLITS = ("train", "valid", "test")
 HELD_OUT_PERCENT = 5  # of all contents, for valid and for test each
 POOL_PER_PAIR = 1.2  # phrases drawn for each training pair
 JOINED_LENGTHS = {1: 40, 2: 26, 3: 20, 4: 14}  # share of the pairs with so many phrases, in percent
-MAX_CHARACTERS = 210  # of a joined source: about 60 tokens
 # None of these words occurs inside a phrase: "three hundred and five" is one number, not two.
-JOINTS = ((" as well as ", " sowie "), (" or ", " oder "), (" and then ", " und dann "))
+JOINTS = ((" and also ", " und auch "), (" or ", " oder "), (" and then ", " und dann "))
 LIST_COMMA, LIST_END = (", ", ", "), (", and ", " und ")
 
 
@@ -93,8 +92,6 @@ def _make_pairs(rng: random.Random, pool: list[Phrase], size: int, split: str) -
         while len(pairs) < size:
             count = rng.choices(counts, weights)[0]
             pair = join(rng.sample(pool, count), rng)
-            while len(pair.source) > MAX_CHARACTERS:
-                pair = join(rng.sample(pool, count), rng)
             pairs.setdefault(pair.source, pair)
             progress.update(len(pairs) - progress.n)
     result = list(pairs.values())

@@ -75,7 +75,6 @@ def test_joined_sentences_have_two_to_four_phrases(splits):
     shares = {count: 100 * counts.count(count) / len(counts) for count in set(counts)}
     assert set(shares) == {1, 2, 3, 4}
     assert shares[1] == pytest.approx(corpus.JOINED_LENGTHS[1], abs=0.1)
-    assert max(len(pair.source) for pair in splits["train"]) > 0.9 * corpus.MAX_CHARACTERS
 
 
 class Script:

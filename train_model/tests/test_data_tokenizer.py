@@ -9,7 +9,7 @@ from subword_nmt.apply_bpe import BPE
 
 from train_model.cli import UserError
 from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS, UNK, Dictionary
-from train_model.data.tokenizer import Tokenizer, normalise, split_units
+from train_model.data.tokenizer import Tokenizer, load_bpe, normalise, split_units
 
 DEMO = Path(__file__).parents[2] / "data_model" / "demo"
 DICTIONARY = Dictionary.load(DEMO / "dict.en.txt")
@@ -42,10 +42,32 @@ def test_test_split_goes_there_and_back_without_unknowns(language):
 
 
 def test_units_are_those_of_subword_nmt_itself():
+    glossary = (DEMO / "bpe.glossary").read_text(encoding="utf-8").splitlines()
     with (DEMO / "bpe.codes").open(encoding="utf-8") as codes:
-        reference = BPE(codes)
+        reference = BPE(codes, glossaries=glossary)
     for line in LINES["en"][:200]:
         assert split_units(TOKENIZER.bpe, line) == reference.process_line(line).split()
+
+
+def test_a_number_word_has_a_unit_for_each_of_its_parts():
+    units = "sieben@@ hund@@ ert@@ drei@@ und@@ dreißig"
+    assert split_units(TOKENIZER.bpe, "siebenhundertdreiunddreißig") == units.split()
+    units = "drei@@ tausend@@ ein@@ hundert der zwei@@ und@@ zwanzigste"
+    assert (
+        split_units(TOKENIZER.bpe, "dreitausendeinhundert der zweiundzwanzigste") == units.split()
+    )
+    assert split_units(TOKENIZER.bpe, "€12.5") == "€@@ 1@@ 2@@ .@@ 5".split()
+
+
+def test_the_bench_shapes_past_32_tokens_are_real_text():
+    assert max(len(TOKENIZER.encode(line)) for line in LINES["en"]) > 42
+
+
+def test_a_glossary_that_is_no_expression_is_refused(tmp_path):
+    (tmp_path / "bpe.codes").write_text("#version: 0.2\na b\n")
+    (tmp_path / "bpe.glossary").write_text("[0-9]\n(und\n")
+    with pytest.raises(UserError, match=r"bpe\.glossary line 2 is no regular expression"):
+        load_bpe(tmp_path / "bpe.codes")
 
 
 @given(st.lists(st.text(st.sampled_from(KNOWN), min_size=1), min_size=1))

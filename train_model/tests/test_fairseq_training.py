@@ -24,9 +24,9 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def build_dir(tmp_path_factory):
-    """A build folder with a corpus of a few hundred pairs."""
+    """A build folder with a corpus of 1,200 pairs: enough for every unit in every form."""
     folder = tmp_path_factory.mktemp("build")
-    sizes = {"train": 300, "valid": 16, "test": 16}
+    sizes = {"train": 1200, "valid": 16, "test": 16}
     small = functools.partial(prepare_module.prepare_demo, sizes=sizes, merges=40)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(prepare_module.CORPORA, "demo", small)

@@ -82,5 +82,5 @@ def test_exact_match_holds(precision, exported, exact_match, reference):
     )
     got = exact_match(lambda source: session.run(["output_tokens"], {"src_tokens": source})[0])
     print(f"{precision}: exact match {got:.2f} %, PyTorch FP32 {reference:.2f} %")
-    assert reference > 30  # of an untrained network nothing can be lost
+    assert reference > 97  # of an untrained network nothing can be lost
     assert got >= reference - LARGEST_DROP[precision] - 1e-9

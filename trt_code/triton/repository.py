@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from train_model.cli import UserError, run
+from train_model.data.tokenizer import glossary_path
 from train_model.models.zoo import ModelFiles, model_files
 from trt_code.engine.profiles import Shape
 from trt_code.runners import PRECISIONS
@@ -95,6 +96,9 @@ def _add_text_model(models: Path, config: dict, code: str, files: ModelFiles) ->
     version = _add_model(models, config)
     shutil.copy(Path(__file__).parent / code, version / "model.py")
     shutil.copy(files.bpe_codes, version / "bpe.codes")
+    glossary = glossary_path(files.bpe_codes)
+    if glossary.is_file():
+        shutil.copy(glossary, version / "bpe.glossary")
     for name in TOKENIZER:
         (version / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, version / name)

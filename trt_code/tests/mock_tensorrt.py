@@ -2,7 +2,8 @@
 
 It exercises the control flow around TensorRT: what is set on the builder, what is refused and how, which
 shapes, addresses and types reach the execution context. What a "plan" holds is JSON, and what "running" it
-does is ``mock_network``: tokens [src, src], scores batch * 1000 + length. ``test_engine_bindings.py``
+does is ``mock_network`` unless a test says otherwise: tokens [src, src], scores batch * 1000 + length.
+``test_engine_bindings.py``
 holds every class, member and argument name here against NVIDIA's own bindings of 10.16 and 11.4, so the
 mock cannot offer what TensorRT does not have.
 """
@@ -10,6 +11,7 @@ mock cannot offer what TensorRT does not have.
 import ctypes
 import enum
 import json
+import math
 import sys
 
 import numpy as np
@@ -57,6 +59,7 @@ class TensorIOMode(enum.Enum):
 
 
 class DataType(enum.Enum):
+    BOOL = 4
     INT32 = 3
     INT64 = 8
     FLOAT = 0
@@ -93,9 +96,12 @@ class IProgressMonitor:
 class ITensor:
     def __init__(self, value: onnx.ValueInfoProto):
         self.name = value.name
-        self.shape = [
-            d.dim_value if d.HasField("dim_value") else -1 for d in value.type.tensor_type.shape.dim
+        kind = value.type.tensor_type
+        self._dims = [
+            d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim
         ]
+        self._type = onnx.TensorProto.DataType.Name(kind.elem_type)
+        self.shape = [-1 if isinstance(size, str) else size for size in self._dims]
 
 
 class INetworkDefinition:
@@ -212,7 +218,7 @@ class IExecutionContext:
         self._trt, self._engine = trt, engine
         self._profile = None
         self._memory = None
-        self._shape = None
+        self._shapes = {}
         self._addresses = {}
 
     def set_optimization_profile_async(self, profile_index, stream_handle):
@@ -224,17 +230,29 @@ class IExecutionContext:
         self._memory = (memory, size)
 
     def set_input_shape(self, name, shape):
-        low, _, high = self._engine._plan["profiles"][self._profile][name]
-        assert all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
-        self._shape = shape
+        if name in self._engine._plan["profiles"][self._profile]:
+            low, _, high = self._engine._plan["profiles"][self._profile][name]
+            assert all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+        else:
+            assert shape == self._engine.get_tensor_shape(name)
+        self._shapes[name] = shape
         return True
 
     def infer_shapes(self):
-        return [] if self._shape else [self._engine._input]
+        return [name for name in self._engine._inputs if name not in self._shapes]
 
     def get_tensor_shape(self, name):
-        batch, length = self._shape
-        return (batch, length if name == self._engine._input else 2 * length)
+        sizes = {}
+        for given, shape in self._shapes.items():
+            dims = self._engine._tensors[given][1]
+            for dim, size in zip(dims, shape, strict=True):
+                assert sizes.setdefault(dim, size) == size, f"{dim} is {sizes[dim]} and {size}"
+        if "canvas" not in sizes:
+            sizes["canvas"] = 2 * next(iter(self._shapes.values()))[-1]
+        return tuple(
+            math.prod(sizes[part] for part in dim.split("*")) if isinstance(dim, str) else dim
+            for dim in self._engine._tensors[name][1]
+        )
 
     def set_tensor_address(self, name, memory):
         assert memory in self._trt.cudart.memory
@@ -243,27 +261,41 @@ class IExecutionContext:
 
     def execute_async_v3(self, stream_handle):
         assert self._memory[1] >= self._engine.device_memory_size_v2
+        assert self._addresses.keys() == self._engine._tensors.keys()
         if self._trt.refuse_execution:
             self._trt.logger.log(ILogger.ERROR, "enqueue failed")
             return False
         self._trt.enqueue(self, stream_handle)
         return True
 
-
-def mock_network(context: IExecutionContext) -> None:
-    """Read the input and write the outputs where the context's addresses say."""
-    engine = context._engine
-
-    def array(name):
-        shape = context.get_tensor_shape(name)
-        dtype = np.dtype(nptype(engine.get_tensor_dtype(name)))
+    def _array(self, name):
+        """A tensor where its address says, if that is memory of the host."""
+        shape = self.get_tensor_shape(name)
+        dtype = np.dtype(nptype(self._engine.get_tensor_dtype(name)))
         size = int(np.prod(shape)) * dtype.itemsize
-        block = (ctypes.c_char * size).from_address(context._addresses[name])
+        block = (ctypes.c_char * size).from_address(self._addresses[name])
         return np.frombuffer(block, dtype).reshape(shape)
 
-    source = array(engine._input)
-    array("output_tokens")[:] = np.concatenate([source, source], 1)
-    array("output_scores")[:] = source.shape[0] * 1000 + source.shape[1]
+
+def mock_network(context: IExecutionContext) -> None:
+    """Read the inputs and write the outputs where the context's addresses say.
+
+    Of the halves, the encoder gives the source's own lengths and hands the source over; the decoder writes
+    the sentence's first word at every unk of the canvas, and as scores the canvas's width.
+    """
+    given = {name: context._array(name) for name in context._engine._tensors}
+    source = given["src_tokens"]
+    if "lengths" in given:
+        given["encoded"][:] = source[..., None]
+        given["lengths"][:] = (source != 1).sum(1)
+    elif "canvas" in given:
+        canvas = given["canvas"]
+        word = given["encoded"][:, 1:2, 0].astype(np.int64)
+        given["output_tokens"][:] = np.where(canvas == 3, word, canvas)
+        given["output_scores"][:] = np.where(canvas == 1, 0, canvas.shape[1])
+    else:
+        given["output_tokens"][:] = np.concatenate([source, source], 1)
+        given["output_scores"][:] = source.shape[0] * 1000 + source.shape[1]
 
 
 class ICudaEngine:
@@ -271,20 +303,22 @@ class ICudaEngine:
 
     def __init__(self, trt, plan):
         self._trt, self._plan = trt, plan
-        self._input = next(iter(plan["profiles"][0]))
-        self._names = [self._input, *plan["outputs"]]
+        self._inputs = list(plan["inputs"])
+        self._tensors = plan["inputs"] | plan["outputs"]  # name to type and axes
+        self._names = list(self._tensors)
         self.num_io_tensors = len(self._names)
 
     def get_tensor_name(self, index):
         return self._names[index]
 
     def get_tensor_mode(self, name):
-        return TensorIOMode.INPUT if name == self._input else TensorIOMode.OUTPUT
+        return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name):
-        return DataType[
-            {self._input: self._plan["input_type"], "output_scores": "FLOAT"}.get(name, "INT64")
-        ]
+        return DataType[self._tensors[name][0]]
+
+    def get_tensor_shape(self, name):
+        return tuple(-1 if isinstance(dim, str) else dim for dim in self._tensors[name][1])
 
     def create_execution_context(self, strategy):
         assert strategy == ExecutionContextAllocationStrategy.USER_MANAGED
@@ -295,9 +329,8 @@ class ICudaEngine:
 
 
 def nptype(trt_type):
-    return {DataType.INT32: np.int32, DataType.INT64: np.int64, DataType.FLOAT: np.float32}[
-        trt_type
-    ]
+    types = {"BOOL": np.bool_, "INT32": np.int32, "INT64": np.int64, "FLOAT": np.float32}
+    return types[trt_type.name]
 
 
 class MockTensorRT:
@@ -356,8 +389,8 @@ class MockTensorRT:
                 return json.dumps(
                     {
                         "profiles": [profile._shapes for profile in config._profiles],
-                        "input_type": network._input_type,
-                        "outputs": network._outputs,
+                        "inputs": {t.name: (t._type, t._dims) for t in network._inputs},
+                        "outputs": {t.name: (t._type, t._dims) for t in network._outputs},
                         "verbosity": config.profiling_verbosity.name,
                     }
                 ).encode()
@@ -369,9 +402,7 @@ class MockTensorRT:
             def parse_from_file(self, model):
                 graph = onnx.load(model).graph
                 self._network._inputs = [ITensor(value) for value in graph.input]
-                elem_type = graph.input[0].type.tensor_type.elem_type
-                self._network._input_type = onnx.TensorProto.DataType.Name(elem_type)
-                self._network._outputs = [value.name for value in graph.output]
+                self._network._outputs = [ITensor(value) for value in graph.output]
                 return not trt.parser_errors
 
             @property

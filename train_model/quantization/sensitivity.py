@@ -1,0 +1,276 @@
+"""What INT8 costs layer by layer: which layers are worth keeping in higher precision.
+
+    python -m train_model.quantization.sensitivity --model demo
+
+Every linear layer is measured twice on the same sentences: alone in INT8, and alone not in INT8. The
+logit error is the difference of the decoder's scores from FP32 over their own spread, both without the
+mean over the vocabulary, which changes nothing. Writes build/sensitivity/<model>.json, .md and .png.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from train_model.cli import UserError, atomic_path, run
+from train_model.data.tokenizer import Tokenizer
+from train_model.models.checkpoint import load_checkpoint
+from train_model.models.conv_crf_transformer import ConvCrfTransformer
+from train_model.models.fold import merge_projections
+from train_model.models.zoo import ModelFiles, model_files
+from train_model.quantization.calibration import METHODS, calibrate
+from train_model.quantization.ptq import layers_to_quantize, with_ranges
+from train_model.quantization.text import batches, calibration_rows, read_lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """What a mixture of precisions gives: logit error, and exact match in percent (None: no text)."""
+
+    error: float
+    exact: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One layer: its share of all multiplications by weights, alone in INT8, and all but it."""
+
+    layer: str
+    share: float
+    only: Quality
+    without: Quality
+
+
+class Probe:
+    """The network in FP32 and INT8, and sentences to compare them with.
+
+    Args:
+        merged: the network in FP32, its projections merged.
+        ranges: of all its layers, from ``calibrate``.
+        names: the layers.
+        rows: encoded source sentences.
+        references: what exact matches are counted against; None without any.
+        tokenizer: turns tokens into text; None without references.
+    """
+
+    def __init__(
+        self,
+        merged: ConvCrfTransformer,
+        ranges: dict[str, Tensor],
+        names: list[str],
+        rows: list[list[int]],
+        references: list[str] | None = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        self._model = merge_projections(merged)
+        quantized = with_ranges(merged, names, ranges)
+        self._plain = {name: self._model.get_submodule(name) for name in names}
+        self._rounded = {name: quantized.get_submodule(name) for name in names}
+        self._batches = list(batches(rows))
+        self._references, self._tokenizer = references, tokenizer
+        self._expected: list[tuple[Tensor, Tensor]] = []  # canvas and logits of FP32
+        self.reference = self.quality([])
+
+    @torch.inference_mode()
+    def quality(self, int8: Collection[str]) -> Quality:
+        """Measure the network with the layers ``int8`` in INT8 and the rest in FP32."""
+        for name, plain in self._plain.items():
+            _put(self._model, name, self._rounded[name] if name in int8 else plain)
+        difference = spread = 0.0
+        exact = 0
+        for index, (chosen, tokens) in enumerate(self._batches):
+            canvas, logits, output = self._translate(index, tokens)
+            real = canvas.ne(1)[:, :, None]
+            expected = self._expected[index][1]
+            difference += _energy((logits - expected).masked_fill(~real, 0))
+            spread += _energy(expected.masked_fill(~real, 0))
+            if self._references is not None:
+                pairs = zip(output, chosen, strict=True)
+                exact += sum(
+                    self._tokenizer.decode(row[1:].tolist()) == self._references[at]
+                    for row, at in pairs
+                )
+        sentences = sum(len(chosen) for chosen, _ in self._batches)
+        share = None if self._references is None else 100 * exact / sentences
+        return Quality((difference / spread) ** 0.5, share)
+
+    def _translate(self, index: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The canvas of FP32, the scores for it, and the translation of the network's own canvas."""
+        model = self._model
+        source = model.encode(tokens)
+        width = min(2 * tokens.shape[1], model.config.max_target_positions)
+        own = model.initial_canvas(model.predict_length(source), width)
+        if index == len(self._expected):  # the first time is FP32
+            self._expected.append((own, model.decode(own, source)))
+        canvas = self._expected[index][0]
+        logits = model.decode(canvas, source)
+        own_logits = logits if torch.equal(own, canvas) else model.decode(own, source)
+        output = model.crf_decode(own_logits, own)[0] if self._references is not None else own
+        return canvas, logits, output
+
+
+def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, layer)
+
+
+def _energy(logits: Tensor) -> float:
+    return float((logits - logits.mean(-1, keepdim=True)).double().square().sum())
+
+
+def suggest(rows: list[Row]) -> list[str]:
+    """The fewest layers without which half of the logit error should be gone.
+
+    Errors of single layers are small and independent, so that their squares add up.
+    """
+    left = sum(row.only.error**2 for row in rows)
+    target = left / 4
+    kept = []
+    for row in sorted(rows, key=lambda row: -row.only.error):
+        if left <= target:
+            break
+        left -= row.only.error**2
+        kept.append(row.layer)
+    return kept
+
+
+def measure(probe: Probe, names: list[str]) -> list[Row]:
+    """One row a layer, in the network's order."""
+    sizes = {name: probe._plain[name].weight.numel() for name in names}
+    rows = []
+    for index, name in enumerate(names):
+        others = [other for other in names if other != name]
+        share = sizes[name] / sum(sizes.values())
+        rows.append(Row(name, share, probe.quality([name]), probe.quality(others)))
+        print(f"{index + 1:>4}/{len(names)} {_line(rows[-1])}", flush=True)
+    return rows
+
+
+_HEAD = (
+    f"{'layer':<46}{'weights':>8}{'error alone':>13}{'exact':>8}{'error without':>15}{'exact':>8}"
+)
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row.layer:<46}{row.share:>8.1%}{row.only.error:>13.5f}{_percent(row.only.exact):>8}"
+        f"{row.without.error:>15.5f}{_percent(row.without.exact):>8}"
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def markdown(title: str, summary: list[str], rows: list[Row]) -> str:
+    """The report: what was measured, the layers with the largest error first."""
+    lines = [f"# {title}", "", *(f"- {line}" for line in summary), ""]
+    lines += [
+        "| layer | share of weights | error alone in INT8 | exact match | error without it | exact match |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in sorted(rows, key=lambda row: -row.only.error):
+        lines.append(
+            f"| {row.layer} | {row.share:.1%} | {row.only.error:.5f} | {_percent(row.only.exact)} | "
+            f"{row.without.error:.5f} | {_percent(row.without.exact)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(path: Path, title: str, rows: list[Row], all_int8: Quality, kept: Collection[str]) -> None:
+    """One bar a layer: its error alone in INT8; the suggested layers in another colour."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 0.19 * len(rows) + 1.5))
+    colours = ["tab:red" if row.layer in kept else "tab:blue" for row in rows]
+    axes.barh([row.layer for row in rows], [row.only.error for row in rows], color=colours)
+    axes.axvline(all_int8.error, color="black", linestyle="--", label="all layers in INT8")
+    axes.bar(0, 0, color="tab:red", label="suggested for --keep")
+    axes.invert_yaxis()
+    axes.margins(y=0.005)
+    axes.tick_params(axis="y", labelsize=6)
+    axes.set_xlabel("logit error with this layer alone in INT8")
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)
+
+
+def _sentences(
+    files: ModelFiles, limit: int, vocabulary: int, longest: int
+) -> tuple[list[list[int]], list[str] | None, Tokenizer | None]:
+    """Encoded sentences to measure with: of the test split, or random ones."""
+    if files.test_src is None or files.test_tgt is None:
+        return calibration_rows(files, None, limit, vocabulary, longest)[0], None, None
+    tokenizer = Tokenizer.from_files(files)
+    pairs = zip(read_lines(files.test_src, limit), read_lines(files.test_tgt, limit), strict=True)
+    encoded = [(tokenizer.encode(source), target) for source, target in pairs]
+    fitting = [(row, target) for row, target in encoded if len(row) <= longest]
+    return [row for row, _ in fitting], [target for _, target in fitting], tokenizer
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; see ``--help``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="demo", help="demo, wmt16 or wmt16-random")
+    parser.add_argument("--method", choices=METHODS, default="max", help="of calibration")
+    parser.add_argument("--sentences", type=int, default=200, help="of the test split (200)")
+    parser.add_argument("--calibration", type=int, default=512, help="sentences of it (512)")
+    parser.add_argument("--build-dir", type=Path, default="build", help="default build")
+    parser.add_argument("--output", type=Path, help="folder (default build/sensitivity)")
+    options = parser.parse_args(argv)
+    if min(options.sentences, options.calibration) < 1:
+        raise UserError("--sentences and --calibration need a number above 0")
+    files = model_files(options.model, options.build_dir)
+    if files.autoregressive:
+        raise UserError(f"{files.name} gives one token at a time; INT8 is for demo and wmt16")
+    loaded = load_checkpoint(files.checkpoint)
+    limits = loaded.config.src_vocab, loaded.config.max_source_positions
+    merged = merge_projections(loaded.model)
+    names = layers_to_quantize(merged)
+    rows, origin = calibration_rows(files, None, options.calibration, *limits)
+    tokens = [tokens for _, tokens in batches(rows)]
+    ranges = calibrate(merged, names, tokens, options.method)
+    probe = Probe(merged, ranges, names, *_sentences(files, options.sentences, *limits))
+    print(f"     {_HEAD}")
+    measured = measure(probe, names)
+    all_int8, kept = probe.quality(names), suggest(measured)
+    partly = probe.quality([name for name in names if name not in kept])
+    title = f"INT8 sensitivity of {files.name}"
+    summary = [
+        f"{options.sentences} test sentences; ranges ({options.method}) from {origin}",
+        f"FP32: exact match {_percent(probe.reference.exact)}",
+        f"all {len(names)} layers in INT8: logit error {all_int8.error:.5f}, exact match "
+        f"{_percent(all_int8.exact)}",
+        f"all but these {len(kept)}: logit error {partly.error:.5f}, exact match "
+        f"{_percent(partly.exact)}: --keep {' --keep '.join(kept)}",
+    ]
+    folder = options.output or options.build_dir / "sensitivity"
+    report = {
+        "model": files.name,
+        "summary": summary,
+        "reference": dataclasses.asdict(probe.reference),
+        "all_int8": dataclasses.asdict(all_int8),
+        "keep": kept,
+        "with_keep": dataclasses.asdict(partly),
+        "layers": [dataclasses.asdict(row) for row in measured],
+    }
+    with atomic_path(folder / f"{files.name}.json") as path:
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with atomic_path(folder / f"{files.name}.md") as path:
+        path.write_text(markdown(title, summary, measured), encoding="utf-8")
+    plot(folder / f"{files.name}.png", title, measured, all_int8, kept)
+    print("\n".join(["", *summary, f"wrote {folder}/{files.name}.json, .md and .png"]))
+
+
+if __name__ == "__main__":
+    run(main)

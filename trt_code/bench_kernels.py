@@ -350,6 +350,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--op", default=",".join(OPERATORS), help="of " + ", ".join(OPERATORS))
     parser.add_argument("--shape", default=",".join(SHAPES), help="of " + ", ".join(SHAPES))
     parser.add_argument("--dtype", default="fp16", help="of " + ", ".join(DTYPES))
+    parser.add_argument(
+        "--large-dtype", default="", help="further types, timed at the large shape alone"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--commit", help="recorded where this is no git checkout")
     args = parser.parse_args(argv)
@@ -357,6 +360,7 @@ def main(argv: list[str] | None = None) -> int:
         ("--op", args.op, OPERATORS),
         ("--shape", args.shape, SHAPES),
         ("--dtype", args.dtype, DTYPES),
+        ("--large-dtype", args.large_dtype or args.dtype, DTYPES),
     ):
         if unknown := set(given.split(",")) - set(known):
             raise UserError(
@@ -374,14 +378,15 @@ def main(argv: list[str] | None = None) -> int:
     bandwidth = copy_bandwidth()
     wanted = args.op.split(",")
     rows = []
-    for dtype in args.dtype.split(","):
-        for shape in args.shape.split(","):
-            for case in cases(shape, dtype):
-                if case.name not in wanted:
-                    continue
-                rows.append(measure(case, bandwidth, not args.no_compile))
-                print(json.dumps(rows[-1]), flush=True)
-                torch.cuda.empty_cache()
+    sizes = [(s, d) for d in args.dtype.split(",") for s in args.shape.split(",")]
+    sizes += [("large", dtype) for dtype in args.large_dtype.split(",") if dtype]
+    for shape, dtype in sizes:
+        for case in cases(shape, dtype):
+            if case.name not in wanted:
+                continue
+            rows.append(measure(case, bandwidth, not args.no_compile))
+            print(json.dumps(rows[-1]), flush=True)
+            torch.cuda.empty_cache()
     rows.sort(key=lambda row: row["op"])
     text = markdown(facts, bandwidth, rows)
     content = {"facts": facts, "copy_bytes_per_second": bandwidth, "rows": rows}

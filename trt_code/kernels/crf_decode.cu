@@ -4,29 +4,33 @@
 //     on the matrix units, and leave them in shared memory with the step's emissions and mask.
 //     Products of 16-bit types are exact in the FP32 sums; FP32 operands are split in two TF32
 //     parts, of which the product of the low parts alone is left out (about 2^-22 relative);
-//   - the first warp runs the recursion over the steps that are ready, a lane a target slot or
-//     two: one step after another, with no barrier among warps inside a step.
+//   - kSearchers warps run the recursion over the steps that are ready. It is the critical path:
+//     one step after another. Each warp finds the best of its share of the sources for every
+//     target, and after a barrier among the searchers all of them combine the shares, so that each
+//     knows the new scores without another barrier.
 //
-// They meet at one barrier per chunk of steps. Back pointers stay in shared memory; prefix scores
-// go to the workspace, since only the back-trace knows which of them count.
+// All meet at one barrier per chunk of steps, the same instruction for searchers and workers: two
+// __syncthreads() in the two branches of an `if` count as well on the hardware, but C++ forbids it,
+// synccheck stops the kernel with a launch failure, and racecheck sees races that are none. Back
+// pointers stay in shared memory; prefix scores go to the workspace, since only the back-trace
+// knows which of them count.
 //
-// Measured on an H100 (FP16, beam 32, rank 32), batch x length 16 x 64, 64 x 128 and 256 x 512: 26,
-// 49 and 426 us. Tried: four warps that share the recursion, 25 us, since the workers' loads of
-// rows are what takes the time (the compiler unpacks each row's elements before it loads the next
-// row); with the rows kept packed as well, 21 against 30 us in a profile of the whole network. That
-// form gave the same results in every test, but ended in a launch failure under memcheck in FP32
-// before its rows were packed. That is not explained yet, and the form waits for it.
+// Measured on an H100 (FP16, beam 32, rank 32), batch x length 16 x 64, 64 x 128 and 256 x 512, us:
+//
+//   one searching warp                                                    25.6   48.5   417
+//   four, searchers and workers in branches with barriers of their own    21.0   39.7   302
+//   the same with 6 workers instead of 8                                  22.2   42.5   293
+//   the same in 144 registers instead of 168                              23.2   43.4   324
 #include "crf_decode.h"
 #include "mma.cuh"
 
 namespace lite {
 namespace {
 
+constexpr int kSearchers = 4;
 constexpr int kWorkers = 8;
-constexpr int kThreads = (1 + kWorkers) * kWarpSize;
-constexpr int kTile = 32;        // transitions are computed in tiles of kTile x kTile
-constexpr int kRankSlice = 8;    // consecutive ranks of a row that one lane holds
-constexpr int kChainLength = 8;  // candidates of one chain of comparisons
+constexpr int kThreads = (kSearchers + kWorkers) * kWarpSize;
+constexpr int kTile = 32;  // transitions are computed in tiles of kTile x kTile
 
 template <typename T>
 struct Tensors {
@@ -52,35 +56,51 @@ struct StepLayout {
   static constexpr int kFloats = kMask + 4;
 };
 
+/// A way into a slot: its score and the slot that it comes from.
+struct Candidate {
+  float score;
+  int slot;
+};
+
 template <int kBeam>
 size_t sharedBytes(int length, int chunk) {
-  return sizeof(float) * (2 * chunk * StepLayout<kBeam>::kFloats + 2 * kBeam) +
-         size_t(length) * (kBeam + 1);
+  return sizeof(float) * 2 * chunk * StepLayout<kBeam>::kFloats +
+         sizeof(Candidate) * 2 * kSearchers * kBeam + size_t(length) * (kBeam + 1);
 }
 
 // ---- transitions --------------------------------------------------------------------------------
 
+/// Consecutive ranks of a row that one lane holds: 16 bytes, packed, since elements of 16 bits
+/// would each take a register.
 template <typename T>
 struct RankSlice {
-  T item[kRankSlice];
+  static constexpr int kRanks = kWidest<T>;
+  static constexpr int kWords = 4;
+  uint32_t word[kWords];
 };
 
+/// Ranks first.. of a row in one access; zeros where the row has ended. The row's length is a
+/// multiple of kRanks.
 template <typename T>
-__device__ __forceinline__ RankSlice<T> loadRanks(const T* row, int rank, int first,
-                                                  bool vectorised) {
+__device__ __forceinline__ RankSlice<T> loadVector(const T* row, int rank, int first) {
+  uint4 words{};
+  if (first < rank) words = *reinterpret_cast<const uint4*>(row + first);
+  return {{words.x, words.y, words.z, words.w}};
+}
+
+/// The same element by element, for any rank and alignment.
+template <typename T>
+__device__ __forceinline__ RankSlice<T> loadElements(const T* row, int rank, int first) {
   RankSlice<T> slice;
-  if (vectorised && first + kRankSlice <= rank) {
-    constexpr int kVec = kWidest<T>;
 #pragma unroll
-    for (int v = 0; v < kRankSlice; v += kVec) {
-      const Vector<T, kVec> part = loadVector<kVec>(row + first + v);
-#pragma unroll
-      for (int i = 0; i < kVec; ++i) slice.item[v + i] = part.item[i];
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kRankSlice; ++i) {
-      slice.item[i] = first + i < rank ? row[first + i] : fromFloat<T>(0.0f);
+  for (int w = 0; w < RankSlice<T>::kWords; ++w) {
+    const auto element = [&](int i) {
+      return first + i < rank ? row[first + i] : fromFloat<T>(0.0f);
+    };
+    if constexpr (sizeof(T) == sizeof(float)) {
+      slice.word[w] = __float_as_uint(element(w));
+    } else {
+      slice.word[w] = packPair(element(2 * w), element(2 * w + 1));
     }
   }
   return slice;
@@ -100,30 +120,12 @@ __device__ __forceinline__ uint32_t toTf32(float value) {
   return result;
 }
 
-/// The part of `value` that TF32 holds, and with kLow the part that this leaves.
+/// The part of a float that TF32 holds, and with kLow the part that this leaves.
 template <bool kLow>
-__device__ __forceinline__ uint32_t tf32Part(float value) {
+__device__ __forceinline__ uint32_t tf32Part(uint32_t word) {
+  const float value = __uint_as_float(word);
   const uint32_t high = toTf32(value);
   return kLow ? toTf32(value - __uint_as_float(high)) : high;
-}
-
-/// c += rows (16 x ranks) . columns (8 x ranks)^T over the 32 ranks that the four lanes of a row
-/// hold. The order of the ranks does not matter as long as both sides agree on it, so each lane
-/// feeds the tensor core from its own eight.
-template <typename T>
-__device__ __forceinline__ void multiplyRanks(float (&c)[4], const RankSlice<T>& upper,
-                                              const RankSlice<T>& lower,
-                                              const RankSlice<T>& column) {
-#pragma unroll
-  for (int i = 0; i < kRankSlice; i += 4) {
-    const uint32_t a[4] = {packPair(upper.item[i], upper.item[i + 1]),
-                           packPair(lower.item[i], lower.item[i + 1]),
-                           packPair(upper.item[i + 2], upper.item[i + 3]),
-                           packPair(lower.item[i + 2], lower.item[i + 3])};
-    const uint32_t b[2] = {packPair(column.item[i], column.item[i + 1]),
-                           packPair(column.item[i + 2], column.item[i + 3])};
-    mma16816<T>(c, a, b);
-  }
 }
 
 template <bool kLowRows, bool kLowColumns>
@@ -131,59 +133,104 @@ __device__ __forceinline__ void multiplyParts(float (&c)[4], const RankSlice<flo
                                               const RankSlice<float>& lower,
                                               const RankSlice<float>& column) {
 #pragma unroll
-  for (int i = 0; i < kRankSlice; i += 2) {
-    const uint32_t a[4] = {tf32Part<kLowRows>(upper.item[i]), tf32Part<kLowRows>(lower.item[i]),
-                           tf32Part<kLowRows>(upper.item[i + 1]),
-                           tf32Part<kLowRows>(lower.item[i + 1])};
-    const uint32_t b[2] = {tf32Part<kLowColumns>(column.item[i]),
-                           tf32Part<kLowColumns>(column.item[i + 1])};
+  for (int w = 0; w < RankSlice<float>::kWords; w += 2) {
+    const uint32_t a[4] = {tf32Part<kLowRows>(upper.word[w]), tf32Part<kLowRows>(lower.word[w]),
+                           tf32Part<kLowRows>(upper.word[w + 1]),
+                           tf32Part<kLowRows>(lower.word[w + 1])};
+    const uint32_t b[2] = {tf32Part<kLowColumns>(column.word[w]),
+                           tf32Part<kLowColumns>(column.word[w + 1])};
     multiplyTf32(c, a, b);
   }
 }
 
-template <>
-__device__ __forceinline__ void multiplyRanks<float>(float (&c)[4], const RankSlice<float>& upper,
-                                                     const RankSlice<float>& lower,
-                                                     const RankSlice<float>& column) {
-  multiplyParts<true, false>(c, upper, lower, column);
-  multiplyParts<false, true>(c, upper, lower, column);
-  multiplyParts<false, false>(c, upper, lower, column);
+/// c += rows (16 x ranks) . columns (8 x ranks)^T over the ranks that the four lanes of a row hold.
+/// The order of the ranks does not matter as long as both sides agree on it, so each lane feeds the
+/// matrix unit from its own slice.
+template <typename T>
+__device__ __forceinline__ void multiplyRanks(float (&c)[4], const RankSlice<T>& upper,
+                                              const RankSlice<T>& lower,
+                                              const RankSlice<T>& column) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    multiplyParts<true, false>(c, upper, lower, column);
+    multiplyParts<false, true>(c, upper, lower, column);
+    multiplyParts<false, false>(c, upper, lower, column);
+  } else {
+#pragma unroll
+    for (int w = 0; w < RankSlice<T>::kWords; w += 2) {
+      const uint32_t a[4] = {upper.word[w], lower.word[w], upper.word[w + 1], lower.word[w + 1]};
+      const uint32_t b[2] = {column.word[w], column.word[w + 1]};
+      mma16816<T>(c, a, b);
+    }
+  }
 }
 
-/// One warp: the transitions from slots i0.. at position t - 1 to slots j0.. at position t, and
-/// with i0 == 0 the emissions of those, and with j0 == 0 too the mask. Slots past the beam are
-/// computed from the last one's row and never looked at.
+/// A tile of one step's transitions: from slots i0.. at position t - 1 to slots j0.. at position t.
+struct Tile {
+  int t, i0, j0;
+};
+
+/// The tokens of the rows of E1 and E2 that this lane loads for a tile.
+struct TileTokens {
+  int32_t source[kTile / 8];
+  int32_t target[kTile / 8];
+};
+
+/// Slots past the beam read as its last one; what comes of them is never looked at.
+template <typename T>
+__device__ __forceinline__ TileTokens loadTokens(const CrfDecodeParams& p,
+                                                 const Tensors<T>& tensors, int64_t firstPosition,
+                                                 const Tile& tile) {
+  const int row = threadIdx.x % kWarpSize / 4;
+  const auto load = [&](int t, int slot) {
+    return tensors.targets[(firstPosition + t) * p.beam + min(slot, p.beam - 1)];
+  };
+  TileTokens tokens;
+#pragma unroll
+  for (int e = 0; e < kTile / 8; ++e) {
+    tokens.source[e] = load(tile.t - 1, tile.i0 + e * 8 + row);
+    tokens.target[e] = load(tile.t, tile.j0 + e * 8 + row);
+  }
+  return tokens;
+}
+
+/// One warp: a tile's transitions, and with i0 == 0 the emissions of its targets, and with j0 == 0
+/// too the step's mask, into `step`.
 template <typename T, int kBeam>
 __device__ void prepareTile(const CrfDecodeParams& p, const Tensors<T>& tensors, bool vectorised,
-                            int64_t sentence, int t, int i0, int j0, float* step) {
+                            int64_t firstPosition, const Tile& tile, const TileTokens& tokens,
+                            float* step) {
   using Layout = StepLayout<kBeam>;
   const int lane = threadIdx.x % kWarpSize;
-  const int row = lane / 4;     // of a tensor core's operands and result
-  const int column = lane % 4;  // which eight ranks; which pair of columns of the result
-  const int64_t position = sentence * p.length + t;
+  const int row = lane / 4;     // of a matrix instruction's operands and result
+  const int column = lane % 4;  // which slice of the ranks; which pair of columns of the result
+  const int64_t position = firstPosition + tile.t;
+  const int slot = tile.j0 + lane;
+  const bool emits = tile.i0 == 0 && slot < p.beam;
+  const float emission = emits ? toFloat(tensors.emissions[position * p.beam + slot]) : 0.0f;
+  const bool marks = tile.i0 == 0 && tile.j0 == 0 && lane == 0;
+  const bool real = marks && tensors.mask[position] != 0;
 
-  const auto rowOf = [&](const T* table, int64_t at, int slot) {
-    const int32_t token = tensors.targets[at * p.beam + min(slot, p.beam - 1)];
+  constexpr int kEighths = kTile / 8;
+  const auto rowOf = [&](const T* table, int32_t token) {
     return table + int64_t(min(max(token, 0), p.vocab - 1)) * p.rank;
   };
-  constexpr int kEighths = kTile / 8;
-  const T* rows[kEighths];
-  const T* columns[kEighths];
-#pragma unroll
-  for (int e = 0; e < kEighths; ++e) {
-    rows[e] = rowOf(tensors.E1, position - 1, i0 + e * 8 + row);
-    columns[e] = rowOf(tensors.E2, position, j0 + e * 8 + row);
-  }
-
   float result[kEighths / 2][kEighths][4] = {};
-  for (int ranks = 0; ranks < p.rank; ranks += 4 * kRankSlice) {
-    const int first = ranks + column * kRankSlice;
+  for (int ranks = 0; ranks < p.rank; ranks += 4 * RankSlice<T>::kRanks) {
+    const int first = ranks + column * RankSlice<T>::kRanks;
     RankSlice<T> source[kEighths];
     RankSlice<T> target[kEighths];
+    if (vectorised) {
 #pragma unroll
-    for (int e = 0; e < kEighths; ++e) {
-      source[e] = loadRanks(rows[e], p.rank, first, vectorised);
-      target[e] = loadRanks(columns[e], p.rank, first, vectorised);
+      for (int e = 0; e < kEighths; ++e) {
+        source[e] = loadVector(rowOf(tensors.E1, tokens.source[e]), p.rank, first);
+        target[e] = loadVector(rowOf(tensors.E2, tokens.target[e]), p.rank, first);
+      }
+    } else {
+#pragma unroll
+      for (int e = 0; e < kEighths; ++e) {
+        source[e] = loadElements(rowOf(tensors.E1, tokens.source[e]), p.rank, first);
+        target[e] = loadElements(rowOf(tensors.E2, tokens.target[e]), p.rank, first);
+      }
     }
 #pragma unroll
     for (int m = 0; m < kEighths / 2; ++m) {
@@ -197,150 +244,219 @@ __device__ void prepareTile(const CrfDecodeParams& p, const Tensors<T>& tensors,
   for (int m = 0; m < kEighths / 2; ++m) {
 #pragma unroll
     for (int n = 0; n < kEighths; ++n) {
-      float* to = step + (i0 + m * 16 + row) * Layout::kPitch + j0 + n * 8 + column * 2;
+      float* to = step + (tile.i0 + m * 16 + row) * Layout::kPitch + tile.j0 + n * 8 + column * 2;
       *reinterpret_cast<float2*>(to) = make_float2(result[m][n][0], result[m][n][1]);
       to += 8 * Layout::kPitch;
       *reinterpret_cast<float2*>(to) = make_float2(result[m][n][2], result[m][n][3]);
     }
   }
-  if (i0 == 0) {
-    const int slot = j0 + lane;
-    if (slot < p.beam) {
-      step[Layout::kEmissions + slot] = toFloat(tensors.emissions[position * p.beam + slot]);
-    }
-    if (j0 == 0 && lane == 0) step[Layout::kMask] = tensors.mask[position] != 0 ? 1.0f : 0.0f;
-  }
+  if (emits) step[Layout::kEmissions + slot] = emission;
+  if (marks) step[Layout::kMask] = real ? 1.0f : 0.0f;
 }
 
 // ---- recursion ----------------------------------------------------------------------------------
-
-struct Candidate {
-  float score;
-  int slot;
-};
 
 /// The better of two, where `second` has the higher slot: on ties the first stays.
 __device__ __forceinline__ Candidate better(Candidate first, Candidate second) {
   return second.score > first.score ? second : first;
 }
 
-/// The best way into slot j. Independent chains over runs of slots keep the latency of a comparison
-/// from adding up kBeam times. Slots past the beam have score -inf and so never win.
+/// The best of kCount candidates in the order of their slots. A tree: few comparisons in a row.
+template <int kCount>
+__device__ __forceinline__ Candidate bestOf(Candidate (&candidates)[kCount]) {
+#pragma unroll
+  for (int width = 1; width < kCount; width *= 2) {
+#pragma unroll
+    for (int i = 0; i + width < kCount; i += 2 * width) {
+      candidates[i] = better(candidates[i], candidates[i + width]);
+    }
+  }
+  return candidates[0];
+}
+
+/// A barrier of the searchers alone.
+__device__ __forceinline__ void meetSearchers() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kSearchers * kWarpSize) : "memory");
+}
+
+/// The recursion as one of the searching warps sees it. Lane l holds what belongs to the target
+/// slots l, l + 32, ...; slots past the beam have score -inf and so never win.
 template <int kBeam>
-__device__ __forceinline__ Candidate bestSource(const float* score, const float* step, int j) {
-  constexpr int kChains = kBeam / kChainLength;
-  Candidate best[kChains];
+struct Search {
+  using Layout = StepLayout<kBeam>;
+  static constexpr int kSlots = kBeam / kWarpSize;     // targets of a lane
+  static constexpr int kSources = kBeam / kSearchers;  // of a warp
+
+  int beam;
+  int warp, lane;
+  Candidate* shares;      // [2][kSearchers][kBeam] in shared memory
+  uint8_t* backPointers;  // [length][kBeam] in shared memory
+  float* prefix;          // [length][beam] of this sentence, in the workspace
+  float score[kSlots];
+  int turn;
+
+  __device__ int slotOf(int s) const { return s * kWarpSize + lane; }
+
+  __device__ void loadTransitions(const float* step, float (&into)[kSlots][kSources]) const {
 #pragma unroll
-  for (int chain = 0; chain < kChains; ++chain) {
+    for (int s = 0; s < kSlots; ++s) {
 #pragma unroll
-    for (int i = 0; i < kChainLength; i += 4) {
-      const int slot = chain * kChainLength + i;
-      const float4 four = *reinterpret_cast<const float4*>(score + slot);
-      const float* from = step + slot * StepLayout<kBeam>::kPitch + j;
-      const float sums[4] = {four.x + from[0], four.y + from[StepLayout<kBeam>::kPitch],
-                             four.z + from[2 * StepLayout<kBeam>::kPitch],
-                             four.w + from[3 * StepLayout<kBeam>::kPitch]};
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const Candidate next{sums[e], slot + e};
-        best[chain] = i + e == 0 ? next : better(best[chain], next);
+      for (int i = 0; i < kSources; ++i) {
+        into[s][i] = step[(warp * kSources + i) * Layout::kPitch + slotOf(s)];
       }
     }
   }
+
+  /// Position 0, whose scores are its emissions.
+  template <typename Emission>
+  __device__ void start(const Emission& emission) {
 #pragma unroll
-  for (int width = 1; width < kChains; width *= 2) {
-#pragma unroll
-    for (int chain = 0; chain + width < kChains; chain += 2 * width) {
-      best[chain] = better(best[chain], best[chain + width]);
+    for (int s = 0; s < kSlots; ++s) {
+      const int j = slotOf(s);
+      score[s] = -INFINITY;
+      if (j >= beam) continue;
+      score[s] = emission(j);
+      if (warp == 0) prefix[j] = score[s];
     }
   }
-  return best[0];
-}
+
+  /// The slot of the best score; for all lanes of a warp.
+  __device__ int best() const {
+    Candidate last{score[0], lane};
+#pragma unroll
+    for (int s = 1; s < kSlots; ++s) last = better(last, {score[s], slotOf(s)});
+#pragma unroll
+    for (int offset = 1; offset < kWarpSize; offset *= 2) {
+      const Candidate other{__shfl_xor_sync(kFullWarp, last.score, offset),
+                            __shfl_xor_sync(kFullWarp, last.slot, offset)};
+      last = other.slot < last.slot ? better(other, last) : better(last, other);
+    }
+    return last.slot;
+  }
+
+  /// Steps start..end-1 from their buffer. The transitions of a step are read during the one
+  /// before.
+  __device__ void run(const float* buffer, int start, int end) {
+    float transitions[kSlots][kSources];
+    loadTransitions(buffer, transitions);
+    for (int t = start; t < end; ++t) {
+      const float* step = buffer + (t - start) * Layout::kFloats;
+      const bool real = step[Layout::kMask] != 0.0f;
+      float emissions[kSlots];
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) emissions[s] = step[Layout::kEmissions + slotOf(s)];
+
+      Candidate* share = shares + (turn * kSearchers + warp) * kBeam;
+      float sources[kSources];
+#pragma unroll
+      for (int i = 0; i < kSources; ++i) {
+        const int source = warp * kSources + i;
+        float value = score[0];
+#pragma unroll
+        for (int s = 1; s < kSlots; ++s) value = source / kWarpSize == s ? score[s] : value;
+        sources[i] = __shfl_sync(kFullWarp, value, source % kWarpSize);
+      }
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) {
+        Candidate ways[kSources];
+#pragma unroll
+        for (int i = 0; i < kSources; ++i) {
+          ways[i] = {sources[i] + transitions[s][i], warp * kSources + i};
+        }
+        share[slotOf(s)] = bestOf(ways);
+      }
+      if (t + 1 < end) loadTransitions(step + Layout::kFloats, transitions);
+      meetSearchers();
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) {
+        const int j = slotOf(s);
+        Candidate all[kSearchers];
+#pragma unroll
+        for (int w = 0; w < kSearchers; ++w) {
+          all[w] = shares[(turn * kSearchers + w) * kBeam + j];
+        }
+        Candidate way = bestOf(all);
+        way.score += emissions[s];
+        if (!real) way = {score[s], j};
+        if (j < beam) score[s] = way.score;
+        if (warp == 0) {
+          backPointers[t * kBeam + j] = uint8_t(way.slot);
+          if (j < beam) prefix[t * beam + j] = way.score;
+        }
+      }
+      turn ^= 1;
+    }
+  }
+};
 
 template <typename T, int kBeam>
 __global__ void __launch_bounds__(kThreads, 1)
     crfDecodeKernel(CrfDecodeParams p, Tensors<T> tensors, int chunk, bool vectorised) {
   using Layout = StepLayout<kBeam>;
   extern __shared__ __align__(16) unsigned char shared[];
-  float* steps = reinterpret_cast<float*>(shared);     // [2][chunk] of Layout
-  float* score = steps + 2 * chunk * Layout::kFloats;  // [2][kBeam], the current one by turns
-  auto* backPointers = reinterpret_cast<uint8_t*>(score + 2 * kBeam);  // [length][kBeam]
-  uint8_t* path = backPointers + p.length * kBeam;                     // [length]
+  float* steps = reinterpret_cast<float*>(shared);  // [2][chunk] of Layout
+  auto* shares = reinterpret_cast<Candidate*>(steps + 2 * chunk * Layout::kFloats);
+  auto* backPointers = reinterpret_cast<uint8_t*>(shares + 2 * kSearchers * kBeam);
+  uint8_t* path = backPointers + p.length * kBeam;  // [length]
 
-  const int64_t sentence = blockIdx.x;
-  const int64_t firstPosition = sentence * p.length;
+  const int64_t firstPosition = int64_t(blockIdx.x) * p.length;
+  float* prefix = tensors.prefix + firstPosition * p.beam;
   const int warp = threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kWarpSize;
-  constexpr int kSlots = kBeam / kWarpSize;  // of a lane of the recursion
-  float* prefix = tensors.prefix + firstPosition * p.beam;
+  const int chunks = ceilDiv(p.length - 1, chunk);  // of the steps 1..length-1
 
-  int turn = 0;
-  if (warp == 0) {
-#pragma unroll
-    for (int s = 0; s < kSlots; ++s) {
-      const int j = s * kWarpSize + lane;
-      float first = -INFINITY;
-      if (j < p.beam) {
-        first = toFloat(tensors.emissions[firstPosition * p.beam + j]);
-        prefix[j] = first;
-      }
-      score[j] = first;
-      score[kBeam + j] = -INFINITY;
-    }
-    __syncwarp();
+  // What a warp keeps from chunk to chunk: a searcher the scores, a worker the tokens of its next
+  // tile. The tiles of a worker are worker, worker + kWorkers, ... of each chunk.
+  const bool searches = warp < kSearchers;
+  constexpr int kTiles = kBeam / kTile;
+  const int worker = warp - kSearchers;
+  const auto tilesOf = [&](int c) {
+    return min(chunk, p.length - 1 - c * chunk) * kTiles * kTiles;
+  };
+  const auto tileOf = [&](int c, int i) {
+    return Tile{1 + c * chunk + i / (kTiles * kTiles), i / kTiles % kTiles * kTile,
+                i % kTiles * kTile};
+  };
+  Search<kBeam> search{p.beam, warp, lane, shares, backPointers, prefix, {}, 0};
+  TileTokens tokens;
+  if (searches) {
+    search.start([&](int j) { return toFloat(tensors.emissions[firstPosition * p.beam + j]); });
+  } else if (chunks > 0 && worker < tilesOf(0)) {
+    tokens = loadTokens(p, tensors, firstPosition, tileOf(0, worker));
   }
 
-  const int chunks = ceilDiv(p.length - 1, chunk);  // of the steps 1..length-1
+  // Workers prepare chunk c while searchers run over chunk c - 1.
   for (int c = 0; c <= chunks; ++c) {
-    if (warp > 0 && c < chunks) {
-      float* buffer = steps + (c % 2) * chunk * Layout::kFloats;
-      const int count = min(chunk, p.length - 1 - c * chunk);
-      constexpr int kTiles = kBeam / kTile;
-      for (int unit = warp - 1; unit < count * kTiles * kTiles; unit += kWorkers) {
-        const int step = unit / (kTiles * kTiles);
-        const int i0 = unit / kTiles % kTiles * kTile;
-        const int j0 = unit % kTiles * kTile;
-        prepareTile<T, kBeam>(p, tensors, vectorised, sentence, 1 + c * chunk + step, i0, j0,
-                              buffer + step * Layout::kFloats);
-      }
-    }
-    if (warp == 0 && c > 0) {
-      const float* buffer = steps + ((c - 1) % 2) * chunk * Layout::kFloats;
+    if (searches) {
       const int start = 1 + (c - 1) * chunk;
-      const int end = min(start + chunk, p.length);
-      for (int t = start; t < end; ++t) {
-        const float* step = buffer + (t - start) * Layout::kFloats;
-        const float* now = score + turn * kBeam;
-        turn ^= 1;
-        const bool real = step[Layout::kMask] != 0.0f;
-#pragma unroll
-        for (int s = 0; s < kSlots; ++s) {
-          const int j = s * kWarpSize + lane;
-          Candidate best = bestSource<kBeam>(now, step, j);
-          best.score += step[Layout::kEmissions + j];
-          if (!real) best = {now[j], j};
-          backPointers[t * kBeam + j] = uint8_t(best.slot);
-          if (j < p.beam) {
-            score[turn * kBeam + j] = best.score;
-            prefix[t * p.beam + j] = best.score;
-          }
+      const float* buffer = steps + (c + 1) % 2 * chunk * Layout::kFloats;
+      if (c > 0) search.run(buffer, start, min(start + chunk, p.length));
+    } else if (c < chunks) {
+      float* buffer = steps + c % 2 * chunk * Layout::kFloats;
+      for (int i = worker; i < tilesOf(c); i += kWorkers) {
+        const Tile tile = tileOf(c, i);
+        const TileTokens now = tokens;
+        if (i + kWorkers < tilesOf(c)) {
+          tokens = loadTokens(p, tensors, firstPosition, tileOf(c, i + kWorkers));
+        } else if (c + 1 < chunks && worker < tilesOf(c + 1)) {
+          tokens = loadTokens(p, tensors, firstPosition, tileOf(c + 1, worker));
         }
-        __syncwarp();
+        prepareTile<T, kBeam>(p, tensors, vectorised, firstPosition, tile, now,
+                              buffer + (tile.t - 1 - c * chunk) * Layout::kFloats);
       }
     }
     __syncthreads();
   }
 
-  if (threadIdx.x == 0) {
-    const float* last = score + turn * kBeam;
-    Candidate best{last[0], 0};
-    for (int j = 1; j < p.beam; ++j) best = better(best, {last[j], j});
-    int slot = best.slot;
-    for (int t = p.length - 1; t > 0; --t) {
-      path[t] = uint8_t(slot);
-      slot = backPointers[t * kBeam + slot];
+  if (warp == 0) {
+    int slot = search.best();
+    if (lane == 0) {
+      for (int t = p.length - 1; t > 0; --t) {
+        path[t] = uint8_t(slot);
+        slot = backPointers[t * kBeam + slot];
+      }
+      path[0] = uint8_t(slot);
     }
-    path[0] = uint8_t(slot);
   }
   __syncthreads();
 
@@ -361,7 +477,8 @@ cudaError_t run(const CrfDecodeParams& p, const Tensors<T>& tensors, cudaStream_
   if (status != cudaSuccess) return status;
   int chunk = kWorkers;
   while (chunk > 1 && sharedBytes<kBeam>(p.length, chunk) > size_t(limit)) --chunk;
-  const bool vectorised = p.rank % kRankSlice == 0 && aligned(16, {tensors.E1, tensors.E2});
+  const bool vectorised =
+      p.rank % RankSlice<T>::kRanks == 0 && aligned(16, {tensors.E1, tensors.E2});
   return launch(crfDecodeKernel<T, kBeam>, p.batch, kThreads, sharedBytes<kBeam>(p.length, chunk),
                 stream, p, tensors, chunk, vectorised);
 }

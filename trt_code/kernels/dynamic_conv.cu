@@ -1,95 +1,145 @@
 // 16-bit types run on the matrix units (dynamic_conv_mma.cuh); FP32 here, product by product.
 //
-// A block computes a tile of positions for some channels of one head. The taps and the inputs of
-// the tile pass through shared memory; every thread owns 4 neighbouring positions of kChannels
+// A block computes a tile of positions for some channels of one head, a slice of channels after the
+// other. The taps of the tile are copied to shared memory once, the inputs slice by slice: while
+// one is computed the next is on its way. Every thread owns 4 neighbouring positions of kChannels
 // channels and slides a window of 8 inputs along the taps, so that a tap read from shared memory
-// serves kChannels products and an input those of up to 4 taps.
+// serves kChannels products and an input those of up to 4 taps. Where there are few blocks, each
+// takes fewer slices.
 //
 // Long kernels are taken in chunks of taps, each summed by itself: that keeps the rounding of long
 // sums small. To keep vector loads aligned, whatever padding_l, the tile's first input is rounded
 // down to a vector's start and the taps are counted from there: the first `lead` of them do not
 // exist and are skipped.
 //
-// Measured on an H100 (FP32, 512 channels, 8 heads, K 15, batch x length 256 x 512): 390 us, half
-// of the bandwidth of a copy, when loads went through registers. They are asynchronous since: not
-// timed yet.
+// What bounds it, on an H100 for 512 channels, 8 heads, K 15, batch x length 256 x 512: the bytes
+// that must move, 600 MB, take 200 us at the bandwidth of a copy (2.99 TB/s); the products 34 us,
+// and their reads of shared memory, 2 bytes a product, 68 us. So nothing but the memory, if the
+// copies never pause. Measured there, and for 64 x 128 and 16 x 64, us:
+//
+//   one slice a block, loads through registers                      390
+//   one slice a block, asynchronous copies                          249   19.0   4.3
+//   several slices, the next one copied meanwhile, 109 registers    228   22.2   4.5
+//   the same in 80 registers: 6 blocks a processor instead of 4     217   18.6   4.4   (92 % of
+//   copy)
 #include "dynamic_conv_mma.cuh"
 
 namespace lite {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kPositions = 4;  // of a thread
-constexpr int kChannels = 4;   // of a thread
-constexpr int kMaxTaps = 32;   // of a chunk
-constexpr int kTapStep = 4;    // chunks are multiples of this, the widest vector
+constexpr int kPositions = 4;           // of a thread
+constexpr int kChannels = 4;            // of a thread
+constexpr int kMaxTaps = 32;            // of a chunk
+constexpr int kTapStep = 4;             // chunks are multiples of this, the widest vector
+constexpr int kStages = 2;              // buffers: one is read while the other is filled
+constexpr int kResidentBlocks = 6;      // of a processor: bounds the registers
+constexpr int kBlocksPerProcessor = 8;  // that should be there before a block takes several slices
+
+template <int kTile>
+constexpr int kSliceChannels = kThreads / (kTile / kPositions) * kChannels;
 
 struct Tiling {
-  int taps;           // of a chunk, a multiple of kTapStep
-  int lead;           // taps that do not exist before the first
-  int channelBlocks;  // blocks over the channels of a head
+  int lead;    // taps that do not exist before the first
+  int taps;    // of a chunk, a multiple of kTapStep
+  int chunks;  // of the kernel's taps
+  int slices;  // of kSliceChannels channels, of a head
+  int slicesPerBlock;
+  int sliceBlocks;  // blocks over the slices of a head
   int positionBlocks;
 };
 
-template <int kTile>
-constexpr int kBlockChannels = kThreads / (kTile / kPositions) * kChannels;
-
 template <int kVec, int kTile>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks)
     dynamicConvKernel(DynamicConvParams p, Tiling tiling, const float* __restrict__ x,
                       const float* __restrict__ weight, float* __restrict__ y) {
   constexpr int kLanes = kTile / kPositions;  // threads along the positions
   constexpr int kRows = kThreads / kLanes;
-  constexpr int kTileChannels = kBlockChannels<kTile>;
+  constexpr int kTileChannels = kSliceChannels<kTile>;
   static_assert(kTileChannels == kRows * kChannels);
 
   const int columns = kTile + tiling.taps;
+  const int inputCount = kTileChannels * columns;
+  const int tapCount = tiling.taps * kTile;
   extern __shared__ __align__(16) unsigned char shared[];
-  float* inputs = reinterpret_cast<float*>(shared);  // [kTileChannels][columns]
-  float* taps = inputs + kTileChannels * columns;    // [tiling.taps][kTile]
+  float* inputs = reinterpret_cast<float*>(shared);  // [kStages][kTileChannels][columns]
+  float* taps = inputs + kStages * inputCount;       // [kStages, or 1 for one chunk][taps][kTile]
+  const auto inputsOf = [&](int step) { return inputs + step % kStages * inputCount; };
+  const auto tapsOf = [&](int step) {
+    return tiling.chunks > 1 ? taps + step % kStages * tapCount : taps;
+  };
 
   int64_t block = blockIdx.x;
   const int t0 = int(block % tiling.positionBlocks) * kTile;
   block /= tiling.positionBlocks;
-  const int headChannels = p.channels / p.heads;
-  const int c0 = int(block % tiling.channelBlocks) * kTileChannels;
-  block /= tiling.channelBlocks;
-  // The rows of x and y that belong to this block's channels, and the head's taps.
-  const int64_t firstRow = block * headChannels + c0;
-  const int channels = min(kTileChannels, headChannels - c0);
+  const int firstSlice = int(block % tiling.sliceBlocks) * tiling.slicesPerBlock;
+  const int slices = min(tiling.slicesPerBlock, tiling.slices - firstSlice);
+  block /= tiling.sliceBlocks;
+  // The rows of x and y that belong to the head from this block's first channel on, and its taps.
+  const int headChannels = p.channels / p.heads - firstSlice * kTileChannels;
+  const int64_t firstRow = (block + 1) * (p.channels / p.heads) - headChannels;
   x += firstRow * p.length;
   y += firstRow * p.length;
   weight += block * p.kernelSize * p.length;
 
+  // A step is one chunk of taps for one slice of channels.
+  const int steps = slices * tiling.chunks;
+  const int inputVectors = columns / kVec;
+  const int firstInput = t0 - p.paddingL - tiling.lead;
+  const auto load = [&](int step) {
+    const int chunk = step % tiling.chunks * tiling.taps;
+    if (step == 0 || tiling.chunks > 1) {
+      constexpr int kTapVectors = kTile / kVec;
+      const int firstTap = chunk - tiling.lead;
+      const int count = min(tiling.taps, p.kernelSize - firstTap);
+      float* to = tapsOf(step);
+      for (int i = threadIdx.x; i < count * kTapVectors; i += kThreads) {
+        const int tap = firstTap + i / kTapVectors;
+        const int t = t0 + i % kTapVectors * kVec;
+        const bool inside = tap >= 0 && t < p.length;
+        const int64_t at = int64_t(tap) * p.length + t;
+        copyVector<float, kVec>(to + i * kVec, weight + (inside ? at : 0), inside);
+      }
+    }
+    const int c0 = step / tiling.chunks * kTileChannels;
+    const int rows = min(kTileChannels, headChannels - c0);
+    const float* from = x + int64_t(c0) * p.length;
+    float* to = inputsOf(step);
+    int row = threadIdx.x / inputVectors;
+    int column = threadIdx.x % inputVectors;
+    for (int i = threadIdx.x; row < rows; i += kThreads) {
+      const int t = firstInput + chunk + column * kVec;
+      const bool inside = t >= 0 && t < p.length;
+      const int64_t at = int64_t(row) * p.length + t;
+      copyVector<float, kVec>(to + i * kVec, from + (inside ? at : 0), inside);
+      row += kThreads / inputVectors;
+      column += kThreads % inputVectors;
+      if (column >= inputVectors) {
+        column -= inputVectors;
+        ++row;
+      }
+    }
+    commitCopies();
+  };
+
   const int lane = threadIdx.x % kLanes;
   const int row = threadIdx.x / kLanes;
-  const int firstInput = t0 - p.paddingL - tiling.lead;
+  const int t = t0 + lane * kPositions;
   float sum[kChannels][kPositions] = {};
-
-  for (int chunk = 0; chunk < p.kernelSize + tiling.lead; chunk += tiling.taps) {
-    const int firstTap = chunk - tiling.lead;
-    const int tapCount = min(tiling.taps, p.kernelSize - firstTap);
-    if (chunk > 0) __syncthreads();
-
-    constexpr int kTapVectors = kTile / kVec;
-    for (int i = threadIdx.x; i < tapCount * kTapVectors; i += kThreads) {
-      const int tap = firstTap + i / kTapVectors;
-      const int t = t0 + i % kTapVectors * kVec;
-      const bool inside = tap >= 0 && t < p.length;
-      const int64_t at = int64_t(tap) * p.length + t;
-      copyVector<float, kVec>(taps + i * kVec, weight + (inside ? at : 0), inside);
+  load(0);
+  for (int step = 0; step < steps; ++step) {
+    if (step + 1 < steps) {
+      load(step + 1);
+      waitForCopies<1>();
+    } else {
+      waitForCopies<0>();
     }
-    const int inputVectors = columns / kVec;
-    for (int i = threadIdx.x; i < channels * inputVectors; i += kThreads) {
-      const int t = firstInput + chunk + i % inputVectors * kVec;
-      const bool inside = t >= 0 && t < p.length;
-      const int64_t at = int64_t(i / inputVectors) * p.length + t;
-      copyVector<float, kVec>(inputs + i * kVec, x + (inside ? at : 0), inside);
-    }
-    waitForCopies();
     __syncthreads();
 
-    const float* input = inputs + row * columns + lane * kPositions;
+    const int firstTap = step % tiling.chunks * tiling.taps - tiling.lead;
+    const int count = min(tiling.taps, p.kernelSize - firstTap);
+    const float* input = inputsOf(step) + row * columns + lane * kPositions;
+    const float* tap = tapsOf(step) + lane * kPositions;
     float window[kChannels][2 * kPositions];
     const auto shift = [&](int column) {  // let the window start 4 inputs later
 #pragma unroll
@@ -104,13 +154,12 @@ __global__ void __launch_bounds__(kThreads)
     };
     shift(0);
     float part[kChannels][kPositions] = {};
-    for (int group = 0; group < tapCount; group += kPositions) {
+    for (int group = 0; group < count; group += kPositions) {
       shift(group + kPositions);
 #pragma unroll
       for (int k = 0; k < kPositions; ++k) {
-        const int tap = firstTap + group + k;
-        if (tap < 0 || tap >= p.kernelSize) continue;
-        const auto w = loadVector<kPositions>(taps + (group + k) * kTile + lane * kPositions);
+        if (firstTap + group + k < 0 || group + k >= count) continue;
+        const auto w = loadVector<kPositions>(tap + (group + k) * kTile);
 #pragma unroll
         for (int i = 0; i < kPositions; ++i) {
           const float factor = w.item[i];
@@ -124,37 +173,53 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int i = 0; i < kPositions; ++i) sum[r][i] += part[r][i];
     }
-  }
-
-  const int t = t0 + lane * kPositions;
+    if ((step + 1) % tiling.chunks == 0) {  // the slice is done
+      const int c0 = step / tiling.chunks * kTileChannels;
 #pragma unroll
-  for (int r = 0; r < kChannels; ++r) {
-    const int c = row + r * kRows;
-    if (c >= channels) continue;
-    float* to = y + int64_t(c) * p.length + t;
-    if (kVec > 1 && t < p.length) {  // the length is a multiple of a vector, so all 4 are inside
-      storeVector(to, sum[r]);
-    } else {
+      for (int r = 0; r < kChannels; ++r) {
+        const int c = c0 + row + r * kRows;
+        if (c < headChannels) {
+          float* to = y + int64_t(c) * p.length + t;
+          if (kVec > 1 && t < p.length) {  // the length is a multiple of a vector: all 4 are inside
+            storeVector(to, sum[r]);
+          } else {
 #pragma unroll
-      for (int i = 0; i < kPositions; ++i) {
-        if (t + i < p.length) to[i] = sum[r][i];
+            for (int i = 0; i < kPositions; ++i) {
+              if (t + i < p.length) to[i] = sum[r][i];
+            }
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < kPositions; ++i) sum[r][i] = 0.0f;
       }
     }
+    __syncthreads();  // the buffers may be filled again
   }
 }
 
 template <int kVec, int kTile>
 cudaError_t run(const DynamicConvParams& p, const float* x, const float* weight, float* y,
                 cudaStream_t stream) {
+  int processors = 0;
+  const cudaError_t status = deviceAttribute(cudaDevAttrMultiProcessorCount, &processors);
+  if (status != cudaSuccess) return status;
   Tiling tiling;
   tiling.lead = (kVec - p.paddingL % kVec) % kVec;
   tiling.taps = std::min(kMaxTaps, roundUp(p.kernelSize + tiling.lead, kTapStep));
-  tiling.channelBlocks = ceilDiv(p.channels / p.heads, kBlockChannels<kTile>);
+  tiling.chunks = ceilDiv(p.kernelSize + tiling.lead, tiling.taps);
+  tiling.slices = ceilDiv(p.channels / p.heads, kSliceChannels<kTile>);
   tiling.positionBlocks = ceilDiv(p.length, kTile);
-  const size_t shared =
-      sizeof(float) * (kBlockChannels<kTile> * (kTile + tiling.taps) + tiling.taps * kTile);
-  const int64_t blocks = int64_t(p.batch) * p.heads * tiling.channelBlocks * tiling.positionBlocks;
-  return launch(dynamicConvKernel<kVec, kTile>, blocks, kThreads, shared, stream, p, tiling, x,
+  const int64_t tiles = int64_t(p.batch) * p.heads * tiling.positionBlocks;
+  const auto blocks = [&] { return tiles * tiling.sliceBlocks; };
+  tiling.slicesPerBlock = tiling.slices;
+  tiling.sliceBlocks = 1;
+  while (tiling.slicesPerBlock > 1 && blocks() < kBlocksPerProcessor * processors) {
+    tiling.slicesPerBlock = ceilDiv(tiling.slicesPerBlock, 2);
+    tiling.sliceBlocks = ceilDiv(tiling.slices, tiling.slicesPerBlock);
+  }
+  const size_t shared = sizeof(float) * (kStages * kSliceChannels<kTile> * (kTile + tiling.taps) +
+                                         (tiling.chunks > 1 ? kStages : 1) * tiling.taps * kTile);
+  return launch(dynamicConvKernel<kVec, kTile>, blocks(), kThreads, shared, stream, p, tiling, x,
                 weight, y);
 }
 

@@ -26,7 +26,16 @@ __device__ __forceinline__ void copyAsync(void* to, const void* from, bool insid
                : "memory");
 }
 
-__device__ __forceinline__ void waitForCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+/// Closes a group of the copies that this thread asked for since the last one.
+__device__ __forceinline__ void commitCopies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/// Waits for this thread's copies but those of the kPending youngest groups.
+template <int kPending>
+__device__ __forceinline__ void waitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
 
 /// Vectors of a row that lies in memory, shifted and cut, into a row of shared memory.
 template <typename T, int kVec>
@@ -103,7 +112,8 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t at = int64_t(c) * p.length + t;
     copyVector<T, kVec>(inputs + i * kVec, x + (inside ? at : 0), inside);
   }
-  waitForCopies();
+  commitCopies();
+  waitForCopies<0>();
   __syncthreads();
 
   const int lane = threadIdx.x % kWarpSize;

@@ -64,8 +64,8 @@ class Session {
 
   // The inputs arrive late on the given stream: work on any other stream reads poison.
   std::vector<Bytes> plain() {
-    poison(kPoison);
     for (const auto& input : inputs_) input->fill(kPoison);
+    poison(kPoison);  // and waits: a fill is no sooner done than its stream gets to it
     std::vector<std::unique_ptr<PinnedBytes>> sources;
     require(cudaLaunchHostFunc(stream_.get(), pause, nullptr), "cudaLaunchHostFunc");
     for (size_t i = 0; i < inputs_.size(); ++i) {

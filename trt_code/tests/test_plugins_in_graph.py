@@ -77,8 +77,10 @@ def values(
     runnable = with_reference_functions(model)
     del runnable.graph.output[:]
     runnable.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    options = onnxruntime.SessionOptions()  # unoptimised: every tensor stays, under its name
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
-        runnable.SerializeToString(), providers=["CPUExecutionProvider"]
+        runnable.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     tokens = np.random.default_rng(5).integers(4, 30, shape, dtype=np.int64)
     tokens[:, 0], tokens[:, -1] = 0, 2

@@ -184,7 +184,7 @@ void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
   runAttention<T>(mode, 1, 1, 1, 16, 1, dtype, stream);
   runAttention<T>(mode, 2, 5, 17, 96, 2, dtype, stream);
   runAttention<T>(mode, 9, 33, 16, 512, 8, dtype, stream);
-  runAttention<T>(mode, 1, 20, 512, 256, 2, dtype, stream);
+  runAttention<T>(mode, 1, 20, 300, 256, 2, dtype, stream);
   if constexpr (sizeof(T) == sizeof(float)) {
     runAttention<T>(mode, 2, 5, 7, 51, 3, dtype, stream);
   } else {

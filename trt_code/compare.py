@@ -158,6 +158,16 @@ def plot(results: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
+def write(results: dict[str, Any], folder: Path) -> None:
+    """The results as JSON, page and plot, each whole or not at all."""
+    with atomic_path(folder / "results.json") as path:
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    with atomic_path(folder / "results.md") as path:
+        path.write_text(markdown(results), encoding="utf-8")
+    with atomic_path(folder / "results.png") as path:
+        plot(results, path)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = argparse.ArgumentParser(
@@ -201,14 +211,10 @@ def main(argv: list[str] | None = None) -> None:
                 f"{time['sentences_per_s']:10.1f} sentences/s",
                 flush=True,
             )
+        write(results, arguments.output)  # at once: what follows may take long, or be stopped
     if not results["rows"]:
         raise UserError("none of the entries can run here; see the reasons above")
-    with atomic_path(arguments.output / "results.json") as path:
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    with atomic_path(arguments.output / "results.md") as path:
-        path.write_text(markdown(results), encoding="utf-8")
-    with atomic_path(arguments.output / "results.png") as path:
-        plot(results, path)
+    write(results, arguments.output)
     print(f"\nwrote {arguments.output}/results.json, .md and .png")
 
 

@@ -117,12 +117,14 @@ class IncrementalDecoder:
         self._position, self._room = 0, 0
         self._state: list[Tensor] = []
         self._device = src_tokens.device
+        # all at once: a number sent to a GPU in every step would cost more than the rest of the host's work
+        self._positions = torch.arange(max(max_steps, 1), device=self._device)
 
     def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Log-probabilities [B, beam, V] of the next token, see :class:`StepDecoder`."""
         if self._position == self._room:
             self._grow()
-        position = torch.tensor(self._position, device=self._device)
+        position = self._positions[self._position]
         logprobs, state = self._step(tokens, parents, position, self._source, self._state)
         self._state = list(state)
         self._position += 1

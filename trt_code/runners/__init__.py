@@ -53,6 +53,7 @@ AUTOREGRESSIVE = {
     "torch": "trt_code.runners.search.torch_steps",
     "ort": "trt_code.runners.search.ort_steps",
     "cuda-graph": "trt_code.runners.search.cuda_graph_steps",
+    "trt": "trt_code.runners.search.trt_steps",
 }
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 

@@ -68,7 +68,7 @@ def test_what_is_missing_is_told(tmp_path, build_dir):
     with pytest.raises(Unavailable, match="fp32 on the CPU"):
         create("ort", FILES, "fp16", "cpu", build_dir=build_dir)
     with pytest.raises(Unavailable, match="one token at a time"):
-        create("trt", FILES, "fp16", "cuda", build_dir=build_dir)
+        create("trt-split", FILES, "fp16", "cuda", build_dir=build_dir)
 
 
 def test_a_file_of_another_network_is_refused(tmp_path, build_dir):

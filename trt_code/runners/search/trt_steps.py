@@ -1,0 +1,246 @@
+"""Beam search with the steps in TensorRT: an engine for the encoder, and one for a step.
+
+The search and its state are PyTorch tensors on the GPU; the engines read and write them where they lie.
+Every set of shapes has an execution context and a CUDA graph of its own (``cuda_graph_steps``). As for
+``trt_runner``: until a machine with TensorRT has run it, only its control flow is proven, with a mock
+(tests/test_trt_search.py).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onnx_export.onnx_file import half_path
+from train_model.cli import UserError
+from train_model.models.incremental import IncrementalDecoder
+from trt_code.engine.graph_files import read_graph_files
+from trt_code.engine.profiles import Shape, best_profile
+from trt_code.engine.tensorrt_api import process_logger
+from trt_code.runners.base import Unavailable
+from trt_code.runners.search import BEAM, SearchRunner
+from trt_code.runners.search.cuda_graph_steps import CudaCapture, GraphedHalves
+from trt_code.runners.trt_runner import Plan
+
+
+def create(
+    model_files: Any,
+    precision: str,
+    device: str,
+    *,
+    build_dir: str | Path = "build",
+    beam: int | None = None,
+    len_penalty: float | None = None,
+    **_: Any,
+) -> SearchRunner:
+    """Make the runner of ``<build_dir>/<model>/model.<precision>.plan`` and the encoder's beside it.
+
+    Raises:
+        Unavailable: no TensorRT or GPU here, a plan is missing, stale, foreign or damaged, or the engine
+            was built for fewer hypotheses than ``beam``.
+    """
+    if device != "cuda":
+        raise Unavailable("TensorRT runs on a GPU only; use --device cuda, or the runner ort")
+    if not torch.cuda.is_available():
+        raise Unavailable("PyTorch, which does the search, sees no CUDA GPU (make doctor)")
+    step = Path(build_dir) / model_files.name / f"model.{precision}.plan"
+    try:
+        halves = EngineHalves(step, torch.device(device))
+        halves.check_beam(BEAM if beam is None else beam)
+    except UserError as error:
+        raise Unavailable(str(error)) from error
+    held_before = torch.cuda.memory_allocated()  # PyTorch's; engines' weights are TensorRT's
+    torch.cuda.reset_peak_memory_stats()
+    runner = SearchRunner(
+        "trt",
+        precision,
+        device,
+        halves.decoder(CudaCapture()),
+        halves.max_source,
+        lambda: torch.cuda.max_memory_allocated() - held_before,
+        beam,
+        len_penalty,
+    )
+    runner.max_batch = halves.max_batch
+    return runner
+
+
+class EngineHalves:
+    """The two engines of a network, and the limits of what they were built for.
+
+    Args:
+        step: plan of the step; the encoder's is ``half_path(step, "encoder")``.
+        device: where the engines find their tensors.
+
+    Raises:
+        UserError: no TensorRT or GPU here, a plan does not fit this machine, or is of something else.
+    """
+
+    def __init__(self, step: Path, device: torch.device) -> None:
+        plans = [Plan.open(path) for path in (half_path(step, "encoder"), step)]
+        engines = [plan.engine() for plan in plans]
+        self._device = device
+        self.engine_memory = max(engine.device_memory_size_v2 for engine in engines)
+        self._encoder, self._step = map(_Half, plans, engines)
+        self._check(step)
+        largest = [[profile.max for profile in plan.sidecar.profiles] for plan in plans]
+        self.max_batch, self.max_source = (
+            min(max(getattr(shape, axis) for shape in shapes) for shapes in largest)
+            for axis in Shape._fields
+        )
+        self._ranges, self._command = plans[1].sidecar.ranges, plans[1].sidecar.command
+        self._masked = _padding_policy(plans[1]) == "masked"
+
+    def check_beam(self, beam: int) -> None:
+        """Raise ``UserError`` if the step was built for fewer hypotheses a sentence."""
+        if beam > (most := self._ranges["beam"].max):
+            raise UserError(
+                f"the engine takes a beam of up to {most}, not {beam}; build it again with "
+                f"--axis beam=1:1:{beam}: {self._command}"
+            )
+
+    def decoder(self, capture: Any) -> IncrementalDecoder:
+        """What a search drives; ``capture`` is as :class:`GraphedHalves` has it."""
+        names = self._step.inputs
+        state = [name for name in names if name.startswith("layers.")]
+        source = self._encoder.outputs
+        logprobs = ["logprobs", *(f"next.{name}" for name in state)]
+        # of both engines and all contexts: they never run at the same time
+        scratch = torch.empty(max(1, self.engine_memory), dtype=torch.uint8, device=self._device)
+
+        def encoder() -> Any:
+            context = _Context(self._encoder, ["src_tokens"], source, scratch)
+            return lambda src_tokens: context.run([src_tokens])
+
+        def step() -> Any:
+            inputs = ["tokens", "parents", "position", *source, *state]
+            context = _Context(self._step, inputs, logprobs, scratch)
+
+            def run(*tensors: Any) -> tuple[Tensor, list[Tensor]]:
+                *single, sources, states = tensors
+                first, *new_state = context.run([*single, *sources, *states])
+                return first, new_state
+
+            return run
+
+        halves = GraphedHalves(encoder, step, capture, self.max_source if self._masked else 0)
+        shapes = [self._step.shape(name) for name in state]
+
+        def state_shapes(rows: int, room: int) -> list[tuple[int, ...]]:
+            # rows is the first axis that is free, room the second
+            return [
+                tuple(
+                    size if size >= 0 else (rows, 0, room)[axis] for axis, size in enumerate(shape)
+                )
+                for shape in shapes
+            ]
+
+        return IncrementalDecoder(
+            halves.encode,
+            halves.step,
+            state_shapes,
+            self._step.shape("logprobs")[-1],
+            self._ranges["room"].max,
+            self._step.dtype(state[0]) if state else torch.float32,
+        )
+
+    def _check(self, path: Path) -> None:
+        """See that these are the halves of one network."""
+        made = set(self._encoder.outputs)
+        state = {name for name in self._step.inputs if name.startswith("layers.")}
+        expected = {"tokens", "parents", "position", *made, *state}
+        results = {"logprobs", *(f"next.{name}" for name in state)}
+        if self._encoder.inputs != ["src_tokens"] or "source.padding_mask" not in made:
+            raise UserError(f"{half_path(path, 'encoder')} is no encoder of a Lite Transformer")
+        if set(self._step.inputs) != expected or set(self._step.outputs) != results:
+            raise UserError(f"{path} is no step of the Lite Transformer whose encoder is beside it")
+
+
+class _Half:
+    """An engine: the names, types and shapes of its tensors."""
+
+    def __init__(self, plan: Plan, engine: Any) -> None:
+        self.trt, self.engine = plan.trt, engine
+        self.profiles = plan.sidecar.profiles
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        read = plan.trt.TensorIOMode.INPUT
+        self.inputs = [name for name in names if engine.get_tensor_mode(name) == read]
+        self.outputs = [name for name in names if name not in self.inputs]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """With -1 where the size is free."""
+        return tuple(self.engine.get_tensor_shape(name))
+
+    def dtype(self, name: str) -> torch.dtype:
+        """PyTorch's name of a tensor's type."""
+        empty = np.empty(0, self.trt.nptype(self.engine.get_tensor_dtype(name)))
+        return torch.from_numpy(empty).dtype
+
+
+class _Context:
+    """An execution context for the shapes of its first run; ``scratch`` is no one else's while it runs."""
+
+    def __init__(
+        self, half: _Half, inputs: Sequence[str], outputs: Sequence[str], scratch: Tensor
+    ) -> None:
+        self._half, self._inputs, self._outputs = half, inputs, outputs
+        self._scratch = scratch
+        self._context: Any = None
+
+    def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Enqueue the engine on the current stream; the outputs are new tensors.
+
+        Raises:
+            UserError: the engine has no profile for the shapes, or TensorRT refuses them.
+        """
+        device = self._scratch.device
+        stream = torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0
+        feeds = dict(zip(self._inputs, tensors, strict=True))
+        if self._context is None:
+            self._context = self._make(feeds, stream)
+        context = self._context
+        results = [
+            torch.empty(
+                tuple(context.get_tensor_shape(name)), dtype=self._half.dtype(name), device=device
+            )
+            for name in self._outputs
+        ]
+        for name, tensor in (*feeds.items(), *zip(self._outputs, results, strict=True)):
+            context.set_tensor_address(name, tensor.data_ptr())
+        if not context.execute_async_v3(stream):
+            raise UserError(f"TensorRT could not run the engine: {process_logger().last_error()}")
+        return results
+
+    def _make(self, feeds: dict[str, Tensor], stream: int) -> Any:
+        half = self._half
+        named = "source.padding_mask" if "source.padding_mask" in feeds else "src_tokens"
+        profile = best_profile(half.profiles, Shape(*feeds[named].shape))
+        context = half.engine.create_execution_context(
+            half.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in feeds.items())
+        if context is None or not context.set_optimization_profile_async(profile, stream):
+            raise UserError(
+                f"TensorRT cannot make a context for {shapes}; see `nvidia-smi` for memory"
+            )
+        if stream:
+            torch.cuda.current_stream().synchronize()
+        context.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
+        accepted = [
+            context.set_input_shape(name, tuple(tensor.shape)) for name, tensor in feeds.items()
+        ]
+        if not all(accepted) or context.infer_shapes():
+            raise UserError(f"TensorRT refuses the input shapes {shapes}")
+        for name, tensor in feeds.items():
+            if tensor.dtype != half.dtype(name):
+                raise UserError(f"{name} is {tensor.dtype}, the engine takes {half.dtype(name)}")
+        return context
+
+
+def _padding_policy(plan: Plan) -> str | None:
+    """What the graph beside the plan says; None where it is gone."""
+    graph = plan.path.parent / plan.sidecar.graph.path
+    return read_graph_files(graph).metadata.get("padding_policy") if graph.is_file() else None

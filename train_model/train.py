@@ -197,9 +197,15 @@ def main(argv: list[str] | None = None) -> None:
         action="store_true",
         help="train on the corpus that train_model.distill made; into build/<recipe>-distilled",
     )
+    parser.add_argument(
+        "--corpus",
+        help="another corpus of train_model.data.prepare than the recipe's, of its languages",
+    )
     parser.add_argument("--build-dir", default="build", help="default build")
     options = parser.parse_args(argv)
     chosen = recipe.load(options.recipe, options.set)
+    if options.corpus:
+        chosen = dataclasses.replace(chosen, corpus=options.corpus)
     if options.distilled:
         chosen = dataclasses.replace(
             chosen, name=chosen.name + DISTILLED, corpus=chosen.corpus + DISTILLED

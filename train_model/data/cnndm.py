@@ -10,8 +10,8 @@ from pathlib import Path
 
 from train_model.cli import UserError
 from train_model.data.corpus import SPLITS
-from train_model.data.iwslt14 import learn_joint_bpe
 from train_model.data.prepare import claim, finish, read_lines, step
+from train_model.data.raw_text import learn_joint_bpe
 from train_model.data.tokenizer import load_bpe
 
 SOURCE = Path("data_model/cnndm")

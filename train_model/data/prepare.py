@@ -114,6 +114,12 @@ def _prepare_iwslt14(folder: Path) -> Path:
     return prepare_iwslt14(folder)
 
 
+def _prepare_wmt16_raw(folder: Path) -> Path:
+    from train_model.data.wmt16_raw import prepare_wmt16_raw
+
+    return prepare_wmt16_raw(folder)
+
+
 def _prepare_cnndm(folder: Path) -> Path:
     from train_model.data.cnndm import prepare_cnndm
 
@@ -123,6 +129,7 @@ def _prepare_cnndm(folder: Path) -> Path:
 CORPORA: dict[str, Callable[[Path], Path]] = {
     "demo": prepare_demo,
     "wmt16": prepare_wmt16,
+    "wmt16-raw": _prepare_wmt16_raw,
     "iwslt14": _prepare_iwslt14,
     "cnndm": _prepare_cnndm,
 }

@@ -1,0 +1,139 @@
+"""What corpora of published raw text share: fetching, unpacking, Moses' tokenizer and cleaning, joint BPE.
+
+Moses' scripts are Perl; sacremoses is its tokenizer in Python.
+"""
+
+import io
+import itertools
+import multiprocessing
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from subword_nmt.learn_bpe import learn_bpe
+from tqdm import tqdm
+
+from train_model.cli import UserError, atomic_path
+from train_model.data.prepare import read_lines
+from train_model.data.transfer import Ledger, fetch, refuse_impostor
+
+BATCH, CHUNK = 100_000, 500  # lines that are in memory, and that a worker takes at once
+_SEGMENT = re.compile(r'<seg id="[0-9]*">\s*(.*?)\s*</seg>')
+
+
+def obtain(archive: Path, url: str) -> None:
+    """Fetch ``archive`` from ``url`` unless it is there, and hold it against the first one's checksum.
+
+    The publishers give no checksums, so the first file's is kept in checksums.json beside it.
+
+    Raises:
+        NetworkError: it cannot be fetched; what came of it is kept.
+        UserError: it is not the file that was accepted before.
+    """
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(archive.with_name("checksums.json"))
+    if not archive.is_file():
+        print(f"fetching {url}")
+        part = archive.with_name(f".{archive.name}.part")
+        fetch(url, part)
+        try:
+            refuse_impostor(part)
+            ledger.accept(archive.name, part)
+        except UserError:
+            part.unlink()  # it would be taken for the beginning of the file next time
+            raise
+        part.replace(archive)
+    ledger.accept(archive.name, archive)
+
+
+def archived_lines(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, Iterator[str]]]:
+    """Name and lines of the members of a .tgz that are called so, in whatever folder; lines go by once.
+
+    Raises:
+        UserError: the archive is damaged, or lacks a member.
+    """
+    missing = set(names)
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                name = Path(member.name).name
+                if member.isfile() and name in missing:
+                    missing.remove(name)
+                    content = tar.extractfile(member)
+                    text = io.TextIOWrapper(content, "utf-8", errors="replace", newline="\n")
+                    yield name, (line.rstrip("\r\n") for line in text)
+                if not missing:
+                    return
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(
+            f"{archive} cannot be unpacked ({error}); delete it and run again"
+        ) from error
+    raise UserError(f"{archive} lacks {', '.join(sorted(missing)[:3])}; it is not the corpus")
+
+
+def segments(lines: Iterable[str]) -> Iterator[str]:
+    """The sentences of a test set in SGML."""
+    return itertools.chain.from_iterable(map(_SEGMENT.findall, lines))
+
+
+def tokenizer(language: str) -> Callable[[str], str]:
+    """Moses' tokenizer, which also escapes what its formats keep for themselves.
+
+    Raises:
+        UserError: sacremoses is not installed.
+    """
+    try:
+        from sacremoses import MosesTokenizer
+    except ImportError:
+        raise UserError("sacremoses is not here; run `pip install sacremoses`") from None
+    moses = MosesTokenizer(language)
+    return lambda line: moses.tokenize(line, return_str=True)
+
+
+def write_tokenised(lines: Iterable[str], language: str, path: Path, processes: int = 1) -> None:
+    """Tokenise ``lines`` into the file ``path``, in ``processes`` processes."""
+    tokenizer(language)  # what is missing is better told before there are processes
+    lines = iter(lines)
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as output,
+        multiprocessing.Pool(processes, _start_worker, (language,)) as pool,
+        tqdm(desc=f"tokenise {path.name}", unit=" line") as progress,
+    ):
+        while batch := list(itertools.islice(lines, BATCH)):
+            output.writelines(f"{line}\n" for line in pool.imap(_work, batch, CHUNK))
+            progress.update(len(batch))
+
+
+def is_clean(source: str, target: str, max_tokens: int, max_ratio: float) -> bool:
+    """Whether Moses' clean-corpus-n.perl keeps the tokenised pair."""
+    sizes = len(source.split()), len(target.split())
+    return min(sizes) >= 1 and max(sizes) <= max_tokens and max(sizes) <= max_ratio * min(sizes)
+
+
+def learn_joint_bpe(folder: Path, languages: tuple[str, str], merges: int, codes: Path) -> None:
+    """Learn merges from the training text of both languages under ``folder`` and write ``codes``."""
+    words: Counter[str] = Counter()
+    for language in languages:
+        for line in read_lines(folder / f"train.{language}"):
+            words.update(line.split())
+    vocabulary = [f"{word} {count}" for word, count in sorted(words.items())]
+    with (
+        atomic_path(codes) as temporary,
+        temporary.open("w", encoding="utf-8") as output,
+    ):
+        learn_bpe(vocabulary, output, merges, is_dict=True)
+
+
+_tokenise: Callable[[str], str]  # of a worker
+
+
+def _start_worker(language: str) -> None:
+    global _tokenise
+    _tokenise = tokenizer(language)
+
+
+def _work(line: str) -> str:
+    return _tokenise(line)

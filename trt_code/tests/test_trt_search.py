@@ -4,9 +4,12 @@ What is proven is the control flow: which shapes, types and addresses the engine
 them finds what the network finds. No engine is run.
 """
 
+import copy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,21 +64,39 @@ def trt(monkeypatch, tmp_path, graphs):
     return trt
 
 
-def compute(trt, context):
+def on_host(context, name):
+    return torch.from_numpy(context._array(name))
+
+
+def on_gpu(context, name):
+    """A tensor where the context's address says."""
+    kind = np.dtype(mock_tensorrt.nptype(context._engine.get_tensor_dtype(name)))
+    memory = SimpleNamespace(
+        __cuda_array_interface__={
+            "shape": context.get_tensor_shape(name),
+            "typestr": kind.str,
+            "data": (context._addresses[name], False),
+            "version": 3,
+        }
+    )
+    return torch.as_tensor(memory, device="cuda")
+
+
+def compute(trt, context, model=MODEL, tensor=on_host):
     """Run the half that the context's engine stands for, where the addresses say."""
     if context not in trt.contexts:
         trt.contexts.append(context)
-    tensors = {n: torch.from_numpy(context._array(n)) for n in context._engine._tensors}
+    tensors = {name: tensor(context, name) for name in context._engine._tensors}
     inputs, outputs = (
         [tensor for name, tensor in tensors.items() if (name in context._engine._inputs) is wanted]
         for wanted in (True, False)
     )
     with torch.inference_mode():
         if "src_tokens" in tensors:
-            results = EncoderHalf(MODEL)(*inputs)
+            results = EncoderHalf(model)(*inputs)
         else:
             count = 3 + sum(name.startswith("source.") for name in tensors)
-            logprobs, state = StepHalf(MODEL)(*inputs[:3], inputs[3:count], inputs[count:])
+            logprobs, state = StepHalf(model)(*inputs[:3], inputs[3:count], inputs[count:])
             results = [logprobs, *state]
         for output, result in zip(outputs, results, strict=True):
             output.copy_(result)
@@ -189,3 +210,27 @@ def test_an_engine_that_fails_is_told(trt):
     trt.refuse_execution = True
     with pytest.raises(UserError, match="could not run the engine: enqueue failed"):
         beam_search(decoder(), source(4), SearchOptions(beam=1))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("beam", "len_penalty"), [(1, 1.0), (4, 0.6)])
+def test_contexts_are_captured_in_cuda_graphs(trt, beam, len_penalty):
+    """The mock's engines put PyTorch's kernels on the stream that they are given; the graphs are real."""
+    model = copy.deepcopy(MODEL).cuda()
+    enqueued = []
+
+    def enqueue(context, stream):
+        enqueued.append(stream)
+        compute(trt, context, model, on_gpu)
+
+    trt.enqueue = enqueue
+    build()
+    engines = EngineHalves(STEP, torch.device("cuda")).decoder(cuda_graph_steps.CudaCapture())
+    plain = IncrementalDecoder.of(MODEL)
+    options = SearchOptions(beam=beam, len_penalty=len_penalty, max_len_b=20)
+    for tokens in (source(5), source(9, 4, 17), source(5, seed=1), source(9, 4, 17, seed=2)):
+        found = beam_search(engines, tokens.cuda(), options)
+        assert_same(found, beam_search(plain, tokens, options))
+    # each context warms up and is captured; what comes after are replays
+    assert len(enqueued) == (cuda_graph_steps.WARM_UPS + 1) * len(trt.contexts)
+    assert 0 not in enqueued

@@ -24,9 +24,10 @@ def translate(emissions: FLOAT, targets: INT32, E1: FLOAT, E2: FLOAT, mask: INT3
     return OPERATOR(emissions, targets, E1, E2, mask)
 
 
-# Two Scans, one along the sentence and one back. ONNX Runtime refuses a Scan of no steps, which a
+# Two Scans, one along the sentence and one back; the second finds again which predecessor the best was,
+# for the one slot that the path goes through. ONNX Runtime refuses a Scan of no steps, which a
 # sentence of one position would need, so one masked step stands at the end: a masked step keeps the
-# state, and the result is the same.
+# state, and the result is the same. Positions come first, or each Scan would transpose what it reads.
 @script(LITE, default_opset=op)
 def LiteCrfDecode(emissions: FLOAT, targets: INT32, E1: FLOAT, E2: FLOAT, mask: INT32):
     """Viterbi in FP32, whatever the precision of the node, as the CUDA kernel does."""
@@ -36,62 +37,58 @@ def LiteCrfDecode(emissions: FLOAT, targets: INT32, E1: FLOAT, E2: FLOAT, mask: 
     last = op.Constant(value_ints=[-1])
     end = op.Constant(value_ints=[2147483647])
 
-    wide = op.Cast(emissions, to=onnx.TensorProto.FLOAT)
-    first_score = op.Squeeze(op.Slice(wide, zero, one, one), one)
-    next_emissions = op.Concat(
-        op.Slice(wide, one, end, one), op.Slice(wide, zero, one, one), axis=1
+    # positions first, as the Scans take them
+    values = op.Transpose(op.Cast(emissions, to=onnx.TensorProto.FLOAT), perm=[1, 0, 2])
+    words = op.Transpose(targets, perm=[1, 0, 2])
+    first_score = op.Squeeze(op.Slice(values, zero, one, zero), zero)
+    next_values = op.Concat(
+        op.Slice(values, one, end, zero), op.Slice(values, zero, one, zero), axis=0
     )
-    next_targets = op.Concat(
-        op.Slice(targets, one, end, one), op.Slice(targets, zero, one, one), axis=1
+    next_words = op.Concat(
+        op.Slice(words, one, end, zero), op.Slice(words, zero, one, zero), axis=0
     )
-    next_mask = op.Pad(op.Slice(mask, one, end, one), op.Constant(value_ints=[0, 0, 0, 1]))
+    next_mask = op.Pad(
+        op.Slice(op.Transpose(mask, perm=[1, 0]), one, end, zero),
+        op.Constant(value_ints=[0, 0, 1, 0]),
+    )
     real = op.Cast(op.Unsqueeze(next_mask, two), to=onnx.TensorProto.BOOL)
-    beam = op.Squeeze(op.Shape(emissions, start=2, end=3))
-    keep = op.Unsqueeze(op.Range(op.Constant(value_int=0), beam, op.Constant(value_int=1)), zero)
 
-    # [B, T, K, K]: the score of reaching slot i at t + 1 from slot j at t
-    source = op.Cast(op.Gather(E1, targets), to=onnx.TensorProto.FLOAT)
-    target = op.Cast(op.Gather(E2, next_targets), to=onnx.TensorProto.FLOAT)
+    # [T, B, K, K]: the score of reaching slot i at t + 1 from slot j at t
+    source = op.Cast(op.Gather(E1, words), to=onnx.TensorProto.FLOAT)
+    target = op.Cast(op.Gather(E2, next_words), to=onnx.TensorProto.FLOAT)
     transitions = op.MatMul(target, op.Transpose(source, perm=[0, 1, 3, 2]))
 
     @graph()
-    def forward(score, transition, emission, is_real):
+    def forward(score, transition, value, is_real):
         paths = op.Unsqueeze(score, op.Constant(value_ints=[1])) + transition
         best = op.ReduceMax(paths, op.Constant(value_ints=[2]), keepdims=0)
-        slot = op.ArgMax(paths, axis=2, keepdims=0)
         prefix = op.Identity(score)
-        new_score = op.Where(is_real, best + emission, score)
-        return new_score, prefix, op.Where(is_real, slot, keep)
+        new_score = op.Where(is_real, best + value, score)
+        return new_score, prefix
 
-    score, prefixes, pointers = op.Scan(
-        first_score,
-        transitions,
-        next_emissions,
-        real,
-        body=forward,
-        num_scan_inputs=3,
-        scan_input_axes=[1, 1, 1],
+    score, prefixes = op.Scan(
+        first_score, transitions, next_values, real, body=forward, num_scan_inputs=3
     )
 
     @graph()
-    def backward(slot, prefix, pointer):
+    def backward(slot, prefix, transition, is_real):
         path_score = op.GatherElements(prefix, slot, axis=1)
-        previous = op.GatherElements(pointer, slot, axis=1)
+        paths = prefix + op.GatherND(transition, slot, batch_dims=1)
+        previous = op.Where(is_real, op.ArgMax(paths, axis=1, keepdims=1), slot)
         chosen = op.Identity(previous)
         return previous, chosen, path_score
 
     _, slots, path_scores = op.Scan(
         op.ArgMax(score, axis=1, keepdims=1),
         prefixes,
-        pointers,
+        transitions,
+        real,
         body=backward,
-        num_scan_inputs=2,
-        scan_input_directions=[1, 1],
+        num_scan_inputs=3,
+        scan_input_directions=[1, 1, 1],
         scan_output_directions=[1, 1],
-        scan_output_axes=[1, 1],
     )
-
-    tokens = op.Squeeze(op.GatherElements(targets, slots, axis=2), two)
-    path_scores = op.Squeeze(path_scores, two)
+    tokens = op.Transpose(op.Squeeze(op.GatherElements(words, slots, axis=2), two), perm=[1, 0])
+    path_scores = op.Transpose(op.Squeeze(path_scores, two), perm=[1, 0])
     before = op.Pad(op.Slice(path_scores, zero, last, one), op.Constant(value_ints=[0, 1, 0, 0]))
     return tokens, path_scores - before

@@ -24,7 +24,9 @@ ENV_BASE := $(call NEEDS,base)
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 FIND_PYTHON = for python in python3 python3.12 python3.11 python3.13; do \
 	$$python -c '$(SUITABLE)' 2>/dev/null && break; python=; done
-INSTALL := $(PY) -m pip install -qq --disable-pip-version-check
+# A lock names everything, with its hashes; pip takes nothing else.
+INSTALL := $(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes
+CUDA_BUILD = .venv/lib/python*/site-packages/torch/lib/libtorch_cuda.so
 
 .venv/base.stamp: requirements/base.lock
 	@$(FIND_PYTHON); test -n "$$python" || { echo "error: no Python 3.11 to 3.13 with venv on the PATH;" \
@@ -32,6 +34,8 @@ INSTALL := $(PY) -m pip install -qq --disable-pip-version-check
 	echo "installing requirements/base.lock into .venv ($$($$python --version)); minutes at the first time"; \
 	$$python -m venv .venv
 	@$(INSTALL) -r $<
+	@! ls $(CUDA_BUILD) >/dev/null 2>&1 || { echo "installing requirements/cuda.lock: PyTorch is a build for CUDA"; \
+	  $(INSTALL) -r requirements/cuda.lock; }
 	@touch $@
 
 .venv/%.stamp: requirements/%.lock .venv/base.stamp
@@ -42,7 +46,7 @@ INSTALL := $(PY) -m pip install -qq --disable-pip-version-check
 .venv/train.stamp: requirements/train.lock requirements/fairseq.lock .venv/base.stamp
 	@echo "installing requirements/train.lock and fairseq into .venv (fairseq is compiled; C++ compiler needed)"
 	@$(INSTALL) -r requirements/train.lock
-	@$(INSTALL) --no-deps -r requirements/fairseq.lock
+	@$(INSTALL) -r requirements/fairseq.lock
 	@touch $@
 
 .PHONY: help doctor env lock
@@ -62,8 +66,8 @@ HAS = $(shell $(DOCTOR) --require $(1) >/dev/null 2>&1 && echo yes)
 
 env: $(call NEEDS,base train int8 dev download)  ## make .venv with every package that needs no GPU
 
-lock: $(ENV_BASE)  ## resolve pyproject.toml anew into requirements/*.lock
-	$(PY) requirements/lock.py
+lock: build/lock/bin/uv  ## resolve pyproject.toml anew into requirements/*.lock, with hashes
+	@$(PY) requirements/lock.py $<
 
 # --- The line: checkpoint, ONNX, patched graph, engine ------------------------------------------
 # What builds talks on stderr, so that stdout has the results alone.
@@ -253,15 +257,18 @@ lint: $(call NEEDS,dev)  ## ruff and clang-format, changing nothing
 	@echo "clang-format --dry-run -Werror ($(words $(CPP_FILES)) files)"
 	@$(PY) -c 'import clang_format; clang_format.clang_format()' --dry-run -Werror $(CPP_FILES)
 
-# In an environment of its own, so that what it needs itself is not among what it checks.
+# In environments of their own, so that what they need themselves is not among what they lock and check.
 audit: build/audit/bin/pip-audit  ## the locked versions against the security advisories on PyPI
 	@$(PY) requirements/audit.py $<
 
-build/audit/bin/pip-audit: | $(ENV_BASE)
-	@echo "installing pip-audit into build/audit" >&2
-	@$(PY) -m venv build/audit && build/audit/bin/python -m pip install -qq --disable-pip-version-check \
-	  pip-audit==2.10.1 || { rm -rf build/audit; \
-	  echo "error: pip-audit could not be installed; make audit needs the network and PyPI" >&2; exit 2; }
+build/audit/bin/pip-audit: TOOL := pip-audit==2.10.1
+build/audit/bin/pip-audit: INTO := build/audit
+build/lock/bin/uv: TOOL := uv==0.13.9
+build/lock/bin/uv: INTO := build/lock
+build/audit/bin/pip-audit build/lock/bin/uv: | $(ENV_BASE)
+	@echo "installing $(TOOL) into $(INTO)" >&2
+	@$(PY) -m venv $(INTO) && $(INTO)/bin/python -m pip install -qq --disable-pip-version-check $(TOOL) || \
+	  { rm -rf $(INTO); echo "error: $(TOOL) could not be installed; this target needs the network and PyPI" >&2; exit 2; }
 
 clean:  ## remove what was built; .venv and downloads stay
 	rm -rf build

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 FOLDER = Path(__file__).parent
 LOCKS = sorted(FOLDER.glob("*.lock"))
 OPTIONS = ["--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json"]
@@ -16,7 +18,9 @@ OPTIONS = ["--no-deps", "--disable-pip", "--progress-spinner=off", "--format=jso
 
 def main() -> int:
     """Run the pip-audit that the first argument names."""
-    versions = {line for lock in LOCKS for line in lock.read_text().splitlines() if "==" in line}
+    entries = {line for lock in LOCKS for line in lock.read_text().splitlines() if "==" in line}
+    pins = [Requirement(entry.removesuffix(" \\")) for entry in entries]
+    versions = {pin.name for pin in pins if not pin.marker or pin.marker.evaluate()}
     command = [sys.argv[1], *OPTIONS]
     for lock in LOCKS:
         command += ["--requirement", str(lock)]

@@ -1,50 +1,83 @@
-"""Write requirements/*.lock: the exact versions of what pyproject.toml asks for.
+"""Write requirements/*.lock: the exact versions of what pyproject.toml asks for, with their hashes.
 
-Run it with `make lock` after changing a dependency. pip does the resolving (`--dry-run --report`);
-nothing is installed. The GPU libraries that some builds of PyTorch need are left out, because each
-PyTorch names the exact versions it wants itself.
+Run it with `make lock` after changing a dependency. uv resolves for every Python and system at once
+and knows the hashes of every file of a release; pip installs from the locks and takes nothing else.
+The GPU libraries that PyTorch's build on PyPI needs are in cuda.lock, since its build for CPUs needs
+none of them.
 """
 
-import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+PROJECT = FOLDER.parent / "pyproject.toml"
 EXTRAS = ("train", "int8", "dev", "download")
-GPU_LIBRARIES = ("nvidia-cu", "nvidia-nccl", "nvidia-nv", "triton", "cuda-")
+GPU_LIBRARIES = ("nvidia-", "triton", "cuda-")
+PYPI = "https://pypi.org/simple"
+CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
+OPTIONS = ["--python-version=3.11", "--fork-strategy=fewest", "--no-header", "--no-annotate"]
 
 
-def resolve(extras: str) -> dict[str, str]:
-    """Name to version of everything that the project with ``extras`` needs, itself left out."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
-    command += ["--report", "-", str(FOLDER.parent) + extras]
-    report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    packages = {
-        item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"]
-        for item in report["install"]
-    }
-    del packages["lite-transformer-trt"]
-    # A local build such as 2.13.0+cpu is the same release; which build is the index's affair.
+def resolve(uv: str, *wanted: str, text: str = "", index: str = PYPI) -> dict[str, str]:
+    """Name to entry (version, marker, hashes) of all that the arguments of uv, or ``text``, ask for."""
+    command = [uv, "pip", "compile", "--quiet", "--universal", "--generate-hashes", *OPTIONS]
+    command += ["--default-index", index, *(wanted or ["-"])]
+    reply = subprocess.run(command, input=text, check=True, stdout=subprocess.PIPE, text=True)
+    entries = re.findall(r"^\S.*(?:\n .*)*", reply.stdout, re.M)
     return {
-        name: version.split("+")[0]
-        for name, version in sorted(packages.items())
-        if not name.startswith(GPU_LIBRARIES)
+        re.split("[=; ]", entry, maxsplit=1)[0]: entry
+        for entry in entries
+        if "== 'emscripten'" not in entry  # Python in a browser
     }
 
 
 def main() -> None:
-    base = resolve("")
-    write("base", "", base)
+    """Lock with the uv that the first argument names."""
+    uv = sys.argv[1]
+    extras = [f"--extra={extra}" for extra in EXTRAS]
+    entries = resolve(uv, str(PROJECT), *extras)
+    base = resolve(uv, str(PROJECT)).keys()
+    gpu = {name for name in base if name.startswith(GPU_LIBRARIES)}
+    entries["torch"] = with_cpu_builds(uv, entries["torch"])
+    write("base", "", {name: entries[name] for name in base - gpu})
+    write("cuda", "'s PyTorch", {name: entries[name] for name in gpu})
     for extra in EXTRAS:
-        more = dict(resolve(f"[{extra}]").items() - base.items())
-        write(extra, f"[{extra}]", more, "-r base.lock")
+        more = resolve(uv, str(PROJECT), f"--extra={extra}").keys() - base
+        write(extra, f"[{extra}]", {name: entries[name] for name in more}, "-r base.lock")
+    fairseq = (FOLDER / "fairseq.lock").read_text()
+    pin = re.search(r"^fairseq==\S+", fairseq, re.M)[0]
+    entry = resolve(uv, "-", "--no-deps", text=pin)["fairseq"]
+    (FOLDER / "fairseq.lock").write_text(fairseq[: fairseq.index(pin)] + entry + "\n")
 
 
-def write(lock: str, extras: str, packages: dict[str, str], *head: str) -> None:
+def with_cpu_builds(uv: str, torch: str) -> str:
+    """The entry ``torch`` with the hashes of PyTorch's CPU builds as well, which PyPI does not have.
+
+    Where their index is out of reach, those stay that the present lock has for the same version.
+    """
+    version = re.match(r"torch==(\S+)", torch)[1]
+    try:
+        builds = resolve(uv, "-", "--no-deps", text=f"torch=={version}+cpu", index=CPU_BUILDS)[
+            "torch"
+        ]
+    except subprocess.CalledProcessError:
+        print(
+            f"warning: {CPU_BUILDS} is out of reach; its hashes stay as they were", file=sys.stderr
+        )
+        before = re.search(
+            rf"^torch=={re.escape(version)} .*(?:\n .*)*", (FOLDER / "base.lock").read_text(), re.M
+        )
+        builds = before[0] if before else ""
+    hashes = dict.fromkeys(re.findall(r"--hash=\w+:\w{64}", f"{torch}\n{builds}"))
+    return " \\\n    ".join([f"torch=={version}", *hashes])
+
+
+def write(lock: str, asked_by: str, entries: dict[str, str], *head: str) -> None:
     """Write ``requirements/<lock>.lock``."""
-    lines = [f"# Written by `make lock` from pyproject.toml{extras}; do not edit.", *head]
-    lines += [f"{name}=={version}" for name, version in sorted(packages.items())]
+    lines = [f"# Written by `make lock` from pyproject.toml{asked_by}; do not edit.", *head]
+    lines += [entries[name] for name in sorted(entries)]
     (FOLDER / f"{lock}.lock").write_text("\n".join(lines) + "\n")
 
 

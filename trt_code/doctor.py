@@ -109,7 +109,7 @@ DEPENDENCIES = (
     Dependency("torch", "the networks, export", _ENV, _package("torch")),
     Dependency("onnx", "export, surgery", _ENV, _package("onnx")),
     Dependency("onnxscript", "export", _ENV, _package("onnxscript")),
-    Dependency("onnx-graphsurgeon", "surgery", _ENV, _package("onnx-graphsurgeon")),
+    Dependency("onnx-ir", "surgery", _ENV, _package("onnx-ir")),
     Dependency("onnxruntime", "the ort runner, verify", _ENV, _package("onnxruntime")),
     Dependency("sacrebleu", "make eval", _ENV, _package("sacrebleu")),
     Dependency("subword-nmt", "text in, text out", _ENV, _package("subword-nmt")),

@@ -6,15 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
+PINS = {
+    Requirement(line.removesuffix(" \\"))
+    for lock in REQUIREMENTS.glob("*.lock")
+    for line in lock.read_text().splitlines()
+    if "==" in line
+}
 LOCKED = sorted(
-    {
-        tuple(line.split("=="))
-        for lock in REQUIREMENTS.glob("*.lock")
-        for line in lock.read_text().splitlines()
-        if "==" in line
-    }
+    (pin.name, str(pin.specifier).removeprefix("=="))
+    for pin in PINS
+    if pin.marker is None or pin.marker.evaluate()
 )
 CLEAN = [{"name": name, "version": version, "vulns": []} for name, version in LOCKED]
 ADVISORY = {"id": "PYSEC-2026-1", "fix_versions": ["9.9"]}

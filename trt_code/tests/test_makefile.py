@@ -86,11 +86,22 @@ def test_halves_are_built_and_patched_together(clone):
     assert "--split" not in make("--dry-run", "bench", "MODEL=demo-ar", folder=clone).stdout
 
 
+def test_an_autoregressive_network_is_patched_and_built_in_two_parts(clone):
+    planned = make("--dry-run", "patch", "PRECISION=fp16", "MODEL=demo-ar", folder=clone).stdout
+    assert planned.count("trt_code.onnx_surgeon") == 1  # which patches the encoder too
+    planned = make("--dry-run", "engine-fp16", "MODEL=demo-ar", folder=clone).stdout
+    for part in ("fp16", "fp16.encoder"):
+        assert f"--onnx build/demo-ar/model.{part}.onnx" in planned
+        assert f"--output build/demo-ar/model.{part}.plan" in planned
+    assert planned.count("trt_code.onnx_surgeon") == 1
+    assert "onnx_surgeon" not in make("--dry-run", "bench", "MODEL=demo-ar", folder=clone).stdout
+
+
 def test_tests_get_what_training_needs(clone):
     planned = make("--dry-run", "test", folder=clone).stdout
-    for words in ("-r requirements/train.lock", "--no-deps -r requirements/fairseq.lock"):
-        assert words in planned
-    assert planned.index("--no-deps") < planned.index("-m pytest")
+    for lock in ("train", "fairseq", "dev"):
+        assert f"--no-deps --require-hashes -r requirements/{lock}.lock" in planned
+    assert planned.rindex("--require-hashes") < planned.index("-m pytest")
 
 
 def test_another_interpreter_installs_nothing(clone):
@@ -156,11 +167,50 @@ def test_locks_hold_what_pyproject_asks_for():
     extras = project["optional-dependencies"]
     locked = {}
     for lock in ("base", *LOCKED_EXTRAS):
-        lines = (ROOT / "requirements" / f"{lock}.lock").read_text().splitlines()
-        locked |= dict(line.split("==") for line in lines if "==" in line)
+        text = (ROOT / "requirements" / f"{lock}.lock").read_text()
+        locked |= dict(re.findall(r"^([\w-]+)==([^\s;]+)", text, re.M))
     for text in [*project["dependencies"], *(t for e in LOCKED_EXTRAS for t in extras[e])]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(locked[requirement.name.lower()]), text
+
+
+@pytest.mark.parametrize(
+    "lock", sorted((ROOT / "requirements").glob("*.lock")), ids=lambda path: path.stem
+)
+def test_every_locked_version_has_hashes(lock):
+    entries = re.findall(r"^\w[\w-]*==.*(?:\n +.*)*", lock.read_text(), re.M)
+    assert entries
+    assert not [entry for entry in entries if "--hash=sha256:" not in entry]
+
+
+def test_a_cuda_build_of_pytorch_gets_its_libraries_from_the_lock(clone):
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    python = clone / ".venv" / "bin" / "python"
+    python.write_text("#!/bin/sh\necho $@\n")
+    python.chmod(0o755)
+    arguments = ("SUITABLE=import sys; sys.exit()", ".venv/base.stamp")
+    tools = clone / "tools"
+    tools.mkdir()
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        (tools / name).symlink_to(python)
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}"}
+
+    def installed() -> str:
+        reply = subprocess.run(
+            ["make", "--always-make", *arguments],
+            cwd=clone,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert reply.returncode == 0, reply.stderr
+        return reply.stdout
+
+    assert "cuda.lock" not in installed()
+    library = clone / ".venv/lib/python3.11/site-packages/torch/lib/libtorch_cuda.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    assert "--require-hashes -r requirements/cuda.lock" in installed()
 
 
 def test_a_gpu_with_its_compiler_is_used(clone):

@@ -3,7 +3,9 @@
     python -m trt_code.onnx_surgeon --input model.onnx --output model.fp16.onnx --precision fp16
 
 The patched file has nodes that only TensorRT with the project's plugins knows;
-``onnx_export.reference.with_reference_functions`` makes it run in ONNX Runtime, where it is proven.
+``onnx_export.reference.with_reference_functions`` makes it run in ONNX Runtime, where it is proven. Of an
+autoregressive network the encoder beside the input is patched too, and written beside the output. With
+``--split`` it is model.encoder.onnx and model.decoder.onnx beside the input, and such beside the output.
 """
 
 import argparse
@@ -14,7 +16,9 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from onnx_export.onnx_file import load_onnx, save_onnx
+from onnx_export.export_ar import encoder_path
+from onnx_export.export_split import HALVES
+from onnx_export.onnx_file import half_path, load_onnx, save_onnx
 from train_model.cli import UserError, run
 from trt_code import graph_lint
 from trt_code.surgeon import (
@@ -24,12 +28,13 @@ from trt_code.surgeon import (
     layer_norm,
     older_exports,
     plugin_nodes,
+    quantization,
     top_k,
     viterbi,
 )
 from trt_code.surgeon.graph import DOMAIN, Pass
 from trt_code.surgeon.precision import Plan, apply_plan, make_plan
-from trt_code.surgeon.ranges import measure
+from trt_code.surgeon.ranges import measure, measure_decoder, measure_step
 
 # FP32 and TF32 are one graph; which of them TensorRT computes is a flag of the build.
 PRECISIONS = {
@@ -44,6 +49,7 @@ PASSES: list[Pass] = [
     *decomposed_norm.PASSES,
     *viterbi.PASSES,
     *cumulative_sum.PASSES,
+    *quantization.PASSES,
     *fused_conv.PASSES,
     *layer_norm.PASSES,
     *top_k.PASSES,
@@ -75,26 +81,34 @@ class Report:
         ]
 
 
-def patch(model: ir.Model, precision: str = "fp32", without: Collection[str] = ()) -> Report:
+def patch(
+    model: ir.Model,
+    precision: str = "fp32",
+    without: Collection[str] = (),
+    encoder: ir.Model | None = None,
+) -> Report:
     """Patch ``model`` in place.
 
     Args:
         model: an exported graph, in FP32.
         precision: one of ``PRECISIONS``.
         without: names of passes to leave out.
+        encoder: the encoder of a decoder or of its step, in FP32. Without it nothing can be given to these,
+            so only what the weights tell is known of their ranges.
 
     Raises:
         UserError: int8 of a graph that is not quantized, or a graph that does not run.
     """
     quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
     if precision == "int8" and not quantized:
-        raise UserError("int8 needs a graph with QuantizeLinear nodes; quantize the model first")
+        raise UserError(
+            "int8 needs a graph with QuantizeLinear nodes; export a quantised checkpoint (make ptq)"
+        )
     counts = {item.name: item.apply(model) for item in PASSES if item.name not in without}
     low, plan, casts = PRECISIONS[precision], None, []
     if low is not None:
-        # a step's state is nothing that could be made up, so only what weights tell is known there
         try:
-            ranges = measure(model) if len(model.graph.inputs) == 1 else {}
+            ranges = _ranges(model, encoder)
         except Exception as error:  # onnxruntime's own types have no public base
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"the graph does not run: {reason}; export it again") from error
@@ -102,6 +116,13 @@ def patch(model: ir.Model, precision: str = "fp32", without: Collection[str] = (
         casts = apply_plan(model, plan)
     model.metadata_props["precision"] = precision
     return Report(counts, plan, casts)
+
+
+def _ranges(model: ir.Model, encoder: ir.Model | None) -> dict[str, float]:
+    if encoder is not None:
+        is_step = model.metadata_props["half"] == "step"
+        return (measure_step if is_step else measure_decoder)(encoder, model)
+    return measure(model) if len(model.graph.inputs) == 1 else {}
 
 
 def load(path: Path) -> ir.Model:
@@ -142,6 +163,11 @@ def main(argv: list[str] | None = None) -> int:
         "--layer-norm", choices=("plugin", "native"), default="plugin", help="LiteLayerNorm or ONNX"
     )
     parser.add_argument(
+        "--quantize-residuals",
+        action="store_true",
+        help="int8: let residual sums read INT8 too, which no training has seen (doc/int8.md)",
+    )
+    parser.add_argument(
         "--explain", action="store_true", help="say what stays FP32 and why, and where casts are"
     )
     parser.add_argument(
@@ -152,14 +178,37 @@ def main(argv: list[str] | None = None) -> int:
         metavar="PASS",
         help="leave a rewrite out (repeatable): " + ", ".join(item.name for item in PASSES),
     )
+    parser.add_argument("--split", action="store_true", help="the two files of export --split")
     arguments = parser.parse_args(argv)
     without = {*arguments.without}
     if arguments.layer_norm == "native":
         without |= {item.name for item in layer_norm.PASSES}
+    if not arguments.quantize_residuals:
+        without |= {item.name for item in quantization.PASSES}
+    if arguments.split:
+        encoder, decoder = (load(half_path(arguments.input, half)) for half in HALVES)
+        outputs = [half_path(arguments.output, half) for half in HALVES]
+        status = _patch_file(decoder, outputs[1], arguments, without, encoder)
+        return max(status, _patch_file(encoder, outputs[0], arguments, without))
     model = load(arguments.input)
-    report = patch(model, arguments.precision, without)
+    if model.metadata_props.get("half") != "step":
+        return _patch_file(model, arguments.output, arguments, without)
+    encoder = load(encoder_path(arguments.input))
+    status = _patch_file(model, arguments.output, arguments, without, encoder)
+    return max(status, _patch_file(encoder, encoder_path(arguments.output), arguments, without))
+
+
+def _patch_file(
+    model: ir.Model,
+    output: Path,
+    arguments: argparse.Namespace,
+    without: Collection[str],
+    encoder: ir.Model | None = None,
+) -> int:
+    """Patch ``model``, write it, say what was done; 1 if TensorRT would refuse it."""
+    report = patch(model, arguments.precision, without, encoder)
     try:
-        save_onnx(model, arguments.output)
+        save_onnx(model, output)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise UserError(
             f"{arguments.input} gives no valid graph: {error}; export it again"
@@ -168,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{report.counts.get(item.name, 'off'):>5}  {item.help}")
     if arguments.explain:
         print("\n".join(report.explain(model)))
-    print(f"{arguments.output}: {arguments.output.stat().st_size / 2**20:.1f} MiB")
+    print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB")
     return graph_lint.report(ir.serde.serialize_model(model))
 
 

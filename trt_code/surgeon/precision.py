@@ -20,12 +20,14 @@ FP32 = ir.DataType.FLOAT
 # Nodes that are as good in low precision as their operands; TensorRT sums products in FP32.
 _LAYOUT = frozenset(
     ("Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "Pad", "Reshape")
-) | {"Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+) | {"ScatterElements", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 _ELEMENTWISE = frozenset(["Add", "Clip", "Mul", "Neg", "Relu", "Sigmoid", "Sub", "Tanh", "Where"])
 _PRODUCTS = frozenset(["Conv", "Gemm", "LiteDynamicConv", "MatMul"])
 _LOW = _LAYOUT | _ELEMENTWISE | _PRODUCTS
 _LOW |= {"DequantizeLinear", "LiteCrfDecode", "LiteLayerNorm", "LiteTopK", "QuantizeLinear"}
 _LOW |= {"Softmax", "TopK"}
+# ONNX has these in BF16 from operator set 22 on, which the importer of TensorRT 10 does not read.
+_NOT_BF16 = frozenset(["Conv"])
 # Inputs and outputs of plugins that are FP32 in every precision.
 _FP32_INPUTS = {"LiteLayerNorm": (1, 2)}
 _FP32_OUTPUTS = {"LiteCrfDecode": (1,)}
@@ -74,6 +76,8 @@ def make_plan(model: ir.Model, low: ir.DataType, ranges: dict[str, float]) -> Pl
         reach = _largest(node, ranges)
         if node.op_type not in _LOW:
             plan.kept[node] = "sums, statistics and choices are made in FP32"
+        elif low == ir.DataType.BFLOAT16 and node.op_type in _NOT_BF16:
+            plan.kept[node] = f"ONNX has no {node.op_type} of BFLOAT16 in this operator set"
         elif reach > limit / _HEADROOM:
             plan.kept[node] = f"reaches {reach:.3g}; {low.name} ends at {limit:.3g}"
         elif _inner(node) and all(_is_count(plan, value) for value in _inner(node)):

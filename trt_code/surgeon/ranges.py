@@ -1,6 +1,7 @@
 """How large the values of a graph get, measured in ONNX Runtime on random sentences."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -8,9 +9,12 @@ import onnx_ir as ir
 import onnxruntime
 
 from onnx_export.reference import with_reference_functions
+from train_model.data.dictionary import EOS
+from train_model.models.canvas import initial_canvas
 from trt_code.surgeon.graph import constant, dim
 
 _BATCHES = ((4, 1), (8, 9), (3, 60))  # sentences x tokens
+_BEAM, _STEPS = 2, 24  # of a search
 _FLOAT = onnx.TensorProto.FLOAT
 # Masks write numbers of about this size, which are no measure of what a tensor holds.
 MASKED = 1e30
@@ -26,31 +30,119 @@ def measure(model: ir.Model, seed: int = 0) -> dict[str, float]:
         model: a graph in FP32 that maps int64 tokens [batch, length] to its outputs.
         seed: of the random tokens.
     """
-    names = [
-        value.name
-        for node in model.graph
-        for value in node.outputs
-        if value.dtype == ir.DataType.FLOAT and value.name
-    ]
-    session = onnxruntime.InferenceSession(
-        _probed(model, names).SerializeToString(), providers=["CPUExecutionProvider"]
+    probe = _Probe(model)
+    (tokens,) = model.graph.inputs
+    for source in _sources(model, seed):
+        probe.run({tokens.name: source})
+    return probe.largest
+
+
+def measure_step(encoder: ir.Model, step: ir.Model, seed: int = 0) -> dict[str, float]:
+    """The same for one step of a decoder, over the steps of a search on random sentences.
+
+    Hypotheses go on with their best word or a random one, from a random beam: a search meets both
+    what the network is sure of and what it has never seen.
+
+    Args:
+        encoder: makes the step's inputs that begin with ``source.``; in FP32.
+        step: see ``onnx_export.export_ar.step_to_onnx``; in FP32.
+        seed: of the random tokens.
+    """
+    probe = _Probe(step)
+    encode = _session(with_reference_functions(ir.serde.serialize_model(encoder)))
+    generator = np.random.default_rng(seed)
+    for source in _sources(encoder, seed):
+        batch = len(source)
+        sizes = {"rows": batch * _BEAM, "room": _STEPS}
+        feeds = dict(
+            zip(_names(encode.get_outputs()), encode.run(None, {"src_tokens": source}), strict=True)
+        )
+        for value in step.graph.inputs:
+            if value.name.startswith("layers."):
+                shape = [sizes.get(str(size), size) for size in value.shape]
+                feeds[value.name] = np.zeros(shape, np.float32)
+        feeds["tokens"] = np.full((batch, _BEAM), EOS)
+        for position in range(_STEPS):
+            feeds["parents"] = generator.integers(0, _BEAM, (batch, _BEAM))
+            feeds["position"] = np.array(position)
+            results = probe.run(feeds)
+            feeds |= {
+                name.removeprefix("next."): array
+                for name, array in results.items()
+                if name.startswith("next.")
+            }
+            logprobs = results["logprobs"]
+            words = generator.integers(0, logprobs.shape[-1], (batch, _BEAM))
+            sure = generator.random((batch, _BEAM)) < 0.5
+            feeds["tokens"] = np.where(sure, logprobs.argmax(-1), words)
+    return probe.largest
+
+
+def measure_decoder(encoder: ir.Model, decoder: ir.Model, seed: int = 0) -> dict[str, float]:
+    """The same for the decoder's half of a network that fills a canvas, on random sentences.
+
+    Args:
+        encoder, decoder: see ``onnx_export.export_split``; in FP32.
+        seed: of the random tokens.
+    """
+    probe = _Probe(decoder)
+    encode = _session(with_reference_functions(ir.serde.serialize_model(encoder)))
+    longest = int(decoder.metadata_props["max_target_positions"])
+    for source in _sources(encoder, seed):
+        encoded, lengths = encode.run(["encoded", "lengths"], {"src_tokens": source})
+        canvas = initial_canvas(lengths, min(2 * source.shape[1], longest))
+        probe.run({"src_tokens": source, "encoded": encoded, "canvas": canvas})
+    return probe.largest
+
+
+class _Probe:
+    """A graph that also tells how large its values are; ``largest`` has them over all runs."""
+
+    def __init__(self, model: ir.Model) -> None:
+        names = [
+            value.name
+            for node in model.graph
+            for value in node.outputs
+            if value.dtype == ir.DataType.FLOAT and value.name
+        ]
+        self.largest = dict.fromkeys(names, 0.0)
+        self._outputs = [value.name for value in model.graph.outputs]
+        self._session = _session(_probed(model, names))
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The graph's own outputs, by name."""
+        probes = [f"{name}.largest" for name in self.largest]
+        values = self._session.run([*self._outputs, *probes], feeds)
+        count = len(self._outputs)
+        for name, value in zip(self.largest, values[count:], strict=True):
+            size = float(value) if math.isfinite(value) else math.inf
+            self.largest[name] = max(self.largest[name], size)
+        return dict(zip(self._outputs, values[:count], strict=True))
+
+
+def _session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    (tokens,) = session.get_inputs()
+
+
+def _names(values: list) -> list[str]:
+    return [value.name for value in values]
+
+
+def _sources(model: ir.Model, seed: int) -> Iterator[np.ndarray]:
+    """Batches of random sentences for a graph of one input."""
+    (tokens,) = model.graph.inputs
     generator = np.random.default_rng(seed)
     vocab, longest = _limits(model)
     fixed = [size if isinstance(size, int) else None for size in tokens.shape]
-    largest = dict.fromkeys(names, 0.0)
     for batch, length in _BATCHES:
         shape = (fixed[0] or batch, fixed[1] or min(length, longest))
-        source = _sentences(generator, *shape, vocab)
-        values = session.run([f"{name}.largest" for name in names], {tokens.name: source})
-        for name, value in zip(names, values, strict=True):
-            largest[name] = max(largest[name], float(value)) if math.isfinite(value) else math.inf
-    return largest
+        yield _sentences(generator, *shape, vocab)
 
 
 def _probed(model: ir.Model, names: list[str]) -> onnx.ModelProto:
-    """The graph with one output a value: its largest magnitude below that of masks."""
+    """The graph with one more output a value: its largest magnitude below that of masks."""
     proto = with_reference_functions(ir.serde.serialize_model(model))
     graph = proto.graph
     masked = _masked_with_infinity(model)
@@ -78,7 +170,6 @@ def _probed(model: ir.Model, names: list[str]) -> onnx.ModelProto:
                 make("ReduceMax", [f"{at}.rest"], [f"{name}.largest"], keepdims=0),
             ]
         )
-    del graph.output[:]
     graph.output.extend(
         onnx.helper.make_tensor_value_info(f"{name}.largest", _FLOAT, []) for name in names
     )

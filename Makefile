@@ -82,12 +82,14 @@ PTQ := build/$(MODEL)-ptq/checkpoint.pt
 QAT := build/$(MODEL)-qat/checkpoint.pt
 QUANTIZED ?= $(or $(wildcard $(QAT)),$(PTQ))
 INT8 = $(if $(wildcard $(QUANTIZED)),int8)
-# The surgeon takes networks that translate in one pass.
-PRECISION ?= $(if $(filter demo-ar,$(MODEL)),,fp32 tf32 fp16)
+PRECISION ?= fp32 tf32 fp16
 PATCHED := $(PRECISION:%=$(BUILD)/model.%.onnx)
+# Of a network that gives one token at a time every file is a step, and its encoder is written with it.
+AUTOREGRESSIVE := $(filter demo-ar,$(MODEL))
+ORT_GRAPHS := $(if $(AUTOREGRESSIVE),,$(PATCHED))
 # One-pass networks in two halves as well. Both are written at once, and the decoder stands for both.
-SPLIT := $(if $(filter demo-ar,$(MODEL)),,$(BUILD)/model.decoder.onnx)
-MEASURED := $(if $(filter demo-ar,$(MODEL)),,$(if $(INT8),$(BUILD)/model.qdq.onnx))
+SPLIT := $(if $(AUTOREGRESSIVE),,$(BUILD)/model.decoder.onnx)
+MEASURED := $(if $(AUTOREGRESSIVE),,$(if $(INT8),$(BUILD)/model.qdq.onnx))
 EXPORTER := $(wildcard train_model/models/*.py train_model/ops/*.py onnx_export/*.py onnx_export/symbols/*.py)
 SURGEON := $(wildcard trt_code/onnx_surgeon.py trt_code/surgeon/*.py trt_code/graph_lint.py trt_code/lint/*.py \
   onnx_export/onnx_file.py onnx_export/reference.py onnx_export/rounding.py onnx_export/symbols/*.py)
@@ -175,8 +177,9 @@ plugins: needs-cmake needs-nvcc needs-tensorrt-headers  ## the TensorRT plugins 
 torch-ops: needs-cmake needs-nvcc $(ENV_BASE)  ## the same kernels as PyTorch operators (build/torch_ops)
 	@$(call CMAKE_BUILD,-DLITE_BUILD_PLUGINS=OFF -DLITE_BUILD_TORCH_OPS=ON -DPython_EXECUTABLE="$$(command -v $(PY))")
 
-engine-tf32: needs-tensorrt $(BUILD)/model.tf32.plan  ## the TensorRT engine, FP32 with TF32 GEMMs
-engine-fp16: needs-tensorrt $(BUILD)/model.fp16.plan  ## the TensorRT engine in FP16
+PLANS = $(BUILD)/model.$(1).plan $(AUTOREGRESSIVE:%=$(BUILD)/model.$(1).encoder.plan)
+engine-tf32: needs-tensorrt $(call PLANS,tf32)  ## the TensorRT engine, FP32 with TF32 GEMMs
+engine-fp16: needs-tensorrt $(call PLANS,fp16)  ## the TensorRT engine in FP16
 engine-int8: needs-tensorrt $(BUILD)/model.int8.plan  ## the TensorRT engine in INT8 and FP16, and its layers' precisions
 
 $(BUILD)/model.int8.plan: ENGINE_FLAGS += --layer-report $(BUILD)/model.int8.layers.json
@@ -188,7 +191,7 @@ SPLIT_PLANS = $(foreach half,encoder decoder,$(PRECISION:%=$(BUILD)/model.%.$(ha
 engine-split: needs-tensorrt $(SPLIT_PLANS)  ## two engines for each PRECISION, of the files of patch-split
 
 define split_plan
-$(BUILD)/model.%.$(1).plan: $(BUILD)/model.%.decoder.onnx | plugins
+$(BUILD)/model.%.$(1).plan: $(BUILD)/model.%.$(if $(AUTOREGRESSIVE),onnx,decoder.onnx) | plugins
 	@$$(PY) -m trt_code.build_engine --onnx $$(@:.plan=.onnx) --output $$@ --timing-cache build/timing.cache \
 	  $$(ENGINE_FLAGS) >&2
 endef
@@ -199,7 +202,7 @@ ifneq ($(filter bench sweep throughput eval test-gpu,$(MAKECMDGOALS)),)
 ifeq ($(call HAS,gpu nvcc cmake),yes)
 bench sweep throughput eval test-gpu: torch-ops
 ifeq ($(call HAS,tensorrt tensorrt-headers),yes)
-bench sweep eval: $(BUILD)/model.tf32.plan $(BUILD)/model.fp16.plan
+bench sweep eval: $(call PLANS,tf32) $(call PLANS,fp16)
 endif
 endif
 endif
@@ -209,16 +212,16 @@ endif
 COMPARED = --model $(MODEL) $(INT8:%=--precision $(PRECISIONS),%)
 bench: PRECISIONS := fp32,tf32,fp16
 eval: PRECISIONS := fp32,fp16
-bench: $(BUILD)/model.onnx $(SPLIT) $(PATCHED) $(MEASURED)  ## the table: latency and agreement of every runner (build/bench)
+bench: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## the table: latency and agreement of every runner (build/bench)
 	@$(PY) -m trt_code.bench $(COMPARED)
 
-sweep: $(BUILD)/model.onnx $(SPLIT) $(PATCHED)  ## runners and rivals over batches and lengths (SWEEP= passes options)
+sweep: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS)  ## runners and rivals over batches and lengths (SWEEP= passes options)
 	@$(PY) -m trt_code.sweep --model $(MODEL) $(SWEEP)
 
 throughput: $(BUILD)/model.onnx $(SPLIT)  ## sentences a second, text in, text out (THROUGHPUT= passes options)
 	@$(PY) -m trt_code.throughput --model $(MODEL) $(THROUGHPUT)
 
-eval: $(BUILD)/model.onnx $(SPLIT) $(PATCHED) $(MEASURED)  ## exact match, BLEU and chrF of every runner
+eval: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## exact match, BLEU and chrF of every runner
 	@$(PY) -m trt_code.evaluate $(COMPARED)
 
 ifneq ($(origin TEXT),undefined)

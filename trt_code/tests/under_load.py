@@ -261,7 +261,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pool", type=int, default=20_000, help="different ones")
     parser.add_argument("--threads", type=int, default=8, help="that call one runner")
     parser.add_argument("--passes", type=int, default=1000, help="over the batch that is timed")
-    parser.add_argument("--minutes", type=int, default=480, help="at most, for the load itself")
+    parser.add_argument("--minutes", type=float, default=480, help="at most, for the load itself")
     parser.add_argument("--output", type=Path, default=Path("build/load.json"))
     arguments = parser.parse_args(argv)
 

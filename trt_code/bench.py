@@ -21,7 +21,7 @@ from train_model.cli import UserError, run
 from train_model.data.dictionary import BOS, EOS, SPECIALS
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import ModelFiles, model_files
-from trt_code import batching, report
+from trt_code import batching, layer_precision, report
 from trt_code.agreement import Agreement, compare, verdict
 from trt_code.machine import default_device, describe
 from trt_code.runners import PRECISIONS, RIVALS, RUNNERS, Runner, Unavailable, create
@@ -129,6 +129,15 @@ class Bench:
         """Make a runner for this model and device; raises ``Unavailable`` as ``runners.create``."""
         return create(runner, self._files, precision, self._device, **self._options)
 
+    def precision_note(self, runner: str, precision: str) -> str | None:
+        """What became INT8 of the products of an INT8 row; None where there is no telling."""
+        folder = Path(self._options.get("build_dir", "build")) / self._files.name
+        file = folder / {"ort": "model.qdq.onnx", "trt": "model.int8.layers.json"}.get(runner, "")
+        if precision != "int8" or not file.is_file() or (runner, self._device) == ("ort", "cuda"):
+            return None
+        found = layer_precision.of_engine if runner == "trt" else layer_precision.of_session
+        return f"{layer_precision.summary(found(file))} (python -m trt_code.layer_precision {file})"
+
     def rows(
         self, runner: Runner, shapes: Collection[tuple[int, int]] | None = None
     ) -> Iterator[dict[str, Any]]:
@@ -235,6 +244,9 @@ def bench(run: Bench, runners: list[str], precisions: list[str]) -> tuple[list, 
             for row in run.rows(runner):
                 rows.append(row)
                 print(report.text_row(row), flush=True)
+        note = run.precision_note(name, precision)
+        if note:
+            print(note, flush=True)
     return rows, not_run
 
 

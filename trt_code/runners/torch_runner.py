@@ -18,7 +18,6 @@ DTYPES = {
     "tf32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
-    "int8": torch.float32,  # with the rounding of INT8, which PyTorch only imitates
 }
 
 
@@ -35,7 +34,8 @@ def create(
 
     INT8 is the checkpoint that ``make qat`` or else ``make ptq`` made.
     """
-    check_available(precision, device)
+    # PyTorch computes in FP32 with the rounding of INT8 around the products
+    check_available("fp32" if precision == "int8" else precision, device)
     if threads:
         torch.set_num_threads(threads)
     if precision == "int8":
@@ -69,7 +69,7 @@ class TorchRunner(Runner):
         loaded = load_checkpoint(model_files.checkpoint)
         self.config = loaded.config
         self.max_source = self.config.max_source_positions
-        self._model = loaded.model.eval().to(device, DTYPES[precision])
+        self._model = loaded.model.eval().to(device, DTYPES.get(precision, torch.float32))
 
     def run(self, src_tokens: np.ndarray) -> Output:
         tokens, scores = self._forward(torch.from_numpy(src_tokens).to(self.device))

@@ -74,7 +74,7 @@ def test_unknown_names_are_refused_with_the_known_ones(name, precision, device, 
 def test_what_cannot_run_here_says_why(tiny_files, tiny_build, tmp_path):
     for name, precision, reason in [
         ("torch", "tf32", "CUDA GPU"),
-        ("torch", "int8", "ONNX"),
+        ("torch", "int8", "make ptq"),
         ("ort", "tf32", "CUDA GPU"),
         ("ort", "fp16", "make patch PRECISION=fp16 MODEL=tiny"),
     ]:

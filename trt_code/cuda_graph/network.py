@@ -19,6 +19,8 @@ from train_model.models.conv_crf_transformer import (
 )
 from train_model.models.fold import fold
 from train_model.models.layers import DynamicConv, masked_softmax
+from trt_code.cuda_graph.packing import LayerWeights
+from trt_code.cuda_graph.stack import ConvStack, StackLayer
 
 lite = torch.ops.lite
 
@@ -115,6 +117,8 @@ class FusedNetwork:
         self.decoder_layers = [
             _DecoderLayer(self, i, layer) for i, layer in enumerate(decoder.layers)
         ]
+        self.encoder_stack = self._stack(self.encoder_layers)
+        self.decoder_stack = self._stack(self.decoder_layers)
         self.source_projection = self.linear(decoder.source_projection)
         self.length_projection = decoder.embed_length.weight.detach().to(dtype)
         self.output_projection = self.linear(decoder.output_projection)
@@ -142,16 +146,42 @@ class FusedNetwork:
         """Scale and shift of ``layer``."""
         return LayerNorm(layer.weight.detach().float(), layer.bias.detach().float(), layer.eps)
 
+    def _stack(self, layers: "list[_EncoderLayer] | list[_DecoderLayer]") -> ConvStack | None:
+        """The layers as one kernel, where their sizes fit it at all."""
+        heads = layers[0].conv.shape[0]
+        sizes = {(x.conv.shape[0], *x.fc1.weight.shape, x.conv_norm.eps) for x in layers}
+        alike = len(sizes) == 1 and all(x.heads == heads for x in layers)
+        fits = self.is_16_bit and alike and layers[0].fc1.weight.shape[1] == 64 * heads
+        if not fits or not hasattr(lite, "conv_stack"):
+            return None
+        stack = [x.for_stack() for x in layers]
+        return ConvStack(stack, heads, layers[0].conv_norm.eps, layers[0].mask_conv)
+
     def encode(self, src_tokens: Tensor, limits: Tensor) -> Source:
         """Encode [B, S] int64 tokens; predict target lengths of at most ``limits`` [B] int64."""
         keys, embedded, mask = lite.embed_source(src_tokens, self.src_embed, self.src_positions)
-        x = keys
-        for layer in self.encoder_layers:
-            x = layer(x, mask)
+        x = self._run_encoder(keys, mask)
         relative = self.config.pred_length_offset
         offset = -LENGTH_OFFSET if relative else 0
         lengths = lite.predict_length(x, mask, self.length_projection, limits, offset, relative)
         return Source(keys, embedded, mask, self.source_projection(x), lengths)
+
+    def _run_encoder(self, x: Tensor, mask: Tensor) -> Tensor:
+        stack = self.encoder_stack
+        if stack is not None and stack.fits(x):
+            return stack(x, mask)
+        for layer in self.encoder_layers:
+            x = layer(x, mask)
+        return x
+
+    def _run_decoder(self, x: Tensor, source: Source) -> Tensor:
+        at = self.tgt_positions[PAD + 1 : PAD + 1 + x.shape[1]]
+        stack, keys_values = self.decoder_stack, source.keys_values
+        if stack is not None and stack.fits(x, keys_values):
+            return stack(x, None, keys_values, source.mask, at)
+        for layer in self.decoder_layers:
+            x = layer(x, source, None if layer is self.decoder_layers[-1] else at)
+        return x
 
     def decode(self, source: Source, width: int) -> tuple[Tensor, Tensor]:
         """Fill a canvas of ``width`` positions, at least the longest length.
@@ -170,9 +200,7 @@ class FusedNetwork:
             self.tgt_embed,
             self.tgt_positions,
         )
-        at = self.tgt_positions[PAD + 1 : PAD + 1 + width]
-        for layer in self.decoder_layers:
-            x = layer(x, source, None if layer is self.decoder_layers[-1] else at)
+        x = self._run_decoder(x, source)
         values, indices = lite.top_k(self.output_projection(x), self.beam)
         return lite.crf_decode(values, indices, self.E1, self.E2, mask)
 
@@ -198,13 +226,56 @@ class _Convolution:
         return lite.dynamic_conv_fused(x, self.weight_linear(x), mask, *self.shape, False)
 
 
-class _EncoderLayer:
+class _Layer:
+    """What both kinds of layer have: the convolution with its linears, and the feed-forward part."""
+
+    linear1: Linear
+    conv: "_Convolution"
+    linear2: Linear
+    conv_norm: LayerNorm
+    fc1: Linear
+    fc2: Linear
+    ffn_norm: LayerNorm
+
+    def for_stack(self) -> StackLayer:
+        """The layer as one kernel for all layers takes it."""
+        weights = LayerWeights(
+            self.linear1.weight,
+            self.conv.linear1.weight,
+            self.conv.weight_linear.weight,
+            self.linear2.weight,
+            self.fc1.weight,
+            self.fc2.weight,
+            *(x.weight for x in self._attention_linears()),
+        )
+        constants = [
+            self.linear1.bias,
+            self.conv.linear1.bias,
+            self.linear2.bias,
+            self.conv_norm.scale,
+            self.conv_norm.shift,
+            *self._attention_constants(),
+            self.fc1.bias,
+            self.fc2.bias,
+            self.ffn_norm.scale,
+            self.ffn_norm.shift,
+        ]
+        return StackLayer(weights, constants, *self.conv.shape[1:])
+
+    def _attention_linears(self) -> list[Linear]:
+        return []
+
+    def _attention_constants(self) -> list[Tensor]:
+        return []
+
+
+class _EncoderLayer(_Layer):
     def __init__(self, network: FusedNetwork, layer: EncoderLayer) -> None:
         self.linear1, self.linear2 = network.linear(layer.linear1), network.linear(layer.linear2)
         self.fc1, self.fc2 = network.linear(layer.fc1), network.linear(layer.fc2)
         self.conv = _Convolution(network, layer.conv)
         self.conv_norm, self.ffn_norm = map(network.layer_norm, layer.layer_norms)
-        self.mask_conv = network.mask_conv
+        self.mask_conv, self.heads = network.mask_conv, self.conv.shape[0]
 
     def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
         y = self.conv(self.linear1.gated(x, mask), mask if self.mask_conv else None)
@@ -212,7 +283,9 @@ class _EncoderLayer:
         return self.ffn_norm(self.fc2(self.fc1(x, relu=True), residual=x))
 
 
-class _DecoderLayer:
+class _DecoderLayer(_Layer):
+    mask_conv = False
+
     def __init__(self, network: FusedNetwork, index: int, layer: DecoderLayer) -> None:
         self.linear1, self.linear2 = network.linear(layer.linear1), network.linear(layer.linear2)
         self.fc1, self.fc2 = network.linear(layer.fc1), network.linear(layer.fc2)
@@ -232,6 +305,13 @@ class _DecoderLayer:
         x = self.conv_norm(self.linear2(y, residual=x))
         x = self.attention_norm(self.out_proj(self._attend(self.q_proj(x), source), residual=x))
         return self.ffn_norm(self.fc2(self.fc1(x, relu=True), residual=x), after)
+
+    def _attention_linears(self) -> list[Linear]:
+        return [self.q_proj, self.out_proj]
+
+    def _attention_constants(self) -> list[Tensor]:
+        norm = self.attention_norm
+        return [self.q_proj.bias, self.out_proj.bias, norm.scale, norm.shift]
 
     def _attend(self, query: Tensor, source: Source) -> Tensor:
         if self.fused:

@@ -1,0 +1,123 @@
+// lite::conv_stack: all layers of the encoder or of the decoder in one launch, for PyTorch.
+
+#include "conv_stack.h"
+
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "tensors.h"
+
+namespace {
+
+using at::Tensor;
+using lite::torch_ops::checkParams;
+using lite::torch_ops::dataType;
+using lite::torch_ops::int32OrNull;
+using lite::torch_ops::requireTensor;
+using lite::torch_ops::stream;
+using lite::torch_ops::text;
+using OptionalTensor = std::optional<Tensor>;
+
+lite::ConvStackParams paramsOf(const Tensor& x, int64_t heads, int64_t ffn,
+                               at::IntArrayRef kernelSizes, at::IntArrayRef paddings,
+                               int64_t source, int64_t sourceStride) {
+  TORCH_CHECK(x.dim() == 3, "lite::conv_stack: x must be [B, T, C], got ", text(x.sizes()));
+  TORCH_CHECK(kernelSizes.size() == paddings.size(),
+              "lite::conv_stack: a kernel size and a padding a layer expected");
+  lite::ConvStackParams params{};
+  params.batch = int32_t(x.size(0));
+  params.length = int32_t(x.size(1));
+  params.heads = int32_t(heads);
+  params.ffn = int32_t(ffn);
+  params.layers = int32_t(kernelSizes.size());
+  const size_t most = std::min<size_t>(kernelSizes.size(), lite::kMaxStackLayers);
+  std::copy_n(kernelSizes.begin(), most, params.kernelSizes);
+  std::copy_n(paddings.begin(), most, params.paddings);
+  params.source = int32_t(source);
+  params.sourceStride = sourceStride;
+  params.dtype = dataType("conv_stack", x);
+  return params;
+}
+
+// Whether the kernel can run, and should.
+bool convStackFits(const Tensor& x, int64_t heads, int64_t ffn, at::IntArrayRef kernelSizes,
+                   at::IntArrayRef paddings, int64_t source, int64_t sourceStride) {
+  const auto params = paramsOf(x, heads, ffn, kernelSizes, paddings, source, sourceStride);
+  if (check(params) != nullptr || x.size(2) != 64 * heads) return false;
+  const c10::cuda::CUDAGuard guard(x.device());
+  lite::ConvStackPlan plan{};
+  const cudaError_t status = lite::planConvStack(params, &plan);
+  if (status == cudaErrorNotSupported) return false;
+  C10_CUDA_CHECK(status);
+  return true;
+}
+
+Tensor convStack(const Tensor& x, const Tensor& weights, const Tensor& constants,
+                 const OptionalTensor& mask, const OptionalTensor& keysValues,
+                 const OptionalTensor& sourceMask, const OptionalTensor& positions, int64_t heads,
+                 int64_t ffn, at::IntArrayRef kernelSizes, at::IntArrayRef paddings, bool maskConv,
+                 double eps) {
+  constexpr const char* kName = "conv_stack";
+  TORCH_CHECK(!keysValues || keysValues->dim() == 3,
+              "lite::conv_stack: keys_values must be [B, S, 2 L C]");
+  auto params = paramsOf(x, heads, ffn, kernelSizes, paddings, keysValues ? keysValues->size(1) : 0,
+                         keysValues ? keysValues->size(2) : 0);
+  params.maskConv = maskConv;
+  params.eps = static_cast<float>(eps);
+  checkParams(kName, params);
+  const int64_t batch = x.size(0), length = x.size(1), channels = 64 * heads;
+  requireTensor(kName, "x", x, {batch, length, channels}, x);
+  if (keysValues) {
+    requireTensor(kName, "keys_values", *keysValues, {batch, params.source, params.sourceStride},
+                  x);
+  }
+  if (positions) requireTensor(kName, "positions", *positions, {length, channels}, x);
+  TORCH_CHECK(constants.scalar_type() == at::kFloat && constants.device() == x.device() &&
+                  constants.is_contiguous() &&
+                  constants.numel() == int64_t(lite::convStackConstantSize(params)),
+              "lite::conv_stack: the constants do not fit");
+  const c10::cuda::CUDAGuard guard(x.device());
+  lite::ConvStackPlan plan{};
+  C10_CUDA_CHECK(lite::planConvStack(params, &plan));
+  TORCH_CHECK(weights.scalar_type() == x.scalar_type() && weights.device() == x.device() &&
+                  weights.is_contiguous() &&
+                  weights.numel() == int64_t(lite::convStackWeightSize(params)),
+              "lite::conv_stack: the packed weights do not fit");
+  Tensor y = at::empty_like(x);
+  const Tensor scratch =
+      at::empty({int64_t(lite::convStackScratchSize(params, plan))}, x.options().dtype(at::kByte));
+  const lite::ConvStackTensors tensors{
+      x.data_ptr(),
+      weights.data_ptr(),
+      constants.const_data_ptr<float>(),
+      int32OrNull(kName, "mask", mask, {batch, length}, x),
+      keysValues ? keysValues->data_ptr() : nullptr,
+      int32OrNull(kName, "source_mask", sourceMask, {batch, params.source}, x),
+      positions ? positions->data_ptr() : nullptr,
+      y.data_ptr(),
+      scratch.data_ptr()};
+  C10_CUDA_CHECK(lite::convStack(params, plan, tensors, stream()));
+  return y;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(lite, library) {
+  library.def(
+      "conv_stack_fits(Tensor x, int heads, int ffn, int[] kernel_sizes, int[] paddings, "
+      "int source, int source_stride) -> bool");
+  library.def(
+      "conv_stack(Tensor x, Tensor weights, Tensor constants, Tensor? mask, Tensor? keys_values, "
+      "Tensor? source_mask, Tensor? positions, int heads, int ffn, int[] kernel_sizes, "
+      "int[] paddings, bool mask_conv, float eps) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(lite, CUDA, library) {
+  library.impl("conv_stack_fits", &convStackFits);
+  library.impl("conv_stack", &convStack);
+}

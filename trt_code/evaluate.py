@@ -18,7 +18,12 @@ from train_model.models.zoo import ModelFiles, model_files
 from trt_code.bench import parse_names
 from trt_code.machine import default_device, describe
 from trt_code.runners import PRECISIONS, RUNNERS, Unavailable, create
-from trt_code.translate import add_count, add_runner_arguments
+from trt_code.translate import (
+    add_count,
+    add_runner_arguments,
+    add_search_arguments,
+    search_options,
+)
 from trt_code.translator import Translation, Translator
 
 HEAD = f"{'runner':<24}{'exact':>8}{'length':>8}{'BLEU':>8}{'chrF':>8}{'sentences/s':>13}"
@@ -80,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", default="test")
     add_count(parser, "--limit", None, "only the first so many sentences")
     parser.add_argument("--output", type=Path, default=Path("build/eval"), help="folder")
+    add_search_arguments(parser)
     arguments = parser.parse_args(argv)
     runners = parse_names(arguments.runner, list(RUNNERS), "runner")
     precisions = parse_names(arguments.precision, PRECISIONS, "precision")
@@ -89,6 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = Tokenizer.from_files(files)
     device = default_device() if arguments.device == "auto" else arguments.device
     options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
+    options |= search_options(files, arguments)
     machine = describe(device, arguments.threads)
     print(f"{files.name}, split {arguments.split}, {len(sources)} sentences\n\n{HEAD}", flush=True)
     rows = []

@@ -9,13 +9,14 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from train_model.cli import UserError, run
 from train_model.data.tokenizer import Tokenizer
-from train_model.models.zoo import model_files
+from train_model.models.zoo import ModelFiles, model_files
 from trt_code.machine import default_device, processors
 from trt_code.runners import PRECISIONS, RUNNERS, Runner, Unavailable, create
 from trt_code.translator import MAX_SENTENCES, MAX_TOKENS, Translator
@@ -79,6 +80,23 @@ def translate_stream(lines: Iterator[str], translator: Translator) -> None:
             first_line += len(window)
 
 
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """fairseq-generate's options of a search."""
+    search = parser.add_argument_group(
+        "options of fairseq-generate", "for autoregressive models (demo-ar); others have no search"
+    )
+    search.add_argument("--beam", type=int, help="hypotheses; default 1, greedy")
+    search.add_argument("--lenpen", type=float, help="exponent of the length; default 1")
+    search.add_argument("--iter-decode-max-iter", type=int, help="does nothing")
+
+
+def search_options(files: ModelFiles, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a runner takes of them; warns where they mean nothing to the model."""
+    if not files.autoregressive:
+        warn_about_decoding(arguments)
+    return {"beam": arguments.beam, "len_penalty": arguments.lenpen}
+
+
 def warn_about_decoding(arguments: argparse.Namespace) -> None:
     """Say that the options of beam search do nothing here, rather than give odd results silently."""
     for option, harmless in (("beam", 1), ("iter_decode_max_iter", 0), ("lenpen", 1.0)):
@@ -122,12 +140,7 @@ def main(argv: list[str] | None = None) -> None:
     add_count(parser, "--max-sentences", MAX_SENTENCES, "a batch")
     parser.add_argument("--too-long", choices=["refuse", "cut"], default="refuse")
     parser.add_argument("--unknown", choices=["refuse", "keep"], default="refuse")
-    search = parser.add_argument_group(
-        "options of fairseq-generate", "for autoregressive models (demo-ar); others have no search"
-    )
-    search.add_argument("--beam", type=int, help="hypotheses; default 1, greedy")
-    search.add_argument("--lenpen", type=float, help="exponent of the length; default 1")
-    search.add_argument("--iter-decode-max-iter", type=int, help="does nothing")
+    add_search_arguments(parser)
     arguments = parser.parse_args(argv)
 
     files = model_files(arguments.model, arguments.build_dir)
@@ -135,17 +148,11 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
     if arguments.text == [""]:
         raise UserError("the text is empty; give a sentence to translate")
-    if not files.autoregressive:
-        warn_about_decoding(arguments)
+    search = search_options(files, arguments)
     tokenizer = Tokenizer.from_files(files)
     device = default_device() if arguments.device == "auto" else arguments.device
     lines = iter(arguments.text) if arguments.text else read_lines(sys.stdin.buffer)
-    options = {
-        "threads": arguments.threads,
-        "build_dir": arguments.build_dir,
-        "beam": arguments.beam,
-        "len_penalty": arguments.lenpen,
-    }
+    options = {"threads": arguments.threads, "build_dir": arguments.build_dir} | search
     with open_runner(arguments.runner, files, arguments.precision, device, **options) as runner:
         translator = Translator(
             runner,

@@ -85,6 +85,7 @@ class IncrementalDecoder:
         vocab_size: int,
         max_target_positions: int,
         dtype: torch.dtype = torch.float32,
+        room: int = ROOM,
     ) -> None:
         """Put the halves together.
 
@@ -93,10 +94,11 @@ class IncrementalDecoder:
             step: as :class:`StepHalf` is called.
             state_shapes: shapes of the state for a number of hypotheses and room for tokens.
             dtype: of the state.
+            room: tokens by which the room for them grows.
         """
         self._encode, self._step, self._state_shapes = encode, step, state_shapes
         self.vocab_size, self.max_target_positions = vocab_size, max_target_positions
-        self._dtype = dtype
+        self._dtype, self._more_room = dtype, room
 
     @classmethod
     def of(cls, model: TransformerMultibranch) -> "IncrementalDecoder":
@@ -131,7 +133,7 @@ class IncrementalDecoder:
         return logprobs
 
     def _grow(self) -> None:
-        self._room = min(self._room + ROOM, max(self._max_steps, 1))
+        self._room = min(self._room + self._more_room, max(self._max_steps, 1))
         before = self._state
         self._state = [
             torch.zeros(shape, dtype=self._dtype, device=self._device)

@@ -54,6 +54,18 @@ def test_every_runner_has_a_row_or_a_reason(zoo, monkeypatch, tmp_path, capsys):
     assert "ort fp32 (cpu)          not run:" in printed
 
 
+def test_options_of_a_search_warn_where_there_is_none(zoo, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(RUNNERS, "fake", "trt_code.tests.fake_runner")
+    arguments = ["--model", "tiny", "--runner", "fake", "--precision", "fp32", "--device", "cpu"]
+    arguments += ["--output", str(tmp_path), "--beam", "5", "--iter-decode-max-iter", "10"]
+    evaluate.main(arguments)
+    errors = capsys.readouterr().err
+    assert "warning: --beam 5 is ignored" in errors
+    assert "warning: --iter-decode-max-iter 10 is ignored" in errors
+    (row,) = json.loads((tmp_path / "tiny.test.json").read_text())["rows"]
+    assert row["exact_match"] == 100  # and nothing comes of them
+
+
 def test_limit(zoo, monkeypatch, tmp_path):
     monkeypatch.setitem(RUNNERS, "fake", "trt_code.tests.fake_runner")
     arguments = ["--model", "tiny", "--runner", "fake", "--output", str(tmp_path), "--limit"]

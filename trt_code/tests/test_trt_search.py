@@ -22,7 +22,7 @@ from train_model.models.zoo import ModelFiles
 from train_model.tests.ar_networks import network
 from trt_code import build_engine, onnx_surgeon
 from trt_code.runners import Unavailable, create
-from trt_code.runners.search import cuda_graph_steps
+from trt_code.runners.search import cuda_graph_steps, trt_steps
 from trt_code.runners.search.trt_steps import EngineHalves
 from trt_code.tests import mock_tensorrt
 
@@ -136,6 +136,7 @@ def assert_same(found, expected):
 def test_a_search_finds_what_the_network_finds(trt, beam, len_penalty, monkeypatch):
     """Of changing shapes, with room for few contexts, and growing room for the state."""
     monkeypatch.setattr(cuda_graph_steps, "CAPACITY", 3)
+    monkeypatch.setattr(trt_steps, "ROOM_STEP", 16)
     build()
     engines, plain = decoder(), IncrementalDecoder.of(MODEL)
     options = SearchOptions(beam=beam, len_penalty=len_penalty, max_len_b=20)
@@ -144,7 +145,7 @@ def test_a_search_finds_what_the_network_finds(trt, beam, len_penalty, monkeypat
     widths = {
         context._shapes["src_tokens"] for context in trt.contexts if len(context._shapes) == 1
     }
-    assert widths == {(1, 8), (3, 24)}  # masked padding is free, so few widths occur
+    assert widths == {(1, 16), (3, 32)}  # masked padding is free, so few widths occur
     rooms = {context._shapes.get("layers.0.0.key", (0, 0, 0))[2] for context in trt.contexts}
     assert rooms <= {0, 16, 21}
 

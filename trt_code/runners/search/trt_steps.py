@@ -22,7 +22,7 @@ from trt_code.engine.profiles import Shape, best_profile
 from trt_code.engine.tensorrt_api import process_logger
 from trt_code.runners.base import Unavailable
 from trt_code.runners.search import BEAM, SearchRunner
-from trt_code.runners.search.cuda_graph_steps import CudaCapture, GraphedHalves
+from trt_code.runners.search.cuda_graph_steps import ROOM_STEP, CudaCapture, GraphedHalves
 from trt_code.runners.trt_runner import Plan
 
 
@@ -145,6 +145,7 @@ class EngineHalves:
             self._step.shape("logprobs")[-1],
             self._ranges["room"].max,
             self._step.dtype(state[0]) if state else torch.float32,
+            ROOM_STEP,
         )
 
     def _check(self, path: Path) -> None:

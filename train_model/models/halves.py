@@ -12,25 +12,26 @@ from torch import Tensor, nn
 from train_model.models.conv_crf_transformer import PAD, ConvCrfTransformer, EncoderOut
 
 
-class EncoderHalf(nn.Module):
-    """Source tokens to the encoder's output and the predicted target lengths."""
+class _Half(ConvCrfTransformer):
+    """The network's own parts, called in another way."""
 
     def __init__(self, model: ConvCrfTransformer) -> None:
-        super().__init__()
-        self.model = model
+        nn.Module.__init__(self)
+        self.config, self.encoder, self.decoder = model.config, model.encoder, model.decoder
+        self.crf_layer = model.crf_layer
+
+
+class EncoderHalf(_Half):
+    """Source tokens to the encoder's output and the predicted target lengths."""
 
     def forward(self, src_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S] int64 to the last layer's output [B, S, C] and the lengths [B] int64, 2 or more."""
-        source = self.model.encode(src_tokens)
-        return source.x, self.model.predict_length(source)
+        source = self.encode(src_tokens)
+        return source.x, self.predict_length(source)
 
 
-class DecoderHalf(nn.Module):
+class DecoderHalf(_Half):
     """A canvas and what the encoder gave to the translation."""
-
-    def __init__(self, model: ConvCrfTransformer) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, src_tokens: Tensor, encoded: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
         """Fill the canvas.
@@ -46,6 +47,6 @@ class DecoderHalf(nn.Module):
         Returns:
             Tokens [B, T] int64 and scores [B, T] float32, as the whole network gives them.
         """
-        embedded, positions = self.model.encoder.embed(src_tokens)
+        embedded, positions = self.encoder.embed(src_tokens)
         source = EncoderOut(encoded, src_tokens.eq(PAD), embedded, positions)
-        return self.model.crf_decode(self.model.decode(canvas, source), canvas)
+        return self.crf_decode(self.decode(canvas, source), canvas)

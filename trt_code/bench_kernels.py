@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 CACHE_BYTES = 200 << 20  # input sets of a large case add up to more than this
 CALLS = 20  # of a captured graph
 ROUNDS = 15
+EAGER_CALLS, EAGER_ROUNDS = 2, 7  # PyTorch's forms take up to a thousand times as long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +250,12 @@ def cases(shape: str, dtype_name: str) -> list[Case]:
 # ---- timing -------------------------------------------------------------------------------------
 
 
-def device_time(call: Callable[..., Any], sets: list[list[Tensor]], calls: int = CALLS) -> float:
+def device_time(
+    call: Callable[..., Any],
+    sets: list[list[Tensor]],
+    calls: int = CALLS,
+    rounds: int = ROUNDS,
+) -> float:
     """Median microseconds of one call on the device, over replays of a graph of ``calls`` calls."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -261,7 +268,7 @@ def device_time(call: Callable[..., Any], sets: list[list[Tensor]], calls: int =
                 call(*sets[i % len(sets)])
         graph.replay()
         times = []
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record(stream)
             graph.replay()
@@ -280,29 +287,37 @@ def copy_bandwidth() -> float:
     return moved / min(device_time(copy, [[source]], calls=5) for copy in copies) * 1e6
 
 
-def measure(case: Case, bandwidth: float, compile: bool) -> dict[str, Any]:
-    """Check and time one case."""
+def input_sets(case: Case) -> tuple[list[list[Tensor]], int]:
+    """Sets of a case's tensors to take turns with, and how many calls a graph should hold."""
     tensors = case.inputs()
     total = sum(t.numel() * t.element_size() for t in tensors)
-    row: dict[str, Any] = {"op": case.name, "shape": case.shape, "dtype": case.dtype}
-    if wrong := case.check(case, tensors):
-        return row | {"error": wrong}
     # Small cases find their inputs in the cache, as they do inside the network.
     copies = min(8, max(2, CACHE_BYTES // total + 1)) if total > CACHE_BYTES // 8 else 2
     sets = [tensors, *(case.inputs() for _ in range(copies - 1))]
-    calls = CALLS if total < CACHE_BYTES else 6
+    return sets, CALLS if total < CACHE_BYTES else 6
+
+
+def measure(case: Case, bandwidth: float) -> dict[str, Any]:
+    """Check and time one case, and PyTorch's form of it."""
+    row: dict[str, Any] = {"op": case.name, "shape": case.shape, "dtype": case.dtype}
+    sets, calls = input_sets(case)
+    if wrong := case.check(case, sets[0]):
+        return row | {"error": wrong}
     row["kernel_us"] = device_time(case.kernel, sets, calls)
     row["floor_us"] = case.moved / bandwidth * 1e6
     row["moved_bytes"] = case.moved
     try:
-        row["eager_us"] = device_time(case.plain, sets, 2 if case.name == "crf_decode" else calls)
-        if compile and case.compile:
-            torch._dynamo.reset()
-            compiled = torch.compile(case.plain, dynamic=False)
-            row["compile_us"] = device_time(compiled, sets, calls)
+        row["eager_us"] = device_time(case.plain, sets, min(calls, EAGER_CALLS), EAGER_ROUNDS)
     except torch.OutOfMemoryError:
         row["note"] = "PyTorch's form ran out of GPU memory"
     return row
+
+
+def compiled_time(case: Case) -> float:
+    """Device time of PyTorch's form as torch.compile makes it."""
+    torch._dynamo.reset()
+    sets, calls = input_sets(case)
+    return device_time(torch.compile(case.plain, dynamic=False), sets, calls)
 
 
 # ---- output -------------------------------------------------------------------------------------
@@ -353,7 +368,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--large-dtype", default="", help="further types, timed at the large shape alone"
     )
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument(
+        "--compile-seconds",
+        type=float,
+        default=float("inf"),
+        help="start no torch.compile after so many seconds (default: no limit)",
+    )
+    parser.add_argument(
+        "--no-compile", dest="compile_seconds", action="store_const", const=0.0, help="leave it out"
+    )
     parser.add_argument("--commit", help="recorded where this is no git checkout")
     args = parser.parse_args(argv)
     for name, given, known in (
@@ -371,21 +394,24 @@ def main(argv: list[str] | None = None) -> int:
     if not load_cuda_library():
         raise UserError(f"{cuda_library_path()} is missing: make torch-ops")
 
+    start = time.monotonic()
     torch.manual_seed(0)
     facts = describe("cuda", torch.get_num_threads())
     if args.commit:
         facts["commit"] = args.commit
     bandwidth = copy_bandwidth()
-    wanted = args.op.split(",")
-    rows = []
     sizes = [(s, d) for d in args.dtype.split(",") for s in args.shape.split(",")]
     sizes += [("large", dtype) for dtype in args.large_dtype.split(",") if dtype]
-    for shape, dtype in sizes:
-        for case in cases(shape, dtype):
-            if case.name not in wanted:
-                continue
-            rows.append(measure(case, bandwidth, not args.no_compile))
-            print(json.dumps(rows[-1]), flush=True)
+    wanted = [c for size in sizes for c in cases(*size) if c.name in args.op.split(",")]
+    rows = []
+    for case in wanted:
+        rows.append(measure(case, bandwidth))
+        print(json.dumps(rows[-1]), flush=True)
+        torch.cuda.empty_cache()
+    for case, row in zip(wanted, rows, strict=True):
+        late = time.monotonic() - start > args.compile_seconds
+        if case.compile and "eager_us" in row and not late:
+            row["compile_us"] = compiled_time(case)
             torch.cuda.empty_cache()
     rows.sort(key=lambda row: row["op"])
     text = markdown(facts, bandwidth, rows)

@@ -8,11 +8,13 @@ import onnxruntime
 import pytest
 import torch
 
-from onnx_export import export, verify
+from onnx_export import export, export_ar, verify, verify_ar
 from onnx_export.export_ar import encoder_path
+from onnx_export.halves import OnnxHalves
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.incremental import IncrementalDecoder
+from train_model.tests.ar_networks import network
 
 CHECKPOINT = Path(export.__file__).parents[1] / "train_model/tests/fixtures/checkpoint_ar.pt"
 
@@ -85,6 +87,15 @@ def test_verify_agrees_and_finds_a_wrong_weight(path, tmp_path, capsys):
     onnx.save(wrong, tmp_path / "model.onnx")
     shutil.copy(encoder_path(path), tmp_path)
     assert verify.main([*arguments, str(tmp_path / "model.onnx")]) == 1
+
+
+@pytest.mark.parametrize("variant", ["lightweight", "bare lightweight", "three branches"])
+def test_every_kind_of_branch_is_exported(variant, tmp_path):
+    model = network(variant)
+    export_ar.write(model, tmp_path / "model.onnx")
+    checks = list(verify_ar.verify(model, OnnxHalves(tmp_path / "model.onnx", threads=1)))
+    assert len(checks) == 10
+    assert all(check.good for check in checks)
 
 
 def test_the_state_is_named_and_every_next_is_an_input(path):

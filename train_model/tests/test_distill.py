@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from train_model import train
 from train_model.cli import UserError
 from train_model.data.prepare import prepare, prepare_demo
 from train_model.models.beam_search import SearchOptions, beam_search
@@ -109,3 +110,19 @@ def test_what_does_not_belong_together_is_told(build):
     dictionary.write_text(dictionary.read_text() + "another 1\n")
     with pytest.raises(UserError, match="a teacher trained on this corpus"):
         distill(build)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "corpus"),
+    [
+        ([], "wmt16-ar-200", "wmt16"),
+        (["--corpus", "wmt16-raw"], "wmt16-ar-200", "wmt16-raw"),
+        (["--distilled"], "wmt16-ar-200-distilled", "wmt16-distilled"),
+        (["--corpus", "wmt16-raw", "--distilled"], "wmt16-ar-200-distilled", "wmt16-raw-distilled"),
+    ],
+)
+def test_a_recipe_trains_on_the_corpus_that_is_asked_for(flags, name, corpus, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(train, "train", lambda recipe, build_dir: chosen.append(recipe))
+    train.main(["--recipe", "wmt16-ar-200", *flags])
+    assert (chosen[0].name, chosen[0].corpus) == (name, corpus)

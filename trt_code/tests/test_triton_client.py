@@ -3,8 +3,10 @@
 import asyncio
 import io
 import json
+import re
 import sys
 from concurrent import futures
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,3 +132,14 @@ def test_impossible_prices(flags):
     with pytest.raises(SystemExit) as status:
         cost.main(["--measured", "x", "--price-per-hour", "1", *flags])
     assert status.value.code == 2
+
+
+def test_costs_that_the_page_shows_follow_from_their_rates():
+    page = (Path(__file__).parents[2] / "doc" / "serving.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^(.*) +([\d.]+) sentences/s +([\d.]+) a million$", page, re.M)
+    assert len(shown) >= 3
+    for what, rate, price in shown:
+        expected = cost.cost_per_million(
+            Rate(what, float(rate)), price_per_hour=2.5, utilisation=0.5
+        )
+        assert float(price) == pytest.approx(expected, abs=1e-3)

@@ -103,9 +103,9 @@ class Sweep:
         print(f"\n{title}: not run: {reason}", flush=True)
         self.write()
 
-    def write(self) -> None:
-        """Results, page and plots as far as they go."""
-        report.write(self.results, self._output, plots=sweep_plots.PLOTS)
+    def write(self, drawn: bool = False) -> None:
+        """Results and page as far as they go, and the plots when all is done: they take seconds."""
+        report.write(self.results, self._output, plots=sweep_plots.PLOTS if drawn else {})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -140,6 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, precision in blocks:
         compiles = "mode" in OPTIONS.get(name, {})
         sweep.block(name, precision, compiled if compiles else shapes, arguments.block_seconds)
+    sweep.write(drawn=True)
     bad = sum(row["check"] == "Bad" for row in sweep.results["rows"])
     count = len(sweep.results["rows"])
     print(f"\nwrote {arguments.output}/results.json, .md and plots; {bad} of {count} Bad")

@@ -11,6 +11,10 @@ project does. What stands in the way, and what is done about each:
 * PyTorch 2.6 unpickles nothing but tensors by default. fairseq's checkpoints also hold its
   configuration and meters; exactly those classes are allowed, so a checkpoint that wants to run code
   is still refused.
+
+And one thing that has nothing to do with versions: fairseq writes a checkpoint to a temporary name, but
+copies it in place to ``checkpoint_last.pt`` and ``checkpoint_best.pt``, so that a training that is killed
+there leaves half a file, from which it cannot go on. The copies are given a temporary name too.
 """
 
 import argparse
@@ -22,10 +26,12 @@ import functools
 import importlib.util
 import inspect
 import logging
+import shutil
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 
-from train_model.cli import UserError
+from train_model.cli import UserError, atomic_path
 
 FAIRSEQ_VERSION = "0.12.2"
 
@@ -46,6 +52,7 @@ def prepare() -> None:
     with _hashable_dataclasses("fairseq"), _quiet("fairseq.tasks.text_to_speech"):
         import fairseq  # noqa: F401
     _allow_checkpoint_classes()
+    _copy_whole_files()
 
 
 def _restore_numpy_aliases() -> None:
@@ -102,6 +109,20 @@ def _allow_checkpoint_classes() -> None:
             return load(*args, **kwargs)
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+
+
+def _copy_whole_files() -> None:
+    """Let fairseq's copies appear under their names when they are complete."""
+    from fairseq.file_io import PathManager
+
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+        if Path(dst_path).exists() and not overwrite:
+            return False
+        with atomic_path(dst_path) as temporary:
+            shutil.copyfile(src_path, temporary)
+        return True
+
+    PathManager.copy = staticmethod(copy)
 
 
 def _checkpoint_classes() -> list:

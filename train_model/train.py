@@ -93,6 +93,10 @@ def _run_fairseq(arguments: list[str]) -> None:
             raise UserError(
                 f"the last checkpoint in {arguments[2]} is damaged; remove it"
             ) from error
+        if "PytorchStreamWriter" in str(error):
+            raise UserError(
+                f"cannot write a checkpoint into {arguments[2]}; is there room on its disk?"
+            ) from error
         if "Cannot load model parameters" in str(error):
             raise UserError(
                 f"{arguments[2]} holds a training of another network; remove it to start over"

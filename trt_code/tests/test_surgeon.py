@@ -4,6 +4,7 @@ import collections
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon
 import onnxruntime
 import pytest
 import torch
@@ -275,3 +276,14 @@ def test_int8_graph(exported, tmp_path):
     assert np.isfinite(scores).all()
     real = expected[0] != 1
     assert (tokens == expected[0])[real].mean() > 0.8
+
+
+def test_nvidias_own_surgeon_reads_it_and_finds_nothing_to_tidy(exported, tmp_path):
+    model = patched(exported, tmp_path, "--precision", "fp16")
+    graph = onnx_graphsurgeon.import_onnx(model)
+    graph.cleanup(remove_unused_graph_inputs=True).toposort()
+    assert collections.Counter(node.op for node in graph.nodes) == count(model)
+    assert [tensor.name for tensor in graph.inputs] == ["src_tokens"]
+    plugins = [node for node in graph.nodes if node.op.startswith("Lite")]
+    assert plugins
+    assert {node.attrs["plugin_version"] for node in plugins} == {"1"}

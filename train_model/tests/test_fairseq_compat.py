@@ -1,0 +1,45 @@
+"""What is put right in fairseq beyond its import."""
+
+import shutil
+
+import pytest
+
+from train_model import fairseq_compat
+from train_model.cli import UserError
+
+pytestmark = pytest.mark.fairseq
+
+
+@pytest.fixture
+def path_manager():
+    fairseq_compat.prepare()
+    from fairseq.file_io import PathManager
+
+    return PathManager
+
+
+def test_a_copy_that_fails_leaves_what_was_there(path_manager, tmp_path, monkeypatch):
+    source, target = tmp_path / "checkpoint1.pt", tmp_path / "checkpoint_last.pt"
+    source.write_bytes(b"new" * 1000)
+    target.write_bytes(b"old")
+
+    def half(src, dst):
+        dst.write_bytes(source.read_bytes()[:1000])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", half)
+        with pytest.raises(UserError, match="No space left"):
+            path_manager.copy(str(source), str(target), overwrite=True)
+    assert target.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [source.name, target.name]
+    assert path_manager.copy(str(source), str(target), overwrite=True)
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_a_copy_that_may_not_overwrite_does_not(path_manager, tmp_path):
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(b"new")
+    target.write_bytes(b"old")
+    assert not path_manager.copy(str(source), str(target))
+    assert target.read_bytes() == b"old"

@@ -237,7 +237,7 @@ report:  ## plot and tabulate anew what bench measured
 	@$(PY) -m trt_code.report
 
 compare: $(ENV_BASE)  ## both kinds of network side by side: quality, and speed by batch size (build/compare)
-	@$(MAKE) --no-print-directory onnx MODEL=demo
+	@$(MAKE) --no-print-directory onnx-split MODEL=demo
 	@$(MAKE) --no-print-directory onnx MODEL=demo-ar
 	@$(PY) -m trt_code.compare
 

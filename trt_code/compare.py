@@ -31,7 +31,7 @@ from trt_code.translator import Translator
 BATCHES = "1,2,4,8,16,32,64,128"
 # The best runner of each device that needs no engine to be built, and both ways to search.
 DEFAULT = {
-    "cpu": ("demo:ort:fp32", "demo-ar:ort:fp32:1", "demo-ar:ort:fp32:4"),
+    "cpu": ("demo:ort-split:fp32", "demo-ar:ort:fp32:1", "demo-ar:ort:fp32:4"),
     "cuda": ("demo:cuda-graph:fp16", "demo-ar:cuda-graph:fp16:1", "demo-ar:cuda-graph:fp16:4"),
 }
 QUALITY = ("exact_match", "bleu", "chrf")

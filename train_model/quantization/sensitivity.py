@@ -186,19 +186,19 @@ def plot(path: Path, title: str, rows: list[Row], all_int8: Quality, kept: Colle
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import patches, pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 0.19 * len(rows) + 1.5))
     colours = ["tab:red" if row.layer in kept else "tab:blue" for row in rows]
     axes.barh([row.layer for row in rows], [row.only.error for row in rows], color=colours)
-    axes.axvline(all_int8.error, color="black", linestyle="--", label="all layers in INT8")
-    axes.bar(0, 0, color="tab:red", label="suggested for --keep")
+    line = axes.axvline(all_int8.error, color="black", linestyle="--", label="all layers in INT8")
+    suggested = patches.Patch(color="tab:red", label="suggested for --keep")
     axes.invert_yaxis()
     axes.margins(y=0.005)
     axes.tick_params(axis="y", labelsize=6)
     axes.set_xlabel("logit error with this layer alone in INT8")
     axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8)
+    axes.legend(handles=[line, suggested], fontsize=8, loc="center right")
     figure.tight_layout()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)

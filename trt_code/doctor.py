@@ -115,6 +115,13 @@ DEPENDENCIES = (
     Dependency("subword-nmt", "text in, text out", _ENV, _package("subword-nmt")),
     Dependency("matplotlib", "plots", _ENV, _package("matplotlib")),
     Dependency("fairseq", "make train", _ENV, _package("fairseq"), "every target but train"),
+    Dependency(
+        "nvidia-modelopt",
+        "make ptq, qat, sensitivity",
+        _ENV,
+        _package("nvidia-modelopt"),
+        "every target but these, a quantised checkpoint included",
+    ),
     Dependency("pytest", "make test", _ENV, _package("pytest"), "every target but test"),
     Dependency("ruff", "make lint", _ENV, _package("ruff"), _NOT_LINT),
     Dependency("clang-format", "make lint", _ENV, _package("clang-format"), _NOT_LINT),

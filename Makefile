@@ -33,6 +33,7 @@ CUDA_BUILD = .venv/lib/python*/site-packages/torch/lib/libtorch_cuda.so
 	  "install one (Debian: apt install python3-venv) or name an interpreter with PYTHON=" >&2; exit 2; }; \
 	echo "installing requirements/base.lock into .venv ($$($$python --version)); minutes at the first time"; \
 	$$python -m venv .venv
+	@$(INSTALL) -r requirements/cpu.lock 2>/dev/null || true  # the small build of PyTorch, if pip's indexes have it
 	@$(INSTALL) -r $<
 	@! ls $(CUDA_BUILD) >/dev/null 2>&1 || { echo "installing requirements/cuda.lock: PyTorch is a build for CUDA"; \
 	  $(INSTALL) -r requirements/cuda.lock; }

@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 FOLDER = Path(__file__).parent
-LOCKS = sorted(FOLDER.glob("*.lock"))
+LOCKS = sorted(set(FOLDER.glob("*.lock")) - {FOLDER / "cpu.lock"})  # of a release in base.lock
 OPTIONS = ["--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json"]
 
 

@@ -2,8 +2,8 @@
 
 Run it with `make lock` after changing a dependency. uv resolves for every Python and system at once
 and knows the hashes of every file of a release; pip installs from the locks and takes nothing else.
-The GPU libraries that PyTorch's build on PyPI needs are in cuda.lock, since its build for CPUs needs
-none of them.
+PyTorch comes in two builds: cpu.lock has the one for CPUs, which pip takes where it is pointed to an
+index that has it, and cuda.lock the libraries that the one on PyPI needs.
 """
 
 import re
@@ -40,9 +40,10 @@ def main() -> None:
     entries = resolve(uv, str(PROJECT), *extras)
     base = resolve(uv, str(PROJECT)).keys()
     gpu = {name for name in base if name.startswith(GPU_LIBRARIES)}
-    entries["torch"] = with_cpu_builds(uv, entries["torch"])
     write("base", "", {name: entries[name] for name in base - gpu})
     write("cuda", "'s PyTorch", {name: entries[name] for name in gpu})
+    version = re.match(r"torch==([^\s;]+)", entries["torch"])[1]
+    write("cpu", "'s PyTorch", {"torch": cpu_build(uv, version)})
     for extra in EXTRAS:
         more = resolve(uv, str(PROJECT), f"--extra={extra}").keys() - base
         write(extra, f"[{extra}]", {name: entries[name] for name in more}, "-r base.lock")
@@ -52,26 +53,22 @@ def main() -> None:
     (FOLDER / "fairseq.lock").write_text(fairseq[: fairseq.index(pin)] + entry + "\n")
 
 
-def with_cpu_builds(uv: str, torch: str) -> str:
-    """The entry ``torch`` with the hashes of PyTorch's CPU builds as well, which PyPI does not have.
+def cpu_build(uv: str, version: str) -> str:
+    """The entry of PyTorch's build for CPUs, which PyPI does not have.
 
-    Where their index is out of reach, those stay that the present lock has for the same version.
+    Where its index is out of reach, the present lock's stays if it is of the same version.
     """
-    version = re.match(r"torch==(\S+)", torch)[1]
     try:
-        builds = resolve(uv, "-", "--no-deps", text=f"torch=={version}+cpu", index=CPU_BUILDS)[
+        return resolve(uv, "-", "--no-deps", text=f"torch=={version}+cpu", index=CPU_BUILDS)[
             "torch"
         ]
     except subprocess.CalledProcessError:
-        print(
-            f"warning: {CPU_BUILDS} is out of reach; its hashes stay as they were", file=sys.stderr
-        )
-        before = re.search(
-            rf"^torch=={re.escape(version)} .*(?:\n .*)*", (FOLDER / "base.lock").read_text(), re.M
-        )
-        builds = before[0] if before else ""
-    hashes = dict.fromkeys(re.findall(r"--hash=\w+:\w{64}", f"{torch}\n{builds}"))
-    return " \\\n    ".join([f"torch=={version}", *hashes])
+        before = (FOLDER / "cpu.lock").read_text()
+        kept = re.search(rf"^torch=={re.escape(version)}\+cpu.*(?:\n .*)*", before, re.M)
+        if not kept:
+            sys.exit(f"error: {CPU_BUILDS} is out of reach, and cpu.lock is of another version")
+        print(f"warning: {CPU_BUILDS} is out of reach; cpu.lock stays as it is", file=sys.stderr)
+        return kept[0]
 
 
 def write(lock: str, asked_by: str, entries: dict[str, str], *head: str) -> None:

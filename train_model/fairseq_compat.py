@@ -123,6 +123,10 @@ def _copy_whole_files() -> None:
         return True
 
     PathManager.copy = staticmethod(copy)
+    # what fails to be written is raised as well, and told in one line
+    logging.getLogger("fairseq.checkpoint_utils").addFilter(
+        lambda record: not record.getMessage().startswith("Traceback")
+    )
 
 
 def _checkpoint_classes() -> list:

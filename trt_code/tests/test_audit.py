@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 PINS = {
     Requirement(line.removesuffix(" \\"))
-    for lock in REQUIREMENTS.glob("*.lock")
+    for lock in set(REQUIREMENTS.glob("*.lock")) - {REQUIREMENTS / "cpu.lock"}
     for line in lock.read_text().splitlines()
     if "==" in line
 }

@@ -1,11 +1,15 @@
 """The load program of ``under_load.py``: real runners pass it, and faults of every kind do not."""
 
+import dataclasses
 import time
 
 import numpy as np
 import pytest
 
+from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.zoo import ModelFiles
 from trt_code.runners import create
+from trt_code.tests import fuzz
 from trt_code.tests.fake_runner import FakeRunner
 from trt_code.tests.under_load import Pool, faults, latency, load
 
@@ -30,6 +34,17 @@ def test_eight_threads_on_one_runner_get_what_each_sentence_gives_alone(
     assert books.other_rows == 0
     assert books.score_off <= 1
     assert len(books.per_thread) == THREADS
+
+
+def test_eight_threads_on_one_search_get_what_each_sentence_gives_alone(rows, tmp_path):
+    loaded = load_checkpoint(fuzz.CHECKPOINTS[1])
+    masked = dataclasses.replace(loaded.config, padding_policy="masked")
+    files = ModelFiles("greedy", tmp_path / "checkpoint.pt", autoregressive=True)
+    save_checkpoint(files.checkpoint, loaded.model, masked)
+    with create("torch", files, "fp32", "cpu", threads=1) as runner:
+        books = load(runner, Pool.of(rows, runner), 600, THREADS, seconds=60)
+    assert books.sentences >= 600
+    assert books.other_rows == 0
 
 
 class Careless(FakeRunner):

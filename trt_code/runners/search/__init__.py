@@ -4,6 +4,7 @@
 steps, each with its own framework.
 """
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -20,7 +21,10 @@ BEAM, LEN_PENALTY = 1, 1.0
 
 
 class SearchRunner(Runner):
-    """Beam search over a decoder that takes one step at a time."""
+    """Beam search over a decoder that takes one step at a time.
+
+    The decoder holds the state of one search, so threads that call one runner take turns.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class SearchRunner(Runner):
         super().__init__(name, precision, device)
         self.max_source = max_source
         self._decoder, self._peak_memory = decoder, peak_memory
+        self._lock = threading.Lock()
         self._options = SearchOptions(
             beam=BEAM if beam is None else beam,
             len_penalty=LEN_PENALTY if len_penalty is None else len_penalty,
@@ -44,7 +49,8 @@ class SearchRunner(Runner):
 
     def run(self, src_tokens: np.ndarray) -> Output:
         source = torch.from_numpy(without_bos(src_tokens)).to(self.device)
-        found = beam_search(self._decoder, source, self._options)
+        with self._lock:
+            found = beam_search(self._decoder, source, self._options)
         if not all(found):  # no score is above another where they are not numbers
             raise UserError("the network gives scores that are no numbers; make its files again")
         return as_output([hypotheses[0] for hypotheses in found])

@@ -1,0 +1,152 @@
+"""Every command of the documents is run, on small networks in the demo's place; or it says why not here.
+
+The commands run unchanged, in a folder that has the checkout's own files as links, its own ``build``, and
+checkpoints of the demo's form that are made in no time: what they translate means nothing, but every
+file, flag and step is there. One build folder serves all, as it serves a user.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from train_model.data.dictionary import Dictionary
+from train_model.models.checkpoint import save_checkpoint
+from train_model.models.config import NatConfig
+from train_model.models.conv_crf_transformer import ConvCrfTransformer
+from train_model.models.multibranch_config import MultibranchConfig
+from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
+from trt_code.tests.test_docs import ROOT, command_lines
+
+COMMANDS = [
+    *command_lines("make"),
+    *command_lines(r"python3? -m (?:train_model|onnx_export|trt_code)\.\S+"),
+    *command_lines(r"python3? [a-z_/]+\.py"),
+    *command_lines(r"build/(?:triton/\w+\.sh|plugins/lite_plugin_host\S*)"),
+    *command_lines(r"(?:docker|torchrun|curl|perf_analyzer|pip|apt) \S+"),
+]
+# What is not run by this test, and why; the first that fits a command counts.
+ELSEWHERE = {
+    r"make (download|audit|lock|env)\b|pip |apt ": "reaches for the network",
+    r"make (lint|test)\b": "is what runs this",
+    r"docker |curl |perf_analyzer |build/triton/": "needs a container engine or a server",
+    r".* -m trt_code\.triton\.client": "needs a server; test_triton_client.py plays one",
+    r"make (train|distill|qat|ptq|sensitivity)\b|torchrun|.* -m train_model\.(train|distill|data\.prepare)": (
+        "makes a corpus and trains; test_fairseq_training.py does it in seconds"
+    ),
+    r".* -m train_model\.(loss_curves|quantization)": "reads what trainings leave",
+    r".*engine-|.*build_engine|.*--runner trt|make plugins|build/plugins/": "needs TensorRT",
+    r"make (torch-ops|test-gpu)|.*bench_kernels": "needs nvcc and a GPU",
+    r".*--device cuda|make sweep|.*(trt_code\.sweep|throughput)": "measures a GPU",
+    r".*(layer_precision|roofline)": "reads what TensorRT or a GPU left",
+    r".*--measured build/load\.json": "reads what a client of the server measured",
+    r".*yours\.pt": "the command above it with another name",
+    r".*trt_code\.tests\.(fuzz|under_load|mistreat)": "runs for long; tests run a little of it",
+    r"make compare|.*trt_code\.compare": "times for minutes; test_compare.py does it in seconds",
+    r"python doc/porting/": "test_doc_porting.py runs it",
+    r"python doc/figures/": "test_docs.py runs it",
+    r".*\.\.\.|.*/path/to/|.*wmt16|.*<": "names no file that is here",
+    r"python -m \S+$": "a mention of the program",
+}
+TO_BE_RUN = [
+    command for command in COMMANDS if not any(re.match(rule, command) for rule in ELSEWHERE)
+]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Path:
+    """A folder to work in as in the checkout, with small networks exported and patched."""
+    folder = tmp_path_factory.mktemp("workshop")
+    for path in ROOT.iterdir():
+        if not path.name.startswith(".") and path.name not in ("build", "data_model"):
+            (folder / path.name).symlink_to(path)
+    demo = folder / "data_model" / "demo"
+    shutil.copytree(ROOT / "data_model" / "demo", demo, ignore=shutil.ignore_patterns("*.pt"))
+    for side in ("en", "de"):
+        lines = (demo / f"test.{side}").read_text(encoding="utf-8").split("\n")[:40]
+        (demo / f"test.{side}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = len(Dictionary.load(demo / "dict.en.txt"))
+    torch.manual_seed(1)
+    one_pass = NatConfig(
+        src_vocab=words,
+        tgt_vocab=words,
+        encoder_embed_dim=16,
+        encoder_ffn_embed_dim=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_kernel_size_list=(3,),
+        decoder_kernel_size_list=(3,),
+        encoder_learned_pos=True,
+        decoder_learned_pos=True,
+        conv_linear=True,
+        src_embedding_copy=True,
+        crf_lowrank_approx=4,
+        crf_beam_approx=8,
+        padding_policy="masked",
+    )
+    save_checkpoint(demo / "checkpoint.pt", ConvCrfTransformer(one_pass), one_pass)
+    branches = ("attn:1:8:2", "dynamic:default:8:2")
+    greedy = MultibranchConfig(
+        src_vocab=words,
+        tgt_vocab=words,
+        encoder_branch_type=branches,
+        decoder_branch_type=branches,
+        encoder_embed_dim=16,
+        encoder_ffn_embed_dim=16,
+        encoder_layers=1,
+        decoder_ffn_embed_dim=16,
+        decoder_layers=1,
+        encoder_kernel_size_list=(3,),
+        decoder_kernel_size_list=(3,),
+        decoder_attention_heads=2,
+        conv_linear=True,
+        max_source_positions=128,
+        max_target_positions=64,
+        padding_policy="masked",
+    )
+    save_checkpoint(demo / "checkpoint-ar.pt", TransformerMultibranch(greedy), greedy)
+    run("make patch", folder)
+    run("make onnx MODEL=demo-ar", folder)
+    for name in ("checkpoint.pt", "yours.pt"):  # as the pages call a reader's own files
+        (folder / name).symlink_to(demo / "checkpoint.pt")
+    for name in ("model.onnx", "model.fp16.onnx"):
+        shutil.copy(folder / "build" / "demo" / name, folder)
+    return folder
+
+
+def run(command: str, folder: Path) -> str:
+    """Run a documented command in ``folder`` with this interpreter; return what it prints."""
+    words = shlex.split(command)
+    if words[0] == "make":
+        words += [f"PYTHON={sys.executable}"]
+    elif words[0].startswith("python"):
+        words[0] = sys.executable
+    reply = subprocess.run(
+        words, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert reply.returncode == 0, f"{command}\n{reply.stdout[-1000:]}\n{reply.stderr[-2000:]}"
+    return reply.stdout
+
+
+def test_every_reason_is_needed():
+    idle = [rule for rule in ELSEWHERE if not any(re.match(rule, command) for command in COMMANDS)]
+    assert not idle
+    assert len(TO_BE_RUN) > 15
+
+
+@pytest.mark.parametrize("command", TO_BE_RUN)
+def test_command(command, workshop):
+    if "results.json" in command and not (workshop / "build/bench/results.json").is_file():
+        run("make bench", workshop)
+    if command.startswith("make report"):
+        run("python -m trt_code.bench --runner ort --precision fp32 --shape 1x8", workshop)
+    printed = run(command, workshop)
+    if "translate" in command and "hundred" in command:
+        assert printed.count("\n") == 1

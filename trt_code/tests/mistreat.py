@@ -40,6 +40,7 @@ from train_model.models.checkpoint import load_checkpoint
 from trt_code.bench import parse_names
 
 ROOT = Path(__file__).parents[2]
+PAGE = 4096
 # Target to what must stand already; the artefacts of the target itself are made anew each time.
 TARGETS = {
     "onnx": [],
@@ -117,8 +118,8 @@ class Tree:
         assert process.returncode == 0, f"{target}: {errors[-2000:]}"
 
     def size(self) -> int:
-        """Bytes in the build folder."""
-        return sum(path.stat().st_size for path in self.build.rglob("*") if path.is_file())
+        """Bytes that the build folder takes on a disk, in pages."""
+        return sum(-(-path.stat().st_size // PAGE) * PAGE for path in self.build.rglob("*"))
 
     def state(self) -> tuple:
         """What a write changes: names, sizes and times of all files in the build folder."""
@@ -275,6 +276,7 @@ def _on_a_disk(trial: Trial, size: str, access: str) -> list[str]:
     prefix = ("unshare", "--map-root-user", "--mount", "sh", "-c", MOUNTED, "sh", size, access)
     process = trial.tree.start(trial.target, *prefix)
     _, errors = process.communicate()
+    assert process.returncode != 99, f"the disk of the trial could not be made: {errors[-500:]}"
     told = [line for line in errors.splitlines() if line.startswith("error: ")]
     if process.returncode == 0:
         return []  # it wrote less than there was room for, or nothing

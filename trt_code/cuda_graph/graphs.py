@@ -3,7 +3,8 @@
 The encoder, which ends with the predicted lengths, and the decoder are graphs of their own. Between
 the two, the host reads one number, the longest length, and picks a decoder whose canvas is just wide
 enough: a wider one changes nothing at the real positions, since the decoder's convolutions are causal
-and the CRF keeps its state over padding. All graphs share one memory pool and run in turn.
+and the CRF keeps its state over padding. On the original's canvas there is nothing to pick, and both
+are one graph. All graphs share one memory pool and run in turn.
 """
 
 import collections
@@ -20,18 +21,23 @@ from trt_code.cuda_graph.buckets import batch_bucket, length_bucket
 from trt_code.cuda_graph.network import FusedNetwork, Source
 
 WARM_UPS = 2
+# A capture waits for the whole device first, which would break one that another thread is at.
+_CAPTURE = threading.Lock()
 
 
 class _Captured:
     """One graph and the tensors it leaves its results in."""
 
     def __init__(self, pool: Any, stream: torch.cuda.Stream, function: Callable[[], Any]) -> None:
-        for _ in range(WARM_UPS):  # algorithms are chosen and lazily loaded code arrives here
-            function()
-        stream.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool, stream=stream):
-            self.result = function()
+        with _CAPTURE:
+            for _ in range(WARM_UPS):  # algorithms are chosen and lazily loaded code arrives here
+                function()
+            stream.synchronize()
+            self.graph = torch.cuda.CUDAGraph()
+            # other threads' networks go on meanwhile, and take memory as they need it
+            mode = "thread_local"
+            with torch.cuda.graph(self.graph, pool, stream, capture_error_mode=mode):
+                self.result = function()
 
     def replay(self) -> Any:
         self.graph.replay()
@@ -45,6 +51,7 @@ class _Inputs:
         self.host_tokens = torch.full((batch, length), PAD, dtype=torch.int64, pin_memory=True)
         self.host_limits = torch.full((batch,), 2, dtype=torch.int64, pin_memory=True)
         self.tokens, self.limits = self.host_tokens.to(device), self.host_limits.to(device)
+        self.host_lengths = torch.empty((batch,), dtype=torch.int64, pin_memory=True)
 
     def fill(self, src_tokens: np.ndarray, limits: np.ndarray) -> None:
         batch, length = src_tokens.shape
@@ -95,7 +102,7 @@ class GraphedNetwork:
             try:
                 inputs, encoder = self._encoder(src_tokens.shape)
                 inputs.fill(src_tokens, self._limits(src_tokens))
-                return self._fetch(src_tokens.shape, *self._replay(encoder))
+                return self._fetch(src_tokens.shape, *self._replay(inputs, encoder))
             except BaseException:
                 self._reset()  # a graph whose capture or replay failed must not be met again
                 raise
@@ -109,7 +116,7 @@ class GraphedNetwork:
             for _ in range(repeats + WARM_UPS):
                 start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 start.record()
-                self._replay(encoder)
+                self._replay(inputs, encoder)
                 end.record()
                 end.synchronize()
                 times.append(start.elapsed_time(end))
@@ -133,19 +140,28 @@ class GraphedNetwork:
 
         def build() -> tuple[_Inputs, _Captured]:
             inputs = _Inputs(batch, length, self._device)
-            return inputs, self._capture(lambda: self._network.encode(inputs.tokens, inputs.limits))
+            return inputs, self._capture(lambda: self._encode(inputs))
 
         return self._kept(("encoder", batch, length), build)
 
-    def _replay(self, encoder: _Captured) -> tuple[Tensor, Tensor, Tensor]:
-        source = encoder.replay()
-        batch, length = source.mask.shape
-        width = limit = self._width(length)
-        if self._canvas == "cut":
-            width = length_bucket(int(source.lengths.cpu().max()), limit)
+    def _encode(self, inputs: _Inputs) -> Any:
+        """The source, or with the full canvas all the rest too."""
+        source = self._network.encode(inputs.tokens, inputs.limits)
+        if self._canvas == "full":
+            return self._decode(source, self._width(inputs.tokens.shape[1]))
+        inputs.host_lengths.copy_(source.lengths, non_blocking=True)
+        return source
+
+    def _replay(self, inputs: _Inputs, encoder: _Captured) -> tuple[Tensor, Tensor, Tensor]:
+        result = encoder.replay()
+        if self._canvas == "full":
+            return result
+        batch, length = inputs.tokens.shape
+        self._stream.synchronize()
+        width = length_bucket(int(inputs.host_lengths.max()), self._width(length))
         decoder = self._kept(
             ("decoder", batch, length, width),
-            lambda: self._capture(lambda: self._decode(source, width)),
+            lambda: self._capture(lambda: self._decode(result, width)),
         )
         return decoder.replay()
 

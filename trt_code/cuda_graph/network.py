@@ -79,6 +79,31 @@ class LayerNorm:
         return lite.layer_norm_add(x, self.scale, self.shift, self.eps, after)
 
 
+class Fork:
+    """Work beside the current stream, for as long as two things are to be done; a graph keeps it so.
+
+    What is made inside ``with fork:`` may be used after ``join``.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __enter__(self) -> None:
+        if self._stream is not None:
+            self._before = torch.cuda.current_stream(self._stream.device)
+            self._stream.wait_stream(self._before)
+            torch.cuda.set_stream(self._stream)
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            torch.cuda.set_stream(self._before)
+
+    def join(self) -> None:
+        """Let the current stream wait for what was done beside it."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+
+
 def why_not(model: ConvCrfTransformer) -> str | None:
     """Why the fused network cannot stand for ``model``, or None where it can."""
     config = model.config
@@ -107,6 +132,7 @@ class FusedNetwork:
     ) -> None:
         folded = fold(model).to(device)
         self.config, self.dtype, self.tf32 = model.config, dtype, tf32
+        self._fork = Fork(device)
         encoder, decoder = folded.encoder, folded.decoder
         self.src_embed = encoder.embed_tokens.weight.detach().to(dtype)
         self.src_positions = encoder.embed_positions.vectors.detach().to(dtype)
@@ -161,10 +187,13 @@ class FusedNetwork:
         """Encode [B, S] int64 tokens; predict target lengths of at most ``limits`` [B] int64."""
         keys, embedded, mask = lite.embed_source(src_tokens, self.src_embed, self.src_positions)
         x = self._run_encoder(keys, mask)
+        with self._fork:
+            keys_values = self.source_projection(x)
         relative = self.config.pred_length_offset
         offset = -LENGTH_OFFSET if relative else 0
         lengths = lite.predict_length(x, mask, self.length_projection, limits, offset, relative)
-        return Source(keys, embedded, mask, self.source_projection(x), lengths)
+        self._fork.join()
+        return Source(keys, embedded, mask, keys_values, lengths)
 
     def _run_encoder(self, x: Tensor, mask: Tensor) -> Tensor:
         stack = self.encoder_stack

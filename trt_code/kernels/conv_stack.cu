@@ -14,6 +14,10 @@
 //     exchange 16-bit partial sums, written straight into each other's memory.
 //   - LayerNorm: the blocks exchange sums and squared deviations of their channels; the residual
 //     stays in registers, in FP32.
+//
+// Clusters must each lie within one part of the chip, so that of its 132 multiprocessors an H100
+// may offer 15 clusters of 8 and not 16. Where they do not suffice, the blocks that share sentences
+// are a mere group: they meet at counters in memory, and exchange everything through memory.
 #include "conv_stack.h"
 #include "hopper.cuh"
 #include "mma.cuh"
@@ -89,10 +93,44 @@ struct Memory {
 static_assert((kMaxHeads + 4) * sizeof(float2) <= kHeadWidth * 2);
 static_assert(kMaxTaps * sizeof(float) <= kHeadWidth * 2);
 
+/// Scratch memory, in bytes from its beginning: the counters of groups, what the blocks share (two
+/// buffers a group), and for groups that are no clusters partial sums and statistics.
+constexpr uint32_t kCounterBytes = 128;
+
+struct Scratch {
+  size_t buffer, slices, partials, statistics, end;
+
+  __host__ __device__ Scratch(const ConvStackParams& p, int tokens, int groups)
+      : buffer(size_t(p.heads) * kHeadWidth * tokens * 2),
+        slices(size_t(groups) * kCounterBytes),
+        partials(slices + size_t(groups) * 2 * buffer),
+        statistics(partials + size_t(groups) * p.heads * buffer),
+        end(statistics + size_t(groups) * p.heads * tokens * sizeof(float2)) {}
+};
+
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// One block's way through the layers; a member function a step.
-template <typename T, int kTokens>
+/// Where the blocks of a group that is no cluster meet.
+struct Meeting {
+  uint32_t* counter;
+  uint32_t target = 0;
+  unsigned char* partials;  // [receiver][sender][a slice]
+  float2* statistics;       // [block][position]
+};
+
+/// Arrive, with everything that this block has written to memory, and wait for `target` arrivals.
+__device__ __forceinline__ void meetAt(uint32_t* counter, uint32_t target) {
+  __threadfence();
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+  uint32_t arrived;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(counter) : "memory");
+  } while (arrived < target);
+}
+
+/// One block's way through the layers; a member function a step. Without kClustered, the blocks of
+/// a group are in no cluster.
+template <typename T, int kTokens, bool kClustered>
 struct Worker {
   static constexpr int kOwn = kTokens / 2;  // positions of a warpgroup where the two share a head
   static constexpr int kChunkBytes = kTokens * 16;              // 8 channels of every position
@@ -108,20 +146,25 @@ struct Worker {
   const int cluster;                             // of the grid
   const int64_t row0;                            // of x and y
   int rows;                                      // of this cluster
-  Memory at;                                     // addresses in shared memory
+  const float inverseChannels;
+  Memory at;  // addresses in shared memory
   unsigned char* shared;
   unsigned char* slices;  // in global memory: what this cluster's blocks share, twice
+  Meeting meeting;        // without a cluster
   int slot = 0;
   uint32_t slotParity = 0, parities = 0;
   int shares = 0;
   float residual[kOwn / 2];
+  int times[kOwn /
+            8];  // within their sentences, of the positions that a lane has of transposed tiles
+  int tapTime;   // and of the first of two whose taps it has
 
   __device__ Worker(const ConvStackParams& p, const ConvStackTensors& t, int stages, int sentences,
                     unsigned char* shared)
       : p(p),
         t(t),
         shape(p),
-        rank(clusterRank()),
+        rank(blockIdx.x % p.heads),
         stages(stages),
         sentences(sentences),
         warpgroup(threadIdx.x / 128),
@@ -131,12 +174,18 @@ struct Worker {
         quad(lane % 4),
         cluster(blockIdx.x / p.heads),
         row0(int64_t(cluster) * sentences * p.length),
+        inverseChannels(1.0f / shape.channels),
         at(p, kTokens, sentences, stages),
         shared(shared) {
     const int64_t left = int64_t(p.batch) * p.length - row0;
     rows = left < sentences * p.length ? int(left) : sentences * p.length;
-    slices =
-        static_cast<unsigned char*>(t.scratch) + size_t(cluster) * 2 * shape.channels * kTokens * 2;
+    auto* scratch = static_cast<unsigned char*>(t.scratch);
+    const Scratch of(p, kTokens, gridDim.x / p.heads);
+    slices = scratch + of.slices + size_t(cluster) * 2 * of.buffer;
+    meeting.counter = reinterpret_cast<uint32_t*>(scratch + cluster * kCounterBytes);
+    meeting.partials = scratch + of.partials + size_t(cluster) * p.heads * of.buffer;
+    meeting.statistics =
+        reinterpret_cast<float2*>(scratch + of.statistics) + size_t(cluster) * p.heads * kTokens;
   }
 
   __device__ uint32_t address(uint32_t offset) const { return sharedAddress(shared) + offset; }
@@ -230,15 +279,35 @@ struct Worker {
         flipped;
   }
 
+  /// Without a cluster: wait for all blocks of the group, and see what they wrote to memory. What
+  /// follows is for the first thread; the others need another consumersSync.
+  __device__ void meet() {
+    consumersSync();
+    if (threadIdx.x == 0) {
+      meeting.target += p.heads;
+      meetAt(meeting.counter, meeting.target);
+    }
+  }
+
   /// Send this block's slice to every block's buffer, and wait for everybody's.
   __device__ void share(int buffer) {
-    fenceForBulk();
-    consumersSync();
     const Barrier done = buffer == 0 ? kGather0 : kGather1;
+    const uint32_t to = address(at.buffers[buffer]);
+    fenceForBulk();
+    if constexpr (kClustered) {
+      consumersSync();
+    } else {
+      meet();
+    }
     if (threadIdx.x == 0) {
       arriveExpecting(barrier(done), p.heads * kSliceBytes);
-      bulkLoadToAll(address(at.buffers[buffer] + rank * kSliceBytes), slice(), kSliceBytes,
-                    barrier(done), uint16_t((1 << p.heads) - 1));
+      if constexpr (kClustered) {
+        bulkLoadToAll(to + rank * kSliceBytes, slice(), kSliceBytes, barrier(done),
+                      uint16_t((1 << p.heads) - 1));
+      } else {
+        fenceForBulk();
+        bulkLoad(to, slice() - rank * kSliceBytes, p.heads * kSliceBytes, barrier(done));
+      }
     }
     ++shares;
     await(done);
@@ -253,14 +322,27 @@ struct Worker {
   /// Read x into the first buffer and the residual, and the mask.
   __device__ void begin() {
     const T* x = static_cast<const T*>(t.x) + row0 * shape.channels;
-    const int chunks = shape.channels / 8;
-    for (int i = threadIdx.x; i < chunks * kTokens; i += kConsumers) {
-      const int chunk = i % chunks, token = i / chunks;
-      uint4 value{};
-      if (token < rows) {
-        value = *reinterpret_cast<const uint4*>(x + int64_t(token) * shape.channels + chunk * 8);
+    constexpr int kAtOnce = 8;
+    for (int first = threadIdx.x; first < kTokens * shape.channels / 8;
+         first += kAtOnce * kConsumers) {
+      uint4 values[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        // positions beside each other, so that the stores meet all banks
+        const int at = first + i * kConsumers, token = at % kTokens, chunk = at / kTokens;
+        values[i] = uint4{};
+        if (token < rows && chunk < shape.channels / 8) {
+          values[i] =
+              *reinterpret_cast<const uint4*>(x + int64_t(token) * shape.channels + chunk * 8);
+        }
       }
-      *reinterpret_cast<uint4*>(shared + at.buffers[0] + chunk * kChunkBytes + token * 16) = value;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int at = first + i * kConsumers;
+        if (at < kTokens * shape.channels / 8) {
+          *reinterpret_cast<uint4*>(shared + this->at.buffers[0] + at * 16) = values[i];
+        }
+      }
     }
     for (int i = threadIdx.x; i < kTokens; i += kConsumers) {
       const bool real = i < rows && (t.mask == nullptr || t.mask[row0 + i] != 0);
@@ -285,6 +367,9 @@ struct Worker {
         unpack(transposeTile(pair), residual[j * 4 + half * 2], residual[j * 4 + half * 2 + 1]);
       }
     }
+#pragma unroll
+    for (int j = 0; j < kOwn / 8; ++j) times[j] = (ownColumn() + j * 8 + group) % p.length;
+    tapTime = (threadIdx.x / kWarpSize * 8 + quad * 2) % p.length;
     fenceForBulk();
     consumersSync();
   }
@@ -357,7 +442,7 @@ struct Worker {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int token = tile * 8 + quad * 2 + e;
-        const int time = token % p.length;
+        const int time = e == 0 || tapTime + 1 < p.length ? tapTime + e : 0;
         float logit[2], largest = -INFINITY, total = 0.0f;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -383,7 +468,8 @@ struct Worker {
           bool reaches =
               group + half * 8 < taps && there >= 0 && there < p.length && token + shift < kTokens;
           if (reaches && p.maskConv) reaches = keep[token + shift] != 0.0f;
-          out[(group + half * 8) * kTokens + token] = reaches ? logit[half] / total : 0.0f;
+          out[(group + half * 8) * kTokens + token] =
+              reaches ? __fdividef(logit[half], total) : 0.0f;
         }
       }
     }
@@ -465,26 +551,43 @@ struct Worker {
     consumersSync();
 
     // 2. of this block's head, sent to every block
-    if (threadIdx.x == 0) {
-      arriveExpecting(barrier(kStatistics), p.heads * kTokens * sizeof(float2));
-    }
-    if (threadIdx.x < kTokens) {
-      const float2 both = merge(parts + threadIdx.x, 4, 16);
-      const uint32_t to = address(at.statistics + (rank * kTokens + threadIdx.x) * sizeof(float2));
-      for (int block = 0; block < p.heads; ++block) {
-        storeRemote(remoteAddress(to, block), both, remoteAddress(barrier(kStatistics), block));
+    const float2* statistics;
+    if constexpr (kClustered) {
+      if (threadIdx.x == 0) {
+        arriveExpecting(barrier(kStatistics), p.heads * kTokens * sizeof(float2));
       }
+      if (threadIdx.x < kTokens) {
+        const float2 both = merge<4, 16>(parts + threadIdx.x, 4, 1.0f / kHeadWidth);
+        const uint32_t to =
+            address(at.statistics + (rank * kTokens + threadIdx.x) * sizeof(float2));
+        for (int block = 0; block < p.heads; ++block) {
+          storeRemote(remoteAddress(to, block), both, remoteAddress(barrier(kStatistics), block));
+        }
+      }
+      await(kStatistics);
+      statistics = reinterpret_cast<const float2*>(shared + at.statistics);
+    } else {
+      if (threadIdx.x < kTokens) {
+        const float2 both = merge<4, 16>(parts + threadIdx.x, 4, 1.0f / kHeadWidth);
+        __stcg(meeting.statistics + rank * kTokens + threadIdx.x, both);
+      }
+      meet();
+      consumersSync();
+      auto* here = reinterpret_cast<float2*>(shared + at.statistics);
+      for (int i = threadIdx.x; i < p.heads * kTokens; i += kConsumers) {
+        here[i] = __ldcg(meeting.statistics + i);
+      }
+      consumersSync();
+      statistics = here;
     }
 
     // 3. of all
-    await(kStatistics);
     auto* moments = reinterpret_cast<float2*>(shared + at.moments);
     if (threadIdx.x < kTokens) {
       const float2 both =
-          merge(reinterpret_cast<const float2*>(shared + at.statistics) + threadIdx.x, p.heads,
-                kHeadWidth);
+          merge<kMaxHeads, kHeadWidth>(statistics + threadIdx.x, p.heads, inverseChannels);
       moments[threadIdx.x] =
-          make_float2(both.x / shape.channels, rsqrtf(both.y / shape.channels + p.eps));
+          make_float2(both.x * inverseChannels, rsqrtf(both.y * inverseChannels + p.eps));
     }
     consumersSync();
 #pragma unroll
@@ -512,15 +615,22 @@ struct Worker {
     return value;
   }
 
-  /// Sum and squared deviations of `parts` sets of `size` numbers; a set's lie kTokens apart.
-  __device__ static float2 merge(const float2* from, int parts, int size) {
+  /// Sum and squared deviations of kParts sets of kSize numbers; a set's lie kTokens apart. Of a
+  /// number of sets that is known only here, the first `parts` count.
+  template <int kParts, int kSize>
+  __device__ static float2 merge(const float2* from, int parts, float inverseCount) {
+    float2 part[kParts];
     float sum = 0.0f, squares = 0.0f;
-    for (int i = 0; i < parts; ++i) sum += from[i * kTokens].x;
-    const float mean = sum / (parts * size);
-    for (int i = 0; i < parts; ++i) {
-      const float2 part = from[i * kTokens];
-      const float away = part.x / size - mean;
-      squares += part.y + size * away * away;
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) {
+      part[i] = i < parts ? from[i * kTokens] : float2{};
+      sum += part[i].x;
+    }
+    const float mean = sum * inverseCount;
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) {
+      const float away = part[i].x * (1.0f / kSize) - mean;
+      if (i < parts) squares += part[i].y + kSize * away * away;
     }
     return make_float2(sum, squares);
   }
@@ -727,48 +837,67 @@ struct Worker {
     }
     fenceForBulk();
     consumersSync();
-    // Buffer 0 is read no more here.
-    if (threadIdx.x < p.heads) arriveRemote(remoteAddress(barrier(kFree), threadIdx.x));
-    if (threadIdx.x == 0) {
-      arriveExpecting(barrier(kPartials), shape.channels * kTokens * 2);
+    if constexpr (kClustered) {
+      // Buffer 0 is read no more here.
+      if (threadIdx.x < p.heads) arriveRemote(remoteAddress(barrier(kFree), threadIdx.x));
+      if (threadIdx.x == 0) {
+        arriveExpecting(barrier(kPartials), shape.channels * kTokens * 2);
+      }
     }
 
     uint32_t pairs[kOwn / 4];
 #pragma unroll
     for (int i = 0; i < kOwn / 4; ++i) {
-      const int token = ownColumn() + i / 2 * 8 + group;
       pairs[i] = positions == nullptr
                      ? 0
-                     : loadPair(positions + token % p.length * shape.channels + ownChannel(i % 2));
+                     : loadPair(positions + times[i / 2] * shape.channels + ownChannel(i % 2));
     }
 
     // What the blocks send lies as [sender][kTokens / 16][128 threads][16 bytes].
     for (int pass = 0; pass < p.heads / 2; ++pass) {
       float sums[kTokens / 2];
       multiply<kTokens, false>(sums, address(at.buffers[1]), 0, shape.inner / 64);
-      if (pass == 0) await(kFree);
+      if (kClustered && pass == 0) await(kFree);
       const int receiver = pass * 2 + warpgroup;
-      const uint32_t to = remoteAddress(
-          address(at.buffers[0] + rank * kSliceBytes + threadIdx.x % 128 * 16), receiver);
-      const uint32_t counted = remoteAddress(barrier(kPartials), receiver);
+      const int place = rank * kSliceBytes + threadIdx.x % 128 * 16;
+      uint32_t to = 0, counted = 0;
+      if constexpr (kClustered) {
+        to = remoteAddress(address(at.buffers[0] + place), receiver);
+        counted = remoteAddress(barrier(kPartials), receiver);
+      }
 #pragma unroll
       for (int i = 0; i < kTokens / 16; ++i) {
         const uint4 value{
             pack(sums[i * 8], sums[i * 8 + 1]), pack(sums[i * 8 + 2], sums[i * 8 + 3]),
             pack(sums[i * 8 + 4], sums[i * 8 + 5]), pack(sums[i * 8 + 6], sums[i * 8 + 7])};
-        storeRemote(to + i * 2048, value, counted);
+        if constexpr (kClustered) {
+          storeRemote(to + i * 2048, value, counted);
+        } else {
+          __stcg(reinterpret_cast<uint4*>(meeting.partials + receiver * p.heads * kSliceBytes +
+                                          place + i * 2048),
+                 value);
+        }
       }
     }
 
-    await(kPartials);
+    const unsigned char* mine;
+    if constexpr (kClustered) {
+      await(kPartials);
+      mine = shared + at.buffers[0];
+    } else {
+      meet();
+      consumersSync();
+      mine = meeting.partials + rank * p.heads * kSliceBytes;
+    }
+    mine += ownColumn() / 16 * 2048 + threadIdx.x % 128 * 16;
     float sums[kOwn / 2] = {};
-    const unsigned char* mine =
-        shared + at.buffers[0] + ownColumn() / 16 * 2048 + threadIdx.x % 128 * 16;
+#pragma unroll 4
     for (int sender = 0; sender < p.heads; ++sender) {
 #pragma unroll
       for (int i = 0; i < kOwn / 16; ++i) {
-        const Vector<T, 8> part =
-            *reinterpret_cast<const Vector<T, 8>*>(mine + sender * kSliceBytes + i * 2048);
+        const auto* from = reinterpret_cast<const uint4*>(mine + sender * kSliceBytes + i * 2048);
+        const uint4 bits = kClustered ? *from : __ldcg(from);
+        const Vector<T, 8> part = *reinterpret_cast<const Vector<T, 8>*>(&bits);
 #pragma unroll
         for (int e = 0; e < 8; ++e) sums[i * 8 + e] += toFloat(part.item[e]);
       }
@@ -833,13 +962,13 @@ struct Worker {
 
 #endif
 
-template <typename T, int kTokens>
+template <typename T, int kTokens, bool kClustered>
 __global__ void __launch_bounds__(kThreads, 1)
     convStackKernel(const __grid_constant__ ConvStackParams p, ConvStackTensors t, int stages,
                     int sentences) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(128) unsigned char shared[];
-  using Block = Worker<T, kTokens>;
+  using Block = Worker<T, kTokens, kClustered>;
   Block block(p, t, stages, sentences, shared);
   if (threadIdx.x == 0) {
     for (int i = 0; i < Block::kBarriers; ++i) {
@@ -851,14 +980,18 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     publishBarriers();
   }
-  clusterSync();
+  if constexpr (kClustered) {
+    clusterSync();
+  } else {
+    __syncthreads();
+  }
   if (threadIdx.x < kConsumers) {
     block.consume();
   } else if (threadIdx.x == kConsumers) {
     block.produce();
   }
   __syncwarp();
-  clusterSync();  // none may end while another still writes to it
+  if constexpr (kClustered) clusterSync();  // none may end while another still writes to it
 #endif
 }
 
@@ -866,16 +999,18 @@ __global__ void __launch_bounds__(kThreads, 1)
 using Kernel = void (*)(ConvStackParams, ConvStackTensors, int, int);
 
 template <typename T>
-Kernel kernelOf(int tokens) {
-  return tokens == 32 ? convStackKernel<T, 32> : convStackKernel<T, 64>;
+Kernel kernelOf(int tokens, bool clustered) {
+  if (!clustered) return convStackKernel<T, kMaxTokens, false>;
+  return tokens == 32 ? convStackKernel<T, 32, true> : convStackKernel<T, kMaxTokens, true>;
 }
 
-Kernel kernelOf(DataType dtype, int tokens) {
-  return dtype == DataType::kHalf ? kernelOf<__half>(tokens) : kernelOf<__nv_bfloat16>(tokens);
+Kernel kernelOf(DataType dtype, int tokens, bool clustered) {
+  return dtype == DataType::kHalf ? kernelOf<__half>(tokens, clustered)
+                                  : kernelOf<__nv_bfloat16>(tokens, clustered);
 }
 
-int tokensOf(const ConvStackParams& p, int sentences) {
-  return sentences * p.length <= 32 ? 32 : 64;
+int tokensOf(const ConvStackParams& p, const ConvStackPlan& plan) {
+  return plan.clustered && plan.sentences * p.length <= 32 ? 32 : kMaxTokens;
 }
 
 /// Sentences of a cluster of so many positions, 0 where none fits. The attention's tiles of 16
@@ -896,16 +1031,21 @@ struct Launch {
 /// How a plan is launched; the configuration points into `launch`.
 cudaError_t configure(const ConvStackParams& p, const ConvStackPlan& plan, cudaStream_t stream,
                       Launch* launch) {
-  const int tokens = tokensOf(p, plan.sentences);
-  launch->kernel = kernelOf(p.dtype, tokens);
+  const int tokens = tokensOf(p, plan);
+  launch->kernel = kernelOf(p.dtype, tokens, plan.clustered);
   const size_t bytes = Memory(p, tokens, plan.sentences, plan.stages).end;
   const cudaError_t status =
       cudaFuncSetAttribute(reinterpret_cast<const void*>(launch->kernel),
                            cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
-  launch->attribute.id = cudaLaunchAttributeClusterDimension;
-  launch->attribute.val.clusterDim.x = unsigned(p.heads);
-  launch->attribute.val.clusterDim.y = launch->attribute.val.clusterDim.z = 1;
-  launch->config.gridDim = dim3(unsigned(plan.clusters * p.heads));
+  if (plan.clustered) {
+    launch->attribute.id = cudaLaunchAttributeClusterDimension;
+    launch->attribute.val.clusterDim.x = unsigned(p.heads);
+    launch->attribute.val.clusterDim.y = launch->attribute.val.clusterDim.z = 1;
+  } else {
+    launch->attribute.id = cudaLaunchAttributeCooperative;
+    launch->attribute.val.cooperative = 1;
+  }
+  launch->config.gridDim = dim3(unsigned(plan.groups * p.heads));
   launch->config.blockDim = dim3(kThreads);
   launch->config.dynamicSmemBytes = bytes;
   launch->config.stream = stream;
@@ -949,7 +1089,7 @@ const char* check(const ConvStackParams& p) {
 
 cudaError_t planConvStack(const ConvStackParams& p, ConvStackPlan* plan) {
   if (check(p) != nullptr) return cudaErrorInvalidValue;
-  int major = 0, minor = 0, mostShared = 0;
+  int major = 0, minor = 0, mostShared = 0, processors = 0;
   cudaError_t status = deviceAttribute(cudaDevAttrComputeCapabilityMajor, &major);
   if (status == cudaSuccess) {
     status = deviceAttribute(cudaDevAttrComputeCapabilityMinor, &minor);
@@ -957,24 +1097,34 @@ cudaError_t planConvStack(const ConvStackParams& p, ConvStackPlan* plan) {
   if (status == cudaSuccess) {
     status = deviceAttribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, &mostShared);
   }
+  if (status == cudaSuccess) {
+    status = deviceAttribute(cudaDevAttrMultiProcessorCount, &processors);
+  }
   if (status != cudaSuccess) return status;
   if (major != 9 || minor != 0) return cudaErrorNotSupported;
 
-  // Few positions are done sooner, but all clusters must find room at once.
-  for (const int tokens : {32, 64}) {
-    const int sentences = sentencesOf(p, tokens);
-    if (sentences == 0 || tokensOf(p, sentences) != tokens) continue;
+  // Few positions are done sooner, and clusters are faster, but all groups must find room at once.
+  struct Way {
+    int tokens;
+    bool clustered;
+  };
+  for (const Way way : {Way{32, true}, Way{kMaxTokens, true}, Way{kMaxTokens, false}}) {
+    const int sentences = sentencesOf(p, way.tokens);
+    if (sentences == 0) continue;
     int stages = kMaxStages;
-    while (stages > 1 && int(Memory(p, tokens, sentences, stages).end) > mostShared) --stages;
+    while (stages > 1 && int(Memory(p, way.tokens, sentences, stages).end) > mostShared) --stages;
     if (stages < 2) continue;
-    *plan = {sentences, ceilDiv(p.batch, sentences), stages};
+    *plan = {sentences, ceilDiv(p.batch, sentences), stages, way.clustered};
+    if (tokensOf(p, *plan) != way.tokens) continue;
     Launch launch;
     status = configure(p, *plan, nullptr, &launch);
     if (status != cudaSuccess) return status;
-    int resident = 0;
-    status = cudaOccupancyMaxActiveClusters(&resident, launch.kernel, &launch.config);
-    if (status != cudaSuccess) return status;
-    if (resident >= plan->clusters) return cudaSuccess;
+    int resident = processors / p.heads;
+    if (way.clustered) {
+      status = cudaOccupancyMaxActiveClusters(&resident, launch.kernel, &launch.config);
+      if (status != cudaSuccess) return status;
+    }
+    if (resident >= plan->groups) return cudaSuccess;
   }
   return cudaErrorNotSupported;
 }
@@ -988,7 +1138,8 @@ size_t convStackConstantSize(const ConvStackParams& p) {
 }
 
 size_t convStackScratchSize(const ConvStackParams& p, const ConvStackPlan& plan) {
-  return size_t(plan.clusters) * 2 * p.heads * kHeadWidth * tokensOf(p, plan.sentences) * 2;
+  const Scratch scratch(p, tokensOf(p, plan), plan.groups);
+  return plan.clustered ? scratch.partials : scratch.end;
 }
 
 cudaError_t convStack(const ConvStackParams& p, const ConvStackPlan& plan,
@@ -1003,7 +1154,10 @@ cudaError_t convStack(const ConvStackParams& p, const ConvStackPlan& plan,
     return cudaErrorInvalidValue;
   }
   Launch launch;
-  const cudaError_t status = configure(p, plan, stream, &launch);
+  cudaError_t status = configure(p, plan, stream, &launch);
+  if (status == cudaSuccess && !plan.clustered) {
+    status = cudaMemsetAsync(tensors.scratch, 0, plan.groups * kCounterBytes, stream);
+  }
   if (status != cudaSuccess) return status;
   return cudaLaunchKernelEx(&launch.config, launch.kernel, p, tensors, plan.stages, plan.sentences);
 }

@@ -29,10 +29,12 @@ struct ConvStackParams {
   DataType dtype;
 };
 
-/// How the rows are dealt out: each cluster takes `sentences` whole sentences, and its blocks have
-/// room for `stages` pieces of weights.
+/// How the rows are dealt out: groups of blocks take `sentences` whole sentences each, and a block
+/// has room for `stages` pieces of weights. A group is a cluster or, where too few of those fit on
+/// the GPU at once, blocks that exchange everything through memory.
 struct ConvStackPlan {
-  int32_t sentences, clusters, stages;
+  int32_t sentences, groups, stages;
+  bool clustered;
 };
 
 /// Why these parameters cannot run, in one line; nullptr when they can.

@@ -120,6 +120,13 @@ def check(dtype, batch, length, heads, ffn, source=0, kernel_sizes=(3, 15), mask
     assert relative_error(actual, exact) <= 2 * relative_error(native, exact)
     for _ in range(3):
         assert stack(*arguments).equal(actual)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = stack(*arguments)
+    for _ in range(3):
+        captured.zero_()
+        graph.replay()
+        assert captured.equal(actual)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -133,6 +140,8 @@ def check(dtype, batch, length, heads, ffn, source=0, kernel_sizes=(3, 15), mask
         (16, 32, 8),
         (5, 64, 8),
         (15, 64, 8),
+        (16, 64, 8),  # more groups than an H100 has clusters
+        (32, 31, 8),
         (40, 8, 2),
         (2, 40, 6),
     ],
@@ -150,6 +159,8 @@ def test_encoder(dtype, batch, length, heads, masked):
         (3, 17, 4, 24),
         (16, 32, 8, 32),
         (15, 64, 8, 64),
+        (16, 64, 8, 32),
+        (31, 32, 8, 32),
         (30, 64, 4, 64),
         (9, 16, 8, 8),
         (7, 16, 2, 11),

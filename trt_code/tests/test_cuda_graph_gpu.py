@@ -70,8 +70,30 @@ def test_sixteen_bits_come_close(dtype):
     assert share > (0.97 if dtype == torch.float16 else 0.85)
 
 
-def test_the_cut_canvas_is_the_full_one_at_the_real_positions():
-    plain = model()
+# What the kernel of all layers takes: heads of 64 channels, inner channels by 128 a head.
+ONE_KERNEL = {
+    "encoder_embed_dim": 128,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_embed_dim": 256,
+}
+
+
+@pytest.mark.parametrize("canvas", ["cut", "full"])
+@pytest.mark.parametrize("options", [{}, {"padding_policy": "upstream"}])
+def test_all_layers_in_one_kernel_come_close(canvas, options):
+    plain = model(**ONE_KERNEL, **options)
+    network = graphed(plain, torch.float16, canvas)
+    assert network._network.encoder_stack is not None
+    assert network._network.decoder_stack is not None
+    rng = np.random.default_rng(7)
+    share, _ = agreement(network, plain, [batch(rng) for _ in range(20)])
+    assert share > 0.97
+
+
+@pytest.mark.parametrize("options", [{}, ONE_KERNEL])
+def test_the_cut_canvas_is_the_full_one_at_the_real_positions(options):
+    plain = model(**options)
     cut, full = graphed(plain, torch.float16), graphed(plain, torch.float16, "full")
     rng = np.random.default_rng(2)
     for _ in range(1000):

@@ -32,7 +32,7 @@ def _panels(
     from matplotlib import pyplot
 
     rows = [row for row in results["rows"] if row[key]]
-    values = sorted({row[panel] for row in rows})[-4:] or [0]
+    values = sorted({row[panel] for row in rows})[-5:] or [0]
     names = list(dict.fromkeys(map(block_name, rows)))
     figure, axes = pyplot.subplots(
         1,

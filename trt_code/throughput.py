@@ -30,6 +30,7 @@ MAX_TOKENS = 8192
 MAX_SENTENCES = 256
 WARM_UP_LINES = 16_384
 BUSY_EVERY_MS = 100
+LEAST_SAMPLES = 5  # of a pass; the share of a shorter one says nothing
 
 
 def make_codec(bpe_codes: Path, src_dict: Path, tgt_dict: Path, max_source: int | None) -> Codec:
@@ -55,7 +56,7 @@ def generate(count: int) -> list[str]:
 class GpuBusy:
     """The share of time in which the GPU had a kernel running, as the driver samples it.
 
-    Use it as a context manager; ``share`` is None where there is no ``nvidia-smi``.
+    Use it as a context manager; ``share`` is None where there is no ``nvidia-smi``, or too little time.
     """
 
     share: float | None = None
@@ -77,7 +78,7 @@ class GpuBusy:
             self._process.wait()
             self._log.seek(0)
             samples = [int(line) for line in self._log.read().split() if line.isdecimal()]
-            if samples:
+            if len(samples) >= LEAST_SAMPLES:
                 self.share = sum(samples) / len(samples) / 100
         self._log.close()
 

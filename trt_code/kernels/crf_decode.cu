@@ -11,9 +11,9 @@
 //
 // All meet at one barrier per chunk of steps, the same instruction for searchers and workers: two
 // __syncthreads() in the two branches of an `if` count as well on the hardware, but C++ forbids it,
-// synccheck stops the kernel with a launch failure, and racecheck sees races that are none. Back
-// pointers stay in shared memory; prefix scores go to the workspace, since only the back-trace
-// knows which of them count.
+// and synccheck stops the kernel with a launch failure. Back pointers stay in shared memory; prefix
+// scores go to the workspace, since only the back-trace knows which of them count. The first warp
+// wrote both, and goes back along the path alone.
 //
 // Measured on an H100 (FP16, beam 32, rank 32), batch x length 16 x 64, 64 x 128 and 256 x 512, us:
 //
@@ -21,6 +21,12 @@
 //   four, searchers and workers in branches with barriers of their own    21.0   39.7   302
 //   the same with 6 workers instead of 8                                  22.2   42.5   293
 //   the same in 144 registers instead of 168                              23.2   43.4   324
+//   four and one barrier for all, every warp writing results at the end   22.9   43.5   327
+//   the same, the first warp ending alone                                 23.3   44.8   340
+//
+// The last form is the one here. With every warp at the end racecheck reported some of the path's
+// bytes for beam 64 and length 512, written before a __syncthreads() and read after it, and nothing
+// for beam 32 or short sentences; with one warp there is no such pair.
 #include "crf_decode.h"
 #include "mma.cuh"
 
@@ -448,19 +454,19 @@ __global__ void __launch_bounds__(kThreads, 1)
     __syncthreads();
   }
 
-  if (warp == 0) {
-    int slot = search.best();
-    if (lane == 0) {
-      for (int t = p.length - 1; t > 0; --t) {
-        path[t] = uint8_t(slot);
-        slot = backPointers[t * kBeam + slot];
-      }
-      path[0] = uint8_t(slot);
+  // The first warp, which wrote the back pointers and the prefix scores, ends alone.
+  if (warp > 0) return;
+  int slot = search.best();
+  if (lane == 0) {
+    for (int t = p.length - 1; t > 0; --t) {
+      path[t] = uint8_t(slot);
+      slot = backPointers[t * kBeam + slot];
     }
+    path[0] = uint8_t(slot);
   }
-  __syncthreads();
-
-  for (int t = threadIdx.x; t < p.length; t += kThreads) {
+  __syncwarp();
+#pragma unroll 4
+  for (int t = lane; t < p.length; t += kWarpSize) {
     const auto prefixAt = [&](int at) {  // through the slot of the next position, as fairseq does
       return prefix[at * p.beam + path[min(at + 1, p.length - 1)]];
     };

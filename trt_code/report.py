@@ -107,13 +107,14 @@ def write(
         plots: by the names of their files; one, ``results.png``, where none are given.
     """
     plots = {"results": plot} if plots is None else plots
+    page = markdown(results)  # first: it fails where the results are something else
     with contextlib.ExitStack() as written:
         as_json, as_page, *pictures = (
             written.enter_context(atomic_path(folder / name))
             for name in ("results.json", "results.md", *(f"{name}.png" for name in plots))
         )
         as_json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        as_page.write_text(markdown(results), encoding="utf-8")
+        as_page.write_text(page, encoding="utf-8")
         for draw, picture in zip(plots.values(), pictures, strict=True):
             draw(results, picture)
 

@@ -160,7 +160,9 @@ def test_verify_tells_another_network(exported, tmp_path):
 def test_tie_in_rank_is_left_out_of_the_scores():
     logits = torch.tensor([[[3.0, 1, 0], [1, 2, 2], [0, 5, 1], [9, 0, 1]]])
     tokens = torch.tensor([[0, 2, 1, 0]])
-    assert verify._tied(logits, tokens, 2).tolist() == [[True, True, False, False]]
+    # The tie at 1 is that of the token there, read from 0, and of the rank that the path score at 1 is
+    # read through; a score is the difference of two path scores, so 2 is open as well.
+    assert verify._tied(logits, tokens, 2).tolist() == [[True, True, True, False]]
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty", "missing", "foreign"])

@@ -5,6 +5,7 @@ checkpoints of the demo's form that are made in no time: what they translate mea
 file, flag and step is there. One build folder serves all, as it serves a user.
 """
 
+import os
 import re
 import shlex
 import shutil
@@ -129,8 +130,10 @@ def run(command: str, folder: Path) -> str:
         words += [f"PYTHON={sys.executable}"]
     elif words[0].startswith("python"):
         words[0] = sys.executable
+    # not as a part of the make that runs the tests, which would print the folders it enters
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     reply = subprocess.run(
-        words, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        words, cwd=folder, env=alone, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     assert reply.returncode == 0, f"{command}\n{reply.stdout[-1000:]}\n{reply.stderr[-2000:]}"
     return reply.stdout

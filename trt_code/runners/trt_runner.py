@@ -8,7 +8,8 @@ until a machine with TensorRT has run it, only its control flow is proven (tests
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -38,11 +39,23 @@ def create(
     Raises:
         Unavailable: no TensorRT or GPU here, or the plan is missing, stale, foreign or damaged.
     """
+    with plans_on(device, instead="ort"):
+        return TrtRunner(Path(build_dir) / model_files.name / f"model.{precision}.plan", precision)
+
+
+@contextmanager
+def plans_on(device: str, instead: str) -> Iterator[None]:
+    """Within it, a plan that cannot be used makes its runner unavailable.
+
+    Raises:
+        Unavailable: that, or ``device`` is no GPU; ``instead`` is the runner to take there.
+    """
     if device != "cuda":
-        raise Unavailable("TensorRT runs on a GPU only; use --device cuda, or the runner ort")
-    plan = Path(build_dir) / model_files.name / f"model.{precision}.plan"
+        raise Unavailable(
+            f"TensorRT runs on a GPU only; use --device cuda, or the runner {instead}"
+        )
     try:
-        return TrtRunner(plan, precision)
+        yield
     except UserError as error:
         raise Unavailable(str(error)) from error
 

@@ -20,13 +20,14 @@ from train_model.models.canvas import initial_canvas
 from trt_code.cuda_graph.buckets import length_bucket
 from trt_code.engine.gpu import DeviceBuffer
 from trt_code.engine.profiles import Range, Shape, best_profile
-from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
+from trt_code.runners.base import WARM_UP, Output, Runner
 from trt_code.runners.trt_runner import (
     OUTPUTS,
     Plan,
     ReadyShapes,
     ShapeRun,
     Stream,
+    plans_on,
     source_shape,
 )
 
@@ -50,13 +51,9 @@ def create(
     Raises:
         Unavailable: no TensorRT or GPU here, or a plan is missing, stale, foreign or damaged.
     """
-    if device != "cuda":
-        raise Unavailable("TensorRT runs on a GPU only; use --device cuda, or the runner ort-split")
-    path = Path(build_dir) / model_files.name / f"model.{precision}.plan"
-    try:
+    with plans_on(device, instead="ort-split"):
+        path = Path(build_dir) / model_files.name / f"model.{precision}.plan"
         return TrtSplitRunner(path, precision)
-    except UserError as error:
-        raise Unavailable(str(error)) from error
 
 
 class TrtSplitRunner(Runner):

@@ -23,7 +23,7 @@ from trt_code.engine.tensorrt_api import process_logger
 from trt_code.runners.base import Unavailable
 from trt_code.runners.search import BEAM, SearchRunner
 from trt_code.runners.search.cuda_graph_steps import ROOM_STEP, CudaCapture, GraphedHalves
-from trt_code.runners.trt_runner import Plan
+from trt_code.runners.trt_runner import Plan, plans_on
 
 
 def create(
@@ -42,16 +42,12 @@ def create(
         Unavailable: no TensorRT or GPU here, a plan is missing, stale, foreign or damaged, or the engine
             was built for fewer hypotheses than ``beam``.
     """
-    if device != "cuda":
-        raise Unavailable("TensorRT runs on a GPU only; use --device cuda, or the runner ort")
-    if not torch.cuda.is_available():
-        raise Unavailable("PyTorch, which does the search, sees no CUDA GPU (make doctor)")
-    step = Path(build_dir) / model_files.name / f"model.{precision}.plan"
-    try:
+    with plans_on(device, instead="ort"):
+        if not torch.cuda.is_available():
+            raise Unavailable("PyTorch, which does the search, sees no CUDA GPU (make doctor)")
+        step = Path(build_dir) / model_files.name / f"model.{precision}.plan"
         halves = EngineHalves(step, torch.device(device))
         halves.check_beam(BEAM if beam is None else beam)
-    except UserError as error:
-        raise Unavailable(str(error)) from error
     held_before = torch.cuda.memory_allocated()  # PyTorch's; engines' weights are TensorRT's
     torch.cuda.reset_peak_memory_stats()
     runner = SearchRunner(

@@ -74,44 +74,37 @@ def workshop(tmp_path_factory) -> Path:
         (demo / f"test.{side}").write_text("\n".join(lines) + "\n", encoding="utf-8")
     words = len(Dictionary.load(demo / "dict.en.txt"))
     torch.manual_seed(1)
+    small = {
+        "src_vocab": words,
+        "tgt_vocab": words,
+        "encoder_embed_dim": 16,
+        "encoder_ffn_embed_dim": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "decoder_attention_heads": 2,
+        "encoder_kernel_size_list": (3,),
+        "decoder_kernel_size_list": (3,),
+        "conv_linear": True,
+        "padding_policy": "masked",
+    }
     one_pass = NatConfig(
-        src_vocab=words,
-        tgt_vocab=words,
-        encoder_embed_dim=16,
-        encoder_ffn_embed_dim=16,
-        encoder_layers=1,
-        decoder_layers=1,
+        **small,
         encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_kernel_size_list=(3,),
-        decoder_kernel_size_list=(3,),
         encoder_learned_pos=True,
         decoder_learned_pos=True,
-        conv_linear=True,
         src_embedding_copy=True,
         crf_lowrank_approx=4,
         crf_beam_approx=8,
-        padding_policy="masked",
     )
     save_checkpoint(demo / "checkpoint.pt", ConvCrfTransformer(one_pass), one_pass)
     branches = ("attn:1:8:2", "dynamic:default:8:2")
     greedy = MultibranchConfig(
-        src_vocab=words,
-        tgt_vocab=words,
+        **small,
         encoder_branch_type=branches,
         decoder_branch_type=branches,
-        encoder_embed_dim=16,
-        encoder_ffn_embed_dim=16,
-        encoder_layers=1,
         decoder_ffn_embed_dim=16,
-        decoder_layers=1,
-        encoder_kernel_size_list=(3,),
-        decoder_kernel_size_list=(3,),
-        decoder_attention_heads=2,
-        conv_linear=True,
         max_source_positions=128,
         max_target_positions=64,
-        padding_policy="masked",
     )
     save_checkpoint(demo / "checkpoint-ar.pt", TransformerMultibranch(greedy), greedy)
     run("make patch", folder)

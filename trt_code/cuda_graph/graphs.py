@@ -19,6 +19,7 @@ from torch import Tensor
 from train_model.models.conv_crf_transformer import PAD
 from trt_code.cuda_graph.buckets import batch_bucket, length_bucket
 from trt_code.cuda_graph.network import FusedNetwork, Source
+from trt_code.turns import Turns
 
 WARM_UPS = 2
 # A capture waits for the whole device first, which would break one that another thread is at.
@@ -85,7 +86,7 @@ class GraphedNetwork:
             raise ValueError("capacity is 2 or more: an encoder and its decoder run together")
         self._network, self._device, self._canvas = network, device, canvas
         self._capacity = capacity
-        self._lock = threading.Lock()
+        self._turns = Turns()
         self._stream = torch.cuda.Stream(device)
         self._reset()
 
@@ -98,7 +99,7 @@ class GraphedNetwork:
 
         T is the original's, twice S and at most the decoder's positions, whatever was computed.
         """
-        with self._lock, torch.inference_mode(), torch.cuda.stream(self._stream):
+        with self._turns, torch.inference_mode(), torch.cuda.stream(self._stream):
             try:
                 inputs, encoder = self._encoder(src_tokens.shape)
                 inputs.fill(src_tokens, self._limits(src_tokens))
@@ -110,7 +111,7 @@ class GraphedNetwork:
     def device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
         """Milliseconds between CUDA events around the graphs, input on the device, each pass alone."""
         times = []
-        with self._lock, torch.inference_mode(), torch.cuda.stream(self._stream):
+        with self._turns, torch.inference_mode(), torch.cuda.stream(self._stream):
             inputs, encoder = self._encoder(src_tokens.shape)
             inputs.fill(src_tokens, self._limits(src_tokens))
             for _ in range(repeats + WARM_UPS):

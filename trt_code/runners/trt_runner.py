@@ -24,6 +24,7 @@ from trt_code.engine.profiles import Shape, best_profile
 from trt_code.engine.sidecar import Sidecar, check_sidecar, plugin_paths, read_sidecar
 from trt_code.engine.tensorrt_api import deserialize, load_tensorrt, process_logger
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
+from trt_code.turns import Turns
 
 MAX_SHAPES = 64
 """Shapes that are kept ready. Each costs a context and small buffers; the longest unused one goes."""
@@ -155,6 +156,8 @@ class ReadyShapes:
 class TrtRunner(Runner):
     """Runs one plan. See ``Runner`` for shapes and types.
 
+    All shapes share one stream, their scratch memory and their books, so threads take turns.
+
     Raises:
         UserError: as ``create``'s Unavailable.
     """
@@ -170,18 +173,21 @@ class TrtRunner(Runner):
         self._input = _input_name(self._trt, self._engine, plan)
         self._scratch = DeviceBuffer(self._engine.device_memory_size_v2)
         self._ready = ReadyShapes()
+        self._turns = Turns()
 
     def run(self, src_tokens: np.ndarray) -> Output:
         feeds = {self._input: src_tokens}
-        tokens, scores = self._shape_run(src_tokens).run(feeds, OUTPUTS)
+        with self._turns:
+            tokens, scores = self._shape_run(src_tokens).run(feeds, OUTPUTS)
         return Output(tokens.astype(np.int64), scores.astype(np.float32))
 
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
-        shape_run = self._shape_run(src_tokens)
-        shape_run.run({self._input: src_tokens}, OUTPUTS)
-        for _ in range(WARM_UP):
-            shape_run.launch()
-        return [self._stream.milliseconds(shape_run.launch) for _ in range(repeats)]
+        with self._turns:
+            shape_run = self._shape_run(src_tokens)
+            shape_run.run({self._input: src_tokens}, OUTPUTS)
+            for _ in range(WARM_UP):
+                shape_run.launch()
+            return [self._stream.milliseconds(shape_run.launch) for _ in range(repeats)]
 
     def peak_memory(self) -> int:
         """Device bytes taken since the plan was loaded: weights, contexts, scratch, buffers, graphs.

@@ -30,6 +30,7 @@ from trt_code.runners.trt_runner import (
     plans_on,
     source_shape,
 )
+from trt_code.turns import Turns
 
 
 class _Tensors(NamedTuple):
@@ -58,6 +59,8 @@ def create(
 
 class TrtSplitRunner(Runner):
     """Runs the two plans of ``path`` in turn on one stream. See ``Runner`` for shapes and types.
+
+    Threads take turns, as with ``TrtRunner``.
 
     The widest canvas is the decoder engine's own (``--axis canvas=...`` of its build); translations
     that would be longer end there, as they do at the network's last position.
@@ -89,12 +92,14 @@ class TrtSplitRunner(Runner):
             name: self._buffer(name, batch, length) for name in ("src_tokens", "encoded")
         }
         self._ready = ReadyShapes()
+        self._turns = Turns()
 
     def run(self, src_tokens: np.ndarray) -> Output:
         shape = source_shape(src_tokens)
-        encoder = self._encoder(shape)
-        encoder.fill({"src_tokens": src_tokens})
-        tokens, scores = self._translate(shape, encoder).fetch(OUTPUTS)
+        with self._turns:
+            encoder = self._encoder(shape)
+            encoder.fill({"src_tokens": src_tokens})
+            tokens, scores = self._translate(shape, encoder).fetch(OUTPUTS)
         # as wide as the one engine's
         behind = ((0, 0), (0, min(2 * shape.length, self._widest) - tokens.shape[1]))
         return Output(
@@ -116,15 +121,16 @@ class TrtSplitRunner(Runner):
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
         """Both halves, and between them the host, which waits for the lengths and sends the canvas."""
         shape = source_shape(src_tokens)
-        encoder = self._encoder(shape)
-        encoder.fill({"src_tokens": src_tokens})
+        with self._turns:
+            encoder = self._encoder(shape)
+            encoder.fill({"src_tokens": src_tokens})
 
-        def both() -> None:
-            self._translate(shape, encoder)
+            def both() -> None:
+                self._translate(shape, encoder)
 
-        for _ in range(WARM_UP):
-            both()
-        return [self._stream.milliseconds(both) for _ in range(repeats)]
+            for _ in range(WARM_UP):
+                both()
+            return [self._stream.milliseconds(both) for _ in range(repeats)]
 
     def peak_memory(self) -> int:
         """See ``TrtRunner.peak_memory``."""

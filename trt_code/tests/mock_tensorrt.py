@@ -13,6 +13,7 @@ import enum
 import json
 import math
 import sys
+import time
 
 import numpy as np
 import onnx
@@ -296,6 +297,16 @@ def mock_network(context: IExecutionContext) -> None:
     else:
         given["output_tokens"][:] = np.concatenate([source, source], 1)
         given["output_scores"][:] = source.shape[0] * 1000 + source.shape[1]
+
+
+def slowly(enqueue):
+    """``enqueue`` that lets other threads in before its network runs."""
+
+    def slow(context, stream_handle):
+        time.sleep(1e-3)
+        enqueue(context, stream_handle)
+
+    return slow
 
 
 class ICudaEngine:

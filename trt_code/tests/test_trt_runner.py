@@ -19,6 +19,7 @@ from trt_code.runners.trt_runner import TrtRunner
 from trt_code.tests import mock_tensorrt
 from trt_code.tests.fake_runner import FakeRunner
 from trt_code.tests.test_build_engine import write_graph
+from trt_code.tests.under_load import in_threads
 from trt_code.translator import Translator
 
 PLAN = Path("build/demo/model.fp16.plan")
@@ -74,6 +75,19 @@ def test_one_graph_a_shape_and_results_are_the_callers(trt):
         np.testing.assert_array_equal(first.tokens, kept)
         assert trt.cudart.live_graphs == 2
         assert trt.cudart.launches == 3
+
+
+def test_threads_that_call_one_runner_get_their_own_results(trt):
+    build()
+    trt.enqueue = mock_tensorrt.slowly(trt.enqueue)  # so that they meet in the middle of a pass
+    with runner() as running:
+
+        def work(number: int) -> None:
+            for i in range(5):
+                source = tokens(2, 3) + 100 * number + i
+                np.testing.assert_array_equal(running.run(source).tokens[:, :3], source)
+
+        in_threads(8, work)
 
 
 def test_close_gives_everything_back(trt):

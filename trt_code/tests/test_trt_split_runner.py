@@ -12,6 +12,7 @@ from trt_code import build_engine
 from trt_code.runners import Unavailable, create, trt_runner
 from trt_code.runners.trt_split_runner import TrtSplitRunner
 from trt_code.tests import mock_tensorrt
+from trt_code.tests.under_load import in_threads
 
 MODEL = Path("build/demo/model.fp16.plan")
 DEMO = SimpleNamespace(name="demo", autoregressive=False)
@@ -131,6 +132,19 @@ def test_the_canvas_is_never_wider_than_the_network_has_it(trt):
     with runner() as running:
         assert running.run(sources(3)).tokens.shape == (1, 6)
         assert running.run(sources(30)).tokens.shape == (1, 40)
+
+
+def test_threads_that_call_one_runner_get_their_own_results(trt):
+    build()
+    trt.enqueue = mock_tensorrt.slowly(trt.enqueue)  # so that they meet in the middle of a pass
+    with runner() as running:
+
+        def work(number: int) -> None:
+            for i in range(5):
+                source = sources(5, 4 + number, first_word=100 * number + 10 * i + 20)
+                assert (running.run(source).tokens[:, 1:3] == source[:, 1:2]).all()
+
+        in_threads(8, work)
 
 
 def test_device_time_has_both_halves(trt):

@@ -2,7 +2,7 @@
 
     python -m trt_code.tests.under_load --runner ort --sentences 1000000 --threads 8
 
-A pool of sentences, of the demo corpus's kinds and lengths, is translated one at a time. Then the
+A pool of sentences, of the demo corpus's kinds and lengths, is translated a sentence at a time. Then the
 threads draw windows of it at random, batch most of them by length as the translator does and the rest
 in any company, and every row must have the tokens that its sentence has alone. The program's own books
 do not grow, so what memory grows is the runner's. Before and after, one batch of a fixed shape is
@@ -73,9 +73,15 @@ class Pool:
     scores: np.ndarray
 
     @classmethod
-    def of(cls, rows: list[list[int]], runner: Runner) -> "Pool":
-        """Translate every row in a batch of its own."""
-        alone = [runner.run(pad([row])) for row in rows]
+    def of(cls, rows: list[list[int]], runner: Runner, threads: int = 1) -> "Pool":
+        """Translate every row in a batch of its own, with one thread or with several."""
+        alone: list[Any] = [None] * len(rows)
+
+        def work(number: int) -> None:
+            for i in range(number, len(rows), threads):
+                alone[i] = runner.run(pad([rows[i]]))
+
+        in_threads(threads, work)
         width = max(output.tokens.shape[1] for output in alone)
         tokens = np.concatenate([_fit(output.tokens, width, PAD) for output in alone])
         scores = np.concatenate([_fit(output.scores, width, 0) for output in alone])
@@ -275,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{arguments.runner} cannot run here: {reason}") from reason
     with runner:
         rows = [row for row in encoded if len(row) <= (runner.max_source or len(row))]
-        pool = Pool.of(rows, runner)
+        pool = Pool.of(rows, runner, arguments.threads)
         print(f"{len(rows)} sentences translated alone", flush=True)
         timed = [latency(runner, pool, arguments.passes, 1)]
         start = time.monotonic()

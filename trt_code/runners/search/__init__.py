@@ -4,7 +4,6 @@
 steps, each with its own framework.
 """
 
-import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +14,7 @@ from train_model.data.dictionary import BOS, PAD
 from train_model.models.beam_search import Hypothesis, SearchOptions, beam_search
 from train_model.models.incremental import IncrementalDecoder
 from trt_code.runners.base import Output, Runner
+from trt_code.turns import Turns
 
 # Greedy is the fastest and, on the demo, also the best. mit-han-lab scores its WMT16 models with 4 and 0.6.
 BEAM, LEN_PENALTY = 1, 1.0
@@ -41,7 +41,7 @@ class SearchRunner(Runner):
         super().__init__(name, precision, device)
         self.max_source = max_source
         self._decoder, self._peak_memory = decoder, peak_memory
-        self._lock = threading.Lock()
+        self._turns = Turns()
         self._options = SearchOptions(
             beam=BEAM if beam is None else beam,
             len_penalty=LEN_PENALTY if len_penalty is None else len_penalty,
@@ -49,7 +49,7 @@ class SearchRunner(Runner):
 
     def run(self, src_tokens: np.ndarray) -> Output:
         source = torch.from_numpy(without_bos(src_tokens)).to(self.device)
-        with self._lock:
+        with self._turns:
             found = beam_search(self._decoder, source, self._options)
         if not all(found):  # no score is above another where they are not numbers
             raise UserError("the network gives scores that are no numbers; make its files again")

@@ -83,7 +83,8 @@ def reference(layers, heads, mask_conv, x, mask, keys_values, source_mask, posit
     return x
 
 
-def check(dtype, batch, length, heads, ffn, source=0, kernel_sizes=(3, 15), masked=False):
+def make(dtype, batch, length, heads, ffn, source=0, kernel_sizes=(3, 15), masked=False):
+    """Random layers and what they get: the stack, its layers, its arguments."""
     generator = torch.Generator("cuda").manual_seed(0)
     width = 64 * heads
 
@@ -108,7 +109,12 @@ def check(dtype, batch, length, heads, ffn, source=0, kernel_sizes=(3, 15), mask
 
     stack = ConvStack(layers, heads, EPS, mask_conv=masked)
     assert stack.fits(x, keys_values)
-    arguments = x, mask, keys_values, source_mask, positions
+    return stack, layers, (x, mask, keys_values, source_mask, positions)
+
+
+def check(dtype, batch, length, heads, ffn, source=0, kernel_sizes=(3, 15), masked=False):
+    made = make(dtype, batch, length, heads, ffn, source, kernel_sizes, masked)
+    stack, layers, arguments = made
     actual = stack(*arguments)
     assert actual.isfinite().all()
     exact = reference(layers, heads, masked, *arguments, torch.float64)
@@ -129,43 +135,41 @@ def check(dtype, batch, length, heads, ffn, source=0, kernel_sizes=(3, 15), mask
         assert captured.equal(actual)
 
 
+ENCODERS = [
+    (1, 1, 2),
+    (1, 32, 8),
+    (3, 17, 4),
+    (16, 32, 8),
+    (5, 64, 8),
+    (15, 64, 8),
+    (16, 64, 8),  # more groups than an H100 has clusters
+    (32, 31, 8),
+    (40, 8, 2),
+    (2, 40, 6),
+]
+DECODERS = [
+    (1, 2, 2, 1),
+    (1, 64, 8, 32),
+    (3, 17, 4, 24),
+    (16, 32, 8, 32),
+    (15, 64, 8, 64),
+    (16, 64, 8, 32),
+    (31, 32, 8, 32),
+    (30, 64, 4, 64),
+    (9, 16, 8, 8),
+    (7, 16, 2, 11),
+]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(
-    ("batch", "length", "heads"),
-    [
-        (1, 1, 2),
-        (1, 32, 8),
-        (3, 17, 4),
-        (16, 32, 8),
-        (5, 64, 8),
-        (15, 64, 8),
-        (16, 64, 8),  # more groups than an H100 has clusters
-        (32, 31, 8),
-        (40, 8, 2),
-        (2, 40, 6),
-    ],
-)
+@pytest.mark.parametrize(("batch", "length", "heads"), ENCODERS)
 def test_encoder(dtype, batch, length, heads, masked):
     check(dtype, batch, length, heads, 256 * heads, masked=masked)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(
-    ("batch", "length", "heads", "source"),
-    [
-        (1, 2, 2, 1),
-        (1, 64, 8, 32),
-        (3, 17, 4, 24),
-        (16, 32, 8, 32),
-        (15, 64, 8, 64),
-        (16, 64, 8, 32),
-        (31, 32, 8, 32),
-        (30, 64, 4, 64),
-        (9, 16, 8, 8),
-        (7, 16, 2, 11),
-    ],
-)
+@pytest.mark.parametrize(("batch", "length", "heads", "source"), DECODERS)
 def test_decoder(dtype, batch, length, heads, source):
     check(dtype, batch, length, heads, 128 * heads, source, kernel_sizes=(1, 4, 16))
 

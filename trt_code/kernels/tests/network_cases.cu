@@ -1,4 +1,5 @@
 #include "../attention.h"
+#include "../conv_stack.h"
 #include "../copy_source.h"
 #include "../embed_source.h"
 #include "../linear.h"
@@ -170,6 +171,58 @@ void runCopySource(Mode mode, int batch, int length, int source, int channels, i
       Outputs{x, mask});
 }
 
+/// Two layers of the encoder (source 0) or of the decoder.
+template <typename T>
+void runConvStack(Mode mode, int batch, int length, int heads, int source, DataType dtype,
+                  cudaStream_t stream) {
+  const int channels = 64 * heads, layers = 2;
+  lite::ConvStackParams params{};
+  params.batch = batch;
+  params.length = length;
+  params.heads = heads;
+  params.ffn = 2 * channels;
+  params.layers = layers;
+  params.kernelSizes[0] = 3;
+  params.kernelSizes[1] = 16;
+  params.paddings[0] = source > 0 ? 2 : 1;
+  params.paddings[1] = source > 0 ? 15 : 8;
+  params.source = source;
+  params.sourceStride = 2 * layers * channels;
+  params.maskConv = true;
+  params.eps = 1e-5f;
+  params.dtype = dtype;
+  lite::ConvStackPlan plan{};
+  const cudaError_t planned = lite::planConvStack(params, &plan);
+  if (planned == cudaErrorNotSupported) return;  // Hopper alone has what it needs
+  require(planned, "planConvStack");
+
+  Session session(mode, stream);
+  const size_t elements = size_t(batch) * length * channels;
+  const auto x = session.input<T>(elements);
+  const auto weights = session.input<T>(lite::convStackWeightSize(params), 0.05f);
+  const auto constants = session.input<float>(lite::convStackConstantSize(params), 0.3f);
+  const auto mask = session.holding(padding(batch, length));
+  const auto keysValues =
+      session.input<T>(size_t(batch) * std::max(source, 1) * params.sourceStride);
+  const auto sourceMask = session.holding(padding(batch, std::max(source, 1)));
+  const auto positions = session.input<T>(size_t(length) * channels);
+  const auto y = session.memory<T>(elements);
+  const auto scratch = session.scratch(lite::convStackScratchSize(params, plan));
+  const bool decodes = source > 0;
+  const lite::ConvStackTensors tensors{x->data(),
+                                       weights->data(),
+                                       constants->data(),
+                                       decodes ? nullptr : mask->data(),
+                                       decodes ? keysValues->data() : nullptr,
+                                       decodes ? sourceMask->data() : nullptr,
+                                       decodes ? positions->data() : nullptr,
+                                       y->data(),
+                                       scratch->data()};
+  session.call(
+      "convStack", [&](cudaStream_t on) { return lite::convStack(params, plan, tensors, on); },
+      Outputs{y});
+}
+
 template <typename T>
 void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
   runEmbedSource<T>(mode, 1, 1, 1, 0, dtype, stream);
@@ -197,6 +250,12 @@ void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
     runSelfConv<T>(mode, 2, 12, 240, 4, 31, 15, dtype, stream);
     runSelfConv<T>(mode, 1, 5, 128, 8, 31, 30, dtype, stream);
     runSelfConv<T>(mode, 3, 17, 512, 8, 15, 14, dtype, stream);
+    runConvStack<T>(mode, 1, 1, 2, 0, dtype, stream);
+    runConvStack<T>(mode, 3, 17, 4, 0, dtype, stream);
+    runConvStack<T>(mode, 2, 64, 8, 0, dtype, stream);
+    runConvStack<T>(mode, 7, 16, 2, 11, dtype, stream);
+    runConvStack<T>(mode, 1, 64, 8, 64, dtype, stream);
+    runConvStack<T>(mode, 16, 64, 8, 5, dtype, stream);  // more groups than clusters fit
   }
 }
 

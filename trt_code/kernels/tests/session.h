@@ -95,7 +95,9 @@ class Buffer : public Memory {
     require(cudaMemcpy(values.data(), data(), count_ * sizeof(T), cudaMemcpyDeviceToHost),
             "copy from device");
     return std::none_of(values.begin(), values.end(), [](T value) {
-      if constexpr (std::is_integral_v<T>) {
+      if constexpr (std::is_unsigned_v<T>) {
+        return false;
+      } else if constexpr (std::is_integral_v<T>) {
         return value < 0;
       } else {
         return std::isnan(float(value));
@@ -125,10 +127,17 @@ class Session {
     return buffer;
   }
 
-  /// Normal values.
+  /// Scratch memory: what it holds before and after a call is nobody's business.
+  Pointer<unsigned char> scratch(size_t bytes) {
+    auto buffer = std::make_shared<Buffer<unsigned char>>(mode_, bytes, 0);
+    scratch_.push_back(buffer);
+    return buffer;
+  }
+
+  /// Normal values, times `scale`.
   template <typename T>
-  Pointer<T> input(size_t count) {
-    std::normal_distribution<float> normal;
+  Pointer<T> input(size_t count, float scale = 1.0f) {
+    std::normal_distribution<float> normal(0.0f, scale);
     std::vector<T> values(count);
     for (T& value : values) value = T(normal(generator()));
     return holding(values);
@@ -151,8 +160,7 @@ class Session {
 
   /// Make a call. Where memory is guarded: on outputs that are poisoned before, each element of
   /// which it must write with a number; a second call and a replay from a graph must give the same
-  /// bytes; inputs and what lies around the buffers must stay as they were. Scratch memory counts
-  /// as output.
+  /// bytes; inputs and what lies around the buffers must stay as they were.
   void call(const std::string& what, const std::function<cudaError_t(cudaStream_t)>& launch,
             const Outputs& outputs) {
     if (mode_ == Mode::kOnce) {
@@ -163,6 +171,7 @@ class Session {
     }
     const auto run = [&](unsigned char poison, const std::function<cudaError_t()>& start) {
       for (const auto& output : outputs) output->fill(poison);
+      for (const auto& memory : scratch_) memory->fill(poison);
       require(cudaDeviceSynchronize(), what + ": before the call");
       require(start(), what);
       require(cudaStreamSynchronize(stream_), what + ": in the kernel");
@@ -191,6 +200,7 @@ class Session {
     cudaGraphDestroy(graph);
     require(inputBytes(outputs) == before, what + ": an input was changed");
     for (const auto& memory : all_) memory->checkGuards();
+    for (const auto& memory : scratch_) memory->checkGuards();
   }
 
  private:
@@ -213,7 +223,7 @@ class Session {
   Mode mode_;
   cudaStream_t stream_;
   int shift_;
-  Outputs all_;
+  Outputs all_, scratch_;
 };
 
 }  // namespace driver

@@ -2,14 +2,19 @@
 
 The hypotheses, their order and their scores are those of fairseq 0.12.2's ``SequenceGenerator``: each
 step keeps the best ``2 * beam`` continuations, those among the first ``beam`` that end the sentence
-are finished, and a sentence is done when ``beam`` hypotheses are. Everything stays a tensor on the
-decoder's device; the host asks once a step whether a hypothesis was finished.
+are finished, and a sentence is done when ``beam`` hypotheses are. Between the decoder's steps
+everything stays where the decoder is, in tensors of fixed shapes that are written in place, so that a
+step of the search can be part of a CUDA graph; the host reads whether the search is done, and at the
+end what was found.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +34,7 @@ class StepDecoder(Protocol):
         """Take one step.
 
         Args:
-            tokens: last token of every hypothesis [B, beam], int64; a view that changes later.
+            tokens: last token of every hypothesis [B, beam], int64; they change later.
             parents: the beam [B, beam], int64, in 0..beam-1, that each hypothesis continues.
 
         Returns:
@@ -57,8 +62,15 @@ class SearchOptions:
     no_repeat_ngram: int = 0
 
     def max_length(self, source_width: int, positions: int) -> int:
-        """Most tokens before eos for a batch of this width [tokens]."""
-        return min(int(self.max_len_a * source_width + self.max_len_b), positions - 1)
+        """Most tokens before eos for a batch of this width [tokens].
+
+        Raises:
+            ValueError: that is less than ``min_len``.
+        """
+        longest = min(int(self.max_len_a * source_width + self.max_len_b), positions - 1)
+        if longest < self.min_len:
+            raise ValueError(f"min_len {self.min_len} is above the longest output, {longest}")
+        return longest
 
 
 @dataclass(frozen=True)
@@ -70,10 +82,54 @@ class Hypothesis:
     positional_scores: Tensor
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Found:
+    """The finished hypotheses of a batch, best first; N is the beam, T the longest one's length.
+
+    Attributes:
+        counts: how many a sentence has [B] int64; what stands behind them is of no meaning.
+        tokens: [B, N, T] int64 with the closing eos, then pad.
+        positional_scores: log-probabilities [B, N, T] float32, then 0.
+        lengths: tokens with eos [B, N] int64.
+        scores: [B, N] float32.
+    """
+
+    counts: np.ndarray
+    tokens: np.ndarray
+    positional_scores: np.ndarray
+    lengths: np.ndarray
+    scores: np.ndarray
+
+    def hypotheses(self) -> list[list[Hypothesis]]:
+        """The same, sentence by sentence."""
+        return [
+            [self._hypothesis(sentence, rank) for rank in range(count)]
+            for sentence, count in enumerate(self.counts.tolist())
+        ]
+
+    def _hypothesis(self, sentence: int, rank: int) -> Hypothesis:
+        own = sentence, rank, slice(int(self.lengths[sentence, rank]))
+        return Hypothesis(
+            torch.from_numpy(self.tokens[own]),
+            self.scores[sentence, rank].item(),
+            torch.from_numpy(self.positional_scores[own]),
+        )
+
+
 def beam_search(
     decoder: StepDecoder, src_tokens: Tensor, options: SearchOptions
 ) -> list[list[Hypothesis]]:
+    """Translate a batch, see :func:`search`.
+
+    Returns:
+        For every sentence its finished hypotheses, best first; ``options.beam`` of them unless
+        ``no_repeat_ngram`` left fewer.
+    """
+    return search(decoder, src_tokens, options).hypotheses()
+
+
+@torch.inference_mode()
+def search(decoder: StepDecoder, src_tokens: Tensor, options: SearchOptions) -> Found:
     """Translate a batch.
 
     Args:
@@ -81,126 +137,214 @@ def beam_search(
         src_tokens: source tokens [B, S], int64, padded with pad.
         options: how to search.
 
-    Returns:
-        For every sentence its finished hypotheses, best first; ``options.beam`` of them unless
-        ``no_repeat_ngram`` left fewer.
-
     Raises:
         ValueError: the beam does not fit the vocabulary, or the length limits contradict each other.
     """
-    beam, batch, device = options.beam, src_tokens.shape[0], src_tokens.device
-    if not 1 <= 2 * beam < decoder.vocab_size:
-        raise ValueError(f"a beam of {beam} does not fit a vocabulary of {decoder.vocab_size}")
-    max_len = options.max_length(src_tokens.shape[1], decoder.max_target_positions)
-    if max_len < options.min_len:
-        raise ValueError(f"min_len {options.min_len} is above the longest output, {max_len}")
+    longest = options.max_length(src_tokens.shape[1], decoder.max_target_positions)
+    state = Search(len(src_tokens), decoder.vocab_size, longest, options, src_tokens.device)
+    decoder.begin(src_tokens, options.beam, longest + 1)
+    for _ in range(longest + 1):
+        state.advance(decoder.step(state.tokens, state.parents))
+        if state.done:
+            break
+    return state.found()
 
-    decoder.begin(src_tokens, beam, max_len + 1)
-    # Column 0 is the eos that opens the decoder's input; `totals[..., t]` is the sum up to token t.
-    tokens = torch.full((batch, beam, max_len + 2), PAD, dtype=torch.int64, device=device)
-    tokens[..., 0] = EOS
-    totals = torch.zeros(batch, beam, max_len + 2, device=device)
-    parents = torch.arange(beam, device=device).repeat(batch, 1)
-    finished = _Finished(batch, beam, max_len + 1, options.len_penalty, device)
 
-    for step in range(max_len + 1):
-        scores = decoder.step(tokens[..., step], parents)
-        _constrain(scores, tokens[..., : step + 1], options, last=step == max_len)
-        # All beams are alike before the first step, so only one of them is looked at.
-        scores = scores[:, :1] if step == 0 else scores + totals[..., step, None]
-        candidates, index = scores.flatten(1).topk(2 * beam)
-        origin, token = index // decoder.vocab_size, index % decoder.vocab_size
-        ends = (token == EOS) & (candidates > -math.inf)
-        best_end = ends[:, :beam]
-        if best_end.any():
-            history = origin[:, :beam, None]
-            finished.add(
-                best_end,
-                _continue(tokens[..., 1 : step + 1], history, token[:, :beam]),
-                _continue(totals[..., 1 : step + 1], history, candidates[:, :beam]),
-            )
-            if finished.complete():
-                break
-        alive = ends.to(torch.int8).sort(dim=1, stable=True).indices[:, :beam]
-        parents = origin.gather(1, alive)
-        rows = parents[..., None]
-        tokens[..., : step + 2] = _continue(tokens[..., : step + 1], rows, token.gather(1, alive))
-        totals[..., : step + 2] = _continue(
-            totals[..., : step + 1], rows, candidates.gather(1, alive)
+class Search:
+    """What a search knows between the decoder's steps.
+
+    Hypotheses are kept as each step's choice and the beam it came from, and read backwards at the end.
+
+    Attributes:
+        tokens: last token of every hypothesis [B, beam] int64: the next step's input.
+        parents: the beam that each continues [B, beam] int64: likewise.
+        step: how many steps were taken [] int64.
+        done: whether every sentence has all its hypotheses [] bool; a further step then changes nothing.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        vocab_size: int,
+        longest: int,
+        options: SearchOptions,
+        device: torch.device,
+    ) -> None:
+        """Begin a search of ``batch`` sentences for hypotheses of at most ``longest`` tokens before eos.
+
+        Raises:
+            ValueError: the beam does not fit the vocabulary.
+        """
+        beam = options.beam
+        if not 1 <= 2 * beam < vocab_size:
+            raise ValueError(f"a beam of {beam} does not fit a vocabulary of {vocab_size}")
+        self._beam, self._vocab_size, self._options = beam, vocab_size, options
+
+        def integers(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.int64, device=device)
+
+        self.tokens, self.parents, self.step = (
+            integers(batch, beam),
+            integers(batch, beam),
+            integers(),
         )
-    return finished.ranked()
+        self.done = torch.zeros((), dtype=torch.bool, device=device)
+        self._totals = torch.zeros(batch, beam, device=device)
+        steps = longest + 1
+        self._past_tokens, self._past_parents = (
+            integers(steps, batch, beam),
+            integers(steps, batch, beam),
+        )
+        self._past_totals = torch.zeros(steps, batch, beam, device=device)
+        # What ended: after which step and from which beam, and the sum of its log-probabilities. One slot
+        # more than the beam takes what comes too late or is no end, and is never read.
+        self._count = integers(batch)
+        self._end_at = integers(batch, beam + 1)
+        self._end_total = torch.zeros(batch, beam + 1, device=device)
+        # Constants: how candidates that go on are ranked, and what a step may not choose.
+        self._ranks = torch.arange(2 * beam, 0, -1, device=device)
+        self._first_beam = torch.full((beam,), -math.inf, device=device)
+        self._first_beam[0] = 0
+        self._beams = torch.arange(beam, device=device)
+        self._forbidden = self._forbid(vocab_size, device)
+        kinds = [2 if step == longest else step < options.min_len for step in range(steps)]
+        self._kinds = torch.tensor(kinds, dtype=torch.int64, device=device)
+        self._history = self.tokens[..., None]
+        self.restart()
 
+    def _forbid(self, vocab_size: int, device: torch.device) -> Tensor:
+        """What is added to log-probabilities: in the middle, before ``min_len``, in the last step [3, V]."""
+        rows = torch.zeros(3, vocab_size)
+        rows[:, UNK] = -self._options.unk_penalty
+        rows[:, PAD] = rows[1, EOS] = -math.inf
+        rows[2] = -math.inf
+        rows[2, EOS] = 0
+        return rows.to(device)
 
-def _continue(history: Tensor, rows: Tensor, last: Tensor) -> Tensor:
-    """Rows ``rows`` [B, n, 1] of ``history`` [B, beam, t], each followed by its ``last`` [B, n]."""
-    taken = history.gather(1, rows.expand(-1, -1, history.shape[2]))
-    return torch.cat([taken, last[..., None]], dim=2)
+    def restart(self) -> None:
+        """Begin anew with other sentences, in the same memory."""
+        self.tokens.fill_(EOS)
+        self.parents.copy_(self._beams.expand_as(self.parents))
+        # All beams are alike before the first step, so only one of them counts.
+        self._totals.copy_(self._first_beam.expand_as(self._totals))
+        for tensor in (self.step, self.done, self._count):
+            tensor.zero_()
+        self._history = self.tokens[..., None]
 
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """What is done inside leaves the search as it was."""
+        own = [
+            *(self.tokens, self.parents, self.step, self.done, self._totals),
+            *(self._past_tokens, self._past_parents, self._past_totals),
+            *(self._count, self._end_at, self._end_total),
+        ]
+        before = [tensor.clone() for tensor in own]
+        yield
+        for tensor, value in zip(own, before, strict=True):
+            tensor.copy_(value)
 
-def _constrain(scores: Tensor, tokens: Tensor, options: SearchOptions, last: bool) -> None:
-    """Forbid in ``scores`` [B, beam, V] what may not follow ``tokens`` [B, beam, step + 1]."""
-    step = tokens.shape[2] - 1
-    scores[..., PAD] = -math.inf
-    scores[..., UNK] -= options.unk_penalty
-    if last:
-        scores[..., :EOS] = -math.inf
-        scores[..., EOS + 1 :] = -math.inf
-    elif step < options.min_len:
-        scores[..., EOS] = -math.inf
-    size = options.no_repeat_ngram
-    if 0 < size <= step + 1:
+    def advance(self, scores: Tensor) -> None:
+        """Choose how every hypothesis goes on.
+
+        Args:
+            scores: log-probabilities of the next token [B, beam, V] float32; overwritten.
+        """
+        beam, step = self._beam, self.step.view(1)
+        kind = self._kinds.index_select(0, step)
+        scores.add_(self._forbidden.index_select(0, kind))
+        if self._options.no_repeat_ngram:
+            self._forbid_repeats(scores)
+        scores.add_(self._totals[..., None])
+        candidates, index = scores.flatten(1).topk(2 * beam)
+        origin = index // self._vocab_size
+        token = index - origin * self._vocab_size
+        ends = (token == EOS) & (candidates > -math.inf)
+        self._finish(ends[:, :beam], origin[:, :beam], candidates[:, :beam])
+        # at most one end a beam, so that there are enough of those that go on
+        alive = self._ranks.masked_fill(ends, 0).topk(beam).indices
+        torch.gather(token, 1, alive, out=self.tokens)
+        torch.gather(origin, 1, alive, out=self.parents)
+        torch.gather(candidates, 1, alive, out=self._totals)
+        self._past_tokens.index_copy_(0, step, self.tokens[None])
+        self._past_parents.index_copy_(0, step, self.parents[None])
+        self._past_totals.index_copy_(0, step, self._totals[None])
+        if self._options.no_repeat_ngram:
+            self._remember()
+        self.step.add_(1)
+
+    def _finish(self, ends: Tensor, origin: Tensor, totals: Tensor) -> None:
+        """Keep the hypotheses [B, beam] that end, in order, where there is room for them."""
+        order = ends.cumsum(1).add_(self._count[:, None])
+        slot = (order - 1).clamp_(max=self._beam).masked_fill_(~ends, self._beam)
+        self._end_at.scatter_(1, slot, origin + self.step * self._beam)
+        self._end_total.scatter_(1, slot, totals)
+        torch.clamp(order[:, -1], max=self._beam, out=self._count)
+        torch.all(self._count == self._beam, out=self.done)
+
+    def _forbid_repeats(self, scores: Tensor) -> None:
+        size, tokens = self._options.no_repeat_ngram, self._history
+        if size > tokens.shape[2]:
+            return
         ngrams = tokens.unfold(2, size, 1)
-        tail = tokens[:, :, None, step + 2 - size :]
+        tail = tokens[:, :, None, tokens.shape[2] + 1 - size :]
         repeats = (ngrams[..., :-1] == tail).all(dim=-1)
         scores.scatter_(2, torch.where(repeats, ngrams[..., -1], PAD), -math.inf)
 
+    def _remember(self) -> None:
+        """Every hypothesis' tokens so far, which grow: a search that needs them is none for a CUDA graph."""
+        rows = self.parents[..., None].expand(-1, -1, self._history.shape[2])
+        self._history = torch.cat([self._history.gather(1, rows), self.tokens[..., None]], 2)
 
-class _Finished:
-    """The finished hypotheses of a batch, at most ``beam`` a sentence, in the order they came."""
-
-    def __init__(self, batch: int, beam: int, length: int, len_penalty: float, device):
-        self._beam, self._len_penalty = beam, len_penalty
-        # One slot more than the beam takes what comes too late or is not an end, and is never read.
-        slots = (batch, beam + 1)
-        self._count = torch.zeros(batch, dtype=torch.int64, device=device)
-        self._score = torch.full(slots, -math.inf, device=device)
-        self._length = torch.zeros(slots, dtype=torch.int64, device=device)
-        self._tokens = torch.full((*slots, length), PAD, dtype=torch.int64, device=device)
-        self._totals = torch.zeros((*slots, length), device=device)
-
-    def add(self, mask: Tensor, tokens: Tensor, totals: Tensor) -> None:
-        """Add the hypotheses [B, n, t] where ``mask`` [B, n]; ``totals`` are their running scores."""
-        order = self._count[:, None] + mask.cumsum(1) - 1
-        slot = torch.where(mask & (order < self._beam), order, self._beam)
-        length = tokens.shape[2]
-        score = totals[..., -1] / length**self._len_penalty
-        self._score.scatter_(1, slot, score)
-        self._length.scatter_(1, slot, torch.full_like(slot, length))
-        wide = slot[..., None].expand(-1, -1, length)
-        self._tokens.scatter_(1, wide, tokens)
-        self._totals.scatter_(1, wide, totals)
-        self._count = (self._count + mask.sum(1)).clamp(max=self._beam)
-
-    def complete(self) -> bool:
-        return bool((self._count == self._beam).all())
-
-    def ranked(self) -> list[list[Hypothesis]]:
-        counts = self._count.tolist()
-        lengths = self._length.tolist()
-        return [
-            [
-                self._hypothesis(sentence, slot, lengths[sentence][slot])
-                for slot in self._score[sentence, :count]
-                .sort(descending=True, stable=True)[1]
-                .tolist()
-            ]
-            for sentence, count in enumerate(counts)
+    def found(self) -> Found:
+        """The hypotheses that are finished; waits for the device."""
+        taken = int(self.step)
+        past = [
+            tensor[:taken].cpu().numpy()
+            for tensor in (self._past_tokens, self._past_parents, self._past_totals)
         ]
-
-    def _hypothesis(self, sentence: int, slot: int, length: int) -> Hypothesis:
-        totals = self._totals[sentence, slot, :length]
-        return Hypothesis(
-            tokens=self._tokens[sentence, slot, :length].clone(),
-            score=self._score[sentence, slot].item(),
-            positional_scores=totals.diff(prepend=totals.new_zeros(1)),
+        counts, ends, totals = (
+            tensor.cpu().numpy() for tensor in (self._count, self._end_at, self._end_total)
         )
+        at, beams = np.divmod(ends[:, : self._beam], self._beam)
+        lengths, totals = at + 1, totals[:, : self._beam]
+        penalty = (lengths.astype(np.float64) ** self._options.len_penalty).astype(np.float32)
+        finished = np.arange(self._beam) < counts[:, None]
+        scores = np.where(finished, totals / penalty, -np.inf)
+        lengths = np.where(finished, lengths, 0)
+        best = np.argsort(-scores, axis=1, kind="stable")
+        beams, lengths, totals, scores = (
+            np.take_along_axis(array, best, 1) for array in (beams, lengths, totals, scores)
+        )
+        tokens, sums = _read_back(past, beams, lengths, totals)
+        steps = np.diff(sums, axis=2, prepend=np.float32(0))
+        inside = np.arange(tokens.shape[2]) < lengths[..., None]
+        return Found(counts, tokens, np.where(inside, steps, np.float32(0)), lengths, scores)
+
+
+def _read_back(
+    past: list[np.ndarray], beams: np.ndarray, lengths: np.ndarray, totals: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and running sums [B, N, T] of hypotheses, from their ends to their beginnings.
+
+    Args:
+        past: token, beam before it and running sum [steps, B, beam] of what went on after each step.
+        beams: the beam [B, N] from which each ended.
+        lengths: of each, with eos [B, N]; 0 for none.
+        totals: the sum of each [B, N] with eos.
+    """
+    past_tokens, past_beams, past_totals = past
+    width = max(1, int(lengths.max(initial=0)))
+    tokens = np.full((*lengths.shape, width), PAD, np.int64)
+    sums = np.zeros((*lengths.shape, width), np.float32)
+    rows = np.arange(len(lengths))[:, None]
+    for step in reversed(range(width)):
+        last, inside = lengths == step + 1, lengths > step + 1
+        tokens[..., step] = np.where(
+            last, EOS, np.where(inside, past_tokens[step][rows, beams], PAD)
+        )
+        sums[..., step] = np.where(
+            last, totals, np.where(inside, past_totals[step][rows, beams], 0)
+        )
+        beams = np.where(inside, past_beams[step][rows, beams], beams)
+    return tokens, sums

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from train_model.models.beam_search import SearchOptions, beam_search
+from train_model.models.beam_search import Search, SearchOptions, beam_search
 
 EOS, PAD = 2, 1
 
@@ -105,6 +105,27 @@ def test_an_unk_penalty_makes_unk_rare():
     )
     assert free.tokens.tolist().count(3) == 6
     assert 3 not in fined.tokens.tolist()
+
+
+def test_a_step_too_many_changes_nothing():
+    """Who learns late that a search is done takes one more; and a search begins anew in its own memory."""
+    decoder, options = Markov(30, seed=4), SearchOptions(beam=3, max_len_b=40, len_penalty=0.6)
+    state = Search(2, 30, 40, options, torch.device("cpu"))
+    for source in (torch.full((2, 4), 5), torch.full((2, 4), 6)):
+        state.restart()
+        decoder.begin(source, 3, 41)
+        while not state.done:
+            state.advance(decoder.step(state.tokens, state.parents))
+        expected = state.found()
+        with state.kept():
+            state.restart()
+        state.advance(decoder.step(state.tokens, state.parents))
+        found = state.found()
+        assert found.counts.tolist() == [3, 3]
+        for name, value in vars(expected).items():
+            assert (getattr(found, name) == value).all(), name
+        tokens = [h.tokens.tolist() for h in beam_search(decoder, source, options)[1]]
+        assert [h.tokens.tolist() for h in found.hypotheses()[1]] == tokens
 
 
 @pytest.mark.parametrize(

@@ -112,9 +112,9 @@ def test_graphs_find_what_the_network_finds(precision, beam, share, monkeypatch)
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA GPU")
-    from trt_code.runners.search import cuda_graph_steps
+    from trt_code.runners.search import graphed_search
 
-    monkeypatch.setattr(cuda_graph_steps, "CAPACITY", 5)
+    monkeypatch.setattr(graphed_search, "CAPACITY", 2)
     files = model_files("demo-ar", "nothing-trained-here")
     tokenizer = Tokenizer.from_files(files)
     rows = [tokenizer.encode(line) for line in read_split(files, "test")[0][:60]]

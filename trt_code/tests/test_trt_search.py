@@ -16,13 +16,13 @@ import torch
 from onnx_export import export_ar
 from onnx_export.onnx_file import half_path
 from train_model.cli import UserError
-from train_model.models.beam_search import SearchOptions, beam_search
+from train_model.models.beam_search import SearchOptions, search
 from train_model.models.incremental import EncoderHalf, IncrementalDecoder, StepHalf
 from train_model.models.zoo import ModelFiles
 from train_model.tests.ar_networks import network
 from trt_code import build_engine, onnx_surgeon
 from trt_code.runners import Unavailable, create
-from trt_code.runners.search import cuda_graph_steps, trt_steps
+from trt_code.runners.search import graphed_search
 from trt_code.runners.search.trt_steps import EngineHalves
 from trt_code.tests import mock_tensorrt
 
@@ -108,11 +108,12 @@ def build(*flags, step_flags=()):
         build_engine.main(["--onnx", str(graph), "--output", str(plan), *flags, *more])
 
 
-def decoder():
-    def capture(inputs, function):
-        return lambda: function(*inputs)
+def without_graphs(function, prepare):
+    return function
 
-    return EngineHalves(STEP, torch.device("cpu")).decoder(capture)
+
+def engines_search():
+    return EngineHalves(STEP, torch.device("cpu")).search(without_graphs)
 
 
 def source(*lengths, seed=0):
@@ -125,7 +126,7 @@ def source(*lengths, seed=0):
 
 
 def assert_same(found, expected):
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(found.hypotheses(), expected.hypotheses(), strict=True):
         assert [h.tokens.tolist() for h in ours] == [h.tokens.tolist() for h in theirs]
         torch.testing.assert_close(
             [h.score for h in ours], [h.score for h in theirs], atol=1e-4, rtol=0
@@ -135,13 +136,13 @@ def assert_same(found, expected):
 @pytest.mark.parametrize(("beam", "len_penalty"), [(1, 1.0), (4, 0.6)])
 def test_a_search_finds_what_the_network_finds(trt, beam, len_penalty, monkeypatch):
     """Of changing shapes, with room for few contexts, and growing room for the state."""
-    monkeypatch.setattr(cuda_graph_steps, "CAPACITY", 3)
-    monkeypatch.setattr(trt_steps, "ROOM_STEP", 16)
+    monkeypatch.setattr(graphed_search, "CAPACITY", 1)
+    monkeypatch.setattr(graphed_search, "ROOM_STEP", 16)
     build()
-    engines, plain = decoder(), IncrementalDecoder.of(MODEL)
+    engines, plain = engines_search(), IncrementalDecoder.of(MODEL)
     options = SearchOptions(beam=beam, len_penalty=len_penalty, max_len_b=20)
     for tokens in (source(5), source(9, 4, 17), source(5, seed=1), source(9, 4, 17, seed=2)):
-        assert_same(beam_search(engines, tokens, options), beam_search(plain, tokens, options))
+        assert_same(engines(tokens, options), search(plain, tokens, options))
     widths = {
         context._shapes["src_tokens"] for context in trt.contexts if len(context._shapes) == 1
     }
@@ -152,9 +153,9 @@ def test_a_search_finds_what_the_network_finds(trt, beam, len_penalty, monkeypat
 
 def test_every_set_of_shapes_has_one_context(trt):
     build()
-    engines = decoder()
+    engines = engines_search()
     for seed in range(3):
-        beam_search(engines, source(7, 7, seed=seed), SearchOptions(beam=2, max_len_b=12))
+        engines(source(7, 7, seed=seed), SearchOptions(beam=2, max_len_b=12))
     assert len(trt.contexts) == 2  # the encoder's and the step's
     assert all(context._profile == 0 for context in trt.contexts)
 
@@ -162,11 +163,11 @@ def test_every_set_of_shapes_has_one_context(trt):
 def test_translations_end_where_the_engine_has_no_room(trt):
     build(step_flags=("--axis", "room=1:8:12"))
     options = SearchOptions(beam=2)
-    found = beam_search(decoder(), source(6, 9), options)
+    found = engines_search()(source(6, 9), options)
     shorter = IncrementalDecoder.of(MODEL)
     shorter.max_target_positions = 12
-    assert_same(found, beam_search(shorter, source(6, 9), options))
-    assert max(len(h.tokens) for hypotheses in found for h in hypotheses) == 12
+    assert_same(found, search(shorter, source(6, 9), options))
+    assert found.lengths.max() == 12
 
 
 def test_limits_are_those_of_both_engines(trt):
@@ -174,7 +175,7 @@ def test_limits_are_those_of_both_engines(trt):
     halves = EngineHalves(STEP, torch.device("cpu"))
     assert (halves.max_batch, halves.max_source) == (4, 16)
     with pytest.raises(UserError, match="5x16 is outside the engine's profiles"):
-        beam_search(decoder(), source(*[16] * 5), SearchOptions(beam=1))
+        engines_search()(source(*[16] * 5), SearchOptions(beam=1))
     halves.check_beam(4)
     with pytest.raises(UserError, match=r"beam of up to 4, not 5.*--axis beam=1:1:5"):
         halves.check_beam(5)
@@ -210,7 +211,7 @@ def test_an_engine_that_fails_is_told(trt):
     build()
     trt.refuse_execution = True
     with pytest.raises(UserError, match="could not run the engine: enqueue failed"):
-        beam_search(decoder(), source(4), SearchOptions(beam=1))
+        engines_search()(source(4), SearchOptions(beam=1))
 
 
 @pytest.mark.gpu
@@ -226,12 +227,11 @@ def test_contexts_are_captured_in_cuda_graphs(trt, beam, len_penalty):
 
     trt.enqueue = enqueue
     build()
-    engines = EngineHalves(STEP, torch.device("cuda")).decoder(cuda_graph_steps.CudaCapture())
+    engines = EngineHalves(STEP, torch.device("cuda")).search(graphed_search.CudaCapture())
     plain = IncrementalDecoder.of(MODEL)
     options = SearchOptions(beam=beam, len_penalty=len_penalty, max_len_b=20)
     for tokens in (source(5), source(9, 4, 17), source(5, seed=1), source(9, 4, 17, seed=2)):
-        found = beam_search(engines, tokens.cuda(), options)
-        assert_same(found, beam_search(plain, tokens, options))
+        assert_same(engines(tokens.cuda(), options), search(plain, tokens, options))
     # each context warms up and is captured; what comes after are replays
-    assert len(enqueued) == (cuda_graph_steps.WARM_UPS + 1) * len(trt.contexts)
+    assert len(enqueued) == (graphed_search.WARM_UPS + 1) * len(trt.contexts)
     assert 0 not in enqueued

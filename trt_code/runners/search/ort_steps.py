@@ -1,9 +1,11 @@
 """Beam search with the steps in ONNX Runtime, over the files of ``onnx_export/export_ar.py``."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 from onnx_export.export_ar import encoder_path
+from train_model.models.beam_search import search
 from trt_code.runners.base import ResidentMemory, Unavailable
 from trt_code.runners.search import SearchRunner
 
@@ -38,7 +40,7 @@ def create(
         "ort",
         precision,
         device,
-        halves.decoder(),
+        functools.partial(search, halves.decoder()),
         halves.max_source,
         memory.peak,
         beam,

@@ -1,9 +1,11 @@
 """Beam search with the steps in PyTorch."""
 
+import functools
 from typing import Any
 
 import torch
 
+from train_model.models.beam_search import search
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.incremental import IncrementalDecoder
 from train_model.models.multibranch_config import MultibranchConfig
@@ -40,9 +42,9 @@ def create(
     else:
         peak = ResidentMemory().peak
     model = load_checkpoint(model_files.checkpoint).model.to(device, DTYPES[precision])
-    decoder = IncrementalDecoder.of(model)
+    steps = functools.partial(search, IncrementalDecoder.of(model))
     limit = model.config.max_source_positions
-    runner = TorchSearchRunner("torch", precision, device, decoder, limit, peak, beam, len_penalty)
+    runner = TorchSearchRunner("torch", precision, device, steps, limit, peak, beam, len_penalty)
     runner.config = model.config
     return runner
 

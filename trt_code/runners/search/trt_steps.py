@@ -1,7 +1,7 @@
 """Beam search with the steps in TensorRT: an engine for the encoder, and one for a step.
 
 The search and its state are PyTorch tensors on the GPU; the engines read and write them where they lie.
-Every set of shapes has an execution context and a CUDA graph of its own (``cuda_graph_steps``). As for
+Every set of shapes has an execution context and a CUDA graph of its own (``graphed_search``). As for
 ``trt_runner``: until a machine with TensorRT has run it, only its control flow is proven, with a mock
 (tests/test_trt_search.py).
 """
@@ -16,13 +16,12 @@ from torch import Tensor
 
 from onnx_export.onnx_file import half_path
 from train_model.cli import UserError
-from train_model.models.incremental import IncrementalDecoder
 from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.profiles import Shape, best_profile
 from trt_code.engine.tensorrt_api import process_logger
 from trt_code.runners.base import Unavailable
 from trt_code.runners.search import BEAM, SearchRunner
-from trt_code.runners.search.cuda_graph_steps import ROOM_STEP, CudaCapture, GraphedHalves
+from trt_code.runners.search.graphed_search import Capture, CudaCapture, GraphedSearch
 from trt_code.runners.trt_runner import Plan, plans_on
 
 
@@ -54,7 +53,7 @@ def create(
         "trt",
         precision,
         device,
-        halves.decoder(CudaCapture()),
+        halves.search(CudaCapture()),
         halves.max_source,
         lambda: torch.cuda.max_memory_allocated() - held_before,
         beam,
@@ -98,8 +97,8 @@ class EngineHalves:
                 f"--axis beam=1:1:{beam}: {self._command}"
             )
 
-    def decoder(self, capture: Any) -> IncrementalDecoder:
-        """What a search drives; ``capture`` is as :class:`GraphedHalves` has it."""
+    def search(self, capture: Capture) -> GraphedSearch:
+        """The search over the two engines; ``capture`` is as :class:`GraphedSearch` has it."""
         names = self._step.inputs
         state = [name for name in names if name.startswith("layers.")]
         source = self._encoder.outputs
@@ -122,7 +121,6 @@ class EngineHalves:
 
             return run
 
-        halves = GraphedHalves(encoder, step, capture, self.max_source if self._masked else 0)
         shapes = [self._step.shape(name) for name in state]
 
         def state_shapes(rows: int, room: int) -> list[tuple[int, ...]]:
@@ -134,14 +132,15 @@ class EngineHalves:
                 for shape in shapes
             ]
 
-        return IncrementalDecoder(
-            halves.encode,
-            halves.step,
+        return GraphedSearch(
+            encoder,
+            step,
             state_shapes,
             self._step.shape("logprobs")[-1],
             self._ranges["room"].max,
             self._step.dtype(state[0]) if state else torch.float32,
-            ROOM_STEP,
+            capture,
+            self.max_source if self._masked else 0,
         )
 
     def _check(self, path: Path) -> None:

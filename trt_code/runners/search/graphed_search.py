@@ -1,0 +1,221 @@
+"""A whole step of the search, the network's and the search's own, as one CUDA graph.
+
+A step is a hundred small kernels, so launching them one by one costs more than running them. A graph reads
+and writes fixed memory: the search keeps its tensors where they are, and a step's last kernels put the new
+state where the next replay reads it. Between two steps the host does nothing but launch the next: whether
+the search is done it learns one step late, and one step too many changes nothing.
+"""
+
+import collections
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from train_model.data.dictionary import PAD
+from train_model.models.beam_search import Found, Search, SearchOptions
+
+CAPACITY = 24
+"""Sets of shapes whose graphs are kept; the one unused for longest goes first."""
+WARM_UPS = 2
+LENGTH_STEP = 16
+"""Sources are padded to a multiple of this, so that few lengths occur."""
+ROOM_STEP = 32
+"""The state's room grows by this: on a GPU a wider state costs less than one more graph."""
+
+Capture = Callable[[Callable[[], Any], Callable[[], None]], Callable[[], Any]]
+
+
+class CudaCapture:
+    """Captures functions in CUDA graphs, on one stream and with their memory in one pool."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()
+
+    def __call__(
+        self, function: Callable[[], Any], prepare: Callable[[], None]
+    ) -> Callable[[], Any]:
+        """What replays ``function`` on its own memory, and gives its result.
+
+        Args:
+            function: what is captured; it runs a few times before.
+            prepare: runs before each of those.
+        """
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            for _ in range(WARM_UPS):  # algorithms are chosen and lazily loaded code arrives here
+                prepare()
+                function()
+            self._stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                result = function()
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+        def replay() -> Any:
+            graph.replay()
+            return result
+
+        # what the function holds, an engine's context among it, has to live as long as the graph
+        replay.function = function
+        return replay
+
+
+class GraphedSearch:
+    """Beam search over the two halves of a network, which compute on one device.
+
+    Args:
+        encoder: gives what computes the encoder for one set of shapes, called like
+            :class:`train_model.models.incremental.EncoderHalf`.
+        step: gives what computes a step for one set of shapes, called like ``StepHalf``.
+        state_shapes: shapes of the state for a number of hypotheses and room for tokens.
+        vocab_size: of the target.
+        max_target_positions: most tokens that the halves have room for.
+        dtype: of the state.
+        capture: makes of a function what computes it again (:class:`CudaCapture`).
+        widest: sources are padded to few widths, and none beyond this; 0 leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[], Callable],
+        step: Callable[[], Callable],
+        state_shapes: Callable[[int, int], Sequence[tuple[int, ...]]],
+        vocab_size: int,
+        max_target_positions: int,
+        dtype: torch.dtype,
+        capture: Capture,
+        widest: int,
+    ) -> None:
+        self.encoder, self.step, self.capture = encoder, step, capture
+        self.state_shapes, self.dtype = state_shapes, dtype
+        self.vocab_size, self.max_target_positions = vocab_size, max_target_positions
+        self._widest = widest
+        self._lanes: collections.OrderedDict[Hashable, _Lane] = collections.OrderedDict()
+
+    @torch.inference_mode()
+    def __call__(self, src_tokens: Tensor, options: SearchOptions) -> Found:
+        """As :func:`train_model.models.beam_search.search`, without ``no_repeat_ngram``."""
+        if options.no_repeat_ngram:
+            raise ValueError("no_repeat_ngram needs shapes that change; search without graphs")
+        length = src_tokens.shape[1]
+        longest = options.max_length(length, self.max_target_positions)
+        wide = min(-(-length // LENGTH_STEP) * LENGTH_STEP, self._widest)
+        if wide > length:
+            src_tokens = F.pad(src_tokens, (0, wide - length), value=PAD)
+        key = (src_tokens.shape, longest, options)
+        lane = self._lanes.pop(key, None)
+        if lane is None:
+            if len(self._lanes) >= CAPACITY:
+                self._lanes.popitem(last=False)
+            lane = _Lane(self, src_tokens, longest, options)
+        found = lane.search(src_tokens)
+        self._lanes[key] = lane  # not before: one that failed must not be met again
+        return found
+
+
+class _Lane:
+    """The graphs of one set of shapes, and the memory that they share."""
+
+    def __init__(
+        self, graphs: GraphedSearch, src_tokens: Tensor, longest: int, options: SearchOptions
+    ) -> None:
+        batch, device = len(src_tokens), src_tokens.device
+        self._graphs, self._longest = graphs, longest
+        self._rows = batch * options.beam
+        self._search = Search(batch, graphs.vocab_size, longest, options, device)
+        self._done = _LateFlag(self._search.done)
+        self._src_tokens = src_tokens.clone()
+        self._states: dict[int, list[Tensor]] = {}
+        self._steps: dict[int, Callable[[], Any]] = {}
+        encoder = graphs.encoder()
+
+        def begin() -> list[Tensor]:
+            self._search.restart()
+            return encoder(self._src_tokens)
+
+        self._begin = graphs.capture(begin, _nothing)
+
+    def search(self, src_tokens: Tensor) -> Found:
+        """Translate sources of the lane's shape."""
+        self._src_tokens.copy_(src_tokens)
+        self._source = self._begin()
+        self._done.restart()
+        room = 0
+        for position in range(self._longest + 1):
+            if position == room:
+                room = self._grow(room)
+            self._steps[room]()
+            if self._done.after_replay():
+                break
+        return self._search.found()
+
+    def _grow(self, room: int) -> int:
+        """Make more room, with what there is of the state in it."""
+        before = self._states.get(room, [])
+        room = min(room + ROOM_STEP, self._longest + 1)
+        if room not in self._states:
+            shapes = self._graphs.state_shapes(self._rows, room)
+            self._states[room] = [
+                torch.zeros(shape, dtype=self._graphs.dtype, device=self._src_tokens.device)
+                for shape in shapes
+            ]
+            self._steps[room] = self._capture_step(self._states[room])
+        for index, tensor in enumerate(self._states[room]):
+            tensor.zero_()  # also where nothing looks: no weight of 0 makes a NaN of before harmless
+            if before:
+                tensor[:, :, : before[index].shape[2]] = before[index]
+        return room
+
+    def _capture_step(self, state: list[Tensor]) -> Callable[[], Any]:
+        compute, search = self._graphs.step(), self._search
+
+        def step() -> None:
+            logprobs, new_state = compute(
+                search.tokens, search.parents, search.step, self._source, state
+            )
+            for old, new in zip(state, new_state, strict=True):
+                old.copy_(new)
+            search.advance(logprobs)
+            self._done.publish()
+
+        with search.kept():
+            return self._graphs.capture(step, search.restart)
+
+
+class _LateFlag:
+    """A flag on a device as the host sees it: as it was before the last replay, so that none waits.
+
+    On a CPU it is seen at once.
+    """
+
+    def __init__(self, flag: Tensor) -> None:
+        self._flag, on_gpu = flag, flag.device.type == "cuda"
+        self._seen = torch.zeros((), dtype=torch.bool, pin_memory=on_gpu)
+        self._events = [torch.cuda.Event() for _ in range(2)] if on_gpu else []
+        self._replays = 0
+
+    def restart(self) -> None:
+        """Before the first replay; the device has nothing left to do that writes the flag."""
+        self._seen.fill_(False)
+        self._replays = 0
+
+    def publish(self) -> None:
+        """What a graph does last: copy the flag to the host."""
+        self._seen.copy_(self._flag, non_blocking=True)
+
+    def after_replay(self) -> bool:
+        """Whether the replay before this one has set the flag, or this one already."""
+        if self._events:
+            self._events[self._replays % 2].record()
+            if self._replays:
+                self._events[(self._replays - 1) % 2].synchronize()
+        self._replays += 1
+        return bool(self._seen)
+
+
+def _nothing() -> None:
+    """No preparation."""

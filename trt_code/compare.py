@@ -2,9 +2,10 @@
 
     python -m trt_code.compare --entry demo:ort:fp32 --entry demo-ar:ort:fp32:1 --entry demo-ar:ort:fp32:4
 
-An entry is model:runner:precision, and behind an autoregressive model the beam (1 is greedy). All translate
-the same test sentences, batched in the order of the file as a server would meet them. Quality is over the
-whole split; a batch's time is the median from token ids in the host's memory to token ids there. Writes
+An entry is model:runner:precision, and behind an autoregressive model the beam (1 is greedy) and the
+length penalty, where that is not ``--lenpen``: demo-ar:ort:fp32:4:0.6. All translate the same test
+sentences, batched in the order of the file as a server would meet them. Quality is over the whole split;
+a batch's time is the median from token ids in the host's memory to token ids there. Writes
 ``build/compare/results.json``, ``.md`` and ``.png``.
 """
 
@@ -45,21 +46,32 @@ class Entry:
     runner: str
     precision: str
     beam: int | None = None
+    len_penalty: float | None = None
 
     @classmethod
-    def parse(cls, text: str) -> "Entry":
-        """Read model:runner:precision[:beam].
+    def parse(cls, text: str, len_penalty: float | None = None) -> "Entry":
+        """Read model:runner:precision[:beam[:lenpen]]; ``len_penalty`` is that of a search without its own.
 
         Raises:
             UserError: the text is no such thing.
         """
-        parts = text.split(":")
-        if not 3 <= len(parts) <= 4 or not all(parts) or not all(n.isdecimal() for n in parts[3:]):
-            raise UserError(f"entry {text!r} is not model:runner:precision or with :beam behind it")
-        return cls(*parts[:3], *map(int, parts[3:]))
+        names, numbers = text.split(":")[:3], text.split(":")[3:]
+        try:
+            beam = int(numbers[0]) if numbers else None
+            own = float(numbers[1]) if len(numbers) > 1 else len_penalty
+            fits = len(names) == 3 and all(names) and len(numbers) <= 2 and beam != 0
+        except ValueError:
+            fits = False
+        if not fits:
+            raise UserError(
+                f"entry {text!r} is not model:runner:precision or with :beam or :beam:lenpen behind it"
+            )
+        return cls(*names, beam, None if beam is None else own)
 
     def __str__(self) -> str:
         search = "" if self.beam is None else f", beam {self.beam}"
+        if self.beam is not None and self.len_penalty is not None:
+            search += f", lenpen {self.len_penalty:g}"
         return f"{self.model}, {self.runner} {self.precision}{search}"
 
 
@@ -99,7 +111,8 @@ def measure(entry: Entry, arguments: argparse.Namespace, device: str) -> dict[st
     files = model_files(entry.model, arguments.build_dir)
     sources, references = (side[: arguments.limit] for side in read_split(files, arguments.split))
     tokenizer = Tokenizer.from_files(files)
-    options = {"threads": arguments.threads, "build_dir": arguments.build_dir, "beam": entry.beam}
+    options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
+    options |= {"beam": entry.beam, "len_penalty": entry.len_penalty}
     with create(entry.runner, files, entry.precision, device, **options) as runner:
         translations = Translator(runner, tokenizer, unknown="keep").translate(sources)
         quality = score(translations, references, tokenizer)
@@ -179,8 +192,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--build-dir", default="build", help="where the built files are")
     parser.add_argument(
-        "--entry", action="append", help="model:runner:precision[:beam]; may be given several times"
+        "--entry",
+        action="append",
+        help="model:runner:precision[:beam[:lenpen]]; may be given several times",
     )
+    parser.add_argument("--lenpen", type=float, help="exponent of a hypothesis' length; default 1")
     parser.add_argument("--batch", default=BATCHES, help=f"comma-separated; default {BATCHES}")
     parser.add_argument("--repeats", type=int, default=20, help="timed batches a size; default 20")
     parser.add_argument("--split", default="test")
@@ -194,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     if min([*arguments.batch, arguments.repeats, arguments.limit or 1]) < 1:
         raise UserError("--batch, --repeats and --limit are at least 1")
     device = default_device() if arguments.device == "auto" else arguments.device
-    entries = [Entry.parse(text) for text in arguments.entry or DEFAULT[device]]
+    entries = [Entry.parse(text, arguments.lenpen) for text in arguments.entry or DEFAULT[device]]
     results = {"machine": describe(device, arguments.threads), "rows": [], "not_run": []}
     for entry in entries:
         try:

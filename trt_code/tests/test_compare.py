@@ -45,13 +45,14 @@ def test_every_entry_has_quality_and_times(zoo, tmp_path, capsys):
     output = tmp_path / "compare"
     arguments = ["--device", "cpu", "--threads", "1", "--batch", "1,3", "--repeats", "2"]
     arguments += ["--limit", "4", "--build-dir", str(tmp_path), "--output", str(output)]
-    for entry in ("tiny:torch:fp32", "tiny-ar:torch:fp32:2", "tiny-ar:ort:fp32:1"):
+    arguments += ["--lenpen", "0.5"]
+    for entry in ("tiny:torch:fp32", "tiny-ar:torch:fp32:2", "tiny-ar:ort:fp32:1:0"):
         arguments += ["--entry", entry]
     main(arguments)
     results = json.loads((output / "results.json").read_text())
     assert [row["name"] for row in results["rows"]] == [
         "tiny, torch fp32",
-        "tiny-ar, torch fp32, beam 2",
+        "tiny-ar, torch fp32, beam 2, lenpen 0.5",
     ]
     for row in results["rows"]:
         assert row["sentences"] == 4
@@ -61,8 +62,8 @@ def test_every_entry_has_quality_and_times(zoo, tmp_path, capsys):
             assert time["sentences_per_s"] > 0
     assert "has not been built" in results["not_run"][0]["reason"]
     page = (output / "results.md").read_text()
-    assert "| tiny-ar, torch fp32, beam 2 |" in page
-    assert "tiny-ar, ort fp32, beam 1: " in page
+    assert "| tiny-ar, torch fp32, beam 2, lenpen 0.5 |" in page
+    assert "tiny-ar, ort fp32, beam 1, lenpen 0: " in page
     assert (output / "results.png").stat().st_size > 10_000
     assert "not run" in capsys.readouterr().out
 
@@ -82,7 +83,17 @@ def test_nothing_that_runs_is_an_error_and_writes_nothing(zoo, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "demo", "demo:ort", "demo:ort:fp32:x", "demo::fp32", "a:b:c:1:2"]
+    "text",
+    [
+        "",
+        "demo",
+        "demo:ort",
+        "demo:ort:fp32:x",
+        "demo::fp32",
+        "a:b:c:1:x",
+        "a:b:c:0",
+        "a:b:c:1:2:3",
+    ],
 )
 def test_an_entry_that_is_none_is_refused(text):
     with pytest.raises(UserError, match="is not model:runner:precision"):

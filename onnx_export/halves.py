@@ -29,9 +29,9 @@ class OnnxHalves:
                 raise UserError(
                     f"{place} is no {half} of a Lite Transformer; make it with `make onnx`"
                 )
-        metadata = self._step.get_modelmeta().custom_metadata_map
-        self.max_source = int(metadata["max_source_positions"])
-        self.max_target = int(metadata["max_target_positions"])
+        self.metadata = self._step.get_modelmeta().custom_metadata_map
+        self.max_source = int(self.metadata["max_source_positions"])
+        self.max_target = int(self.metadata["max_target_positions"])
         inputs = self._step.get_inputs()
         self._names = [item.name for item in inputs]
         self._state = [item.shape for item in inputs if item.name.startswith("layers.")]

@@ -19,6 +19,7 @@ from trt_code.runners.base import (
     Unavailable,
     wall_ms,
 )
+from trt_code.runners.vocabulary import check_vocabularies
 
 _INT8 = "model.qdq"
 OUTPUTS = ["output_tokens", "output_scores"]
@@ -59,13 +60,14 @@ def create(
         from onnx_export.export_split import HALVES
 
         files = [half_path(path, half) for half in HALVES]
+    target = f"make {'onnx' if precision == 'fp32' else 'patch'}{'-split' if split else ''}"
+    target += "" if precision == "fp32" else f" PRECISION={precision}"
     for file in files:
         if not file.is_file():
-            suffix = "-split" if split else ""
-            target = f"make {'onnx' if precision == 'fp32' else 'patch'}{suffix}"
-            target += "" if precision == "fp32" else f" PRECISION={precision}"
             raise Unavailable(f"{file} has not been built ({target} MODEL={model_files.name})")
-    return OrtRunner(name, path, files, precision, device, threads)
+    runner = OrtRunner(name, path, files, precision, device, threads)
+    check_vocabularies(files[-1], runner.metadata, model_files, target)
+    return runner
 
 
 class OrtRunner(Runner):
@@ -103,7 +105,8 @@ class OrtRunner(Runner):
             names = [output.name for output in self._session.get_outputs()]
             if names != OUTPUTS or [i.name for i in self._session.get_inputs()] != ["src_tokens"]:
                 raise UserError(f"{path} has other inputs or outputs; make it with `make onnx`")
-        limit = sessions[0].get_modelmeta().custom_metadata_map.get("max_source_positions")
+        self.metadata = sessions[0].get_modelmeta().custom_metadata_map
+        limit = self.metadata.get("max_source_positions")
         self.max_source = int(limit) if limit else None
 
     def run(self, src_tokens: np.ndarray) -> Output:

@@ -1,5 +1,7 @@
 """The PyTorch and ONNX Runtime runners against the network itself, and what they refuse."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from train_model.cli import UserError
+from train_model.data.dictionary import Dictionary
 from train_model.models.checkpoint import load_checkpoint
 from trt_code.batching import pad
 from trt_code.runners import Runner, Unavailable, create
@@ -33,6 +36,21 @@ def test_fp32_gives_what_the_network_gives(name, tiny_files, tiny_build, expecte
     np.testing.assert_allclose(output.scores, expected[1], rtol=1e-4, atol=1e-4)
     assert output.tokens.dtype == np.int64
     assert output.scores.dtype == np.float32
+
+
+@pytest.mark.parametrize("side", ["src_dict", "tgt_dict"])
+def test_a_graph_of_another_dictionary_is_one_line(side, tiny_files, tiny_build, tmp_path):
+    """As after a training whose dictionary is another, before the graph is exported anew."""
+    more = Dictionary.load(tiny_files.src_dict)
+    Dictionary([*more.counts, ("eleven", 1)]).save(tmp_path / "dict.txt")
+    files = dataclasses.replace(tiny_files, **{side: tmp_path / "dict.txt"})
+    graph = tiny_build / "tiny" / "model.onnx"
+    reason = (
+        f"{graph} was exported for a dictionary of {len(more)} words and {tmp_path}/dict.txt has "
+        f"{len(more) + 1}: remove it and make it again (make onnx MODEL=tiny)"
+    )
+    with pytest.raises(Unavailable, match=re.escape(reason)):
+        create("ort", files, "fp32", "cpu", build_dir=tiny_build)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

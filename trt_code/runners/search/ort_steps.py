@@ -8,6 +8,7 @@ from onnx_export.export_ar import encoder_path
 from train_model.models.beam_search import search
 from trt_code.runners.base import ResidentMemory, Unavailable
 from trt_code.runners.search import SearchRunner
+from trt_code.runners.vocabulary import check_vocabularies
 
 
 def create(
@@ -36,6 +37,7 @@ def create(
 
     memory = ResidentMemory()
     halves = OnnxHalves(step, threads)
+    check_vocabularies(step, halves.metadata, model_files, "make onnx")
     return SearchRunner(
         "ort",
         precision,

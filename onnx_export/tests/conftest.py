@@ -8,31 +8,11 @@ import torch
 
 from onnx_export import export, onnx_file
 from train_model.models.checkpoint import save_checkpoint
-from train_model.models.config import NatConfig
 from train_model.models.conv_crf_transformer import ConvCrfTransformer
 from train_model.models.fold import fold
+from train_model.tests.networks import one_pass
 
-TINY = NatConfig(
-    src_vocab=90,
-    tgt_vocab=80,
-    encoder_embed_dim=24,
-    encoder_ffn_embed_dim=40,
-    encoder_layers=2,
-    decoder_layers=2,
-    encoder_attention_heads=4,
-    decoder_attention_heads=4,
-    encoder_kernel_size_list=(3, 6),
-    decoder_kernel_size_list=(1, 5),
-    encoder_learned_pos=True,
-    decoder_learned_pos=True,
-    conv_linear=True,
-    src_embedding_copy=True,
-    max_source_positions=40,
-    max_target_positions=50,
-    crf_lowrank_approx=4,
-    crf_beam_approx=6,
-    padding_policy="masked",
-)
+TINY = one_pass()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from onnx_export.halves import OnnxHalves
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.incremental import IncrementalDecoder
-from train_model.tests.ar_networks import network
+from train_model.tests.networks import network
 
 CHECKPOINT = Path(export.__file__).parents[1] / "train_model/tests/fixtures/checkpoint_ar.pt"
 

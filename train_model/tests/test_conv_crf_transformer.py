@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train_model.models.checkpoint import load_checkpoint
-from train_model.models.config import NatConfig
 from train_model.models.conv_crf_transformer import BOS, EOS, PAD, UNK, ConvCrfTransformer
+from train_model.tests.networks import one_pass
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -27,28 +27,19 @@ def reference():
 
 def small(**options) -> ConvCrfTransformer:
     torch.manual_seed(0)
-    defaults = {
+    sizes = {
         "src_vocab": 40,
         "tgt_vocab": 40,
-        "encoder_embed_dim": 24,
         "encoder_ffn_embed_dim": 32,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
         "encoder_attention_heads": 3,
         "decoder_attention_heads": 3,
         "encoder_kernel_size_list": (3, 7),
         "decoder_kernel_size_list": (4, 7),
-        "encoder_learned_pos": True,
-        "decoder_learned_pos": True,
-        "conv_linear": True,
-        "src_embedding_copy": True,
         "max_source_positions": 20,
         "max_target_positions": 20,
-        "crf_lowrank_approx": 4,
         "crf_beam_approx": 8,
-        "padding_policy": "masked",
     }
-    model = ConvCrfTransformer(NatConfig(**defaults | options))
+    model = ConvCrfTransformer(one_pass(**sizes | options))
     for (
         parameter
     ) in model.parameters():  # biases start at zero, which would hide the padding's leak

@@ -11,8 +11,8 @@ from train_model.data.prepare import prepare, prepare_demo
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.incremental import IncrementalDecoder
-from train_model.models.multibranch_config import MultibranchConfig
 from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
+from train_model.tests.networks import step_by_step
 
 pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
 pytestmark = pytest.mark.fairseq
@@ -26,19 +26,8 @@ def small(tmp_path_factory):
     prepare_demo(build / "data" / "demo", {"train": 30, "valid": 5, "test": 5}, merges=40)
     symbols = sum(1 for _ in (build / "data/demo/dict.en.txt").open()) + 4
     torch.manual_seed(2)
-    config = MultibranchConfig(
-        symbols,
-        symbols,
-        ["attn:1:8:2", "dynamic:default:8:2"],
-        ["attn:1:8:2", "dynamic:default:8:2"],
-        encoder_embed_dim=16,
-        encoder_ffn_embed_dim=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        decoder_attention_heads=2,
-        conv_linear=True,
-        padding_policy="masked",
-    )
+    sizes = {"src_vocab": symbols, "tgt_vocab": symbols, "encoder_layers": 1, "decoder_layers": 1}
+    config = step_by_step(16, **sizes, max_source_positions=1024, max_target_positions=1024)
     model = TransformerMultibranch(config)
     torch.nn.init.normal_(model.decoder.embed_out, std=1.0)
     save_checkpoint(build / "teacher.pt", model, config)

@@ -8,9 +8,9 @@ import torch
 
 from train_model.data.dictionary import Dictionary
 from train_model.models.checkpoint import save_checkpoint
-from train_model.models.config import NatConfig
 from train_model.models.conv_crf_transformer import LENGTH_OFFSET, ConvCrfTransformer
 from train_model.models.zoo import ModelFiles
+from train_model.tests.networks import one_pass
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "and"]
 WORDS += ["twenty", "thirty", "hundred"]
@@ -46,27 +46,17 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     files.bpe_codes.write_text("#version: 0.2\n" + "".join(_merges()), encoding="utf-8")
     for path in (files.test_src, files.test_tgt):
         path.write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
-    config = NatConfig(
+    config = one_pass(
         src_vocab=len(dictionary),
         tgt_vocab=len(dictionary),
         encoder_embed_dim=16,
         encoder_ffn_embed_dim=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
         encoder_kernel_size_list=(3, 5),
         decoder_kernel_size_list=(3, 5),
-        encoder_learned_pos=True,
-        decoder_learned_pos=True,
-        conv_linear=True,
-        src_embedding_copy=True,
         max_source_positions=24,
         max_target_positions=40,
-        crf_lowrank_approx=4,
         crf_beam_approx=8,
         pred_length_offset=True,
-        padding_policy="masked",
     )
     torch.manual_seed(3)
     model = ConvCrfTransformer(config)

@@ -9,9 +9,8 @@ import torch
 
 from onnx_export import export
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
-from train_model.models.multibranch_config import MultibranchConfig
-from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 from train_model.models.zoo import ModelFiles
+from train_model.tests.networks import follows_its_source, step_by_step
 from trt_code import onnx_surgeon
 from trt_code.batching import PAD, pad
 from trt_code.runners import create
@@ -38,33 +37,8 @@ def one_pass(tiny_files, tmp_path_factory):
 @pytest.fixture(scope="module")
 def search(tmp_path_factory):
     """A small Lite Transformer, its weights so small that what it says follows its source."""
-    config = MultibranchConfig(
-        src_vocab=40,
-        tgt_vocab=48,
-        encoder_branch_type=("attn:1:16:2", "dynamic:default:16:4"),
-        decoder_branch_type=("attn:1:16:2", "dynamic:default:16:4"),
-        encoder_embed_dim=32,
-        encoder_ffn_embed_dim=32,
-        encoder_layers=2,
-        decoder_ffn_embed_dim=32,
-        decoder_layers=2,
-        encoder_kernel_size_list=(3, 7),
-        decoder_kernel_size_list=(3, 7),
-        decoder_attention_heads=2,
-        conv_linear=True,
-        max_source_positions=24,
-        max_target_positions=16,
-        padding_policy="masked",
-    )
-    torch.manual_seed(5)
-    model = TransformerMultibranch(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn_like(parameter) / 10)
-            else:
-                torch.nn.init.normal_(parameter, std=0.15)
-    return saved("search", model, config, tmp_path_factory, autoregressive=True)
+    model = follows_its_source(step_by_step(max_source_positions=24, max_target_positions=16))
+    return saved("search", model, model.config, tmp_path_factory, autoregressive=True)
 
 
 def saved(name, model, config, tmp_path_factory, autoregressive=False):

@@ -9,8 +9,8 @@ import torch
 from train_model.cli import UserError
 from train_model.data.dictionary import Dictionary
 from train_model.models.checkpoint import save_checkpoint
-from train_model.models.multibranch_config import MultibranchConfig
 from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
+from train_model.tests.networks import step_by_step
 from trt_code.compare import Entry, main
 
 
@@ -18,22 +18,9 @@ from trt_code.compare import Entry, main
 def zoo(tiny_files, tmp_path, monkeypatch):
     """``tiny``, and ``tiny-ar`` with the same text and random weights."""
     symbols = len(Dictionary.load(tiny_files.src_dict))
-    branches = ["attn:1:8:2", "dynamic:default:8:2"]
     torch.manual_seed(0)
-    config = MultibranchConfig(
-        symbols,
-        symbols,
-        branches,
-        branches,
-        encoder_embed_dim=16,
-        encoder_ffn_embed_dim=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        decoder_attention_heads=2,
-        conv_linear=True,
-        max_target_positions=12,
-        padding_policy="masked",
-    )
+    sizes = {"src_vocab": symbols, "tgt_vocab": symbols, "encoder_layers": 1, "decoder_layers": 1}
+    config = step_by_step(16, **sizes, max_source_positions=1024, max_target_positions=12)
     path = tmp_path / "ar.pt"
     save_checkpoint(path, TransformerMultibranch(config), config)
     other = dataclasses.replace(tiny_files, name="tiny-ar", checkpoint=path, autoregressive=True)

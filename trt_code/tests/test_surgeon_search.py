@@ -13,7 +13,7 @@ from onnx_export.reference import with_reference_functions
 from onnx_export.verify_ar import random_source
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.incremental import IncrementalDecoder
-from train_model.tests.ar_networks import VARIANTS, network
+from train_model.tests.networks import VARIANTS, network
 from trt_code import onnx_surgeon
 from trt_code.graph_lint import lint
 from trt_code.surgeon.ranges import measure_step

@@ -19,7 +19,7 @@ from train_model.cli import UserError
 from train_model.models.beam_search import SearchOptions, search
 from train_model.models.incremental import EncoderHalf, IncrementalDecoder, StepHalf
 from train_model.models.zoo import ModelFiles
-from train_model.tests.ar_networks import network
+from train_model.tests.networks import network
 from trt_code import build_engine, onnx_surgeon
 from trt_code.runners import Unavailable, create
 from trt_code.runners.search import graphed_search

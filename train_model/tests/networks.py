@@ -1,0 +1,120 @@
+"""The tests' small networks: options of either kind, and Lite Transformers with random weights."""
+
+from typing import Any
+
+import torch
+
+from train_model.models.config import NatConfig
+from train_model.models.multibranch_config import MultibranchConfig
+from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
+
+
+def one_pass(**changes: Any) -> NatConfig:
+    """The public checkpoint's architecture, small."""
+    options = {
+        "src_vocab": 90,
+        "tgt_vocab": 80,
+        "encoder_embed_dim": 24,
+        "encoder_ffn_embed_dim": 40,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_kernel_size_list": (3, 6),
+        "decoder_kernel_size_list": (1, 5),
+        "encoder_learned_pos": True,
+        "decoder_learned_pos": True,
+        "conv_linear": True,
+        "src_embedding_copy": True,
+        "max_source_positions": 40,
+        "max_target_positions": 50,
+        "crf_lowrank_approx": 4,
+        "crf_beam_approx": 6,
+        "padding_policy": "masked",
+    }
+    return NatConfig(**options | changes)
+
+
+def step_by_step(width: int = 32, **changes: Any) -> MultibranchConfig:
+    """A Lite Transformer ``width`` channels wide, half of them for attention, half convolved."""
+    branches = (f"attn:1:{width // 2}:2", f"dynamic:default:{width // 2}:2")
+    options = {
+        "src_vocab": 40,
+        "tgt_vocab": 48,
+        "encoder_branch_type": branches,
+        "decoder_branch_type": branches,
+        "encoder_embed_dim": width,
+        "encoder_ffn_embed_dim": width,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 2,
+        "encoder_kernel_size_list": (3, 7),
+        "decoder_kernel_size_list": (3, 7),
+        "conv_linear": True,
+        "max_source_positions": 40,
+        "max_target_positions": 40,
+        "padding_policy": "masked",
+    }
+    return MultibranchConfig(**options | changes)
+
+
+# Every kind of branch, and what else changes the graphs.
+_ATTENTION, _DYNAMIC, _LIGHT = "attn:1:16:2", "dynamic:default:16:4", "lightweight:default:16:4"
+VARIANTS = {
+    "dynamic": {
+        "encoder_branch_type": (_ATTENTION, _DYNAMIC),
+        "decoder_branch_type": (_ATTENTION, _DYNAMIC),
+    },
+    "lightweight": {  # as mit-han-lab's IWSLT14 recipes
+        "encoder_branch_type": (_ATTENTION, _LIGHT),
+        "decoder_branch_type": (_ATTENTION, _LIGHT),
+    },
+    "bare lightweight": {
+        "encoder_branch_type": (_LIGHT, _ATTENTION),
+        "decoder_branch_type": (_LIGHT, _ATTENTION),
+        "conv_linear": False,
+        "weight_softmax": False,
+        "encoder_glu": False,
+        "decoder_glu": False,
+    },
+    "three branches": {
+        "encoder_branch_type": ("attn:1:8:2", "dynamic:5:8:2", _LIGHT),
+        "decoder_branch_type": (_LIGHT, "dynamic:5:8:2", "attn:1:8:2"),
+        "encoder_normalize_before": True,
+        "decoder_normalize_before": True,
+        "encoder_learned_pos": True,
+        "decoder_learned_pos": True,
+    },
+    "attention alone": {
+        "encoder_branch_type": ("attn:1:32:4",),
+        "decoder_branch_type": ("attn:1:32:4",),
+        "conv_linear": False,
+        "padding_policy": "upstream",
+    },
+    "convolution alone": {
+        "encoder_branch_type": ("dynamic:default:32:4",),
+        "decoder_branch_type": ("lightweight:1:16:4", "dynamic:default:16:4"),
+        "src_vocab": 48,
+        "share_all_embeddings": True,
+    },
+}
+
+
+def network(variant: str) -> TransformerMultibranch:
+    """The network of a name in ``VARIANTS``, see :func:`follows_its_source`."""
+    with torch.random.fork_rng(devices=[]):
+        config = step_by_step(**{"encoder_ffn_embed_dim": 48} | VARIANTS[variant])
+        return follows_its_source(config)
+
+
+def follows_its_source(config: MultibranchConfig) -> TransformerMultibranch:
+    """A network with random weights so small that what it says follows its source."""
+    torch.manual_seed(5)
+    model = TransformerMultibranch(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) / 10)
+            else:
+                torch.nn.init.normal_(parameter, std=0.15)
+    return model

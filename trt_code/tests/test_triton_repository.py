@@ -53,10 +53,24 @@ def test_served_translations_are_the_translators(
     assert server.translate(*([s] for s in SENTENCES)) == [[text] for text in expected]
 
 
-def test_requests_are_padded_to_the_bucket_of_their_longest(onnx_repository, monkeypatch):
+def test_sentences_of_all_requests_share_batches_by_length(onnx_repository, monkeypatch):
     server = Server(onnx_repository / "models", monkeypatch)
-    server.translate(["one"], ["one", "nine hundred and thirty seven and one and two"])
-    assert server.network_shapes == [(1, 8), (2, 16)]
+    long = "nine hundred and thirty seven and one and two"
+    replies = server.translate(["one"], ["one", long], ["two"], [long])
+    assert sorted(server.network_shapes) == [(2, 16), (3, 8)]
+    assert replies[1] == [replies[0][0], replies[3][0]]
+    server.network_shapes.clear()
+    server.translate(*(["one"] for _ in range(40)))
+    assert server.network_shapes == [(16, 8), (16, 8), (8, 8)]
+
+
+def test_an_error_of_the_network_is_the_answer(onnx_repository, monkeypatch):
+    server = Server(onnx_repository / "models", monkeypatch)
+    server.network_error = "out of memory"
+    assert server.translate(["one"], [" "]) == [
+        "out of memory",
+        "the text is empty; give a sentence to translate",
+    ]
 
 
 def test_what_cannot_be_encoded_is_refused_with_its_reason(onnx_repository, monkeypatch):
@@ -67,9 +81,8 @@ def test_what_cannot_be_encoded_is_refused_with_its_reason(onnx_repository, monk
     assert isinstance(refusals[2], list)
 
 
-@pytest.mark.parametrize("model", ["lite_preprocess", "lite_postprocess"])
-def test_text_models_bring_the_tokenizer_they_import(onnx_repository, tmp_path, model):
-    version = onnx_repository / "models" / model / "1"
+def test_text_model_brings_the_tokenizer_it_imports(onnx_repository, tmp_path):
+    version = onnx_repository / "models/lite_translate/1"
     code = "import train_model.data.tokenizer as module; print(module.__file__)"
     reply = subprocess.run(
         [sys.executable, "-c", code],
@@ -90,21 +103,14 @@ def test_onnx_network_runs_on_the_cpu_with_its_buckets_warmed_up(onnx_repository
     assert "tensorrt" not in (onnx_repository / "serve.sh").read_text()
 
 
-def test_models_fit_each_other(onnx_repository):
-    """Names, types and ranks along the ensemble's edges, and one batch size for all."""
+def test_text_is_gathered_and_the_network_is_not_kept_waiting(onnx_repository):
     configs = {
         p.parent.name: model_config(p) for p in onnx_repository.glob("models/*/config.pbtxt")
     }
-    known = {t.name: (t.data_type, len(t.dims)) for t in configs["lite_translate"].input}
-    for step in configs["lite_translate"].ensemble_scheduling.step:
-        model = configs[step.model_name]
-        inputs = {t.name: (t.data_type, len(t.dims)) for t in model.input}
-        outputs = {t.name: (t.data_type, len(t.dims)) for t in model.output}
-        assert {name: known[tensor] for name, tensor in step.input_map.items()} == inputs
-        known |= {tensor: outputs[name] for name, tensor in step.output_map.items()}
-    (output,) = configs["lite_translate"].output
-    assert known[output.name] == (output.data_type, len(output.dims))
-    assert {config.max_batch_size for config in configs.values()} == {16}
+    assert configs["lite_translate"].dynamic_batching.max_queue_delay_microseconds == 1000
+    assert configs["lite_network"].HasField("dynamic_batching")
+    assert configs["lite_network"].dynamic_batching.max_queue_delay_microseconds == 0
+    assert configs["lite_translate"].max_batch_size == 64
     assert all((onnx_repository / "models" / name / "1").is_dir() for name in configs)
 
 

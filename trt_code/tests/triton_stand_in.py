@@ -1,10 +1,11 @@
-"""A mock of Triton: ``triton_python_backend_utils`` and the ensemble, enough to run a repository here.
+"""A mock of Triton: ``triton_python_backend_utils``, enough to run a repository here.
 
-No Triton is involved. The Python models are loaded from the repository's own files; the network runs in
-ONNX Runtime from the repository's model.onnx; tensors go from step to step as the ensemble's config.pbtxt
-says, read with tritonclient's own schema.
+No Triton is involved (test_triton_server.py has one). The Python model is loaded from the repository's own
+files; the network that it calls runs in ONNX Runtime from the repository's model.onnx, and takes and gives
+what its config.pbtxt says, read with tritonclient's own schema.
 """
 
+import asyncio
 import importlib.util
 import json
 import sys
@@ -46,37 +47,49 @@ class Tensor:
 
 
 class TritonError(Exception):
-    pass
+    def message(self):
+        return str(self)
 
 
 class InferenceResponse:
     def __init__(self, output_tensors, error=None):
-        self.tensors, self.error = output_tensors, error
+        self.tensors, self._error = {t.name(): t for t in output_tensors}, error
 
+    def has_error(self):
+        return self._error is not None
 
-BACKEND_UTILS = SimpleNamespace(
-    Tensor=Tensor,
-    TritonError=TritonError,
-    InferenceResponse=InferenceResponse,
-    get_input_tensor_by_name=lambda request, name: request[name],
-)
+    def error(self):
+        return self._error
 
 
 class Server:
-    """Runs ``lite_translate`` of a repository, one batch at a time."""
+    """Runs ``lite_translate`` of a repository, requests in one call of ``execute`` as if they had queued.
+
+    Attributes:
+        network_shapes: of each batch that the network was given.
+        network_error: what the network answers instead of running, if anything.
+    """
 
     def __init__(self, models: Path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "triton_python_backend_utils", BACKEND_UTILS)
         self._models = models
         self.configs = {
             path.parent.name: model_config(path) for path in models.glob("*/config.pbtxt")
         }
-        self._python = {
-            name: self._load(name) for name, c in self.configs.items() if c.backend == "python"
-        }
-        network = models / "lite_network/1/model.onnx"
-        self._network = onnxruntime.InferenceSession(network)
+        utils = SimpleNamespace(
+            Tensor=Tensor,
+            TritonError=TritonError,
+            InferenceResponse=InferenceResponse,
+            InferenceRequest=self._request,
+            PreferredMemory=lambda kind, device: (kind, device),
+            TRITONSERVER_MEMORY_CPU="cpu",
+            get_input_tensor_by_name=lambda request, name: request[name],
+            get_output_tensor_by_name=lambda response, name: response.tensors[name],
+        )
+        monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
+        self._network = onnxruntime.InferenceSession(models / "lite_network/1/model.onnx")
+        self._model = self._load("lite_translate")
         self.network_shapes: list[tuple[int, ...]] = []
+        self.network_error: str | None = None
 
     def _load(self, name: str):
         path = self._models / name / "1/model.py"
@@ -88,23 +101,34 @@ class Server:
         model.initialize({"model_config": json.dumps(config)})
         return model
 
+    def _request(self, model_name, requested_output_names, inputs, preferred_memory):
+        """What the model asks Triton for, held against the configuration of the model that it asks."""
+        config = self.configs[model_name]
+        assert preferred_memory == ("cpu", 0)  # the plan's outputs would be on the GPU
+        assert set(requested_output_names) <= {tensor.name for tensor in config.output}
+        assert [tensor.name() for tensor in inputs] == [tensor.name for tensor in config.input]
+        (tokens,) = (tensor.as_numpy() for tensor in inputs)
+        assert len(tokens) <= config.max_batch_size
+
+        async def async_exec():
+            if self.network_error:
+                return InferenceResponse([], TritonError(self.network_error))
+            self.network_shapes.append(tokens.shape)
+            outputs = self._network.run(requested_output_names, {inputs[0].name(): tokens})
+            return InferenceResponse(list(map(Tensor, requested_output_names, outputs)))
+
+        return SimpleNamespace(async_exec=async_exec)
+
     def translate(self, *requests: list[str]) -> list[list[str] | str]:
         """Each request's translations, or the message it was refused with."""
-        return [self._run(np.array([[t.encode()] for t in texts], object)) for texts in requests]
+        config = self.configs["lite_translate"]
+        batches = [np.array([[t.encode()] for t in texts], object) for texts in requests]
+        given = [{config.input[0].name: Tensor(config.input[0].name, batch)} for batch in batches]
+        responses = asyncio.run(self._model.execute(given))
+        return [self._read(response, config.output[0].name) for response in responses]
 
-    def _run(self, texts: np.ndarray) -> list[str] | str:
-        tensors = {self.configs["lite_translate"].input[0].name: texts}
-        for step in self.configs["lite_translate"].ensemble_scheduling.step:
-            inputs = {theirs: tensors[ours] for theirs, ours in step.input_map.items()}
-            if step.model_name == "lite_network":
-                names = list(step.output_map)
-                self.network_shapes.append(inputs["src_tokens"].shape)
-                outputs = dict(zip(names, self._network.run(names, inputs), strict=True))
-            else:
-                request = {name: Tensor(name, array) for name, array in inputs.items()}
-                (response,) = self._python[step.model_name].execute([request])
-                if response.error:
-                    return str(response.error)
-                outputs = {tensor.name(): tensor.as_numpy() for tensor in response.tensors}
-            tensors |= {ours: outputs[theirs] for theirs, ours in step.output_map.items()}
-        return [text.decode() for text in tensors["TRANSLATION"][:, 0]]
+    @staticmethod
+    def _read(response: InferenceResponse, name: str) -> list[str] | str:
+        if response.has_error():
+            return response.error().message()
+        return [text.decode() for text in response.tensors[name].as_numpy()[:, 0]]

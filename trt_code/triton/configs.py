@@ -1,9 +1,10 @@
 """The ``config.pbtxt`` of each model in the repository, as mappings for ``text_format.dump``.
 
-    TEXT -> lite_preprocess -> lite_network -> lite_postprocess -> TRANSLATION
+    TEXT -> lite_translate -> TRANSLATION
+                 | batches of src_tokens, by length
+            lite_network
 
-``lite_translate`` is the ensemble of the three, which is what clients call. Triton batches only requests
-of one shape, so the first pads every request to a length bucket: requests of one bucket share a batch.
+``lite_translate`` (translate.py) is what clients call; it encodes, calls the network, and decodes.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ from typing import Any
 
 from trt_code.triton.text_format import Enum
 
-PREPROCESS, NETWORK, POSTPROCESS = "lite_preprocess", "lite_network", "lite_postprocess"
-TRANSLATE = "lite_translate"
+NETWORK, TRANSLATE = "lite_network", "lite_translate"
+GATHERED = 64
+"""Sentences that one text process takes at a time, at least: enough for batches of several lengths."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,10 @@ class Serving:
 
     Attributes:
         buckets: source lengths that requests are padded to, ascending; the last is the longest.
-        max_batch: sentences that Triton may put together.
-        max_delay_us: how long a request may wait for others, in microseconds.
+        max_batch: sentences in one batch of the network.
+        max_delay_us: how long a request may wait to be gathered with others, in microseconds.
         instances: copies of the network a GPU (TensorRT) or machine (ONNX Runtime).
-        text_instances: processes that encode, and as many that decode.
+        text_instances: processes that encode and decode, each what it gathered at one time.
         profiles: optimisation profiles of the plan; 0 for ONNX Runtime.
         threads: CPU threads of one ONNX Runtime instance.
     """
@@ -40,7 +42,7 @@ class Serving:
 
     @property
     def batches(self) -> list[int]:
-        """Batch sizes worth a CUDA graph and worth waiting for: powers of two, and the largest."""
+        """Batch sizes worth a CUDA graph: powers of two, and the largest."""
         powers = [1 << exponent for exponent in range(self.max_batch.bit_length())]
         return sorted({*powers, self.max_batch})
 
@@ -66,7 +68,6 @@ def network(serving: Serving) -> dict[str, Any]:
         "dynamic_batching": {
             "preferred_batch_size": [size for size in serving.batches if size >= 8]
             or [serving.max_batch],
-            "max_queue_delay_microseconds": serving.max_delay_us,
         },
     }
     return common | (_tensorrt(serving) if serving.profiles else _onnxruntime(serving))
@@ -121,51 +122,22 @@ def _warm_up(serving: Serving) -> list[dict[str, Any]]:
     ]
 
 
-def preprocess(serving: Serving) -> dict[str, Any]:
-    """TEXT to src_tokens, padded to a bucket."""
-    buckets = ",".join(map(str, serving.buckets))
-    parameters = [{"key": "buckets", "value": {"string_value": buckets}}]
-    return _python(PREPROCESS, serving, TEXT, SOURCE) | {"parameters": parameters}
-
-
-def postprocess(serving: Serving) -> dict[str, Any]:
-    """output_tokens to TRANSLATION."""
-    return _python(POSTPROCESS, serving, TOKENS, TRANSLATION)
-
-
-def _python(name: str, serving: Serving, source: dict, target: dict) -> dict[str, Any]:
-    return {
-        "name": name,
-        "backend": "python",
-        "max_batch_size": serving.max_batch,
-        "input": [source],
-        "output": [target],
-        "instance_group": [{"count": serving.text_instances, "kind": Enum("KIND_CPU")}],
-    }
-
-
 def translate(serving: Serving) -> dict[str, Any]:
-    """The ensemble: a tensor goes from one model to the next by its name in ``output_map``."""
-    steps = (
-        (PREPROCESS, TEXT["name"], [SOURCE["name"]]),
-        (NETWORK, SOURCE["name"], [TOKENS["name"]]),
-        (POSTPROCESS, TOKENS["name"], [TRANSLATION["name"]]),
-    )
+    """Text in, text out: gathers what waits, whatever its lengths, and calls the network by buckets."""
+    parameters = {
+        "network": NETWORK,
+        "max_batch": str(serving.max_batch),
+        "buckets": ",".join(map(str, serving.buckets)),
+    }
     return {
         "name": TRANSLATE,
-        "platform": "ensemble",
-        "max_batch_size": serving.max_batch,
+        "backend": "python",
+        "max_batch_size": max(GATHERED, serving.max_batch),
         "input": [TEXT],
         "output": [TRANSLATION],
-        "ensemble_scheduling": {
-            "step": [
-                {
-                    "model_name": model,
-                    "model_version": -1,
-                    "input_map": {"key": source, "value": source},
-                    "output_map": [{"key": name, "value": name} for name in targets],
-                }
-                for model, source, targets in steps
-            ]
-        },
+        "instance_group": [{"count": serving.text_instances, "kind": Enum("KIND_CPU")}],
+        "parameters": [
+            {"key": key, "value": {"string_value": value}} for key, value in parameters.items()
+        ],
+        "dynamic_batching": {"max_queue_delay_microseconds": serving.max_delay_us},
     }

@@ -2,7 +2,7 @@
 
     build/triton/serve.sh       starts tritonserver on it
     build/triton/load.sh        loads a running server with the model's test sentences (perf_analyzer)
-    build/triton/models/        lite_translate and the three models that it chains (configs.py)
+    build/triton/models/        lite_translate, and lite_network that it calls (configs.py)
     build/triton/plugins/       the TensorRT plugins, and the library that registers them
 
 The network is the TensorRT plan where one is built, else the ONNX file on the CPU.
@@ -64,12 +64,8 @@ def write_repository(files: ModelFiles, network: Network, serving: Serving, outp
         raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
     with _replaced(output) as folder:
         models = folder / "models"
-        _add_model(models, configs.translate(serving))
         network.copy_to(_add_model(models, configs.network(serving)), folder / "plugins")
-        version = _add_text_model(models, configs.preprocess(serving), "preprocess.py", files)
-        shutil.copy(files.src_dict, version / "dict.src.txt")
-        version = _add_text_model(models, configs.postprocess(serving), "postprocess.py", files)
-        shutil.copy(files.tgt_dict, version / "dict.tgt.txt")
+        _add_translate(models, configs.translate(serving), files)
         _add_script(folder / "serve.sh", SERVE.format(options=network.options))
         load = LOAD.format(model=configs.TRANSLATE, text=configs.TEXT["name"])
         _add_script(folder / "load.sh", load)
@@ -91,10 +87,12 @@ def _add_model(models: Path, config: dict) -> Path:
     return version
 
 
-def _add_text_model(models: Path, config: dict, code: str, files: ModelFiles) -> Path:
-    """The same for a Python model, with the tokenizer's modules beside it."""
+def _add_translate(models: Path, config: dict, files: ModelFiles) -> None:
+    """The same for the model of text, with the tokenizer's modules and files beside it."""
     version = _add_model(models, config)
-    shutil.copy(Path(__file__).parent / code, version / "model.py")
+    shutil.copy(Path(__file__).parent / "translate.py", version / "model.py")
+    shutil.copy(files.src_dict, version / "dict.src.txt")
+    shutil.copy(files.tgt_dict, version / "dict.tgt.txt")
     shutil.copy(files.bpe_codes, version / "bpe.codes")
     glossary = glossary_path(files.bpe_codes)
     if glossary.is_file():
@@ -102,7 +100,6 @@ def _add_text_model(models: Path, config: dict, code: str, files: ModelFiles) ->
     for name in TOKENIZER:
         (version / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, version / name)
-    return version
 
 
 @contextmanager
@@ -165,10 +162,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--output", type=Path, default=Path("build/triton"), help="folder to write")
     add("--backend", choices=("auto", "tensorrt", "onnxruntime"), default="auto")
     add("--precision", choices=PRECISIONS, default="fp16", help="of the plan; default fp16")
-    add("--max-batch", type=_positive, help="sentences a batch (default: the plan's, or 16)")
-    add("--max-delay-us", type=_positive, default=1000, help="longest wait for company")
+    add("--max-batch", type=_positive, help="of the network (default: the plan's, or 16)")
+    add("--max-delay-us", type=_positive, default=1000, help="longest wait for more sentences")
     add("--instances", type=_positive, default=1, help="copies of the network")
-    add("--text-instances", type=_positive, default=2, help="processes that encode, and decode")
+    add("--text-instances", type=_positive, default=2, help="processes that encode and decode")
     add("--threads", type=_positive, default=1, help="CPU threads of an ONNX Runtime instance")
     add("--bucket", type=_positive, action="append", help=f"lengths (default {BUCKETS})")
     args = parser.parse_args(argv)

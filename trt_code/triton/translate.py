@@ -1,0 +1,99 @@
+"""Triton's Python backend: sentences in, translations out; the network is called with batches of them.
+
+Runs inside Triton from its own folder of the model repository, where the tokenizer's modules and files
+lie beside it. What Triton hands over together is sorted into length buckets here: Triton's own batcher
+ends a batch wherever the next request in line has another length. A request that cannot be translated
+gets the reason; the others go on.
+"""
+
+import asyncio
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from train_model.cli import UserError
+from train_model.data.dictionary import PAD, Dictionary
+from train_model.data.tokenizer import Tokenizer
+
+
+@dataclass
+class Sentence:
+    """One sentence on its way: its token ids, then its translation, or why there is none."""
+
+    ids: list[int]
+    translation: str = ""
+    error: str = ""
+
+
+class TritonPythonModel:
+    """TEXT [n, 1] UTF-8 -> TRANSLATION [n, 1] UTF-8."""
+
+    def initialize(self, args):
+        folder = Path(__file__).parent
+        dictionaries = [Dictionary.load(folder / f"dict.{side}.txt") for side in ("src", "tgt")]
+        self._tokenizer = Tokenizer(folder / "bpe.codes", *dictionaries)
+        parameters = json.loads(args["model_config"])["parameters"]
+        self._network = parameters["network"]["string_value"]
+        self._max_batch = int(parameters["max_batch"]["string_value"])
+        self._buckets = [int(size) for size in parameters["buckets"]["string_value"].split(",")]
+
+    async def execute(self, requests):
+        texts = [
+            pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy() for request in requests
+        ]
+        asked = [[self._encode(text) for text in rows[:, 0]] for rows in texts]
+        buckets = defaultdict(list)
+        for sentence in (sentence for sentences in asked for sentence in sentences):
+            if not sentence.error:
+                length = next(size for size in self._buckets if size >= len(sentence.ids))
+                buckets[length].append(sentence)
+        await asyncio.gather(
+            *(
+                self._translate(sentences[first : first + self._max_batch], length)
+                for length, sentences in buckets.items()
+                for first in range(0, len(sentences), self._max_batch)
+            )
+        )
+        return [_response(sentences) for sentences in asked]
+
+    def _encode(self, text):
+        try:
+            ids = self._tokenizer.encode(text.decode())
+        except (UserError, UnicodeDecodeError) as error:
+            return Sentence([], error=str(error))
+        if len(ids) > (longest := self._buckets[-1]):
+            error = f"a sentence has {len(ids)} tokens and this server takes {longest}; split it"
+            return Sentence([], error=error)
+        return Sentence(ids)
+
+    async def _translate(self, batch, length):
+        """Give each sentence of a batch its translation, padded to ``length`` tokens for the network."""
+        tokens = np.full((len(batch), length), PAD, np.int64)
+        for row, sentence in zip(tokens, batch, strict=True):
+            row[: len(sentence.ids)] = sentence.ids
+        request = pb_utils.InferenceRequest(
+            model_name=self._network,
+            requested_output_names=["output_tokens"],
+            inputs=[pb_utils.Tensor("src_tokens", tokens)],
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        )
+        reply = await request.async_exec()
+        if reply.has_error():
+            for sentence in batch:
+                sentence.error = reply.error().message()
+            return
+        rows = pb_utils.get_output_tensor_by_name(reply, "output_tokens").as_numpy()
+        for sentence, row in zip(batch, rows, strict=True):
+            sentence.translation = self._tokenizer.decode(row)
+
+
+def _response(sentences):
+    for sentence in sentences:
+        if sentence.error:
+            return pb_utils.InferenceResponse([], pb_utils.TritonError(sentence.error))
+    rows = np.array([[sentence.translation.encode()] for sentence in sentences], dtype=object)
+    return pb_utils.InferenceResponse([pb_utils.Tensor("TRANSLATION", rows)])

@@ -25,29 +25,29 @@ SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_inf
 FIND_PYTHON = for python in python3 python3.12 python3.11 python3.13; do \
 	$$python -c '$(SUITABLE)' 2>/dev/null && break; python=; done
 # A lock names everything, with its hashes; pip takes nothing else.
-INSTALL := $(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes
+INSTALL := sh requirements/install.sh $(PY)
+ALONE := $(if $(shell command -v flock),flock .venv.lock)
 CUDA_BUILD = .venv/lib/python*/site-packages/torch/lib/libtorch_cuda.so
 
 .venv/base.stamp: requirements/base.lock
 	@$(FIND_PYTHON); test -n "$$python" || { echo "error: no Python 3.11 to 3.13 with venv on the PATH;" \
 	  "install one (Debian: apt install python3-venv) or name an interpreter with PYTHON=" >&2; exit 2; }; \
 	echo "installing requirements/base.lock into .venv ($$($$python --version)); minutes at the first time"; \
-	$$python -m venv .venv
-	@$(INSTALL) -r requirements/cpu.lock 2>/dev/null || true  # the small build of PyTorch, if pip's indexes have it
-	@$(INSTALL) -r $<
+	$(ALONE) sh -c 'test -x .venv/bin/pip || "$$0" -m venv .venv' $$python
+	@$(INSTALL) requirements/cpu.lock 2>/dev/null || true  # the small build of PyTorch, if pip's indexes have it
+	@$(INSTALL) $<
 	@! ls $(CUDA_BUILD) >/dev/null 2>&1 || { echo "installing requirements/cuda.lock: PyTorch is a build for CUDA"; \
-	  $(INSTALL) -r requirements/cuda.lock; }
+	  $(INSTALL) requirements/cuda.lock; }
 	@touch $@
 
 .venv/%.stamp: requirements/%.lock .venv/base.stamp
 	@echo "installing $< into .venv"
-	@$(INSTALL) -r $<
+	@$(INSTALL) $<
 	@touch $@
 
 .venv/train.stamp: requirements/train.lock requirements/fairseq.lock .venv/base.stamp
 	@echo "installing requirements/train.lock and fairseq into .venv (fairseq is compiled; C++ compiler needed)"
-	@$(INSTALL) -r requirements/train.lock
-	@$(INSTALL) -r requirements/fairseq.lock
+	@$(INSTALL) requirements/train.lock requirements/fairseq.lock
 	@touch $@
 
 .PHONY: help doctor env lock
@@ -170,7 +170,7 @@ sensitivity: | $(call NEEDS,int8)  ## what INT8 costs layer by layer: table, plo
 # --- CUDA and TensorRT --------------------------------------------------------------------------
 # CMake knows best what is out of date, so these are run whenever they are asked for.
 .PHONY: plugins torch-ops engine-tf32 engine-fp16 engine-int8 engine-split
-CMAKE_BUILD = cmake -S trt_code -B build/cmake/$@ $(CMAKE_FLAGS) $(1) >&2 && cmake --build build/cmake/$@ --parallel >&2
+CMAKE_BUILD = sh trt_code/cmake/build.sh build/cmake/$@ build $(CMAKE_FLAGS) $(1) >&2
 
 plugins: needs-cmake needs-nvcc needs-tensorrt-headers  ## the TensorRT plugins (build/plugins; TENSORRT_ROOT=)
 	@$(call CMAKE_BUILD,)

@@ -1,0 +1,42 @@
+#!/bin/sh
+# Build trt_code in a folder of its own, then put what came out where it is used, each file whole.
+#
+#   trt_code/cmake/build.sh FOLDER OUTPUT [options of cmake]
+#
+# A second run waits for the first. After one that was killed nobody can tell which objects are whole,
+# and make takes any that is newer than its source: the next run begins anew.
+set -eu
+folder=$1 output=$2
+shift 2
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+{ mkdir -p "$folder" && : >>"$folder.lock"; } 2>/dev/null ||
+  fail "cannot write $folder; is there room on its disk, and may it be written?"
+exec 9>>"$folder.lock"
+if command -v flock >/dev/null && ! flock -n 9; then
+  echo "waiting for another build in $folder"
+  flock 9
+fi
+
+unfinished=$folder/unfinished
+[ ! -e "$unfinished" ] || rm -rf "$folder"
+{ mkdir -p "$folder" && : >"$unfinished"; } 2>/dev/null ||
+  fail "cannot write $folder; is there room on its disk, and may it be written?"
+built=yes
+cmake -S "$(dirname "$0")/.." -B "$folder" -DLITE_OUTPUT_DIR="$PWD/$folder/out" "$@" &&
+  cmake --build "$folder" --parallel || built=no
+rm -f "$unfinished"
+[ $built = yes ] || fail "$folder could not be built; what CMake or a compiler says about it is above"
+
+for file in "$folder"/out/*/*; do
+  place=$output/${file#"$folder/out/"}
+  cmp -s "$file" "$place" && continue
+  temporary=$(dirname "$place")/.$(basename "$place").tmp
+  { mkdir -p "$(dirname "$place")" && cp -p "$file" "$temporary" && mv "$temporary" "$place"; } 2>/dev/null || {
+    rm -f "$temporary"
+    fail "cannot write $place; is there room on its disk, and may it be written?"
+  }
+done

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,9 +18,11 @@ from train_model.cli import UserError
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.fold import fold
 from train_model.quantization import ptq
-from trt_code import layer_precision, onnx_surgeon
+from trt_code import build_engine, layer_precision, onnx_surgeon
+from trt_code.bench import Bench
 from trt_code.graph_lint import lint
 from trt_code.runners import Unavailable, create
+from trt_code.tests import mock_tensorrt
 from trt_code.tests.test_graph_lint import body
 
 NORMS = 2 * TINY.encoder_layers + 3 * TINY.decoder_layers
@@ -106,6 +109,88 @@ def test_residuals_are_int8_only_on_demand(int8, tmp_path):
     model = patched(path, tmp_path, "--quantize-residuals")
     assert rounded(model) > NORMS / 2
     assert agreement(network, model) > 0.5
+
+
+def products(graph: onnx.GraphProto) -> dict[str, bool]:
+    """Every MatMul by a weight, and whether it reads INT8."""
+    made = {name: node.op_type for node in graph.node for name in node.output}
+    weights = {tensor.name for tensor in graph.initializer}
+    read = {
+        n.name: [made.get(name, name) for name in n.input]
+        for n in graph.node
+        if n.op_type == "MatMul"
+    }
+    return {
+        name: inputs == ["DequantizeLinear"] * 2
+        for name, inputs in read.items()
+        if "DequantizeLinear" in inputs or weights.intersection(inputs)
+    }
+
+
+def layers_of(graph: onnx.GraphProto) -> list[dict]:
+    """A report of an engine that follows the graph, but for one product that was faster in FP16."""
+    names = [name for name, int8 in products(graph).items() if int8]
+    return [
+        layer(f"gemm_{name}", "gemm", [kind, kind], nodes=f"[ONNX Layer: {name}]")
+        for name, kind in zip(names, ["Half"] + ["Int8"] * len(names), strict=False)
+    ]
+
+
+def test_an_engine_is_built_told_of_and_run(int8, tiny_files, tmp_path, monkeypatch):
+    """With TensorRT mocked: an INT8 graph is built as every strongly typed one, with its layers' report."""
+    network, path = int8
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "build" / "tiny"
+    folder.mkdir(parents=True)
+    graph = patched(path, folder).graph
+    trt = mock_tensorrt.install(monkeypatch)
+    report = json.dumps({"Layers": layers_of(graph)})
+    monkeypatch.setattr(
+        mock_tensorrt.EngineInspector, "get_engine_information", lambda self, format: report
+    )
+    names = [str(folder / f"model.int8.{end}") for end in ("onnx", "plan", "layers.json")]
+    flags = [
+        text
+        for pair in zip(("--onnx", "--output", "--layer-report"), names, strict=True)
+        for text in pair
+    ]
+    build_engine.main(flags)
+    config, strongly_typed = trt.built_config, trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    # what is INT8 the graph says: there is no precision to be set, and no calibrator
+    assert trt.creation_flags == 1 << strongly_typed
+    assert config._flags == {trt.BuilderFlag.TF32}
+    assert config.profiling_verbosity is mock_tensorrt.ProfilingVerbosity.DETAILED
+    sidecar = json.loads((folder / "model.int8.plan.json").read_text())
+    assert sidecar["graph"]["path"] == "model.int8.onnx"
+    assert "--layer-report" in sidecar["command"]
+    with create("trt", tiny_files, "int8", "cuda") as runner:
+        source = np.array([[0, 5, 6, 2]])
+        assert runner.run(source).tokens.tolist() == [[*source[0], *source[0]]]
+    row = SimpleNamespace(_options={"build_dir": "build"}, _files=tiny_files, _device="cuda")
+    note = Bench.precision_note(row, "trt", "int8")
+    merged = sum(".k_proj" in name or ".v_proj" in name for name in network.config.int8_layers)
+    count = len(network.config.int8_layers) - merged + 1
+    assert note.startswith(f"products: {count - 1} INT8, 1 FP16 (")
+    assert note.endswith("model.int8.layers.json)")
+
+
+def test_kept_layers_stay_in_higher_precision(int8, tmp_path):
+    plain = load_checkpoint(export_tiny(tmp_path).checkpoint).model
+    generator = torch.Generator().manual_seed(5)
+    batches = [random_source(4, 9, "right", TINY.src_vocab, generator)]
+    kept = ptq.quantize(plain, ["*.fc2", "decoder.output_projection"], batches)
+    path = tmp_path / "model.qdq.onnx"
+    onnx_file.save_onnx(export.to_onnx(fold(kept)), path)
+    for graph in (onnx.load(path).graph, patched(path, tmp_path).graph):
+        found = products(graph)
+        high = {name for name, quantized in found.items() if not quantized}
+        layers = TINY.encoder_layers + TINY.decoder_layers
+        assert sum(".fc2" in name for name in high) == layers
+        assert any("output_projection" in name for name in high)
+        assert sum(found.values()) == sum(products(onnx.load(int8[1]).graph).values()) - layers - 1
+    told = {product.name: product.precision for product in layer_precision.of_session(path)}
+    assert {precision for name, precision in told.items() if ".fc2" in name} == {"FP32"}
+    assert {precision for name, precision in told.items() if ".fc1" in name} == {"INT8"}
 
 
 def test_int8_of_a_graph_without_pairs_is_refused(tmp_path):

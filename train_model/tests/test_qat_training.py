@@ -1,15 +1,19 @@
 """Quantisation-aware fine-tuning through fairseq on a small corpus: start, go on, repeat, refuse."""
 
+import dataclasses
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 
+from onnx_export import export
 from train_model import recipe, train
 from train_model.cli import UserError
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.quantization import ptq
 from train_model.tests.test_fairseq_training import SMALL, build_dir  # noqa: F401  a fixture
+from trt_code import layer_precision
 
 pytestmark = pytest.mark.fairseq
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -59,6 +63,33 @@ def test_fine_tuning_starts_goes_on_and_repeats(calibrated, tmp_path, capsys):
     assert "going on from" in capsys.readouterr().out
     name = "encoder.layers.0.fc1.weight"
     assert not torch.equal(longer.model.state_dict()[name], first.model.state_dict()[name])
+
+
+def test_the_recipe_of_the_public_checkpoint_trains_and_its_network_runs(calibrated, tmp_path):
+    """wmt16-qat as it is but for the corpus, from checkpoint to ONNX Runtime's integers."""
+    (tmp_path / "data").symlink_to(calibrated.parents[1] / "data")
+    changes = {
+        "cpu": True,
+        "start_from": calibrated,
+        "max_update": 3,
+        "validate_interval_updates": 3,
+        "num_workers": 0,
+        "max_tokens": 400,
+    }
+    chosen = recipe.load("wmt16-qat", [f"{key}={value}" for key, value in changes.items()])
+    tuned = train.train(dataclasses.replace(chosen, corpus="demo"), tmp_path)
+    model = load_checkpoint(tuned).model
+    path = tmp_path / "model.qdq.onnx"
+    export.main(["--checkpoint", str(tuned), "--output", str(path)])
+    products = layer_precision.of_session(path)
+    assert sum(product.precision == "INT8" for product in products) > 10
+    assert {p.precision for p in products if "fc2" in p.name} == {"FP32"}  # it was kept
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    source = torch.randint(4, model.config.src_vocab, (4, 9))
+    with torch.inference_mode():
+        expected = model(source)[0].numpy()
+    got = session.run(["output_tokens"], {"src_tokens": source.numpy()})[0]
+    assert (got == expected).mean() > 0.9
 
 
 @pytest.mark.parametrize(

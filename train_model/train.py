@@ -15,7 +15,9 @@ weights in build/<recipe>/checkpoint.pt, which export and runners take.
 import argparse
 import contextlib
 import dataclasses
+import errno
 import fcntl
+import logging
 import os
 import pickle
 import sys
@@ -85,7 +87,7 @@ def _run_fairseq(arguments: list[str]) -> None:
     from fairseq_cli import train as fairseq_train
 
     try:
-        with _command_line(arguments), _forecast(fairseq_train):
+        with _command_line(arguments), _forecast(fairseq_train), _without_tracebacks():
             fairseq_train.cli_main(modify_parser=_raise_on_error)
     except Exception as error:
         damaged = isinstance(error, pickle.UnpicklingError | EOFError)
@@ -93,7 +95,8 @@ def _run_fairseq(arguments: list[str]) -> None:
             raise UserError(
                 f"the last checkpoint in {arguments[2]} is damaged; remove it"
             ) from error
-        if "PytorchStreamWriter" in str(error):
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG)
+        if full or "PytorchStreamWriter" in str(error):
             raise UserError(
                 f"cannot write a checkpoint into {arguments[2]}; is there room on its disk?"
             ) from error
@@ -113,6 +116,21 @@ def _command_line(arguments: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = original
+
+
+@contextlib.contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """fairseq logs the traceback of a checkpoint that it cannot write, and raises the error as well."""
+    logger = logging.getLogger("fairseq.checkpoint_utils")
+
+    def is_none(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Traceback")
+
+    logger.addFilter(is_none)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_none)
 
 
 def _raise_on_error(parser: argparse.ArgumentParser) -> None:

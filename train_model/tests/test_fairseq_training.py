@@ -1,6 +1,7 @@
 """A whole training through fairseq on a small corpus: start, go on, convert, refuse."""
 
 import functools
+import resource
 
 import pytest
 import torch
@@ -109,6 +110,20 @@ def test_a_damaged_last_checkpoint_is_told(build_dir):
         with pytest.raises(UserError, match="damaged; remove it"):
             train.train(recipe.load("demo", [*SMALL, "max_update=40"]), build_dir)
     last.write_bytes(whole)
+
+
+def test_a_checkpoint_that_has_no_room_is_told_in_one_line(build_dir, tmp_path, capfd, caplog):
+    """A limit on the size of files fails writes as a full disk does."""
+    (tmp_path / "data").symlink_to(build_dir / "data")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write a checkpoint into .* room on its disk"):
+            train.train(recipe.load("demo", [*SMALL, "max_update=3"]), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "Traceback" not in "".join(capfd.readouterr()) + caplog.text
+    assert not (tmp_path / "demo" / "checkpoint.pt").exists()
 
 
 def test_flags_that_fairseq_does_not_know_are_told(build_dir):

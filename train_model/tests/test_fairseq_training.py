@@ -114,6 +114,7 @@ def test_a_damaged_last_checkpoint_is_told(build_dir):
 
 def test_a_checkpoint_that_has_no_room_is_told_in_one_line(build_dir, tmp_path, capfd, caplog):
     """A limit on the size of files fails writes as a full disk does."""
+    prepare_module.prepare("demo", build_dir)
     (tmp_path / "data").symlink_to(build_dir / "data")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))

@@ -15,6 +15,7 @@ from train_model.data.dictionary import PAD
 from train_model.models.layers import MultiheadAttention, embedding, linear, positions
 from train_model.models.multibranch import MultiBranch
 from train_model.models.multibranch_config import MultibranchConfig
+from train_model.models.quantized import QuantizedLinear, replace_linears
 
 State = dict[str, Tensor]
 
@@ -182,6 +183,20 @@ class Encoder(_Stack):
         return EncoderOut(self.normalize(x), padding_mask)
 
 
+class _OutputProjection(nn.Linear):
+    """The projection to the vocabulary, whose weight a checkpoint has under another name."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__(*reversed(weight.shape), bias=False, device="meta")
+        self.weight = weight
+
+    def _save_to_state_dict(self, *_) -> None:
+        pass
+
+    def _load_from_state_dict(self, *_) -> None:
+        pass
+
+
 class Decoder(_Stack):
     """Target tokens so far, and the source, to the logits of the next."""
 
@@ -193,10 +208,13 @@ class Decoder(_Stack):
             shape = (config.tgt_vocab, config.encoder_embed_dim)
             self.embed_out = nn.Parameter(torch.empty(shape))
             nn.init.normal_(self.embed_out, std=config.encoder_embed_dim**-0.5)
+        self.output_projection = _OutputProjection(
+            embed_tokens.weight if self.embed_out is None else self.embed_out
+        )
 
     def project(self, x: Tensor) -> Tensor:
         """Hidden states [.., C] to logits [.., V]."""
-        return F.linear(x, self.embed_tokens.weight if self.embed_out is None else self.embed_out)
+        return self.output_projection(x)
 
     def forward(self, prev_output_tokens: Tensor, source: EncoderOut) -> Tensor:
         """Logits [B, T, V] of the tokens that follow each of ``prev_output_tokens`` [B, T]."""
@@ -273,6 +291,7 @@ class TransformerMultibranch(nn.Module):
             tgt_embed = embedding(config.tgt_vocab, config.encoder_embed_dim)
         self.encoder = self.encoder_type(config, src_embed)
         self.decoder = self.decoder_type(config, tgt_embed)
+        replace_linears(self, config.int8_layers, QuantizedLinear)
 
     def encode(self, src_tokens: Tensor) -> EncoderOut:
         """Encode [B, S] int64 tokens."""

@@ -6,6 +6,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from train_model.models.beam_search import SearchOptions, search
+from train_model.models.incremental import IncrementalDecoder
+from train_model.models.quantized import replace_linears
+from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 from train_model.ops.fake_quantize import LARGEST
 from train_model.quantization.quantizers import insert
 
@@ -33,14 +37,16 @@ def calibrate(
     Returns:
         ``<layer>.input_quantizer._amax`` [] and ``<layer>.weight_quantizer._amax`` [N, 1], FP32.
     """
-    model = insert(copy.deepcopy(model).eval(), names, histogram=method != "max")
+    model = copy.deepcopy(model).eval()
+    replace_linears(model, names, nn.Linear)  # modelopt takes no other kind
+    insert(model, names, histogram=method != "max")
     layers = [model.get_submodule(name) for name in names]
     for layer in layers:
         layer.input_quantizer.disable_quant()
         layer.input_quantizer.enable_calib()
         layer.weight_quantizer.disable_quant()
     for tokens in batches:
-        model(tokens)
+        _translate(model, tokens)
     ranges = {}
     for name, layer in zip(names, layers, strict=True):
         if method == "percentile":
@@ -51,6 +57,14 @@ def calibrate(
         largest = layer.weight.abs().amax(1, keepdim=True)
         ranges[f"{name}.weight_quantizer._amax"] = rounded(largest.float())
     return ranges
+
+
+def _translate(model: nn.Module, tokens: Tensor) -> None:
+    """All that the network does with the sources [B, S], one step at a time if that is its way."""
+    if isinstance(model, TransformerMultibranch):
+        search(IncrementalDecoder.of(model), tokens, SearchOptions(beam=1))
+    else:
+        model(tokens)
 
 
 def rounded(amax: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
     python -m train_model.quantization.ptq --model demo --output build/demo-ptq/checkpoint.pt
 
 Every linear layer computes in INT8, the output projection too, except those that ``--keep`` names; what
-is no linear layer stays as it is. The result is where ``make qat`` starts. See doc/int8.md.
+is no linear layer stays as it is. An autoregressive network is calibrated by greedy search. The result of
+the other kind is where ``make qat`` starts. See doc/int8.md.
 """
 
 import argparse
@@ -16,10 +17,11 @@ from pathlib import Path
 from torch import Tensor
 
 from train_model.cli import UserError, run
-from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.checkpoint import ARCHITECTURES, load_checkpoint, save_checkpoint
 from train_model.models.conv_crf_transformer import ConvCrfTransformer
 from train_model.models.fold import merge_projections
 from train_model.models.quantized import linears
+from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 from train_model.models.zoo import model_files
 from train_model.quantization.calibration import METHODS, calibrate
 from train_model.quantization.text import batches, calibration_rows
@@ -28,7 +30,10 @@ from train_model.quantization.text import batches, calibration_rows
 FOLDED = "decoder.copy_attn"
 
 
-def layers_to_quantize(model: ConvCrfTransformer, keep: Iterable[str] = ()) -> list[str]:
+Network = ConvCrfTransformer | TransformerMultibranch
+
+
+def layers_to_quantize(model: Network, keep: Iterable[str] = ()) -> list[str]:
     """The names of the linear layers that are to compute in INT8.
 
     Args:
@@ -52,11 +57,11 @@ def layers_to_quantize(model: ConvCrfTransformer, keep: Iterable[str] = ()) -> l
 
 
 def quantize(
-    model: ConvCrfTransformer,
+    model: Network,
     keep: Iterable[str],
     batches: Iterable[Tensor],
     method: str = "max",
-) -> ConvCrfTransformer:
+) -> Network:
     """The network in INT8, calibrated with ``batches`` of source tokens [B, S]; ``model`` stays as it is.
 
     Raises:
@@ -64,19 +69,18 @@ def quantize(
     """
     if model.config.int8_layers:
         raise UserError("the network is in INT8 already; give the checkpoint it was made from")
-    merged = merge_projections(model)
+    merged = merge_projections(model) if isinstance(model, ConvCrfTransformer) else model
     names = layers_to_quantize(merged, keep)
     return with_ranges(merged, names, calibrate(merged, names, batches, method))
 
 
-def with_ranges(
-    merged: ConvCrfTransformer, names: Sequence[str], ranges: dict[str, Tensor]
-) -> ConvCrfTransformer:
+def with_ranges(merged: Network, names: Sequence[str], ranges: dict[str, Tensor]) -> Network:
     """A network in INT8 at the layers ``names`` with the weights of ``merged`` and the given ranges."""
     config = dataclasses.replace(merged.config, int8_layers=tuple(names))
-    quantized = ConvCrfTransformer(config).eval()
+    quantized = ARCHITECTURES[config.architecture].build(config).eval()
     own = quantized.state_dict().keys()
-    weights = merged.state_dict() | {name: ranges[name] for name in ranges if name in own}
+    weights = {f"{name}.weight": merged.get_submodule(name).weight for name in names}
+    weights |= merged.state_dict() | {name: ranges[name] for name in ranges if name in own}
     quantized.load_state_dict(weights)
     return quantized
 
@@ -88,7 +92,7 @@ def _examples(names: list[str]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="demo", help="demo, wmt16 or wmt16-random")
+    parser.add_argument("--model", default="demo", help="demo, demo-ar, wmt16 or wmt16-random")
     parser.add_argument("--output", type=Path, help="default build/<model>-ptq/checkpoint.pt")
     parser.add_argument(
         "--keep",
@@ -105,13 +109,13 @@ def main(argv: list[str] | None = None) -> None:
     if options.sentences < 1:
         raise UserError(f"--sentences {options.sentences} calibrates nothing; give 1 or more")
     files = model_files(options.model, options.build_dir)
-    if files.autoregressive:
-        raise UserError(f"{files.name} gives one token at a time; INT8 is for demo and wmt16")
     loaded = load_checkpoint(files.checkpoint)
     config = loaded.config
     rows, origin = calibration_rows(
         files, options.text, options.sentences, config.src_vocab, config.max_source_positions
     )
+    if files.autoregressive:  # it reads no bos
+        rows = [row[1:] for row in rows]
     start = time.perf_counter()
     tokens = [tokens for _, tokens in batches(rows)]
     model = quantize(loaded.model, options.keep, tokens, options.method)

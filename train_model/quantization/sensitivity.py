@@ -232,7 +232,9 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--sentences and --calibration need a number above 0")
     files = model_files(options.model, options.build_dir)
     if files.autoregressive:
-        raise UserError(f"{files.name} gives one token at a time; INT8 is for demo and wmt16")
+        raise UserError(
+            f"{files.name} gives one token at a time; this measures demo and wmt16 alone"
+        )
     loaded = load_checkpoint(files.checkpoint)
     limits = loaded.config.src_vocab, loaded.config.max_source_positions
     merged = merge_projections(loaded.model)

@@ -1,7 +1,8 @@
 """A whole training through fairseq on a small corpus: start, go on, convert, refuse."""
 
 import functools
-import resource
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -112,18 +113,29 @@ def test_a_damaged_last_checkpoint_is_told(build_dir):
     last.write_bytes(whole)
 
 
-def test_a_checkpoint_that_has_no_room_is_told_in_one_line(build_dir, tmp_path, capfd, caplog):
-    """A limit on the size of files fails writes as a full disk does."""
-    prepare_module.prepare("demo", build_dir)
-    (tmp_path / "data").symlink_to(build_dir / "data")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        with pytest.raises(UserError, match=r"cannot write a checkpoint into .* room on its disk"):
-            train.train(recipe.load("demo", [*SMALL, "max_update=3"]), tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "Traceback" not in "".join(capfd.readouterr()) + caplog.text
+# A limit on the size of files fails writes as a full disk does; what is printed goes through pipes.
+WITHOUT_ROOM = """
+import resource, sys
+from train_model import train
+from train_model.cli import run
+train.prepare = lambda corpus, build_dir: sys.argv[1]  # it is there
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+sets = [word for option in sys.argv[3:] for word in ("--set", option)]
+run(lambda: train.main(["--build-dir", sys.argv[2], *sets]))
+"""
+
+
+def test_a_checkpoint_that_has_no_room_is_told_in_one_line(build_dir, tmp_path):
+    data = prepare_module.prepare("demo", build_dir)
+    program = [sys.executable, "-W", "ignore", "-c", WITHOUT_ROOM]
+    command = [*program, data, tmp_path, *SMALL, "max_update=3"]
+    reply = subprocess.run(command, capture_output=True, text=True)
+    assert reply.returncode == 2
+    reason = (
+        f"error: cannot write a checkpoint into {tmp_path}/demo/train; is there room on its disk?"
+    )
+    assert [line for line in reply.stderr.splitlines() if "rror" in line] == [reason]
+    assert "Traceback" not in reply.stderr
     assert not (tmp_path / "demo" / "checkpoint.pt").exists()
 
 

@@ -14,7 +14,7 @@ from train_model.models.conv_crf_transformer import ConvCrfTransformer
 from train_model.models.fold import fold, merge_projections
 from train_model.models.quantized import QuantizedLinear, linears
 from train_model.ops import fake_quantize
-from train_model.quantization import ptq
+from train_model.quantization import ptq, sensitivity
 from train_model.quantization.calibration import calibrate, rounded
 from train_model.quantization.sensitivity import Probe, Quality, Row, measure, suggest
 from train_model.tests.test_conv_crf_transformer import small
@@ -273,7 +273,6 @@ def test_the_suggestion_is_the_smallest_that_halves_the_error():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "demo-ar"], "one token at a time"),
         (["--model", "demo", "--sentences", "0"], "--sentences 0"),
         (["--model", "demo", "--text", "nowhere.en"], "there is no text nowhere.en"),
         (["--model", "demo", "--keep", "fc7"], "fits no layer"),
@@ -284,6 +283,11 @@ def test_wrong_arguments_are_one_line(arguments, message, tmp_path):
     with pytest.raises(UserError, match=message):
         ptq.main([*arguments, "--output", str(output)])
     assert not output.exists()
+
+
+def test_sensitivity_is_for_one_pass(tmp_path):
+    with pytest.raises(UserError, match="one token at a time"):
+        sensitivity.main(["--model", "demo-ar", "--output", str(tmp_path)])
 
 
 def test_the_config_of_int8_survives_its_options(quantized):

@@ -34,16 +34,26 @@ def create(
 
     INT8 is the checkpoint that ``make qat`` or else ``make ptq`` made.
     """
-    # PyTorch computes in FP32 with the rounding of INT8 around the products
-    check_available("fp32" if precision == "int8" else precision, device)
+    model_files = files_of(model_files, precision, device, build_dir)
     if threads:
         torch.set_num_threads(threads)
-    if precision == "int8":
-        checkpoint = quantized_checkpoint(model_files.name, build_dir)
-        if checkpoint is None:
-            raise Unavailable(f"{model_files.name} is not quantised (make ptq or make qat)")
-        model_files = dataclasses.replace(model_files, checkpoint=checkpoint)
     return TorchRunner(model_files, precision, device)
+
+
+def files_of(model_files: Any, precision: str, device: str, build_dir: str | Path) -> Any:
+    """The model's files, for INT8 with its quantised checkpoint.
+
+    Raises:
+        Unavailable: PyTorch cannot run this precision here, or the model is not quantised.
+    """
+    # PyTorch computes in FP32 with the rounding of INT8 around the products
+    check_available("fp32" if precision == "int8" else precision, device)
+    if precision != "int8":
+        return model_files
+    checkpoint = quantized_checkpoint(model_files.name, build_dir)
+    if checkpoint is None:
+        raise Unavailable(f"{model_files.name} is not quantised (make ptq or make qat)")
+    return dataclasses.replace(model_files, checkpoint=checkpoint)
 
 
 def check_available(precision: str, device: str) -> None:

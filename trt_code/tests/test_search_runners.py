@@ -65,7 +65,7 @@ def test_low_precision_runs(batch):
 def test_what_is_missing_is_told(tmp_path, build_dir):
     with pytest.raises(Unavailable, match="has not been built"):
         create("ort", FILES, "fp32", "cpu", build_dir=tmp_path)
-    with pytest.raises(Unavailable, match="fp32 on the CPU"):
+    with pytest.raises(Unavailable, match="fp32 and int8 on the CPU"):
         create("ort", FILES, "fp16", "cpu", build_dir=build_dir)
     with pytest.raises(Unavailable, match="one token at a time"):
         create("trt-split", FILES, "fp16", "cuda", build_dir=build_dir)

@@ -10,6 +10,12 @@ from trt_code.runners.base import ResidentMemory, Unavailable
 from trt_code.runners.search import SearchRunner
 from trt_code.runners.vocabulary import check_vocabularies
 
+# The step's file, beside which the encoder's lies, and what makes both.
+_FILES = {
+    "fp32": ("model.onnx", "make onnx"),
+    "int8": ("model.qdq.onnx", "make patch PRECISION=int8"),
+}
+
 
 def create(
     model_files: Any,
@@ -22,22 +28,25 @@ def create(
     len_penalty: float | None = None,
     **_: Any,
 ) -> SearchRunner:
-    """Open ``build/<model>/model.onnx`` and the encoder beside it; see ``trt_code.runners.create``."""
+    """Open the step in ``build/<model>`` and the encoder beside it; see ``trt_code.runners.create``."""
     try:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise Unavailable("onnxruntime is not installed (make env)") from error
-    if (precision, device) != ("fp32", "cpu"):
-        raise Unavailable("one step at a time runs in ONNX Runtime in fp32 on the CPU alone")
-    step = Path(build_dir) / model_files.name / "model.onnx"
+    if precision not in _FILES or device != "cpu":
+        raise Unavailable(
+            "one step at a time runs in ONNX Runtime in fp32 and int8 on the CPU alone"
+        )
+    name, target = _FILES[precision]
+    step = Path(build_dir) / model_files.name / name
     for path in (step, encoder_path(step)):
         if not path.is_file():
-            raise Unavailable(f"{path} has not been built (make onnx MODEL={model_files.name})")
+            raise Unavailable(f"{path} has not been built ({target} MODEL={model_files.name})")
     from onnx_export.halves import OnnxHalves
 
     memory = ResidentMemory()
     halves = OnnxHalves(step, threads)
-    check_vocabularies(step, halves.metadata, model_files, "make onnx")
+    check_vocabularies(step, halves.metadata, model_files, target)
     return SearchRunner(
         "ort",
         precision,

@@ -1,6 +1,7 @@
 """Beam search with the steps in PyTorch."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,9 +10,9 @@ from train_model.models.beam_search import search
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.incremental import IncrementalDecoder
 from train_model.models.multibranch_config import MultibranchConfig
-from trt_code.runners.base import Output, ResidentMemory, Unavailable
+from trt_code.runners.base import Output, ResidentMemory
 from trt_code.runners.search import SearchRunner
-from trt_code.runners.torch_runner import DTYPES, matmul_precision
+from trt_code.runners.torch_runner import DTYPES, files_of, matmul_precision
 
 
 def create(
@@ -20,17 +21,13 @@ def create(
     device: str,
     *,
     threads: int = 0,
+    build_dir: str | Path = "build",
     beam: int | None = None,
     len_penalty: float | None = None,
     **_: Any,
 ) -> SearchRunner:
-    """Load the checkpoint and cast it; see ``trt_code.runners.create``."""
-    if precision not in DTYPES:
-        raise Unavailable(f"PyTorch runs {', '.join(DTYPES)}; {precision} lives in the ONNX graph")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise Unavailable("PyTorch sees no CUDA GPU (make doctor)")
-    if device == "cpu" and precision == "tf32":
-        raise Unavailable("TF32 needs a CUDA GPU")
+    """Load the checkpoint and cast it; see ``trt_code.runners.torch_runner.create``."""
+    model_files = files_of(model_files, precision, device, build_dir)
     if threads:
         torch.set_num_threads(threads)
     if device == "cuda":
@@ -41,7 +38,8 @@ def create(
             return torch.cuda.max_memory_allocated() - held_before
     else:
         peak = ResidentMemory().peak
-    model = load_checkpoint(model_files.checkpoint).model.to(device, DTYPES[precision])
+    dtype = DTYPES.get(precision, torch.float32)
+    model = load_checkpoint(model_files.checkpoint).model.to(device, dtype)
     steps = functools.partial(search, IncrementalDecoder.of(model))
     limit = model.config.max_source_positions
     runner = TorchSearchRunner("torch", precision, device, steps, limit, peak, beam, len_penalty)

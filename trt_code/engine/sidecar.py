@@ -50,6 +50,10 @@ class Sidecar:
     format: int = FORMAT
 
 
+# Systems refuse longer names with errors of their own.
+LONGEST_PATH = 255
+
+
 def sidecar_path(plan: Path) -> Path:
     """``model.fp16.plan`` -> ``model.fp16.plan.json``."""
     return plan.with_name(plan.name + ".json")
@@ -176,4 +180,9 @@ def _from_json(data: dict[str, Any]) -> Sidecar:
         for field in dataclasses.fields(part):
             if field.type is str and not isinstance(getattr(part, field.name), str):
                 raise TypeError(f"{field.name} is no text")
+    for file in (sidecar.graph, *sidecar.plugins):
+        if len(file.path) > LONGEST_PATH:
+            raise ValueError(f"a path of {len(file.path)} characters")
+    if not sidecar.profiles:
+        raise ValueError("no profiles")
     return sidecar

@@ -211,6 +211,19 @@ def test_plan_without_its_json(trt):
     assert "has no model.fp16.plan.json" in refusal()
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"profiles": []}, "no profiles"),
+        ({"graph": {"path": "9" * 999, "sha256": "0"}}, "a path of 999 characters"),
+    ],
+)
+def test_json_that_no_build_writes(trt, changes, reason):
+    build()
+    rewrite_sidecar(**changes)
+    assert f"not a description this version reads ({reason})" in refusal()
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1}'])
 def test_json_of_another_form(trt, text):
     build()

@@ -38,6 +38,7 @@ MIXED = 0.25  # of the windows are batched in any company, in batches of any siz
 SHAPE = (16, 32)  # sentences and tokens of the batch that is timed
 SCORE_TOLERANCE = 1e-5  # and four roundings of the largest path score, as in test_batch_invariance
 SAMPLES = 500  # of memory, over all sentences that are asked for
+REPORTED = 10  # every so many samples a line
 WARM_SHARE = 0.2  # of the samples are warm-up: by then every thread has met its largest batches
 GROWTH = 1.05  # more memory than this much of the warm one is a leak
 TAIL = 3.0  # times the median that the 99th percentile may take
@@ -137,6 +138,9 @@ class Books:
         self.batches += 1
         self.per_thread[thread] = self.per_thread.get(thread, 0) + sentences
 
+    def progress(self) -> str:
+        return f"{self.sentences} sentences, {self.other_rows} rows with other tokens than alone"
+
 
 def load(runner: Runner, pool: Pool, count: int, threads: int, seconds: float) -> Books:
     """Translate ``count`` random sentences of the pool, or as many as ``seconds`` allow.
@@ -161,6 +165,9 @@ def load(runner: Runner, pool: Pool, count: int, threads: int, seconds: float) -
                     if before * SAMPLES // count < books.sentences * SAMPLES // count:
                         sample = memory(runner.device)
                         books.memory.append({"sentences": books.sentences, **sample})
+                        # so that a run that is stopped from outside leaves its counts as well
+                        if len(books.memory) % REPORTED == 0:
+                            print(books.progress(), flush=True)
                 other, off = pool.differences(chosen, runner)
                 with lock:
                     books.other_rows += int(other.sum())

@@ -201,8 +201,9 @@ class Search:
         self._count = integers(batch)
         self._end_at = integers(batch, beam + 1)
         self._end_total = torch.zeros(batch, beam + 1, device=device)
-        # Constants: how candidates that go on are ranked, and what a step may not choose.
-        self._ranks = torch.arange(2 * beam, 0, -1, device=device)
+        self._alive = integers(batch, beam + 1)  # likewise
+        # Constants: the candidates' order, and what a step may not choose.
+        self._order = torch.arange(2 * beam, device=device).repeat(batch, 1)
         self._first_beam = torch.full((beam,), -math.inf, device=device)
         self._first_beam[0] = 0
         self._beams = torch.arange(beam, device=device)
@@ -260,9 +261,11 @@ class Search:
         origin = index // self._vocab_size
         token = index - origin * self._vocab_size
         ends = (token == EOS) & (candidates > -math.inf)
-        self._finish(ends[:, :beam], origin[:, :beam], candidates[:, :beam])
-        # at most one end a beam, so that there are enough of those that go on
-        alive = self._ranks.masked_fill(ends, 0).topk(beam).indices
+        ended = ends.cumsum(1)
+        self._finish(ends[:, :beam], ended[:, :beam], origin[:, :beam], candidates[:, :beam])
+        # Those that go on keep their order; at most one a beam ends, so that there are enough of them.
+        slot = (self._order - ended).clamp_(max=beam).masked_fill_(ends, beam)
+        alive = self._alive.scatter_(1, slot, self._order)[:, :beam]
         torch.gather(token, 1, alive, out=self.tokens)
         torch.gather(origin, 1, alive, out=self.parents)
         torch.gather(candidates, 1, alive, out=self._totals)
@@ -273,9 +276,12 @@ class Search:
             self._remember()
         self.step.add_(1)
 
-    def _finish(self, ends: Tensor, origin: Tensor, totals: Tensor) -> None:
-        """Keep the hypotheses [B, beam] that end, in order, where there is room for them."""
-        order = ends.cumsum(1).add_(self._count[:, None])
+    def _finish(self, ends: Tensor, ended: Tensor, origin: Tensor, totals: Tensor) -> None:
+        """Keep the hypotheses [B, beam] that end, in order, where there is room for them.
+
+        ``ended`` counts them up to each.
+        """
+        order = ended + self._count[:, None]
         slot = (order - 1).clamp_(max=self._beam).masked_fill_(~ends, self._beam)
         self._end_at.scatter_(1, slot, origin + self.step * self._beam)
         self._end_total.scatter_(1, slot, totals)

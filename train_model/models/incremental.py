@@ -43,7 +43,7 @@ class StepHalf(nn.Module):
     def forward(
         self,
         tokens: Tensor,
-        parents: Tensor,
+        parents: Tensor | None,
         position: Tensor,
         source: Sequence[Tensor],
         state: Sequence[Tensor],

@@ -142,11 +142,12 @@ class MultiBranch(nn.Module):
 
         Args:
             x: the input at ``position`` [N, 1, C].
-            state: what :meth:`state_shapes` lists, zeros before the first step.
+            state: what :meth:`state_shapes` lists, zeros before the first step; attention's keys and
+                values are written where they are.
             position: how many steps came before [], int64; below the state's length.
 
         Returns:
-            The output [N, 1, C] and the new state; the given one is left as it is.
+            The output [N, 1, C] and the new state.
         """
         outputs, new_state = [], {}
         for index, (branch, part) in enumerate(
@@ -164,10 +165,8 @@ def _attend_step(
     branch: MultiheadAttention, x: Tensor, state: list[Tensor], position: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     slots = torch.arange(state[0].shape[2], device=x.device)
-    state = [
-        old.scatter(2, position.expand_as(new), new)
-        for new, old in zip(branch.project_source(x), state, strict=True)
-    ]
+    for old, new in zip(state, branch.project_source(x), strict=True):
+        old.scatter_(2, position.expand_as(new), new)
     return branch.attend(x, *state, slots > position), state
 
 

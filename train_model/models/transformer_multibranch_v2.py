@@ -237,13 +237,14 @@ class Decoder(_Stack):
         }
 
     def step(
-        self, tokens: Tensor, parents: Tensor, position: Tensor, source: Source, state: State
+        self, tokens: Tensor, parents: Tensor | None, position: Tensor, source: Source, state: State
     ) -> tuple[Tensor, State]:
         """Take one step of every hypothesis.
 
         Args:
             tokens: last token of each [B, beam], int64.
-            parents: beam that each continues [B, beam], int64, 0..beam-1.
+            parents: beam that each continues [B, beam], int64, 0..beam-1; None where each continues
+                itself, and then keys and values of the state are written where they are.
             position: how many steps came before [], int64.
             source: from :meth:`project_source`.
             state: what :meth:`state_shapes` lists for B * beam rows, zeros at first.
@@ -251,18 +252,17 @@ class Decoder(_Stack):
         Returns:
             Log-probabilities of the next token [B, beam, V], float32, and the new state.
         """
-        batch, beam = tokens.shape
-        first = torch.arange(batch, device=tokens.device)[:, None] * beam
-        rows = (first + parents).flatten()
         hidden = source.padding_mask[:, None, None]
         # positions are counted from PAD + 1
         at = self.embed_positions.vectors.index_select(0, position.view(1) + PAD + 1)
         x = self.embed_scale * self.embed_tokens(tokens) + at
+        if parents is not None:
+            state = _reorder(state, parents)
         new_state: State = {}
         for index, layer in enumerate(self.layers):
             prefix = f"layers.{index}."
             own = {
-                name.removeprefix(prefix): value.index_select(0, rows)
+                name.removeprefix(prefix): value
                 for name, value in state.items()
                 if name.startswith(prefix)
             }
@@ -271,6 +271,14 @@ class Decoder(_Stack):
             new_state |= {prefix + name: value for name, value in values.items()}
         logits = self.project(self.normalize(x))
         return logits.float().log_softmax(-1), new_state
+
+
+def _reorder(state: State, parents: Tensor) -> State:
+    """The state of the hypotheses' parents [B, beam], in their place."""
+    batch, beam = parents.shape
+    first = torch.arange(batch, device=parents.device)[:, None] * beam
+    rows = (first + parents).flatten()
+    return {name: value.index_select(0, rows) for name, value in state.items()}
 
 
 class TransformerMultibranch(nn.Module):

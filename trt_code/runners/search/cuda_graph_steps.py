@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.incremental import EncoderHalf, StepHalf
@@ -31,9 +32,13 @@ def create(
     torch.cuda.reset_peak_memory_stats()
     model = load_checkpoint(model_files.checkpoint).model.to(device, DTYPES[precision])
     encoder, step = EncoderHalf(model).eval(), StepHalf(model).eval()
+
+    def greedy(tokens: Tensor, parents: Tensor, *rest: Any) -> tuple[Tensor, list[Tensor]]:
+        return step(tokens, None, *rest)  # every hypothesis continues itself
+
     search = GraphedSearch(
         lambda: encoder,
-        lambda: step,
+        lambda beam: greedy if beam == 1 else step,
         lambda rows, room: list(model.decoder.state_shapes(rows, room).values()),
         model.config.tgt_vocab,
         model.config.max_target_positions,

@@ -7,7 +7,9 @@ the search is done it learns one step late, and one step too many changes nothin
 """
 
 import collections
-from collections.abc import Callable, Hashable, Sequence
+import contextlib
+import gc
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -45,7 +47,7 @@ class CudaCapture:
             prepare: runs before each of those.
         """
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.inference_mode(), torch.cuda.stream(self._stream):
+        with torch.inference_mode(), torch.cuda.stream(self._stream), _no_garbage_collection():
             for _ in range(WARM_UPS):  # algorithms are chosen and lazily loaded code arrives here
                 prepare()
                 function()
@@ -64,13 +66,25 @@ class CudaCapture:
         return replay
 
 
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A graph that is collected during a capture would break it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 class GraphedSearch:
     """Beam search over the two halves of a network, which compute on one device.
 
     Args:
         encoder: gives what computes the encoder for one set of shapes, called like
             :class:`train_model.models.incremental.EncoderHalf`.
-        step: gives what computes a step for one set of shapes, called like ``StepHalf``.
+        step: gives what computes a step for one set of shapes and a beam, called like ``StepHalf``.
         state_shapes: shapes of the state for a number of hypotheses and room for tokens.
         vocab_size: of the target.
         max_target_positions: most tokens that the halves have room for.
@@ -82,7 +96,7 @@ class GraphedSearch:
     def __init__(
         self,
         encoder: Callable[[], Callable],
-        step: Callable[[], Callable],
+        step: Callable[[int], Callable],
         state_shapes: Callable[[int, int], Sequence[tuple[int, ...]]],
         vocab_size: int,
         max_target_positions: int,
@@ -118,31 +132,36 @@ class GraphedSearch:
 
 
 class _Lane:
-    """The graphs of one set of shapes, and the memory that they share."""
+    """The graphs of one set of shapes, and the memory that they share.
+
+    What the graphs were captured from knows the memory and not the lane, so that no circle of references
+    keeps a lane that is dropped.
+    """
 
     def __init__(
         self, graphs: GraphedSearch, src_tokens: Tensor, longest: int, options: SearchOptions
     ) -> None:
         batch, device = len(src_tokens), src_tokens.device
-        self._graphs, self._longest = graphs, longest
+        self._graphs, self._longest, self._beam = graphs, longest, options.beam
         self._rows = batch * options.beam
-        self._search = Search(batch, graphs.vocab_size, longest, options, device)
-        self._done = _LateFlag(self._search.done)
-        self._src_tokens = src_tokens.clone()
+        self._search = search = Search(batch, graphs.vocab_size, longest, options, device)
+        self._done = _LateFlag(search.done)
+        self._src_tokens = own_tokens = src_tokens.clone()
+        self._source: list[Tensor] = []
         self._states: dict[int, list[Tensor]] = {}
         self._steps: dict[int, Callable[[], Any]] = {}
         encoder = graphs.encoder()
 
         def begin() -> list[Tensor]:
-            self._search.restart()
-            return encoder(self._src_tokens)
+            search.restart()
+            return encoder(own_tokens)
 
         self._begin = graphs.capture(begin, _nothing)
 
     def search(self, src_tokens: Tensor) -> Found:
         """Translate sources of the lane's shape."""
         self._src_tokens.copy_(src_tokens)
-        self._source = self._begin()
+        self._source[:] = self._begin()
         self._done.restart()
         room = 0
         for position in range(self._longest + 1):
@@ -171,16 +190,15 @@ class _Lane:
         return room
 
     def _capture_step(self, state: list[Tensor]) -> Callable[[], Any]:
-        compute, search = self._graphs.step(), self._search
+        compute, search = self._graphs.step(self._beam), self._search
+        source, done = self._source, self._done
 
         def step() -> None:
-            logprobs, new_state = compute(
-                search.tokens, search.parents, search.step, self._source, state
-            )
+            logprobs, new_state = compute(search.tokens, search.parents, search.step, source, state)
             for old, new in zip(state, new_state, strict=True):
-                old.copy_(new)
+                old.copy_(new)  # nothing, where it was written in place
             search.advance(logprobs)
-            self._done.publish()
+            done.publish()
 
         with search.kept():
             return self._graphs.capture(step, search.restart)

@@ -110,7 +110,7 @@ class EngineHalves:
             context = _Context(self._encoder, ["src_tokens"], source, scratch)
             return lambda src_tokens: context.run([src_tokens])
 
-        def step() -> Any:
+        def step(beam: int) -> Any:
             inputs = ["tokens", "parents", "position", *source, *state]
             context = _Context(self._step, inputs, logprobs, scratch)
 

@@ -90,7 +90,7 @@ AUTOREGRESSIVE := $(filter demo-ar,$(MODEL))
 ORT_GRAPHS := $(if $(AUTOREGRESSIVE),,$(PATCHED))
 # One-pass networks in two halves as well. Both are written at once, and the decoder stands for both.
 SPLIT := $(if $(AUTOREGRESSIVE),,$(BUILD)/model.decoder.onnx)
-MEASURED := $(if $(AUTOREGRESSIVE),,$(if $(INT8),$(BUILD)/model.qdq.onnx))
+MEASURED = $(if $(INT8),$(BUILD)/model.qdq.onnx)
 EXPORTER := $(wildcard train_model/models/*.py train_model/ops/*.py onnx_export/*.py onnx_export/symbols/*.py)
 SURGEON := $(wildcard trt_code/onnx_surgeon.py trt_code/surgeon/*.py trt_code/graph_lint.py trt_code/lint/*.py \
   onnx_export/onnx_file.py onnx_export/reference.py onnx_export/rounding.py onnx_export/symbols/*.py)
@@ -181,7 +181,7 @@ torch-ops: needs-cmake needs-nvcc $(ENV_BASE)  ## the same kernels as PyTorch op
 PLANS = $(BUILD)/model.$(1).plan $(AUTOREGRESSIVE:%=$(BUILD)/model.$(1).encoder.plan)
 engine-tf32: needs-tensorrt $(call PLANS,tf32)  ## the TensorRT engine, FP32 with TF32 GEMMs
 engine-fp16: needs-tensorrt $(call PLANS,fp16)  ## the TensorRT engine in FP16
-engine-int8: needs-tensorrt $(BUILD)/model.int8.plan  ## the TensorRT engine in INT8 and FP16, and its layers' precisions
+engine-int8: needs-tensorrt $(call PLANS,int8)  ## the TensorRT engine in INT8 and FP16, and its layers' precisions
 
 $(BUILD)/model.int8.plan: ENGINE_FLAGS += --layer-report $(BUILD)/model.int8.layers.json
 

@@ -23,6 +23,7 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -38,42 +39,81 @@ from google.protobuf.message import DecodeError
 from train_model.cli import run
 from train_model.models.checkpoint import load_checkpoint
 from trt_code.bench import parse_names
+from trt_code.tests import small_demo
 
 ROOT = Path(__file__).parents[2]
 PAGE = 4096
-# Target to what must stand already; the artefacts of the target itself are made anew each time.
-TARGETS = {
-    "onnx": [],
-    "patch": ["onnx"],
-    "verify": ["onnx"],
-    "eval": ["onnx", "patch"],
-    "translate": ["onnx"],
-    "bench": ["onnx", "patch"],
-    "report": ["onnx", "patch", "bench"],
-    "triton": ["onnx"],
-    "train": [],
-    "torch-ops": [],
-    "plugins": [],
-}
 TEXT = "three hundred and forty-two"
-# A training of seconds in place of hours: the recipe's network and corpus made small.
-SMALL_TRAINING = """
-import functools, sys
-from train_model import train
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is made.
+
+    Attributes:
+        needs: targets that must stand already; what the target itself makes is made anew each time.
+        make: options of ``make``, where it is one of its targets.
+        small: a module and its options, called by ``SMALL``, where the real one takes hours.
+    """
+
+    needs: tuple[str, ...] = ()
+    make: tuple[str, ...] = ()
+    small: tuple[str, ...] = ()
+
+
+# Trainings of seconds in place of hours: the recipes' networks and corpus made small.
+SMALL = """
+import functools, importlib, sys
 from train_model.cli import run
 from train_model.data import prepare
 sizes = {"train": 300, "valid": 16, "test": 16}
 prepare.CORPORA["demo"] = functools.partial(prepare.prepare_demo, sizes=sizes, merges=40)
-options = ("encoder_layers=1 decoder_layers=1 encoder_embed_dim=16 decoder_embed_dim=16 "
-    "encoder_ffn_embed_dim=16 decoder_ffn_embed_dim=16 crf_lowrank_approx=4 encoder_kernel_size_list=[3] "
-    "decoder_kernel_size_list=[3] crf_beam_approx=8 encoder_attention_heads=2 decoder_attention_heads=2 "
-    "batch_size=16 num_workers=0 warmup_updates=2 total_num_update=20 cpu=true max_update=60")
-run(lambda: train.main(["--recipe", "demo", *(word for o in options.split() for word in ("--set", o))]))
+run(lambda: importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
 """
 
 
+def _training(recipe: str, options: str) -> tuple[str, ...]:
+    common = "batch_size=16 num_workers=0 warmup_updates=2 cpu=true "
+    sets = [word for option in (common + options).split() for word in ("--set", option)]
+    return ("train_model.train", "--recipe", recipe, *sets)
+
+
+ONE_LAYER = "encoder_layers=1 decoder_layers=1 "
+ONE_PASS = (
+    "encoder_embed_dim=16 decoder_embed_dim=16 encoder_ffn_embed_dim=16 decoder_ffn_embed_dim=16 "
+    "crf_lowrank_approx=4 crf_beam_approx=8 encoder_kernel_size_list=[3] decoder_kernel_size_list=[3] "
+    "encoder_attention_heads=2 decoder_attention_heads=2 total_num_update=20 max_update=60"
+)
+SMALL_SWEEP = "SWEEP=--device cpu --blocks torch:fp32,ort:fp32 --batches 1 --lengths 8 --repeats 3"
+SMALL_COMPARISON = "--device cpu --limit 8 --batch 1,4 --repeats 3 --entry demo:ort-split:fp32"
+GREEDY_TEACHER = "--teacher build/demo-ar/checkpoint.pt --beam 1 --device cpu"
+FEW_LINES = "THROUGHPUT=--device cpu --generate 200 --repeats 1"
+TARGETS = {
+    "onnx": Target(),
+    "onnx-split": Target(),
+    "patch": Target(("onnx",)),
+    "patch-split": Target(("onnx-split",)),
+    "verify": Target(("onnx",)),
+    "eval": Target(("onnx", "onnx-split", "patch")),
+    "translate": Target(("onnx-split",), (f"TEXT={TEXT}",)),
+    "bench": Target(("onnx", "onnx-split", "patch")),
+    "report": Target(("onnx", "onnx-split", "patch", "bench")),
+    "sweep": Target(("onnx", "onnx-split", "patch"), (SMALL_SWEEP,)),
+    "throughput": Target(("onnx", "onnx-split"), (FEW_LINES,)),
+    "compare": Target(("onnx-split",), small=("trt_code.compare", *SMALL_COMPARISON.split())),
+    "triton": Target(("onnx",)),
+    "ptq": Target(),
+    "sensitivity": Target((), ("SENSITIVITY=--sentences 8 --calibration 8",)),
+    "train": Target(small=_training("demo", ONE_LAYER + ONE_PASS)),
+    "train-ar": Target(small=_training("demo-ar", ONE_LAYER + "max_update=40")),
+    "distill": Target(("train-ar",), small=("train_model.distill", *GREEDY_TEACHER.split())),
+    "torch-ops": Target((), ("CMAKE_FLAGS=-DLITE_CUDA_ARCHITECTURES=90-real",)),
+    "plugins": Target((), ("CMAKE_FLAGS=-DLITE_CUDA_ARCHITECTURES=90-real",)),
+}
+
+
 class Tree:
-    """A copy of the checkout in which targets are made and killed."""
+    """A copy of the checkout, with small networks as the demo's, in which targets are made and killed."""
 
     def __init__(self, folder: Path, python: str = sys.executable) -> None:
         listed = subprocess.run(
@@ -86,14 +126,14 @@ class Tree:
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
+        small_demo.put_into(folder)
         self.folder, self.build, self._python = folder, folder / "build", python
 
     def command(self, target: str) -> list[str]:
-        """The command line of ``target``, as a user has it but for the small training."""
-        if target == "train":
-            return [self._python, "-c", SMALL_TRAINING]
-        options = [f"TEXT={TEXT}"] if target == "translate" else []
-        return ["make", target, f"PYTHON={self._python}", *options]
+        """The command line of ``target``, as a user has it but for what takes hours."""
+        if small := TARGETS[target].small:
+            return [self._python, "-c", SMALL, *small]
+        return ["make", target, f"PYTHON={self._python}", *TARGETS[target].make]
 
     def start(self, target: str, *prefix: str) -> subprocess.Popen:
         """Start ``target`` in a process group of its own, behind the command ``prefix``."""
@@ -119,17 +159,19 @@ class Tree:
 
     def size(self) -> int:
         """Bytes that the build folder takes on a disk, in pages."""
-        return sum(-(-path.stat().st_size // PAGE) * PAGE for path in self.build.rglob("*"))
+        return sum(-(-size // PAGE) * PAGE for _, size, _ in self.state())
 
     def state(self) -> tuple:
         """What a write changes: names, sizes and times of all files in the build folder."""
         found = []
-        for path in self.build.rglob("*"):
-            try:
-                facts = path.stat()
-            except OSError:  # gone meanwhile
-                continue
-            found.append((str(path), facts.st_size, facts.st_mtime_ns))
+        for folder, folders, files in os.walk(
+            self.build
+        ):  # which goes on where one is gone meanwhile
+            for name in (*folders, *files):
+                with contextlib.suppress(OSError):
+                    path = os.path.join(folder, name)
+                    facts = os.stat(path)
+                    found.append((path, facts.st_size, facts.st_mtime_ns))
         return tuple(sorted(found))
 
     def artefacts(self) -> dict[str, str]:
@@ -190,6 +232,8 @@ def fault(path: Path) -> str | None:
                 load_checkpoint(path)
             case ".npz":
                 np.load(path)
+            case ".so":
+                _check_library(content)
             case ".png" if not content.endswith(b"IEND\xaeB`\x82"):
                 return "ends early"
             case ".md" | ".txt" | ".en" | ".de" | ".codes" if not content.endswith(b"\n"):
@@ -197,6 +241,16 @@ def fault(path: Path) -> str | None:
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:100]}"
     return None
+
+
+def _check_library(content: bytes) -> None:
+    """Raise ``ValueError`` unless an ELF file reaches to the end of its section headers, its last part."""
+    if content[:4] != b"\x7fELF":
+        raise ValueError("no ELF file")
+    (start,) = struct.unpack_from("<Q", content, 0x28)
+    size, count = struct.unpack_from("<HH", content, 0x3A)
+    if start == 0 or len(content) < start + size * count:
+        raise ValueError("ends early")
 
 
 @dataclass
@@ -292,7 +346,7 @@ def trials(
     tree: Tree, target: str, hows: list[str], times: int, seed: int
 ) -> Iterator[tuple[str, list[str]]]:
     """Mistreat ``target`` ``times`` times in every way: the way, and what was wrong then."""
-    for need in TARGETS[target]:
+    for need in TARGETS[target].needs:
         tree.make(need)
     base = tree.folder / "base"
     tree.build.mkdir(exist_ok=True)
@@ -317,7 +371,7 @@ def trials(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m trt_code.tests.interrupt", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m trt_code.tests.mistreat", description=__doc__)
     parser.add_argument("--times", type=int, default=10, help="of each target and way")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--how", default=",".join(HOW), help="comma-separated")

@@ -5,24 +5,22 @@ checkpoints of the demo's form that are made in no time: what they translate mea
 file, flag and step is there. One build folder serves all, as it serves a user.
 """
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
-from train_model.data.dictionary import Dictionary
-from train_model.models.checkpoint import save_checkpoint
-from train_model.models.config import NatConfig
-from train_model.models.conv_crf_transformer import ConvCrfTransformer
-from train_model.models.multibranch_config import MultibranchConfig
-from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
+from trt_code.tests import small_demo
 from trt_code.tests.test_docs import ROOT, command_lines
+from trt_code.tests.warm_python import warm_python
+from trt_code.triton import client
 
 COMMANDS = [
     *command_lines("make"),
@@ -61,75 +59,61 @@ TO_BE_RUN = [
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory) -> Path:
-    """A folder to work in as in the checkout, with small networks exported and patched."""
+def python(tmp_path_factory) -> Iterator[Path]:
+    with warm_python(tmp_path_factory.mktemp("python")) as program:
+        yield program
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A folder to work in as in the checkout, and the Python to do it with."""
+
+    folder: Path
+    python: Path
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a documented command."""
+        words = shlex.split(command)
+        if words[0] == "make":
+            words += [f"PYTHON={self.python}"]
+        elif words[0].startswith("python"):
+            words[0] = self.python
+        # not as a part of the make that runs the tests, which would print the folders it enters
+        alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        return subprocess.run(
+            words,
+            cwd=self.folder,
+            env=alone,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def succeed(self, command: str) -> str:
+        """The same, for what works here; return what it prints."""
+        reply = self.run(command)
+        assert reply.returncode == 0, f"{command}\n{reply.stdout[-1000:]}\n{reply.stderr[-2000:]}"
+        return reply.stdout
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory, python) -> Workshop:
+    """With small networks exported and patched, and what a server's client measured."""
     folder = tmp_path_factory.mktemp("workshop")
     for path in ROOT.iterdir():
         if not path.name.startswith(".") and path.name not in ("build", "data_model"):
             (folder / path.name).symlink_to(path)
-    demo = folder / "data_model" / "demo"
-    shutil.copytree(ROOT / "data_model" / "demo", demo, ignore=shutil.ignore_patterns("*.pt"))
-    for side in ("en", "de"):
-        lines = (demo / f"test.{side}").read_text(encoding="utf-8").split("\n")[:40]
-        (demo / f"test.{side}").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    words = len(Dictionary.load(demo / "dict.en.txt"))
-    torch.manual_seed(1)
-    small = {
-        "src_vocab": words,
-        "tgt_vocab": words,
-        "encoder_embed_dim": 16,
-        "encoder_ffn_embed_dim": 16,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "decoder_attention_heads": 2,
-        "encoder_kernel_size_list": (3,),
-        "decoder_kernel_size_list": (3,),
-        "conv_linear": True,
-        "padding_policy": "masked",
-    }
-    one_pass = NatConfig(
-        **small,
-        encoder_attention_heads=2,
-        encoder_learned_pos=True,
-        decoder_learned_pos=True,
-        src_embedding_copy=True,
-        crf_lowrank_approx=4,
-        crf_beam_approx=8,
-    )
-    save_checkpoint(demo / "checkpoint.pt", ConvCrfTransformer(one_pass), one_pass)
-    branches = ("attn:1:8:2", "dynamic:default:8:2")
-    greedy = MultibranchConfig(
-        **small,
-        encoder_branch_type=branches,
-        decoder_branch_type=branches,
-        decoder_ffn_embed_dim=16,
-        max_source_positions=128,
-        max_target_positions=64,
-    )
-    save_checkpoint(demo / "checkpoint-ar.pt", TransformerMultibranch(greedy), greedy)
-    run("make patch", folder)
-    run("make onnx MODEL=demo-ar", folder)
+    demo = small_demo.put_into(folder)
+    shop = Workshop(folder, python)
+    shop.succeed("make patch")
+    shop.succeed("make onnx MODEL=demo-ar")
     for name in ("checkpoint.pt", "yours.pt"):  # as the pages call a reader's own files
         (folder / name).symlink_to(demo / "checkpoint.pt")
     for name in ("model.onnx", "model.fp16.onnx"):
         shutil.copy(folder / "build" / "demo" / name, folder)
-    return folder
-
-
-def run(command: str, folder: Path) -> str:
-    """Run a documented command in ``folder`` with this interpreter; return what it prints."""
-    words = shlex.split(command)
-    if words[0] == "make":
-        words += [f"PYTHON={sys.executable}"]
-    elif words[0].startswith("python"):
-        words[0] = sys.executable
-    # not as a part of the make that runs the tests, which would print the folders it enters
-    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    reply = subprocess.run(
-        words, cwd=folder, env=alone, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    assert reply.returncode == 0, f"{command}\n{reply.stdout[-1000:]}\n{reply.stderr[-2000:]}"
-    return reply.stdout
+    measured = client.summary(client.Measured(["eins"], [1.0], 1.0))
+    (folder / "build" / "load.json").write_text(json.dumps(measured))
+    return shop
 
 
 def test_every_reason_is_needed():

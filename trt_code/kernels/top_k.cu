@@ -5,9 +5,10 @@
 //      bound of the k-th largest element. A first bound comes from the warps' own leading maxima;
 //      bisection raises it until at most 2k maxima reach it (rows whose large entries lie close
 //      together need some rounds, others few or none);
-//   3. the threads whose maximum reaches the bound, 2k at most of 512, look at their elements again
-//      (from cache). Those not below the bound become candidates in shared memory, and the rank of
-//      each is the number of candidates that are greater.
+//   3. the elements of the threads whose maximum reaches the bound, 2k at most of 512, are looked
+//      at again (from cache), a vector a thread of the block. Those not below the bound become
+//      candidates in shared memory, and the rank of each is the number of candidates that are
+//      greater.
 //
 // Comparisons are made on integer keys with the order of PyTorch: NaN above all, -0 equal to +0,
 // and of equal values the lower index above. Should the candidates not fit (more than
@@ -42,10 +43,19 @@ __device__ __forceinline__ uint32_t orderOf(float value) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+/// Whether only one value has this order, so that valueOf gives it back: not NaN and not zero.
+__device__ __forceinline__ bool isOneValue(uint32_t order) {
+  return order != 0xffffffffu && order != 0x80000000u;
+}
+__device__ __forceinline__ float valueOf(uint32_t order) {
+  return __uint_as_float(order & 0x80000000u ? order ^ 0x80000000u : ~order);
+}
+
 __device__ __forceinline__ Key makeKey(uint32_t order, int index) {
   return Key(order) << 32 | (0xffffffffu - uint32_t(index));
 }
 __device__ __forceinline__ int indexOfKey(Key key) { return int(0xffffffffu - uint32_t(key)); }
+__device__ __forceinline__ uint32_t orderOfKey(Key key) { return uint32_t(key >> 32); }
 
 // ---- words: one float or two 16-bit values in 4 bytes ------------------------------------------
 
@@ -71,10 +81,15 @@ __device__ __forceinline__ uint32_t larger<__nv_bfloat16>(uint32_t a, uint32_t b
   return result;
 }
 
-/// The order of the largest element of four words.
+/// The largest elements of four words, as a word.
 template <typename T>
-__device__ __forceinline__ uint32_t largestOrder(uint4 words) {
-  const uint32_t word = larger<T>(larger<T>(words.x, words.y), larger<T>(words.z, words.w));
+__device__ __forceinline__ uint32_t largest(uint4 words) {
+  return larger<T>(larger<T>(words.x, words.y), larger<T>(words.z, words.w));
+}
+
+/// The order of the larger element of a word.
+template <typename T>
+__device__ __forceinline__ uint32_t orderOfWord(uint32_t word) {
   constexpr int kElements = 4 / int(sizeof(T));
   const auto values = *reinterpret_cast<const Vector<T, kElements>*>(&word);
   uint32_t order = orderOf(toFloat(values.item[0]));
@@ -89,6 +104,8 @@ struct Shared {
   Key candidates[kMaxCandidates];
   Key best[kTopKMaxK];
   int count;
+  uint16_t reaching[kThreads];  // threads whose maximum reaches the bound
+  int reachingCount;
   uint32_t warpBound[kThreads / kWarpSize];
   uint32_t warpLargest[kThreads / kWarpSize];
 };
@@ -157,15 +174,20 @@ __device__ uint32_t findBound(uint32_t largest, int holders, int k, Shared<kThre
   return low;
 }
 
-/// Write the rank's key of the `count` candidates to shared.best for ranks below k. All threads.
+/// Write the key of each rank below k among the `count` candidates to shared.best. All threads.
 template <int kThreads>
 __device__ void rankCandidates(int count, int k, Shared<kThreads>& shared) {
-  for (int i = threadIdx.x; i < count; i += kThreads) {
-    const Key mine = shared.candidates[i];
+  constexpr int kLanes = 4;  // share the comparisons of a candidate
+  const int part = threadIdx.x % kLanes;
+  for (int first = 0; first < count; first += kThreads / kLanes) {
+    const int i = first + threadIdx.x / kLanes;
+    const Key mine = i < count ? shared.candidates[i] : ~Key(0);
     int rank = 0;
 #pragma unroll 4
-    for (int j = 0; j < count; ++j) rank += shared.candidates[j] > mine;
-    if (rank < k) shared.best[rank] = mine;
+    for (int j = part; j < count; j += kLanes) rank += shared.candidates[j] > mine;
+    rank += __shfl_xor_sync(kFullWarp, rank, 1);
+    rank += __shfl_xor_sync(kFullWarp, rank, 2);
+    if (part == 0 && i < count && rank < k) shared.best[rank] = mine;
   }
   __syncthreads();
 }
@@ -209,25 +231,25 @@ __device__ void bisectRow(const Row<T>& row, uint32_t bound, int k, Shared<kThre
   __syncthreads();
 }
 
-/// Call f(index of the first element, vector) for this thread's vectors, several loads ahead of
-/// use.
-template <int kThreads, typename T, typename F>
-__device__ __forceinline__ void forEachVector(const Row<T>& row, const F& f) {
-  for (int first = threadIdx.x; first < row.vectors; first += kThreads * kLoadsAhead) {
+/// The order of the largest element of this thread's vectors; several loads ahead of use.
+template <int kThreads, typename T>
+__device__ __forceinline__ uint32_t largestOrder(const Row<T>& row) {
+  if (threadIdx.x >= row.vectors) return kLowest;
+  const auto vectorAt = [&](int vector) {
+    return *reinterpret_cast<const uint4*>(row.data + row.indexOfVector(vector));
+  };
+  uint32_t word = largest<T>(vectorAt(threadIdx.x));
+  for (int first = threadIdx.x + kThreads; first < row.vectors; first += kThreads * kLoadsAhead) {
     uint4 held[kLoadsAhead];
 #pragma unroll
-    for (int v = 0; v < kLoadsAhead; ++v) {
+    for (int v = 0; v < kLoadsAhead; ++v) {  // past the end the first once more
       const int at = first + v * kThreads;
-      if (at < row.vectors) {
-        held[v] = *reinterpret_cast<const uint4*>(row.data + row.indexOfVector(at));
-      }
+      held[v] = vectorAt(at < row.vectors ? at : first);
     }
 #pragma unroll
-    for (int v = 0; v < kLoadsAhead; ++v) {
-      const int at = first + v * kThreads;
-      if (at < row.vectors) f(row.indexOfVector(at), held[v]);
-    }
+    for (int v = 0; v < kLoadsAhead; ++v) word = larger<T>(word, largest<T>(held[v]));
   }
+  return orderOfWord<T>(word);
 }
 
 template <typename T, int kThreads>
@@ -236,33 +258,34 @@ __global__ void __launch_bounds__(kThreads, 1536 / kThreads)
                int32_t* __restrict__ indices) {
   __shared__ Shared<kThreads> shared;
   const Row<T> row(x + int64_t(blockIdx.x) * width, width);
-  if (threadIdx.x == 0) shared.count = 0;
+  if (threadIdx.x == 0) shared.count = shared.reachingCount = 0;
 
-  uint32_t largest = kLowest;
   uint32_t edge = kLowest;  // this thread's element of the row's ends, if it has one
-  if (threadIdx.x < row.edges()) {
-    edge = orderOf(toFloat(row.data[row.indexOfEdge(threadIdx.x)]));
-    largest = edge;
-  }
-  forEachVector<kThreads>(
-      row, [&](int, uint4 vector) { largest = max(largest, largestOrder<T>(vector)); });
+  if (threadIdx.x < row.edges()) edge = orderOf(toFloat(row.data[row.indexOfEdge(threadIdx.x)]));
+  const uint32_t inVectors = largestOrder<kThreads>(row);
   const int holders = max(row.vectors, row.edges());
-  const uint32_t bound = findBound<kThreads>(largest, holders, k, shared);
+  const uint32_t bound = findBound<kThreads>(max(inVectors, edge), holders, k, shared);
 
   const auto propose = [&](uint32_t order, int index) {
     if (order < bound) return;
     const int slot = atomicAdd(&shared.count, 1);
     if (slot < kMaxCandidates) shared.candidates[slot] = makeKey(order, index);
   };
-  if (largest >= bound) {
-    if (threadIdx.x < row.edges()) propose(edge, row.indexOfEdge(threadIdx.x));
-    forEachVector<kThreads>(row, [&](int first, uint4 vector) {
-      if (largestOrder<T>(vector) < bound) return;
-#pragma unroll 1  // rare, and its registers would be everybody's
-      for (int i = first; i < first + Row<T>::kVec; ++i) {
-        propose(orderOf(toFloat(row.data[i])), i);
-      }
-    });
+  if (threadIdx.x < row.edges()) propose(edge, row.indexOfEdge(threadIdx.x));
+  if (inVectors >= bound && threadIdx.x < row.vectors) {
+    shared.reaching[atomicAdd(&shared.reachingCount, 1)] = uint16_t(threadIdx.x);
+  }
+  __syncthreads();
+  const int reaching = shared.reachingCount;
+  for (int i = threadIdx.x; i < reaching * ceilDiv(row.vectors, kThreads); i += kThreads) {
+    const int vector = shared.reaching[i % reaching] + i / reaching * kThreads;
+    if (vector >= row.vectors) continue;
+    const int first = row.indexOfVector(vector);
+    const uint4 words = *reinterpret_cast<const uint4*>(row.data + first);
+    if (orderOfWord<T>(largest<T>(words)) < bound) continue;
+    const auto elements = *reinterpret_cast<const Vector<T, Row<T>::kVec>*>(&words);
+#pragma unroll
+    for (int e = 0; e < Row<T>::kVec; ++e) propose(orderOf(toFloat(elements.item[e])), first + e);
   }
   __syncthreads();
 
@@ -274,9 +297,11 @@ __global__ void __launch_bounds__(kThreads, 1536 / kThreads)
   rankCandidates<kThreads>(count, k, shared);
 
   if (threadIdx.x < k) {
-    const int index = indexOfKey(shared.best[threadIdx.x]);
+    const Key key = shared.best[threadIdx.x];
+    const int index = indexOfKey(key);
     const int64_t to = int64_t(blockIdx.x) * k + threadIdx.x;
-    values[to] = row.data[index];
+    const uint32_t order = orderOfKey(key);
+    values[to] = isOneValue(order) ? fromFloat<T>(valueOf(order)) : row.data[index];
     indices[to] = index;
   }
 }

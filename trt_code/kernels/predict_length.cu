@@ -1,6 +1,10 @@
-// A block a sentence: the mean goes to shared memory, then every warp takes classes in turn and
-// keeps its best; the block's best is the answer.
-#include "common.cuh"
+// Some blocks a sentence: the mean goes to the shared memory of each, then every warp takes classes
+// in turn and keeps its best; the best of all blocks is the answer. Where there are clusters, four
+// blocks make one; elsewhere a block is alone.
+//
+// Measured on an H100 (16 x 32 x 512, 251 classes, FP16): one block a sentence 13.9 us, of which
+// the 257 KB of weights that each has to draw take the most.
+#include "hopper.cuh"
 #include "predict_length.h"
 
 namespace lite {
@@ -9,16 +13,28 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kTogether = 8;  // classes that a warp has under way
+constexpr int kBlocks = 4;    // of a cluster
+
+struct Best {
+  float score;
+  int index;
+
+  /// The better of two; of equals the one with the lower index.
+  __device__ void take(const Best& other) {
+    if (other.score > score || (other.score == score && other.index < index)) *this = other;
+  }
+};
 
 template <typename T, int kVec>
 __global__ void __launch_bounds__(kThreads)
-    predictLengthKernel(PredictLengthParams p, const T* __restrict__ x,
+    predictLengthKernel(PredictLengthParams p, int blocks, const T* __restrict__ x,
                         const int32_t* __restrict__ mask, const T* __restrict__ weight,
                         const int64_t* __restrict__ limits, int64_t* __restrict__ lengths) {
   extern __shared__ __align__(16) float mean[];  // [channels]
-  __shared__ float bestScore[kWarps];
-  __shared__ int bestClass[kWarps];
-  const int64_t sentence = blockIdx.x;
+  __shared__ Best bests[kWarps];
+  __shared__ Best ofBlocks[kBlocks];
+  const int64_t sentence = blockIdx.x / blocks;
+  const int block = blockIdx.x % blocks;
   const int32_t* real = mask + sentence * p.source;
   const T* rows = x + sentence * p.source * p.channels;
 
@@ -39,15 +55,15 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
 
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  float best = -INFINITY;
-  int best_class = 0;
-  for (int first = warp; first < p.classes; first += kWarps * kTogether) {
+  const int stride = kWarps * blocks;
+  Best best{-INFINITY, 0};
+  for (int first = block * kWarps + warp; first < p.classes; first += stride * kTogether) {
     float score[kTogether] = {};
 #pragma unroll 2
     for (int c = lane * kVec; c < p.channels; c += kWarpSize * kVec) {
 #pragma unroll
       for (int j = 0; j < kTogether; ++j) {
-        const int row = min(first + j * kWarps, p.classes - 1);
+        const int row = min(first + j * stride, p.classes - 1);
         const Vector<T, kVec> w = loadVector<kVec>(weight + int64_t(row) * p.channels + c);
 #pragma unroll
         for (int e = 0; e < kVec; ++e) score[j] += toFloat(w.item[e]) * mean[c + e];
@@ -56,27 +72,57 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int j = 0; j < kTogether; ++j) {
       score[j] = warpSum(score[j]);
-      const int i = first + j * kWarps;
-      if (i < p.classes && score[j] > best) {
-        best = score[j];
-        best_class = i;
-      }
+      const int i = first + j * stride;
+      if (i < p.classes && score[j] > best.score) best = {score[j], i};
     }
   }
-  if (lane == 0) {
-    bestScore[warp] = best;
-    bestClass[warp] = best_class;
-  }
+  if (lane == 0) bests[warp] = best;
   __syncthreads();
-  if (threadIdx.x != 0) return;
-  for (int i = 0; i < kWarps; ++i) {
-    if (bestScore[i] > best || (bestScore[i] == best && bestClass[i] < best_class)) {
-      best = bestScore[i];
-      best_class = bestClass[i];
+  if (threadIdx.x == 0) {
+    for (int i = 1; i < kWarps; ++i) best.take(bests[i]);
+#if __CUDA_ARCH__ >= 900
+    if (blocks > 1) {
+      const uint32_t to = remoteAddress(sharedAddress(&ofBlocks[block]), 0);
+      asm volatile("st.shared::cluster.v2.b32 [%0], {%1, %2};" ::"r"(to),
+                   "r"(__float_as_uint(best.score)), "r"(best.index)
+                   : "memory");
     }
+#endif
   }
-  const int64_t length = int64_t(best_class) + p.offset + (p.relative ? count : 0);
+#if __CUDA_ARCH__ >= 900
+  __syncwarp();
+  if (blocks > 1) clusterSync();
+#endif
+  if (block != 0 || threadIdx.x != 0) return;
+  for (int i = 1; i < blocks; ++i) best.take(ofBlocks[i]);
+  const int64_t length = int64_t(best.index) + p.offset + (p.relative ? count : 0);
   lengths[sentence] = min(max(length, int64_t{2}), limits[sentence]);
+}
+
+/// Launch the blocks of every sentence, as a cluster if they are several.
+template <typename T, int kVec>
+cudaError_t run(const PredictLengthParams& p, const void* x, const int32_t* mask,
+                const void* weight, const int64_t* limits, int64_t* lengths, cudaStream_t stream) {
+  int major = 0;
+  const cudaError_t status = deviceAttribute(cudaDevAttrComputeCapabilityMajor, &major);
+  if (status != cudaSuccess) return status;
+  const int blocks = major >= 9 ? kBlocks : 1;
+  if (int64_t(p.batch) * blocks > std::numeric_limits<int32_t>::max()) {
+    return cudaErrorInvalidConfiguration;
+  }
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {unsigned(blocks), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(p.batch * blocks));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = p.channels * sizeof(float);
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = blocks > 1 ? 1 : 0;
+  return cudaLaunchKernelEx(&config, predictLengthKernel<T, kVec>, p, blocks,
+                            static_cast<const T*>(x), mask, static_cast<const T*>(weight), limits,
+                            lengths);
 }
 
 }  // namespace
@@ -89,9 +135,8 @@ cudaError_t predictLength(const PredictLengthParams& p, const void* x, const int
   return dispatch(p.dtype, [&](auto tag) {
     using T = decltype(tag);
     const bool vectorised = p.channels % kWidest<T> == 0 && aligned(16, {weight});
-    return launch(vectorised ? predictLengthKernel<T, kWidest<T>> : predictLengthKernel<T, 1>,
-                  p.batch, kThreads, p.channels * sizeof(float), stream, p,
-                  static_cast<const T*>(x), mask, static_cast<const T*>(weight), limits, lengths);
+    return vectorised ? run<T, kWidest<T>>(p, x, mask, weight, limits, lengths, stream)
+                      : run<T, 1>(p, x, mask, weight, limits, lengths, stream);
   });
 }
 

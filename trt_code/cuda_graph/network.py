@@ -24,12 +24,6 @@ from trt_code.cuda_graph.stack import ConvStack, StackLayer
 
 lite = torch.ops.lite
 
-FEW_ROWS = 64
-"""Up to here our own product, with the gate in its epilogue, beats cuBLASLt and a gate of its own.
-
-``kFewRows`` in ``torch_ops/linear.cpp`` is the same bound for products without a gate.
-"""
-
 
 class Source(NamedTuple):
     """What the decoder needs of the source."""
@@ -60,8 +54,8 @@ class Linear:
 
     @staticmethod
     def gates_itself(x: Tensor) -> bool:
-        """Whether the gate goes into the product's epilogue for the rows of ``x``."""
-        return x.dtype != torch.float32 and x.shape[:-1].numel() <= FEW_ROWS
+        """Whether the gate goes into the product's epilogue: our own product, fast for few rows."""
+        return x.dtype != torch.float32 and x.shape[:-1].numel() <= lite.few_rows()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,11 +181,11 @@ class FusedNetwork:
         """Encode [B, S] int64 tokens; predict target lengths of at most ``limits`` [B] int64."""
         keys, embedded, mask = lite.embed_source(src_tokens, self.src_embed, self.src_positions)
         x = self._run_encoder(keys, mask)
-        with self._fork:
-            keys_values = self.source_projection(x)
         relative = self.config.pred_length_offset
         offset = -LENGTH_OFFSET if relative else 0
-        lengths = lite.predict_length(x, mask, self.length_projection, limits, offset, relative)
+        with self._fork:  # first, so that the projection's many blocks do not take its places
+            lengths = lite.predict_length(x, mask, self.length_projection, limits, offset, relative)
+        keys_values = self.source_projection(x)
         self._fork.join()
         return Source(keys, embedded, mask, keys_values, lengths)
 
@@ -242,15 +236,14 @@ class _Convolution:
         self.weight_linear = network.linear(conv.weight_linear)
         self.shape = conv.heads, conv.kernel_size, conv.padding_l
         width = self.weight_linear.weight.shape[1]
-        # the one-kernel form multiplies on the 16-bit matrix units, and keeps a tile on the chip
-        on_chip = 2 * (conv.kernel_size + 7) * (width + 64 + 16 * conv.heads) < 64 * 1024
-        self.fused = network.is_16_bit and width % (2 * conv.heads) == 0 and on_chip
+        self.fused = lite.self_conv_fits(width, *self.shape, network.dtype)
 
     def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if self.fused:
             gate = not self.linear1.gates_itself(x)
             x = self.linear1(x) if gate else self.linear1.gated(x)
-            return lite.self_conv(x, self.weight_linear.weight, mask, *self.shape, gate)
+            weight, tf32 = self.weight_linear.weight, self.weight_linear.tf32
+            return lite.self_conv(x, weight, mask, *self.shape, gate, tf32)
         x = self.linear1.gated(x)
         return lite.dynamic_conv_fused(x, self.weight_linear(x), mask, *self.shape, False)
 
@@ -324,7 +317,7 @@ class _DecoderLayer(_Layer):
         self.ffn_norm = network.layer_norm(layer.final_layer_norm)
         self.q_proj = network.linear(layer.encoder_attn.q_proj)
         self.out_proj = network.linear(layer.encoder_attn.out_proj)
-        self.index, self.heads = index, layer.encoder_attn.heads
+        self.index, self.heads, self.tf32 = index, layer.encoder_attn.heads, network.tf32
         head_width = self.q_proj.weight.shape[0] // self.heads
         self.fused = head_width <= 128 and (head_width % 16 == 0 or not network.is_16_bit)
 
@@ -343,14 +336,14 @@ class _DecoderLayer(_Layer):
         return [self.q_proj.bias, self.out_proj.bias, norm.scale, norm.shift]
 
     def _attend(self, query: Tensor, source: Source) -> Tensor:
+        keys_values, mask = source.keys_values, source.mask
         if self.fused:
-            return lite.attention(query, source.keys_values, source.mask, self.index, self.heads)
+            return lite.attention(query, keys_values, mask, self.index, self.heads, self.tf32)
         width = query.shape[-1]
-        pair = source.keys_values[:, :, 2 * self.index * width :][:, :, : 2 * width]
+        pair = keys_values[:, :, 2 * self.index * width :][:, :, : 2 * width]
         query, key, value = (
             x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x in (query, pair[:, :, :width], pair[:, :, width:])
         )
-        hidden = source.mask[:, None, None] == 0
-        weights = masked_softmax(query @ key.transpose(2, 3), hidden)
+        weights = masked_softmax(query @ key.transpose(2, 3), mask[:, None, None] == 0)
         return (weights @ value).transpose(1, 2).flatten(2)

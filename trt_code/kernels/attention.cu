@@ -1,11 +1,12 @@
-// 16-bit types: a block takes one head of one sentence: its keys and values go to shared memory
-// once, and every warp walks over them for 16 queries with an online softmax (Dao et al. 2022), all
-// products on the matrix units, sums in FP32. Sources are short, so nothing is pipelined; small
-// grids take one warp a block to have more blocks.
+// A block takes one head of one sentence and some tiles of 16 queries, a warp each. Keys and values
+// come to shared memory, at most kChunk positions at once, and every warp walks over them with an
+// online softmax (Dao et al. 2022), all products on the matrix units, sums in FP32. Sources are
+// short, so nothing is pipelined; small grids take one warp a block to have more blocks.
 //
-// FP32: no matrix units, since TF32 would cost digits. A block takes 16 queries of one head; keys,
-// then values, come through shared memory 64 at a time, and the scores of all source positions stay
-// there between the two.
+// FP32 operands are split in two TF32 parts, or with `tf32` rounded to one (mma.cuh).
+//
+// Measured on an H100 (16 x 64 queries of 32 x 512, 8 heads), FP32: without matrix units 36 us a
+// layer with operands read one at a time, 30.5 us with four.
 #include "attention.h"
 #include "mma.cuh"
 
@@ -15,117 +16,238 @@ namespace {
 constexpr int kQueries = 16;  // of a warp
 constexpr int kKeys = 16;     // of a step
 constexpr int kMaxWarps = 4;  // of a block
-constexpr int kPad = 8;       // elements after each row of shared memory, against bank conflicts
 constexpr float kHidden = -1e30f;
 
-template <typename T, int kWidth>
-__global__ void __launch_bounds__(kMaxWarps* kWarpSize)
-    attentionKernel(AttentionParams p, int tiles, const T* __restrict__ query,
-                    const T* __restrict__ keys, const T* __restrict__ values,
-                    const int32_t* __restrict__ mask, T* __restrict__ out) {
-  constexpr int kRow = kWidth + kPad;
-  constexpr int kVectors = kWidth / 8;  // 16-byte accesses a row
-  const int rows = (p.source + kKeys - 1) / kKeys * kKeys;
-  extern __shared__ __align__(16) unsigned char shared[];
-  T* sharedKeys = reinterpret_cast<T*>(shared);
-  T* sharedValues = sharedKeys + rows * kRow;
-  float* bias = reinterpret_cast<float*>(sharedValues + rows * kRow);  // 0, hidden, or -inf outside
+/// How a warp multiplies 16-bit rows: kKeyRow and kValueRow are the elements from one row of shared
+/// memory to the next, which spread accesses over all banks.
+template <typename T, int kWidth, bool kTf32>
+struct Products {
+  static constexpr int kChunk = 128;
+  static constexpr int kKeyRow = kWidth + 8, kValueRow = kWidth + 8;
+  uint32_t query[kWidth / 16][4];
 
-  admitNext();
-  waitForPrevious();
-  const int tile = blockIdx.x % tiles;
-  const int head = blockIdx.x / tiles % p.heads;
-  const int64_t sentence = blockIdx.x / tiles / p.heads;
-  const int64_t offset = sentence * p.source * p.stride + head * kWidth;
-  for (int i = threadIdx.x; i < rows * kVectors; i += blockDim.x) {
-    const int row = i / kVectors, column = i % kVectors * 8;
-    Vector<T, 8> key{}, value{};
-    if (row < p.source) {
-      key = loadVector<8>(keys + offset + row * p.stride + column);
-      value = loadVector<8>(values + offset + row * p.stride + column);
-    }
-    *reinterpret_cast<Vector<T, 8>*>(sharedKeys + row * kRow + column) = key;
-    *reinterpret_cast<Vector<T, 8>*>(sharedValues + row * kRow + column) = value;
-  }
-  for (int s = threadIdx.x; s < rows; s += blockDim.x) {
-    const bool real = s < p.source && (mask == nullptr || mask[sentence * p.source + s] != 0);
-    bias[s] = real ? 0.0f : s < p.source ? kHidden : -INFINITY;
-  }
-
-  const int lane = threadIdx.x % kWarpSize, group = lane / 4, quad = lane % 4;
-  const int first = (tile * (blockDim.x / kWarpSize) + threadIdx.x / kWarpSize) * kQueries;
-  const int row0 = first + group, row1 = row0 + 8;
-  const int64_t base = (sentence * p.length) * p.channels + head * kWidth;
-  uint32_t a[kWidth / 16][4];
+  /// The queries of a lane's two rows; nullptr for a row that there is not.
+  __device__ void load(const T* row0, const T* row1, int /*width*/, bool /*vectorised*/) {
+    const int quad = threadIdx.x % 4;
 #pragma unroll
-  for (int d = 0; d < kWidth / 16; ++d) {
+    for (int d = 0; d < kWidth / 16; ++d) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int column = d * 16 + half * 8 + quad * 2;
-      a[d][half * 2] =
-          row0 < p.length ? loadPair(query + base + int64_t(row0) * p.channels + column) : 0;
-      a[d][half * 2 + 1] =
-          row1 < p.length ? loadPair(query + base + int64_t(row1) * p.channels + column) : 0;
+      for (int half = 0; half < 2; ++half) {
+        const int column = d * 16 + half * 8 + quad * 2;
+        query[d][half * 2] = row0 == nullptr ? 0 : loadPair(row0 + column);
+        query[d][half * 2 + 1] = row1 == nullptr ? 0 : loadPair(row1 + column);
+      }
     }
   }
-  __syncthreads();
-  if (first >= p.length) return;
 
-  float sums[kWidth / 8][4] = {};
-  float largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
-  for (int s = 0; s < rows; s += kKeys) {
-    float scores[2][4] = {};
+  /// scores [16 queries, 2 x 8 keys], as mma16816 leaves them.
+  __device__ void score(float (&scores)[2][4], const T* keys) const {
+    const int lane = threadIdx.x % kWarpSize, group = lane / 4, quad = lane % 4;
 #pragma unroll
     for (int d = 0; d < kWidth / 16; ++d) {
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
-        const T* key = sharedKeys + (s + n * 8 + group) * kRow + d * 16 + quad * 2;
-        const uint32_t b[2] = {loadPair(key), loadPair(key + 8)};
-        mma16816<T>(scores[n], a[d], b);
+        const T* key = keys + (n * 8 + group) * kKeyRow + d * 16 + quad * 2;
+        mma16816<T>(scores[n], query[d], {loadPair(key), loadPair(key + 8)});
       }
     }
-    float peak[2] = {largest[0], largest[1]};
+  }
+
+  /// sums [16 queries, kWidth] += weights, which lie like scores, * values.
+  __device__ static void add(float (&sums)[kWidth / 8][4], const float (&weights)[2][4],
+                             const T* values) {
+    const int lane = threadIdx.x % kWarpSize;
+    uint32_t a[4];
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float hidden = bias[s + n * 8 + quad * 2 + i % 2];
-        // replaced, not added: hidden positions are all alike, whatever their scores
-        scores[n][i] = hidden == 0.0f ? scores[n][i] : hidden;
-        peak[i / 2] = fmaxf(peak[i / 2], scores[n][i]);
-      }
-    }
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      peak[row] = fmaxf(peak[row], __shfl_xor_sync(kFullWarp, peak[row], 1));
-      peak[row] = fmaxf(peak[row], __shfl_xor_sync(kFullWarp, peak[row], 2));
-      const float shrink = __expf(largest[row] - peak[row]);
-      largest[row] = peak[row];
-      total[row] *= shrink;
-#pragma unroll
-      for (int d = 0; d < kWidth / 8; ++d) {
-        sums[d][row * 2] *= shrink;
-        sums[d][row * 2 + 1] *= shrink;
-      }
-    }
-    uint32_t weights[4];
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int row = 0; row < 2; ++row) {
-        const float w0 = __expf(scores[n][row * 2] - largest[row]);
-        const float w1 = __expf(scores[n][row * 2 + 1] - largest[row]);
-        total[row] += w0 + w1;
-        weights[n * 2 + row] = packPair(fromFloat<T>(w0), fromFloat<T>(w1));
-      }
+    for (int i = 0; i < 4; ++i) {
+      const float* pair = &weights[i / 2][i % 2 * 2];
+      a[i] = packPair(fromFloat<T>(pair[0]), fromFloat<T>(pair[1]));
     }
 #pragma unroll
     for (int d = 0; d < kWidth / 16; ++d) {
-      uint32_t tiles4[4];
-      loadTransposed(tiles4, sharedValues + (s + lane % 16) * kRow + d * 16 + lane / 16 * 8);
-      const uint32_t low[2] = {tiles4[0], tiles4[1]}, high[2] = {tiles4[2], tiles4[3]};
-      mma16816<T>(sums[d * 2], weights, low);
-      mma16816<T>(sums[d * 2 + 1], weights, high);
+      uint32_t b[4];
+      loadTransposed(b, values + lane % 16 * kValueRow + d * 16 + lane / 16 * 8);
+      mma16816<T>(sums[d * 2], a, {b[0], b[1]});
+      mma16816<T>(sums[d * 2 + 1], a, {b[2], b[3]});
+    }
+  }
+};
+
+/// Four floats of a row of `width`, zeros past its end.
+__device__ __forceinline__ uint4 loadFour(const float* row, int column, int width,
+                                          bool vectorised) {
+  uint4 words{};
+  if (vectorised) {
+    if (column < width) words = *reinterpret_cast<const uint4*>(row + column);
+    return words;
+  }
+  const auto at = [&](int i) { return column + i < width ? __float_as_uint(row[column + i]) : 0u; };
+  return {at(0), at(1), at(2), at(3)};
+}
+
+/// FP32 rows. The order of the channels, and of the keys, does not matter to a sum, so every lane
+/// feeds the matrix units from four neighbouring channels, and with the weights where they are.
+template <int kWidth, bool kTf32>
+struct Products<float, kWidth, kTf32> {
+  static constexpr int kChunk = 64;
+  static constexpr int kKeyRow = (kWidth / 16 | 1) * 16, kValueRow = kWidth + 4;
+  uint4 query[kWidth / 16][2];
+
+  __device__ void load(const float* row0, const float* row1, int width, bool vectorised) {
+    const int quad = threadIdx.x % 4;
+#pragma unroll
+    for (int d = 0; d < kWidth / 16; ++d) {
+      const int column = d * 16 + quad * 4;
+      query[d][0] = row0 == nullptr ? uint4{} : loadFour(row0, column, width, vectorised);
+      query[d][1] = row1 == nullptr ? uint4{} : loadFour(row1, column, width, vectorised);
+    }
+  }
+
+  __device__ void score(float (&scores)[2][4], const float* keys) const {
+    const int lane = threadIdx.x % kWarpSize, group = lane / 4, quad = lane % 4;
+#pragma unroll
+    for (int d = 0; d < kWidth / 16; ++d) {
+      const uint4 upper = query[d][0], lower = query[d][1];
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const uint4 key =
+            *reinterpret_cast<const uint4*>(keys + (n * 8 + group) * kKeyRow + d * 16 + quad * 4);
+        mmaWords<float, kTf32>(scores[n], {upper.x, lower.x, upper.y, lower.y}, {key.x, key.y});
+        mmaWords<float, kTf32>(scores[n], {upper.z, lower.z, upper.w, lower.w}, {key.z, key.w});
+      }
+    }
+  }
+
+  __device__ static void add(float (&sums)[kWidth / 8][4], const float (&weights)[2][4],
+                             const float* values) {
+    const int lane = threadIdx.x % kWarpSize, group = lane / 4, quad = lane % 4;
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const float (&w)[4] = weights[n];
+      const uint32_t a[4] = {__float_as_uint(w[0]), __float_as_uint(w[2]), __float_as_uint(w[1]),
+                             __float_as_uint(w[3])};
+      const float* value = values + (n * 8 + quad * 2) * kValueRow + group;
+#pragma unroll
+      for (int d = 0; d < kWidth / 8; ++d) {
+        mmaWords<float, kTf32>(
+            sums[d], a, {__float_as_uint(value[d * 8]), __float_as_uint(value[d * 8 + kValueRow])});
+      }
+    }
+  }
+};
+
+/// Bytes of shared memory for `rows` keys, values, and what is added to their scores.
+template <typename T, int kWidth>
+constexpr size_t sharedBytes(int rows) {
+  using Warp = Products<T, kWidth, false>;
+  return rows * ((Warp::kKeyRow + Warp::kValueRow) * sizeof(T) + sizeof(float));
+}
+
+/// kWidth is the head's width, for FP32 rounded up; `vectorised` says that FP32 rows can be read 16
+/// bytes at a time, as 16-bit rows always can.
+template <typename T, int kWidth, bool kTf32>
+__global__ void __launch_bounds__(kMaxWarps* kWarpSize)
+    attentionKernel(AttentionParams p, int tiles, bool vectorised, const T* __restrict__ query,
+                    const T* __restrict__ keys, const T* __restrict__ values,
+                    const int32_t* __restrict__ mask, T* __restrict__ out) {
+  using Warp = Products<T, kWidth, kTf32>;
+  constexpr int kVec = kWidest<T>, kVectors = kWidth / kVec;
+  const int rows = min(roundUp(p.source, kKeys), Warp::kChunk);
+  extern __shared__ __align__(16) unsigned char shared[];
+  T* sharedKeys = reinterpret_cast<T*>(shared);
+  T* sharedValues = sharedKeys + rows * Warp::kKeyRow;
+  // 0, hidden, or -inf outside
+  float* bias = reinterpret_cast<float*>(sharedValues + rows * Warp::kValueRow);
+
+  admitNext();
+  waitForPrevious();
+  const int width = p.channels / p.heads;
+  const int tile = blockIdx.x % tiles;
+  const int head = blockIdx.x / tiles % p.heads;
+  const int64_t sentence = blockIdx.x / tiles / p.heads;
+  const int64_t offset = sentence * p.source * p.stride + head * width;
+  const auto load = [&](const T* row, int column) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return loadFour(row, column, width, vectorised);
+    } else {
+      return *reinterpret_cast<const uint4*>(row + column);
+    }
+  };
+  const auto fetch = [&](int from) {
+    for (int i = threadIdx.x; i < rows * kVectors; i += blockDim.x) {
+      const int row = i / kVectors, column = i % kVectors * kVec;
+      uint4 key{}, value{};
+      if (from + row < p.source) {
+        const int64_t at = offset + (from + row) * p.stride;
+        key = load(keys + at, column);
+        value = load(values + at, column);
+      }
+      *reinterpret_cast<uint4*>(sharedKeys + row * Warp::kKeyRow + column) = key;
+      *reinterpret_cast<uint4*>(sharedValues + row * Warp::kValueRow + column) = value;
+    }
+    for (int row = threadIdx.x; row < rows; row += blockDim.x) {
+      const int s = from + row;
+      const bool real = s < p.source && (mask == nullptr || mask[sentence * p.source + s] != 0);
+      bias[row] = real ? 0.0f : s < p.source ? kHidden : -INFINITY;
+    }
+  };
+  fetch(0);
+
+  const int lane = threadIdx.x % kWarpSize, group = lane / 4, quad = lane % 4;
+  const int first = (tile * (blockDim.x / kWarpSize) + threadIdx.x / kWarpSize) * kQueries;
+  const int64_t base = sentence * p.length * p.channels + head * width;
+  const auto rowAt = [&](auto* tensor, int half) {
+    const int t = first + half * 8 + group;
+    return t < p.length ? tensor + base + int64_t(t) * p.channels : nullptr;
+  };
+  Warp warp;
+  warp.load(rowAt(query, 0), rowAt(query, 1), width, vectorised);
+
+  float sums[kWidth / 8][4] = {};
+  float largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
+  for (int chunk = 0; chunk < p.source; chunk += rows) {
+    if (chunk > 0) {
+      __syncthreads();  // all have done with the last one
+      fetch(chunk);
+    }
+    __syncthreads();
+    for (int s = 0; first < p.length && s < min(rows, p.source - chunk); s += kKeys) {
+      float scores[2][4] = {};
+      warp.score(scores, sharedKeys + s * Warp::kKeyRow);
+      float peak[2] = {largest[0], largest[1]};
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float hidden = bias[s + n * 8 + quad * 2 + i % 2];
+          // replaced, not added: hidden positions are all alike, whatever their scores
+          scores[n][i] = hidden == 0.0f ? scores[n][i] : hidden;
+          peak[i / 2] = fmaxf(peak[i / 2], scores[n][i]);
+        }
+      }
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        peak[row] = fmaxf(peak[row], __shfl_xor_sync(kFullWarp, peak[row], 1));
+        peak[row] = fmaxf(peak[row], __shfl_xor_sync(kFullWarp, peak[row], 2));
+        const float shrink = exponential<T, kTf32>(largest[row] - peak[row]);
+        largest[row] = peak[row];
+        total[row] *= shrink;
+#pragma unroll
+        for (int d = 0; d < kWidth / 8; ++d) {
+          sums[d][row * 2] *= shrink;
+          sums[d][row * 2 + 1] *= shrink;
+        }
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& weight = scores[n][row * 2 + e];
+            weight = exponential<T, kTf32>(weight - largest[row]);
+            total[row] += weight;
+          }
+        }
+      }
+      Warp::add(sums, scores, sharedValues + s * Warp::kValueRow);
     }
   }
 
@@ -133,147 +255,24 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
   for (int row = 0; row < 2; ++row) {
     total[row] += __shfl_xor_sync(kFullWarp, total[row], 1);
     total[row] += __shfl_xor_sync(kFullWarp, total[row], 2);
-    const int t = row == 0 ? row0 : row1;
-    if (t >= p.length) continue;
+    T* to = rowAt(out, row);
+    if (to == nullptr) continue;
     const float scale = 1.0f / total[row];
-    T* to = out + base + int64_t(t) * p.channels + quad * 2;
 #pragma unroll
     for (int d = 0; d < kWidth / 8; ++d) {
+      const int column = d * 8 + quad * 2;
       const float pair[2] = {sums[d][row * 2] * scale, sums[d][row * 2 + 1] * scale};
-      storeVector(to + d * 8, pair);
+      if (sizeof(T) == 2 || (vectorised && column < width)) {
+        storeVector(to + column, pair);
+      } else {
+        if (column < width) to[column] = fromFloat<T>(pair[0]);
+        if (column + 1 < width) to[column + 1] = fromFloat<T>(pair[1]);
+      }
     }
   }
 }
 
-constexpr int kFloatQueries = 4;  // of a warp
-constexpr int kFloatTile = kMaxWarps * kFloatQueries;
-constexpr int kFloatKeys = 64;                  // in shared memory at once
-constexpr int kLaneChannels = 128 / kWarpSize;  // at most
-
-__global__ void __launch_bounds__(kMaxWarps* kWarpSize)
-    floatAttentionKernel(AttentionParams p, int tiles, const float* __restrict__ query,
-                         const float* __restrict__ keys, const float* __restrict__ values,
-                         const int32_t* __restrict__ mask, float* __restrict__ out) {
-  admitNext();
-  waitForPrevious();
-  extern __shared__ __align__(16) float sharedFloats[];
-  const int width = p.channels / p.heads, row = roundUp(width, 4) + 4;
-  const int sources = roundUp(p.source, 4);
-  float* queries = sharedFloats;             // [kFloatTile][row]
-  float* rows = queries + kFloatTile * row;  // [kFloatKeys][row]
-  float* weights = rows + kFloatKeys * row;  // [kFloatTile][sources]
-  const int tile = blockIdx.x % tiles;
-  const int head = blockIdx.x / tiles % p.heads;
-  const int64_t sentence = blockIdx.x / tiles / p.heads;
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  const int t0 = tile * kFloatTile;
-  const int64_t base = sentence * p.length * p.channels + head * width;
-  const int64_t offset = sentence * p.source * p.stride + head * width;
-
-  // What is past the width is zero, so that sums may go over it.
-  for (int i = threadIdx.x; i < kFloatTile * row; i += blockDim.x) {
-    const int t = t0 + i / row, c = i % row;
-    const bool inside = t < p.length && c < width;
-    queries[i] = inside ? query[base + int64_t(t) * p.channels + c] : 0.0f;
-  }
-  const auto load = [&](const float* from, int first) {
-    __syncthreads();  // the last rows' readers are done
-    for (int i = threadIdx.x; i < kFloatKeys * row; i += blockDim.x) {
-      const int s = first + i / row, c = i % row;
-      rows[i] = s < p.source && c < width ? from[offset + s * p.stride + c] : 0.0f;
-    }
-    __syncthreads();
-  };
-
-  const float* mine = queries + warp * kFloatQueries * row;
-  float* myWeights = weights + warp * kFloatQueries * sources;
-  for (int first = 0; first < p.source; first += kFloatKeys) {
-    load(keys, first);
-    for (int s = lane; s < min(kFloatKeys, sources - first); s += kWarpSize) {
-      float score[kFloatQueries] = {};
-      for (int c = 0; c < width; c += 4) {
-        const Vector<float, 4> key = loadVector<4>(rows + s * row + c);
-#pragma unroll
-        for (int q = 0; q < kFloatQueries; ++q) {
-          const Vector<float, 4> mineAt = loadVector<4>(mine + q * row + c);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) score[q] += mineAt.item[i] * key.item[i];
-        }
-      }
-      const int at = first + s;
-      const bool inside = at < p.source;
-      const bool real = inside && (mask == nullptr || mask[sentence * p.source + at] != 0);
-#pragma unroll
-      for (int q = 0; q < kFloatQueries; ++q) {
-        myWeights[q * sources + at] = real ? score[q] : inside ? kHidden : -INFINITY;
-      }
-    }
-  }
-  __syncwarp();
-#pragma unroll
-  for (int q = 0; q < kFloatQueries; ++q) {
-    float* weight = myWeights + q * sources;
-    float largest = -INFINITY;
-    for (int s = lane; s < sources; s += kWarpSize) largest = fmaxf(largest, weight[s]);
-    for (int step = kWarpSize / 2; step > 0; step /= 2) {
-      largest = fmaxf(largest, __shfl_xor_sync(kFullWarp, largest, step));
-    }
-    float total = 0.0f;
-    for (int s = lane; s < sources; s += kWarpSize) {
-      weight[s] = expf(weight[s] - largest);
-      total += weight[s];
-    }
-    const float scale = 1.0f / warpSum(total);
-    for (int s = lane; s < sources; s += kWarpSize) weight[s] *= scale;
-  }
-
-  float sums[kFloatQueries][kLaneChannels] = {};
-  for (int first = 0; first < p.source; first += kFloatKeys) {
-    load(values, first);
-    const int count = min(kFloatKeys, sources - first);
-    for (int s = 0; s < count; s += 4) {
-      Vector<float, 4> weight[kFloatQueries];
-#pragma unroll
-      for (int q = 0; q < kFloatQueries; ++q) {
-        weight[q] = loadVector<4>(myWeights + q * sources + first + s);
-      }
-#pragma unroll
-      for (int j = 0; j < kLaneChannels; ++j) {
-        const int c = lane + j * kWarpSize;
-        if (c >= width) break;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float value = rows[(s + i) * row + c];
-#pragma unroll
-          for (int q = 0; q < kFloatQueries; ++q) sums[q][j] += weight[q].item[i] * value;
-        }
-      }
-    }
-  }
-#pragma unroll
-  for (int q = 0; q < kFloatQueries; ++q) {
-    const int t = t0 + warp * kFloatQueries + q;
-    if (t >= p.length) continue;
-#pragma unroll
-    for (int j = 0; j < kLaneChannels; ++j) {
-      const int c = lane + j * kWarpSize;
-      if (c < width) out[base + int64_t(t) * p.channels + c] = sums[q][j];
-    }
-  }
-}
-
-cudaError_t runFloat(const AttentionParams& p, const float* query, const float* keys,
-                     const float* values, const int32_t* mask, float* out, cudaStream_t stream) {
-  const int width = p.channels / p.heads, tiles = ceilDiv(p.length, kFloatTile);
-  const int row = roundUp(width, 4) + 4;
-  const size_t sharedBytes =
-      (kFloatTile * (row + roundUp(p.source, 4)) + kFloatKeys * row) * sizeof(float);
-  return launchEarly(floatAttentionKernel, int64_t(p.batch) * p.heads * tiles,
-                     dim3(kMaxWarps * kWarpSize), sharedBytes, stream, p, tiles, query, keys,
-                     values, mask, out);
-}
-
-template <typename T, int kWidth>
+template <typename T, int kWidth, bool kTf32 = false>
 cudaError_t run(const AttentionParams& p, const void* query, const void* keys, const void* values,
                 const int32_t* mask, void* out, cudaStream_t stream) {
   constexpr int64_t kEnoughBlocks = 128;
@@ -281,12 +280,14 @@ cudaError_t run(const AttentionParams& p, const void* query, const void* keys, c
   int warps = std::min(kMaxWarps, ceilDiv(p.length, kQueries));
   while (warps > 1 && heads * ceilDiv(p.length, warps * kQueries) < kEnoughBlocks) warps /= 2;
   const int tiles = ceilDiv(p.length, warps * kQueries);
-  const int rows = roundUp(p.source, kKeys);
-  const size_t sharedBytes = rows * (2 * (kWidth + kPad) * sizeof(T) + sizeof(float));
-  return launchEarly(attentionKernel<T, kWidth>, heads * tiles, dim3(warps * kWarpSize),
-                     sharedBytes, stream, p, tiles, static_cast<const T*>(query),
-                     static_cast<const T*>(keys), static_cast<const T*>(values), mask,
-                     static_cast<T*>(out));
+  const int rows = std::min(roundUp(p.source, kKeys), Products<T, kWidth, kTf32>::kChunk);
+  const int width = p.channels / p.heads;
+  const bool vectorised = width % kWidest<T> == 0 && p.stride % kWidest<T> == 0 &&
+                          aligned(16, {query, keys, values, out});
+  return launchEarly(attentionKernel<T, kWidth, kTf32>, heads * tiles, dim3(warps * kWarpSize),
+                     sharedBytes<T, kWidth>(rows), stream, p, tiles, vectorised,
+                     static_cast<const T*>(query), static_cast<const T*>(keys),
+                     static_cast<const T*>(values), mask, static_cast<T*>(out));
 }
 
 template <typename T>
@@ -310,19 +311,32 @@ cudaError_t runOfWidth(const AttentionParams& p, const void* query, const void* 
   }
 }
 
+template <bool kTf32>
+cudaError_t runFloat(const AttentionParams& p, const void* query, const void* keys,
+                     const void* values, const int32_t* mask, void* out, cudaStream_t stream) {
+  const int width = p.channels / p.heads;
+  const auto run = width <= 32   ? lite::run<float, 32, kTf32>
+                   : width <= 64 ? lite::run<float, 64, kTf32>
+                                 : lite::run<float, 128, kTf32>;
+  return run(p, query, keys, values, mask, out, stream);
+}
+
 }  // namespace
 
 cudaError_t attention(const AttentionParams& p, const void* query, const void* keys,
                       const void* values, const int32_t* mask, void* out, cudaStream_t stream) {
-  if (check(p) != nullptr || !aligned(16, {query, keys, values, out})) return cudaErrorInvalidValue;
+  const bool placed = p.dtype == DataType::kFloat || aligned(16, {query, keys, values, out});
+  if (check(p) != nullptr || !placed) return cudaErrorInvalidValue;
   if (p.batch == 0 || p.length == 0) return cudaSuccess;
-  if (p.dtype == DataType::kFloat) {
-    return runFloat(p, static_cast<const float*>(query), static_cast<const float*>(keys),
-                    static_cast<const float*>(values), mask, static_cast<float*>(out), stream);
+  switch (p.dtype) {
+    case DataType::kFloat:
+      return p.tf32 ? runFloat<true>(p, query, keys, values, mask, out, stream)
+                    : runFloat<false>(p, query, keys, values, mask, out, stream);
+    case DataType::kHalf:
+      return runOfWidth<__half>(p, query, keys, values, mask, out, stream);
+    default:
+      return runOfWidth<__nv_bfloat16>(p, query, keys, values, mask, out, stream);
   }
-  return p.dtype == DataType::kHalf
-             ? runOfWidth<__half>(p, query, keys, values, mask, out, stream)
-             : runOfWidth<__nv_bfloat16>(p, query, keys, values, mask, out, stream);
 }
 
 }  // namespace lite

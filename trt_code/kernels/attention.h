@@ -12,6 +12,7 @@ struct AttentionParams {
   int32_t batch, length, source, channels, heads;
   int64_t stride;
   DataType dtype;
+  bool tf32 = false;  // round FP32 operands to TF32
 };
 
 /// Why these parameters cannot run, in one line; nullptr when they can.
@@ -34,7 +35,7 @@ inline const char* check(const AttentionParams& p) {
   return nullptr;
 }
 
-/// mask [batch, source] is 0 at padding and may be nullptr. All pointers are 16-byte aligned. A
+/// mask [batch, source] is 0 at padding and may be nullptr. 16-bit tensors are 16-byte aligned. A
 /// sentence of nothing but padding attends to all of it alike, as PyTorch with a finite mask does.
 cudaError_t attention(const AttentionParams& params, const void* query, const void* keys,
                       const void* values, const int32_t* mask, void* out, cudaStream_t stream);

@@ -175,11 +175,17 @@ __device__ __forceinline__ float warpSum(float value) {
   return value;
 }
 
-/// a * sigmoid(b), exact enough for T: the fast forms err by 2 ulp of FP32, far below 16-bit
+/// exp, exact enough for T, or for what TF32 leaves of a float.
+template <typename T, bool kTf32>
+__device__ __forceinline__ float exponential(float value) {
+  return sizeof(T) == sizeof(float) && !kTf32 ? expf(value) : __expf(value);
+}
+
+/// a * sigmoid(b), exact enough for T or TF32: the fast forms err by 2 ulp of FP32, far below their
 /// rounding.
-template <typename T>
+template <typename T, bool kTf32 = false>
 __device__ __forceinline__ float glu(T a, T b) {
-  if constexpr (sizeof(T) == sizeof(float)) {
+  if constexpr (sizeof(T) == sizeof(float) && !kTf32) {
     return toFloat(a) / (1.0f + expf(-toFloat(b)));
   } else {
     return __fdividef(toFloat(a), 1.0f + __expf(-toFloat(b)));

@@ -17,7 +17,7 @@
 namespace lite {
 namespace {
 
-constexpr int kQueries = TileProduct::kColumns;
+constexpr int kQueries = 8;
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kBegin = 0, kPadding = 1, kEnd = 2;
@@ -45,8 +45,9 @@ template <typename T, int kVec, bool kMatrix>
 __global__ void __launch_bounds__(kThreads)
     copySourceKernel(CopySourceParams p, CopySourceTensors tensors, int groups) {
   using Query = std::conditional_t<kMatrix, T, float>;
-  const int stride = kMatrix ? TileProduct::columnStride(p.channels) : p.channels;
-  const TileProduct product(p.source, kWarps);
+  using Product = TileProduct<T, kQueries>;
+  const int stride = kMatrix ? Product::columnStride(p.channels) : p.channels;
+  const Product product(p.source, kWarps);
   extern __shared__ __align__(16) float shared[];
   float* weights = shared;                       // [source][kQueries]
   float* parts = weights + p.source * kQueries;  // of the product
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
 
     if constexpr (kMatrix) {
-      product.run(keys, p.channels, p.channels, queries, parts);
+      product.template run<false>(keys, p.channels, p.channels, queries, parts);
       __syncthreads();
       for (int i = threadIdx.x; i < p.source * kQueries; i += kThreads) {
         float sum = parts[i];
@@ -173,8 +174,9 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T, int kVec, bool kMatrix>
 cudaError_t run(const CopySourceParams& p, const CopySourceTensors& tensors, cudaStream_t stream) {
   const int groups = ceilDiv(p.length, kQueries);
-  const size_t queries = kMatrix ? TileProduct::columnStride(p.channels) * sizeof(T) +
-                                       TileProduct(p.source, kWarps).bytes() / kQueries
+  using Product = TileProduct<T, kQueries>;
+  const size_t queries = kMatrix ? Product::columnStride(p.channels) * sizeof(T) +
+                                       Product(p.source, kWarps).bytes() / kQueries
                                  : p.channels * sizeof(float);
   const size_t sharedBytes = kQueries * (p.source * sizeof(float) + queries);
   return launchEarly(copySourceKernel<T, kVec, kMatrix>, int64_t(p.batch) * groups, dim3(kThreads),

@@ -2,8 +2,7 @@
 //
 //   - kWorkers warps compute the transitions E1[i] . E2[j] of the steps ahead, beam x beam each,
 //     on the matrix units, and leave them in shared memory with the step's emissions and mask.
-//     Products of 16-bit types are exact in the FP32 sums; FP32 operands are split in two TF32
-//     parts, of which the product of the low parts alone is left out (about 2^-22 relative);
+//     Products of 16-bit types are exact in the FP32 sums; FP32 operands are split (mma.cuh);
 //   - kSearchers warps run the recursion over the steps that are ready. It is the critical path:
 //     one step after another. Each warp finds the best of its share of the sources for every
 //     target, and after a barrier among the searchers all of them combine the shares, so that each
@@ -112,43 +111,6 @@ __device__ __forceinline__ RankSlice<T> loadElements(const T* row, int rank, int
   return slice;
 }
 
-__device__ __forceinline__ void multiplyTf32(float (&c)[4], const uint32_t (&a)[4],
-                                             const uint32_t (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
-      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-__device__ __forceinline__ uint32_t toTf32(float value) {
-  uint32_t result;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(value));
-  return result;
-}
-
-/// The part of a float that TF32 holds, and with kLow the part that this leaves.
-template <bool kLow>
-__device__ __forceinline__ uint32_t tf32Part(uint32_t word) {
-  const float value = __uint_as_float(word);
-  const uint32_t high = toTf32(value);
-  return kLow ? toTf32(value - __uint_as_float(high)) : high;
-}
-
-template <bool kLowRows, bool kLowColumns>
-__device__ __forceinline__ void multiplyParts(float (&c)[4], const RankSlice<float>& upper,
-                                              const RankSlice<float>& lower,
-                                              const RankSlice<float>& column) {
-#pragma unroll
-  for (int w = 0; w < RankSlice<float>::kWords; w += 2) {
-    const uint32_t a[4] = {tf32Part<kLowRows>(upper.word[w]), tf32Part<kLowRows>(lower.word[w]),
-                           tf32Part<kLowRows>(upper.word[w + 1]),
-                           tf32Part<kLowRows>(lower.word[w + 1])};
-    const uint32_t b[2] = {tf32Part<kLowColumns>(column.word[w]),
-                           tf32Part<kLowColumns>(column.word[w + 1])};
-    multiplyTf32(c, a, b);
-  }
-}
-
 /// c += rows (16 x ranks) . columns (8 x ranks)^T over the ranks that the four lanes of a row hold.
 /// The order of the ranks does not matter as long as both sides agree on it, so each lane feeds the
 /// matrix unit from its own slice.
@@ -156,17 +118,10 @@ template <typename T>
 __device__ __forceinline__ void multiplyRanks(float (&c)[4], const RankSlice<T>& upper,
                                               const RankSlice<T>& lower,
                                               const RankSlice<T>& column) {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    multiplyParts<true, false>(c, upper, lower, column);
-    multiplyParts<false, true>(c, upper, lower, column);
-    multiplyParts<false, false>(c, upper, lower, column);
-  } else {
 #pragma unroll
-    for (int w = 0; w < RankSlice<T>::kWords; w += 2) {
-      const uint32_t a[4] = {upper.word[w], lower.word[w], upper.word[w + 1], lower.word[w + 1]};
-      const uint32_t b[2] = {column.word[w], column.word[w + 1]};
-      mma16816<T>(c, a, b);
-    }
+  for (int w = 0; w < RankSlice<T>::kWords; w += 2) {
+    mmaWords<T, false>(c, {upper.word[w], lower.word[w], upper.word[w + 1], lower.word[w + 1]},
+                       {column.word[w], column.word[w + 1]});
   }
 }
 

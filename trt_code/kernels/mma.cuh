@@ -1,4 +1,4 @@
-// Warp-wide 16-bit matrix products (sm_80 and later) as the kernels use them.
+// Warp-wide matrix products (sm_80 and later) as the kernels use them.
 #pragma once
 
 #include "common.cuh"
@@ -66,14 +66,70 @@ __device__ __forceinline__ void loadTransposed(uint32_t (&tiles)[4], const T* ro
                : "r"(address));
 }
 
+// ---- FP32 operands ------------------------------------------------------------------------------
+
+/// c [16, 8] += a [16, 8] * b [8, 8] of TF32 numbers, FP32 sums. Lane l holds, with g = l / 4 and
+/// q = l % 4, a: column q of rows g, g + 8, then column q + 4; b: rows q, q + 4 of column g; c as
+/// mma16816.
+__device__ __forceinline__ void mma1688(float (&c)[4], const uint32_t (&a)[4],
+                                        const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ __forceinline__ uint32_t toTf32(float value) {
+  uint32_t result;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(value));
+  return result;
+}
+
+/// The part of a float that TF32 holds, and with kLow the part that this leaves.
+template <bool kLow>
+__device__ __forceinline__ uint32_t tf32Part(uint32_t word) {
+  const float value = __uint_as_float(word);
+  const uint32_t high = toTf32(value);
+  return kLow ? toTf32(value - __uint_as_float(high)) : high;
+}
+
+template <bool kLowA, bool kLowB>
+__device__ __forceinline__ void mmaParts(float (&c)[4], const uint32_t (&a)[4],
+                                         const uint32_t (&b)[2]) {
+  mma1688(
+      c,
+      {tf32Part<kLowA>(a[0]), tf32Part<kLowA>(a[1]), tf32Part<kLowA>(a[2]), tf32Part<kLowA>(a[3])},
+      {tf32Part<kLowB>(b[0]), tf32Part<kLowB>(b[1])});
+}
+
+/// c += a * b where each word is a float (m16n8k8) or two 16-bit elements (m16n8k16). Floats are
+/// split in two TF32 parts, of which the product of the low parts alone is left out (about 2^-22
+/// relative); with kTf32 they are rounded to TF32 instead.
+template <typename T, bool kTf32>
+__device__ __forceinline__ void mmaWords(float (&c)[4], const uint32_t (&a)[4],
+                                         const uint32_t (&b)[2]) {
+  if constexpr (sizeof(T) == 2) {
+    mma16816<T>(c, a, b);
+  } else {
+    if constexpr (!kTf32) {
+      mmaParts<true, false>(c, a, b);
+      mmaParts<false, true>(c, a, b);
+    }
+    mmaParts<false, false>(c, a, b);
+  }
+}
+
+// ---- tiles --------------------------------------------------------------------------------------
+
 /// Products of rows of global memory with a tile of kColumns columns, [outputs, depth] x [depth,
-/// 8]. The rows are split over the block's warps in tiles of 16, the depth over what warps are
-/// left, and the parts are left in shared memory, parts [splits][outTiles * 16][8], for the caller
-/// to add up. The order of the depth does not matter to a sum, so every lane takes 8 neighbours in
-/// one access where the instruction's own order has pairs.
+/// kColumns], 8 columns or 16. The rows are split over the block's warps in tiles of 16, the depth
+/// over what warps are left, and the parts are left in shared memory, parts [splits][outTiles *
+/// 16][kColumns], for the caller to add up. The order of the depth does not matter to a sum, so
+/// every lane takes 8 neighbours in one access where the instruction's own order has pairs.
+template <typename T, int kColumns>
 struct TileProduct {
-  static constexpr int kColumns = 8;
-  static constexpr int kStep = 32;  // of the depth, at once
+  static constexpr int kVec = kWidest<T>;
+  static constexpr int kStep = 4 * kVec;  // of the depth, at once
   int outputs, outTiles, splits;
 
   __host__ __device__ TileProduct(int outputs, int warps)
@@ -87,37 +143,49 @@ struct TileProduct {
   /// Elements from one column of the tile to the next in shared memory: whole 64-byte steps, an odd
   /// number of them, so that the accesses of eight columns meet all banks. What is past the depth
   /// is not read.
-  __host__ __device__ static int columnStride(int depth) { return ((depth + 31) / 32 | 1) * 32; }
+  __host__ __device__ static int columnStride(int depth) {
+    return ((depth + kStep - 1) / kStep | 1) * kStep;
+  }
 
-  template <typename T>
+  template <bool kTf32>
   __device__ void run(const T* rows, int64_t rowStride, int depth, const T* columns,
                       float* parts) const {
+    constexpr int kGroups = kColumns / 8;
     const int warps = blockDim.x / kWarpSize;
     const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
     const int group = lane / 4, quad = lane % 4;
     const int steps = (depth + kStep - 1) / kStep, stepsEach = (steps + splits - 1) / splits;
-    const T* column = columns + group * columnStride(depth) + quad * 8;
+    const int stride = columnStride(depth);
+    const T* column = columns + group * stride + quad * kVec;
     for (int job = warp; job < outTiles * splits; job += warps) {
       const int out0 = job % outTiles * 16 + group, split = job / outTiles;
-      const T* row0 = rows + min(out0, outputs - 1) * rowStride + quad * 8;
-      const T* row1 = rows + min(out0 + 8, outputs - 1) * rowStride + quad * 8;
-      float c[4] = {};
+      const T* row0 = rows + min(out0, outputs - 1) * rowStride + quad * kVec;
+      const T* row1 = rows + min(out0 + 8, outputs - 1) * rowStride + quad * kVec;
+      float c[kGroups][4] = {};
       const int last = min(steps, (split + 1) * stepsEach);
 #pragma unroll 8
       for (int step = split * stepsEach; step < last; ++step) {
         const int k = step * kStep;
-        uint4 w0{}, w1{}, b{};
-        if (k + quad * 8 < depth) {
+        const bool inside = k + quad * kVec < depth;
+        uint4 w0{}, w1{};
+        if (inside) {
           w0 = *reinterpret_cast<const uint4*>(row0 + k);
           w1 = *reinterpret_cast<const uint4*>(row1 + k);
-          b = *reinterpret_cast<const uint4*>(column + k);
         }
-        mma16816<T>(c, {w0.x, w1.x, w0.y, w1.y}, {b.x, b.y});
-        mma16816<T>(c, {w0.z, w1.z, w0.w, w1.w}, {b.z, b.w});
+#pragma unroll
+        for (int n = 0; n < kGroups; ++n) {
+          uint4 b{};
+          if (inside) b = *reinterpret_cast<const uint4*>(column + n * 8 * stride + k);
+          mmaWords<T, kTf32>(c[n], {w0.x, w1.x, w0.y, w1.y}, {b.x, b.y});
+          mmaWords<T, kTf32>(c[n], {w0.z, w1.z, w0.w, w1.w}, {b.z, b.w});
+        }
       }
       float* to = parts + split * partStride() + out0 * kColumns + quad * 2;
-      *reinterpret_cast<float2*>(to) = make_float2(c[0], c[1]);
-      *reinterpret_cast<float2*>(to + 8 * kColumns) = make_float2(c[2], c[3]);
+#pragma unroll
+      for (int n = 0; n < kGroups; ++n) {
+        *reinterpret_cast<float2*>(to + n * 8) = make_float2(c[n][0], c[n][1]);
+        *reinterpret_cast<float2*>(to + n * 8 + 8 * kColumns) = make_float2(c[n][2], c[n][3]);
+      }
     }
   }
 };

@@ -3,8 +3,7 @@
 //   1. the rows that the windows reach come to shared memory, through the gate if there is one;
 //   2. the logits of the tile, [heads * K, channels] x [channels, kTile], on the matrix units;
 //   3. four lanes a head and position turn logits into taps, stored by the input row that they
-//   meet,
-//      zero where a window does not reach, so that the sum needs no conditions;
+//      meet, zero where a window does not reach, so that the sum needs no conditions;
 //   4. every thread owns a channel pair at half of the positions and walks over the rows once.
 //
 // Rows before and after the sentence are zero; masked ones get zero taps.
@@ -18,35 +17,37 @@
 namespace lite {
 namespace {
 
-constexpr int kTile = TileProduct::kColumns;  // positions of a block
 constexpr int kThreads = 512;
-constexpr int kLanes = 4;  // of a softmax
-constexpr size_t kMaxSharedBytes = 96 * 1024;
+constexpr int kLanes = 4;            // of a softmax
+constexpr int64_t kManyTiles = 256;  // of 16 positions: more than there are multiprocessors
+constexpr size_t kMaxSharedBytes = 99 * 1024;  // what every GPU from sm_80 on has
 
+template <typename T, int kTile>
 struct Sizes {
+  using Product = TileProduct<T, kTile>;
   int rows;    // inputs that the windows of a tile reach
   int stride;  // elements from one of them to the next
-  TileProduct logits;
+  Product logits;
   size_t inputs, parts, taps;  // bytes of shared memory
 
   __host__ __device__ explicit Sizes(const SelfConvParams& p)
       : rows(kTile + p.kernelSize - 1),
-        stride(TileProduct::columnStride(p.channels)),
+        stride(Product::columnStride(p.channels)),
         logits(p.heads * p.kernelSize, kThreads / kWarpSize),
-        inputs(size_t(rows) * stride * 2),
+        inputs(size_t(rows) * stride * sizeof(T)),
         parts(logits.bytes()),
         taps(size_t(p.heads) * rows * kTile * sizeof(float)) {}
 
   __host__ __device__ size_t bytes() const { return inputs + parts + taps + rows * sizeof(float); }
 };
 
-template <typename T, bool kGlu>
+template <typename T, int kTile, bool kGlu, bool kTf32>
 __global__ void __launch_bounds__(kThreads)
     selfConvKernel(SelfConvParams p, const T* __restrict__ x, const T* __restrict__ weight,
                    const int32_t* __restrict__ mask, T* __restrict__ y) {
-  const Sizes sizes(p);
+  const Sizes<T, kTile> sizes(p);
   const int stride = sizes.stride;
-  extern __shared__ __align__(16) unsigned char shared[];
+  extern __shared__ __align__(32) unsigned char shared[];
   T* inputs = reinterpret_cast<T*>(shared);
   float* parts = reinterpret_cast<float*>(shared + sizes.inputs);  // [splits][outputs][kTile]
   float* taps =
@@ -62,24 +63,25 @@ __global__ void __launch_bounds__(kThreads)
   waitForPrevious();
 
   // 1. The inputs.
-  const int vectors = p.channels / 8, rowElements = kGlu ? 2 * p.channels : p.channels;
+  constexpr int kVec = kWidest<T>;
+  const int vectors = p.channels / kVec, rowElements = kGlu ? 2 * p.channels : p.channels;
 #pragma unroll 2
   for (int i = threadIdx.x; i < sizes.rows * vectors; i += kThreads) {
-    const int row = i / vectors, column = i % vectors * 8;
+    const int row = i / vectors, column = i % vectors * kVec;
     const int t = t0 - p.paddingL + row;
-    Vector<T, 8> value{};
+    Vector<T, kVec> value{};
     if (t >= 0 && t < p.length) {
       const T* from = x + (sentence + t) * rowElements + column;
-      value = loadVector<8>(from);
+      value = loadVector<kVec>(from);
       if constexpr (kGlu) {
-        const Vector<T, 8> gate = loadVector<8>(from + p.channels);
+        const Vector<T, kVec> gate = loadVector<kVec>(from + p.channels);
 #pragma unroll
-        for (int e = 0; e < 8; ++e) {
-          value.item[e] = fromFloat<T>(glu(value.item[e], gate.item[e]));
+        for (int e = 0; e < kVec; ++e) {
+          value.item[e] = fromFloat<T>(glu<T, kTf32>(value.item[e], gate.item[e]));
         }
       }
     }
-    *reinterpret_cast<Vector<T, 8>*>(inputs + row * stride + column) = value;
+    *reinterpret_cast<Vector<T, kVec>*>(inputs + row * stride + column) = value;
   }
   for (int row = threadIdx.x; row < sizes.rows; row += kThreads) {
     const int t = t0 - p.paddingL + row;
@@ -89,7 +91,8 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
 
   // 2. The logits. Position t of the tile is input row t + paddingL.
-  sizes.logits.run(weight, p.channels, p.channels, inputs + p.paddingL * stride, parts);
+  sizes.logits.template run<kTf32>(weight, p.channels, p.channels, inputs + p.paddingL * stride,
+                                   parts);
   __syncthreads();
 
   // 3. The taps. Every lane takes part in the shuffles, with a position or without.
@@ -113,7 +116,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     float total = 0.0f;
     for (int k = first; k < p.kernelSize; k += kLanes) {
-      const float term = __expf(logits[k * kTile] - largest);
+      const float term = exponential<T, kTf32>(logits[k * kTile] - largest);
       logits[k * kTile] = term;
       total += term;
     }
@@ -154,21 +157,30 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <typename T>
+template <typename T, int kTile, bool kTf32>
+cudaError_t runTiles(const SelfConvParams& p, const void* x, const void* weight,
+                     const int32_t* mask, void* y, cudaStream_t stream) {
+  const int64_t blocks = int64_t(p.batch) * ceilDiv(p.length, kTile);
+  return launchEarly(
+      p.glu ? selfConvKernel<T, kTile, true, kTf32> : selfConvKernel<T, kTile, false, kTf32>,
+      blocks, dim3(kThreads), Sizes<T, kTile>(p).bytes(), stream, p, static_cast<const T*>(x),
+      static_cast<const T*>(weight), mask, static_cast<T*>(y));
+}
+
+template <typename T, bool kTf32 = false>
 cudaError_t run(const SelfConvParams& p, const void* x, const void* weight, const int32_t* mask,
                 void* y, cudaStream_t stream) {
-  const int64_t blocks = int64_t(p.batch) * ceilDiv(p.length, kTile);
-  return launchEarly(p.glu ? selfConvKernel<T, true> : selfConvKernel<T, false>, blocks,
-                     dim3(kThreads), Sizes(p).bytes(), stream, p, static_cast<const T*>(x),
-                     static_cast<const T*>(weight), mask, static_cast<T*>(y));
+  // Larger tiles read the weight and their neighbours' rows less often.
+  const bool large = int64_t(p.batch) * ceilDiv(p.length, 16) >= kManyTiles &&
+                     Sizes<T, 16>(p).bytes() <= kMaxSharedBytes;
+  return large ? runTiles<T, 16, kTf32>(p, x, weight, mask, y, stream)
+               : runTiles<T, 8, kTf32>(p, x, weight, mask, y, stream);
 }
 
 }  // namespace
 
 const char* check(const SelfConvParams& p) {
-  if (p.dtype != DataType::kHalf && p.dtype != DataType::kBFloat16) {
-    return "the data type must be half or bfloat16";
-  }
+  if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.batch < 0 || p.length < 0) return "batch and length must not be negative";
   if (p.channels < 8 || p.channels % 8 != 0) return "the channels must be a multiple of 8";
   if (p.heads < 1 || p.channels % (2 * p.heads) != 0) {
@@ -176,7 +188,9 @@ const char* check(const SelfConvParams& p) {
   }
   if (p.kernelSize < 1 || p.kernelSize > 255) return "the kernel size must be 1 to 255";
   if (p.paddingL < 0 || p.paddingL >= p.kernelSize) return "padding_l must be 0 to kernel size - 1";
-  if (Sizes(p).bytes() > kMaxSharedBytes) return "channels and kernel size are too large together";
+  const size_t bytes =
+      p.dtype == DataType::kFloat ? Sizes<float, 8>(p).bytes() : Sizes<__half, 8>(p).bytes();
+  if (bytes > kMaxSharedBytes) return "channels and kernel size are too large together";
   return nullptr;
 }
 
@@ -184,8 +198,15 @@ cudaError_t selfConv(const SelfConvParams& p, const void* x, const void* weight,
                      const int32_t* mask, void* y, cudaStream_t stream) {
   if (check(p) != nullptr || !aligned(16, {x, weight, y})) return cudaErrorInvalidValue;
   if (p.batch == 0 || p.length == 0) return cudaSuccess;
-  return p.dtype == DataType::kHalf ? run<__half>(p, x, weight, mask, y, stream)
-                                    : run<__nv_bfloat16>(p, x, weight, mask, y, stream);
+  switch (p.dtype) {
+    case DataType::kFloat:
+      return p.tf32 ? run<float, true>(p, x, weight, mask, y, stream)
+                    : run<float>(p, x, weight, mask, y, stream);
+    case DataType::kHalf:
+      return run<__half>(p, x, weight, mask, y, stream);
+    default:
+      return run<__nv_bfloat16>(p, x, weight, mask, y, stream);
+  }
 }
 
 }  // namespace lite

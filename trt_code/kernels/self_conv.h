@@ -16,6 +16,7 @@ struct SelfConvParams {
   int32_t batch, length, channels, heads, kernelSize, paddingL;
   bool glu;
   DataType dtype;
+  bool tf32 = false;  // round FP32 operands of the GEMM to TF32
 };
 
 /// Why these parameters cannot run, in one line; nullptr when they can.

@@ -38,7 +38,7 @@ def dynamic_conv_fused(x, logits, mask, heads, kernel_size, padding_l, glu):
     return torch.einsum("bthk,bthck->bthc", taps, windows.unflatten(2, (heads, -1))).flatten(2)
 
 
-def self_conv(x, weight, mask, heads, kernel_size, padding_l, glu):
+def self_conv(x, weight, mask, heads, kernel_size, padding_l, glu, tf32=False):
     x = F.glu(x, -1) if glu else x
     logits = F.linear(x, weight)
     return dynamic_conv_fused(x, logits, mask, heads, kernel_size, padding_l, False)
@@ -52,7 +52,7 @@ def layer_norm_add(x, scale, shift, eps, after):
     return layer_norm(x, None, None, scale, shift, eps) + after
 
 
-def attention(query, keys_values, mask, layer, heads):
+def attention(query, keys_values, mask, layer, heads, tf32=False):
     pair = keys_values.chunk(keys_values.shape[-1] // query.shape[-1], -1)[
         2 * layer : 2 * layer + 2
     ]
@@ -92,6 +92,14 @@ def top_k(x, k):
     return values[..., :k].contiguous(), indices[..., :k].int().contiguous()
 
 
+def few_rows():
+    return 64
+
+
+def self_conv_fits(channels, heads, kernel_size, padding_l, dtype):
+    return channels % (2 * heads) == 0
+
+
 SCHEMAS = {
     linear: "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool relu, bool tf32) -> Tensor",
     layer_norm: "(Tensor x, Tensor? residual, Tensor? bias, Tensor scale, Tensor shift, float eps) -> Tensor",
@@ -101,14 +109,19 @@ SCHEMAS = {
     linear_glu: "(Tensor x, Tensor weight, Tensor? bias, Tensor? mask) -> Tensor",
     layer_norm_add: "(Tensor x, Tensor scale, Tensor shift, float eps, Tensor after) -> Tensor",
     self_conv: "(Tensor x, Tensor weight, Tensor? mask, int heads, int kernel_size, "
-    "int padding_l, bool glu) -> Tensor",
-    attention: "(Tensor query, Tensor keys_values, Tensor mask, int layer, int heads) -> Tensor",
+    "int padding_l, bool glu, bool tf32=False) -> Tensor",
+    attention: "(Tensor query, Tensor keys_values, Tensor mask, int layer, int heads, "
+    "bool tf32=False) -> Tensor",
     embed_source: "(Tensor tokens, Tensor embedding, Tensor positions) -> (Tensor, Tensor, Tensor)",
     predict_length: "(Tensor x, Tensor mask, Tensor weight, Tensor limits, int offset, "
     "bool relative) -> Tensor",
     copy_source: "(Tensor lengths, int width, Tensor queries, Tensor keys, Tensor embedded, "
     "Tensor source_mask, Tensor embedding, Tensor positions) -> (Tensor, Tensor)",
     top_k: "(Tensor x, int k) -> (Tensor, Tensor)",
+}
+QUESTIONS = {  # which kernel fits: no tensor says on what device
+    few_rows: "() -> int",
+    self_conv_fits: "(int channels, int heads, int kernel_size, int padding_l, ScalarType dtype) -> bool",
 }
 
 
@@ -119,6 +132,10 @@ def register() -> torch.library.Library:
         if not hasattr(torch.ops.lite, function.__name__):
             library.define(function.__name__ + schema)
         library.impl(function.__name__, function, "CPU")
+    for function, schema in QUESTIONS.items():
+        if not hasattr(torch.ops.lite, function.__name__):
+            library.define(function.__name__ + schema)
+            library.impl(function.__name__, function, "CompositeExplicitAutograd")
     return library
 
 

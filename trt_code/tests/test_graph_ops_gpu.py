@@ -87,7 +87,7 @@ def test_layer_norm_add(dtype, shape):
     check("layer_norm_add", x, scale, shift, 1e-5, after, dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
     ("batch", "length", "channels", "heads", "kernel_size", "padding_l"),
@@ -99,6 +99,7 @@ def test_layer_norm_add(dtype, shape):
         (16, 64, 512, 8, 3, 2),
         (2, 12, 240, 4, 31, 15),
         (1, 5, 128, 8, 31, 30),
+        (64, 70, 128, 4, 15, 14),  # enough for tiles of 16 positions
     ],
 )
 @pytest.mark.parametrize("glu", [False, True])
@@ -120,12 +121,33 @@ def test_self_conv(dtype, glu, masked, batch, length, channels, heads, kernel_si
         (16, 64, 32, 512, 8),
         (3, 254, 254, 256, 2),
         (4, 33, 16, 384, 8),
+        (2, 20, 512, 128, 1),
     ],
 )
 def test_attention(dtype, batch, length, source, channels, heads):
     query, pairs = tensors(dtype, (batch, length, channels), (batch, source, 4 * channels))
     mask = mask_of([max(0, source - 3 * i) for i in range(batch)], source)
     check("attention", query, pairs, mask, 1, heads, dtype=dtype)
+
+
+@pytest.mark.parametrize("width", [1, 6, 17, 33, 100])
+def test_attention_of_odd_heads_in_fp32(width):
+    query, pairs = tensors(torch.float32, (2, 18, 3 * width), (2, 70, 12 * width))
+    check("attention", query, pairs, mask_of([70, 9], 70), 1, 3, dtype=torch.float32)
+
+
+def test_tf32_is_used_where_it_is_asked_for():
+    """An error of TF32's 10 bits of mantissa, neither FP32's nor a larger one."""
+    x, weight, pairs = tensors(torch.float32, (3, 33, 512), (120, 512), (3, 32, 2048))
+    weight, mask = weight * 512**-0.5, mask_of([32, 20, 7], 32)
+    for name, arguments in (
+        ("self_conv", (x, weight, None, 8, 15, 7, False)),
+        ("attention", (x * 0.1, pairs, mask, 1, 8)),
+    ):
+        operator, reference = getattr(torch.ops.lite, name), getattr(reference_ops, name)
+        exact = reference(*map(widen, arguments))
+        error = relative_error(operator(*arguments, tf32=True), exact)
+        assert relative_error(operator(*arguments), exact) < 1e-5 < error < 1e-3
 
 
 @pytest.mark.parametrize("dtype", ALL)

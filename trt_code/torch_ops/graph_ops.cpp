@@ -28,7 +28,7 @@ using lite::torch_ops::stream;
 using lite::torch_ops::text;
 
 Tensor selfConv(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& mask,
-                int64_t heads, int64_t kernel_size, int64_t padding_l, bool glu) {
+                int64_t heads, int64_t kernel_size, int64_t padding_l, bool glu, bool tf32) {
   constexpr const char* kName = "self_conv";
   TORCH_CHECK(x.dim() == 3 && x.size(2) % (1 + glu) == 0,
               "lite::self_conv: x must be [B, T, C], or [B, T, 2C] with the gate, got ",
@@ -43,7 +43,8 @@ Tensor selfConv(const Tensor& x, const Tensor& weight, const std::optional<Tenso
                                     int32_t(kernel_size),
                                     int32_t(padding_l),
                                     glu,
-                                    dataType(kName, x)};
+                                    dataType(kName, x),
+                                    tf32};
   checkParams(kName, params);
   const c10::cuda::CUDAGuard guard(x.device());
   Tensor y = at::empty({batch, length, channels}, x.options());
@@ -51,6 +52,18 @@ Tensor selfConv(const Tensor& x, const Tensor& weight, const std::optional<Tenso
                                 int32OrNull(kName, "mask", mask, {batch, length}, x), y.data_ptr(),
                                 stream()));
   return y;
+}
+
+// Whether self_conv can run this convolution in such a type.
+bool selfConvFits(int64_t channels, int64_t heads, int64_t kernel_size, int64_t padding_l,
+                  at::ScalarType dtype) {
+  lite::SelfConvParams params{};
+  params.channels = int32_t(channels);
+  params.heads = int32_t(heads);
+  params.kernelSize = int32_t(kernel_size);
+  params.paddingL = int32_t(padding_l);
+  params.dtype = lite::torch_ops::dataType("self_conv", dtype);
+  return check(params) == nullptr;
 }
 
 // LayerNorm, and then `after` [T, C] added to every sentence of x [B, T, C].
@@ -77,7 +90,7 @@ Tensor layerNormAdd(const Tensor& x, const Tensor& scale, const Tensor& shift, d
 
 // keys_values [B, S, 2 L C] holds the keys and values of L layers side by side.
 Tensor attention(const Tensor& query, const Tensor& keys_values, const Tensor& mask, int64_t layer,
-                 int64_t heads) {
+                 int64_t heads, bool tf32) {
   constexpr const char* kName = "attention";
   TORCH_CHECK(query.dim() == 3 && keys_values.dim() == 3,
               "lite::attention: query [B, T, C] and keys_values [B, S, 2 L C] expected");
@@ -87,9 +100,9 @@ Tensor attention(const Tensor& query, const Tensor& keys_values, const Tensor& m
               std::to_string(layer), " is not within keys_values ", text(keys_values.sizes()));
   requireTensor(kName, "query", query, query.sizes(), query);
   requireTensor(kName, "keys_values", keys_values, {batch, source, stride}, query);
-  const lite::AttentionParams params{int32_t(batch),        int32_t(length), int32_t(source),
-                                     int32_t(channels),     int32_t(heads),  stride,
-                                     dataType(kName, query)};
+  const lite::AttentionParams params{
+      int32_t(batch), int32_t(length), int32_t(source),        int32_t(channels),
+      int32_t(heads), stride,          dataType(kName, query), tf32};
   checkParams(kName, params);
   const c10::cuda::CUDAGuard guard(query.device());
   Tensor out = at::empty_like(query);
@@ -195,11 +208,16 @@ std::tuple<Tensor, Tensor> copySource(const Tensor& lengths, int64_t width, cons
 TORCH_LIBRARY_FRAGMENT(lite, library) {
   library.def(
       "self_conv(Tensor x, Tensor weight, Tensor? mask, int heads, int kernel_size, "
-      "int padding_l, bool glu) -> Tensor");
+      "int padding_l, bool glu, bool tf32=False) -> Tensor");
+  library.def(
+      "self_conv_fits(int channels, int heads, int kernel_size, int padding_l, ScalarType dtype) "
+      "-> bool",
+      &selfConvFits);
   library.def(
       "layer_norm_add(Tensor x, Tensor scale, Tensor shift, float eps, Tensor after) -> Tensor");
   library.def(
-      "attention(Tensor query, Tensor keys_values, Tensor mask, int layer, int heads) -> Tensor");
+      "attention(Tensor query, Tensor keys_values, Tensor mask, int layer, int heads, "
+      "bool tf32=False) -> Tensor");
   library.def(
       "embed_source(Tensor tokens, Tensor embedding, Tensor positions) "
       "-> (Tensor, Tensor, Tensor)");

@@ -11,8 +11,8 @@
 
 namespace lite::torch_ops {
 
-inline DataType dataType(const char* op, const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
+inline DataType dataType(const char* op, at::ScalarType type) {
+  switch (type) {
     case at::kFloat:
       return DataType::kFloat;
     case at::kHalf:
@@ -21,8 +21,12 @@ inline DataType dataType(const char* op, const at::Tensor& tensor) {
       return DataType::kBFloat16;
     default:
       TORCH_CHECK(false, "lite::", op, ": float32, float16 or bfloat16 expected, got ",
-                  c10::toString(tensor.scalar_type()));
+                  c10::toString(type));
   }
+}
+
+inline DataType dataType(const char* op, const at::Tensor& tensor) {
+  return dataType(op, tensor.scalar_type());
 }
 
 /// Sizes in words. Not by a stream's own operator: a compiler that brings a C++ library of its own,

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from train_model import recipe
-from train_model.cli import run
+from train_model.cli import UserError, run
 from train_model.models.config import NatConfig
 from train_model.models.conv_crf_transformer import UNK, ConvCrfTransformer
 from train_model.models.multibranch_config import MultibranchConfig
@@ -24,13 +24,14 @@ from train_model.models.transformer_multibranch_v2 import EncoderOut, Transforme
 # Source and target symbols that a corpus' preparation arrives at; the exact size moves the columns
 # "embeddings" and "vocabulary" alone.
 VOCABULARY = {
-    "demo": (376, 376),
+    "demo": (512, 512),
     "wmt16": (32768, 32768),
     "iwslt14": (8848, 6632),
     "cnndm": (30000, 30000),
 }
 # Wu et al. 2020, arXiv 2004.11886, and the table in mit-han-lab/lite-transformer's README.
 PUBLISHED = {"wmt16-ar-200": 90e6, "wmt16-ar-408": 360e6, "wmt16-ar-496": 527e6}
+_START = "start_from"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +104,22 @@ def _count_steps(model: TransformerMultibranch, encoded: EncoderOut, length: int
     return once + length * (step(1) + step(length)) // 2
 
 
+def recipes() -> list[str]:
+    """Those that say what their network is; the others go on with a checkpoint's."""
+    return [name for name in recipe.names() if _START not in recipe.load(name).flags]
+
+
 def build(name: str) -> nn.Module:
-    """The network of a recipe on the meta device: shapes without memory."""
+    """The network of a recipe on the meta device: shapes without memory.
+
+    Raises:
+        UserError: there is no such recipe, or it goes on with the network of a checkpoint.
+    """
     chosen = recipe.load(name)
+    if _START in chosen.flags:
+        raise UserError(
+            f"the network of {name} is that of a checkpoint; there are {', '.join(recipes())}"
+        )
     args = argparse.Namespace(**chosen.flags)
     sizes = VOCABULARY[chosen.corpus]
     with torch.device("meta"):
@@ -138,7 +152,7 @@ def table(names: list[str], source_length: int, target_length: int) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", nargs="*", default=recipe.names(), help="default: all")
+    parser.add_argument("--recipe", nargs="*", default=recipes(), help="default: all")
     parser.add_argument("--source-length", type=int, default=30, help="tokens; default 30")
     parser.add_argument("--target-length", type=int, default=30, help="tokens; default 30")
     arguments = parser.parse_args(argv)

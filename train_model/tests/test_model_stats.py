@@ -4,7 +4,7 @@ import pytest
 
 from train_model import recipe
 from train_model.cli import UserError
-from train_model.model_stats import PUBLISHED, build, cost, main, table
+from train_model.model_stats import PUBLISHED, build, cost, main, recipes, table
 
 
 def by_hand(width, kernels, length):
@@ -30,9 +30,12 @@ def test_mult_adds_are_those_of_the_paper(name, width):
     assert found.vocabulary == 30 * width * 32768
 
 
-def test_every_recipe_has_a_row():
-    rows = table(recipe.names(), 3, 2).splitlines()[2:]
-    assert [row.split()[1] for row in rows] == recipe.names()
+def test_every_recipe_with_a_network_has_a_row():
+    rows = table(recipes(), 3, 2).splitlines()[2:]
+    assert [row.split()[1] for row in rows] == recipes()
+    assert set(recipe.names()) - set(recipes()) == {"demo-qat", "wmt16-qat"}
+    with pytest.raises(UserError, match="the network of demo-qat is that of a checkpoint"):
+        build("demo-qat")
 
 
 def test_parameters_are_counted_once_where_embeddings_are_shared():

@@ -8,7 +8,6 @@ are one graph. All graphs share one memory pool and run in turn.
 """
 
 import collections
-import threading
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,26 +16,24 @@ import torch
 from torch import Tensor
 
 from train_model.models.conv_crf_transformer import PAD
+from trt_code.cuda_graph import capture
 from trt_code.cuda_graph.buckets import batch_bucket, length_bucket
 from trt_code.cuda_graph.network import FusedNetwork, Source
 from trt_code.turns import Turns
 
 WARM_UPS = 2
-# A capture waits for the whole device first, which would break one that another thread is at.
-_CAPTURE = threading.Lock()
 
 
 class _Captured:
     """One graph and the tensors it leaves its results in."""
 
     def __init__(self, pool: Any, stream: torch.cuda.Stream, function: Callable[[], Any]) -> None:
-        with _CAPTURE:
+        with capture.ONE_AT_A_TIME:
             for _ in range(WARM_UPS):  # algorithms are chosen and lazily loaded code arrives here
                 function()
             stream.synchronize()
             self.graph = torch.cuda.CUDAGraph()
-            # other threads' networks go on meanwhile, and take memory as they need it
-            mode = "thread_local"
+            mode = capture.ERROR_MODE
             with torch.cuda.graph(self.graph, pool, stream, capture_error_mode=mode):
                 self.result = function()
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from train_model.data.dictionary import PAD
 from train_model.models.beam_search import Found, Search, SearchOptions
+from trt_code.cuda_graph import capture
 
 CAPACITY = 24
 """Sets of shapes whose graphs are kept; the one unused for longest goes first."""
@@ -46,16 +47,8 @@ class CudaCapture:
             function: what is captured; it runs a few times before.
             prepare: runs before each of those.
         """
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.inference_mode(), torch.cuda.stream(self._stream), _no_garbage_collection():
-            for _ in range(WARM_UPS):  # algorithms are chosen and lazily loaded code arrives here
-                prepare()
-                function()
-            self._stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                result = function()
-        torch.cuda.current_stream().wait_stream(self._stream)
+        with capture.ONE_AT_A_TIME, torch.inference_mode(), _no_garbage_collection():
+            graph, result = self._captured(function, prepare)
 
         def replay() -> Any:
             graph.replay()
@@ -64,6 +57,22 @@ class CudaCapture:
         # what the function holds, an engine's context among it, has to live as long as the graph
         replay.function = function
         return replay
+
+    def _captured(
+        self, function: Callable[[], Any], prepare: Callable[[], None]
+    ) -> tuple[torch.cuda.CUDAGraph, Any]:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(WARM_UPS):  # algorithms are chosen and lazily loaded code arrives here
+                prepare()
+                function()
+            self._stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            mode = capture.ERROR_MODE
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=mode):
+                result = function()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return graph, result
 
 
 @contextlib.contextmanager

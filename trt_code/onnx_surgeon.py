@@ -188,25 +188,37 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.split:
         encoder, decoder = (load(half_path(arguments.input, half)) for half in HALVES)
         outputs = [half_path(arguments.output, half) for half in HALVES]
-        status = _patch_file(decoder, outputs[1], arguments, without, encoder)
-        return max(status, _patch_file(encoder, outputs[0], arguments, without))
+        return _patch_pair(encoder, decoder, outputs, arguments, without)
     model = load(arguments.input)
     if model.metadata_props.get("half") != "step":
-        return _patch_file(model, arguments.output, arguments, without)
+        report = patch(model, arguments.precision, without)
+        return _write(model, arguments.output, arguments, report)
     encoder = load(encoder_path(arguments.input))
-    status = _patch_file(model, arguments.output, arguments, without, encoder)
-    return max(status, _patch_file(encoder, encoder_path(arguments.output), arguments, without))
+    outputs = [encoder_path(arguments.output), arguments.output]
+    return _patch_pair(encoder, model, outputs, arguments, without)
 
 
-def _patch_file(
-    model: ir.Model,
-    output: Path,
+def _patch_pair(
+    encoder: ir.Model,
+    decoder: ir.Model,
+    outputs: list[Path],
     arguments: argparse.Namespace,
     without: Collection[str],
-    encoder: ir.Model | None = None,
 ) -> int:
-    """Patch ``model``, write it, say what was done; 1 if TensorRT would refuse it."""
-    report = patch(model, arguments.precision, without, encoder)
+    """Patch two files that go together and write them.
+
+    The decoder comes last: make takes it for both, and a kill between the two must not look like the end.
+    """
+    reports = [
+        patch(decoder, arguments.precision, without, encoder),
+        patch(encoder, arguments.precision, without),
+    ]
+    status = _write(encoder, outputs[0], arguments, reports[1])
+    return max(status, _write(decoder, outputs[1], arguments, reports[0]))
+
+
+def _write(model: ir.Model, output: Path, arguments: argparse.Namespace, report: Report) -> int:
+    """Write a patched ``model``, say what was done; 1 if TensorRT would refuse it."""
     try:
         save_onnx(model, output)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

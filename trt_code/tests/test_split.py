@@ -5,7 +5,7 @@ import onnx
 import pytest
 import torch
 
-from onnx_export import export
+from onnx_export import export, onnx_file
 from train_model.models.checkpoint import load_checkpoint
 from trt_code import graph_lint, onnx_surgeon
 from trt_code.batching import pad
@@ -44,6 +44,20 @@ def test_the_runner_gives_what_the_network_gives(precision, tolerance, tiny_file
     np.testing.assert_array_equal(output.tokens, expected[0])
     np.testing.assert_allclose(output.scores, expected[1], rtol=tolerance, atol=tolerance)
     assert not np.array_equal(output.scores, expected[1]) or precision == "fp32"
+
+
+def test_the_file_that_make_looks_at_is_the_last(build, tmp_path, monkeypatch):
+    """A kill between the two files must not leave the one that stands for both."""
+    saved = []
+
+    def save(model, path):
+        saved.append(path.name)
+        onnx_file.save_onnx(model, path)
+
+    monkeypatch.setattr(onnx_surgeon, "save_onnx", save)
+    files = ["--input", str(build / "tiny" / "model.onnx"), "--precision", "fp32", "--split"]
+    assert onnx_surgeon.main([*files, "--output", str(tmp_path / "model.fp32.onnx")]) == 0
+    assert saved == ["model.fp32.encoder.onnx", "model.fp32.decoder.onnx"]
 
 
 def test_patched_halves_pass_the_lint_and_are_low_inside_alone(build):

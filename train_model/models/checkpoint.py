@@ -182,7 +182,11 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
 def save_checkpoint(
     path: str | os.PathLike, model: nn.Module, config: Any, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write ``model`` in fairseq's form, atomically; ``dtype`` float16 halves the file."""
+    """Write ``model`` in fairseq's form, atomically; ``dtype`` float16 halves the file.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
 
     def stored(name: str, value: Tensor) -> torch.dtype:
         exact = is_quantizer(name) or not value.is_floating_point()
@@ -193,7 +197,10 @@ def save_checkpoint(
         for name, value in model.state_dict().items()
     }
     with atomic_path(path) as temporary:
-        torch.save({"args": config.to_args(), "model": weights}, temporary)
+        try:
+            torch.save({"args": config.to_args(), "model": weights}, temporary)
+        except RuntimeError as error:  # so PyTorch's writer tells of a full disk
+            raise UserError(f"cannot write {path}; is there room on its disk?") from error
 
 
 def _read(path: str | os.PathLike) -> Any:

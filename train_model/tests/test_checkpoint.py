@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,19 @@ def test_damaged_files_give_one_line_or_load(tmp_path_factory, data):
 def test_models_that_do_not_exist_are_told_with_the_good_names(tmp_path):
     with pytest.raises(UserError, match="demo, demo-ar, wmt16 or wmt16-random"):
         model_files("wmt17", tmp_path)
+
+
+def test_a_full_disk_is_told(loaded, tmp_path):
+    """A limit on the size of files fails writes as a full disk does."""
+    path = tmp_path / "checkpoint.pt"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*checkpoint\.pt; is there room"):
+            save_checkpoint(path, loaded.model, loaded.config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_saving_leaves_no_half_file(loaded, tmp_path, monkeypatch):

@@ -388,7 +388,7 @@ def main(argv: list[str] | None = None) -> int:
             for how, wrong in trials(tree, target, hows, arguments.times, arguments.seed):
                 counts[how][0] += 1
                 counts[how][1] += bool(wrong)
-                for line in wrong:
+                for line in wrong or ["as it should be"]:
                     print(f"{target}, {how}: {line}", file=sys.stderr, flush=True)
             row = [f"{wrong} of {times}" for times, wrong in counts.values()]
             print(f"| `{target}` | {' | '.join(row)} |", flush=True)

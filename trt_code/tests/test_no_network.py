@@ -32,6 +32,40 @@ for package in (onnx_export, train_model, trt_code):
         count += 1
 print(count)
 """
+# Every program's own help: what it imports beyond its module's first lines, and its options' defaults.
+ALL_PROGRAMS = """
+import importlib, pkgutil
+from pathlib import Path
+import onnx_export, train_model, trt_code
+count = 0
+for package in (onnx_export, train_model, trt_code):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        source = Path(module.module_finder.path, module.name.rpartition(".")[2] + ".py")
+        if ".tests" in module.name or not source.is_file() or 'if __name__' not in source.read_text():
+            continue
+        try:
+            importlib.import_module(module.name).main(["--help"])
+        except ModuleNotFoundError as error:
+            assert error.name.partition(".")[0] not in ("onnx_export", "train_model", "trt_code"), error
+        except SystemExit as left:
+            assert left.code == 0, module.name
+        count += 1
+print("programs:", count)
+"""
+FROM_CHECKPOINT_TO_LINT = """
+from pathlib import Path
+from onnx_export import export, verify
+from trt_code import graph_lint, onnx_surgeon
+checkpoint, folder = sys.argv[1], Path(sys.argv[2])
+graph, patched = folder / "model.onnx", folder / "model.fp16.onnx"
+for main, arguments in (
+    (export.main, ["--checkpoint", checkpoint, "--output", graph]),
+    (verify.main, ["--checkpoint", checkpoint, "--onnx", graph]),
+    (onnx_surgeon.main, ["--input", graph, "--output", patched, "--precision", "fp16"]),
+    (graph_lint.main, [patched]),
+):
+    assert not main(list(map(str, arguments))), main.__module__
+"""
 TRANSLATE = """
 from pathlib import Path
 from train_model.models.zoo import ModelFiles
@@ -65,6 +99,17 @@ def test_importing_every_module_opens_no_connection():
     reply = run_blocked(IMPORT_ALL)
     assert reply.returncode == 0, reply.stderr
     assert int(reply.stdout) > 80
+
+
+def test_no_program_opens_a_connection_before_it_knows_what_is_asked():
+    reply = run_blocked(ALL_PROGRAMS)
+    assert reply.returncode == 0, reply.stderr
+    assert int(reply.stdout.rpartition("programs: ")[2]) > 20
+
+
+def test_exporting_and_patching_open_no_connection(tiny_files, tmp_path):
+    reply = run_blocked(FROM_CHECKPOINT_TO_LINT, str(tiny_files.checkpoint), str(tmp_path))
+    assert reply.returncode == 0, reply.stderr
 
 
 def test_translating_opens_no_connection(tiny_files, tiny_build):

@@ -37,7 +37,7 @@ def one_pass(**changes: Any) -> NatConfig:
 
 def step_by_step(width: int = 32, **changes: Any) -> MultibranchConfig:
     """A Lite Transformer ``width`` channels wide, half of them for attention, half convolved."""
-    branches = (f"attn:1:{width // 2}:2", f"dynamic:default:{width // 2}:2")
+    branches = (f"attn:1:{width // 2}:2", f"dynamic:default:{width // 2}:4")
     options = {
         "src_vocab": 40,
         "tgt_vocab": 48,

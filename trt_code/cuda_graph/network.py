@@ -181,11 +181,11 @@ class FusedNetwork:
         """Encode [B, S] int64 tokens; predict target lengths of at most ``limits`` [B] int64."""
         keys, embedded, mask = lite.embed_source(src_tokens, self.src_embed, self.src_positions)
         x = self._run_encoder(keys, mask)
+        with self._fork:
+            keys_values = self.source_projection(x)
         relative = self.config.pred_length_offset
         offset = -LENGTH_OFFSET if relative else 0
-        with self._fork:  # first, so that the projection's many blocks do not take its places
-            lengths = lite.predict_length(x, mask, self.length_projection, limits, offset, relative)
-        keys_values = self.source_projection(x)
+        lengths = lite.predict_length(x, mask, self.length_projection, limits, offset, relative)
         self._fork.join()
         return Source(keys, embedded, mask, keys_values, lengths)
 

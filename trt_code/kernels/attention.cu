@@ -6,7 +6,7 @@
 // FP32 operands are split in two TF32 parts, or with `tf32` rounded to one (mma.cuh).
 //
 // Measured on an H100 (16 x 64 queries of 32 x 512, 8 heads), FP32: without matrix units 36 us a
-// layer with operands read one at a time, 30.5 us with four.
+// layer with operands read one at a time and 30.5 us with four; with `tf32` as it is 7.2 us.
 #include "attention.h"
 #include "mma.cuh"
 

@@ -18,6 +18,25 @@
 // Clusters must each lie within one part of the chip, so that of its 132 multiprocessors an H100
 // may offer 15 clusters of 8 and not 16. Where they do not suffice, the blocks that share sentences
 // are a mere group: they meet at counters in memory, and exchange everything through memory.
+//
+// Versions, measured on an H100 at 16 x 32 in FP16, encoder and decoder in us. The decoder on 32
+// positions a sentence, and on 64 in groups without clusters:
+//
+//   two heads a block, four blocks a group                                   208   261     -
+//   one head a block; constants early, the source's mask here, taps in
+//   four chains                                                              196   240     -
+//   groups without clusters                                                  187   244   357
+//   a product begins with what has arrived of its input                      184   238   345
+//   an early launch, and no divisions where weights are fetched              176   232   338
+//
+// and then the next layer's weights fetched to L2: 16 x 32 as a whole, with 32 and 64 positions, 0.51
+// and 0.666 ms before, 0.50 and 0.658 after. Tried and not kept:
+//
+//   two more products split by depth                             0.704 to 0.750 ms as a whole
+//   norms folded into the next product, whose input is shared
+//   before its statistics are known                              189   247   340
+//   weights to L2 16 or 48 stages early, with divisions          199   265   360
+//   a stage less in the ring                                     0.514 to 0.56 ms as a whole
 #include "conv_stack.h"
 #include "hopper.cuh"
 #include "mma.cuh"
@@ -80,7 +99,7 @@ struct Memory {
     hidden = take(keyRows(p, sentences) * sizeof(float));
     moments = take(tokens * sizeof(float2));
     keep = take(tokens * sizeof(float));
-    barriers = take((5 + 2 * kMaxStages) * sizeof(uint64_t));
+    barriers = take((3 + 2 * kMaxHeads + 2 * kMaxStages) * sizeof(uint64_t));
     end = at;
   }
 
@@ -120,7 +139,6 @@ struct Meeting {
 
 /// Arrive, with everything that this block has written to memory, and wait for `target` arrivals.
 __device__ __forceinline__ void meetAt(uint32_t* counter, uint32_t target) {
-  __threadfence();
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
   uint32_t arrived;
   do {
@@ -136,7 +154,7 @@ struct Worker {
   static constexpr int kChunkBytes = kTokens * 16;              // 8 channels of every position
   static constexpr int kSliceBytes = kHeadWidth * kTokens * 2;  // a head's channels of them
   static constexpr int kWarps = kConsumers / kWarpSize;
-  enum Barrier { kGather0, kGather1, kStatistics, kPartials, kFree, kBarriers };
+  enum Barrier { kStatistics, kPartials, kFree, kGathers, kBarriers = kGathers + 2 * kMaxHeads };
 
   const ConvStackParams& p;
   const ConvStackTensors& t;
@@ -153,6 +171,7 @@ struct Worker {
   Meeting meeting;        // without a cluster
   int slot = 0;
   uint32_t slotParity = 0, parities = 0;
+  uint32_t gathered = 0;  // a bit a buffer: the parity of what was last sent to it
   int shares = 0;
   float residual[kOwn / 2];
   int times[kOwn /
@@ -199,6 +218,13 @@ struct Worker {
     waitFor(barrier(which), parities >> which & 1);
     parities ^= 1u << which;
   }
+  __device__ uint32_t gather(int buffer, int sender) const {
+    return barrier(kGathers + buffer * kMaxHeads + sender);
+  }
+  /// Wait for what a block last sent to a buffer; nothing was, before the first share().
+  __device__ void awaitSlice(int buffer, int sender) const {
+    waitFor(gather(buffer, sender), gathered >> buffer & 1 ^ 1);
+  }
 
   // ---- the stream of weights ----
 
@@ -209,18 +235,27 @@ struct Worker {
     }
   }
 
+  /// The loop is kept short: it decides how fast weights come. All groups read the same ones, so
+  /// each has a share of the next layer's brought to L2 for all.
   __device__ void produce() {
-    const int total = p.layers * shape.layerStages;
-    const auto* from = static_cast<const unsigned char*>(t.weights);
-    for (int stage = 0; stage < total; ++stage) {
-      const int layer = stage / shape.layerStages;
-      const int64_t block =
-          (int64_t(layer) * p.heads + rank) * shape.layerStages + stage % shape.layerStages;
-      if (stage >= stages) waitFor(empty(slot), slotParity ^ 1);
-      arriveExpecting(full(slot), kStageBytes);
-      bulkLoad(address(at.ring + slot * kStageBytes), from + block * kStageBytes, kStageBytes,
-               full(slot));
-      nextSlot();
+    const int groups = gridDim.x / p.heads;
+    const size_t blockBytes = size_t(shape.layerStages) * kStageBytes;
+    const size_t layerBytes = p.heads * blockBytes;
+    const auto* from = static_cast<const unsigned char*>(t.weights) + rank * blockBytes;
+    int turn = cluster;
+    bool filled = false;  // the ring, once
+    for (int layer = 0; layer < p.layers; ++layer) {
+      for (int stage = 0; stage < shape.layerStages; ++stage) {
+        if (filled) waitFor(empty(slot), slotParity ^ 1);
+        arriveExpecting(full(slot), kStageBytes);
+        bulkLoad(address(at.ring + slot * kStageBytes), from, kStageBytes, full(slot));
+        if (turn == 0 && layer + 1 < p.layers) bulkPrefetch(from + layerBytes, kStageBytes);
+        if (++turn == groups) turn = 0;
+        from += kStageBytes;
+        nextSlot();
+        filled |= slot == 0;
+      }
+      from += layerBytes - blockBytes;
     }
   }
 
@@ -229,17 +264,22 @@ struct Worker {
     if (lane == 0) arrive(empty(s));
   }
 
-  /// sums [64, kColumns] = the next stages of weights * columns of `buffer`, whose depth is
+  /// sums [64, kColumns] = the next stages of weights * columns of a buffer, whose depth is
   /// 64 * steps. With kSame both warpgroups multiply the same 64 outputs and a stage is 128 deep;
-  /// else each has its own and a stage is 64 deep.
-  template <int kColumns, bool kSame>
-  __device__ void multiply(float (&sums)[kColumns / 2], uint32_t buffer, int column, int steps) {
+  /// else each has its own and a stage is 64 deep. With kShared the blocks sent 64 of the depth
+  /// each, and a step waits for its part alone.
+  template <int kColumns, bool kSame, bool kShared = true>
+  __device__ void multiply(float (&sums)[kColumns / 2], int buffer, int column, int steps) {
     constexpr int kBlocks = kSame ? 2 : 1;  // of a stage that this warpgroup takes
-    const uint32_t columns = buffer + column * 16;
+    const uint32_t columns = address(at.buffers[buffer]) + column * 16;
     int last = 0;
 #pragma unroll
     for (int i = 0; i < kColumns / 2; ++i) sums[i] = 0.0f;
     for (int step = 0; step < steps; step += kBlocks) {
+      if constexpr (kShared) {
+#pragma unroll
+        for (int i = 0; i < kBlocks; ++i) awaitSlice(buffer, step + i);
+      }
       waitFor(full(slot), slotParity);
       const uint32_t weight =
           address(at.ring + slot * kStageBytes) + (kSame ? 0 : warpgroup * kBlockBytes);
@@ -289,9 +329,8 @@ struct Worker {
     }
   }
 
-  /// Send this block's slice to every block's buffer, and wait for everybody's.
+  /// Send this block's slice to every block's buffer.
   __device__ void share(int buffer) {
-    const Barrier done = buffer == 0 ? kGather0 : kGather1;
     const uint32_t to = address(at.buffers[buffer]);
     fenceForBulk();
     if constexpr (kClustered) {
@@ -300,17 +339,21 @@ struct Worker {
       meet();
     }
     if (threadIdx.x == 0) {
-      arriveExpecting(barrier(done), p.heads * kSliceBytes);
+      if constexpr (!kClustered) fenceForBulk();
+      for (int sender = 0; sender < p.heads; ++sender) {
+        arriveExpecting(gather(buffer, sender), kSliceBytes);
+        if constexpr (!kClustered) {
+          bulkLoad(to + sender * kSliceBytes, slice() + (sender - rank) * kSliceBytes, kSliceBytes,
+                   gather(buffer, sender));
+        }
+      }
       if constexpr (kClustered) {
-        bulkLoadToAll(to + rank * kSliceBytes, slice(), kSliceBytes, barrier(done),
+        bulkLoadToAll(to + rank * kSliceBytes, slice(), kSliceBytes, gather(buffer, rank),
                       uint16_t((1 << p.heads) - 1));
-      } else {
-        fenceForBulk();
-        bulkLoad(to, slice() - rank * kSliceBytes, p.heads * kSliceBytes, barrier(done));
       }
     }
     ++shares;
-    await(done);
+    gathered ^= 1u << buffer;
   }
 
   __device__ static uint32_t pack(float a, float b) {
@@ -321,6 +364,7 @@ struct Worker {
 
   /// Read x into the first buffer and the residual, and the mask.
   __device__ void begin() {
+    waitForPrevious();
     const T* x = static_cast<const T*>(t.x) + row0 * shape.channels;
     constexpr int kAtOnce = 8;
     for (int first = threadIdx.x; first < kTokens * shape.channels / 8;
@@ -397,7 +441,7 @@ struct Worker {
     const float value = bias[rank * kHeadWidth + row + group];
     const float gate = bias[shape.channels + rank * kHeadWidth + row + group];
     float sums[kTokens / 2];
-    multiply<kTokens, false>(sums, address(at.buffers[from]), 0, p.heads);
+    multiply<kTokens, false>(sums, from, 0, p.heads);
 #pragma unroll
     for (int j = 0; j < kTokens / 8; ++j) {
       float result[2];
@@ -421,6 +465,7 @@ struct Worker {
       float sums[4][4] = {};
       const uint32_t column = address(at.buffers[from]) + (tile * 8 + lane % 8) * 16;
       for (int step = 0; step < p.heads; ++step) {  // 64 channels
+        awaitSlice(from, step);
         uint4 a[4];
         uint32_t b[2][4];
 #pragma unroll
@@ -473,14 +518,14 @@ struct Worker {
         }
       }
     }
-    release(slot);
-    nextSlot();
   }
 
   /// The convolution of what is in buffer `from`, shared into buffer `to`.
   __device__ void convolve(int taps, int padding, int from, int to) {
     findTaps(taps, padding, from);
     consumersSync();
+    release(slot);
+    nextSlot();
     const float* weights = reinterpret_cast<const float*>(shared + at.taps);
     const int chunk = threadIdx.x / kWarpSize;
     const unsigned char* column =
@@ -654,7 +699,7 @@ struct Worker {
     const Norm norm = loadNorm(bias, scale, shift);
     const uint32_t nothing[kOwn / 4] = {};
     float sums[kOwn / 2];
-    multiply<kOwn, true>(sums, address(at.buffers[from]), ownColumn(), p.heads);
+    multiply<kOwn, true>(sums, from, ownColumn(), p.heads);
     normalise(sums, norm, nothing);
   }
 
@@ -682,7 +727,7 @@ struct Worker {
     for (int half = 0; half < 2; ++half) {
       biasOf[half] = __ldg(bias + rank * kHeadWidth + ownRow(half));
     }
-    multiply<kOwn, true>(sums, address(at.buffers[from]), ownColumn(), p.heads);
+    multiply<kOwn, true>(sums, from, ownColumn(), p.heads);
 #pragma unroll
     for (int j = 0; j < kOwn / 8; j += 2) {
       storeTiles(address(at.queries), ownRow(0) / 8, ownColumn() + j * 8, sums, j, biasOf);
@@ -824,7 +869,7 @@ struct Worker {
       const float biasOf[2] = {__ldg(innerBias + rank * shape.inner + row + group),
                                __ldg(innerBias + rank * shape.inner + row + 8 + group)};
       float sums[kTokens / 2];
-      multiply<kTokens, false>(sums, address(at.buffers[0]), 0, p.heads);
+      multiply<kTokens, false>(sums, 0, 0, p.heads);
 #pragma unroll
       for (int i = 0; i < kTokens / 2; ++i) {
         sums[i] = fmaxf(sums[i] + biasOf[i / 2 % 2], 0.0f);
@@ -856,7 +901,7 @@ struct Worker {
     // What the blocks send lies as [sender][kTokens / 16][128 threads][16 bytes].
     for (int pass = 0; pass < p.heads / 2; ++pass) {
       float sums[kTokens / 2];
-      multiply<kTokens, false>(sums, address(at.buffers[1]), 0, shape.inner / 64);
+      multiply<kTokens, false, false>(sums, 1, 0, shape.inner / 64);
       if (kClustered && pass == 0) await(kFree);
       const int receiver = pass * 2 + warpgroup;
       const int place = rank * kSliceBytes + threadIdx.x % 128 * 16;
@@ -1024,7 +1069,7 @@ int sentencesOf(const ConvStackParams& p, int tokens) {
 
 struct Launch {
   cudaLaunchConfig_t config{};
-  cudaLaunchAttribute attribute{};
+  cudaLaunchAttribute attributes[2]{};
   Kernel kernel;
 };
 
@@ -1037,20 +1082,23 @@ cudaError_t configure(const ConvStackParams& p, const ConvStackPlan& plan, cudaS
   const cudaError_t status =
       cudaFuncSetAttribute(reinterpret_cast<const void*>(launch->kernel),
                            cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+  cudaLaunchAttribute* attribute = launch->attributes;
   if (plan.clustered) {
-    launch->attribute.id = cudaLaunchAttributeClusterDimension;
-    launch->attribute.val.clusterDim.x = unsigned(p.heads);
-    launch->attribute.val.clusterDim.y = launch->attribute.val.clusterDim.z = 1;
+    attribute->id = cudaLaunchAttributeClusterDimension;
+    attribute->val.clusterDim = {unsigned(p.heads), 1, 1};
+    ++attribute;
+    attribute->id = cudaLaunchAttributeProgrammaticStreamSerialization;  // weights come early
+    attribute->val.programmaticStreamSerializationAllowed = 1;
   } else {
-    launch->attribute.id = cudaLaunchAttributeCooperative;
-    launch->attribute.val.cooperative = 1;
+    attribute->id = cudaLaunchAttributeCooperative;
+    attribute->val.cooperative = 1;
   }
   launch->config.gridDim = dim3(unsigned(plan.groups * p.heads));
   launch->config.blockDim = dim3(kThreads);
   launch->config.dynamicSmemBytes = bytes;
   launch->config.stream = stream;
-  launch->config.attrs = &launch->attribute;
-  launch->config.numAttrs = 1;
+  launch->config.attrs = launch->attributes;
+  launch->config.numAttrs = unsigned(attribute + 1 - launch->attributes);
   return status;
 }
 

@@ -18,10 +18,18 @@ __device__ __forceinline__ int clusterRank() {
   return int(rank);
 }
 
+/// The two halves of clusterSync(), for what can be done in between.
+__device__ __forceinline__ void clusterArrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void clusterWait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 /// Every thread of every block of the cluster must come here.
 __device__ __forceinline__ void clusterSync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-                   : "memory");
+  clusterArrive();
+  clusterWait();
 }
 
 /// Where an address of this block's shared memory lies in that of block `rank`.
@@ -83,6 +91,11 @@ __device__ __forceinline__ void bulkLoad(uint32_t to, const void* from, uint32_t
       "[%3];" ::"r"(to),
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
+}
+
+/// Global memory to L2, where a later copy finds it.
+__device__ __forceinline__ void bulkPrefetch(const void* from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 
 /// Global to the same place in the shared memory of every block that `ranks` has a bit for; their

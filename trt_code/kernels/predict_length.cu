@@ -15,7 +15,7 @@ constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kTogether = 8;  // classes that a warp has under way
 constexpr int kBlocks = 4;    // of a cluster
 
-struct Best {
+struct alignas(8) Best {
   float score;
   int index;
 
@@ -35,6 +35,9 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ Best ofBlocks[kBlocks];
   const int64_t sentence = blockIdx.x / blocks;
   const int block = blockIdx.x % blocks;
+#if __CUDA_ARCH__ >= 900
+  if (blocks > 1) clusterArrive();  // the first block's memory can be written once it has begun
+#endif
   const int32_t* real = mask + sentence * p.source;
   const T* rows = x + sentence * p.source * p.channels;
 
@@ -78,6 +81,9 @@ __global__ void __launch_bounds__(kThreads)
   }
   if (lane == 0) bests[warp] = best;
   __syncthreads();
+#if __CUDA_ARCH__ >= 900
+  if (blocks > 1) clusterWait();
+#endif
   if (threadIdx.x == 0) {
     for (int i = 1; i < kWarps; ++i) best.take(bests[i]);
 #if __CUDA_ARCH__ >= 900

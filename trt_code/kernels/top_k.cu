@@ -15,9 +15,15 @@
 // kMaxCandidates entries equal, mostly), the block finds the k-th key by bisection over the row in
 // global memory: slower, and as exact.
 //
-// Measured on an H100, [1024, 32768] and [64, 32768] FP16, k = 32: 43 and 10 us as it is, a block
-// of 512 threads a row. Blocks of 256 threads for many rows and of 1,024 for few took 75 and 12 us.
-// [8192, 32768] takes 243 us, three quarters of the bandwidth of a copy.
+// Measured on an H100, FP16, width 32768, k = 32, us for 64, 512, 1,024 and 8,192 rows:
+//
+//   each thread that reaches the bound looks at its own elements again   10.4   26.8   45.9   246
+//   the block shares that look out (as it is, three blocks of 512 a processor)   5.1   17.9   37.0
+//   191 four blocks of 512 a processor, two loads ahead                       5.3   17.0   38.8 225
+//   two blocks of 1,024                                                   6.7   22.3   46.4   275
+//
+// 256 threads a row took 75 us for 1,024 rows. Memory alone would need 23 and 180 us for the last
+// two.
 #include "common.cuh"
 #include "top_k.h"
 

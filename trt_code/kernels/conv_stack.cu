@@ -29,8 +29,8 @@
 //   a product begins with what has arrived of its input                      184   238   345
 //   an early launch, and no divisions where weights are fetched              176   232   338
 //
-// and then the next layer's weights fetched to L2: 16 x 32 as a whole, with 32 and 64 positions, 0.51
-// and 0.666 ms before, 0.50 and 0.658 after. Tried and not kept:
+// and then the next layer's weights fetched to L2: 16 x 32 as a whole, with 32 and 64 positions,
+// 0.51 and 0.666 ms before, 0.50 and 0.658 after. Tried and not kept:
 //
 //   two more products split by depth                             0.704 to 0.750 ms as a whole
 //   norms folded into the next product, whose input is shared

@@ -35,7 +35,7 @@
 //   two more products split by depth                             0.704 to 0.750 ms as a whole
 //   norms folded into the next product, whose input is shared
 //   before its statistics are known                              189   247   340
-//   weights to L2 16 or 48 stages early, with divisions          199   265   360
+//   weights to L2 16 or 48 stages early, with divisions          199   257   360
 //   a stage less in the ring                                     0.514 to 0.56 ms as a whole
 #include "conv_stack.h"
 #include "hopper.cuh"

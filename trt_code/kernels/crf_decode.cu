@@ -25,7 +25,8 @@
 //
 // The last form is the one here. With every warp at the end racecheck reported some of the path's
 // bytes for beam 64 and length 512, written before a __syncthreads() and read after it, and nothing
-// for beam 32 or short sentences; with one warp there is no such pair, and racecheck reports nothing.
+// for beam 32 or short sentences; with one warp there is no such pair, and racecheck reports
+// nothing.
 #include "crf_decode.h"
 #include "mma.cuh"
 

@@ -74,7 +74,7 @@ def export_graph(
     quantize_weights(model)
     name_by_scope(model)
     called = {node.op_type for node in model.graph}
-    for name in called.intersection(EXPORTED):
+    for name in sorted(called.intersection(EXPORTED)):  # a set has another order in every process
         function = ir.serde.deserialize_function(FUNCTIONS[name])
         model.functions[function.identifier()] = function
     model.producer_name, model.producer_version = "lite_transformer_trt", ""

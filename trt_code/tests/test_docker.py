@@ -1,5 +1,6 @@
 """The images' files, as far as they can be checked without a container engine."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -24,6 +25,19 @@ def test_hadolint():
 def test_image_does_not_run_as_root(path):
     users = [line.split()[1] for line in path.read_text().splitlines() if line.startswith("USER")]
     assert users[-1] == "10001"
+
+
+@pytest.mark.parametrize("name", ["cpu", "tensorrt"])
+def test_image_has_what_make_test_needs(name):
+    """``PYTHON=`` keeps make from installing anything, so the image has to have it."""
+    makefile = (FOLDER.parent / "Makefile").read_text()
+    (needed,) = re.findall(r"^test: \$\(call NEEDS,(.*?)\)", makefile, re.MULTILINE)
+    installed = re.findall(
+        r"-r requirements/(\w+)\.lock", (FOLDER / f"Dockerfile.{name}").read_text()
+    )
+    assert set(needed.split()) <= set(installed)
+    ignored = (FOLDER.parent / ".dockerignore").read_text().splitlines()
+    assert not {".github", "doc", "docker", "requirements"} & set(ignored)  # tests read them
 
 
 def test_compose_services_name_files_that_exist_and_reserve_gpus():

@@ -66,11 +66,14 @@ def distill(
         (folder / "parts" / f"{start:09d}.npz", range(start, min(start + PART, len(sources))))
         for start in range(0, len(sources), PART)
     ]
-    bar = tqdm(total=len(sources), desc="teacher", unit=" sentence")
-    for path, rows in parts:
-        step([path], lambda path=path, rows=rows: _write_part(path, model, sources, rows, options))
-        bar.update(len(rows))
-    bar.close()
+    # ended also by a failure, which is told on a line of its own
+    with tqdm(total=len(sources), desc="teacher", unit=" sentence") as bar:
+        for path, rows in parts:
+            step(
+                [path],
+                lambda path=path, rows=rows: _write_part(path, model, sources, rows, options),
+            )
+            bar.update(len(rows))
     binary.mkdir(exist_ok=True)
     # the training targets last: a corpus that has them is complete
     for path in sorted(original.iterdir()):

@@ -3,10 +3,9 @@
 // at which memory kernels touch and whether their results repeat:
 //
 //   kernel_driver           on memory beside unmapped pages, behind the buffers and then before
-//   them;
-//                           every call made twice and from a graph (session.h)
+//                           them; every call made twice and from a graph (session.h)
 //   kernel_driver --once    every call once, on plain allocations, for compute-sanitizer
-//   (sanitize.sh)
+//                           (sanitize.sh); --once-without-stacks: all but conv_stack
 //
 // Exit status 1 at the first finding: a broken kernel takes the CUDA context with it.
 #include <cstdio>
@@ -17,28 +16,30 @@
 
 namespace {
 
-void runAll(driver::Mode mode) {
+void runAll(driver::Mode mode, bool stacks) {
   cudaStream_t stream = nullptr;
   driver::require(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
   driver::runOperators(mode, stream);
   driver::runNetwork(mode, stream);
+  if (stacks) driver::runStacks(mode, stream);
   driver::require(cudaStreamDestroy(stream), "cudaStreamDestroy");
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const bool once = argc == 2 && std::strcmp(argv[1], "--once") == 0;
+  const bool stacks = argc < 2 || std::strcmp(argv[1], "--once-without-stacks") != 0;
+  const bool once = argc == 2 && (!stacks || std::strcmp(argv[1], "--once") == 0);
   if (argc > 1 && !once) {
-    std::fprintf(stderr, "usage: kernel_driver [--once]\n");
+    std::fprintf(stderr, "usage: kernel_driver [--once | --once-without-stacks]\n");
     return 2;
   }
   try {
     if (once) {
-      runAll(driver::Mode::kOnce);
+      runAll(driver::Mode::kOnce, stacks);
     } else {
-      runAll(driver::Mode::kGuardBehind);
-      runAll(driver::Mode::kGuardBefore);
+      runAll(driver::Mode::kGuardBehind, stacks);
+      runAll(driver::Mode::kGuardBefore, stacks);
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "FAILED: %s\n", error.what());

@@ -4,10 +4,12 @@ import http.server
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -184,11 +186,17 @@ def mirror(server):
     return server
 
 
-def shell(folder, server, *flags) -> subprocess.CompletedProcess:
-    command = [ROOT / "download.sh", "--output", folder, "--mirror", server.address]
+ENVIRONMENT = os.environ | {"PYTHON": sys.executable}
+
+
+def command(folder, server, *flags) -> list:
+    return [ROOT / "download.sh", "--output", folder, "--mirror", server.address, *flags]
+
+
+def shell(folder, server) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [*command, "--timeout", "0.5", "--attempts", "1", *flags],
-        env=os.environ | {"PYTHON": sys.executable},
+        command(folder, server, "--timeout", "0.5", "--attempts", "1"),
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=60,
@@ -290,6 +298,31 @@ def test_when_the_network_says_no_the_steps_by_hand_are_printed(mirror, tmp_path
     mirror.stall.clear()
     assert shell(tmp_path, mirror).returncode == 0
     assert (tmp_path / name).read_bytes() == mirror.files[name]
+
+
+@pytest.mark.parametrize("name", ["checkpoint_last.pt", "wmt16_en_de.tar.gz"])
+def test_killed_in_the_middle_of_a_file(mirror, tmp_path, name):
+    mirror.cut[name] = 100
+    mirror.stall.add(name)
+    process = subprocess.Popen(
+        command(tmp_path, mirror),
+        env=ENVIRONMENT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+    part, deadline = None, time.monotonic() + 30
+    while part is None and time.monotonic() < deadline:
+        threading.Event().wait(0.02)
+        part = next((p for p in tmp_path.rglob(f"*{name}*") if p.stat().st_size == 100), None)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert part is not None
+    assert part.parent != tmp_path
+    assert name not in names(tmp_path)
+    mirror.stall.clear()
+    assert shell(tmp_path, mirror).returncode == 0
+    assert mirror.ranges.count("bytes=100-") == 1
+    assert names(tmp_path) == EVERYTHING
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ def prepare() -> None:
         import fairseq  # noqa: F401
     _allow_checkpoint_classes()
     _copy_whole_files()
+    _hold_back_tracebacks()
 
 
 def _restore_numpy_aliases() -> None:
@@ -123,7 +124,10 @@ def _copy_whole_files() -> None:
         return True
 
     PathManager.copy = staticmethod(copy)
-    # what fails to be written is raised as well, and told in one line
+
+
+def _hold_back_tracebacks() -> None:
+    """fairseq logs the traceback of a checkpoint that it cannot write, and raises the error as well."""
     logging.getLogger("fairseq.checkpoint_utils").addFilter(
         lambda record: not record.getMessage().startswith("Traceback")
     )

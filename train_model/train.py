@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import logging
 import os
 import pickle
 import sys
@@ -87,7 +86,7 @@ def _run_fairseq(arguments: list[str]) -> None:
     from fairseq_cli import train as fairseq_train
 
     try:
-        with _command_line(arguments), _forecast(fairseq_train), _without_tracebacks():
+        with _command_line(arguments), _forecast(fairseq_train):
             fairseq_train.cli_main(modify_parser=_raise_on_error)
     except Exception as error:
         damaged = isinstance(error, pickle.UnpicklingError | EOFError)
@@ -116,21 +115,6 @@ def _command_line(arguments: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = original
-
-
-@contextlib.contextmanager
-def _without_tracebacks() -> Iterator[None]:
-    """fairseq logs the traceback of a checkpoint that it cannot write, and raises the error as well."""
-    logger = logging.getLogger("fairseq.checkpoint_utils")
-
-    def is_none(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("Traceback")
-
-    logger.addFilter(is_none)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_none)
 
 
 def _raise_on_error(parser: argparse.ArgumentParser) -> None:

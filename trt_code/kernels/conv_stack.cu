@@ -174,9 +174,10 @@ struct Worker {
   uint32_t gathered = 0;  // a bit a buffer: the parity of what was last sent to it
   int shares = 0;
   float residual[kOwn / 2];
-  int times[kOwn /
-            8];  // within their sentences, of the positions that a lane has of transposed tiles
-  int tapTime;   // and of the first of two whose taps it has
+  // Within their sentences: of the positions that a lane has of transposed tiles, and of the first
+  // of two whose taps it has.
+  int times[kOwn / 8];
+  int tapTime;
 
   __device__ Worker(const ConvStackParams& p, const ConvStackTensors& t, int stages, int sentences,
                     unsigned char* shared)

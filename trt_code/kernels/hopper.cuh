@@ -12,12 +12,6 @@ __device__ __forceinline__ uint32_t sharedAddress(const void* pointer) {
 
 // ---- clusters -----------------------------------------------------------------------------------
 
-__device__ __forceinline__ int clusterRank() {
-  uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return int(rank);
-}
-
 /// The two halves of clusterSync(), for what can be done in between.
 __device__ __forceinline__ void clusterArrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");

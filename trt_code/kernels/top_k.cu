@@ -17,13 +17,13 @@
 //
 // Measured on an H100, FP16, width 32768, k = 32, us for 64, 512, 1,024 and 8,192 rows:
 //
-//   each thread that reaches the bound looks at its own elements again   10.4   26.8   45.9   246
-//   the block shares that look out (as it is, three blocks of 512 a processor)   5.1   17.9   37.0
-//   191 four blocks of 512 a processor, two loads ahead                       5.3   17.0   38.8 225
-//   two blocks of 1,024                                                   6.7   22.3   46.4   275
+//   each thread that reaches the bound looks at its own again    10.4   26.8   45.9   246
+//   the block shares that look out, as it is here                 5.1   17.9   37.0   191
+//   the same, four blocks a processor, two loads ahead            5.3   17.0   38.8   225
+//   the same, two blocks of 1,024 a processor                     6.7   22.3   46.4   275
 //
-// 256 threads a row took 75 us for 1,024 rows. Memory alone would need 23 and 180 us for the last
-// two.
+// As it is, three blocks of 512 share a processor. 256 threads a row took 75 us for 1,024 rows.
+// Memory alone would need 23 and 180 us for the last two.
 #include "common.cuh"
 #include "top_k.h"
 

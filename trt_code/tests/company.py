@@ -32,6 +32,15 @@ COLUMNS = (
 )
 
 
+def score_tolerance(scores: np.ndarray) -> np.ndarray:
+    """How far a score of sentences [.., T] may be off in FP32 [..].
+
+    A CRF's score is the difference of two path scores, each rounded at its own size.
+    """
+    paths = np.abs(scores.cumsum(-1)).max(-1)
+    return SCORE_TOLERANCE + 4 * np.finfo(np.float32).eps * paths
+
+
 @dataclass(frozen=True)
 class Pair:
     """What a sentence gave in a batch and alone, each [T] as far as it goes alone.
@@ -51,9 +60,7 @@ class Pair:
         return float(np.abs(self.together.scores - self.alone.scores).max())
 
     def tolerance(self) -> float:
-        """Of a score in FP32: a CRF's is the difference of two path scores, each rounded at its own size."""
-        path = float(np.abs(self.alone.scores.cumsum()).max())
-        return SCORE_TOLERANCE + 4 * float(np.finfo(np.float32).eps) * path
+        return float(score_tolerance(self.alone.scores))
 
 
 def pairs(runner: Runner, batches: Iterable[np.ndarray]) -> Iterator[Pair]:

@@ -164,9 +164,8 @@ class Tree:
     def state(self) -> tuple:
         """What a write changes: names, sizes and times of all files in the build folder."""
         found = []
-        for folder, folders, files in os.walk(
-            self.build
-        ):  # which goes on where one is gone meanwhile
+        # os.walk goes on where a folder is gone meanwhile
+        for folder, folders, files in os.walk(self.build):
             for name in (*folders, *files):
                 with contextlib.suppress(OSError):
                     path = os.path.join(folder, name)

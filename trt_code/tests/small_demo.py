@@ -8,10 +8,9 @@ import torch
 
 from train_model.data.dictionary import Dictionary
 from train_model.models.checkpoint import save_checkpoint
-from train_model.models.config import NatConfig
 from train_model.models.conv_crf_transformer import ConvCrfTransformer
-from train_model.models.multibranch_config import MultibranchConfig
 from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
+from train_model.tests.networks import one_pass, step_by_step
 
 ROOT = Path(__file__).parents[2]
 LINES = 40  # of each split
@@ -31,34 +30,22 @@ def put_into(folder: Path) -> Path:
     small = {
         "src_vocab": words,
         "tgt_vocab": words,
-        "encoder_embed_dim": 16,
-        "encoder_ffn_embed_dim": 16,
         "encoder_layers": 1,
         "decoder_layers": 1,
-        "decoder_attention_heads": 2,
         "encoder_kernel_size_list": (3,),
         "decoder_kernel_size_list": (3,),
-        "conv_linear": True,
-        "padding_policy": "masked",
     }
-    one_pass = NatConfig(
+    whole = one_pass(
         **small,
+        encoder_embed_dim=16,
+        encoder_ffn_embed_dim=16,
         encoder_attention_heads=2,
-        encoder_learned_pos=True,
-        decoder_learned_pos=True,
-        src_embedding_copy=True,
-        crf_lowrank_approx=4,
+        decoder_attention_heads=2,
+        max_source_positions=1024,
+        max_target_positions=1024,
         crf_beam_approx=8,
     )
-    save_checkpoint(demo / "checkpoint.pt", ConvCrfTransformer(one_pass), one_pass)
-    branches = ("attn:1:8:2", "dynamic:default:8:2")
-    greedy = MultibranchConfig(
-        **small,
-        encoder_branch_type=branches,
-        decoder_branch_type=branches,
-        decoder_ffn_embed_dim=16,
-        max_source_positions=128,
-        max_target_positions=64,
-    )
+    save_checkpoint(demo / "checkpoint.pt", ConvCrfTransformer(whole), whole)
+    greedy = step_by_step(16, **small, max_source_positions=128, max_target_positions=64)
     save_checkpoint(demo / "checkpoint-ar.pt", TransformerMultibranch(greedy), greedy)
     return demo

@@ -49,6 +49,14 @@ def test_ranges_are_those_of_a_search():
     assert rows.shape == (model.config.tgt_vocab,)
 
 
+def steps(model, *decoders):
+    """What each gives in the same forced steps: log-probabilities of random hypotheses."""
+    generator = torch.Generator().manual_seed(2)
+    source = random_source(3, 9, model.config.src_vocab, generator)
+    words = torch.randint(4, model.config.tgt_vocab, (3, 2, STEPS), generator=generator)
+    return (forced(decoder, source, words) for decoder in decoders)
+
+
 @pytest.mark.parametrize(
     "variant", ["dynamic", "bare lightweight", "three branches", "convolution alone"]
 )
@@ -65,16 +73,9 @@ def test_both_files_give_what_the_network_gives(variant, tmp_path):
     for file in (path, path.with_suffix(".encoder.onnx")):
         told = [product.precision for product in layer_precision.of_session(file)]
         assert told.count("INT8") >= 0.8 * len(told)
-    generator = torch.Generator().manual_seed(2)
-    source = random_source(3, 9, model.config.src_vocab, generator)
-    words = torch.randint(4, model.config.tgt_vocab, (3, 2, STEPS), generator=generator)
-    plain, expected, found = (
-        forced(decoder, source, words)
-        for decoder in (
-            IncrementalDecoder.of(model),
-            IncrementalDecoder.of(loaded),
-            OnnxHalves(path, threads=1).decoder(),
-        )
+    onnx_decoder = OnnxHalves(path, threads=1).decoder()
+    plain, expected, found = steps(
+        model, IncrementalDecoder.of(model), IncrementalDecoder.of(loaded), onnx_decoder
     )
     rounding = (expected - plain).square().mean().sqrt().item()
     # half a step of INT8 falls to the other side now and then, which is far less than the steps themselves
@@ -90,16 +91,8 @@ def test_the_patched_files_are_int8_and_fp16(tmp_path):
     output = patched(path, tmp_path, "int8")  # the lint has nothing to say of either
     graph = onnx.load(output).graph
     assert any(item.data_type == onnx.TensorProto.INT8 for item in graph.initializer)
-    generator = torch.Generator().manual_seed(2)
-    source = random_source(3, 9, model.config.src_vocab, generator)
-    words = torch.randint(4, model.config.tgt_vocab, (3, 2, STEPS), generator=generator)
-    plain, expected, found = (
-        forced(decoder, source, words)
-        for decoder in (
-            IncrementalDecoder.of(model),
-            IncrementalDecoder.of(int8),
-            runnable(output),
-        )
+    plain, expected, found = steps(
+        model, IncrementalDecoder.of(model), IncrementalDecoder.of(int8), runnable(output)
     )
     rounding = (expected - plain).square().mean().sqrt().item()
     assert (found - expected).square().mean().sqrt().item() < 0.5 * rounding

@@ -30,13 +30,13 @@ from train_model.models.zoo import model_files
 from trt_code.batching import PAD, by_length, nearest, pad
 from trt_code.machine import describe
 from trt_code.runners import PRECISIONS, RUNNERS, Runner, Unavailable, create
+from trt_code.tests.company import score_tolerance
 from trt_code.translator import MAX_TOKENS
 
 LARGEST_BATCH = 64
 WINDOW = 256  # sentences that a thread draws at a time
 MIXED = 0.25  # of the windows are batched in any company, in batches of any size
 SHAPE = (16, 32)  # sentences and tokens of the batch that is timed
-SCORE_TOLERANCE = 1e-5  # and four roundings of the largest path score, as in test_batch_invariance
 SAMPLES = 500  # of memory, over all sentences that are asked for
 REPORTED = 10  # every so many samples a line
 WARM_SHARE = 0.2  # of the samples are warm-up: by then every thread has met its largest batches
@@ -110,9 +110,7 @@ class Pool:
         tokens, scores = _fit(output.tokens, width, PAD), _fit(output.scores, width, 0)
         expected = _fit(self.scores[chosen], width, 0)
         other = (tokens != _fit(self.tokens[chosen], width, PAD)).any(1)
-        path = np.abs(expected.cumsum(1)).max(1)
-        allowed = SCORE_TOLERANCE + 4 * np.finfo(np.float32).eps * path
-        off = np.abs(scores - expected).max(1) / allowed
+        off = np.abs(scores - expected).max(1) / score_tolerance(expected)
         return other, float(off[~other].max(initial=0))
 
 

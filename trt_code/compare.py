@@ -55,7 +55,8 @@ class Entry:
         Raises:
             UserError: the text is no such thing.
         """
-        names, numbers = text.split(":")[:3], text.split(":")[3:]
+        parts = text.split(":")
+        names, numbers = parts[:3], parts[3:]
         try:
             beam = int(numbers[0]) if numbers else None
             own = float(numbers[1]) if len(numbers) > 1 else len_penalty

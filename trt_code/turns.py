@@ -26,9 +26,8 @@ class Turns:
             self._waiting.append(turn)
         try:
             turn.acquire()  # until the thread before lets go of it
-        except (
-            BaseException
-        ):  # an interrupt while it waits: nobody may hand the turn to it any more
+        except BaseException:
+            # an interrupt while it waits: nobody may hand the turn to it any more
             with self._books:
                 waits = turn in self._waiting
                 if waits:

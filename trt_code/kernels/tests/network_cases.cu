@@ -13,6 +13,12 @@ namespace {
 using lite::Activation;
 using lite::DataType;
 
+/// Ways to multiply elements of a type: as it is, and where it is FP32 also rounded to TF32.
+template <typename T>
+std::vector<bool> tf32Ways() {
+  return std::is_same_v<T, float> ? std::vector<bool>{false, true} : std::vector<bool>{false};
+}
+
 /// 1 at the first `length` of `width` positions for each sentence, which get shorter and shorter;
 /// the last of several has none.
 std::vector<int32_t> padding(int batch, int width) {
@@ -59,15 +65,17 @@ void runSelfConv(Mode mode, int batch, int length, int channels, int heads, int 
   const auto weight = session.input<T>(size_t(heads) * kernel * channels);
   const auto mask = session.holding(padding(batch, length));
   const auto y = session.memory<T>(elements);
-  for (const bool glu : {false, true}) {
-    session.call(
-        "selfConv",
-        [&](cudaStream_t on) {
-          return lite::selfConv({batch, length, channels, heads, kernel, left, glu, dtype},
-                                glu ? doubled->data() : x->data(), weight->data(),
-                                glu ? mask->data() : nullptr, y->data(), on);
-        },
-        Outputs{y});
+  for (const bool tf32 : tf32Ways<T>()) {
+    for (const bool glu : {false, true}) {
+      session.call(
+          tf32 ? "selfConv in TF32" : "selfConv",
+          [&](cudaStream_t on) {
+            return lite::selfConv({batch, length, channels, heads, kernel, left, glu, dtype, tf32},
+                                  glu ? doubled->data() : x->data(), weight->data(),
+                                  glu ? mask->data() : nullptr, y->data(), on);
+          },
+          Outputs{y});
+    }
   }
 }
 
@@ -82,15 +90,17 @@ void runAttention(Mode mode, int batch, int length, int source, int channels, in
   const auto keys = session.input<T>(pairs), values = session.input<T>(pairs);
   const auto mask = session.holding(padding(batch, source));
   const auto out = session.memory<T>(size_t(batch) * length * channels);
-  for (const bool masked : {false, true}) {
-    session.call(
-        "attention",
-        [&](cudaStream_t on) {
-          return lite::attention({batch, length, source, channels, heads, stride, dtype},
-                                 query->data(), keys->data(), values->data(),
-                                 masked ? mask->data() : nullptr, out->data(), on);
-        },
-        Outputs{out});
+  for (const bool tf32 : tf32Ways<T>()) {
+    for (const bool masked : {false, true}) {
+      session.call(
+          tf32 ? "attention in TF32" : "attention",
+          [&](cudaStream_t on) {
+            return lite::attention({batch, length, source, channels, heads, stride, dtype, tf32},
+                                   query->data(), keys->data(), values->data(),
+                                   masked ? mask->data() : nullptr, out->data(), on);
+          },
+          Outputs{out});
+    }
   }
 }
 
@@ -238,18 +248,19 @@ void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
   runAttention<T>(mode, 2, 5, 17, 96, 2, dtype, stream);
   runAttention<T>(mode, 9, 33, 16, 512, 8, dtype, stream);
   runAttention<T>(mode, 1, 20, 300, 256, 2, dtype, stream);
-  if constexpr (sizeof(T) == sizeof(float)) {
+  runSelfConv<T>(mode, 1, 1, 16, 1, 1, 0, dtype, stream);
+  runSelfConv<T>(mode, 2, 9, 48, 3, 4, 3, dtype, stream);
+  runSelfConv<T>(mode, 2, 12, 240, 4, 31, 15, dtype, stream);
+  runSelfConv<T>(mode, 1, 5, 128, 8, 31, 30, dtype, stream);
+  runSelfConv<T>(mode, 3, 17, 512, 8, 15, 14, dtype, stream);
+  runSelfConv<T>(mode, 52, 70, 64, 2, 7, 3, dtype, stream);  // enough for tiles of 16 positions
+  if constexpr (std::is_same_v<T, float>) {
     runAttention<T>(mode, 2, 5, 7, 51, 3, dtype, stream);
   } else {
     runLinear<T>(mode, 1, 8, 8, dtype, stream);
     runLinear<T>(mode, 21, 72, 24, dtype, stream);
     runLinear<T>(mode, 70, 496, 104, dtype, stream);
     runLinear<T>(mode, 130, 512, 256, dtype, stream);
-    runSelfConv<T>(mode, 1, 1, 16, 1, 1, 0, dtype, stream);
-    runSelfConv<T>(mode, 2, 9, 48, 3, 4, 3, dtype, stream);
-    runSelfConv<T>(mode, 2, 12, 240, 4, 31, 15, dtype, stream);
-    runSelfConv<T>(mode, 1, 5, 128, 8, 31, 30, dtype, stream);
-    runSelfConv<T>(mode, 3, 17, 512, 8, 15, 14, dtype, stream);
   }
 }
 

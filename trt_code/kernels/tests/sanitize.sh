@@ -4,16 +4,20 @@
 #
 #   trt_code/kernels/tests/sanitize.sh [build folder]        CMAKE_FLAGS passes options to CMake
 #
+# DRIVER=path takes a kernel_driver that was built elsewhere; logs still go to the build folder.
 # Exit status 1 if there was a finding, or if a tool took more than LIMIT seconds (600).
 set -eu
 source=$(cd "$(dirname "$0")/.." && pwd)
 build=${1:-build/cmake/kernel-tests}
 limit=${LIMIT:-600}
 
-# shellcheck disable=SC2086  # the flags are several words
-cmake -S "$source" -B "$build" -DLITE_KERNELS_TESTS=ON -DCMAKE_CUDA_FLAGS=-lineinfo ${CMAKE_FLAGS:-}
-cmake --build "$build" --parallel
-driver=$build/tests/kernel_driver
+driver=${DRIVER:-$build/tests/kernel_driver}
+if [ -z "${DRIVER:-}" ]; then
+  # shellcheck disable=SC2086  # the flags are several words
+  cmake -S "$source" -B "$build" -DLITE_KERNELS_TESTS=ON -DCMAKE_CUDA_FLAGS=-lineinfo ${CMAKE_FLAGS:-}
+  cmake --build "$build" --parallel
+fi
+mkdir -p "$build"
 
 echo "== unmapped memory behind and before"
 timeout "$limit" "$driver"

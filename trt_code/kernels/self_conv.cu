@@ -152,9 +152,24 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     T* to = y + (sentence + t0 + t1) * p.channels + c;
+    unsigned again = 0;  // a bit a position
 #pragma unroll
     for (int t = 0; t < kEach; ++t) {
-      if (t0 + t1 + t < p.length) storeVector(to + int64_t(t) * p.channels, sum[t]);
+      if (t0 + t1 + t >= p.length) continue;
+      storeVector(to + int64_t(t) * p.channels, sum[t]);
+      if (isnan(sum[t][0] + sum[t][1])) again |= 1u << t;
+    }
+    // Zero taps make NaN of a neighbour's infinity or NaN: once more, over the window alone.
+    for (; again != 0; again &= again - 1) {
+      const int t = __ffs(again) - 1;
+      float own[2] = {};
+      for (int row = t1 + t; row < t1 + t + p.kernelSize; ++row) {
+        const Vector<T, 2> pair = loadVector<2>(inputs + row * stride + c);
+        const float tap = rowTaps[row * kTile + t];
+        own[0] += tap * toFloat(pair.item[0]);
+        own[1] += tap * toFloat(pair.item[1]);
+      }
+      storeVector(to + int64_t(t) * p.channels, own);
     }
   }
 }

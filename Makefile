@@ -33,7 +33,7 @@ CUDA_BUILD = .venv/lib/python*/site-packages/torch/lib/libtorch_cuda.so
 	@$(FIND_PYTHON); test -n "$$python" || { echo "error: no Python 3.11 to 3.13 with venv on the PATH;" \
 	  "install one (Debian: apt install python3-venv) or name an interpreter with PYTHON=" >&2; exit 2; }; \
 	echo "installing requirements/base.lock into .venv ($$($$python --version)); minutes at the first time"; \
-	$(ALONE) sh -c 'test -x .venv/bin/pip || "$$0" -m venv .venv' $$python
+	$(ALONE) sh requirements/environment.sh $$python
 	@$(INSTALL) requirements/cpu.lock 2>/dev/null || true  # the small build of PyTorch, if pip's indexes have it
 	@$(INSTALL) $<
 	@! ls $(CUDA_BUILD) >/dev/null 2>&1 || { echo "installing requirements/cuda.lock: PyTorch is a build for CUDA"; \

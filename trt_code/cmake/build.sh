@@ -13,7 +13,8 @@ fail() {
   exit 2
 }
 
-{ mkdir -p "$folder" && : >>"$folder.lock"; } 2>/dev/null ||
+# true, for a colon that cannot be redirected ends the shell without a word
+{ mkdir -p "$folder" && true >>"$folder.lock"; } 2>/dev/null ||
   fail "cannot write $folder; is there room on its disk, and may it be written?"
 exec 9>>"$folder.lock"
 if command -v flock >/dev/null && ! flock -n 9; then
@@ -23,7 +24,7 @@ fi
 
 unfinished=$folder/unfinished
 [ ! -e "$unfinished" ] || rm -rf "$folder"
-{ mkdir -p "$folder" && : >"$unfinished"; } 2>/dev/null ||
+{ mkdir -p "$folder" && true >"$unfinished"; } 2>/dev/null ||
   fail "cannot write $folder; is there room on its disk, and may it be written?"
 built=yes
 cmake -S "$(dirname "$0")/.." -B "$folder" -DLITE_OUTPUT_DIR="$PWD/$folder/out" "$@" &&

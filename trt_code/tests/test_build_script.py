@@ -125,8 +125,12 @@ def test_two_at_once_take_turns(checkout):
     assert compilations(checkout) == 1
 
 
-def test_a_folder_that_cannot_be_written_is_told(checkout):
-    (checkout / "build").write_text("a file\n")
+@pytest.mark.parametrize("what", ["a file in its place", "no lock"])
+def test_a_folder_that_cannot_be_written_is_told(checkout, what):
+    if what == "no lock":
+        (checkout / "build/cmake/plugins.lock").mkdir(parents=True)
+    else:
+        (checkout / "build").write_text("a file\n")
     status, errors = build(checkout)
     assert status == 2
     assert errors.startswith("error: cannot write build/cmake/plugins; is there room on its disk")

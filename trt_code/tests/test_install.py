@@ -1,7 +1,8 @@
-"""What is left of a killed pip is made whole by the next run; two runs of it take turns."""
+"""What a killed pip left, or one without room, is made whole by the next run; two runs take turns."""
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,13 +49,18 @@ def lock(tmp_path_factory) -> Path:
 
 
 def start(python: Path, lock: Path) -> subprocess.Popen:
-    environment = os.environ | {
+    return subprocess.Popen(
+        ["sh", INSTALL, python, lock], env=offline(lock.parent), start_new_session=True
+    )
+
+
+def offline(wheels: Path) -> dict[str, str]:
+    """The environment in which pip knows the wheels in a folder alone."""
+    return os.environ | {
         "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(lock.parent),
+        "PIP_FIND_LINKS": str(wheels),
         "PIP_NO_COMPILE": "1",
     }
-    command = ["sh", INSTALL, python, lock]
-    return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
 def modules(python: Path) -> list[Path]:
@@ -68,6 +74,27 @@ def test_a_package_that_a_killed_pip_left_in_part_is_made_whole(python, lock):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert 0 < len(modules(python)) < FILES, "the kill came too late to show anything"
+    assert start(python, lock).wait() == 0
+    assert len(modules(python)) == FILES
+    assert all(path.read_bytes() == TEXT for path in modules(python))
+
+
+def test_a_package_that_found_no_room_is_made_whole(python, lock):
+    """The limit is on files instead of the disk: pip meets the same error, and needs no rights for it."""
+    for installed in python.parents[1].glob("lib/python*/site-packages/many*"):
+        shutil.rmtree(installed)
+    limited = f'ulimit -f {len(TEXT) // 512 - 1}; exec sh "$@"'
+    reply = subprocess.run(
+        ["sh", "-c", limited, "sh", INSTALL, python, lock],
+        env=offline(lock.parent),
+        capture_output=True,
+        text=True,
+    )
+    assert reply.returncode == 2
+    lines = reply.stderr.strip().splitlines()
+    assert lines[0].startswith("ERROR: Could not install packages due to an OSError: [Errno 27]")
+    assert lines[-1] == f"error: {lock} could not be installed; what pip says about it is above"
+    assert "Traceback" not in reply.stderr
     assert start(python, lock).wait() == 0
     assert len(modules(python)) == FILES
     assert all(path.read_bytes() == TEXT for path in modules(python))
@@ -89,5 +116,59 @@ def test_two_at_once_take_turns(python, lock):
 def test_a_failure_is_passed_on(python, lock, tmp_path):
     wrong = tmp_path / "wrong.lock"
     wrong.write_text(f"many==2 --hash=sha256:{'0' * 64}\n")
-    assert start(python, wrong).wait() != 0
+    assert start(python, wrong).wait() == 2
     assert not list(python.parents[1].glob("installing-*"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder in which environment.sh makes its environment, and a Python that fails while ``broken`` is
+    there, with a part of an environment left behind."""
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        'mkdir -p "$3/bin"; echo part >>"$3/part"\n'
+        "[ ! -e broken ] || { echo no space left >&2; exit 1; }\n"
+        'touch "$3/bin/pip"; chmod +x "$3/bin/pip"\n'
+    )
+    python.chmod(0o755)
+    return tmp_path
+
+
+def make_environment(folder: Path) -> subprocess.CompletedProcess:
+    script = INSTALL.with_name("environment.sh")
+    command = ["sh", script, folder / "python"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_an_environment_that_found_no_room_is_made_anew(folder):
+    (folder / "broken").touch()
+    reply = make_environment(folder)
+    assert reply.returncode == 2
+    assert reply.stderr.splitlines()[-1].startswith("error: .venv could not be made; is there room")
+    assert sorted(path.name for path in folder.iterdir()) == ["broken", "python"]
+    (folder / "broken").unlink()
+    assert make_environment(folder).returncode == 0
+    assert (folder / ".venv/part").read_text() == "part\n"
+    assert make_environment(folder).returncode == 0
+    assert (folder / ".venv/part").read_text() == "part\n"
+
+
+def test_what_a_kill_left_of_an_environment_is_made_anew(folder):
+    (folder / ".venv").mkdir()
+    (folder / ".venv/part").write_text("old\n")
+    (folder / ".venv.making").touch()
+    assert make_environment(folder).returncode == 0
+    assert (folder / ".venv/part").read_text() == "part\n"
+    assert not (folder / ".venv.making").exists()
+
+
+def test_an_environment_of_somebody_else_is_completed(folder):
+    (folder / ".venv").mkdir()
+    (folder / ".venv/mine").touch()
+    (folder / "broken").touch()
+    assert make_environment(folder).returncode == 2
+    assert (folder / ".venv/mine").exists()
+    (folder / "broken").unlink()
+    assert make_environment(folder).returncode == 0
+    assert (folder / ".venv/mine").exists()

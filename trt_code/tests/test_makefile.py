@@ -51,7 +51,7 @@ def test_help_lists_every_target():
 def test_bench_makes_its_environment_first_and_builds_each_file_once(clone):
     reply = make("--dry-run", "bench", folder=clone)
     assert reply.returncode == 0, reply.stderr
-    steps = ["-m venv .venv", "python requirements/base.lock", "onnx_export.export"]
+    steps = ["requirements/environment.sh", "python requirements/base.lock", "onnx_export.export"]
     steps += [f"model.{precision}.onnx" for precision in ("fp32", "tf32", "fp16")]
     steps += ["trt_code.bench --model demo"]
     places = [reply.stdout.index(step) for step in steps]

@@ -1,0 +1,21 @@
+#!/bin/sh
+# Make .venv with an interpreter, unless it is there.
+#
+#   requirements/environment.sh PYTHON
+#
+# What a kill or a full disk left of one is made anew; one that stood before is only completed.
+set -eu
+fail() {
+  echo "error: .venv could not be made; is there room on its disk, and may it be written?" >&2
+  exit 2
+}
+
+making=.venv.making
+[ ! -e $making ] || rm -rf .venv
+[ ! -x .venv/bin/pip ] || exit 0
+[ -e .venv ] || { true >$making; } 2>/dev/null || fail
+"$1" -m venv .venv || {
+  [ ! -e $making ] || rm -rf .venv $making
+  fail
+}
+rm -f $making

@@ -50,7 +50,7 @@ def main() -> None:
     fairseq = (FOLDER / "fairseq.lock").read_text()
     pin = re.search(r"^fairseq==\S+", fairseq, re.M)[0]
     entry = resolve(uv, "-", "--no-deps", text=pin)["fairseq"]
-    (FOLDER / "fairseq.lock").write_text(fairseq[: fairseq.index(pin)] + entry + "\n")
+    put("fairseq", fairseq[: fairseq.index(pin)] + entry + "\n")
 
 
 def cpu_build(uv: str, version: str) -> str:
@@ -75,7 +75,14 @@ def write(lock: str, asked_by: str, entries: dict[str, str], *head: str) -> None
     """Write ``requirements/<lock>.lock``."""
     lines = [f"# Written by `make lock` from pyproject.toml{asked_by}; do not edit.", *head]
     lines += [entries[name] for name in sorted(entries)]
-    (FOLDER / f"{lock}.lock").write_text("\n".join(lines) + "\n")
+    put(lock, "\n".join(lines) + "\n")
+
+
+def put(lock: str, text: str) -> None:
+    """Replace ``requirements/<lock>.lock``; whoever is killed meanwhile leaves the old one."""
+    temporary = FOLDER / f".{lock}.lock.tmp"
+    temporary.write_text(text)
+    temporary.replace(FOLDER / f"{lock}.lock")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 #   trt_code/cmake/build.sh FOLDER OUTPUT [options of cmake]
 #
 # A second run waits for the first. After one that was killed nobody can tell which objects are whole,
-# and make takes any that is newer than its source: the next run begins anew.
+# and make takes any that is newer than its source: the next run begins anew. So it does after one
+# that could not be configured the first time or found no room.
 set -eu
 folder=$1 output=$2
 shift 2
@@ -26,11 +27,19 @@ unfinished=$folder/unfinished
 [ ! -e "$unfinished" ] || rm -rf "$folder"
 { mkdir -p "$folder" && true >"$unfinished"; } 2>/dev/null ||
   fail "cannot write $folder; is there room on its disk, and may it be written?"
-built=yes
-cmake -S "$(dirname "$0")/.." -B "$folder" -DLITE_OUTPUT_DIR="$PWD/$folder/out" "$@" &&
-  cmake --build "$folder" --parallel || built=no
+cmake -S "$(dirname "$0")/.." -B "$folder" -DLITE_OUTPUT_DIR="$PWD/$folder/out" "$@" || {
+  # what CMake finds out about a compiler it finds out once, and without room it is wrong
+  [ ! -d "$folder/out" ] || rm -f "$unfinished"
+  fail "$folder could not be configured; what CMake says about it is above"
+}
+cmake --build "$folder" --parallel || {
+  # compilers take back what they could not write, CMake does not: without room nothing is kept
+  head -c 1000000 /dev/zero >"$folder/room" 2>/dev/null ||
+    fail "$folder could not be built: there is no room on its disk"
+  rm -f "$folder/room" "$unfinished"
+  fail "$folder could not be built; what CMake or a compiler says about it is above"
+}
 rm -f "$unfinished"
-[ $built = yes ] || fail "$folder could not be built; what CMake or a compiler says about it is above"
 
 for file in "$folder"/out/*/*; do
   place=$output/${file#"$folder/out/"}

@@ -72,6 +72,12 @@ def compilations(checkout: Path) -> int:
     return (checkout / "launcher.log").read_text().count("compiled")
 
 
+def objects(checkout: Path) -> list[Path]:
+    """The source's objects; os.walk goes on where CMake takes a folder away meanwhile."""
+    walk = os.walk(checkout / "build/cmake/plugins")
+    return [Path(folder) / "one.c.o" for folder, _, files in walk if "one.c.o" in files]
+
+
 def test_what_is_there_is_not_built_again(checkout):
     assert build(checkout)[0] == 0
     assert one(checkout) == 1
@@ -90,7 +96,7 @@ def test_half_an_object_that_a_killed_compiler_left_is_not_taken(checkout):
     slow.touch()
     process = start(checkout)
     deadline = time.monotonic() + 60
-    while not (halves := list(checkout.glob("build/cmake/plugins/**/one.c.o"))):
+    while not (halves := objects(checkout)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(0.1)
@@ -115,6 +121,63 @@ def test_a_mistake_is_one_line_at_the_end_and_costs_no_new_start(checkout):
     cache = (checkout / "build/cmake/plugins/CMakeCache.txt").stat().st_ino
     assert build(checkout)[0] == 0
     assert (checkout / "build/cmake/plugins/CMakeCache.txt").stat().st_ino == cache
+
+
+def test_what_cmake_learned_in_a_failure_is_forgotten(checkout):
+    """As on a full disk, where a check of the compiler fails and CMake keeps what came of it."""
+    lists = checkout / "trt_code" / "CMakeLists.txt"
+    refusal = 'if(WRONG)\n  message(FATAL_ERROR "wrong")\nendif()\n'
+    lists.write_text(PROJECT + 'set(WRONG yes CACHE STRING "")\n' + refusal)
+    status, errors = build(checkout)
+    assert status == 2
+    last = errors.splitlines()[-1]
+    assert last.startswith("error: build/cmake/plugins could not be configured")
+    lists.write_text(PROJECT + refusal)
+    assert build(checkout)[0] == 0
+    assert one(checkout) == 1
+
+
+def test_a_mistake_in_options_costs_no_new_start(checkout):
+    assert build(checkout)[0] == 0
+    lists = checkout / "trt_code" / "CMakeLists.txt"
+    lists.write_text(PROJECT + 'message(FATAL_ERROR "no such folder")\n')
+    assert build(checkout)[0] == 2
+    lists.write_text(PROJECT)
+    assert build(checkout)[0] == 0
+    assert compilations(checkout) == 1
+
+
+# The build folder on a disk of its own: without room, then with it.
+SMALL_DISK = """
+mkdir build && mount -t tmpfs -o size="$1" none build || exit 77
+shift
+"$@"
+echo "status $?" >&2
+mount -o remount,size=100m build
+"$@"
+echo "status $?" >&2
+cp -r build/plugins outside
+"""
+
+
+@pytest.mark.parametrize("kilobytes", [100, 400, 2000, 5000])
+def test_a_disk_without_room_is_told_and_then_it_goes_on(checkout, kilobytes):
+    """Room for none, or a part, of what CMake writes; for no object; for the object and no library."""
+    (checkout / "trt_code" / "one.c").write_text(
+        "char big[3000000] = {1};\nint one(void) { return big[0]; }\n"
+    )
+    command = ["sh", "trt_code/cmake/build.sh", "build/cmake/plugins", "build"]
+    disk = ["unshare", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh", f"{kilobytes}k"]
+    reply = subprocess.run([*disk, *command], cwd=checkout, capture_output=True, text=True)
+    if reply.returncode == 77 or "unshare" in reply.stderr:
+        pytest.skip("no disk can be mounted here")
+    first, second, _ = reply.stderr.split("status ")
+    assert len([line for line in first.splitlines() if line.startswith("error: ")]) == 1, first
+    assert first.splitlines()[-1].startswith("error: ")
+    assert second.startswith("2\n")
+    assert reply.stderr.endswith("status 0\n"), reply.stderr
+    library = ctypes.CDLL(str(checkout / "outside/libone.so"))
+    assert library.one() == 1
 
 
 def test_two_at_once_take_turns(checkout):

@@ -34,7 +34,7 @@ CUDA_BUILD = .venv/lib/python*/site-packages/torch/lib/libtorch_cuda.so
 	  "install one (Debian: apt install python3-venv) or name an interpreter with PYTHON=" >&2; exit 2; }; \
 	echo "installing requirements/base.lock into .venv ($$($$python --version)); minutes at the first time"; \
 	$(ALONE) sh requirements/environment.sh $$python
-	@$(INSTALL) requirements/cpu.lock 2>/dev/null || true  # the small build of PyTorch, if pip's indexes have it
+	@sh requirements/install.sh --if-any $(PY) requirements/cpu.lock  # the small build of PyTorch
 	@$(INSTALL) $<
 	@! ls $(CUDA_BUILD) >/dev/null 2>&1 || { echo "installing requirements/cuda.lock: PyTorch is a build for CUDA"; \
 	  $(INSTALL) requirements/cuda.lock; }
@@ -271,7 +271,7 @@ build/lock/bin/uv: TOOL := uv==0.13.9
 build/lock/bin/uv: INTO := build/lock
 build/audit/bin/pip-audit build/lock/bin/uv: | $(ENV_BASE)
 	@echo "installing $(TOOL) into $(INTO)" >&2
-	@$(PY) -m venv $(INTO) && $(INTO)/bin/python -m pip install -qq --disable-pip-version-check $(TOOL) || \
+	@$(PY) -m venv --clear $(INTO) && $(INTO)/bin/python -m pip install -qq --disable-pip-version-check $(TOOL) || \
 	  { rm -rf $(INTO); echo "error: $(TOOL) could not be installed; this target needs the network and PyPI" >&2; exit 2; }
 
 clean:  ## remove what was built; .venv and downloads stay

@@ -1,32 +1,39 @@
 #!/bin/sh
 # Install locks, each with exactly what it names and its hashes, with the pip of an interpreter.
 #
-#   requirements/install.sh PYTHON LOCK...
+#   requirements/install.sh [--if-any] PYTHON LOCK...
 #
-# pip was killed in one of them before, or found no room: then a package may be there in part and count as
-# installed, so all of that lock is unpacked again. A second run waits for the first.
+# --if-any goes on without a lock of which pip's indexes have no such file. A second run waits for the first.
 set -eu
-python=$1
-shift
-environment=$(dirname "$(dirname "$python")")
 fail() {
   echo "error: $*" >&2
   exit 2
 }
 
+if_any=
+if [ "$1" = --if-any ]; then
+  if_any=yes
+  shift
+fi
+python=$1
+shift
+environment=$(dirname "$(dirname "$python")")
 { true >>"$environment.lock"; } 2>/dev/null || fail "cannot write $environment.lock"
 exec 9>>"$environment.lock"
 if command -v flock >/dev/null; then flock 9; fi
+
+# A pip that is killed or finds no room leaves packages in part, and those that it can name count as installed.
+# The name of the installer is what it writes last.
+for package in "$environment"/lib/python*/site-packages/*.dist-info; do
+  [ ! -d "$package" ] || [ -e "$package/INSTALLER" ] || rm -rf "$package"
+done
 for lock; do
-  unfinished=$environment/installing-$(basename "$lock" .lock)
-  again=
-  [ ! -e "$unfinished" ] || again=--ignore-installed
-  { true >"$unfinished"; } 2>/dev/null || fail "cannot write $environment"
-  "$python" -m pip install -qq --disable-pip-version-check --no-deps --require-hashes $again -r "$lock" || {
-    # one that unpacked nothing, since there is no network for instance, costs no new start
-    unpacked=$(find "$environment" -newer "$unfinished" -type f -path '*-packages/*' ! -path '*/__pycache__/*')
-    [ -n "$unpacked" ] || rm -f "$unfinished"
+  said=$("$python" -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r "$lock" 2>&1) || {
+    case $if_any$said in
+    *OSError*) ;; # without room for this build, any other would be larger
+    yes*) continue ;;
+    esac
+    echo "$said" >&2
     fail "$lock could not be installed; what pip says about it is above"
   }
-  rm -f "$unfinished"
 done

@@ -54,6 +54,16 @@ def start(python: Path, lock: Path) -> subprocess.Popen:
     )
 
 
+def install(*arguments: str | Path, before: str = "") -> subprocess.CompletedProcess:
+    """Run the script, behind a command of the shell; the last argument is the lock beside its wheel."""
+    return subprocess.run(
+        ["sh", "-c", f'{before} exec sh "$@"', "sh", INSTALL, *arguments],
+        env=offline(Path(arguments[-1]).parent),
+        capture_output=True,
+        text=True,
+    )
+
+
 def offline(wheels: Path) -> dict[str, str]:
     """The environment in which pip knows the wheels in a folder alone."""
     return os.environ | {
@@ -79,17 +89,12 @@ def test_a_package_that_a_killed_pip_left_in_part_is_made_whole(python, lock):
     assert all(path.read_bytes() == TEXT for path in modules(python))
 
 
-def test_a_package_that_found_no_room_is_made_whole(python, lock):
+@pytest.mark.parametrize("options", [[], ["--if-any"]], ids=["", "if any"])
+def test_a_package_that_found_no_room_is_made_whole(python, lock, options):
     """The limit is on files instead of the disk: pip meets the same error, and needs no rights for it."""
     for installed in python.parents[1].glob("lib/python*/site-packages/many*"):
         shutil.rmtree(installed)
-    limited = f'ulimit -f {len(TEXT) // 512 - 1}; exec sh "$@"'
-    reply = subprocess.run(
-        ["sh", "-c", limited, "sh", INSTALL, python, lock],
-        env=offline(lock.parent),
-        capture_output=True,
-        text=True,
-    )
+    reply = install(*options, python, lock, before=f"ulimit -f {len(TEXT) // 512 - 1};")
     assert reply.returncode == 2
     lines = reply.stderr.strip().splitlines()
     assert lines[0].startswith("ERROR: Could not install packages due to an OSError: [Errno 27]")
@@ -117,7 +122,17 @@ def test_a_failure_is_passed_on(python, lock, tmp_path):
     wrong = tmp_path / "wrong.lock"
     wrong.write_text(f"many==2 --hash=sha256:{'0' * 64}\n")
     assert start(python, wrong).wait() == 2
-    assert not list(python.parents[1].glob("installing-*"))
+
+
+@pytest.mark.parametrize("wanted", ["many==2", "many==1"], ids=["no such version", "other file"])
+def test_a_lock_that_may_be_missing_is_passed_over(python, lock, tmp_path, wanted):
+    for installed in python.parents[1].glob("lib/python*/site-packages/many*"):
+        shutil.rmtree(installed)
+    wrong = tmp_path / "wrong.lock"
+    wrong.write_text(f"{wanted} --hash=sha256:{'0' * 64}\n")
+    reply = install("--if-any", python, wrong, lock)
+    assert (reply.returncode, reply.stderr) == (0, "")
+    assert len(modules(python)) == FILES
 
 
 @pytest.fixture

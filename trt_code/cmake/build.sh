@@ -32,7 +32,8 @@ cmake -S "$(dirname "$0")/.." -B "$folder" -DLITE_OUTPUT_DIR="$PWD/$folder/out" 
   [ ! -d "$folder/out" ] || rm -f "$unfinished"
   fail "$folder could not be configured; what CMake says about it is above"
 }
-cmake --build "$folder" --parallel || {
+# a bare --parallel lets make start every compiler at once
+cmake --build "$folder" --parallel "${CMAKE_BUILD_PARALLEL_LEVEL:-$(getconf _NPROCESSORS_ONLN)}" || {
   # compilers take back what they could not write, CMake does not: without room nothing is kept
   head -c 1000000 /dev/zero >"$folder/room" 2>/dev/null ||
     fail "$folder could not be built: there is no room on its disk"

@@ -15,7 +15,7 @@ driver=${DRIVER:-$build/tests/kernel_driver}
 if [ -z "${DRIVER:-}" ]; then
   # shellcheck disable=SC2086  # the flags are several words
   cmake -S "$source" -B "$build" -DLITE_KERNELS_TESTS=ON -DCMAKE_CUDA_FLAGS=-lineinfo ${CMAKE_FLAGS:-}
-  cmake --build "$build" --parallel
+  cmake --build "$build" --parallel "$(getconf _NPROCESSORS_ONLN)"
 fi
 mkdir -p "$build"
 

@@ -5,10 +5,13 @@ fetched, looked at, and only then given its name.
 """
 
 import argparse
+import fcntl
+import gzip
 import importlib
 import shutil
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,14 +57,21 @@ class Options:
 
 
 def download(options: Options) -> None:
-    """Bring everything into ``options.folder``.
+    """Bring everything into ``options.folder``; a second run waits for the first.
 
     Raises:
+        OSError: there is no room, or nothing may be written; what came so far stays.
         NetworkError: a file cannot be had from here.
         UserError: what came, or what is there, is not the file.
     """
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with (_staging(options.folder) / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _download(options)
+
+
+def _download(options: Options) -> None:
     folder = options.folder
-    folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder / "checksums.json")
     _obtain(CHECKPOINT, _checkpoint_source(options), _check_checkpoint, ledger, folder)
     for name in DICTIONARIES:
@@ -112,6 +122,9 @@ def _obtain_texts(options: Options) -> None:
     except UserError:
         if not by_hand:
             archive.unlink()
+        raise
+    except OSError:  # no room to unpack: where it would lie by hand it need not come again
+        archive.replace(options.folder / ARCHIVE)
         raise
     archive.unlink()
     print(f"{options.folder}: unpacked {ARCHIVE}")
@@ -213,7 +226,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 if name and member.isfile():
                     with tar.extractfile(member) as source, (staging / name).open("wb") as target:
                         shutil.copyfileobj(source, target)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
             f"{archive} cannot be unpacked ({error}); delete it and run again"
         ) from error

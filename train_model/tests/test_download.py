@@ -160,10 +160,10 @@ def test_ledger_holds_files_to_what_they_were(tmp_path):
         Ledger(tmp_path / "sums.json").accept("x", file)
 
 
-def archive() -> bytes:
+def archive(text: str = "x@@ y\n") -> bytes:
     """The data set's archive in small: its texts, its codes, and files nobody asked for."""
     tests = {"en": "a b@@ c\n", "de": "d\n"}
-    members = {f"{name}.{lang}": "x@@ y\n" for name in download.TEXTS for lang in ("en", "de")}
+    members = {f"{name}.{lang}": text for name in download.TEXTS for lang in ("en", "de")}
     members |= {f"{download.TEST_SET}.{lang}": text for lang, text in tests.items()}
     members |= {"bpe.32000": "#version: 0.2\na b\n", "../../escape": "no", "vocab.bpe.32000": "no"}
     buffer = io.BytesIO()
@@ -323,6 +323,38 @@ def test_killed_in_the_middle_of_a_file(mirror, tmp_path, name):
     assert shell(tmp_path, mirror).returncode == 0
     assert mirror.ranges.count("bytes=100-") == 1
     assert names(tmp_path) == EVERYTHING
+
+
+def test_two_at_once_take_turns(mirror, tmp_path):
+    mirror.files["checkpoint_last.pt"] = b"PK\x03\x04" + BODY * 16
+    runs = [
+        subprocess.Popen(command(tmp_path, mirror), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert names(tmp_path) == EVERYTHING
+    assert (tmp_path / "checkpoint_last.pt").read_bytes() == mirror.files["checkpoint_last.pt"]
+    assert mirror.ranges == [None] * 4  # each file once, from its beginning
+
+
+@pytest.mark.parametrize("name", ["checkpoint_last.pt", "wmt16_en_de.tar.gz"])
+def test_without_room_what_came_is_kept(mirror, tmp_path, name):
+    """The limit is on files instead of the disk. The checkpoint is larger, then a text of the archive."""
+    mirror.files["wmt16_en_de.tar.gz"] = archive(text="x@@ y\n" * 500_000)
+    if name == "wmt16_en_de.tar.gz":
+        mirror.files["checkpoint_last.pt"] = b"PK\x03\x04"
+    limited = ["sh", "-c", 'ulimit -f 1900; exec "$@"', "sh", *command(tmp_path, mirror)]
+    reply = subprocess.run(limited, env=ENVIRONMENT, capture_output=True, text=True)
+    assert reply.returncode == 2
+    assert reply.stderr.count("\n") == 1
+    assert "File too large" in reply.stderr
+    mirror.ranges.clear()
+    assert shell(tmp_path, mirror).returncode == 0
+    assert names(tmp_path) == EVERYTHING
+    if name == "checkpoint_last.pt":
+        assert mirror.ranges[0].startswith("bytes=")
+    else:
+        assert not mirror.ranges
 
 
 @pytest.fixture

@@ -16,30 +16,10 @@ import torch
 from torch import Tensor
 
 from train_model.models.conv_crf_transformer import PAD
-from trt_code.cuda_graph import capture
 from trt_code.cuda_graph.buckets import batch_bucket, length_bucket
+from trt_code.cuda_graph.capture import WARM_UPS, Captured, capture
 from trt_code.cuda_graph.network import FusedNetwork, Source
 from trt_code.turns import Turns
-
-WARM_UPS = 2
-
-
-class _Captured:
-    """One graph and the tensors it leaves its results in."""
-
-    def __init__(self, pool: Any, stream: torch.cuda.Stream, function: Callable[[], Any]) -> None:
-        with capture.ONE_AT_A_TIME:
-            for _ in range(WARM_UPS):  # algorithms are chosen and lazily loaded code arrives here
-                function()
-            stream.synchronize()
-            self.graph = torch.cuda.CUDAGraph()
-            mode = capture.ERROR_MODE
-            with torch.cuda.graph(self.graph, pool, stream, capture_error_mode=mode):
-                self.result = function()
-
-    def replay(self) -> Any:
-        self.graph.replay()
-        return self.result
 
 
 class _Inputs:
@@ -131,12 +111,12 @@ class GraphedNetwork:
             limits = np.minimum(limits, 2 * np.maximum(own, 1))
         return limits
 
-    def _encoder(self, shape: tuple[int, int]) -> tuple[_Inputs, _Captured]:
+    def _encoder(self, shape: tuple[int, int]) -> tuple[_Inputs, Captured]:
         batch, length = batch_bucket(shape[0]), shape[1]
         if self._network.mask_conv:  # else padding changes the result, and the length stays exact
             length = length_bucket(length, self._network.config.max_source_positions)
 
-        def build() -> tuple[_Inputs, _Captured]:
+        def build() -> tuple[_Inputs, Captured]:
             inputs = _Inputs(batch, length, self._device)
             return inputs, self._capture(lambda: self._encode(inputs))
 
@@ -150,7 +130,7 @@ class GraphedNetwork:
         inputs.host_lengths.copy_(source.lengths, non_blocking=True)
         return source
 
-    def _replay(self, inputs: _Inputs, encoder: _Captured) -> tuple[Tensor, Tensor, Tensor]:
+    def _replay(self, inputs: _Inputs, encoder: Captured) -> tuple[Tensor, Tensor, Tensor]:
         result = encoder.replay()
         if self._canvas == "full":
             return result
@@ -166,8 +146,8 @@ class GraphedNetwork:
     def _decode(self, source: Source, width: int) -> tuple[Tensor, Tensor, Tensor]:
         return *self._network.decode(source, width), source.lengths
 
-    def _capture(self, function: Callable[[], Any]) -> _Captured:
-        return _Captured(self._pool, self._stream, function)
+    def _capture(self, function: Callable[[], Any]) -> Captured:
+        return capture(function, self._pool, self._stream)
 
     def _kept(self, key: tuple, build: Callable[[], Any]) -> Any:
         if key not in self._graphs:

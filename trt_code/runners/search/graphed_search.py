@@ -7,9 +7,7 @@ the search is done it learns one step late, and one step too many changes nothin
 """
 
 import collections
-import contextlib
-import gc
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -18,11 +16,10 @@ from torch.nn import functional as F
 
 from train_model.data.dictionary import PAD
 from train_model.models.beam_search import Found, Search, SearchOptions
-from trt_code.cuda_graph import capture
+from trt_code.cuda_graph.capture import capture
 
 CAPACITY = 24
 """Sets of shapes whose graphs are kept; the one unused for longest goes first."""
-WARM_UPS = 2
 LENGTH_STEP = 16
 """Sources are padded to a multiple of this, so that few lengths occur."""
 ROOM_STEP = 32
@@ -47,44 +44,16 @@ class CudaCapture:
             function: what is captured; it runs a few times before.
             prepare: runs before each of those.
         """
-        with capture.ONE_AT_A_TIME, torch.inference_mode(), _no_garbage_collection():
-            graph, result = self._captured(function, prepare)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        captured = capture(function, self._pool, self._stream, prepare)
+        torch.cuda.current_stream().wait_stream(self._stream)
 
         def replay() -> Any:
-            graph.replay()
-            return result
+            return captured.replay()
 
         # what the function holds, an engine's context among it, has to live as long as the graph
         replay.function = function
         return replay
-
-    def _captured(
-        self, function: Callable[[], Any], prepare: Callable[[], None]
-    ) -> tuple[torch.cuda.CUDAGraph, Any]:
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            for _ in range(WARM_UPS):  # algorithms are chosen and lazily loaded code arrives here
-                prepare()
-                function()
-            self._stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            mode = capture.ERROR_MODE
-            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=mode):
-                result = function()
-        torch.cuda.current_stream().wait_stream(self._stream)
-        return graph, result
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """A graph that is collected during a capture would break it."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 class GraphedSearch:

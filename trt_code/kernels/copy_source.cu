@@ -1,14 +1,15 @@
 // A block takes kQueries neighbouring positions of one sentence:
 //
 //   1. their queries come to shared memory;
-//   2. the scores: 16-bit types on the matrix units, a tile of keys a warp; FP32 and odd widths
-//      with a warp a key, which is read once and multiplied with all queries;
+//   2. the scores, on the matrix units, a tile of keys a warp; of odd widths with a warp a key,
+//      which is read once and multiplied with all queries;
 //   3. a warp a query does the softmax, FP32 and exact;
 //   4. every thread owns channels at half of the positions and adds up the embeddings.
 //
 // Measured on an H100 at 16 x 64 positions of 32 x 512, FP16: a first version with a warp a query
-// that read keys and queries from cache 50 us, nearly all of it latency; with step 2 as FP32 has it
-// 26 us; as it is 12 us (64 x 128 positions of 64 x 512: 284 and 66 us).
+// that read keys and queries from cache 50 us, nearly all of it latency; with step 2 as odd widths
+// have it 26 us; as it is 12 us (64 x 128 positions of 64 x 512: 284 and 66 us). FP32 inside a
+// network: 14.2 us with step 2 as odd widths have it, 12.4 us as it is.
 #include <type_traits>
 
 #include "copy_source.h"
@@ -41,9 +42,10 @@ __device__ __forceinline__ float sumOfEight(float (&value)[kQueries]) {
   return value[0] + __shfl_xor_sync(kFullWarp, value[0], 1);
 }
 
-template <typename T, int kVec, bool kMatrix>
+template <typename T, int kVec>
 __global__ void __launch_bounds__(kThreads)
     copySourceKernel(CopySourceParams p, CopySourceTensors tensors, int groups) {
+  constexpr bool kMatrix = kVec > 1;
   using Query = std::conditional_t<kMatrix, T, float>;
   using Product = TileProduct<T, kQueries>;
   const int stride = kMatrix ? Product::columnStride(p.channels) : p.channels;
@@ -171,15 +173,15 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <typename T, int kVec, bool kMatrix>
+template <typename T, int kVec>
 cudaError_t run(const CopySourceParams& p, const CopySourceTensors& tensors, cudaStream_t stream) {
   const int groups = ceilDiv(p.length, kQueries);
   using Product = TileProduct<T, kQueries>;
-  const size_t queries = kMatrix ? Product::columnStride(p.channels) * sizeof(T) +
-                                       Product(p.source, kWarps).bytes() / kQueries
-                                 : p.channels * sizeof(float);
+  const size_t queries = kVec > 1 ? Product::columnStride(p.channels) * sizeof(T) +
+                                        Product(p.source, kWarps).bytes() / kQueries
+                                  : p.channels * sizeof(float);
   const size_t sharedBytes = kQueries * (p.source * sizeof(float) + queries);
-  return launchEarly(copySourceKernel<T, kVec, kMatrix>, int64_t(p.batch) * groups, dim3(kThreads),
+  return launchEarly(copySourceKernel<T, kVec>, int64_t(p.batch) * groups, dim3(kThreads),
                      sharedBytes, stream, p, tensors, groups);
 }
 
@@ -195,8 +197,7 @@ cudaError_t copySource(const CopySourceParams& p, const CopySourceTensors& tenso
     const bool vectorised =
         p.channels % kVec == 0 && aligned(16, {tensors.queries, tensors.keys, tensors.embedded,
                                                tensors.embedding, tensors.positionRows, tensors.x});
-    if (!vectorised) return run<T, 1, false>(p, tensors, stream);
-    return run<T, kVec, sizeof(T) == 2>(p, tensors, stream);
+    return vectorised ? run<T, kVec>(p, tensors, stream) : run<T, 1>(p, tensors, stream);
   });
 }
 

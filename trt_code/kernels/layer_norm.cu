@@ -5,6 +5,9 @@
 // error out of both the mean and the variance. Rows wider than a warp holds are read three times by
 // a block, the second and third time from cache.
 //
+// Scale and shift are asked for together with the row, though they are needed last: asked for where
+// they are used, 1,024 rows of 512 in FP32 took 3.8 us inside a network instead of 2.9.
+//
 // Measured on an H100 with a residual, [131072, 512] and [1024, 512]: FP16 135 and 2.8 us, FP32 266
 // us on the large one, which is the bandwidth of a copy.
 #include "common.cuh"
@@ -79,6 +82,15 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
       if (c < width) residual[v] = loadVector<kVec>(t.residual + offset + c);
     }
   }
+  Vector<float, kVec> scale[kVectors];
+  Vector<float, kVec> shift[kVectors];
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    const int c = first + v * kStep;
+    if (c >= width) continue;
+    scale[v] = loadVector<kVec>(t.scale + c);
+    shift[v] = loadVector<kVec>(t.shift + c);
+  }
 
   float value[kItems];
   float total = 0.0f;
@@ -120,13 +132,11 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
   for (int v = 0; v < kVectors; ++v) {
     const int c = first + v * kStep;
     if (c >= width) continue;
-    const Vector<float, kVec> scale = loadVector<kVec>(t.scale + c);
-    const Vector<float, kVec> shift = loadVector<kVec>(t.shift + c);
     float result[kVec];
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
       const float normal = (value[v * kVec + i] - statistics.mean) * statistics.inverseDeviation;
-      result[i] = normal * scale.item[i] + shift.item[i];
+      result[i] = normal * scale[v].item[i] + shift[v].item[i];
     }
     addAfter(t, row, width, c, result);
     storeVector(t.y + offset + c, result);

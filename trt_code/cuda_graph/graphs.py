@@ -124,9 +124,10 @@ class GraphedNetwork:
 
     def _encode(self, inputs: _Inputs) -> Any:
         """The source, or with the full canvas all the rest too."""
-        source = self._network.encode(inputs.tokens, inputs.limits)
         if self._canvas == "full":
-            return self._decode(source, self._width(inputs.tokens.shape[1]))
+            width = self._width(inputs.tokens.shape[1])
+            return self._network.translate(inputs.tokens, inputs.limits, width)
+        source = self._network.encode(inputs.tokens, inputs.limits)
         inputs.host_lengths.copy_(source.lengths, non_blocking=True)
         return source
 

@@ -33,6 +33,7 @@ class Source(NamedTuple):
     mask: Tensor  # [B, S] int32, 0 at padding
     keys_values: Tensor  # [B, S, 2 L C] keys and values of the L decoder layers, side by side
     lengths: Tensor  # [B] int64, predicted target lengths, at least 2
+    encoded: Tensor  # [B, S, C] what keys_values come from; that may go on beside what follows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,18 +75,22 @@ class LayerNorm:
 
 
 class Fork:
-    """Work beside the current stream, for as long as two things are to be done; a graph keeps it so.
+    """Work beside the current stream; a graph keeps it so.
 
-    What is made inside ``with fork:`` may be used after ``join``.
+    What is made inside ``with fork:`` needs only what there was at ``begin``, and may be used after ``join``.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
+    def begin(self) -> None:
+        """What is done beside the current stream begins here."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+
     def __enter__(self) -> None:
         if self._stream is not None:
             self._before = torch.cuda.current_stream(self._stream.device)
-            self._stream.wait_stream(self._before)
             torch.cuda.set_stream(self._stream)
 
     def __exit__(self, *_: object) -> None:
@@ -179,15 +184,44 @@ class FusedNetwork:
 
     def encode(self, src_tokens: Tensor, limits: Tensor) -> Source:
         """Encode [B, S] int64 tokens; predict target lengths of at most ``limits`` [B] int64."""
+        source = self._encode(src_tokens, limits)
+        self._fork.join()
+        return source
+
+    def decode(self, source: Source, width: int) -> tuple[Tensor, Tensor]:
+        """Fill a canvas of ``width`` positions, at least the longest length.
+
+        Returns:
+            tokens [B, width] int32 and scores [B, width] float32; what stands after a sentence's
+            length is arbitrary.
+        """
+        return self._fill(*self._open(source, width), source)
+
+    def translate(
+        self, src_tokens: Tensor, limits: Tensor, width: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode and decode, where the canvas does not hang on the lengths.
+
+        Returns:
+            tokens and scores as ``decode`` gives them, and the lengths [B] int64.
+        """
+        source = self._encode(src_tokens, limits)
+        x, mask = self._open(source, width)
+        self._fork.join()
+        return *self._fill(x, mask, source), source.lengths
+
+    def _encode(self, src_tokens: Tensor, limits: Tensor) -> Source:
+        """As ``encode``; the keys and values of the decoder's layers are there when the fork joins."""
         keys, embedded, mask = lite.embed_source(src_tokens, self.src_embed, self.src_positions)
         x = self._run_encoder(keys, mask)
-        with self._fork:
-            keys_values = self.source_projection(x)
+        self._fork.begin()
         relative = self.config.pred_length_offset
         offset = -LENGTH_OFFSET if relative else 0
+        # launched first: the product would leave no room, and the canvas waits for the lengths alone
         lengths = lite.predict_length(x, mask, self.length_projection, limits, offset, relative)
-        self._fork.join()
-        return Source(keys, embedded, mask, keys_values, lengths)
+        with self._fork:
+            keys_values = self.source_projection(x)
+        return Source(keys, embedded, mask, keys_values, lengths, x)
 
     def _run_encoder(self, x: Tensor, mask: Tensor) -> Tensor:
         stack = self.encoder_stack
@@ -206,14 +240,9 @@ class FusedNetwork:
             x = layer(x, source, None if layer is self.decoder_layers[-1] else at)
         return x
 
-    def decode(self, source: Source, width: int) -> tuple[Tensor, Tensor]:
-        """Fill a canvas of ``width`` positions, at least the longest length.
-
-        Returns:
-            tokens [B, width] int32 and scores [B, width] float32; what stands after a sentence's
-            length is arbitrary.
-        """
-        x, mask = lite.copy_source(
+    def _open(self, source: Source, width: int) -> tuple[Tensor, Tensor]:
+        """The decoder's input [B, width, C] and mask [B, width]: copies of the source, and the ends."""
+        return lite.copy_source(
             source.lengths,
             width,
             self.copy_queries,
@@ -223,6 +252,9 @@ class FusedNetwork:
             self.tgt_embed,
             self.tgt_positions,
         )
+
+    def _fill(self, x: Tensor, mask: Tensor, source: Source) -> tuple[Tensor, Tensor]:
+        """Tokens and scores of the canvas."""
         x = self._run_decoder(x, source)
         values, indices = lite.top_k(self.output_projection(x), self.beam)
         return lite.crf_decode(values, indices, self.E1, self.E2, mask)

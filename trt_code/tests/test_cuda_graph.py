@@ -38,6 +38,8 @@ def test_the_fused_network_is_the_network(options):
     own = 2 * src_tokens.ne(1).sum(1) if network.mask_conv else torch.full((5,), width)
     source = network.encode(src_tokens, own)
     tokens, scores = network.decode(source, width)
+    together = network.translate(src_tokens, own, width)
+    assert all(a.equal(b) for a, b in zip(together, (tokens, scores, source.lengths), strict=True))
 
     plain = model.encode(src_tokens)
     lengths = model.predict_length(plain).clamp(max=width)

@@ -39,7 +39,7 @@ from trt_code import graph_lint, onnx_surgeon, report
 from trt_code.batching import pad
 from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.sidecar import read_sidecar, stale_reason
-from trt_code.runners import create
+from trt_code.runners import Unavailable, create
 from trt_code.tests.damage import Damage, damage, damage_checkpoint, damage_graph, damage_json
 from trt_code.tests.fake_runner import FakeRunner
 from trt_code.translate import read_lines
@@ -165,8 +165,14 @@ class Targets:
         self._translate("fp32", greedy)
 
     def _translate(self, precision: str, files: ModelFiles | None = None) -> None:
+        """Two sentences by ONNX Runtime; without dictionaries, which need not be the graph's."""
+        files = files or ModelFiles(self._files.name, CHECKPOINTS[0])
         options = {"threads": 1, "build_dir": self._folder}
-        with create("ort", files or self._files, precision, "cpu", **options) as runner:
+        try:
+            runner = create("ort", files, precision, "cpu", **options)
+        except Unavailable as reason:  # as every program takes it
+            raise UserError(str(reason)) from reason
+        with runner:
             runner.run(pad([[0, 5, 6, 2], [0, 5, 2]]))
 
     def surgeon(self, chance: random.Random) -> None:

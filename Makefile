@@ -250,7 +250,7 @@ CPP_FILES = $(shell find trt_code plugin_attrs_issue -name '*.cu' -o -name '*.cu
 
 .PHONY: test test-gpu lint audit clean
 test: $(call NEEDS,train dev)  ## every test that needs no GPU (PYTEST= passes options)
-	$(PY) -m pytest -m "not gpu" $(PYTEST)
+	$(PY) -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 test-gpu: needs-gpu $(call NEEDS,dev)  ## the tests that need a CUDA GPU
 	$(PY) -m pytest -m gpu $(PYTEST)

@@ -23,22 +23,26 @@ from trt_code.turns import Turns
 
 
 class _Inputs:
-    """Where one source bucket's input lies while its graphs run."""
+    """Where one source bucket's input lies while its graphs run: tokens and limits, one copy for both."""
 
     def __init__(self, batch: int, length: int, device: torch.device) -> None:
-        self.host_tokens = torch.full((batch, length), PAD, dtype=torch.int64, pin_memory=True)
-        self.host_limits = torch.full((batch,), 2, dtype=torch.int64, pin_memory=True)
-        self.tokens, self.limits = self.host_tokens.to(device), self.host_limits.to(device)
+        def views(memory: Tensor) -> tuple[Tensor, Tensor]:
+            return memory[:-batch].view(batch, length), memory[-batch:]
+
+        self._host = torch.empty(batch * (length + 1), dtype=torch.int64, pin_memory=True)
+        self._device = torch.empty_like(self._host, device=device)
+        self._host_tokens, self._host_limits = (x.numpy() for x in views(self._host))
+        self.tokens, self.limits = views(self._device)
         self.host_lengths = torch.empty((batch,), dtype=torch.int64, pin_memory=True)
+        self.fill(np.empty((0, length), np.int64), np.empty(0, np.int64))
 
     def fill(self, src_tokens: np.ndarray, limits: np.ndarray) -> None:
         batch, length = src_tokens.shape
-        self.host_tokens.fill_(PAD)
-        self.host_tokens[:batch, :length] = torch.from_numpy(src_tokens)
-        self.host_limits.fill_(2)  # a row that only fills the bucket must not widen the canvas
-        self.host_limits[:batch] = torch.from_numpy(limits)
-        self.tokens.copy_(self.host_tokens, non_blocking=True)
-        self.limits.copy_(self.host_limits, non_blocking=True)
+        self._host_tokens.fill(PAD)
+        self._host_tokens[:batch, :length] = src_tokens
+        self._host_limits.fill(2)  # a row that only fills the bucket must not widen the canvas
+        self._host_limits[:batch] = limits
+        self._device.copy_(self._host, non_blocking=True)
 
 
 class GraphedNetwork:
@@ -174,10 +178,14 @@ class GraphedNetwork:
         self, shape: tuple[int, int], tokens: Tensor, scores: Tensor, lengths: Tensor
     ) -> tuple[np.ndarray, np.ndarray]:
         batch, width = shape[0], self._width(shape[1])
+        # all on their way before the first is waited for, to the pinned memory that this asks for
+        copies = [x[:batch].to("cpu", non_blocking=True) for x in (tokens, scores, lengths)]
+        self._stream.synchronize()
+        found_tokens, found_scores, found_lengths = (x.numpy() for x in copies)
         computed = min(width, tokens.shape[1])
-        real = np.arange(width) < lengths[:batch].cpu().numpy()[:, None]
+        real = np.arange(width) < found_lengths[:, None]
         out_tokens = np.full((batch, width), PAD, dtype=np.int64)
         out_scores = np.zeros((batch, width), dtype=np.float32)
-        out_tokens[:, :computed] = tokens[:batch, :computed].cpu().numpy()
-        out_scores[:, :computed] = scores[:batch, :computed].cpu().numpy()
+        out_tokens[:, :computed] = found_tokens[:, :computed]
+        out_scores[:, :computed] = found_scores[:, :computed]
         return np.where(real, out_tokens, PAD), np.where(real, out_scores, np.float32(0))

@@ -79,6 +79,9 @@ class GraphedNetwork:
         """Translate [B, S] int64 tokens: tokens [B, T] int64 and scores [B, T] float32.
 
         T is the original's, twice S and at most the decoder's positions, whatever was computed.
+
+        Raises:
+            ValueError: S is more than the network has positions for.
         """
         with self._turns, torch.inference_mode(), torch.cuda.stream(self._stream):
             try:
@@ -117,8 +120,11 @@ class GraphedNetwork:
 
     def _encoder(self, shape: tuple[int, int]) -> tuple[_Inputs, Captured]:
         batch, length = batch_bucket(shape[0]), shape[1]
+        positions = self._network.config.max_source_positions
+        if length > positions:
+            raise ValueError(f"a source of {length} tokens, and positions for {positions}")
         if self._network.mask_conv:  # else padding changes the result, and the length stays exact
-            length = length_bucket(length, self._network.config.max_source_positions)
+            length = length_bucket(length, positions)
 
         def build() -> tuple[_Inputs, Captured]:
             inputs = _Inputs(batch, length, self._device)

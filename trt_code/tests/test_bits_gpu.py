@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not load_cuda_library(), reason="the CUDA operators are not built"),
 ]
 TIMES = 20
-BATCH, SOURCE, CANVAS = 8, 16, 32
+BATCH, SOURCE, CANVAS = 8, 16, 20
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

@@ -21,6 +21,7 @@ from train_model.models.incremental import EncoderHalf, IncrementalDecoder, Step
 from train_model.models.zoo import ModelFiles
 from train_model.tests.networks import network
 from trt_code import build_engine, onnx_surgeon
+from trt_code.cuda_graph import capture
 from trt_code.runners import Unavailable, create
 from trt_code.runners.search import graphed_search
 from trt_code.runners.search.trt_steps import EngineHalves
@@ -233,5 +234,5 @@ def test_contexts_are_captured_in_cuda_graphs(trt, beam, len_penalty):
     for tokens in (source(5), source(9, 4, 17), source(5, seed=1), source(9, 4, 17, seed=2)):
         assert_same(engines(tokens.cuda(), options), search(plain, tokens, options))
     # each context warms up and is captured; what comes after are replays
-    assert len(enqueued) == (graphed_search.WARM_UPS + 1) * len(trt.contexts)
+    assert len(enqueued) == (capture.WARM_UPS + 1) * len(trt.contexts)
     assert 0 not in enqueued

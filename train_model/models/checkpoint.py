@@ -173,7 +173,7 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
         model = ARCHITECTURES[kind].build(config)
     except KeyError as error:
         raise UserError(f"{path} lacks the weights {error}") from error
-    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path} has options that do not fit: {str(error)[:200]}") from error
     _fill(model, ARCHITECTURES[kind].upgrade(weights), path)
     return Loaded(model.eval(), config, kind)

@@ -162,7 +162,7 @@ class NatConfig(NetworkConfig):
 
     def _check_convolution(self, side: str) -> None:
         heads, width = getattr(self, f"{side}_attention_heads"), getattr(self, f"{side}_conv_dim")
-        if width % heads:
+        if heads < 1 or width % heads:
             raise ValueError(f"{side}: {width} channels do not divide into {heads} heads")
         conv_type = getattr(self, f"{side}_conv_type")
         if conv_type not in ("dynamic", "lightweight"):

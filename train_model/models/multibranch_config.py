@@ -35,11 +35,9 @@ class MultibranchConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.encoder_embed_dim % self.decoder_attention_heads:
-            raise ValueError(
-                f"{self.encoder_embed_dim} channels do not divide into "
-                f"{self.decoder_attention_heads} heads"
-            )
+        heads = self.decoder_attention_heads
+        if heads < 1 or self.encoder_embed_dim % heads:
+            raise ValueError(f"{self.encoder_embed_dim} channels do not divide into {heads} heads")
         for side in SIDES:
             self._check_branches(side)
 

@@ -226,6 +226,7 @@ def test_a_source_longer_than_the_positions_is_refused():
         ({"padding_policy": "other"}, "padding_policy"),
         ({"encoder_kernel_size_list": (3, 5, 7), "encoder_layers": 4}, "kernel sizes"),
         ({"encoder_attention_heads": 5}, "heads"),
+        ({"encoder_attention_heads": 0}, "0 heads"),
         ({"encoder_conv_type": "wide"}, "conv_type"),
         ({"share_all_embeddings": True, "tgt_vocab": 41}, "dictionary"),
     ],

@@ -257,6 +257,7 @@ def test_a_branch_that_makes_no_sense_is_refused(text):
         ({"share_all_embeddings": True}, "one dictionary"),
         ({"padding_policy": "none"}, "padding_policy"),
         ({"decoder_attention_heads": 5}, "5 heads"),
+        ({"decoder_attention_heads": 0}, "0 heads"),
     ],
 )
 def test_options_that_do_not_fit_are_told(changes, word):

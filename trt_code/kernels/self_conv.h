@@ -3,7 +3,7 @@
 //   taps = softmax over K of (x weight^T);  y = dynamicConv(x * mask, taps)
 //
 // that is, the GEMM that makes the logits and dynamic_conv_fused, without a trip to memory in
-// between. 16-bit types; the GEMM runs on the matrix units.
+// between. The GEMM runs on the matrix units, of FP32 operands with three TF32 products or one.
 #pragma once
 
 #include "common.h"

@@ -28,15 +28,26 @@
 //   groups without clusters                                                  187   244   357
 //   a product begins with what has arrived of its input                      184   238   345
 //   an early launch, and no divisions where weights are fetched              176   232   338
+//   the next layer's weights fetched to L2                                   176   225   337
+//   fences for one kind of memory alone, waits without a fence for the GPU   156   194   290
+//   products' operands counted on in uniform registers                       141   183   281
+//   ten stages where there is room; statistics without a cluster as words
+//   that tell their norm                                                     145   188   273
+//   sends before the barriers' arrivals, and these by a thread each; sums
+//   over a warp dealt out among its lanes                                    140   181   242
 //
-// and then the next layer's weights fetched to L2: 16 x 32 as a whole, with 32 and 64 positions,
-// 0.51 and 0.666 ms before, 0.50 and 0.658 after. Tried and not kept:
+// A fence for both kinds of memory, and an acquire for a cluster, made every thread wait until its
+// writes had come to L2, or emptied the multiprocessor's cache. Tried and not kept:
 //
 //   two more products split by depth                             0.704 to 0.750 ms as a whole
 //   norms folded into the next product, whose input is shared
 //   before its statistics are known                              189   247   340
 //   weights to L2 16 or 48 stages early, with divisions          199   257   360
 //   a stage less in the ring                                     0.514 to 0.56 ms as a whole
+//   a word of each block instead of one counter                  0.529 to 0.536 ms as a whole
+//   15 clusters, and the 16th group beside them without one (a launch behind theirs, at a time)
+//     that meets at a counter                                    253   350   392
+//     that exchanges words which tell when they have come        241   330   434
 #include "conv_stack.h"
 #include "hopper.cuh"
 #include "mma.cuh"
@@ -52,7 +63,7 @@ constexpr int kConsumers = 256;
 constexpr int kThreads = kConsumers + kWarpSize;  // and a warp that fetches weights
 constexpr uint32_t kStageBytes = 16 * 1024;
 constexpr uint32_t kBlockBytes = kStageBytes / 2;  // 64 outputs x 64 inputs
-constexpr int kMaxStages = 6;
+constexpr int kMaxStages = 10;
 constexpr float kHidden = -1e30f;
 
 /// What follows from the parameters; there is a block a head.
@@ -112,29 +123,31 @@ struct Memory {
 static_assert((kMaxHeads + 4) * sizeof(float2) <= kHeadWidth * 2);
 static_assert(kMaxTaps * sizeof(float) <= kHeadWidth * 2);
 
-/// Scratch memory, in bytes from its beginning: the counters of groups, what the blocks share (two
-/// buffers a group), and for groups that are no clusters partial sums and statistics.
+/// Scratch memory, in bytes from its beginning: for groups that are no clusters counters and
+/// statistics, which begin as zeros; for all groups what the blocks share (two buffers each); and
+/// again for those that are no clusters partial sums.
 constexpr uint32_t kCounterBytes = 128;
 
 struct Scratch {
-  size_t buffer, slices, partials, statistics, end;
+  size_t buffer, statistics, slices, partials, end;
 
   __host__ __device__ Scratch(const ConvStackParams& p, int tokens, int groups)
       : buffer(size_t(p.heads) * kHeadWidth * tokens * 2),
-        slices(size_t(groups) * kCounterBytes),
+        statistics(size_t(groups) * kCounterBytes),
+        slices(statistics + size_t(groups) * p.heads * tokens * sizeof(uint4)),
         partials(slices + size_t(groups) * 2 * buffer),
-        statistics(partials + size_t(groups) * p.heads * buffer),
-        end(statistics + size_t(groups) * p.heads * tokens * sizeof(float2)) {}
+        end(partials + size_t(groups) * p.heads * buffer) {}
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// Where the blocks of a group that is no cluster meet.
+/// Where the blocks of a group that is no cluster meet, in memory.
 struct Meeting {
   uint32_t* counter;
   uint32_t target = 0;
+  uint4* statistics;  // [block][position]: a sum, the norm's number, squared deviations, the number
+  uint32_t norms = 0;
   unsigned char* partials;  // [receiver][sender][a slice]
-  float2* statistics;       // [block][position]
 };
 
 /// Arrive, with everything that this block has written to memory, and wait for `target` arrivals.
@@ -144,6 +157,22 @@ __device__ __forceinline__ void meetAt(uint32_t* counter, uint32_t target) {
   do {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(counter) : "memory");
   } while (arrived < target);
+}
+
+/// 16 bytes to memory as all blocks see it, each half at once.
+__device__ __forceinline__ void storeWords(uint4* to, const uint4& words) {
+  asm volatile("st.relaxed.gpu.global.v2.b64 [%0], {%1, %2};" ::"l"(to),
+               "l"(uint64_t(words.y) << 32 | words.x), "l"(uint64_t(words.w) << 32 | words.z)
+               : "memory");
+}
+
+__device__ __forceinline__ uint4 loadWords(const uint4* from) {
+  uint64_t low, high;
+  asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
+               : "=l"(low), "=l"(high)
+               : "l"(from)
+               : "memory");
+  return {uint32_t(low), uint32_t(low >> 32), uint32_t(high), uint32_t(high >> 32)};
 }
 
 /// One block's way through the layers; a member function a step. Without kClustered, the blocks of
@@ -187,7 +216,8 @@ struct Worker {
         rank(blockIdx.x % p.heads),
         stages(stages),
         sentences(sentences),
-        warpgroup(threadIdx.x / 128),
+        // shuffled: the compiler then knows that it is a warp's, and keeps operands uniform
+        warpgroup(__shfl_sync(kFullWarp, threadIdx.x / 128, 0)),
         warp(threadIdx.x / kWarpSize % 4),
         lane(threadIdx.x % kWarpSize),
         group(lane / 4),
@@ -203,9 +233,9 @@ struct Worker {
     const Scratch of(p, kTokens, gridDim.x / p.heads);
     slices = scratch + of.slices + size_t(cluster) * 2 * of.buffer;
     meeting.counter = reinterpret_cast<uint32_t*>(scratch + cluster * kCounterBytes);
-    meeting.partials = scratch + of.partials + size_t(cluster) * p.heads * of.buffer;
     meeting.statistics =
-        reinterpret_cast<float2*>(scratch + of.statistics) + size_t(cluster) * p.heads * kTokens;
+        reinterpret_cast<uint4*>(scratch + of.statistics) + size_t(cluster) * p.heads * kTokens;
+    meeting.partials = scratch + of.partials + size_t(cluster) * p.heads * of.buffer;
   }
 
   __device__ uint32_t address(uint32_t offset) const { return sharedAddress(shared) + offset; }
@@ -272,7 +302,9 @@ struct Worker {
   template <int kColumns, bool kSame, bool kShared = true>
   __device__ void multiply(float (&sums)[kColumns / 2], int buffer, int column, int steps) {
     constexpr int kBlocks = kSame ? 2 : 1;  // of a stage that this warpgroup takes
-    const uint32_t columns = address(at.buffers[buffer]) + column * 16;
+    const uint64_t columns = operand(address(at.buffers[buffer]) + column * 16, kChunkBytes);
+    const uint64_t weights =
+        operand(address(at.ring) + (kSame ? 0 : warpgroup * kBlockBytes), 1024);
     int last = 0;
 #pragma unroll
     for (int i = 0; i < kColumns / 2; ++i) sums[i] = 0.0f;
@@ -282,15 +314,14 @@ struct Worker {
         for (int i = 0; i < kBlocks; ++i) awaitSlice(buffer, step + i);
       }
       waitFor(full(slot), slotParity);
-      const uint32_t weight =
-          address(at.ring + slot * kStageBytes) + (kSame ? 0 : warpgroup * kBlockBytes);
+      const uint64_t weight = further(weights, slot * kStageBytes);
+      const uint64_t here = further(columns, step * 8 * kChunkBytes);
       pinRegisters(sums);
       beginProducts();
 #pragma unroll
       for (int k = 0; k < 4 * kBlocks; ++k) {
-        warpgroupProduct<T, kColumns>(
-            sums, operand(weight + k * 2 * 1024, 1024),
-            operand(columns + (step * 8 + k * 2) * kChunkBytes, kChunkBytes));
+        warpgroupProduct<T, kColumns>(sums, further(weight, k * 2048),
+                                      further(here, k * 2 * kChunkBytes));
       }
       endProducts();
       pinRegisters(sums);
@@ -321,36 +352,36 @@ struct Worker {
   }
 
   /// Without a cluster: wait for all blocks of the group, and see what they wrote to memory. What
-  /// follows is for the first thread; the others need another consumersSync.
+  /// follows is for the first warp; the others need another consumersSync.
   __device__ void meet() {
     consumersSync();
     if (threadIdx.x == 0) {
       meeting.target += p.heads;
       meetAt(meeting.counter, meeting.target);
     }
+    __syncwarp();
   }
 
   /// Send this block's slice to every block's buffer.
   __device__ void share(int buffer) {
     const uint32_t to = address(at.buffers[buffer]);
-    fenceForBulk();
     if constexpr (kClustered) {
+      fenceGlobal();
       consumersSync();
+      if (threadIdx.x == 0) {
+        bulkLoadToAll(to + rank * kSliceBytes, slice(), kSliceBytes, gather(buffer, rank),
+                      uint16_t((1 << p.heads) - 1));
+      }
     } else {
       meet();
     }
-    if (threadIdx.x == 0) {
-      if constexpr (!kClustered) fenceForBulk();
-      for (int sender = 0; sender < p.heads; ++sender) {
-        arriveExpecting(gather(buffer, sender), kSliceBytes);
-        if constexpr (!kClustered) {
-          bulkLoad(to + sender * kSliceBytes, slice() + (sender - rank) * kSliceBytes, kSliceBytes,
-                   gather(buffer, sender));
-        }
-      }
-      if constexpr (kClustered) {
-        bulkLoadToAll(to + rank * kSliceBytes, slice(), kSliceBytes, gather(buffer, rank),
-                      uint16_t((1 << p.heads) - 1));
+    if (threadIdx.x < p.heads) {
+      const int sender = threadIdx.x;
+      arriveExpecting(gather(buffer, sender), kSliceBytes);
+      if constexpr (!kClustered) {
+        fenceGlobal();
+        bulkLoad(to + sender * kSliceBytes, slice() + (sender - rank) * kSliceBytes, kSliceBytes,
+                 gather(buffer, sender));
       }
     }
     ++shares;
@@ -415,7 +446,7 @@ struct Worker {
 #pragma unroll
     for (int j = 0; j < kOwn / 8; ++j) times[j] = (ownColumn() + j * 8 + group) % p.length;
     tapTime = (threadIdx.x / kWarpSize * 8 + quad * 2) % p.length;
-    fenceForBulk();
+    fenceShared();
     consumersSync();
   }
 
@@ -580,20 +611,36 @@ struct Worker {
 #pragma unroll
     for (int i = 0; i < kOwn / 2; ++i) residual[i] += sums[i] + norm.bias[i / 2 % 2];
 
-    // 1. sums and squared deviations of this warp's 16 channels
+    // 1. sums and squared deviations of this warp's 16 channels. Of each column eight lanes hold
+    // two; while they add, they deal the columns out among themselves.
     auto* parts = reinterpret_cast<float2*>(shared + at.parts);  // [4 warps][kTokens]
+    constexpr int kColumns = kOwn / 4;                           // of a lane
+    float2 part[kColumns];
 #pragma unroll
-    for (int j = 0; j < kOwn / 8; ++j) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const float a = residual[j * 4 + e], b = residual[j * 4 + 2 + e];
-        const float sum = sumOfGroups(a + b), mean = sum / 16;
-        const float squares = sumOfGroups((a - mean) * (a - mean) + (b - mean) * (b - mean));
-        if (group == 0) {
-          parts[warp * kTokens + ownColumn() + j * 8 + quad * 2 + e] = make_float2(sum, squares);
-        }
-      }
+    for (int i = 0; i < kColumns; ++i) {
+      const float a = residual[i / 2 * 4 + i % 2], b = residual[i / 2 * 4 + 2 + i % 2];
+      part[i] = make_float2(a + b, 0.5f * (a - b) * (a - b));
     }
+    int column = 0;
+#pragma unroll
+    for (int step = 0; step < 3; ++step) {  // sets of 2, 4 and 8 become one
+      const bool upper = (lane & (4 << step)) != 0;
+      const bool several = (kColumns >> step) > 1;
+      const int kept = several ? kColumns >> (step + 1) : 1;
+#pragma unroll
+      for (int i = 0; i < kept; ++i) {
+        const int second = several ? i + kept : i;
+        const float2 given = upper ? part[i] : part[second];
+        if (upper) part[i] = part[second];
+        const float sum = __shfl_xor_sync(kFullWarp, given.x, 4 << step);
+        const float squares = __shfl_xor_sync(kFullWarp, given.y, 4 << step);
+        const float away = part[i].x - sum;
+        part[i].x += sum;
+        part[i].y += squares + away * away * (0.25f / (1 << step));
+      }
+      if (several && upper) column += kept;
+    }
+    parts[warp * kTokens + ownColumn() + column / 2 * 8 + quad * 2 + column % 2] = part[0];
     consumersSync();
 
     // 2. of this block's head, sent to every block
@@ -602,28 +649,17 @@ struct Worker {
       if (threadIdx.x == 0) {
         arriveExpecting(barrier(kStatistics), p.heads * kTokens * sizeof(float2));
       }
-      if (threadIdx.x < kTokens) {
-        const float2 both = merge<4, 16>(parts + threadIdx.x, 4, 1.0f / kHeadWidth);
-        const uint32_t to =
-            address(at.statistics + (rank * kTokens + threadIdx.x) * sizeof(float2));
-        for (int block = 0; block < p.heads; ++block) {
-          storeRemote(remoteAddress(to, block), both, remoteAddress(barrier(kStatistics), block));
-        }
+      for (int i = threadIdx.x; i < p.heads * kTokens; i += kConsumers) {
+        const int block = i / kTokens, token = i % kTokens;
+        const float2 both = merge<4, 16>(parts + token, 4, 1.0f / kHeadWidth);
+        const uint32_t to = address(at.statistics + (rank * kTokens + token) * sizeof(float2));
+        storeRemote(remoteAddress(to, block), both, remoteAddress(barrier(kStatistics), block));
       }
       await(kStatistics);
       statistics = reinterpret_cast<const float2*>(shared + at.statistics);
     } else {
-      if (threadIdx.x < kTokens) {
-        const float2 both = merge<4, 16>(parts + threadIdx.x, 4, 1.0f / kHeadWidth);
-        __stcg(meeting.statistics + rank * kTokens + threadIdx.x, both);
-      }
-      meet();
-      consumersSync();
       auto* here = reinterpret_cast<float2*>(shared + at.statistics);
-      for (int i = threadIdx.x; i < p.heads * kTokens; i += kConsumers) {
-        here[i] = __ldcg(meeting.statistics + i);
-      }
-      consumersSync();
+      exchangeStatistics(parts, here);
       statistics = here;
     }
 
@@ -652,13 +688,40 @@ struct Worker {
     }
   }
 
-  /// Sum over the lanes that hold the same columns of a result.
-  __device__ static float sumOfGroups(float value) {
-#pragma unroll
-    for (int offset = 4; offset < kWarpSize; offset *= 2) {
-      value += __shfl_xor_sync(kFullWarp, value, offset);
+  /// Without a cluster: send this block's statistics of the parts, and fetch everybody's. They come
+  /// with the norm's number. Nobody is a norm ahead: residuals are shared in between.
+  __device__ void exchangeStatistics(const float2* parts, float2* statistics) {
+    const uint32_t norm = ++meeting.norms;
+    if (threadIdx.x < kTokens) {
+      const float2 both = merge<4, 16>(parts + threadIdx.x, 4, 1.0f / kHeadWidth);
+      storeWords(meeting.statistics + rank * kTokens + threadIdx.x,
+                 {__float_as_uint(both.x), norm, __float_as_uint(both.y), norm});
     }
-    return value;
+    constexpr int kEach = kMaxHeads * kTokens / kConsumers;
+    const int all = p.heads * kTokens;
+    uint4 words[kEach];
+    bool complete;
+    do {
+      complete = true;
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int entry = i * kConsumers + threadIdx.x;
+        if (entry < all) words[i] = loadWords(meeting.statistics + entry);
+      }
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int entry = i * kConsumers + threadIdx.x;
+        complete &= entry >= all || (words[i].y == norm && words[i].w == norm);
+      }
+    } while (!complete);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int entry = i * kConsumers + threadIdx.x;
+      if (entry < all) {
+        statistics[entry] = make_float2(__uint_as_float(words[i].x), __uint_as_float(words[i].z));
+      }
+    }
+    consumersSync();
   }
 
   /// Sum and squared deviations of kParts sets of kSize numbers; a set's lie kTokens apart. Of a
@@ -881,7 +944,7 @@ struct Worker {
         storeTiles(address(at.buffers[1]), row / 8, j * 8, sums, j, none);
       }
     }
-    fenceForBulk();
+    fenceShared();
     consumersSync();
     if constexpr (kClustered) {
       // Buffer 0 is read no more here.
@@ -1205,7 +1268,8 @@ cudaError_t convStack(const ConvStackParams& p, const ConvStackPlan& plan,
   Launch launch;
   cudaError_t status = configure(p, plan, stream, &launch);
   if (status == cudaSuccess && !plan.clustered) {
-    status = cudaMemsetAsync(tensors.scratch, 0, plan.groups * kCounterBytes, stream);
+    status = cudaMemsetAsync(tensors.scratch, 0, Scratch(p, tokensOf(p, plan), plan.groups).slices,
+                             stream);
   }
   if (status != cudaSuccess) return status;
   return cudaLaunchKernelEx(&launch.config, launch.kernel, p, tensors, plan.stages, plan.sentences);

@@ -48,10 +48,10 @@ __device__ __forceinline__ void arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/// Arrive at a barrier of any block of the cluster.
+/// Arrive at a barrier of any block of the cluster, done with reading what it guards; what this
+/// thread wrote to global memory is not waited for.
 __device__ __forceinline__ void arriveRemote(uint32_t remoteBarrier) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remoteBarrier)
-               : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remoteBarrier) : "memory");
 }
 
 /// Arrive, and let the phase last until `bytes` more have come in.
@@ -60,12 +60,14 @@ __device__ __forceinline__ void arriveExpecting(uint32_t barrier, uint32_t bytes
                : "memory");
 }
 
+/// Wait for a phase's end, and see what the bulk copies and remote stores brought that it counted.
+/// An acquire for this block alone: one for the cluster empties the cache of global memory too.
 __device__ __forceinline__ void waitFor(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
       "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 done, [%0], %1;\n"
       "@!done bra again;\n"
       "}" ::"r"(barrier),
       "r"(parity)
@@ -74,8 +76,16 @@ __device__ __forceinline__ void waitFor(uint32_t barrier, uint32_t parity) {
 
 // ---- moving data --------------------------------------------------------------------------------
 
-/// Make this thread's writes visible to what reads past the usual path: bulk copies and wgmma.
-__device__ __forceinline__ void fenceForBulk() { asm volatile("fence.proxy.async;" ::: "memory"); }
+/// Make this thread's writes to shared memory visible to what reads past the usual path: bulk
+/// copies and wgmma.
+__device__ __forceinline__ void fenceShared() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/// The same for what it has written to global memory, or has seen that others wrote.
+__device__ __forceinline__ void fenceGlobal() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
 
 /// Global to this block's shared memory.
 __device__ __forceinline__ void bulkLoad(uint32_t to, const void* from, uint32_t bytes,
@@ -145,6 +155,12 @@ __device__ __forceinline__ uint64_t operand(uint32_t address, uint32_t depthStri
   constexpr uint64_t kRowStride = 128;
   return uint64_t((address & 0x3FFFF) >> 4) | uint64_t(depthStride >> 4) << 16 |
          (kRowStride >> 4) << 32;
+}
+
+/// An operand so many bytes further, a multiple of 16: the lower half holds the address and has
+/// room.
+__device__ __forceinline__ uint64_t further(uint64_t operand, uint32_t bytes) {
+  return (operand & 0xFFFFFFFF00000000) | (uint32_t(operand) + (bytes >> 4));
 }
 
 template <int kRegisters>

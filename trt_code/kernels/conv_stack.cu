@@ -34,7 +34,8 @@
 //   ten stages where there is room; statistics without a cluster as words
 //   that tell their norm                                                     145   188   273
 //   sends before the barriers' arrivals, and these by a thread each; sums
-//   over a warp dealt out among its lanes                                    140   181   242
+//   over a warp dealt out among its lanes                                    139   179   245
+//   subnormal FP32 numbers count as 0                                        138   175   242
 //
 // A fence for both kinds of memory, and an acquire for a cluster, made every thread wait until its
 // writes had come to L2, or emptied the multiprocessor's cache. Tried and not kept:
@@ -45,6 +46,8 @@
 //   weights to L2 16 or 48 stages early, with divisions          199   257   360
 //   a stage less in the ring                                     0.514 to 0.56 ms as a whole
 //   a word of each block instead of one counter                  0.529 to 0.536 ms as a whole
+//   stages of 8 KiB, so that more is on its way                  159   196   272
+//   likewise for 64 positions, and a send a warp                 159   200   268
 //   15 clusters, and the 16th group beside them without one (a launch behind theirs, at a time)
 //     that meets at a counter                                    253   350   392
 //     that exchanges words which tell when they have come        241   330   434

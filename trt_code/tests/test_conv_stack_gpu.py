@@ -143,6 +143,8 @@ ENCODERS = [
     (5, 64, 8),
     (15, 64, 8),
     (16, 64, 8),  # more groups than an H100 has clusters
+    (22, 64, 6),
+    (33, 40, 4),
     (32, 31, 8),
     (40, 8, 2),
     (2, 40, 6),
@@ -154,6 +156,8 @@ DECODERS = [
     (16, 32, 8, 32),
     (15, 64, 8, 64),
     (16, 64, 8, 32),
+    (16, 33, 8, 3),
+    (22, 33, 6, 20),
     (31, 32, 8, 32),
     (30, 64, 4, 64),
     (9, 16, 8, 8),
@@ -178,6 +182,54 @@ def test_six_layers_of_the_full_size():
     check(torch.float16, 16, 32, 8, 2048, 32, kernel_sizes=(3, 5, 5, 7, 15, 15))
 
 
+# Clusters of 32 and of 64 positions, and groups without clusters.
+WAYS = [(3, 32, 0), (9, 32, 32), (16, 32, 0), (16, 32, 32), (16, 64, 0), (16, 64, 32)]
+
+
+@pytest.mark.parametrize(("batch", "length", "source"), WAYS)
+def test_replays_are_alike_beside_other_work(batch, length, source):
+    stack, _, arguments = make(torch.float16, batch, length, 8, 2048, source, (3, 5, 7, 15))
+    expected = stack(*arguments)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = stack(*arguments)
+    other, matrix = torch.cuda.Stream(), torch.randn(2048, 2048, device="cuda")
+    for i in range(200):
+        captured.zero_()
+        if i % 2:
+            with torch.cuda.stream(other):
+                torch.mm(matrix, matrix)
+        graph.replay()
+        assert captured.equal(expected)
+
+
+@pytest.mark.parametrize(("batch", "length", "source"), WAYS)
+def test_what_starts_early_before_and_behind_it_sees_all(batch, length, source):
+    stack, _, (x, *others) = make(torch.float16, batch, length, 8, 1024, source)
+    scale, shift = torch.ones(512, device="cuda"), torch.zeros(512, device="cuda")
+    steps = [
+        lambda y: stack(y, *others),
+        lambda y: torch.ops.lite.layer_norm(y, x, None, scale, shift, EPS),
+        lambda y: stack(y, *others),
+    ] * 3
+
+    def run(after_each):
+        y = x
+        for step in steps:
+            y = step(y)
+            after_each()
+        return y
+
+    expected = run(torch.cuda.synchronize)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run(lambda: None)
+    for _ in range(50):
+        captured.zero_()
+        graph.replay()
+        assert captured.equal(expected)
+
+
 def test_what_does_not_fit_is_refused():
     x = torch.zeros(1, 65, 128, device="cuda", dtype=torch.float16)
     generator = torch.Generator("cuda").manual_seed(0)
@@ -185,6 +237,9 @@ def test_what_does_not_fit_is_refused():
     stack = ConvStack(layers, 2, EPS, mask_conv=False)
     assert not stack.fits(x)
     assert stack.fits(x[:, :64].contiguous())
+    groups = torch.cuda.get_device_properties(0).multi_processor_count // 2
+    assert stack.fits(x.new_zeros(groups, 64, 128))
+    assert not stack.fits(x.new_zeros(groups + 1, 64, 128))
     with pytest.raises(RuntimeError, match="at most 64"):
         stack(x)
     with pytest.raises(RuntimeError, match="x must be"):

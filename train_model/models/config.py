@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 PaddingPolicy = Literal["upstream", "masked"]
 SIDES = ("encoder", "decoder")
+MAX_POSITIONS = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,9 @@ class NetworkConfig:
         if self.share_all_embeddings and self.src_vocab != self.tgt_vocab:
             raise ValueError("share_all_embeddings needs one dictionary for both sides")
         self._check_dropouts()
+        for name in ("max_source_positions", "max_target_positions"):
+            if not 1 <= getattr(self, name) <= MAX_POSITIONS:  # their table is made, not read
+                raise ValueError(f"{name} is 1 to {MAX_POSITIONS}, not {getattr(self, name)}")
         self._set("int8_layers", tuple(self.int8_layers))
         for side in SIDES:
             self._check_kernels(side)

@@ -227,6 +227,7 @@ def test_a_source_longer_than_the_positions_is_refused():
         ({"encoder_kernel_size_list": (3, 5, 7), "encoder_layers": 4}, "kernel sizes"),
         ({"encoder_attention_heads": 5}, "heads"),
         ({"encoder_attention_heads": 0}, "0 heads"),
+        ({"max_source_positions": 0}, "max_source_positions is 1 to"),
         ({"encoder_conv_type": "wide"}, "conv_type"),
         ({"share_all_embeddings": True, "tgt_vocab": 41}, "dictionary"),
     ],

@@ -258,6 +258,7 @@ def test_a_branch_that_makes_no_sense_is_refused(text):
         ({"padding_policy": "none"}, "padding_policy"),
         ({"decoder_attention_heads": 5}, "5 heads"),
         ({"decoder_attention_heads": 0}, "0 heads"),
+        ({"max_target_positions": 2**31}, "max_target_positions is 1 to"),
     ],
 )
 def test_options_that_do_not_fit_are_told(changes, word):

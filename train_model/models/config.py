@@ -10,6 +10,12 @@ SIDES = ("encoder", "decoder")
 MAX_POSITIONS = 1 << 16
 
 
+def check_heads(width: int, heads: int, where: str = "") -> None:
+    """Raise ``ValueError``, opening with ``where``, unless ``width`` channels divide into heads."""
+    if heads < 1 or width % heads:
+        raise ValueError(f"{where}{width} channels do not divide into {heads} heads")
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     """Options that both networks have; names and defaults are those of fairseq's arguments.
@@ -166,8 +172,7 @@ class NatConfig(NetworkConfig):
 
     def _check_convolution(self, side: str) -> None:
         heads, width = getattr(self, f"{side}_attention_heads"), getattr(self, f"{side}_conv_dim")
-        if heads < 1 or width % heads:
-            raise ValueError(f"{side}: {width} channels do not divide into {heads} heads")
+        check_heads(width, heads, f"{side}: ")
         conv_type = getattr(self, f"{side}_conv_type")
         if conv_type not in ("dynamic", "lightweight"):
             raise ValueError(f"{side}_conv_type is dynamic or lightweight, not {conv_type!r}")

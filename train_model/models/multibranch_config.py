@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Self
 
-from train_model.models.config import SIDES, NetworkConfig
+from train_model.models.config import SIDES, NetworkConfig, check_heads
 from train_model.models.multibranch import Branch
 
 # Options of the original that this network does not have, with the value that it stands for.
@@ -35,9 +35,7 @@ class MultibranchConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        heads = self.decoder_attention_heads
-        if heads < 1 or self.encoder_embed_dim % heads:
-            raise ValueError(f"{self.encoder_embed_dim} channels do not divide into {heads} heads")
+        check_heads(self.encoder_embed_dim, self.decoder_attention_heads)
         for side in SIDES:
             self._check_branches(side)
 

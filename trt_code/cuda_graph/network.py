@@ -49,14 +49,7 @@ class Linear:
 
     def gated(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """GLU of the result, zero where ``mask`` is 0."""
-        if self.gates_itself(x):
-            return lite.linear_glu(x, self.weight, self.bias, mask)
-        return lite.glu_mask(self(x), mask)
-
-    @staticmethod
-    def gates_itself(x: Tensor) -> bool:
-        """Whether the gate goes into the product's epilogue: our own product, fast for few rows."""
-        return x.dtype != torch.float32 and x.shape[:-1].numel() <= lite.few_rows()
+        return lite.linear_glu(x, self.weight, self.bias, mask, self.tf32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +265,7 @@ class _Convolution:
 
     def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if self.fused:
-            gate = not self.linear1.gates_itself(x)
+            gate = not lite.gates_in_product(x, self.linear1.tf32)
             x = self.linear1(x) if gate else self.linear1.gated(x)
             weight, tf32 = self.weight_linear.weight, self.weight_linear.tf32
             return lite.self_conv(x, weight, mask, *self.shape, gate, tf32)

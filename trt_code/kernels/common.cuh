@@ -78,20 +78,15 @@ inline cudaError_t deviceAttribute(cudaDeviceAttr attribute, int* value) {
   return status == cudaSuccess ? cudaDeviceGetAttribute(value, attribute, device) : status;
 }
 
-/// Whether a kernel of so many blocks should start early: the device must know how, and a large
-/// grid would only take its predecessor's places.
-inline bool startsEarly(int64_t blocks) {
-  constexpr int64_t kSmallGrid = 128;
-  int major = 0;
-  return blocks <= kSmallGrid &&
-         deviceAttribute(cudaDevAttrComputeCapabilityMajor, &major) == cudaSuccess && major >= 9;
-}
-
-/// Launch a kernel that calls waitForPrevious(), early where that helps.
+/// Launch a kernel that calls waitForPrevious(), early where the device knows how: Hopper and
+/// later.
 template <typename... Parameters, typename... Arguments>
 cudaError_t launchEarly(void (*kernel)(Parameters...), int64_t blocks, dim3 threads,
                         size_t sharedBytes, cudaStream_t stream, const Arguments&... arguments) {
-  return launchAt(startsEarly(blocks), kernel, blocks, threads, sharedBytes, stream, arguments...);
+  int major = 0;
+  const cudaError_t status = deviceAttribute(cudaDevAttrComputeCapabilityMajor, &major);
+  if (status != cudaSuccess) return status;
+  return launchAt(major >= 9, kernel, blocks, threads, sharedBytes, stream, arguments...);
 }
 
 /// Call f with a value of the element type that `dtype` names.
@@ -164,6 +159,13 @@ __device__ __forceinline__ void storeVector(T* to, const float (&values)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) packed.item[i] = fromFloat<T>(values[i]);
   *reinterpret_cast<Vector<T, N>*>(to) = packed;
+}
+
+/// max(value, 0), and NaN of NaN, as in PyTorch.
+__device__ __forceinline__ float relu(float value) {
+  float result;
+  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(result) : "f"(value));
+  return result;
 }
 
 /// Sum over the lanes of a warp, given to every lane.

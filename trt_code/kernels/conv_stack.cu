@@ -939,7 +939,7 @@ struct Worker {
       multiply<kTokens, false>(sums, 0, 0, p.heads);
 #pragma unroll
       for (int i = 0; i < kTokens / 2; ++i) {
-        sums[i] = fmaxf(sums[i] + biasOf[i / 2 % 2], 0.0f);
+        sums[i] = relu(sums[i] + biasOf[i / 2 % 2]);
       }
       const float none[2] = {};
 #pragma unroll
@@ -1204,11 +1204,9 @@ const char* check(const ConvStackParams& p) {
 
 cudaError_t planConvStack(const ConvStackParams& p, ConvStackPlan* plan) {
   if (check(p) != nullptr) return cudaErrorInvalidValue;
-  int major = 0, minor = 0, mostShared = 0, processors = 0;
-  cudaError_t status = deviceAttribute(cudaDevAttrComputeCapabilityMajor, &major);
-  if (status == cudaSuccess) {
-    status = deviceAttribute(cudaDevAttrComputeCapabilityMinor, &minor);
-  }
+  bool hopper = false;
+  int mostShared = 0, processors = 0;
+  cudaError_t status = isHopper(&hopper);
   if (status == cudaSuccess) {
     status = deviceAttribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, &mostShared);
   }
@@ -1216,7 +1214,7 @@ cudaError_t planConvStack(const ConvStackParams& p, ConvStackPlan* plan) {
     status = deviceAttribute(cudaDevAttrMultiProcessorCount, &processors);
   }
   if (status != cudaSuccess) return status;
-  if (major != 9 || minor != 0) return cudaErrorNotSupported;
+  if (!hopper) return cudaErrorNotSupported;
 
   // Few positions are done sooner, and clusters are faster, but all groups must find room at once.
   struct Way {

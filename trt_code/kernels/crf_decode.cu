@@ -381,6 +381,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   };
   Search<kBeam> search{p.beam, warp, lane, shares, backPointers, prefix, {}, 0};
   TileTokens tokens;
+  waitForPrevious();
   if (searches) {
     search.start([&](int j) { return toFloat(tensors.emissions[firstPosition * p.beam + j]); });
   } else if (chunks > 0 && worker < tilesOf(0)) {
@@ -441,8 +442,8 @@ cudaError_t run(const CrfDecodeParams& p, const Tensors<T>& tensors, cudaStream_
   while (chunk > 1 && sharedBytes<kBeam>(p.length, chunk) > size_t(limit)) --chunk;
   const bool vectorised =
       p.rank % RankSlice<T>::kRanks == 0 && aligned(16, {tensors.E1, tensors.E2});
-  return launch(crfDecodeKernel<T, kBeam>, p.batch, kThreads, sharedBytes<kBeam>(p.length, chunk),
-                stream, p, tensors, chunk, vectorised);
+  return launchEarly(crfDecodeKernel<T, kBeam>, p.batch, kThreads,
+                     sharedBytes<kBeam>(p.length, chunk), stream, p, tensors, chunk, vectorised);
 }
 
 }  // namespace

@@ -15,6 +15,8 @@ __global__ void __launch_bounds__(kThreads)
                   const int32_t* __restrict__ mask, T* __restrict__ y) {
   const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
   if (row >= rows) return;
+  admitNext();
+  waitForPrevious();
   const bool real = mask == nullptr || mask[row] != 0;
   const T* values = x + row * 2 * channels;
   const T* gates = values + channels;
@@ -36,8 +38,8 @@ cudaError_t run(const GluMaskParams& p, const T* x, const int32_t* mask, T* y,
   int lanes = 1;
   while (lanes < kThreads && lanes * kVec < p.channels) lanes *= 2;
   const dim3 threads(lanes, kThreads / lanes);
-  return launch(gluMaskKernel<T, kVec>, ceilDiv<int64_t>(p.rows, threads.y), threads, 0, stream,
-                p.rows, p.channels, x, mask, y);
+  return launchEarly(gluMaskKernel<T, kVec>, ceilDiv<int64_t>(p.rows, threads.y), threads, 0,
+                     stream, p.rows, p.channels, x, mask, y);
 }
 
 }  // namespace

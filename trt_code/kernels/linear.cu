@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(kThreads) linearKernel(LinearParams p, LinearT
             const T gate = fromFloat<T>(biased(sums[i][j + 1][half * 2 + e], outs + out + e));
             result[e] = glu(fromFloat<T>(result[e]), gate);
           } else if (p.activation == Activation::kRelu) {
-            result[e] = result[e] < 0.0f ? 0.0f : result[e];  // NaN stays, as in PyTorch
+            result[e] = relu(result[e]);
           }
         }
         const int64_t at = row * outs + out;

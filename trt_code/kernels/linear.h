@@ -47,4 +47,15 @@ constexpr int kLinearVariants = 5;
 cudaError_t linear(const LinearParams& params, const LinearTensors& tensors, int variant,
                    cudaStream_t stream);
 
+/// Why the product cannot be in TF32, of Hopper's matrix units; nullptr when it can.
+const char* checkTf32(const LinearParams& params);
+
+/// How many ways there are to cut that.
+constexpr int kTf32LinearVariants = 4;
+
+/// The same for floats, rounded to TF32 to be multiplied, and for any number of rows; a residual
+/// only without activation. cudaErrorNotSupported where the GPU is no Hopper.
+cudaError_t linearTf32(const LinearParams& params, const LinearTensors& tensors, int variant,
+                       cudaStream_t stream);
+
 }  // namespace lite

@@ -268,6 +268,8 @@ __global__ void __launch_bounds__(kThreads, 1536 / kThreads)
   __shared__ Shared<kThreads> shared;
   const Row<T> row(x + int64_t(blockIdx.x) * width, width);
   if (threadIdx.x == 0) shared.count = shared.reachingCount = 0;
+  admitNext();
+  waitForPrevious();
 
   uint32_t edge = kLowest;  // this thread's element of the row's ends, if it has one
   if (threadIdx.x < row.edges()) edge = orderOf(toFloat(row.data[row.indexOfEdge(threadIdx.x)]));
@@ -317,8 +319,8 @@ __global__ void __launch_bounds__(kThreads, 1536 / kThreads)
 
 template <typename T, int kThreads>
 cudaError_t run(const TopKParams& p, const T* x, T* values, int32_t* indices, cudaStream_t stream) {
-  return launch(topKKernel<T, kThreads>, p.rows, kThreads, 0, stream, p.width, p.k, x, values,
-                indices);
+  return launchEarly(topKKernel<T, kThreads>, p.rows, kThreads, 0, stream, p.width, p.k, x, values,
+                     indices);
 }
 
 }  // namespace

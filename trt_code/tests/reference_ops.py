@@ -44,7 +44,7 @@ def self_conv(x, weight, mask, heads, kernel_size, padding_l, glu, tf32=False):
     return dynamic_conv_fused(x, logits, mask, heads, kernel_size, padding_l, False)
 
 
-def linear_glu(x, weight, bias, mask):
+def linear_glu(x, weight, bias, mask, tf32):
     return glu_mask(F.linear(x, weight, bias), mask)
 
 
@@ -92,8 +92,8 @@ def top_k(x, k):
     return values[..., :k].contiguous(), indices[..., :k].int().contiguous()
 
 
-def few_rows():
-    return 64
+def gates_in_product(x, tf32):
+    return x.shape[:-1].numel() <= 64
 
 
 def self_conv_fits(channels, heads, kernel_size, padding_l, dtype):
@@ -106,7 +106,8 @@ SCHEMAS = {
     glu_mask: "(Tensor x, Tensor? mask) -> Tensor",
     dynamic_conv_fused: "(Tensor x, Tensor logits, Tensor? mask, int heads, int kernel_size, "
     "int padding_l, bool glu) -> Tensor",
-    linear_glu: "(Tensor x, Tensor weight, Tensor? bias, Tensor? mask) -> Tensor",
+    linear_glu: "(Tensor x, Tensor weight, Tensor? bias, Tensor? mask, bool tf32) -> Tensor",
+    gates_in_product: "(Tensor x, bool tf32) -> bool",
     layer_norm_add: "(Tensor x, Tensor scale, Tensor shift, float eps, Tensor after) -> Tensor",
     self_conv: "(Tensor x, Tensor weight, Tensor? mask, int heads, int kernel_size, "
     "int padding_l, bool glu, bool tf32=False) -> Tensor",
@@ -120,7 +121,6 @@ SCHEMAS = {
     top_k: "(Tensor x, int k) -> (Tensor, Tensor)",
 }
 QUESTIONS = {  # which kernel fits: no tensor says on what device
-    few_rows: "() -> int",
     self_conv_fits: "(int channels, int heads, int kernel_size, int padding_l, ScalarType dtype) -> bool",
 }
 

@@ -67,7 +67,7 @@ def test_linear(dtype, shape, parts):
     check("linear", *arguments, dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize(
     "shape", [(1, 1, 8, 8), (3, 7, 64, 24), (16, 32, 512, 1024), (2, 50, 496, 104)]
 )
@@ -76,7 +76,46 @@ def test_linear_glu(dtype, shape, masked):
     batch, length, inner, outer = shape
     x, weight, bias = tensors(dtype, (batch, length, inner), (outer, inner), (outer,))
     mask = mask_of([length - i % length for i in range(batch)], length) if masked else None
-    check("linear_glu", x, weight * inner**-0.5, bias, mask, dtype=dtype)
+    check("linear_glu", x, weight * inner**-0.5, bias, mask, False, dtype=dtype)
+
+
+def rounded_to_tf32(x):
+    """FP32 ``x`` with TF32's ten bits of mantissa, as the bulk engine rounds it, in float64."""
+    bits = x.view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32).double()
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0),
+    reason="the kernel is for Hopper",
+)
+@pytest.mark.parametrize("variant", range(4))
+@pytest.mark.parametrize(
+    ("rows", "inner", "outer"),
+    [(1, 4, 4), (63, 8, 24), (65, 36, 132), (200, 200, 40), (512, 512, 1024), (130, 2048, 512)],
+)
+@pytest.mark.parametrize("kind", ["plain", "relu", "residual", "glu"])
+def test_linear_in_tf32(kind, rows, inner, outer, variant):
+    x, weight, bias, residual = tensors(
+        torch.float32, (rows, inner), (outer, inner), (outer,), (rows, outer)
+    )
+    weight = weight * inner**-0.5
+    relu, glu = kind == "relu", kind == "glu"
+    residual = residual if kind == "residual" else None
+    bias = None if kind == "plain" else bias
+    mask = mask_of([rows // 2], rows)[0] if glu else None
+    arguments = x, weight, bias, residual, mask, relu, glu, variant
+    actual, again = (torch.ops.lite.linear_tf32(*arguments) for _ in range(2))
+    exact = reference_ops.linear(
+        rounded_to_tf32(x), rounded_to_tf32(weight), *map(widen, (bias, residual)), relu, True
+    )
+    if glu:
+        exact = reference_ops.glu_mask(exact, mask)
+    assert actual.equal(again)
+    assert actual.shape == exact.shape
+    assert actual.isfinite().all()
+    # a number halfway between two of TF32's may be rounded to either
+    assert relative_error(actual, exact) < 1e-4
 
 
 @pytest.mark.parametrize("dtype", ALL)
@@ -207,7 +246,14 @@ def test_copy_source(dtype, batch, width, source, channels):
         ("linear", lambda x: (x, x.new_ones(8, 16).half(), None, None, False, False)),
         ("linear", lambda x: (x, x.new_ones(8, 16), x.new_ones(7), None, False, False)),
         ("self_conv", lambda x: (x, x.new_ones(6, 8), None, 2, 3, 1, False)),
-        ("linear_glu", lambda x: (x, x.new_ones(6, 16), None, None)),
+        ("linear_glu", lambda x: (x, x.new_ones(7, 16), None, None, False)),
+        ("linear_tf32", lambda x: (x, x.new_ones(7, 16), *[None] * 3, False, False, 0)),
+        ("linear_tf32", lambda x: (x, x.new_ones(8, 16), *[None] * 3, False, False, 9)),
+        ("linear_tf32", lambda x: (x, x.new_ones(8, 16), *[None] * 3, True, True, 0)),
+        (
+            "linear_tf32",
+            lambda x: (x.half(), x.new_ones(8, 16).half(), *[None] * 3, False, False, 0),
+        ),
         ("attention", lambda x: (x.half(), x.new_ones(2, 4, 32).half(), None, 0, 3)),
         ("embed_source", lambda x: (x[0].int(), x[0], x[0])),
         ("predict_length", lambda x: (x, x[:, :, 0], x[0], x[0, :2, 0].long(), 0, False)),

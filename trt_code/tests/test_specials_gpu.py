@@ -33,15 +33,15 @@ def arguments_with_specials(name, dtype, special):
 
     mask = mask_of([20, 13, 9], 20)
     match name:
-        case "linear":
+        case "linear" | "linear in TF32":
             x, weight, bias = drawn((3, 7, 64), (24, 64), (24,))
-            return spoilt(x, (0, 2, 5), (0, 4, 63)), weight, bias, None, True, False
+            return spoilt(x, (0, 2, 5), (0, 4, 63)), weight, bias, None, True, name != "linear"
         case "linear with a residual":
             x, weight, bias, residual = drawn((3, 7, 64), (24, 64), (24,), (3, 7, 24))
             return x, weight, bias, spoilt(residual, (0, 2, 5)), False, False
-        case "linear_glu":
+        case "linear_glu" | "linear_glu in TF32":
             x, weight, bias = drawn((3, 20, 64), (48, 64), (48,))
-            return spoilt(x, (0, 2, 5)), weight * 0.1, bias, mask
+            return spoilt(x, (0, 2, 5)), weight * 0.1, bias, mask, name != "linear_glu"
         case "glu_mask":
             return spoilt(drawn((3, 20, 24)), (0, 2, 5), (0, 7, 23)), mask
         case "layer_norm_add":
@@ -79,7 +79,9 @@ def arguments_with_specials(name, dtype, special):
     [
         "linear",
         "linear with a residual",
+        "linear in TF32",
         "linear_glu",
+        "linear_glu in TF32",
         "glu_mask",
         "layer_norm_add",
         "self_conv",
@@ -93,8 +95,6 @@ def arguments_with_specials(name, dtype, special):
     ],
 )
 def test_nan_and_infinity_go_where_they_go_in_pytorch(name, special, dtype):
-    if name == "linear_glu" and dtype == torch.float32:
-        pytest.skip("16-bit types alone")
     arguments = arguments_with_specials(name, dtype, special)
     name = name.split()[0]
     actual = getattr(torch.ops.lite, name)(*arguments)

@@ -1,12 +1,14 @@
-// lite::linear: a linear layer with everything around it in the GEMM's epilogue, by cuBLASLt.
+// lite::linear and lite::linear_glu: a linear layer with everything around it in the GEMM's
+// epilogue, by cuBLASLt or our own kernels.
 //
 //   y = act(x @ weight^T + bias + residual)
 //
 // cuBLASLt's own first choice is often not its fastest for a few hundred rows, so the first call of
-// a shape times the candidates and the fastest is kept for the life of the process. They are timed
-// inside a CUDA graph, as they will run: a launch from the host takes longer than a small product,
-// and hid which of them is faster. During stream capture nothing can be timed: a shape that was not
-// met before takes the first choice.
+// a shape times its candidates, and our own kernels beside them where they fit: for few rows, and
+// for TF32 on Hopper. The fastest is kept for the life of the process. They are timed inside a CUDA
+// graph, as they will run: a launch from the host takes longer than a small product, and hid which
+// of them is faster. During stream capture nothing can be timed: a shape that was not met before
+// takes the first choice.
 
 #include "linear.h"
 
@@ -27,6 +29,7 @@
 #include <tuple>
 #include <vector>
 
+#include "glu_mask.h"
 #include "tensors.h"
 
 namespace {
@@ -163,9 +166,10 @@ using lite::torch_ops::requireTensor;
 using lite::torch_ops::stream;
 using lite::torch_ops::text;
 
-// One way to compute a product: an algorithm of cuBLASLt's, or a variant of our kernel.
+// One way to compute a product: an algorithm of cuBLASLt's, or a variant of one of our kernels.
 struct Choice {
   std::optional<cublasLtMatmulHeuristicResult_t> algorithm;
+  bool tf32 = false;  // our kernel for TF32
   int variant = 0;
 };
 
@@ -260,7 +264,7 @@ void runFastest(const char* op, const Tensor& x, const Tensor& weight, int flags
                     flags};
   const std::lock_guard<std::mutex> lock(mutex);
   const auto known = chosen.find(shape);
-  const auto candidates = make(/*all=*/known == chosen.end());
+  const auto candidates = make(known == chosen.end() ? nullptr : &known->second);
   if (known == chosen.end()) chosen[shape] = fastest(candidates, x);
   const Choice& choice = chosen[shape];
   const size_t bytes = choice.algorithm ? choice.algorithm->workspaceSize : 0;
@@ -268,59 +272,105 @@ void runFastest(const char* op, const Tensor& x, const Tensor& weight, int flags
   TORCH_CHECK(candidates.run(choice, scratch.data_ptr()), "lite::", op, ": the product failed");
 }
 
+bool isHopper() {
+  const auto* device = at::cuda::getCurrentDeviceProperties();
+  return device->major == 9 && device->minor == 0;
+}
+
+// What our own kernels can do of a product, and how.
+class OwnKernels {
+ public:
+  OwnKernels(const lite::LinearParams& params, const lite::LinearTensors& tensors, bool tf32)
+      : params_(params), tensors_(tensors), tf32_(tf32) {}
+
+  void addTo(std::vector<Choice>& choices) const {
+    if (check(params_) == nullptr && params_.rows <= kFewRows) {
+      add(choices, /*tf32=*/false, lite::kLinearVariants);
+    }
+    if (tf32_ && checkTf32(params_) == nullptr && isHopper()) {
+      add(choices, /*tf32=*/true, lite::kTf32LinearVariants);
+    }
+  }
+
+  bool run(const Choice& choice) const {
+    const auto kernel = choice.tf32 ? lite::linearTf32 : lite::linear;
+    return kernel(params_, tensors_, choice.variant, stream()) == cudaSuccess;
+  }
+
+ private:
+  static void add(std::vector<Choice>& choices, bool tf32, int variants) {
+    for (int variant = 0; variant < variants; ++variant) {
+      choices.push_back({std::nullopt, tf32, variant});
+    }
+  }
+
+  lite::LinearParams params_;
+  lite::LinearTensors tensors_;
+  bool tf32_;
+};
+
 class LinearCandidates : public Candidates {
  public:
   LinearCandidates(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                    const OptionalTensor& residual, bool relu, bool tf32, Tensor& y, bool all)
       : problem_(x, weight, bias, residual, relu, tf32, y),
         handle_(at::cuda::getCurrentCUDABlasLtHandle()),
-        params_{x.numel() / x.size(-1), int32_t(weight.size(1)), int32_t(weight.size(0)),
-                relu ? lite::Activation::kRelu : lite::Activation::kNone,
-                lite::torch_ops::dataType("linear", x)},
-        tensors_{x.data_ptr(),
-                 weight.data_ptr(),
-                 bias ? bias->data_ptr() : nullptr,
-                 residual ? residual->data_ptr() : nullptr,
-                 nullptr,
-                 y.data_ptr()} {
+        own_({x.numel() / x.size(-1), int32_t(weight.size(1)), int32_t(weight.size(0)),
+              relu ? lite::Activation::kRelu : lite::Activation::kNone,
+              lite::torch_ops::dataType("linear", x)},
+             {x.data_ptr(), weight.data_ptr(), bias ? bias->data_ptr() : nullptr,
+              residual ? residual->data_ptr() : nullptr, nullptr, y.data_ptr()},
+             tf32) {
     if (!all) return;
     for (const auto& algorithm : problem_.candidates(handle_)) choices.push_back({algorithm});
-    if (check(params_) != nullptr || params_.rows > kFewRows) return;
-    for (int variant = 0; variant < lite::kLinearVariants; ++variant) {
-      choices.push_back({std::nullopt, variant});
-    }
+    own_.addTo(choices);
   }
 
   bool run(const Choice& choice, void* scratch) const override {
-    if (!choice.algorithm) {
-      return lite::linear(params_, tensors_, choice.variant, stream()) == cudaSuccess;
-    }
+    if (!choice.algorithm) return own_.run(choice);
     return problem_.run(handle_, *choice.algorithm, scratch, stream()) == CUBLAS_STATUS_SUCCESS;
   }
 
  private:
   Problem problem_;
   cublasLtHandle_t handle_;
-  lite::LinearParams params_;
-  lite::LinearTensors tensors_;
+  OwnKernels own_;
 };
 
+// cuBLASLt knows no gate: with one of its algorithms, the gate is a kernel behind the product.
 class GluCandidates : public Candidates {
  public:
-  GluCandidates(const lite::LinearParams& params, const lite::LinearTensors& tensors)
-      : params_(params), tensors_(tensors) {
-    for (int variant = 0; variant < lite::kLinearVariants; ++variant) {
-      choices.push_back({std::nullopt, variant});
+  GluCandidates(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                const lite::LinearParams& params, const lite::LinearTensors& tensors, bool tf32,
+                const Choice* known)
+      : handle_(at::cuda::getCurrentCUDABlasLtHandle()),
+        own_(params, tensors, tf32),
+        gate_{params.rows, params.out / 2, params.dtype},
+        mask_(tensors.mask),
+        y_(tensors.y) {
+    if (known == nullptr || known->algorithm) {
+      both_ = at::empty({params.rows, params.out}, x.options());
+      problem_.emplace(x, weight, bias, std::nullopt, /*relu=*/false, tf32, both_);
     }
+    if (known != nullptr) return;
+    for (const auto& algorithm : problem_->candidates(handle_)) choices.push_back({algorithm});
+    own_.addTo(choices);
   }
 
-  bool run(const Choice& choice, void*) const override {
-    return lite::linear(params_, tensors_, choice.variant, stream()) == cudaSuccess;
+  bool run(const Choice& choice, void* scratch) const override {
+    if (!choice.algorithm) return own_.run(choice);
+    return problem_->run(handle_, *choice.algorithm, scratch, stream()) == CUBLAS_STATUS_SUCCESS &&
+           lite::gluMask(gate_, both_.data_ptr(), mask_, y_, stream()) == cudaSuccess;
   }
 
  private:
-  lite::LinearParams params_;
-  lite::LinearTensors tensors_;
+  Tensor both_;  // values and gates
+  std::optional<Problem> problem_;
+  cublasLtHandle_t handle_;
+  OwnKernels own_;
+  lite::GluMaskParams gate_;
+  const int32_t* mask_;
+  void* y_;
 };
 
 std::vector<int64_t> checkedShape(const char* op, const Tensor& x, const Tensor& weight,
@@ -345,21 +395,21 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
   const c10::cuda::CUDAGuard guard(x.device());
   Tensor y = at::empty(shape, x.options());
   const int flags = relu + 2 * bias.has_value() + 4 * residual.has_value() + 8 * tf32;
-  runFastest("linear", x, weight, flags, [&](bool all) {
-    return LinearCandidates(x, weight, bias, residual, relu, tf32, y, all);
+  runFastest("linear", x, weight, flags, [&](const Choice* known) {
+    return LinearCandidates(x, weight, bias, residual, relu, tf32, y, known == nullptr);
   });
   return y;
 }
 
 Tensor linearGlu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                 const OptionalTensor& mask) {
+                 const OptionalTensor& mask, bool tf32) {
   constexpr const char* kOp = "linear_glu";
   auto shape = checkedShape(kOp, x, weight, bias);
+  TORCH_CHECK(shape.back() % 2 == 0, "lite::", kOp, ": values and gates must be as many");
   shape.back() /= 2;
   const lite::LinearParams params{x.numel() / x.size(-1), int32_t(weight.size(1)),
                                   int32_t(weight.size(0)), lite::Activation::kGlu,
                                   lite::torch_ops::dataType(kOp, x)};
-  checkParams(kOp, params);
   const c10::cuda::CUDAGuard guard(x.device());
   Tensor y = at::empty(shape, x.options());
   const lite::LinearTensors tensors{
@@ -370,9 +420,47 @@ Tensor linearGlu(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
       int32OrNull(kOp, "mask", mask, x.sizes().slice(0, x.dim() - 1), x),
       y.data_ptr()};
   constexpr int kGluFlag = 16;
-  runFastest(kOp, x, weight, kGluFlag + 2 * bias.has_value(),
-             [&](bool) { return GluCandidates(params, tensors); });
+  runFastest(kOp, x, weight, kGluFlag + 2 * bias.has_value() + 8 * tf32, [&](const Choice* known) {
+    return GluCandidates(x, weight, bias, params, tensors, tf32, known);
+  });
   return y;
+}
+
+// Our own product in TF32, cut in one of its ways.
+Tensor linearTf32(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                  const OptionalTensor& residual, const OptionalTensor& mask, bool relu, bool glu,
+                  int64_t variant) {
+  constexpr const char* kOp = "linear_tf32";
+  auto shape = checkedShape(kOp, x, weight, bias);
+  TORCH_CHECK(!(relu && glu) && !(residual && (relu || glu)),
+              "lite::linear_tf32: relu, glu and residual do not go together");
+  const lite::LinearParams params{x.numel() / x.size(-1), int32_t(weight.size(1)),
+                                  int32_t(weight.size(0)),
+                                  glu    ? lite::Activation::kGlu
+                                  : relu ? lite::Activation::kRelu
+                                         : lite::Activation::kNone,
+                                  lite::torch_ops::dataType(kOp, x)};
+  const char* reason = checkTf32(params);
+  TORCH_CHECK(reason == nullptr, "lite::linear_tf32: ", reason);
+  if (glu) shape.back() /= 2;
+  if (residual) requireTensor(kOp, "residual", *residual, shape, x);
+  const c10::cuda::CUDAGuard guard(x.device());
+  Tensor y = at::empty(shape, x.options());
+  const lite::LinearTensors tensors{
+      x.data_ptr(),
+      weight.data_ptr(),
+      bias ? bias->data_ptr() : nullptr,
+      residual ? residual->data_ptr() : nullptr,
+      int32OrNull(kOp, "mask", mask, x.sizes().slice(0, x.dim() - 1), x),
+      y.data_ptr()};
+  C10_CUDA_CHECK(lite::linearTf32(params, tensors, int(variant), stream()));
+  return y;
+}
+
+// Whether the gate costs least in the product's epilogue, rather than where its result is read.
+bool gatesInProduct(const Tensor& x, bool tf32) {
+  if (x.scalar_type() == at::kFloat) return tf32 && isHopper();
+  return x.numel() / x.size(-1) <= kFewRows;
 }
 
 }  // namespace
@@ -381,12 +469,17 @@ TORCH_LIBRARY_FRAGMENT(lite, library) {
   library.def(
       "linear(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool relu, bool tf32) -> "
       "Tensor");
-  library.def("linear_glu(Tensor x, Tensor weight, Tensor? bias, Tensor? mask) -> Tensor");
-  // Up to how many rows linear_glu beats a product with a gate behind it.
-  library.def("few_rows() -> int", [] { return kFewRows; });
+  library.def(
+      "linear_glu(Tensor x, Tensor weight, Tensor? bias, Tensor? mask, bool tf32) -> Tensor");
+  library.def(
+      "linear_tf32(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor? mask, "
+      "bool relu, bool glu, int variant) -> Tensor");
+  library.def("gates_in_product(Tensor x, bool tf32) -> bool");
 }
 
 TORCH_LIBRARY_IMPL(lite, CUDA, library) {
   library.impl("linear", &linear);
   library.impl("linear_glu", &linearGlu);
+  library.impl("linear_tf32", &linearTf32);
+  library.impl("gates_in_product", &gatesInProduct);
 }

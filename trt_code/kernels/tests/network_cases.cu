@@ -32,6 +32,12 @@ std::vector<int32_t> padding(int batch, int width) {
 
 template <typename T>
 void runLinear(Mode mode, int rows, int in, int out, DataType dtype, cudaStream_t stream) {
+  constexpr bool kTf32 = std::is_same_v<T, float>;
+  const auto launch = kTf32 ? lite::linearTf32 : lite::linear;
+  const int variants = kTf32 ? lite::kTf32LinearVariants : lite::kLinearVariants;
+  if (launch({0, in, out, Activation::kNone, dtype}, {}, 0, stream) == cudaErrorNotSupported) {
+    return;  // no Hopper
+  }
   Session session(mode, stream);
   const auto x = session.input<T>(size_t(rows) * in), weight = session.input<T>(size_t(out) * in);
   const auto bias = session.input<T>(out), residual = session.input<T>(size_t(rows) * out);
@@ -45,11 +51,11 @@ void runLinear(Mode mode, int rows, int in, int out, DataType dtype, cudaStream_
                                       plain ? residual->data() : nullptr,
                                       glu ? mask->data() : nullptr,
                                       y->data()};
-    for (int variant = 0; variant < lite::kLinearVariants; ++variant) {
+    for (int variant = 0; variant < variants; ++variant) {
       session.call(
-          "linear",
+          kTf32 ? "linear in TF32" : "linear",
           [&](cudaStream_t on) {
-            return lite::linear({rows, in, out, activation, dtype}, tensors, variant, on);
+            return launch({rows, in, out, activation, dtype}, tensors, variant, on);
           },
           Outputs{y});
     }
@@ -254,13 +260,13 @@ void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
   runSelfConv<T>(mode, 1, 5, 128, 8, 31, 30, dtype, stream);
   runSelfConv<T>(mode, 3, 17, 512, 8, 15, 14, dtype, stream);
   runSelfConv<T>(mode, 52, 70, 64, 2, 7, 3, dtype, stream);  // enough for tiles of 16 positions
+  runLinear<T>(mode, 1, 8, 8, dtype, stream);
+  runLinear<T>(mode, 21, 72, 24, dtype, stream);
+  runLinear<T>(mode, 70, 496, 104, dtype, stream);
+  runLinear<T>(mode, 130, 512, 256, dtype, stream);
   if constexpr (std::is_same_v<T, float>) {
     runAttention<T>(mode, 2, 5, 7, 51, 3, dtype, stream);
-  } else {
-    runLinear<T>(mode, 1, 8, 8, dtype, stream);
-    runLinear<T>(mode, 21, 72, 24, dtype, stream);
-    runLinear<T>(mode, 70, 496, 104, dtype, stream);
-    runLinear<T>(mode, 130, 512, 256, dtype, stream);
+    runLinear<T>(mode, 65, 4, 12, dtype, stream);
   }
 }
 

@@ -1,0 +1,310 @@
+// A block makes kRows x kOuts of the result on the warpgroups' matrix units, 64 rows each. The bulk
+// engine brings 32 inputs of all its rows at a time into a ring of stages in shared memory, which
+// one thread of a warp of its own keeps filled, and rounds them to TF32 on their way.
+//
+//   - The weights of the first stages, which no earlier kernel writes, are asked for before the
+//     wait for that kernel. Two blocks find room on a multiprocessor, so that this goes on while
+//     the kernel before still runs.
+//   - Bias and residual are under way with the first inputs where registers are enough.
+//   - The gate's weights lie behind their values' in a stage, so both are in the same thread at the
+//     end.
+//
+// Measured on an H100, eight in a row in a CUDA graph, with bias and residual or activation, us.
+// The last column has the fastest of cuBLASLt's candidates, with a kernel for the gate behind it:
+//
+//   rows    in   out         64 x 32   64 x 64   64 x 128   128 x 128   cuBLASLt
+//    512   512  1024, gate       5.6       5.4        6.1         8.1        8.7
+//    512   512   512             5.0       5.1        6.7         9.5        5.9
+//    512   512  2048             9.5       7.4        8.3         8.6        7.7
+//    512  2048   512            12.1      11.9       14.7        23.5       10.0
+//    512   512  6144            30.9      21.8       18.7        15.5       15.8
+//   1024   512  1024, gate      11.7       6.7        7.5         7.9       11.2
+//   1024   512   512             6.5       6.5        7.1         9.5        7.7
+//   1024   512  2048            22.8      14.7       11.4        13.6       12.0
+//   1024  2048   512            20.6      16.0       18.0        23.9       14.1
+//   1024   512 32768             377       231        162         140        107
+//
+// What comes into a multiprocessor is the limit, about 67 bytes a ns however the result is cut. So
+// it was no help that blocks of a cluster hand each other what they read (64 x 64 in clusters of
+// 2 x 2: 7.6 us instead of 6.4 in the first row, both of a first version), nor that two blocks
+// share the inputs of a result and add up their sums (64 x 64: 5.9, 5.0, 11.5 and 10.7 us in the
+// first four rows), nor blocks of 128 x 256 (127 us in the last).
+#include "hopper.cuh"
+#include "linear.h"
+
+namespace lite {
+namespace {
+
+constexpr int kWarpgroup = 4 * kWarpSize;
+constexpr int kDepth = 32;  // inputs of a stage, 128 bytes of a row
+constexpr int kRowBytes = kDepth * int(sizeof(float));
+constexpr uint32_t kAlignment = 1024;            // of eight rows
+constexpr uint32_t kMostRingBytes = 110 * 1024;  // two blocks find room on a multiprocessor
+
+/// How a product is cut.
+template <int kRows_, int kOuts_>
+struct Cut {
+  static constexpr int kRows = kRows_, kOuts = kOuts_;
+  static constexpr int kConsumers = kRows / 64 * kWarpgroup;
+  static constexpr int kThreads = kConsumers + kWarpSize;
+  static constexpr uint32_t kStageBytes = (kRows + kOuts) * kRowBytes;
+  static constexpr int kStages = int(kMostRingBytes / kStageBytes);
+  static constexpr uint32_t kSharedBytes =
+      kAlignment + kStages * kStageBytes + 2 * kStages * sizeof(uint64_t);
+};
+
+/// The matrices as the bulk engine takes them.
+struct Matrices {
+  CUtensorMap x, weight;
+};
+
+template <typename C, bool kGlu>
+__global__ void __launch_bounds__(C::kThreads, 2)
+    linearTf32Kernel(LinearParams p, LinearTensors tensors,
+                     const __grid_constant__ Matrices matrices) {
+  extern __shared__ unsigned char shared[];
+  const uint32_t ring = roundUp(sharedAddress(shared), kAlignment);
+  const uint32_t barriers = ring + C::kStages * C::kStageBytes;
+  const auto full = [&](int stage) { return barriers + stage * 8; };
+  const auto empty = [&](int stage) { return barriers + (C::kStages + stage) * 8; };
+
+  const int rowTiles = int(ceilDiv<int64_t>(p.rows, C::kRows));
+  const int row0 = int(blockIdx.x) % rowTiles * C::kRows;
+  const int outs = kGlu ? p.out / 2 : p.out;                  // columns of y
+  constexpr int kBlockOuts = kGlu ? C::kOuts / 2 : C::kOuts;  // of this block
+  const int out0 = int(blockIdx.x) / rowTiles * kBlockOuts;
+  const int steps = ceilDiv(p.in, kDepth);
+
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < C::kStages; ++stage) {
+      initBarrier(full(stage), 1);
+      initBarrier(empty(stage), C::kConsumers / kWarpSize);
+    }
+    publishBarriers();
+  }
+  __syncthreads();
+  admitNext();
+
+  if (threadIdx.x >= C::kConsumers) {
+    if (threadIdx.x == C::kConsumers) {
+      const auto loadInput = [&](int stage, int step) {
+        loadBox(ring + stage * C::kStageBytes, &matrices.x, step * kDepth, row0, full(stage));
+      };
+      const auto loadWeight = [&](int stage, int step) {
+        const uint32_t to = ring + stage * C::kStageBytes + C::kRows * kRowBytes;
+        loadBox(to, &matrices.weight, step * kDepth, out0, full(stage));
+        if constexpr (kGlu) {
+          loadBox(to + kBlockOuts * kRowBytes, &matrices.weight, step * kDepth, outs + out0,
+                  full(stage));
+        }
+      };
+      const int first = min(C::kStages, steps);
+      for (int step = 0; step < first; ++step) {
+        arriveExpecting(full(step), C::kStageBytes);
+        loadWeight(step, step);  // a constant: it need not wait
+      }
+      waitForPrevious();
+      for (int step = 0; step < first; ++step) loadInput(step, step);
+      int stage = 0;
+      uint32_t parity = 0;
+      for (int step = first; step < steps; ++step) {
+        waitFor(empty(stage), parity);
+        arriveExpecting(full(stage), C::kStageBytes);
+        loadInput(stage, step);
+        loadWeight(stage, step);
+        if (++stage == C::kStages) {
+          stage = 0;
+          parity ^= 1;
+        }
+      }
+    }
+    return;
+  }
+
+  // A lane's sums, as warpgroupProduct() has them: two rows, pairs of columns.
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  constexpr int kPairs = C::kOuts / 8;
+  const auto rowOf = [&](int half) { return int64_t(row0) + warp * 16 + half * 8 + lane / 4; };
+  const float* bias = static_cast<const float*>(tensors.bias);
+  const float* residual = static_cast<const float*>(tensors.residual);
+  const auto addBiasAndResidual = [&](float (&to)[4 * kPairs]) {
+#pragma unroll
+    for (int j = 0; j < kPairs; ++j) {
+      const bool gate = kGlu && j >= kPairs / 2;
+      const int out = out0 + (gate ? j - kPairs / 2 : j) * 8 + lane % 4 * 2;
+      if (bias == nullptr || out >= outs) continue;
+      const Vector<float, 2> pair = loadVector<2>(bias + out + (gate ? outs : 0));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) to[4 * j + i] += pair.item[i % 2];
+    }
+    if constexpr (!kGlu) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (residual == nullptr || rowOf(half) >= p.rows) continue;
+#pragma unroll
+        for (int j = 0; j < kPairs; ++j) {
+          const int out = out0 + j * 8 + lane % 4 * 2;
+          if (out >= outs) continue;
+          const Vector<float, 2> pair = loadVector<2>(residual + rowOf(half) * outs + out);
+          to[4 * j + 2 * half] += pair.item[0];
+          to[4 * j + 2 * half + 1] += pair.item[1];
+        }
+      }
+    }
+  };
+  waitForPrevious();
+  // Asked for before the products where registers are enough. The sums cannot begin with them: the
+  // compiler would make every product wait.
+  constexpr bool kEarly = C::kOuts <= 64;
+  float early[kEarly ? 4 * kPairs : 1] = {};
+  if constexpr (kEarly) addBiasAndResidual(early);
+
+  float sums[4 * kPairs] = {};
+  const uint32_t ownRows = warp / 4 * 64 * kRowBytes;
+  int stage = 0, previous = 0;
+  uint32_t parity = 0;
+  for (int step = 0; step < steps; ++step) {
+    waitFor(full(stage), parity);
+    const uint64_t a = swizzledOperand(ring + stage * C::kStageBytes + ownRows);
+    const uint64_t b = swizzledOperand(ring + stage * C::kStageBytes + C::kRows * kRowBytes);
+    pinRegisters(sums);
+    beginProducts();
+#pragma unroll
+    for (int k = 0; k < kRowBytes / 32; ++k) {
+      warpgroupProduct<float, C::kOuts>(sums, further(a, k * 32), further(b, k * 32));
+    }
+    endProducts();
+    pinRegisters(sums);
+    if (step > 0) {
+      awaitProducts<1>();
+      if (lane == 0) arrive(empty(previous));
+    }
+    previous = stage;
+    if (++stage == C::kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+  awaitProducts<0>();
+  pinRegisters(sums);
+
+  if constexpr (kEarly) {
+#pragma unroll
+    for (int i = 0; i < 4 * kPairs; ++i) sums[i] += early[i];
+  } else {
+    addBiasAndResidual(sums);
+  }
+
+  float* y = static_cast<float*>(tensors.y);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int64_t row = rowOf(half);
+    if (row >= p.rows) continue;
+    const bool keep = tensors.mask == nullptr || tensors.mask[row] != 0;
+#pragma unroll
+    for (int j = 0; j < kBlockOuts / 8; ++j) {
+      const int out = out0 + j * 8 + lane % 4 * 2;
+      if (out >= outs) continue;
+      float result[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int at = 4 * j + 2 * half + e;
+        result[e] = sums[at];
+        if constexpr (kGlu) {
+          constexpr int kGates = 2 * kPairs;  // behind their values
+          result[e] = glu<float, true>(result[e], sums[kGates + at]);
+        } else if (p.activation == Activation::kRelu) {
+          result[e] = relu(result[e]);
+        }
+        if (!keep) result[e] = 0.0f;
+      }
+      storeVector(y + row * outs + out, result);
+    }
+  }
+}
+
+// ---- host ---------------------------------------------------------------------------------------
+
+/// A dense matrix, for boxes of one stage's inputs and so many rows.
+cudaError_t describe(const void* matrix, int64_t rows, int columns, int boxRows,
+                     CUtensorMap* description) {
+  static const auto encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
+                                                                12000, cudaEnableDefault, &found);
+    const bool good = status == cudaSuccess && found == cudaDriverEntryPointSuccess;
+    return good ? reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function) : nullptr;
+  }();
+  if (encode == nullptr) return cudaErrorNotSupported;
+  const cuuint64_t sizes[] = {cuuint64_t(columns), cuuint64_t(rows)};
+  const cuuint64_t strides[] = {cuuint64_t(columns) * sizeof(float)};
+  const cuuint32_t box[] = {kDepth, cuuint32_t(boxRows)}, steps[] = {1, 1};
+  const CUresult result =
+      encode(description, CU_TENSOR_MAP_DATA_TYPE_TFLOAT32, 2, const_cast<void*>(matrix), sizes,
+             strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+template <typename C, bool kGlu>
+cudaError_t run(const LinearParams& p, const LinearTensors& tensors, cudaStream_t stream) {
+  constexpr int kBlockOuts = kGlu ? C::kOuts / 2 : C::kOuts;
+  Matrices matrices;
+  cudaError_t status = describe(tensors.x, p.rows, p.in, C::kRows, &matrices.x);
+  if (status == cudaSuccess) {
+    status = describe(tensors.weight, p.out, p.in, kBlockOuts, &matrices.weight);
+  }
+  if (status != cudaSuccess) return status;
+  const int64_t blocks =
+      ceilDiv<int64_t>(p.rows, C::kRows) * ceilDiv(kGlu ? p.out / 2 : p.out, kBlockOuts);
+  return launchEarly(linearTf32Kernel<C, kGlu>, blocks, dim3(C::kThreads), C::kSharedBytes, stream,
+                     p, tensors, matrices);
+}
+
+template <bool kGlu>
+cudaError_t runVariant(const LinearParams& p, const LinearTensors& tensors, int variant,
+                       cudaStream_t stream) {
+  switch (variant) {
+    case 0:
+      return run<Cut<64, 32>, kGlu>(p, tensors, stream);
+    case 1:
+      return run<Cut<64, 64>, kGlu>(p, tensors, stream);
+    case 2:
+      return run<Cut<64, 128>, kGlu>(p, tensors, stream);
+    case 3:
+      return run<Cut<128, 128>, kGlu>(p, tensors, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace
+
+const char* checkTf32(const LinearParams& p) {
+  if (p.dtype != DataType::kFloat) return "the data type must be float";
+  if (p.rows < 0 || p.rows > 1 << 30) return "rows must be 0 to 2^30";
+  if (p.in < 4 || p.in % 4 != 0) return "the inputs must be a multiple of 4";
+  if (p.out < 2 || p.out % (p.activation == Activation::kGlu ? 4 : 2) != 0) {
+    return "the outputs must be even, and the gates too";
+  }
+  return nullptr;
+}
+
+cudaError_t linearTf32(const LinearParams& p, const LinearTensors& tensors, int variant,
+                       cudaStream_t stream) {
+  const bool bare = p.activation == Activation::kNone || tensors.residual == nullptr;
+  if (checkTf32(p) != nullptr || !bare ||
+      !aligned(16, {tensors.x, tensors.weight, tensors.bias, tensors.residual, tensors.y})) {
+    return cudaErrorInvalidValue;
+  }
+  bool hopper = false;
+  const cudaError_t status = isHopper(&hopper);
+  if (status != cudaSuccess) return status;
+  if (!hopper) return cudaErrorNotSupported;
+  if (p.rows == 0) return cudaSuccess;
+  return p.activation == Activation::kGlu ? runVariant<true>(p, tensors, variant, stream)
+                                          : runVariant<false>(p, tensors, variant, stream);
+}
+
+}  // namespace lite

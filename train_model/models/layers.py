@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train_model.models.config import check_heads
 from train_model.ops import dynamic_conv
 
 PAD = 1
@@ -103,8 +104,7 @@ class MultiheadAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"{width} channels do not divide into {heads} heads")
+        check_heads(width, heads)
         self.heads, self.dropout, self.scale = heads, dropout, (width // heads) ** -0.5
         self.k_proj, self.v_proj = linear(width, width), linear(width, width)
         self.q_proj, self.out_proj = linear(width, width), linear(width, width)

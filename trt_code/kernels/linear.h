@@ -43,7 +43,8 @@ struct LinearTensors {
 /// How many ways there are to cut the product into blocks; which is fastest depends on the sizes.
 constexpr int kLinearVariants = 5;
 
-/// All pointers are 16-byte aligned; variant is 0 to kLinearVariants - 1.
+/// All pointers are 16-byte aligned; variant is 0 to kLinearVariants - 1. The weight is read while
+/// the kernel before on the stream may still run, which must therefore not write it.
 cudaError_t linear(const LinearParams& params, const LinearTensors& tensors, int variant,
                    cudaStream_t stream);
 

@@ -139,6 +139,11 @@ def register() -> torch.library.Library:
     return library
 
 
+def as_tuple(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """An operator's results, however many it has."""
+    return result if isinstance(result, tuple) else (result,)
+
+
 def relative_error(actual: Tensor, exact: Tensor) -> float:
     """The Frobenius norm of the difference over that of the exact result; both in float64."""
     exact = exact.double()

@@ -8,7 +8,7 @@ import torch
 
 from train_model.ops import load_cuda_library
 from trt_code.tests import reference_ops
-from trt_code.tests.reference_ops import relative_error
+from trt_code.tests.reference_ops import as_tuple, relative_error
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,7 +37,6 @@ def check(name, *arguments, dtype):
     operator, reference = getattr(torch.ops.lite, name), getattr(reference_ops, name)
     actual, again = operator(*arguments), operator(*arguments)
     exact, native = reference(*map(widen, arguments)), reference(*arguments)
-    as_tuple = lambda x: x if isinstance(x, tuple) else (x,)  # noqa: E731
     for a, b, e, n in zip(*map(as_tuple, (actual, again, exact, native)), strict=True):
         assert a.shape == e.shape
         assert a.equal(b)
@@ -100,6 +99,7 @@ def test_linear_in_tf32(kind, rows, inner, outer, variant):
         torch.float32, (rows, inner), (outer, inner), (outer,), (rows, outer)
     )
     weight = weight * inner**-0.5
+    torch.cuda.synchronize()  # the kernel reads its weight before it waits for what runs before
     relu, glu = kind == "relu", kind == "glu"
     residual = residual if kind == "residual" else None
     bias = None if kind == "plain" else bias

@@ -9,6 +9,7 @@ import torch
 
 from train_model.ops import load_cuda_library
 from trt_code.tests import reference_ops
+from trt_code.tests.reference_ops import as_tuple
 from trt_code.tests.test_conv_stack_gpu import HOPPER, make, reference
 from trt_code.tests.test_graph_ops_gpu import ALL, mask_of, tensors, widen
 
@@ -99,7 +100,6 @@ def test_nan_and_infinity_go_where_they_go_in_pytorch(name, special, dtype):
     name = name.split()[0]
     actual = getattr(torch.ops.lite, name)(*arguments)
     exact = getattr(reference_ops, name)(*map(widen, arguments))
-    as_tuple = lambda x: x if isinstance(x, tuple) else (x,)  # noqa: E731
     for a, e in zip(as_tuple(actual), as_tuple(exact), strict=True):
         if not a.is_floating_point():
             assert a.equal(e.to(a.dtype))

@@ -9,6 +9,8 @@
 // graph, as they will run: a launch from the host takes longer than a small product, and hid which
 // of them is faster. During stream capture nothing can be timed: a shape that was not met before
 // takes the first choice.
+//
+// A weight is a constant: our kernels read it while the kernel before them may still run.
 
 #include "linear.h"
 

@@ -1,6 +1,7 @@
 """Builds of the plugins and their host for the tests: as they are, sanitized, and with mistakes.
 
-Everything lands in ``build/plugin_tests/trt<major>``, so that only the first run compiles it all.
+Everything lands in ``build/plugin_tests/trt<major>``, so that only the first run compiles it all, and
+of several test processes one builds while the others wait.
 """
 
 import functools
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from trt_code.doctor import header_folders
 from trt_code.plugin_host.host import PluginHost
@@ -104,16 +106,16 @@ def build_against(headers: Path) -> PluginBuild:
     version = (headers / "NvInferVersion.h").read_text()
     major = int(re.search(r"define (?:NV_TENSORRT_MAJOR|TRT_MAJOR_ENTERPRISE) (\d+)", version)[1])
     folder = PROJECT / "build/plugin_tests" / f"trt{major}"
-    _run(
-        [
-            *("cmake", "-S", str(SOURCES), "-B", str(folder), "-G", "Unix Makefiles"),
-            f"-DTENSORRT_ROOT={headers}",
-            f"-DLITE_CUDA_ARCHITECTURES={_architecture()}",
-            f"-DLITE_OUTPUT_DIR={folder / 'out'}",
-            "-DLITE_SANITIZE=ON",
-            "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON",
-        ]
-    )
+    configure = [
+        *("cmake", "-S", str(SOURCES), "-B", str(folder), "-G", "Unix Makefiles"),
+        f"-DTENSORRT_ROOT={headers}",
+        f"-DLITE_CUDA_ARCHITECTURES={_architecture()}",
+        f"-DLITE_OUTPUT_DIR={folder / 'out'}",
+        "-DLITE_SANITIZE=ON",
+        "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON",
+    ]
+    with _alone(folder):
+        _run(configure)
     _make(folder, "lite_plugin_loader")
     return PluginBuild(folder, major)
 
@@ -127,7 +129,13 @@ def _architecture() -> str:
 @functools.cache
 def _make(folder: Path, *targets: str) -> None:
     parallel = ["--parallel", str(os.cpu_count())]
-    _run(["cmake", "--build", str(folder), *parallel, "--target", *targets])
+    with _alone(folder):
+        _run(["cmake", "--build", str(folder), *parallel, "--target", *targets])
+
+
+def _alone(folder: Path) -> FileLock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_suffix(".lock"))
 
 
 def _flags(path: Path, language: str) -> list[str]:

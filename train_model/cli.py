@@ -1,6 +1,7 @@
 """What every command line of the project shares: one-line errors and files that are never half written."""
 
 import contextlib
+import fcntl
 import os
 import sys
 import tempfile
@@ -34,6 +35,15 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 def _fail(message: str) -> int:
     print("error: " + " ".join(message.split()), file=sys.stderr)
     return 2
+
+
+@contextlib.contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Processes that come here with the same file ``lock`` wait for each other; its folder is made."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import os
 import pickle
 import sys
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from train_model import fairseq_compat, recipe
-from train_model.cli import UserError, run
+from train_model.cli import UserError, one_at_a_time, run
 from train_model.data.prepare import DISTILLED, prepare
 
 WARM_UPDATES, TIMED_UPDATES = 3, 20
@@ -42,7 +41,8 @@ def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path
     fairseq_compat.prepare()
     import train_model.fairseq_plugin  # noqa: F401
 
-    with _one_at_a_time(Path(build_dir)):
+    # processes that torchrun started wait for the first to prepare the corpus, and find it ready
+    with one_at_a_time(Path(build_dir) / ".preparing"):
         data = prepare(chosen.corpus, build_dir)
     output = Path(build_dir) / chosen.name
     save_dir = output / "train"
@@ -63,15 +63,6 @@ def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path
 def _is_first_process() -> bool:
     """Whether this process speaks and writes for all that ``torchrun`` started."""
     return os.environ.get("RANK", "0") == "0"
-
-
-@contextlib.contextmanager
-def _one_at_a_time(build_dir: Path) -> Iterator[None]:
-    """Processes that ``torchrun`` started wait for the first to prepare the corpus, and find it ready."""
-    build_dir.mkdir(parents=True, exist_ok=True)
-    with (build_dir / ".preparing").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _device() -> str:

@@ -5,7 +5,6 @@ fetched, looked at, and only then given its name.
 """
 
 import argparse
-import fcntl
 import gzip
 import importlib
 import shutil
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from train_model.cli import UserError, run
+from train_model.cli import UserError, one_at_a_time, run
 from train_model.data.dictionary import Dictionary
 from train_model.data.transfer import Ledger, NetworkError, fetch, refuse_impostor
 
@@ -65,8 +64,7 @@ def download(options: Options) -> None:
         UserError: what came, or what is there, is not the file.
     """
     options.folder.mkdir(parents=True, exist_ok=True)
-    with (_staging(options.folder) / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(_staging(options.folder) / "lock"):
         _download(options)
 
 

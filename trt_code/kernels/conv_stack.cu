@@ -201,8 +201,8 @@ struct Worker {
   unsigned char* shared;
   unsigned char* slices;  // in global memory: what this cluster's blocks share, twice
   Meeting meeting;        // without a cluster
-  int slot = 0;
-  uint32_t slotParity = 0, parities = 0;
+  RingPlace place;
+  uint32_t parities = 0;
   uint32_t gathered = 0;  // a bit a buffer: the parity of what was last sent to it
   int shares = 0;
   float residual[kOwn / 2];
@@ -262,13 +262,6 @@ struct Worker {
 
   // ---- the stream of weights ----
 
-  __device__ void nextSlot() {
-    if (++slot == stages) {
-      slot = 0;
-      slotParity ^= 1;
-    }
-  }
-
   /// The loop is kept short: it decides how fast weights come. All groups read the same ones, so
   /// each has a share of the next layer's brought to L2 for all.
   __device__ void produce() {
@@ -280,14 +273,15 @@ struct Worker {
     bool filled = false;  // the ring, once
     for (int layer = 0; layer < p.layers; ++layer) {
       for (int stage = 0; stage < shape.layerStages; ++stage) {
-        if (filled) waitFor(empty(slot), slotParity ^ 1);
-        arriveExpecting(full(slot), kStageBytes);
-        bulkLoad(address(at.ring + slot * kStageBytes), from, kStageBytes, full(slot));
+        if (filled) waitFor(empty(place.stage), place.parity ^ 1);
+        arriveExpecting(full(place.stage), kStageBytes);
+        bulkLoad(address(at.ring + place.stage * kStageBytes), from, kStageBytes,
+                 full(place.stage));
         if (turn == 0 && layer + 1 < p.layers) bulkPrefetch(from + layerBytes, kStageBytes);
         if (++turn == groups) turn = 0;
         from += kStageBytes;
-        nextSlot();
-        filled |= slot == 0;
+        place.advance(stages);
+        filled |= place.stage == 0;
       }
       from += layerBytes - blockBytes;
     }
@@ -316,8 +310,8 @@ struct Worker {
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i) awaitSlice(buffer, step + i);
       }
-      waitFor(full(slot), slotParity);
-      const uint64_t weight = further(weights, slot * kStageBytes);
+      waitFor(full(place.stage), place.parity);
+      const uint64_t weight = further(weights, place.stage * kStageBytes);
       const uint64_t here = further(columns, step * 8 * kChunkBytes);
       pinRegisters(sums);
       beginProducts();
@@ -332,8 +326,8 @@ struct Worker {
         awaitProducts<1>();
         release(last);
       }
-      last = slot;
-      nextSlot();
+      last = place.stage;
+      place.advance(stages);
     }
     awaitProducts<0>();
     pinRegisters(sums);
@@ -493,8 +487,8 @@ struct Worker {
 
   /// The taps at the positions, [kMaxTaps][kTokens], 0 where they do not count.
   __device__ void findTaps(int taps, int padding, int from) {
-    waitFor(full(slot), slotParity);
-    const unsigned char* weight = shared + at.ring + slot * kStageBytes;
+    waitFor(full(place.stage), place.parity);
+    const unsigned char* weight = shared + at.ring + place.stage * kStageBytes;
     const int tile = threadIdx.x / kWarpSize;
     if (tile < kTokens / 8) {
       float sums[4][4] = {};
@@ -559,8 +553,8 @@ struct Worker {
   __device__ void convolve(int taps, int padding, int from, int to) {
     findTaps(taps, padding, from);
     consumersSync();
-    release(slot);
-    nextSlot();
+    release(place.stage);
+    place.advance(stages);
     const float* weights = reinterpret_cast<const float*>(shared + at.taps);
     const int chunk = threadIdx.x / kWarpSize;
     const unsigned char* column =

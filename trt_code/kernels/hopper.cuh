@@ -85,6 +85,19 @@ __device__ __forceinline__ void waitFor(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
+/// A place in a ring of stages, and the parity of its barriers' phase in this round.
+struct RingPlace {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance(int stages) {
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
 // ---- moving data --------------------------------------------------------------------------------
 
 /// Make this thread's writes to shared memory visible to what reads past the usual path: bulk

@@ -1,6 +1,5 @@
-// A linear layer for few rows, with what follows it: y = act(x weight^T + bias) + residual.
-// cuBLASLt is made for large products; below a thousand rows its kernels mostly wait, and it has no
-// gate.
+// A linear layer with what follows it: y = act(x weight^T + bias) + residual. cuBLASLt is made for
+// large products; below a thousand rows its kernels mostly wait, and it has no gate.
 #pragma once
 
 #include "common.h"
@@ -18,17 +17,20 @@ struct LinearParams {
   DataType dtype;
 };
 
-/// Why these parameters cannot run, in one line; nullptr when they can.
+/// Why there cannot be so many outputs; nullptr when there can.
+inline const char* checkOutputs(const LinearParams& p) {
+  const bool good = p.out >= 2 && p.out % (p.activation == Activation::kGlu ? 4 : 2) == 0;
+  return good ? nullptr : "the outputs must be even, and the gates too";
+}
+
+/// Why linear(), which is for few rows, cannot run with these parameters; nullptr when it can.
 inline const char* check(const LinearParams& p) {
   if (p.dtype != DataType::kHalf && p.dtype != DataType::kBFloat16) {
     return "the data type must be half or bfloat16";
   }
   if (p.rows < 0) return "rows must not be negative";
   if (p.in < 8 || p.in % 8 != 0) return "the inputs must be a multiple of 8";
-  if (p.out < 2 || p.out % (p.activation == Activation::kGlu ? 4 : 2) != 0) {
-    return "the outputs must be even, and the gates too";
-  }
-  return nullptr;
+  return checkOutputs(p);
 }
 
 struct LinearTensors {
@@ -48,7 +50,10 @@ constexpr int kLinearVariants = 5;
 cudaError_t linear(const LinearParams& params, const LinearTensors& tensors, int variant,
                    cudaStream_t stream);
 
-/// Why the product cannot be in TF32, of Hopper's matrix units; nullptr when it can.
+/// Whether the current GPU can multiply in TF32 by linearTf32(): a Hopper.
+bool hasLinearTf32();
+
+/// Why linearTf32() cannot run with these parameters; nullptr when it can.
 const char* checkTf32(const LinearParams& params);
 
 /// How many ways there are to cut that.

@@ -105,17 +105,13 @@ __global__ void __launch_bounds__(C::kThreads, 2)
       }
       waitForPrevious();
       for (int step = 0; step < first; ++step) loadInput(step, step);
-      int stage = 0;
-      uint32_t parity = 0;
+      RingPlace place;
       for (int step = first; step < steps; ++step) {
-        waitFor(empty(stage), parity);
-        arriveExpecting(full(stage), C::kStageBytes);
-        loadInput(stage, step);
-        loadWeight(stage, step);
-        if (++stage == C::kStages) {
-          stage = 0;
-          parity ^= 1;
-        }
+        waitFor(empty(place.stage), place.parity);
+        arriveExpecting(full(place.stage), C::kStageBytes);
+        loadInput(place.stage, step);
+        loadWeight(place.stage, step);
+        place.advance(C::kStages);
       }
     }
     return;
@@ -161,12 +157,13 @@ __global__ void __launch_bounds__(C::kThreads, 2)
 
   float sums[4 * kPairs] = {};
   const uint32_t ownRows = warp / 4 * 64 * kRowBytes;
-  int stage = 0, previous = 0;
-  uint32_t parity = 0;
+  RingPlace place;
+  int previous = 0;
   for (int step = 0; step < steps; ++step) {
-    waitFor(full(stage), parity);
-    const uint64_t a = swizzledOperand(ring + stage * C::kStageBytes + ownRows);
-    const uint64_t b = swizzledOperand(ring + stage * C::kStageBytes + C::kRows * kRowBytes);
+    waitFor(full(place.stage), place.parity);
+    const uint32_t stage = ring + place.stage * C::kStageBytes;
+    const uint64_t a = swizzledOperand(stage + ownRows);
+    const uint64_t b = swizzledOperand(stage + C::kRows * kRowBytes);
     pinRegisters(sums);
     beginProducts();
 #pragma unroll
@@ -179,11 +176,8 @@ __global__ void __launch_bounds__(C::kThreads, 2)
       awaitProducts<1>();
       if (lane == 0) arrive(empty(previous));
     }
-    previous = stage;
-    if (++stage == C::kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
+    previous = place.stage;
+    place.advance(C::kStages);
   }
   awaitProducts<0>();
   pinRegisters(sums);
@@ -285,10 +279,12 @@ const char* checkTf32(const LinearParams& p) {
   if (p.dtype != DataType::kFloat) return "the data type must be float";
   if (p.rows < 0 || p.rows > 1 << 30) return "rows must be 0 to 2^30";
   if (p.in < 4 || p.in % 4 != 0) return "the inputs must be a multiple of 4";
-  if (p.out < 2 || p.out % (p.activation == Activation::kGlu ? 4 : 2) != 0) {
-    return "the outputs must be even, and the gates too";
-  }
-  return nullptr;
+  return checkOutputs(p);
+}
+
+bool hasLinearTf32() {
+  bool hopper = false;
+  return isHopper(&hopper) == cudaSuccess && hopper;
 }
 
 cudaError_t linearTf32(const LinearParams& p, const LinearTensors& tensors, int variant,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 
+from train_model.cli import one_at_a_time
 from trt_code.doctor import header_folders
 from trt_code.plugin_host.host import PluginHost
 
@@ -114,7 +114,7 @@ def build_against(headers: Path) -> PluginBuild:
         "-DLITE_SANITIZE=ON",
         "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON",
     ]
-    with _alone(folder):
+    with one_at_a_time(folder.with_suffix(".lock")):
         _run(configure)
     _make(folder, "lite_plugin_loader")
     return PluginBuild(folder, major)
@@ -129,13 +129,8 @@ def _architecture() -> str:
 @functools.cache
 def _make(folder: Path, *targets: str) -> None:
     parallel = ["--parallel", str(os.cpu_count())]
-    with _alone(folder):
+    with one_at_a_time(folder.with_suffix(".lock")):
         _run(["cmake", "--build", str(folder), *parallel, "--target", *targets])
-
-
-def _alone(folder: Path) -> FileLock:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.with_suffix(".lock"))
 
 
 def _flags(path: Path, language: str) -> list[str]:

@@ -13,15 +13,15 @@ from trt_code.cuda_graph.stack import ConvStack, StackLayer
 from trt_code.tests import reference_ops
 from trt_code.tests.reference_ops import relative_error
 
-HOPPER = (9, 0)
+on_hopper = pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0),
+    reason="the kernel is for Hopper",
+)
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU"),
     pytest.mark.skipif(not load_cuda_library(), reason="the CUDA operators are not built"),
-    pytest.mark.skipif(
-        torch.cuda.is_available() and torch.cuda.get_device_capability() != HOPPER,
-        reason="the kernel is for Hopper",
-    ),
+    on_hopper,
 ]
 EPS = 1e-5
 

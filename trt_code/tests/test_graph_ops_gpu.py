@@ -9,6 +9,7 @@ import torch
 from train_model.ops import load_cuda_library
 from trt_code.tests import reference_ops
 from trt_code.tests.reference_ops import as_tuple, relative_error
+from trt_code.tests.test_conv_stack_gpu import on_hopper
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,7 +19,6 @@ pytestmark = [
 
 FLOOR = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 ALL = [torch.float32, torch.float16, torch.bfloat16]
-HALVES = [torch.float16, torch.bfloat16]
 
 
 def tensors(dtype, *shapes, seed=0):
@@ -84,10 +84,7 @@ def rounded_to_tf32(x):
     return ((bits + 0x1000) & ~0x1FFF).view(torch.float32).double()
 
 
-@pytest.mark.skipif(
-    torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0),
-    reason="the kernel is for Hopper",
-)
+@on_hopper
 @pytest.mark.parametrize("variant", range(4))
 @pytest.mark.parametrize(
     ("rows", "inner", "outer"),

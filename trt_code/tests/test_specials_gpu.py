@@ -10,7 +10,7 @@ import torch
 from train_model.ops import load_cuda_library
 from trt_code.tests import reference_ops
 from trt_code.tests.reference_ops import as_tuple
-from trt_code.tests.test_conv_stack_gpu import HOPPER, make, reference
+from trt_code.tests.test_conv_stack_gpu import make, on_hopper, reference
 from trt_code.tests.test_graph_ops_gpu import ALL, mask_of, tensors, widen
 
 pytestmark = [
@@ -136,10 +136,7 @@ def test_a_path_of_the_crf_is_pytorchs(special, dtype):
     torch.testing.assert_close(scores.cpu(), expected_scores, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.skipif(
-    torch.cuda.is_available() and torch.cuda.get_device_capability() != HOPPER,
-    reason="the kernel is for Hopper",
-)
+@on_hopper
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("special", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("source", [0, 11])

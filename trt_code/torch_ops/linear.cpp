@@ -162,7 +162,6 @@ Tensor workspace(size_t bytes, const Tensor& like) {
                    like.options().dtype(at::kByte));
 }
 
-using lite::torch_ops::checkParams;
 using lite::torch_ops::int32OrNull;
 using lite::torch_ops::requireTensor;
 using lite::torch_ops::stream;
@@ -274,9 +273,21 @@ void runFastest(const char* op, const Tensor& x, const Tensor& weight, int flags
   TORCH_CHECK(candidates.run(choice, scratch.data_ptr()), "lite::", op, ": the product failed");
 }
 
-bool isHopper() {
-  const auto* device = at::cuda::getCurrentDeviceProperties();
-  return device->major == 9 && device->minor == 0;
+lite::LinearParams paramsOf(const char* op, const Tensor& x, const Tensor& weight,
+                            lite::Activation activation) {
+  return {x.numel() / x.size(-1), int32_t(weight.size(1)), int32_t(weight.size(0)), activation,
+          lite::torch_ops::dataType(op, x)};
+}
+
+lite::LinearTensors tensorsOf(const char* op, const Tensor& x, const Tensor& weight,
+                              const OptionalTensor& bias, const OptionalTensor& residual,
+                              const OptionalTensor& mask, const Tensor& y) {
+  return {x.data_ptr(),
+          weight.data_ptr(),
+          bias ? bias->data_ptr() : nullptr,
+          residual ? residual->data_ptr() : nullptr,
+          int32OrNull(op, "mask", mask, x.sizes().slice(0, x.dim() - 1), x),
+          y.data_ptr()};
 }
 
 // What our own kernels can do of a product, and how.
@@ -289,7 +300,7 @@ class OwnKernels {
     if (check(params_) == nullptr && params_.rows <= kFewRows) {
       add(choices, /*tf32=*/false, lite::kLinearVariants);
     }
-    if (tf32_ && checkTf32(params_) == nullptr && isHopper()) {
+    if (tf32_ && checkTf32(params_) == nullptr && lite::hasLinearTf32()) {
       add(choices, /*tf32=*/true, lite::kTf32LinearVariants);
     }
   }
@@ -317,12 +328,9 @@ class LinearCandidates : public Candidates {
                    const OptionalTensor& residual, bool relu, bool tf32, Tensor& y, bool all)
       : problem_(x, weight, bias, residual, relu, tf32, y),
         handle_(at::cuda::getCurrentCUDABlasLtHandle()),
-        own_({x.numel() / x.size(-1), int32_t(weight.size(1)), int32_t(weight.size(0)),
-              relu ? lite::Activation::kRelu : lite::Activation::kNone,
-              lite::torch_ops::dataType("linear", x)},
-             {x.data_ptr(), weight.data_ptr(), bias ? bias->data_ptr() : nullptr,
-              residual ? residual->data_ptr() : nullptr, nullptr, y.data_ptr()},
-             tf32) {
+        own_(
+            paramsOf("linear", x, weight, relu ? lite::Activation::kRelu : lite::Activation::kNone),
+            tensorsOf("linear", x, weight, bias, residual, std::nullopt, y), tf32) {
     if (!all) return;
     for (const auto& algorithm : problem_.candidates(handle_)) choices.push_back({algorithm});
     own_.addTo(choices);
@@ -409,18 +417,10 @@ Tensor linearGlu(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
   auto shape = checkedShape(kOp, x, weight, bias);
   TORCH_CHECK(shape.back() % 2 == 0, "lite::", kOp, ": values and gates must be as many");
   shape.back() /= 2;
-  const lite::LinearParams params{x.numel() / x.size(-1), int32_t(weight.size(1)),
-                                  int32_t(weight.size(0)), lite::Activation::kGlu,
-                                  lite::torch_ops::dataType(kOp, x)};
+  const auto params = paramsOf(kOp, x, weight, lite::Activation::kGlu);
   const c10::cuda::CUDAGuard guard(x.device());
   Tensor y = at::empty(shape, x.options());
-  const lite::LinearTensors tensors{
-      x.data_ptr(),
-      weight.data_ptr(),
-      bias ? bias->data_ptr() : nullptr,
-      nullptr,
-      int32OrNull(kOp, "mask", mask, x.sizes().slice(0, x.dim() - 1), x),
-      y.data_ptr()};
+  const auto tensors = tensorsOf(kOp, x, weight, bias, std::nullopt, mask, y);
   constexpr int kGluFlag = 16;
   runFastest(kOp, x, weight, kGluFlag + 2 * bias.has_value() + 8 * tf32, [&](const Choice* known) {
     return GluCandidates(x, weight, bias, params, tensors, tf32, known);
@@ -436,32 +436,24 @@ Tensor linearTf32(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   auto shape = checkedShape(kOp, x, weight, bias);
   TORCH_CHECK(!(relu && glu) && !(residual && (relu || glu)),
               "lite::linear_tf32: relu, glu and residual do not go together");
-  const lite::LinearParams params{x.numel() / x.size(-1), int32_t(weight.size(1)),
-                                  int32_t(weight.size(0)),
-                                  glu    ? lite::Activation::kGlu
-                                  : relu ? lite::Activation::kRelu
-                                         : lite::Activation::kNone,
-                                  lite::torch_ops::dataType(kOp, x)};
+  const auto params = paramsOf(kOp, x, weight,
+                               glu    ? lite::Activation::kGlu
+                               : relu ? lite::Activation::kRelu
+                                      : lite::Activation::kNone);
   const char* reason = checkTf32(params);
   TORCH_CHECK(reason == nullptr, "lite::linear_tf32: ", reason);
   if (glu) shape.back() /= 2;
   if (residual) requireTensor(kOp, "residual", *residual, shape, x);
   const c10::cuda::CUDAGuard guard(x.device());
   Tensor y = at::empty(shape, x.options());
-  const lite::LinearTensors tensors{
-      x.data_ptr(),
-      weight.data_ptr(),
-      bias ? bias->data_ptr() : nullptr,
-      residual ? residual->data_ptr() : nullptr,
-      int32OrNull(kOp, "mask", mask, x.sizes().slice(0, x.dim() - 1), x),
-      y.data_ptr()};
+  const auto tensors = tensorsOf(kOp, x, weight, bias, residual, mask, y);
   C10_CUDA_CHECK(lite::linearTf32(params, tensors, int(variant), stream()));
   return y;
 }
 
 // Whether the gate costs least in the product's epilogue, rather than where its result is read.
 bool gatesInProduct(const Tensor& x, bool tf32) {
-  if (x.scalar_type() == at::kFloat) return tf32 && isHopper();
+  if (x.scalar_type() == at::kFloat) return tf32 && lite::hasLinearTf32();
   return x.numel() / x.size(-1) <= kFewRows;
 }
 

@@ -35,9 +35,7 @@ void runLinear(Mode mode, int rows, int in, int out, DataType dtype, cudaStream_
   constexpr bool kTf32 = std::is_same_v<T, float>;
   const auto launch = kTf32 ? lite::linearTf32 : lite::linear;
   const int variants = kTf32 ? lite::kTf32LinearVariants : lite::kLinearVariants;
-  if (launch({0, in, out, Activation::kNone, dtype}, {}, 0, stream) == cudaErrorNotSupported) {
-    return;  // no Hopper
-  }
+  if (kTf32 && !lite::hasLinearTf32()) return;
   Session session(mode, stream);
   const auto x = session.input<T>(size_t(rows) * in), weight = session.input<T>(size_t(out) * in);
   const auto bias = session.input<T>(out), residual = session.input<T>(size_t(rows) * out);

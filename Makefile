@@ -92,7 +92,7 @@ ORT_GRAPHS := $(if $(AUTOREGRESSIVE),,$(PATCHED))
 SPLIT := $(if $(AUTOREGRESSIVE),,$(BUILD)/model.decoder.onnx)
 MEASURED = $(if $(INT8),$(BUILD)/model.qdq.onnx)
 EXPORTER := $(wildcard train_model/models/*.py train_model/ops/*.py onnx_export/*.py onnx_export/symbols/*.py)
-SURGEON := $(wildcard trt_code/onnx_surgeon.py trt_code/surgeon/*.py trt_code/graph_lint.py trt_code/lint/*.py \
+SURGEON := $(wildcard trt_code/onnx_surgeon.py trt_code/surgeon/*.py trt_code/surgeon/older/*.py trt_code/graph_lint.py trt_code/lint/*.py \
   onnx_export/onnx_file.py onnx_export/reference.py onnx_export/rounding.py onnx_export/symbols/*.py)
 
 .PHONY: onnx onnx-split verify patch patch-split
@@ -217,10 +217,10 @@ bench: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## the table: lat
 	@$(PY) -m trt_code.bench $(COMPARED)
 
 sweep: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS)  ## runners and rivals over batches and lengths (SWEEP= passes options)
-	@$(PY) -m trt_code.sweep --model $(MODEL) $(SWEEP)
+	@$(PY) -m trt_code.measure.sweep --model $(MODEL) $(SWEEP)
 
 throughput: $(BUILD)/model.onnx $(SPLIT)  ## sentences a second, text in, text out (THROUGHPUT= passes options)
-	@$(PY) -m trt_code.throughput --model $(MODEL) $(THROUGHPUT)
+	@$(PY) -m trt_code.measure.throughput --model $(MODEL) $(THROUGHPUT)
 
 eval: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## exact match, BLEU and chrF of every runner
 	@$(PY) -m trt_code.evaluate $(COMPARED)
@@ -240,7 +240,7 @@ report:  ## plot and tabulate anew what bench measured
 compare: $(ENV_BASE)  ## both kinds of network side by side: quality, and speed by batch size (build/compare)
 	@$(MAKE) --no-print-directory onnx-split MODEL=demo
 	@$(MAKE) --no-print-directory onnx MODEL=demo-ar
-	@$(PY) -m trt_code.compare
+	@$(PY) -m trt_code.measure.compare
 
 triton: $(BUILD)/model.onnx  ## a Triton Inference Server model repository in build/triton (doc/serving.md)
 	@$(PY) -m trt_code.triton.repository --model $(MODEL) $(TRITON)

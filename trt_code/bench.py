@@ -21,11 +21,13 @@ from train_model.cli import UserError, run
 from train_model.data.dictionary import BOS, EOS, SPECIALS
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import ModelFiles, model_files
-from trt_code import batching, layer_precision, report
-from trt_code.agreement import Agreement, compare, verdict
-from trt_code.machine import default_device, describe
+from trt_code import report
+from trt_code.measure import layer_precision
+from trt_code.measure.agreement import Agreement, compare, verdict
+from trt_code.measure.machine import default_device, describe
 from trt_code.runners import PRECISIONS, RIVALS, RUNNERS, Runner, Unavailable, create
 from trt_code.runners.base import wall_ms
+from trt_code.text import batching
 from trt_code.translate import add_count, add_runner_arguments
 
 DEFAULT_SHAPES = "1x8,1x32,16x8,16x32"
@@ -136,7 +138,7 @@ class Bench:
         if precision != "int8" or not file.is_file() or (runner, self._device) == ("ort", "cuda"):
             return None
         found = layer_precision.of_engine if runner == "trt" else layer_precision.of_session
-        return f"{layer_precision.summary(found(file))} (python -m trt_code.layer_precision {file})"
+        return f"{layer_precision.summary(found(file))} (python -m trt_code.measure.layer_precision {file})"
 
     def rows(
         self, runner: Runner, shapes: Collection[tuple[int, int]] | None = None

@@ -16,15 +16,15 @@ from train_model.cli import UserError, atomic_path, run
 from train_model.data.tokenizer import Tokenizer, split_units
 from train_model.models.zoo import ModelFiles, model_files
 from trt_code.bench import parse_names
-from trt_code.machine import default_device, describe
+from trt_code.measure.machine import default_device, describe
 from trt_code.runners import PRECISIONS, RUNNERS, Unavailable, create
+from trt_code.text.translator import Translation, Translator
 from trt_code.translate import (
     add_count,
     add_runner_arguments,
     add_search_arguments,
     search_options,
 )
-from trt_code.translator import Translation, Translator
 
 HEAD = f"{'runner':<24}{'exact':>8}{'length':>8}{'BLEU':>8}{'chrF':>8}{'sentences/s':>13}"
 

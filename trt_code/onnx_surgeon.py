@@ -21,18 +21,9 @@ from onnx_export.export_split import HALVES
 from onnx_export.onnx_file import half_path, load_onnx, save_onnx
 from train_model.cli import UserError, run
 from trt_code import graph_lint
-from trt_code.surgeon import (
-    cumulative_sum,
-    decomposed_norm,
-    fused_conv,
-    layer_norm,
-    older_exports,
-    plugin_nodes,
-    quantization,
-    top_k,
-    viterbi,
-)
+from trt_code.surgeon import fused_conv, layer_norm, plugin_nodes, quantization, top_k
 from trt_code.surgeon.graph import DOMAIN, Pass
+from trt_code.surgeon.older import cumulative_sum, decomposed_norm, exports, viterbi
 from trt_code.surgeon.precision import Plan, apply_plan, make_plan
 from trt_code.surgeon.ranges import measure, measure_decoder, measure_step
 
@@ -45,7 +36,7 @@ PRECISIONS = {
     "int8": ir.DataType.FLOAT16,
 }
 PASSES: list[Pass] = [
-    *older_exports.PASSES,
+    *exports.PASSES,
     *decomposed_norm.PASSES,
     *viterbi.PASSES,
     *cumulative_sum.PASSES,
@@ -132,7 +123,7 @@ def load(path: Path) -> ir.Model:
         UserError: it is no valid ONNX graph, or has no node of the project.
     """
     try:
-        upgraded = older_exports.upgrade(load_onnx(path))
+        upgraded = exports.upgrade(load_onnx(path))
         onnx.checker.check_model(upgraded, full_check=True)
     except (
         RuntimeError,
@@ -143,7 +134,7 @@ def load(path: Path) -> ir.Model:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} is no valid graph: {reason}; export it again") from error
     model = ir.serde.deserialize_model(upgraded)
-    older_exports.complete(model)
+    exports.complete(model)
     ours = "architecture" in model.metadata_props  # one step of a decoder needs no plugin
     if not ours and not any(node.domain == DOMAIN for node in model.graph):
         raise UserError(

@@ -17,9 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from train_model.cli import UserError, run
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import ModelFiles, model_files
-from trt_code.machine import default_device, processors
+from trt_code.measure.machine import default_device, processors
 from trt_code.runners import PRECISIONS, RUNNERS, Runner, Unavailable, create
-from trt_code.translator import MAX_SENTENCES, MAX_TOKENS, Translator
+from trt_code.text.translator import MAX_SENTENCES, MAX_TOKENS, Translator
 
 # Lines that are held at a time: sorting by length inside a window this large wastes little padding,
 # and input without end needs no memory without end.

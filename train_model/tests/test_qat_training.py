@@ -13,7 +13,7 @@ from train_model.cli import UserError
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.quantization import ptq
 from train_model.tests.test_fairseq_training import SMALL, build_dir  # noqa: F401  a fixture
-from trt_code import layer_precision
+from trt_code.measure import layer_precision
 
 pytestmark = pytest.mark.fairseq
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from train_model.models.conv_crf_transformer import PAD
-from trt_code.cuda_graph.buckets import batch_bucket, length_bucket
 from trt_code.cuda_graph.capture import WARM_UPS, Captured, capture
 from trt_code.cuda_graph.network import FusedNetwork, Source
-from trt_code.turns import Turns
+from trt_code.runners.buckets import batch_bucket, length_bucket
+from trt_code.runners.turns import Turns
 
 
 class _Inputs:

@@ -24,21 +24,21 @@ __all__ = [
 ]
 
 RUNNERS = {
-    "torch": "trt_code.runners.torch_runner",
-    "ort": "trt_code.runners.ort_runner",
-    "ort-split": "trt_code.runners.ort_runner",
-    "cuda-graph": "trt_code.runners.cuda_graph_runner",
-    "trt": "trt_code.runners.trt_runner",
-    "trt-split": "trt_code.runners.trt_split_runner",
+    "torch": "trt_code.runners.one_pass.torch_runner",
+    "ort": "trt_code.runners.one_pass.ort_runner",
+    "ort-split": "trt_code.runners.one_pass.ort_runner",
+    "cuda-graph": "trt_code.runners.one_pass.cuda_graph_runner",
+    "trt": "trt_code.runners.one_pass.trt_runner",
+    "trt-split": "trt_code.runners.one_pass.trt_split_runner",
 }
 # What a user might take instead, for the table alone: PyTorch's own ways to be fast, and our graphs
 # with as much work as the original does.
 RIVALS = {
-    "torch-graph": "trt_code.runners.torch_graph_runner",
-    "torch-compile": "trt_code.runners.torch_compile_runner",
-    "torch-compile-default": "trt_code.runners.torch_compile_runner",
-    "torch-compile-max": "trt_code.runners.torch_compile_runner",
-    "cuda-graph-full": "trt_code.runners.cuda_graph_runner",
+    "torch-graph": "trt_code.runners.one_pass.torch_graph_runner",
+    "torch-compile": "trt_code.runners.one_pass.torch_compile_runner",
+    "torch-compile-default": "trt_code.runners.one_pass.torch_compile_runner",
+    "torch-compile-max": "trt_code.runners.one_pass.torch_compile_runner",
+    "cuda-graph-full": "trt_code.runners.one_pass.cuda_graph_runner",
 }
 # What a name asks of its module.
 OPTIONS: dict[str, dict[str, Any]] = {

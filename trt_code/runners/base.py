@@ -49,7 +49,7 @@ class Runner(abc.ABC):
     """One network on one device in one precision. Use it as a context manager, or call ``close``.
 
     Several threads may call ``run``. What one of them can use at a time goes to the one that asked
-    first (``trt_code.turns``). Of the rivals (``trt_code.runners.RIVALS``) none promises that.
+    first (``trt_code.runners.turns``). Of the rivals (``trt_code.runners.RIVALS``) none promises that.
 
     Attributes:
         name: what ``create`` calls it.

@@ -14,7 +14,7 @@ from train_model.cli import UserError
 from train_model.data.dictionary import BOS
 from train_model.models.beam_search import Found, SearchOptions
 from trt_code.runners.base import Output, Runner
-from trt_code.turns import Turns
+from trt_code.runners.turns import Turns
 
 # Greedy is the fastest and, on the demo, also the best. mit-han-lab scores its WMT16 models with 4 and 0.6.
 BEAM, LEN_PENALTY = 1, 1.0

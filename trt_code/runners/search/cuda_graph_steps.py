@@ -8,10 +8,10 @@ from torch import Tensor
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.incremental import EncoderHalf, StepHalf
 from trt_code.runners.base import Unavailable
+from trt_code.runners.one_pass.torch_runner import DTYPES
 from trt_code.runners.search import SearchRunner
 from trt_code.runners.search.graphed_search import CudaCapture, GraphedSearch
 from trt_code.runners.search.torch_steps import TorchSearchRunner
-from trt_code.runners.torch_runner import DTYPES
 
 
 def create(

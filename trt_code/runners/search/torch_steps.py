@@ -11,8 +11,8 @@ from train_model.models.checkpoint import load_checkpoint
 from train_model.models.incremental import IncrementalDecoder
 from train_model.models.multibranch_config import MultibranchConfig
 from trt_code.runners.base import Output, ResidentMemory
+from trt_code.runners.one_pass.torch_runner import DTYPES, files_of, matmul_precision
 from trt_code.runners.search import SearchRunner
-from trt_code.runners.torch_runner import DTYPES, files_of, matmul_precision
 
 
 def create(
@@ -26,7 +26,7 @@ def create(
     len_penalty: float | None = None,
     **_: Any,
 ) -> SearchRunner:
-    """Load the checkpoint and cast it; see ``trt_code.runners.torch_runner.create``."""
+    """Load the checkpoint and cast it; see ``trt_code.runners.one_pass.torch_runner.create``."""
     model_files = files_of(model_files, precision, device, build_dir)
     if threads:
         torch.set_num_threads(threads)

@@ -20,9 +20,9 @@ from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.profiles import Shape, best_profile
 from trt_code.engine.tensorrt_api import process_logger
 from trt_code.runners.base import Unavailable
+from trt_code.runners.one_pass.trt_runner import Plan, plans_on
 from trt_code.runners.search import BEAM, SearchRunner
 from trt_code.runners.search.graphed_search import Capture, CudaCapture, GraphedSearch
-from trt_code.runners.trt_runner import Plan, plans_on
 
 
 def create(

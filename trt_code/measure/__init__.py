@@ -1,0 +1,1 @@
+"""What measures: latency, agreement, throughput, kernels, and the tables and plots of the results."""

@@ -1,0 +1,239 @@
+"""Autoregressive against non-autoregressive: quality and speed over batch sizes, ``make compare``.
+
+    python -m trt_code.measure.compare --entry demo:ort:fp32 --entry demo-ar:ort:fp32:4
+
+An entry is model:runner:precision, and behind an autoregressive model the beam (1 is greedy) and the
+length penalty, where that is not ``--lenpen``: demo-ar:ort:fp32:4:0.6. All translate the same test
+sentences, batched in the order of the file as a server would meet them. Quality is over the whole split;
+a batch's time is the median from token ids in the host's memory to token ids there. Writes
+``build/compare/results.json``, ``.md`` and ``.png``.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train_model.cli import UserError, atomic_path, run
+from train_model.data.tokenizer import Tokenizer
+from train_model.models.zoo import model_files
+from trt_code.evaluate import read_split, score
+from trt_code.measure.machine import default_device, describe, processors
+from trt_code.runners import Runner, Unavailable, create
+from trt_code.runners.base import WARM_UP, wall_ms
+from trt_code.text import batching
+from trt_code.text.translator import Translator
+
+BATCHES = "1,2,4,8,16,32,64,128"
+# The best runner of each device that needs no engine to be built, and both ways to search.
+DEFAULT = {
+    "cpu": ("demo:ort-split:fp32", "demo-ar:ort:fp32:1", "demo-ar:ort:fp32:4"),
+    "cuda": ("demo:cuda-graph:fp16", "demo-ar:cuda-graph:fp16:1", "demo-ar:cuda-graph:fp16:4"),
+}
+QUALITY = ("exact_match", "bleu", "chrf")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is compared: a model in a runner; ``beam`` is None for a network without a search."""
+
+    model: str
+    runner: str
+    precision: str
+    beam: int | None = None
+    len_penalty: float | None = None
+
+    @classmethod
+    def parse(cls, text: str, len_penalty: float | None = None) -> "Entry":
+        """Read model:runner:precision[:beam[:lenpen]]; ``len_penalty`` is that of a search without its own.
+
+        Raises:
+            UserError: the text is no such thing.
+        """
+        parts = text.split(":")
+        names, numbers = parts[:3], parts[3:]
+        try:
+            beam = int(numbers[0]) if numbers else None
+            own = float(numbers[1]) if len(numbers) > 1 else len_penalty
+            fits = len(names) == 3 and all(names) and len(numbers) <= 2 and beam != 0
+        except ValueError:
+            fits = False
+        if not fits:
+            raise UserError(
+                f"entry {text!r} is not model:runner:precision or with :beam or :beam:lenpen behind it"
+            )
+        return cls(*names, beam, None if beam is None else own)
+
+    def __str__(self) -> str:
+        search = "" if self.beam is None else f", beam {self.beam}"
+        if self.beam is not None and self.len_penalty is not None:
+            search += f", lenpen {self.len_penalty:g}"
+        return f"{self.model}, {self.runner} {self.precision}{search}"
+
+
+def time_batches(
+    runner: Runner, rows: list[list[int]], size: int, repeats: int
+) -> dict[str, float]:
+    """Translate ``repeats`` batches of ``size`` sentences, taken in turn from ``rows``.
+
+    Returns:
+        Median and 95th percentile of a batch in ms, and sentences a second over all of them.
+    """
+    sentences = itertools.cycle(rows)
+
+    def batch() -> np.ndarray:
+        return batching.pad(list(itertools.islice(sentences, size)))
+
+    for _ in range(WARM_UP):
+        runner.run(batch())
+    batches = [batch() for _ in range(repeats)]
+    for source in batches:  # once each, so that what a new shape costs is paid
+        runner.run(source)
+    times = [wall_ms(lambda source=source: runner.run(source)) for source in batches]
+    return {
+        "batch": size,
+        "ms": round(statistics.median(times), 3),
+        "ms_p95": round(float(np.percentile(times, 95)), 3),
+        "sentences_per_s": round(1e3 * size * repeats / sum(times), 1),
+    }
+
+
+def measure(entry: Entry, arguments: argparse.Namespace, device: str) -> dict[str, Any]:
+    """Quality and times of one entry.
+
+    Raises:
+        Unavailable: it cannot run here.
+    """
+    files = model_files(entry.model, arguments.build_dir)
+    sources, references = (side[: arguments.limit] for side in read_split(files, arguments.split))
+    tokenizer = Tokenizer.from_files(files)
+    options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
+    options |= {"beam": entry.beam, "len_penalty": entry.len_penalty}
+    with create(entry.runner, files, entry.precision, device, **options) as runner:
+        translations = Translator(runner, tokenizer, unknown="keep").translate(sources)
+        quality = score(translations, references, tokenizer)
+        rows = [tokenizer.encode(source) for source in sources]
+        times = [time_batches(runner, rows, size, arguments.repeats) for size in arguments.batch]
+    return {"name": str(entry), "sentences": len(sources), **quality, "times": times}
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The comparison as a Markdown page."""
+    sizes = [time["batch"] for time in results["rows"][0]["times"]]
+    lines = ["# Autoregressive against non-autoregressive", ""]
+    lines += [f"- {name}: {text}" for name, text in results["machine"].items()]
+    for key, title in (
+        ("ms", "Median time of a batch, ms"),
+        ("sentences_per_s", "Sentences a second"),
+    ):
+        head = ["", *QUALITY, *(f"batch {size}" for size in sizes)]
+        lines += ["", f"## {title}", "", f"| {' | '.join(head)} |"]
+        lines += ["| --- " + "| ---: " * (len(head) - 1) + "|"]
+        for row in results["rows"]:
+            cells = [row["name"], *(f"{row[name]:.2f}" for name in QUALITY)]
+            cells += [f"{time[key]:g}" for time in row["times"]]
+            lines += [f"| {' | '.join(cells)} |"]
+    if results["not_run"]:
+        lines += ["", "## Not run", ""]
+        lines += [f"- {entry['name']}: {entry['reason']}" for entry in results["not_run"]]
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Time and throughput by batch size, a line an entry, as a PNG at ``path``."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
+    for axis, key, label in (
+        (axes[0], "ms", "a batch, ms"),
+        (axes[1], "sentences_per_s", "sentences a second"),
+    ):
+        for row in results["rows"]:
+            sizes = [time["batch"] for time in row["times"]]
+            name = f"{row['name']} ({row['exact_match']:.1f} % exact)"
+            axis.plot(sizes, [time[key] for time in row["times"]], marker="o", label=name)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xticks(sizes, [str(size) for size in sizes])
+        axis.set(xlabel="batch, sentences", ylabel=label)
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    machine = results["machine"]
+    figure.suptitle(machine.get("gpu", machine["cpu"]), fontsize="medium")
+    figure.savefig(path, dpi=130, format="png")
+    pyplot.close(figure)
+
+
+def write(results: dict[str, Any], folder: Path) -> None:
+    """The results as JSON, page and plot, each whole or not at all."""
+    with atomic_path(folder / "results.json") as path:
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    with atomic_path(folder / "results.md") as path:
+        path.write_text(markdown(results), encoding="utf-8")
+    with atomic_path(folder / "results.png") as path:
+        plot(results, path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; see ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trt_code.measure.compare", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--threads", type=int, default=processors(), help="CPU threads; default: all"
+    )
+    parser.add_argument("--build-dir", default="build", help="where the built files are")
+    parser.add_argument(
+        "--entry",
+        action="append",
+        help="model:runner:precision[:beam[:lenpen]]; may be given several times",
+    )
+    parser.add_argument("--lenpen", type=float, help="exponent of a hypothesis' length; default 1")
+    parser.add_argument("--batch", default=BATCHES, help=f"comma-separated; default {BATCHES}")
+    parser.add_argument("--repeats", type=int, default=20, help="timed batches a size; default 20")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--limit", type=int, help="only the first so many sentences")
+    parser.add_argument("--output", type=Path, default=Path("build/compare"), help="folder")
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.batch = [int(size) for size in arguments.batch.split(",")]
+    except ValueError:
+        raise UserError(f"--batch {arguments.batch!r} is not whole numbers with commas") from None
+    if min([*arguments.batch, arguments.repeats, arguments.limit or 1]) < 1:
+        raise UserError("--batch, --repeats and --limit are at least 1")
+    device = default_device() if arguments.device == "auto" else arguments.device
+    entries = [Entry.parse(text, arguments.lenpen) for text in arguments.entry or DEFAULT[device]]
+    results = {"machine": describe(device, arguments.threads), "rows": [], "not_run": []}
+    for entry in entries:
+        try:
+            row = measure(entry, arguments, device)
+        except Unavailable as reason:
+            print(f"{entry}: not run: {reason}", flush=True)
+            results["not_run"].append({"name": str(entry), "reason": str(reason)})
+            continue
+        results["rows"].append(row)
+        print(f"{entry}: exact {row['exact_match']:.2f}, BLEU {row['bleu']:.2f}")
+        for time in row["times"]:
+            print(
+                f"  batch {time['batch']:4} {time['ms']:10.3f} ms "
+                f"{time['sentences_per_s']:10.1f} sentences/s",
+                flush=True,
+            )
+        write(results, arguments.output)  # at once: what follows may take long, or be stopped
+    if not results["rows"]:
+        raise UserError("none of the entries can run here; see the reasons above")
+    write(results, arguments.output)
+    print(f"\nwrote {arguments.output}/results.json, .md and .png")
+
+
+if __name__ == "__main__":
+    run(main)

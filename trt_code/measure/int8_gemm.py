@@ -1,0 +1,333 @@
+"""Do INT8 matrix products pay on this GPU? The full-size network's own shapes, FP16 against INT8.
+
+    python -m trt_code.measure.int8_gemm --sizes 1x32,16x32,64x64
+
+A size is sentences x source tokens; the decoder's canvas is twice the source. One line a product:
+
+- ``fp16``: product and bias as the CUDA-graph runner computes them (``lite::linear``, cuBLASLt's
+  fastest algorithm for the shape; PyTorch's ``linear`` where the library is not built);
+- ``int_mm``: INT8 to INT32 and nothing around it (``torch._int_mm``, cuBLASLt), a bound from below
+  for whatever is made of it;
+- ``fused``: INT8 with scales, bias and the rounding to FP16 in one kernel (Triton, the fastest of its
+  tiles), for an input that the kernel before has written as INT8;
+- ``rounded``: that, and a kernel before it that rounds an FP16 input to INT8.
+
+Every form of every product, and every tile, is held against the exact product before it is timed. Times
+are of a CUDA graph of many calls; ``--check`` stops after the checks.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train_model.cli import UserError, atomic_path, run
+from train_model.ops.cuda_library import load_cuda_library
+from trt_code.measure.machine import describe
+
+FORMS = ("fp16", "int_mm", "fused", "rounded")
+_CALLS, _REPEATS = 20, 9
+_PEAK_SECONDS = 0.02  # a form's calls are fewer where one takes long
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """``count`` products [rows, k] x [k, n] in one translation of a batch."""
+
+    name: str
+    k: int
+    n: int
+    count: int
+
+
+# The architecture of the public checkpoint, projections merged as inference has them. What the taps'
+# projection (24 to 120 columns) costs is hidden in the convolution's kernel.
+ENCODER = (
+    Product("linear1, conv.linear1", 512, 1024, 12),
+    Product("linear2", 512, 512, 6),
+    Product("fc1", 512, 2048, 6),
+    Product("fc2", 2048, 512, 6),
+    Product("keys and values of all layers", 512, 6144, 1),
+)
+DECODER = (
+    Product("linear1, conv.linear1", 512, 1024, 12),
+    Product("linear2, q_proj, out_proj", 512, 512, 18),
+    Product("fc1", 512, 2048, 6),
+    Product("fc2", 2048, 512, 6),
+    Product("output_projection", 512, 32768, 1),
+)
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    """The median time of one call in a CUDA graph of many."""
+    stream = torch.cuda.Stream()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            start.record()
+            call()
+            end.record()
+    end.synchronize()
+    calls = max(3, min(_CALLS, int(1e3 * _PEAK_SECONDS / max(start.elapsed_time(end), 1e-3))))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            call()
+    times = []
+    for _ in range(_REPEATS):
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / calls)
+    return statistics.median(times)
+
+
+class Int8Kernels:
+    """The Triton kernels, made at the first use, since a machine without a GPU has no Triton."""
+
+    # rows, columns and depth of a tile, warps, stages of its pipeline
+    TILES = (
+        (128, 128, 128, 8, 3),
+        (128, 256, 64, 8, 4),
+        (64, 128, 128, 4, 4),
+        (64, 64, 128, 4, 4),
+        (32, 64, 256, 4, 3),
+        (16, 64, 256, 4, 3),
+    )
+
+    def __init__(self) -> None:
+        import triton
+        import triton.language as tl
+
+        @triton.jit
+        def gemm(
+            x,
+            w,
+            scale,
+            bias,
+            y,
+            M,
+            N,
+            K,
+            BM: tl.constexpr,
+            BN: tl.constexpr,
+            BK: tl.constexpr,
+        ):
+            rows = tl.program_id(0) * BM + tl.arange(0, BM)
+            columns = tl.program_id(1) * BN + tl.arange(0, BN)
+            inner = tl.arange(0, BK)
+            total = tl.zeros((BM, BN), tl.int32)
+            at_x = x + (rows % M)[:, None] * K + inner[None]
+            at_w = w + (columns % N)[None] * K + inner[:, None]
+            for _ in range(0, K, BK):
+                total += tl.dot(tl.load(at_x), tl.load(at_w))
+                at_x += BK
+                at_w += BK
+            result = total.to(tl.float32) * tl.load(scale + columns % N)[None]
+            result += tl.load(bias + columns % N)[None].to(tl.float32)
+            inside = (rows < M)[:, None] & (columns < N)[None]
+            at_y = y + rows[:, None].to(tl.int64) * N + columns[None]
+            tl.store(at_y, result.to(tl.float16), mask=inside)
+
+        @triton.jit
+        def quantize(x, y, scale, size, BLOCK: tl.constexpr):
+            at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+            value = tl.load(x + at, mask=at < size).to(tl.float32) * scale
+            value = tl.floor(tl.minimum(tl.maximum(value, -127.0), 127.0) + 0.5)
+            tl.store(y + at, value.to(tl.int8), mask=at < size)
+
+        self._gemm, self._quantize, self._ceil = gemm, quantize, triton.cdiv
+
+    def linear(
+        self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, y: Tensor, tile: tuple
+    ) -> Tensor:
+        """``y`` [M, N] FP16 = (x [M, K] INT8) @ (weight [N, K] INT8)^T * scale [N] FP32 + bias [N] FP16.
+
+        K is a multiple of the tile's depth.
+        """
+        (m, k), n = x.shape, weight.shape[0]
+        bm, bn, bk, warps, stages = tile
+        grid = (self._ceil(m, bm), self._ceil(n, bn))
+        sizes = {"BM": bm, "BN": bn, "BK": bk, "num_warps": warps, "num_stages": stages}
+        self._gemm[grid](x, weight, scale, bias, y, m, n, k, **sizes)
+        return y
+
+    def quantize(self, x: Tensor, scale: float, y: Tensor) -> Tensor:
+        """``y`` INT8 = ``x`` FP16 / scale, to the nearest."""
+        grid = (self._ceil(x.numel(), 1024),)
+        self._quantize[grid](x, y, 1 / scale, x.numel(), BLOCK=1024)
+        return y
+
+
+@functools.cache
+def _kernels() -> Int8Kernels:
+    return Int8Kernels()
+
+
+class Case:
+    """One product with random numbers: its forms, each as a call without arguments."""
+
+    def __init__(self, rows: int, product: Product) -> None:
+        self.kernels, k, n = _kernels(), product.k, product.n
+        self.shape = f"{rows}x{k}x{n}"
+        self.x = torch.randn(rows, k, device="cuda", dtype=torch.float16)
+        self.weight = torch.randn(n, k, device="cuda", dtype=torch.float16) * k**-0.5
+        self.bias = torch.randn(n, device="cuda", dtype=torch.float16)
+        self.x_scale = self.x.abs().max().item() / 127
+        w_scale = self.weight.abs().amax(1).float() / 127
+        self.scale = w_scale * self.x_scale
+        self.weight8 = (self.weight / w_scale[:, None]).round().to(torch.int8)
+        self.x8 = torch.empty_like(self.x, dtype=torch.int8)
+        self.y = self.x.new_empty(rows, n)
+        self.tiles = [tile for tile in Int8Kernels.TILES if tile[0] <= max(16, rows)]
+
+    def fp16(self) -> Tensor:
+        if hasattr(torch.ops.lite, "linear"):
+            return torch.ops.lite.linear(self.x, self.weight, self.bias, None, False, False)
+        return torch.nn.functional.linear(self.x, self.weight, self.bias)
+
+    def int_mm(self) -> Tensor:
+        return torch._int_mm(self.x8, self.weight8.t())
+
+    def fused(self, tile: tuple) -> Tensor:
+        return self.kernels.linear(self.x8, self.weight8, self.scale, self.bias, self.y, tile)
+
+    def rounded(self, tile: tuple) -> Tensor:
+        self.kernels.quantize(self.x, self.x_scale, self.x8)
+        return self.fused(tile)
+
+    def check(self) -> None:
+        """Hold every form against the exact product.
+
+        Sums of INT8 products are whole numbers that FP64 holds exactly, whatever the order.
+
+        Raises:
+            UserError: one of them gives something else.
+        """
+        self.kernels.quantize(self.x, self.x_scale, self.x8)
+        rounded = (self.x.float() / self.x_scale).clamp(-127, 127).round()
+        # a tie, or a quotient that a last bit moves across one, may fall to either side
+        self._demand("quantize", (self.x8.float() - rounded).abs().max().item() <= 1)
+        self._demand("quantize", (self.x8.float() != rounded).float().mean().item() < 1e-3)
+        exact = self.x8.double() @ self.weight8.double().t()
+        self._demand("int_mm", torch.equal(self.int_mm().double(), exact))
+        scaled = exact * self.scale.double() + self.bias.double()
+        full = self.x.double() @ self.weight.double().t() + self.bias.double()
+        for tile in self.tiles:
+            close = torch.allclose(self._poisoned(tile), scaled, rtol=2e-3, atol=2e-3)
+            self._demand(f"tile {tile}", close)
+            # small whole numbers without a scale: FP16 then has to hold the rounded exact sums
+            few = [tensor.remainder(4) - 2 for tensor in (self.x8, self.weight8)]
+            one, none = torch.ones_like(self.scale), torch.zeros_like(self.bias)
+            expected = (few[0].double() @ few[1].double().t()).half()
+            got = self.kernels.linear(*few, one, none, self.y.fill_(float("nan")), tile)
+            self._demand(f"tile {tile} in whole numbers", torch.equal(got, expected))
+        self._demand("fp16", torch.allclose(self.fp16().double(), full, rtol=4e-3, atol=2e-2))
+        error = (scaled - full).norm() / full.norm()
+        self._demand("the rounding to INT8", error.item() < 0.05)
+
+    def _poisoned(self, tile: tuple) -> Tensor:
+        self.y.fill_(float("nan"))
+        return self.fused(tile).double()
+
+    def _demand(self, form: str, holds: bool) -> None:
+        if not holds:
+            raise UserError(f"{self.shape}: {form} does not give the exact product")
+
+    def times(self) -> dict[str, Any]:
+        """Milliseconds of every form, and which tile was the fastest."""
+        self.kernels.quantize(self.x, self.x_scale, self.x8)
+        fused = {tile: milliseconds(lambda tile=tile: self.fused(tile)) for tile in self.tiles}
+        best = min(fused, key=fused.get)
+        return {
+            "fp16": milliseconds(self.fp16),
+            "int_mm": milliseconds(self.int_mm),
+            "fused": fused[best],
+            "rounded": milliseconds(lambda: self.rounded(best)),
+            "tile": best,
+        }
+
+
+def measure(batch: int, length: int) -> dict[str, Any]:
+    """Both halves at one size: a row a product, and the sums over all of them."""
+    rows, sums = [], dict.fromkeys(FORMS, 0.0)
+    for half, count, products in (
+        ("encoder", batch * length, ENCODER),
+        ("decoder", 2 * batch * length, DECODER),
+    ):
+        for product in products:
+            times = Case(count, product).times()
+            row = {"half": half, "rows": count, **dataclasses.asdict(product), **times}
+            print(_line(row), flush=True)
+            rows.append(row)
+            for form in FORMS:
+                sums[form] += product.count * times[form]
+    total = {"half": "", "rows": "", "k": "", "n": "", "count": "", "name": "all", **sums}
+    print(_line(total), flush=True)
+    return {"size": f"{batch}x{length}", "products": rows, "all": sums}
+
+
+HEAD = f"{'half':<9}{'rows':>6}{'K':>6}{'N':>7}" + "".join(f"{form:>10}" for form in FORMS)
+
+
+def _line(row: dict[str, Any]) -> str:
+    times = "".join(f"{row[form]:>10.4f}" for form in FORMS)
+    counted = f"  {row['count']} x {row['name']}" if row["count"] else f"  {row['name']}"
+    return f"{row['half']:<9}{row['rows']:>6}{row['k']:>6}{row['n']:>7}{times}{counted}"
+
+
+def _sizes(text: str) -> list[tuple[int, int]]:
+    try:
+        sizes = [tuple(map(int, size.split("x"))) for size in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or any(len(size) != 2 or min(size) < 1 for size in sizes):
+        raise UserError(f"--sizes {text!r} is no list of sentences x tokens, such as 1x32,16x32")
+    too_few = [size for size in sizes if size[0] * size[1] <= 16]
+    if too_few:
+        raise UserError(f"--sizes {text!r}: cuBLASLt's INT8 products have more than 16 rows")
+    return sizes
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; see ``--help``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default="1x32,16x32,64x64", help="sentences x source tokens")
+    parser.add_argument("--check", action="store_true", help="check every form, time nothing")
+    parser.add_argument("--output", type=Path, help="also write the times as JSON")
+    options = parser.parse_args(argv)
+    sizes = _sizes(options.sizes)
+    if not torch.cuda.is_available():
+        raise UserError("INT8 products are measured on a CUDA GPU, and there is none (make doctor)")
+    load_cuda_library()
+    torch.manual_seed(1)
+    checked = 0
+    for batch, length in sizes:
+        for rows, products in ((batch * length, ENCODER), (2 * batch * length, DECODER)):
+            for product in products:
+                Case(rows, product).check()
+                checked += 1
+    own = "lite::linear" if hasattr(torch.ops.lite, "linear") else "torch.nn.functional.linear"
+    print(f"{checked} products: every form gives the exact sums; FP16 is {own}")
+    if options.check:
+        return
+    machine = describe("cuda", 1)
+    print(f"{machine['gpu']}; milliseconds a call\n\n{HEAD}  product")
+    measured = [measure(*size) for size in sizes]
+    if options.output:
+        with atomic_path(options.output) as path:
+            results = {"machine": machine, "fp16": own, "sizes": measured}
+            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(f"wrote {options.output}")
+
+
+if __name__ == "__main__":
+    run(main)

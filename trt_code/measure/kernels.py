@@ -1,0 +1,427 @@
+"""Times each CUDA kernel against the bytes it must move and against PyTorch.
+
+    python -m trt_code.measure.kernels --output build/bench/kernels
+
+Every row is checked against float64 first; a kernel that is wrong is not timed, and the exit status is 1.
+Times are device times: the calls of one case, over input sets that together do not fit in the
+cache where the case is large, are captured in a CUDA graph, and replays are timed by events. The
+floor is the fewest bytes a case must move over the bandwidth of a large copy in the same run.
+Writes OUTPUT.json and OUTPUT.md. Needs a CUDA GPU and ``make torch-ops``.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from train_model.cli import UserError, atomic_path, run
+from train_model.ops import cuda_library_path, load_cuda_library
+from trt_code.measure.machine import describe
+
+lite = torch.ops.lite
+
+# The full-size model (public architecture).
+CHANNELS, HEADS, KERNEL, VOCAB, BEAM, RANK = 512, 8, 15, 32768, 32, 32
+# Name: batch, canvas. The canvas is twice the source, which names the shape.
+SHAPES = {"1x32": (1, 64), "16x32": (16, 64), "64x64": (64, 128), "large": (256, 512)}
+MOST_LOGIT_ROWS = 8192  # 0.5 GB in FP16
+OPERATORS = (
+    "dynamic_conv",
+    "dynamic_conv_fused",
+    "glu_mask",
+    "layer_norm",
+    "top_k",
+    "crf_decode",
+)
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+CACHE_BYTES = 200 << 20  # input sets of a large case add up to more than this
+CALLS = 20  # of a captured graph
+ROUNDS = 15
+EAGER_CALLS, EAGER_ROUNDS = 2, 7  # PyTorch's forms take up to a thousand times as long
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One operator at one shape and dtype.
+
+    Attributes:
+        name, shape, dtype: as the table shows them.
+        inputs: makes one set of the operator's tensors.
+        kernel: runs it on one set.
+        plain: the same in PyTorch, for the dtype of its tensors.
+        moved: the fewest bytes that a call must move.
+        compile: whether torch.compile of ``plain`` is worth its compile time.
+        check: compares kernel and plain on one set; gives what is wrong, or "".
+    """
+
+    name: str
+    shape: str
+    dtype: str
+    inputs: Callable[[], list[Tensor]]
+    kernel: Callable[..., Any]
+    plain: Callable[..., Any]
+    moved: int
+    check: Callable[["Case", list[Tensor]], str]
+    compile: bool = True
+
+
+# ---- PyTorch's forms ----------------------------------------------------------------------------
+
+
+def plain_conv(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """dynamic_conv as K shifted products, which torch.compile fuses into one kernel."""
+    length, heads, kernel = x.shape[2], weight.shape[1], weight.shape[2]
+    padded = F.pad(x, (padding, kernel - 1 - padding)).unflatten(1, (heads, -1))
+    terms = (weight[:, :, None, k] * padded[..., k : k + length] for k in range(kernel))
+    return sum(terms).flatten(1, 2)
+
+
+def plain_fused(x: Tensor, logits: Tensor, mask: Tensor, padding: int) -> Tensor:
+    """dynamic_conv_fused with glu."""
+    x = F.glu(x, -1) * mask[:, :, None]
+    weight = logits.unflatten(2, (HEADS, -1)).softmax(-1)
+    length, kernel = x.shape[1], weight.shape[3]
+    padded = F.pad(x, (0, 0, padding, kernel - 1 - padding)).unflatten(2, (HEADS, -1))
+    terms = (weight[..., k, None] * padded[:, k : k + length] for k in range(kernel))
+    return sum(terms).flatten(2, 3)
+
+
+def plain_norm(x: Tensor, residual: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return F.layer_norm(x + residual, x.shape[-1:], scale.to(x.dtype), shift.to(x.dtype), 1e-5)
+
+
+def plain_crf(
+    emissions: Tensor, targets: Tensor, E1: Tensor, E2: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The step loop of train_model.ops.crf_decode, without its checks."""
+    wide = torch.promote_types(emissions.dtype, torch.float32)
+    emissions = emissions.to(wide)
+    transitions = E1[targets[:, :-1]].to(wide) @ E2[targets[:, 1:]].to(wide).transpose(2, 3)
+    keep = torch.arange(targets.shape[2], device=targets.device).expand_as(targets[:, 0])
+    score, prefixes, pointers = emissions[:, 0], [], []
+    for t in range(1, targets.shape[1]):
+        prefixes.append(score)
+        best, index = (score[:, :, None] + transitions[:, t - 1]).max(dim=1)
+        real = mask[:, t, None] != 0
+        score = torch.where(real, best + emissions[:, t], score)
+        pointers.append(torch.where(real, index, keep))
+    best, slot = score.max(dim=1, keepdim=True)
+    slots, scores = [slot], [best]
+    for index, prefix in zip(reversed(pointers), reversed(prefixes), strict=True):
+        slot = index.gather(1, slots[-1])
+        scores.append(prefix.gather(1, slots[-1]))
+        slots.append(slot)
+    slots, scores = torch.stack(slots[::-1], 1), torch.cat(scores[::-1], 1)
+    return targets.gather(2, slots)[:, :, 0], torch.diff(
+        scores, prepend=scores.new_zeros(1, 1).expand(len(scores), 1)
+    )
+
+
+# ---- checks -------------------------------------------------------------------------------------
+
+
+def check_error(case: Case, tensors: list[Tensor]) -> str:
+    """At most twice PyTorch's error in the same dtype, plus the dtype's rounding."""
+    slices = [t[:4] if t.dim() > 1 else t for t in tensors]  # float64 of all would not fit
+    exact = [t.double() if t.is_floating_point() else t for t in slices]
+    reference = case.plain(*exact)
+    error = (case.kernel(*tensors)[:4].double() - reference).abs().max().item()
+    own = (case.plain(*slices).double() - reference).abs().max().item()
+    unavoidable = torch.finfo(DTYPES[case.dtype]).eps / 2 * reference.abs().max().item()
+    return "" if error <= 2 * own + unavoidable else f"error {error:.2e}, PyTorch's {own:.2e}"
+
+
+def check_top_k(case: Case, tensors: list[Tensor]) -> str:
+    rows = tensors[0].flatten(0, -2)[:64].cpu()
+    order = torch.sort(rows.double(), dim=-1, descending=True, stable=True).indices[:, :BEAM]
+    indices = case.kernel(*tensors)[1].flatten(0, -2)[:64].cpu().long()
+    return "" if torch.equal(indices, order) else "other indices than a stable sort's"
+
+
+def check_crf(case: Case, tensors: list[Tensor]) -> str:
+    emissions, targets, E1, E2, mask = tensors
+    exact = case.plain(emissions.double(), targets, E1.double(), E2.double(), mask)[1].sum(1)
+    worst = (case.kernel(*tensors)[1].double().sum(1) - exact).abs().max().item()
+    allowed = 1e-6 * emissions.shape[1] * exact.abs().max().item()
+    return "" if worst <= allowed else f"path scores differ by {worst:.2e}"
+
+
+# ---- cases --------------------------------------------------------------------------------------
+
+
+def cases(shape: str, dtype_name: str) -> list[Case]:
+    """Every operator at one shape and dtype."""
+    batch, length = SHAPES[shape]
+    dtype = DTYPES[dtype_name]
+    size = dtype.itemsize
+    positions = batch * length
+    logit_rows = min(positions, MOST_LOGIT_ROWS)
+
+    def normal(*sizes: int, of: torch.dtype = dtype) -> Tensor:
+        return torch.randn(*sizes, device="cuda", dtype=of)
+
+    def mask() -> Tensor:
+        real = (torch.rand(batch, length, device="cuda") < 0.9).int()
+        real[:, 0] = 1
+        return real
+
+    def crf() -> list[Tensor]:
+        emissions = normal(batch, length, BEAM).sort(-1, descending=True).values
+        targets = torch.randint(VOCAB, (batch, length, BEAM), device="cuda", dtype=torch.int32)
+        return [emissions, targets, normal(VOCAB, RANK), normal(VOCAB, RANK), mask()]
+
+    def case(name: str, inputs, kernel, plain, moved, check=check_error, compile=True) -> Case:
+        return Case(name, shape, dtype_name, inputs, kernel, plain, moved, check, compile)
+
+    return [
+        case(
+            "dynamic_conv",
+            lambda: [
+                normal(batch, CHANNELS, length),
+                normal(batch, HEADS, KERNEL, length).softmax(2),
+            ],
+            lambda x, weight: lite.dynamic_conv(x, weight, KERNEL // 2),
+            lambda x, weight: plain_conv(x, weight, KERNEL // 2),
+            positions * (2 * CHANNELS + HEADS * KERNEL) * size,
+        ),
+        case(
+            "dynamic_conv_fused",
+            lambda: [
+                normal(batch, length, 2 * CHANNELS),
+                normal(batch, length, HEADS * KERNEL),
+                mask(),
+            ],
+            lambda x, logits, mask: lite.dynamic_conv_fused(
+                x, logits, mask, HEADS, KERNEL, KERNEL - 1, True
+            ),
+            lambda x, logits, mask: plain_fused(x, logits, mask, KERNEL - 1),
+            positions * ((3 * CHANNELS + HEADS * KERNEL) * size + 4),
+        ),
+        case(
+            "glu_mask",
+            lambda: [normal(batch, length, 2 * CHANNELS), mask()],
+            lambda x, mask: lite.glu_mask(x, mask),
+            lambda x, mask: F.glu(x, -1) * mask[:, :, None],
+            positions * (3 * CHANNELS * size + 4),
+        ),
+        case(
+            "layer_norm",
+            lambda: [
+                normal(batch, length, CHANNELS),
+                normal(batch, length, CHANNELS),
+                normal(CHANNELS, of=torch.float32),
+                normal(CHANNELS, of=torch.float32),
+            ],
+            lambda x, residual, scale, shift: lite.layer_norm(
+                x, residual, None, scale, shift, 1e-5
+            ),
+            plain_norm,
+            positions * 3 * CHANNELS * size + 8 * CHANNELS,
+        ),
+        case(
+            "top_k",
+            lambda: [normal(logit_rows, VOCAB)],
+            lambda x: lite.top_k(x, BEAM),
+            lambda x: torch.topk(x, BEAM),
+            logit_rows * (VOCAB * size + BEAM * (size + 4)),
+            check_top_k,
+        ),
+        case(
+            "crf_decode",
+            crf,
+            lambda *tensors: lite.crf_decode(*tensors),
+            plain_crf,
+            positions * (BEAM * (size + 4) + 12 + 2 * BEAM * RANK * size),
+            check_crf,
+            compile=False,
+        ),
+    ]
+
+
+# ---- timing -------------------------------------------------------------------------------------
+
+
+def device_time(
+    call: Callable[..., Any],
+    sets: list[list[Tensor]],
+    calls: int = CALLS,
+    rounds: int = ROUNDS,
+) -> float:
+    """Median microseconds of one call on the device, over replays of a graph of ``calls`` calls."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for tensors in sets[:2]:
+            call(*tensors)
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for i in range(calls):
+                call(*sets[i % len(sets)])
+        graph.replay()
+        times = []
+        for _ in range(rounds):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record(stream)
+            graph.replay()
+            end.record(stream)
+            end.synchronize()
+            times.append(start.elapsed_time(end) * 1e3 / calls)
+    return statistics.median(times)
+
+
+def copy_bandwidth() -> float:
+    """Bytes read and written in a second by the faster of the driver's and PyTorch's copy of 1 GiB."""
+    source = torch.randn(1 << 28, device="cuda")
+    target = torch.empty_like(source)
+    moved = 2 * source.numel() * source.element_size()
+    copies = (target.copy_, lambda x: torch.abs(x, out=target))
+    return moved / min(device_time(copy, [[source]], calls=5) for copy in copies) * 1e6
+
+
+def input_sets(case: Case) -> tuple[list[list[Tensor]], int]:
+    """Sets of a case's tensors to take turns with, and how many calls a graph should hold."""
+    tensors = case.inputs()
+    total = sum(t.numel() * t.element_size() for t in tensors)
+    # Small cases find their inputs in the cache, as they do inside the network.
+    copies = min(8, max(2, CACHE_BYTES // total + 1)) if total > CACHE_BYTES // 8 else 2
+    sets = [tensors, *(case.inputs() for _ in range(copies - 1))]
+    return sets, CALLS if total < CACHE_BYTES else 6
+
+
+def measure(case: Case, bandwidth: float) -> dict[str, Any]:
+    """Check and time one case, and PyTorch's form of it."""
+    row: dict[str, Any] = {"op": case.name, "shape": case.shape, "dtype": case.dtype}
+    sets, calls = input_sets(case)
+    if wrong := case.check(case, sets[0]):
+        return row | {"error": wrong}
+    row["kernel_us"] = device_time(case.kernel, sets, calls)
+    row["floor_us"] = case.moved / bandwidth * 1e6
+    row["moved_bytes"] = case.moved
+    try:
+        row["eager_us"] = device_time(case.plain, sets, min(calls, EAGER_CALLS), EAGER_ROUNDS)
+    except torch.OutOfMemoryError:
+        row["note"] = "PyTorch's form ran out of GPU memory"
+    return row
+
+
+def compiled_time(case: Case) -> float:
+    """Device time of PyTorch's form as torch.compile makes it."""
+    torch._dynamo.reset()
+    sets, calls = input_sets(case)
+    return device_time(torch.compile(case.plain, dynamic=False), sets, calls)
+
+
+# ---- output -------------------------------------------------------------------------------------
+
+
+def markdown(facts: dict[str, str], bandwidth: float, rows: list[dict[str, Any]]) -> str:
+    """The table with its header."""
+    lines = ["# Kernels: measured speed", ""]
+    lines += [f"- {name}: {text}" for name, text in facts.items()]
+    lines += [
+        f"- copy bandwidth in this run: {bandwidth / 1e12:.2f} TB/s, bytes read and written",
+        "",
+        "Device time of one call in microseconds, graph replays, median. The shape is batch x source",
+        "of the full-size model on its canvas (twice the source; large: "
+        f"{SHAPES['large'][0]} sentences of {SHAPES['large'][1]} positions; top_k there: "
+        f"{MOST_LOGIT_ROWS} rows). Floor: bytes that must move over copy bandwidth; small shapes work",
+        "from the cache. torch.compile: default mode, in a graph too; crf_decode is left out of it",
+        "(its step loop takes minutes to compile).",
+        "",
+        "| operator | shape | dtype | kernel | floor | floor / kernel | eager | torch.compile |"
+        " eager / kernel |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        head = f"| {row['op']} | {row['shape']} | {row['dtype']} |"
+        if "error" in row:
+            lines.append(f"{head} wrong: {row['error']} | | | | | |")
+            continue
+        kernel, floor, eager = row["kernel_us"], row["floor_us"], row.get("eager_us")
+        lines.append(
+            f"{head} {kernel:.2f} | {floor:.2f} | {100 * floor / kernel:.0f} % | "
+            f"{_number(eager)} | {_number(row.get('compile_us'))} | "
+            f"{_number(eager and eager / kernel)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("build/bench/kernels"))
+    parser.add_argument("--op", default=",".join(OPERATORS), help="of " + ", ".join(OPERATORS))
+    parser.add_argument("--shape", default=",".join(SHAPES), help="of " + ", ".join(SHAPES))
+    parser.add_argument("--dtype", default="fp16", help="of " + ", ".join(DTYPES))
+    parser.add_argument(
+        "--large-dtype", default="", help="further types, timed at the large shape alone"
+    )
+    parser.add_argument(
+        "--compile-seconds",
+        type=float,
+        default=float("inf"),
+        help="start no torch.compile after so many seconds (default: no limit)",
+    )
+    parser.add_argument(
+        "--no-compile", dest="compile_seconds", action="store_const", const=0.0, help="leave it out"
+    )
+    parser.add_argument("--commit", help="recorded where this is no git checkout")
+    args = parser.parse_args(argv)
+    for name, given, known in (
+        ("--op", args.op, OPERATORS),
+        ("--shape", args.shape, SHAPES),
+        ("--dtype", args.dtype, DTYPES),
+        ("--large-dtype", args.large_dtype or args.dtype, DTYPES),
+    ):
+        if unknown := set(given.split(",")) - set(known):
+            raise UserError(
+                f"{name}: no {', '.join(sorted(unknown))}; choose of {', '.join(known)}"
+            )
+    if not torch.cuda.is_available():
+        raise UserError("bench_kernels needs a CUDA GPU; none is seen by PyTorch")
+    if not load_cuda_library():
+        raise UserError(f"{cuda_library_path()} is missing: make torch-ops")
+
+    start = time.monotonic()
+    torch.manual_seed(0)
+    facts = describe("cuda", torch.get_num_threads())
+    if args.commit:
+        facts["commit"] = args.commit
+    bandwidth = copy_bandwidth()
+    sizes = [(s, d) for d in args.dtype.split(",") for s in args.shape.split(",")]
+    sizes += [("large", dtype) for dtype in args.large_dtype.split(",") if dtype]
+    wanted = [c for size in sizes for c in cases(*size) if c.name in args.op.split(",")]
+    rows = []
+    for case in wanted:
+        rows.append(measure(case, bandwidth))
+        print(json.dumps(rows[-1]), flush=True)
+        torch.cuda.empty_cache()
+    for case, row in zip(wanted, rows, strict=True):
+        late = time.monotonic() - start > args.compile_seconds
+        if case.compile and "eager_us" in row and not late:
+            row["compile_us"] = compiled_time(case)
+            torch.cuda.empty_cache()
+    rows.sort(key=lambda row: row["op"])
+    text = markdown(facts, bandwidth, rows)
+    content = {"facts": facts, "copy_bytes_per_second": bandwidth, "rows": rows}
+    for suffix, written in ((".json", json.dumps(content, indent=1) + "\n"), (".md", text)):
+        with atomic_path(args.output.with_name(args.output.name + suffix)) as path:
+            path.write_text(written, encoding="utf-8")
+    print(text)
+    return 1 if any("error" in row for row in rows) else 0
+
+
+if __name__ == "__main__":
+    run(main)

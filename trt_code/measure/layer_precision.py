@@ -1,0 +1,132 @@
+"""In which precision every product with a weight is really computed: by ONNX Runtime, or by an engine.
+
+    python -m trt_code.measure.layer_precision build/demo/model.qdq.onnx
+    python -m trt_code.measure.layer_precision build/demo/model.int8.layers.json
+
+A graph says what may be INT8; what is, only the runtime knows after it has chosen its kernels. Of an
+exported graph this opens a session and reads the graph that ONNX Runtime made of it. Of the layer
+report that ``trt_code.build_engine --layer-report`` writes it reads the types of each GEMM's inputs.
+"""
+
+import argparse
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx_export.onnx_file import load_onnx
+from train_model.cli import UserError, run
+
+_ORT_FLOAT = frozenset(("FusedGemm", "FusedMatMul", "Gemm", "MatMul"))
+_ORT_INT8 = frozenset(
+    ("DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul")
+)
+# How the inspector names types: "Half" or "Row major linear FP16", "Int8" or "... Int8 format".
+_ENGINE_TYPES = {
+    "INT8": r"\bint8\b",
+    "FP8": r"\bfp8\b|\bfp8e4m3\b",
+    "FP16": r"\bhalf\b|\bfp16\b",
+    "BF16": r"\bbf16\b|\bbfloat16\b",
+    "FP32": r"\bfloat\b|\bfp32\b",
+}
+_ENGINE_GEMM = re.compile(r"gemm|matmul|matrixmultiply|matrix_multiply", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product: where in the network it stands, the kernel that computes it, and its precision."""
+
+    name: str
+    kernel: str
+    precision: str
+
+
+def of_session(path: Path) -> list[Product]:
+    """The products with a weight in the graph that ONNX Runtime's CPU runs for the file ``path``.
+
+    Raises:
+        UserError: there is no such graph, or ONNX Runtime refuses it.
+    """
+    import onnxruntime as ort
+
+    load_onnx(path)  # for its messages
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        try:
+            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own types differ between versions
+            reason = str(error).splitlines()[0]
+            raise UserError(f"ONNX Runtime refuses {path}: {reason}") from error
+        graph = load_onnx(options.optimized_model_filepath).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return [
+        Product(node.name, node.op_type, "INT8" if node.op_type in _ORT_INT8 else "FP32")
+        for node in graph.node
+        if node.op_type in _ORT_INT8 | _ORT_FLOAT and weights.intersection(node.input[:2])
+    ]
+
+
+def of_engine(path: Path) -> list[Product]:
+    """The GEMMs in a layer report; of a fused layer the precision is that of what it reads.
+
+    Raises:
+        UserError: it is no layer report, or one without details.
+    """
+    try:
+        layers = json.loads(path.read_text(encoding="utf-8"))["Layers"]
+    except OSError as error:
+        raise UserError(f"there is no layer report {path} (make engine-int8)") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no layer report of trt_code.build_engine") from error
+    if not all(isinstance(layer, dict) for layer in layers):
+        raise UserError(f"{path} has names of layers alone; build again with --layer-report")
+    return [
+        Product(_onnx_names(layer), layer.get("TacticName", ""), _engine_precision(layer))
+        for layer in layers
+        if _ENGINE_GEMM.search(f"{layer.get('LayerType', '')} {layer.get('TacticName', '')}")
+    ]
+
+
+def _onnx_names(layer: dict[str, Any]) -> str:
+    """The nodes of the graph that a layer computes, as far as the report tells."""
+    nodes = re.findall(r"\[ONNX Layer: ([^\]]*)\]", layer.get("Metadata") or "")
+    return " + ".join(nodes) or layer.get("Name", "?")
+
+
+def _engine_precision(layer: dict[str, Any]) -> str:
+    """The lowest precision among a layer's inputs, which is that of its products."""
+    texts = [tensor.get("Format/Datatype", "") for tensor in layer.get("Inputs", [])]
+    for precision, pattern in _ENGINE_TYPES.items():
+        if any(re.search(pattern, text, re.IGNORECASE) for text in texts):
+            return precision
+    return "?"
+
+
+def summary(products: list[Product]) -> str:
+    """One line: how many products have which precision."""
+    counts = Counter(product.precision for product in products)
+    return "products: " + ", ".join(f"{count} {name}" for name, count in counts.most_common())
+
+
+def _lines(products: list[Product]) -> Iterator[str]:
+    for product in products:
+        yield f"{product.precision:<5} {product.kernel:<24} {product.name}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; see ``--help``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path, help="an exported .onnx, or a layer report .json")
+    path = parser.parse_args(argv).file
+    products = of_engine(path) if path.suffix == ".json" else of_session(path)
+    print("\n".join([*_lines(products), summary(products)]))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,152 @@
+"""Every runner and rival over batches and lengths: ``make sweep``.
+
+Blocks are measured in the order given, the most wanted first, each row checked before it is timed, as by
+``trt_code.bench``. What is known is written after every block, so that a run that ends early has lost
+nothing; blocks that the time did not reach are named in the page. Writes ``results.json``, ``.md`` and the
+plots ``latency.png`` (by source length) and ``throughput.png`` (by batch).
+"""
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+from train_model.cli import UserError, run
+from train_model.models.zoo import model_files
+from trt_code import report
+from trt_code.bench import Bench, parse_shapes
+from trt_code.measure import sweep_plots
+from trt_code.measure.machine import default_device, describe
+from trt_code.runners import OPTIONS, PRECISIONS, RIVALS, RUNNERS, Unavailable
+from trt_code.translate import add_count, add_runner_arguments
+
+BATCHES = (1, 4, 16, 64, 128)
+LENGTHS = (8, 16, 32, 64, 128)
+BLOCKS = {
+    "cuda": "cuda-graph-full:fp16,torch:fp16,torch-graph:fp16,torch-compile:fp16,torch:fp32,torch:tf32,"
+    "torch-compile-default:fp16,ort:fp16,ort:fp32,cuda-graph-full:tf32,cuda-graph:fp16,"
+    "cuda-graph-full:bf16,cuda-graph-full:fp32,torch-compile-max:fp16,trt:fp16,trt:tf32",
+    "cpu": "ort-split:fp32,ort:fp32,torch:fp32",
+}
+# Half a minute and more a shape goes into compiling, so one shape speaks for these.
+COMPILED_SHAPES = "16x32"
+
+
+def parse_blocks(text: str) -> list[tuple[str, str]]:
+    """Parse ``cuda-graph:fp16,torch:fp32`` into names of runners with precisions.
+
+    Raises:
+        UserError: something else, or a name that is not known.
+    """
+    blocks = []
+    for part in text.split(","):
+        name, _, precision = part.strip().partition(":")
+        known = {"runner": (name, [*RUNNERS, *RIVALS]), "precision": (precision, PRECISIONS)}
+        for kind, (given, choices) in known.items():
+            if given not in choices:
+                raise UserError(
+                    f"block {part!r} has no {kind} out of {', '.join(choices)}; "
+                    "write e.g. --blocks torch:fp32,ort:fp32"
+                )
+        blocks.append((name, precision))
+    return list(dict.fromkeys(blocks))
+
+
+def parse_sizes(text: str) -> list[int]:
+    """Parse ``1,4,16``; raises ``UserError`` for something else."""
+    sizes = [int(part) for part in text.split(",") if part.isdecimal() and int(part) > 0]
+    if len(sizes) != text.count(",") + 1:
+        raise UserError(f"{text!r} is no list of whole numbers above 0; write e.g. 1,4,16")
+    return sizes
+
+
+class Sweep:
+    """The blocks measured so far, and the page of them."""
+
+    def __init__(self, measured: Bench, facts: dict[str, Any], output: Path, seconds: float):
+        self._bench, self._output = measured, output
+        self._end = time.monotonic() + seconds
+        self.results = facts | {"rows": [], "not_run": []}
+
+    def block(
+        self, name: str, precision: str, shapes: list[tuple[int, int]], at_most: float
+    ) -> None:
+        """Measure a runner on shapes, for at most so many seconds, and write what is known by now."""
+        title = f"{name} {precision}"
+        end = min(self._end, time.monotonic() + at_most)
+        if time.monotonic() >= self._end:
+            self._leave_out(title, "the time was over (--deadline)")
+            return
+        try:
+            runner = self._bench.create(name, precision)
+        except Unavailable as reason:
+            self._leave_out(title, str(reason))
+            return
+        except Exception as error:  # one rival that breaks must not take the others with it
+            self._leave_out(title, " ".join(f"{type(error).__name__}: {error}".split()))
+            return
+        print(f"\n{title} ({runner.device})\n{report.text_head()}", flush=True)
+        left = list(shapes)
+        with runner:
+            for row in self._bench.rows(runner, shapes):
+                self.results["rows"].append(row)
+                print(report.text_row(row), flush=True)
+                left.remove((row["bs"], row["sl"]))
+                if left and time.monotonic() > end:
+                    where = ", ".join(f"{batch}x{length}" for batch, length in left)
+                    self._leave_out(title, f"the time was over before {where}")
+                    break
+        self.write()
+
+    def _leave_out(self, title: str, reason: str) -> None:
+        self.results["not_run"].append({"name": title, "reason": reason})
+        print(f"\n{title}: not run: {reason}", flush=True)
+        self.write()
+
+    def write(self, drawn: bool = False) -> None:
+        """Results and page as far as they go, and the plots when all is done: they take seconds."""
+        report.write(self.results, self._output, plots=sweep_plots.PLOTS if drawn else {})
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m trt_code.measure.sweep", description=__doc__)
+    add_runner_arguments(parser)
+    parser.add_argument("--blocks", help="RUNNER:PRECISION, comma-separated, most wanted first")
+    parser.add_argument("--batches", default=",".join(map(str, BATCHES)), help="comma-separated")
+    parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="comma-separated")
+    parser.add_argument(
+        "--compiled-shapes", default=COMPILED_SHAPES, help="of the rivals that compile each shape"
+    )
+    add_count(parser, "--repeats", 20, "timed passes a row, at most")
+    parser.add_argument(
+        "--seconds", type=float, default=0.5, help="for a row's passes; 3 at least run"
+    )
+    parser.add_argument("--block-seconds", type=float, default=600, help="for a block, at most")
+    parser.add_argument("--deadline", type=float, default=7200, help="seconds for everything")
+    parser.add_argument("--output", type=Path, default=Path("build/sweep"), help="folder")
+    arguments = parser.parse_args(argv)
+    device = default_device() if arguments.device == "auto" else arguments.device
+    blocks = parse_blocks(arguments.blocks or BLOCKS[device])
+    compiled = parse_shapes(arguments.compiled_shapes)
+    grid = itertools.product(parse_sizes(arguments.batches), parse_sizes(arguments.lengths))
+    shapes = list(dict.fromkeys([*grid, *compiled]))
+    files = model_files(arguments.model, arguments.build_dir)
+    facts = {"model": files.name, "machine": describe(device, arguments.threads)}
+    options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
+    measured = Bench(files, shapes, device, arguments.repeats, arguments.seconds, options)
+    facts["input"] = measured.notes
+    print(f"{report.LEGEND}", flush=True)
+    sweep = Sweep(measured, facts, arguments.output, arguments.deadline)
+    for name, precision in blocks:
+        compiles = "mode" in OPTIONS.get(name, {})
+        sweep.block(name, precision, compiled if compiles else shapes, arguments.block_seconds)
+    sweep.write(drawn=True)
+    bad = sum(row["check"] == "Bad" for row in sweep.results["rows"])
+    count = len(sweep.results["rows"])
+    print(f"\nwrote {arguments.output}/results.json, .md and plots; {bad} of {count} Bad")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    run(main)

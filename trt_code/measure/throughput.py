@@ -1,0 +1,229 @@
+"""Text in, text out, as fast as it goes: ``make throughput``.
+
+Translates the model's test split, and a file of many lines (or as many sentences of the demo's corpus),
+through ``trt_code.text.pipeline``: encoding, sorting by length, batches by tokens, the network, decoding,
+all at once. Prints sentences and tokens per second and where the time went; writes ``throughput.json``
+and ``.md``.
+"""
+
+import argparse
+import functools
+import json
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from train_model.cli import UserError, atomic_path, run
+from train_model.data.dictionary import Dictionary
+from train_model.data.tokenizer import Tokenizer
+from train_model.models.zoo import model_files
+from trt_code.measure.machine import default_device, describe, processors
+from trt_code.runners import PRECISIONS, RUNNERS
+from trt_code.text.pipeline import Pipeline
+from trt_code.text.translator import Codec
+from trt_code.translate import add_count, add_runner_arguments, open_runner, read_lines
+
+SEED = 20261122
+"""Of the generated sentences: another one than any corpus of the project has."""
+MAX_TOKENS = 8192
+MAX_SENTENCES = 256
+WARM_UP_LINES = 16_384
+BUSY_EVERY_MS = 100
+LEAST_SAMPLES = 5  # of a pass; the share of a shorter one says nothing
+
+
+def make_codec(bpe_codes: Path, src_dict: Path, tgt_dict: Path, max_source: int | None) -> Codec:
+    """A codec that cuts what is too long and keeps what is unknown, as ``make eval`` does."""
+    dictionaries = map(Dictionary.load, (src_dict, tgt_dict))
+    return Codec(Tokenizer(bpe_codes, *dictionaries), max_source, too_long="cut", unknown="keep")
+
+
+def generate(count: int) -> list[str]:
+    """So many English sentences of the demo's task.
+
+    Raises:
+        UserError: the packages that make them are not there.
+    """
+    try:
+        from train_model.data import corpus
+    except ImportError as error:
+        raise UserError(f"{error}; install it (make env), or give a file with --text") from error
+    pairs = corpus.generate({"train": count, "valid": 0, "test": 0}, SEED)["train"]
+    return [pair.source for pair in pairs]
+
+
+class GpuBusy:
+    """The share of time in which the GPU had a kernel running, as the driver samples it.
+
+    Use it as a context manager; ``share`` is None where there is no ``nvidia-smi``, or too little time.
+    """
+
+    share: float | None = None
+
+    def __enter__(self) -> "GpuBusy":
+        self._log = tempfile.TemporaryFile("w+")
+        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        try:
+            self._process = subprocess.Popen(
+                [*command, f"-lms={BUSY_EVERY_MS}"], stdout=self._log, stderr=subprocess.DEVNULL
+            )
+        except OSError:
+            self._process = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._log.seek(0)
+            samples = [int(line) for line in self._log.read().split() if line.isdecimal()]
+            if len(samples) >= LEAST_SAMPLES:
+                self.share = sum(samples) / len(samples) / 100
+        self._log.close()
+
+
+def measure(name: str, lines: list[str], pipeline: Pipeline, repeats: int) -> dict[str, Any]:
+    """Translate the first lines untimed, and then all of them ``repeats`` times; the fastest pass counts.
+
+    The untimed pass starts processes, fills caches and captures graphs of most shapes.
+    """
+    for _ in pipeline.translate(lines[:WARM_UP_LINES]):
+        pass
+    best: dict[str, Any] = {}
+    for _ in range(repeats):
+        pipeline.spent = type(pipeline.spent)()
+        with GpuBusy() as gpu:
+            start = time.perf_counter()
+            translations = list(pipeline.translate(lines))
+            seconds = time.perf_counter() - start
+        spent = pipeline.spent
+        if not best or seconds < best["seconds"]:
+            best = {
+                "text": name,
+                "sentences": len(translations),
+                "seconds": seconds,
+                "sentences_per_s": len(translations) / seconds,
+                "source_tokens_per_s": spent.source_tokens / seconds,
+                "target_tokens_per_s": spent.target_tokens / seconds,
+                "padding_share": 1 - spent.source_tokens / spent.padded_tokens,
+                "batches": spent.batches,
+                "network_s": spent.network,
+                "encode_s": spent.encode,
+                "decode_s": spent.decode,
+                "gpu_busy": gpu.share,
+            }
+    return best
+
+
+HEAD = (
+    f"{'text':<28}{'sentences':>10}{'seconds':>9}{'sent./s':>9}{'tokens/s':>10}"
+    f"{'network s':>11}{'encode s':>10}{'decode s':>10}{'GPU busy':>10}"
+)
+
+
+def text_row(row: dict[str, Any]) -> str:
+    """One line of the table."""
+    busy = "-" if row["gpu_busy"] is None else f"{row['gpu_busy']:.0%}"
+    return (
+        f"{row['text']:<28}{row['sentences']:>10}{row['seconds']:>9.2f}{row['sentences_per_s']:>9.0f}"
+        f"{row['source_tokens_per_s']:>10.0f}{row['network_s']:>11.2f}{row['encode_s']:>10.2f}"
+        f"{row['decode_s']:>10.2f}{busy:>10}"
+    )
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The whole run as a Markdown page."""
+    lines = [f"# Text in, text out: {results['model']}", ""]
+    lines += [f"- {name}: {text}" for name, text in results["machine"].items()]
+    lines += [f"- {name}: {value}" for name, value in results["settings"].items()]
+    lines += [
+        "",
+        "Tokens are source tokens with both ends, without padding. Network: seconds inside the runners, "
+        "summed over them; encode and decode: processor seconds of the processes, summed over them. GPU "
+        "busy: the driver's share of time with a kernel running, sampled.",
+        "",
+        "| text | sentences | seconds | sentences/s | tokens/s | network s | encode s | decode s "
+        "| GPU busy |",
+        "| --- |" + " ---: |" * 8,
+    ]
+    lines += ["| " + " | ".join(_cells(row)) + " |" for row in results["rows"]]
+    return "\n".join([*lines, ""])
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        row["text"],
+        str(row["sentences"]),
+        f"{row['seconds']:.2f}",
+        f"{row['sentences_per_s']:.0f}",
+        f"{row['source_tokens_per_s']:.0f}",
+        f"{row['network_s']:.2f}",
+        f"{row['encode_s']:.2f}",
+        f"{row['decode_s']:.2f}",
+        "-" if row["gpu_busy"] is None else f"{row['gpu_busy']:.0%}",
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m trt_code.measure.throughput", description=__doc__
+    )
+    add_runner_arguments(parser)
+    parser.add_argument("--runner", choices=["auto", *RUNNERS], default="auto")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--text", type=Path, help="a file, one sentence a line")
+    add_count(parser, "--generate", 100_000, "sentences of the demo's task, where no file is given")
+    add_count(parser, "--runners", 2, "of the network, a thread each")
+    add_count(parser, "--processes", processors(), "for encoding and decoding")
+    add_count(parser, "--max-tokens", MAX_TOKENS, "a batch, with padding")
+    add_count(parser, "--max-sentences", MAX_SENTENCES, "a batch")
+    add_count(parser, "--repeats", 2, "timed passes; the fastest counts")
+    parser.add_argument("--output", type=Path, default=Path("build/throughput"), help="folder")
+    arguments = parser.parse_args(argv)
+    files = model_files(arguments.model, arguments.build_dir)
+    if files.bpe_codes is None:
+        raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
+    if arguments.text:
+        with arguments.text.open("rb") as stream:
+            texts = {arguments.text.name: list(read_lines(stream))}
+    else:
+        texts = {f"{arguments.generate} generated": generate(arguments.generate)}
+    with files.test_src.open("rb") as stream:
+        texts = {"test split": list(read_lines(stream))} | texts
+    device = default_device() if arguments.device == "auto" else arguments.device
+    options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
+    runners = [
+        open_runner(arguments.runner, files, arguments.precision, device, **options)
+        for _ in range(arguments.runners)
+    ]
+    settings = {
+        "runner": f"{arguments.runners} x {runners[0].name} {arguments.precision} ({device})"
+    }
+    settings["processes"] = arguments.processes
+    settings["batch"] = (
+        f"{arguments.max_tokens} tokens, {arguments.max_sentences} sentences at most"
+    )
+    codec = functools.partial(
+        make_codec, files.bpe_codes, files.src_dict, files.tgt_dict, runners[0].max_source
+    )
+    rows = []
+    bounds = arguments.processes, arguments.max_tokens, arguments.max_sentences
+    with Pipeline(codec, runners, *bounds) as pipeline:
+        print(f"{settings['runner']}, {arguments.processes} processes\n\n{HEAD}", flush=True)
+        for name, lines in texts.items():
+            rows.append(measure(name, lines, pipeline, arguments.repeats))
+            print(text_row(rows[-1]), flush=True)
+    for runner in runners:
+        runner.close()
+    machine = describe(device, arguments.threads)
+    results = {"model": files.name, "machine": machine, "settings": settings, "rows": rows}
+    for name, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", markdown(results))):
+        with atomic_path(arguments.output / f"throughput.{name}") as path:
+            path.write_text(text, encoding="utf-8")
+    print(f"\nwrote {arguments.output}/throughput.json and .md")
+
+
+if __name__ == "__main__":
+    run(main)

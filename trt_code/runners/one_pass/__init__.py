@@ -1,0 +1,1 @@
+"""Runners of networks that write every target token in one pass."""

@@ -1,0 +1,196 @@
+"""The TensorRT runner over two engines: the canvas ends with the longest translation of the batch.
+
+The encoder's engine ends with the predicted lengths. The host reads them, makes a canvas as wide as the
+longest, rounded up so that few shapes occur, and the decoder's engine fills it. What both read, and what
+one hands to the other, lies at one place for all shapes, so nothing is copied between them. As for
+``trt_runner``: until a machine with TensorRT has run it, only its control flow is proven
+(tests/test_trt_split_runner.py).
+"""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from onnx_export.onnx_file import half_path
+from train_model.cli import UserError
+from train_model.data.dictionary import PAD
+from train_model.models.canvas import initial_canvas
+from trt_code.engine.gpu import DeviceBuffer
+from trt_code.engine.profiles import Range, Shape, best_profile
+from trt_code.runners.base import WARM_UP, Output, Runner
+from trt_code.runners.buckets import length_bucket
+from trt_code.runners.one_pass.trt_runner import (
+    OUTPUTS,
+    Plan,
+    ReadyShapes,
+    ShapeRun,
+    Stream,
+    plans_on,
+    source_shape,
+)
+from trt_code.runners.turns import Turns
+
+
+class _Tensors(NamedTuple):
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+TENSORS = {
+    "encoder": _Tensors(("src_tokens",), ("encoded", "lengths")),
+    "decoder": _Tensors(("src_tokens", "encoded", "canvas"), OUTPUTS),
+}
+
+
+def create(
+    model_files: Any, precision: str, device: str, *, build_dir: str | Path = "build", **_: Any
+) -> "TrtSplitRunner":
+    """Make the runner of ``<build_dir>/<model>/model.<precision>.encoder.plan`` and ``.decoder.plan``.
+
+    Raises:
+        Unavailable: no TensorRT or GPU here, or a plan is missing, stale, foreign or damaged.
+    """
+    with plans_on(device, instead="ort-split"):
+        path = Path(build_dir) / model_files.name / f"model.{precision}.plan"
+        return TrtSplitRunner(path, precision)
+
+
+class TrtSplitRunner(Runner):
+    """Runs the two plans of ``path`` in turn on one stream. See ``Runner`` for shapes and types.
+
+    Threads take turns, as with ``TrtRunner``.
+
+    The widest canvas is the decoder engine's own (``--axis canvas=...`` of its build); translations
+    that would be longer end there, as they do at the network's last position.
+
+    Raises:
+        UserError: as ``create``'s Unavailable.
+    """
+
+    def __init__(self, path: Path, precision: str):
+        super().__init__("trt-split", precision, "cuda")
+        plans = {half: Plan.open(half_path(path, half)) for half in TENSORS}
+        self._trt = plans["encoder"].trt
+        self._profiles = {half: plan.sidecar.profiles for half, plan in plans.items()}
+        self._widest = plans["decoder"].sidecar.ranges.get("canvas", Range(1, 1, 1)).max
+        largest = [profile.max for profiles in self._profiles.values() for profile in profiles]
+        # what both halves have a profile for
+        self.max_batch, self.max_source = (
+            min(max(getattr(p.max, axis) for p in ps) for ps in self._profiles.values())
+            for axis in Shape._fields
+        )
+        self._stream = Stream()
+        self._engines = {half: plan.engine() for half, plan in plans.items()}
+        for half, engine in self._engines.items():
+            _check_tensors(engine, half, plans[half].path)
+        scratch = max(engine.device_memory_size_v2 for engine in self._engines.values())
+        self._scratch = DeviceBuffer(scratch)
+        batch, length = (max(getattr(p, axis) for p in largest) for axis in Shape._fields)
+        self._shared = {
+            name: self._buffer(name, batch, length) for name in ("src_tokens", "encoded")
+        }
+        self._ready = ReadyShapes()
+        self._turns = Turns()
+
+    def run(self, src_tokens: np.ndarray) -> Output:
+        shape = source_shape(src_tokens)
+        with self._turns:
+            encoder = self._encoder(shape)
+            encoder.fill({"src_tokens": src_tokens})
+            tokens, scores = self._translate(shape, encoder).fetch(OUTPUTS)
+        # as wide as the one engine's
+        behind = ((0, 0), (0, min(2 * shape.length, self._widest) - tokens.shape[1]))
+        return Output(
+            np.pad(tokens.astype(np.int64), behind, constant_values=PAD),
+            np.pad(scores.astype(np.float32), behind),
+        )
+
+    def _translate(self, shape: Shape, encoder: ShapeRun) -> ShapeRun:
+        """Run both halves on the tokens that are on the device; the decoder's results are there then."""
+        encoder.launch()
+        (lengths,) = encoder.fetch(["lengths"])
+        limit = min(2 * shape.length, self._widest)
+        width = length_bucket(min(int(lengths.max()), limit), limit)
+        decoder = self._decoder(shape, width)
+        decoder.fill({"canvas": initial_canvas(lengths, width)})
+        decoder.launch()
+        return decoder
+
+    def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
+        """Both halves, and between them the host, which waits for the lengths and sends the canvas."""
+        shape = source_shape(src_tokens)
+        with self._turns:
+            encoder = self._encoder(shape)
+            encoder.fill({"src_tokens": src_tokens})
+
+            def both() -> None:
+                self._translate(shape, encoder)
+
+            for _ in range(WARM_UP):
+                both()
+            return [self._stream.milliseconds(both) for _ in range(repeats)]
+
+    def peak_memory(self) -> int:
+        """See ``TrtRunner.peak_memory``."""
+        return self._stream.most_memory
+
+    def close(self) -> None:
+        self._ready.close()
+        for buffer in (self._scratch, *self._shared.values()):
+            buffer.close()
+        self._stream.close()
+        self._engines = {}
+
+    def _encoder(self, shape: Shape) -> ShapeRun:
+        return self._shape_run("encoder", shape, {"src_tokens": shape})
+
+    def _decoder(self, shape: Shape, width: int) -> ShapeRun:
+        channels = self._engines["decoder"].get_tensor_shape("encoded")[-1]
+        shapes = {
+            "src_tokens": shape,
+            "encoded": (*shape, channels),
+            "canvas": (shape.batch, width),
+        }
+        return self._shape_run("decoder", shape, shapes)
+
+    def _shape_run(self, half: str, shape: Shape, shapes: dict[str, tuple[int, ...]]) -> ShapeRun:
+        def make() -> ShapeRun:
+            made = ShapeRun(
+                self._trt,
+                self._engines[half],
+                best_profile(self._profiles[half], shape),
+                shapes,
+                TENSORS[half].outputs,
+                self._scratch,
+                self._stream.handle,
+                self._shared,
+            )
+            self._stream.look_at_memory()
+            return made
+
+        return self._ready.get((half, *shapes.values()), make)
+
+    def _buffer(self, name: str, batch: int, length: int) -> DeviceBuffer:
+        """Memory for the largest such tensor that either engine takes or gives."""
+        sizes = []
+        for engine in self._engines.values():
+            _, _, *channels = engine.get_tensor_shape(name)
+            itemsize = np.dtype(self._trt.nptype(engine.get_tensor_dtype(name))).itemsize
+            sizes.append(batch * length * math.prod(channels) * itemsize)
+        if len(set(sizes)) > 1:
+            raise UserError(
+                f"the two engines have not the same {name}; build both anew (make engine-split)"
+            )
+        return DeviceBuffer(sizes[0])
+
+
+def _check_tensors(engine: Any, half: str, plan: Path) -> None:
+    names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+    expected = {*TENSORS[half].inputs, *TENSORS[half].outputs}
+    if names != expected:
+        raise UserError(
+            f"{plan} has the tensors {', '.join(sorted(names))}; the {half}'s are "
+            f"{', '.join(sorted(expected))}"
+        )

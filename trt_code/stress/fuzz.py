@@ -1,0 +1,368 @@
+"""Damages what the project reads and checks what comes of it: a result, or one clear line.
+
+    python -m trt_code.stress.fuzz --cases 500 --seed 1
+
+runs every target that often and prints a table; ``test_fuzz.py`` runs a few of each. A case is its
+target and a number, so a failure is repeated with ``--only TARGET --seed NUMBER --cases 1``.
+"""
+
+import argparse
+import contextlib
+import faulthandler
+import hashlib
+import io
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from onnx_export import export
+from onnx_export.halves import OnnxHalves
+from onnx_export.onnx_file import load_onnx
+from onnx_export.verify import open_session
+from train_model import recipe
+from train_model.cli import UserError, run
+from train_model.data.dictionary import Dictionary
+from train_model.data.tokenizer import Tokenizer
+from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.zoo import ModelFiles, model_files
+from trt_code import graph_lint, onnx_surgeon, report
+from trt_code.engine.graph_files import read_graph_files
+from trt_code.engine.sidecar import read_sidecar, stale_reason
+from trt_code.runners import Unavailable, create
+from trt_code.stress.damage import Damage, damage, damage_checkpoint, damage_graph, damage_json
+from trt_code.tests.runners.fake_runner import FakeRunner
+from trt_code.text.batching import pad
+from trt_code.text.translator import Translator
+from trt_code.translate import read_lines
+from trt_code.triton import cost
+from trt_code.triton.networks import OnnxNetwork, PlanNetwork
+
+ROOT = Path(export.__file__).parents[1]
+CHECKPOINTS = [
+    ROOT / "train_model" / "tests" / "fixtures" / f"checkpoint_{kind}.pt" for kind in ("nat", "ar")
+]
+HANG = 300  # seconds after which a case hangs; the slowest that ends by itself takes a tenth of it
+LONGEST_LINE = 1000  # of a refusal; it may quote ONNX Runtime's own words, not a whole file
+WHOLE = hashlib.sha256(b"whole").hexdigest()
+SIDECAR = {
+    "tensorrt": "10.16.0",
+    "gpu": {"name": "NVIDIA H100", "compute_capability": "9.0"},
+    "graph": {"path": "built.onnx", "sha256": "0" * 64},  # not there, so nothing is compared
+    "plugins": [{"path": "liblite.so", "sha256": WHOLE}],
+    "profiles": [{"min": [1, 1], "opt": [1, 8], "max": [4, 16]}],
+    "tf32": True,
+    "version_compatible": False,
+    "hardware_compatible": "none",
+    "plan_sha256": WHOLE,
+    "build_seconds": 1.0,
+    "command": "make engine-fp16",
+    "format": 1,
+}
+
+
+class Targets:
+    """What is damaged, each with the code that reads it. ``folder`` is for the damaged files.
+
+    Args:
+        files: a small model with its text.
+        built: its build folder, with ``model.onnx`` and ``model.fp16.onnx``.
+        halves: the folder of an exported autoregressive network.
+    """
+
+    def __init__(self, files: ModelFiles, built: Path, halves: Path, folder: Path) -> None:
+        self._files, self._folder = files, folder
+        self._graph = (built / "model.onnx").read_bytes()
+        self._patched = (built / "model.fp16.onnx").read_bytes()
+        self._halves = {path.name: path.read_bytes() for path in halves.glob("*.onnx")}
+        self._tokenizer = Tokenizer.from_files(files)
+        self._checkpoints = [_saved_again(path, folder / "saved.pt") for path in CHECKPOINTS]
+        self._sentences = files.test_src.read_text(encoding="utf-8").split("\n")[:5]
+
+    def all(self) -> dict[str, Callable[[random.Random], None]]:
+        """Every target by its name; each raises ``UserError`` where it refuses."""
+        return {
+            "checkpoint": self.checkpoint,
+            "onnx": self.onnx,
+            "patched": self.patched,
+            "halves": self.halves,
+            "surgeon": self.surgeon,
+            "recipe": self.recipe,
+            "dictionary": self.dictionary,
+            "bpe": self.bpe,
+            "plan": self.plan,
+            "sidecar": self.sidecar,
+            "results": self.results,
+            "text": self.text,
+        }
+
+    def checkpoint(self, chance: random.Random) -> None:
+        """A checkpoint, loaded and run; one that is refused leaves the export that was there."""
+        witness, output = self._folder / "witness", self._folder / "exported.onnx"
+
+        def hostile(content: bytes, chance: random.Random) -> bytes:
+            return damage_checkpoint(content, chance, os.mkdir, str(witness))
+
+        if chance.random() < 0.2:
+            content, how = chance.choice(CHECKPOINTS).read_bytes(), damage
+        else:
+            content, how = chance.choice(self._checkpoints), hostile
+        path = self._write("checkpoint.pt", content, chance, how)
+        try:
+            loaded = load_checkpoint(path)
+        except UserError:
+            output.write_bytes(b"old")
+            with contextlib.suppress(UserError):
+                export.main(["--checkpoint", str(path), "--output", str(output)])
+            assert output.read_bytes() == b"old", "a refusal overwrote the output"
+            raise
+        finally:
+            assert not witness.exists(), "the checkpoint's code ran"
+        if loaded.kind == "conv_crf_transformer" and loaded.config.max_source_positions >= 4:
+            with torch.inference_mode():
+                loaded.model(torch.from_numpy(pad([[0, 5, 6, 2], [0, 5, 2]])))
+
+    def onnx(self, chance: random.Random) -> None:
+        """An ONNX file, through all that reads one: the lint, the server's, verify, ONNX Runtime."""
+        path = self._write(f"{self._files.name}/model.onnx", self._graph, chance, damage_graph)
+        _each(
+            lambda: load_onnx(path),
+            lambda: read_graph_files(path),
+            lambda: OnnxNetwork(path),
+            lambda: graph_lint.main([str(path)]),
+            lambda: open_session(path),
+            lambda: self._translate("fp32"),
+        )
+
+    def patched(self, chance: random.Random) -> None:
+        """A graph for TensorRT, through what reads one: the lint, the builder's, ONNX Runtime."""
+        path = self._write(
+            f"{self._files.name}/model.fp16.onnx", self._patched, chance, damage_graph
+        )
+        _each(
+            lambda: read_graph_files(path),
+            lambda: graph_lint.main([str(path)]),
+            lambda: self._translate("fp16"),
+        )
+
+    def halves(self, chance: random.Random) -> None:
+        """The two files of an autoregressive network, one of them damaged, and a search over them."""
+        hit = chance.choice(sorted(self._halves))
+        for name, content in self._halves.items():
+            how = damage_graph if name == hit else lambda content, chance: content
+            self._write(f"halves/{name}", content, chance, how)
+        OnnxHalves(self._folder / "halves" / "model.onnx", threads=1)
+        greedy = ModelFiles("halves", CHECKPOINTS[1], autoregressive=True)
+        self._translate("fp32", greedy)
+
+    def _translate(self, precision: str, files: ModelFiles | None = None) -> None:
+        """Two sentences by ONNX Runtime; without dictionaries, which need not be the graph's."""
+        files = files or ModelFiles(self._files.name, CHECKPOINTS[0])
+        options = {"threads": 1, "build_dir": self._folder}
+        try:
+            runner = create("ort", files, precision, "cpu", **options)
+        except Unavailable as reason:  # as every program takes it
+            raise UserError(str(reason)) from reason
+        with runner:
+            runner.run(pad([[0, 5, 6, 2], [0, 5, 2]]))
+
+    def surgeon(self, chance: random.Random) -> None:
+        """An ONNX file, patched; what stands in the output's place stays where this fails."""
+        path = self._write("model.onnx", self._graph, chance, damage_graph)
+        output = self._folder / "patched.onnx"
+        output.write_bytes(b"old")
+        precision = chance.choice(["fp32", "tf32", "fp16", "bf16", "int8"])
+        try:
+            onnx_surgeon.main(
+                ["--input", str(path), "--output", str(output), "--precision", precision]
+            )
+        except (UserError, SystemExit):
+            assert output.read_bytes() == b"old", "a refusal overwrote the output"
+            raise
+        finally:
+            left = [item.name for item in self._folder.iterdir() if item.name.startswith(".")]
+            assert not left, f"left behind: {left}"
+
+    def recipe(self, chance: random.Random) -> None:
+        """A recipe of ``train_model/configs``."""
+        name = chance.choice(recipe.names())
+        content = (recipe.CONFIGS / f"{name}.yaml").read_bytes()
+        self._write("recipes/damaged.yaml", content, chance)
+        with mock.patch.object(recipe, "CONFIGS", self._folder / "recipes"):
+            recipe.load("damaged", ["dropout=0.1"]).arguments()
+
+    def dictionary(self, chance: random.Random) -> None:
+        """A dictionary."""
+        content = self._files.src_dict.read_bytes()
+        Dictionary.load(self._write("dict.txt", content, chance)).index("one")
+
+    def bpe(self, chance: random.Random) -> None:
+        """BPE codes, with which sentences are split."""
+        path = self._write("bpe.codes", self._files.bpe_codes.read_bytes(), chance)
+        tokenizer = Tokenizer(path, self._tokenizer.src_dict, self._tokenizer.tgt_dict)
+        for sentence in filter(None, self._sentences):
+            tokenizer.decode(tokenizer.encode(sentence))
+
+    def plan(self, chance: random.Random) -> None:
+        """A plan that is not the one its sidecar describes: never taken for it."""
+        built = chance.randbytes(4096)
+        plan = self._write("built.plan", built, chance)
+        sidecar = SIDECAR | {"plan_sha256": hashlib.sha256(built).hexdigest(), "plugins": []}
+        plan.with_name("built.plan.json").write_text(json.dumps(sidecar))
+        reason = stale_reason(read_sidecar(plan), plan)
+        assert (reason is None) == (plan.read_bytes() == built)
+        if reason:
+            raise UserError(f"{plan} {reason}")
+
+    def sidecar(self, chance: random.Random) -> None:
+        """The description beside a TensorRT plan."""
+        plan = self._folder / "model.plan"
+        for name in ("model.plan", "liblite.so", "liblite_loader.so"):
+            (self._folder / name).write_bytes(b"whole")
+        self._write("model.plan.json", json.dumps(SIDECAR, indent=2).encode(), chance, damage_json)
+        _each(lambda: stale_reason(read_sidecar(plan), plan), lambda: PlanNetwork(plan))
+
+    def results(self, chance: random.Random) -> None:
+        """A table that was measured, shown anew and priced."""
+        content = (ROOT / "doc" / "results" / "cpu" / "results.json").read_bytes()
+        path = self._write("results/results.json", content, chance, damage_json)
+        with mock.patch.object(report, "plot", lambda results, path: path.touch()):
+            _each(
+                lambda: report.main(["--results", str(path)]),
+                lambda: cost.main(["--measured", str(path), "--price-per-hour", "2.5"]),
+            )
+
+    def text(self, chance: random.Random) -> None:
+        """Text to translate: as many lines come out as went in."""
+        content = damage("\n".join(self._sentences).encode(), chance)
+        match chance.randrange(100):
+            case 0:  # many lines
+                content *= 2000
+            case 1:  # one line of ten million characters
+                content = content.replace(b"\n", b" ") + chance.choice([b"x", b" ", b"\0"]) * 10**7
+            case 2:  # any bytes at all
+                content = chance.randbytes(1000)
+        lines = list(read_lines(io.BytesIO(content)))
+        options = {name: chance.choice(values) for name, values in _TEXT_OPTIONS.items()}
+        found = Translator(FakeRunner(), self._tokenizer, **options).translate(lines)
+        assert len(found) == len(lines)
+        assert not any("\n" in translation.text for translation in found)
+
+    def _write(
+        self, name: str, content: bytes, chance: random.Random, how: Damage | None = None
+    ) -> Path:
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((how or damage)(content, chance))
+        return path
+
+
+def _saved_again(path: Path, place: Path) -> bytes:
+    """A checkpoint in this project's own form, whose options Python reads without fairseq."""
+    loaded = load_checkpoint(path)
+    save_checkpoint(place, loaded.model, loaded.config)
+    return place.read_bytes()
+
+
+def _each(*readers: Callable[[], object]) -> None:
+    """Call every reader, also behind one that refuses; raise the first refusal."""
+    refusals = []
+    for read in readers:
+        try:
+            read()
+        except UserError as refusal:
+            refusals.append(refusal)
+    if refusals:
+        raise refusals[0]
+
+
+_TEXT_OPTIONS = {"too_long": ("refuse", "cut"), "unknown": ("refuse", "keep")}
+
+
+def outcome(target: Callable[[random.Random], None], number: int) -> str:
+    """Run one case: "result" or "refused".
+
+    Raises:
+        Exception: whatever the target raised that is no refusal, or an ``AssertionError``.
+    """
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            target(random.Random(number))
+        except UserError as error:
+            line = " ".join(str(error).split())
+            assert line, "a refusal without a word"
+            assert len(line) <= LONGEST_LINE, f"a refusal of {len(line)} characters: {line[:200]}"
+            return "refused"
+        except SystemExit as left:
+            if left.code != 2:
+                raise AssertionError(f"left with status {left.code}") from left
+            return "refused"
+    return "result"
+
+
+def build(folder: Path) -> Targets:
+    """The targets on the fixtures' networks and the demo's text; what is built lies in ``folder``."""
+    nat, greedy = folder / "nat", folder / "ar"
+    with contextlib.redirect_stdout(io.StringIO()):
+        for checkpoint, place in zip(CHECKPOINTS, (nat, greedy), strict=True):
+            output = place / "model.onnx"
+            export.main(["--checkpoint", str(checkpoint), "--output", str(output)])
+        patched = nat / "model.fp16.onnx"
+        onnx_surgeon.main(
+            ["--input", str(nat / "model.onnx"), "--output", str(patched), "--precision", "fp16"]
+        )
+    return Targets(model_files("demo"), nat, greedy, folder / "damaged")
+
+
+def tally(target: Callable[[random.Random], None], numbers: Iterable[int]) -> Counter:
+    """How many cases gave what; failures are told on stderr. A case that hangs ends the process."""
+    counts = Counter()
+    for number in numbers:
+        faulthandler.dump_traceback_later(HANG, exit=True)
+        try:
+            counts[outcome(target, number)] += 1
+        except Exception:
+            counts["failed"] += 1
+            print(f"{target.__name__} {number}: {traceback.format_exc()}", file=sys.stderr)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    return counts
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m trt_code.stress.fuzz", description=__doc__)
+    parser.add_argument("--cases", type=int, default=100, help="of each target")
+    parser.add_argument("--seed", type=int, default=1, help="the number of the first case")
+    parser.add_argument("--only", help="targets, comma-separated")
+    arguments = parser.parse_args(argv)
+    faulthandler.enable()
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        targets = build(Path(folder)).all()
+        chosen = arguments.only.split(",") if arguments.only else list(targets)
+        if unknown := set(chosen) - targets.keys():
+            raise UserError(f"no target {min(unknown)!r}; choose from {', '.join(targets)}")
+        print("| target | cases | results | refusals | failures | seconds |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: |")
+        for name in chosen:
+            start = time.monotonic()
+            numbers = range(arguments.seed, arguments.seed + arguments.cases)
+            counts = tally(targets[name], numbers)
+            row = [counts["result"], counts["refused"], counts["failed"]]
+            row = [name, arguments.cases, *row, f"{time.monotonic() - start:.0f}"]
+            print("|", " | ".join(map(str, row)), "|", flush=True)
+            failed += counts["failed"]
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,401 @@
+"""Makes targets under hardship, then once more in peace; prints a table of what came of it.
+
+    python -m trt_code.stress.mistreat --times 10 --how kill,twice --only patch,triton
+
+Each target runs in a copy of this checkout, first undisturbed. Then, as often as asked, it is made anew
+
+- ``kill``: its whole process group is killed (-9), every other time at a random moment, else right at
+  a change in the build folder, where something is being written;
+- ``twice``: two runs at once;
+- ``full``: the disk that the build folder is on is full after a random share of what is written;
+- ``read-only``: the build folder takes no write.
+
+What then has a final name must be whole. A full or read-only disk must be told in one line, with status
+2. The next run must end well and leave what the undisturbed one left. The last two ways mount a
+file system, in a user namespace of their own.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from train_model.cli import run
+from train_model.models.checkpoint import load_checkpoint
+from trt_code.bench import parse_names
+from trt_code.tests.runners import small_demo
+
+ROOT = Path(__file__).parents[2]
+PAGE = 4096
+TEXT = "three hundred and forty-two"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is made.
+
+    Attributes:
+        needs: targets that must stand already; what the target itself makes is made anew each time.
+        make: options of ``make``, where it is one of its targets.
+        small: a module and its options, called by ``SMALL``, where the real one takes hours.
+    """
+
+    needs: tuple[str, ...] = ()
+    make: tuple[str, ...] = ()
+    small: tuple[str, ...] = ()
+
+
+# Trainings of seconds in place of hours: the recipes' networks and corpus made small.
+SMALL = """
+import functools, importlib, sys
+from train_model.cli import run
+from train_model.data import prepare
+sizes = {"train": 300, "valid": 16, "test": 16}
+prepare.CORPORA["demo"] = functools.partial(prepare.prepare_demo, sizes=sizes, merges=40)
+run(lambda: importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
+"""
+
+
+def _training(recipe: str, options: str) -> tuple[str, ...]:
+    common = "batch_size=16 num_workers=0 warmup_updates=2 cpu=true "
+    sets = [word for option in (common + options).split() for word in ("--set", option)]
+    return ("train_model.train", "--recipe", recipe, *sets)
+
+
+ONE_LAYER = "encoder_layers=1 decoder_layers=1 "
+ONE_PASS = (
+    "encoder_embed_dim=16 decoder_embed_dim=16 encoder_ffn_embed_dim=16 decoder_ffn_embed_dim=16 "
+    "crf_lowrank_approx=4 crf_beam_approx=8 encoder_kernel_size_list=[3] decoder_kernel_size_list=[3] "
+    "encoder_attention_heads=2 decoder_attention_heads=2 total_num_update=20 max_update=60"
+)
+SMALL_SWEEP = "SWEEP=--device cpu --blocks torch:fp32,ort:fp32 --batches 1 --lengths 8 --repeats 3"
+SMALL_COMPARISON = "--device cpu --limit 8 --batch 1,4 --repeats 3 --entry demo:ort-split:fp32"
+GREEDY_TEACHER = "--teacher build/demo-ar/checkpoint.pt --beam 1 --device cpu"
+FEW_LINES = "THROUGHPUT=--device cpu --generate 200 --repeats 1"
+TARGETS = {
+    "onnx": Target(),
+    "onnx-split": Target(),
+    "patch": Target(("onnx",)),
+    "patch-split": Target(("onnx-split",)),
+    "verify": Target(("onnx",)),
+    "eval": Target(("onnx", "onnx-split", "patch")),
+    "translate": Target(("onnx-split",), (f"TEXT={TEXT}",)),
+    "bench": Target(("onnx", "onnx-split", "patch")),
+    "report": Target(("onnx", "onnx-split", "patch", "bench")),
+    "sweep": Target(("onnx", "onnx-split", "patch"), (SMALL_SWEEP,)),
+    "throughput": Target(("onnx", "onnx-split"), (FEW_LINES,)),
+    "compare": Target(
+        ("onnx-split",), small=("trt_code.measure.compare", *SMALL_COMPARISON.split())
+    ),
+    "triton": Target(("onnx",)),
+    "ptq": Target(),
+    "sensitivity": Target((), ("SENSITIVITY=--sentences 8 --calibration 8",)),
+    "train": Target(small=_training("demo", ONE_LAYER + ONE_PASS)),
+    "train-ar": Target(small=_training("demo-ar", ONE_LAYER + "max_update=40")),
+    "distill": Target(("train-ar",), small=("train_model.distill", *GREEDY_TEACHER.split())),
+    "torch-ops": Target((), ("CMAKE_FLAGS=-DLITE_CUDA_ARCHITECTURES=90-real",)),
+    "plugins": Target((), ("CMAKE_FLAGS=-DLITE_CUDA_ARCHITECTURES=90-real",)),
+}
+
+
+class Tree:
+    """A copy of the checkout, with small networks as the demo's, in which targets are made and killed."""
+
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        ).stdout.decode()
+        for name in filter(None, listed.split("\0")):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        small_demo.put_into(folder)
+        self.folder, self.build, self._python = folder, folder / "build", python
+
+    def command(self, target: str) -> list[str]:
+        """The command line of ``target``, as a user has it but for what takes hours."""
+        if small := TARGETS[target].small:
+            return [self._python, "-c", SMALL, *small]
+        return ["make", target, f"PYTHON={self._python}", *TARGETS[target].make]
+
+    def start(self, target: str, *prefix: str) -> subprocess.Popen:
+        """Start ``target`` in a process group of its own, behind the command ``prefix``."""
+        return subprocess.Popen(
+            [*prefix, *self.command(target)],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def make(self, target: str) -> None:
+        """Make ``target`` undisturbed.
+
+        Raises:
+            AssertionError: it does not end with status 0.
+        """
+        process = self.start(target)
+        _, errors = process.communicate()
+        assert process.returncode == 0, f"{target}: {errors[-2000:]}"
+
+    def size(self) -> int:
+        """Bytes that the build folder takes on a disk, in pages."""
+        return sum(-(-size // PAGE) * PAGE for _, size, _ in self.state())
+
+    def state(self) -> tuple:
+        """What a write changes: names, sizes and times of all files in the build folder."""
+        found = []
+        # os.walk goes on where a folder is gone meanwhile
+        for folder, folders, files in os.walk(self.build):
+            for name in (*folders, *files):
+                with contextlib.suppress(OSError):
+                    path = os.path.join(folder, name)
+                    facts = os.stat(path)
+                    found.append((path, facts.st_size, facts.st_mtime_ns))
+        return tuple(sorted(found))
+
+    def artefacts(self) -> dict[str, str]:
+        """Names of what has a final name, and hashes of their content."""
+        return {
+            str(path.relative_to(self.build)): _content(path)
+            for path in sorted(self.build.rglob("*"))
+            if path.is_file() and not _is_scratch(path.relative_to(self.build))
+        }
+
+    def faults(self, good: dict[str, str] | None = None) -> list[str]:
+        """What is not whole, and what differs from the artefacts ``good`` or is missing beside them."""
+        found = self.artefacts()
+        wrong = [
+            f"half-written: {name} ({reason})"
+            for name in found
+            if (reason := fault(self.build / name))
+        ]
+        for name, content in (good or {}).items():
+            if name not in found:
+                wrong.append(f"missing: {name}")
+            elif name.endswith(".onnx") and found[name] != content:
+                wrong.append(f"another {name} than undisturbed")
+        return wrong
+
+
+def _content(path: Path) -> str:
+    """A hash that is the same for graphs of the same operators and weights, in whatever order."""
+    content = path.read_bytes()
+    if path.suffix == ".onnx":
+        with contextlib.suppress(DecodeError):  # damaged: then its bytes count
+            graph = onnx.load_from_string(content).graph
+            weights = sorted(tensor.SerializeToString() for tensor in graph.initializer)
+            operators = sorted(node.op_type.encode() for node in graph.node)
+            content = b"".join([*weights, *operators])
+    return hashlib.sha256(content).hexdigest()
+
+
+def _is_scratch(path: Path) -> bool:
+    """Not a result: temporary names, the compilers' own folder, fairseq's logs and parts."""
+    return (
+        any(part.startswith(".") for part in path.parts)
+        or path.parts[0] == "cmake"
+        or path.suffix in (".tmp", ".log")
+    )
+
+
+def fault(path: Path) -> str | None:
+    """Why a file cannot be a whole one of its kind; None where nothing speaks against it."""
+    content = path.read_bytes()
+    try:
+        match path.suffix:
+            case ".onnx":
+                onnx.checker.check_model(onnx.load_from_string(content))
+            case ".json":
+                json.loads(content)
+            case ".pt":
+                load_checkpoint(path)
+            case ".npz":
+                np.load(path)
+            case ".so":
+                _check_library(content)
+            case ".png" if not content.endswith(b"IEND\xaeB`\x82"):
+                return "ends early"
+            case ".md" | ".txt" | ".en" | ".de" | ".codes" if not content.endswith(b"\n"):
+                return "ends early"
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:100]}"
+    return None
+
+
+def _check_library(content: bytes) -> None:
+    """Raise ``ValueError`` unless an ELF file reaches to the end of its section headers, its last part."""
+    if content[:4] != b"\x7fELF":
+        raise ValueError("no ELF file")
+    (start,) = struct.unpack_from("<Q", content, 0x28)
+    size, count = struct.unpack_from("<HH", content, 0x3A)
+    if start == 0 or len(content) < start + size * count:
+        raise ValueError("ends early")
+
+
+@dataclass
+class Trial:
+    """One time that a target is mistreated.
+
+    Attributes:
+        seconds, written: what it takes undisturbed, in time and in bytes.
+        number: how many went before.
+    """
+
+    tree: Tree
+    target: str
+    seconds: float
+    written: int
+    number: int
+    chance: random.Random
+
+
+def kill(trial: Trial) -> list[str]:
+    """Kill the target's processes while it works."""
+    tree = trial.tree
+    process = tree.start(trial.target)
+    if trial.number % 2 == 0:
+        before, writes = tree.state(), trial.chance.randint(1, 4)
+        while process.poll() is None and writes:
+            if (now := tree.state()) != before:
+                before, writes = now, writes - 1
+        time.sleep(trial.chance.random() * 0.02)
+    else:
+        deadline = time.monotonic() + trial.chance.random() * trial.seconds
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    return []
+
+
+def twice(trial: Trial) -> list[str]:
+    """Two runs at once, the second a moment behind the first."""
+    first = trial.tree.start(trial.target)
+    time.sleep(trial.chance.random() * trial.seconds / 2)
+    second = trial.tree.start(trial.target)
+    wrong = []
+    for process in (first, second):
+        _, errors = process.communicate()
+        if process.returncode:
+            wrong.append(f"one of two runs failed: {errors[-1000:]}")
+    return wrong
+
+
+# The namespace goes with its command, and so does what it mounted: what was written is copied out.
+MOUNTED = """
+mv build outside && mkdir build && mount -t tmpfs -o size="$1" none build && cp -a outside/. build/ || exit 99
+if [ "$2" = ro ]; then mount -o remount,ro build; fi
+shift 2
+"$@"
+status=$?
+cp -a build/. outside/ && umount build && rmdir build && mv outside build || exit 99
+exit $status
+"""
+
+
+def full(trial: Trial) -> list[str]:
+    """A disk with room for what is there already and a part of what is to come."""
+    room = trial.tree.size() + int(trial.chance.uniform(0.02, 0.95) * trial.written)
+    return _on_a_disk(trial, f"{room // 1024 + 16}k", "rw")
+
+
+def read_only(trial: Trial) -> list[str]:
+    """A disk that takes no write."""
+    return _on_a_disk(trial, "50%", "ro")
+
+
+def _on_a_disk(trial: Trial, size: str, access: str) -> list[str]:
+    prefix = ("unshare", "--map-root-user", "--mount", "sh", "-c", MOUNTED, "sh", size, access)
+    process = trial.tree.start(trial.target, *prefix)
+    _, errors = process.communicate()
+    assert process.returncode != 99, f"the disk of the trial could not be made: {errors[-500:]}"
+    told = [line for line in errors.splitlines() if line.startswith("error: ")]
+    if process.returncode == 0:
+        return []  # it wrote less than there was room for, or nothing
+    if process.returncode != 2 or len(told) != 1 or "Traceback" in errors:
+        return [f"status {process.returncode} and not one line: {errors[-1500:]}"]
+    return []
+
+
+HOW = {"kill": kill, "twice": twice, "full": full, "read-only": read_only}
+
+
+def trials(
+    tree: Tree, target: str, hows: list[str], times: int, seed: int
+) -> Iterator[tuple[str, list[str]]]:
+    """Mistreat ``target`` ``times`` times in every way: the way, and what was wrong then."""
+    for need in TARGETS[target].needs:
+        tree.make(need)
+    base = tree.folder / "base"
+    tree.build.mkdir(exist_ok=True)
+    shutil.copytree(tree.build, base)
+    before, start = tree.size(), time.monotonic()
+    tree.make(target)
+    seconds, written, good = time.monotonic() - start, tree.size() - before, tree.artefacts()
+    for how in hows:
+        for number in range(times):
+            shutil.rmtree(tree.build)
+            shutil.copytree(base, tree.build)  # with its times, so that make sees no work in it
+            chance = random.Random(f"{target} {how} {seed + number}")
+            wrong = HOW[how](Trial(tree, target, seconds, written, number, chance))
+            wrong += tree.faults()
+            try:
+                tree.make(target)
+            except AssertionError as error:
+                wrong.append(f"the next run failed: {error}")
+            yield how, wrong + tree.faults(good)
+    shutil.rmtree(base)
+    shutil.rmtree(tree.build)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m trt_code.stress.mistreat", description=__doc__)
+    parser.add_argument("--times", type=int, default=10, help="of each target and way")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--how", default=",".join(HOW), help="comma-separated")
+    parser.add_argument("--only", default=",".join(TARGETS), help="targets, comma-separated")
+    arguments = parser.parse_args(argv)
+    chosen = parse_names(arguments.only, list(TARGETS), "target")
+    hows = parse_names(arguments.how, list(HOW), "way")
+    faults = 0
+    with tempfile.TemporaryDirectory(prefix="mistreat-") as folder:
+        tree = Tree(Path(folder))
+        print(f"| target | {' | '.join(hows)} |\n| --- |{' --- |' * len(hows)}")
+        for target in chosen:
+            counts = {how: [0, 0] for how in hows}
+            for how, wrong in trials(tree, target, hows, arguments.times, arguments.seed):
+                counts[how][0] += 1
+                counts[how][1] += bool(wrong)
+                for line in wrong or ["as it should be"]:
+                    print(f"{target}, {how}: {line}", file=sys.stderr, flush=True)
+            row = [f"{wrong} of {times}" for times, wrong in counts.values()]
+            print(f"| `{target}` | {' | '.join(row)} |", flush=True)
+            faults += sum(wrong for _, wrong in counts.values())
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""Passes for files that older exporters wrote: back to the operators that the other passes know."""

@@ -1,0 +1,106 @@
+"""The fused network's wiring on the CPU (its operators written out), and the shape buckets."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from train_model.tests.test_conv_crf_transformer import small
+from trt_code.cuda_graph.network import FusedNetwork, why_not
+from trt_code.runners.buckets import batch_bucket, length_bucket
+from trt_code.tests.kernels import reference_ops
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operators():
+    library = reference_ops.register()
+    yield
+    library._destroy()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"padding_policy": "upstream"},
+        {"pred_length_offset": True},
+        {"decoder_learned_pos": False},
+    ],
+)
+@torch.no_grad()
+def test_the_fused_network_is_the_network(options):
+    model = small(**options)
+    src_tokens = torch.randint(4, 40, (5, 8))
+    src_tokens[0, 3:] = src_tokens[1, 6:] = 1
+    width = 16
+    network = FusedNetwork(model, torch.float32, torch.device("cpu"))
+    own = 2 * src_tokens.ne(1).sum(1) if network.mask_conv else torch.full((5,), width)
+    source = network.encode(src_tokens, own)
+    tokens, scores = network.decode(source, width)
+    together = network.translate(src_tokens, own, width)
+    assert all(a.equal(b) for a, b in zip(together, (tokens, scores, source.lengths), strict=True))
+
+    plain = model.encode(src_tokens)
+    lengths = model.predict_length(plain).clamp(max=width)
+    canvas = model.initial_canvas(lengths, width)
+    assert source.lengths.equal(lengths)
+    expected_tokens, expected_scores = model.crf_decode(model.decode(canvas, plain), canvas)
+    real = canvas != 1
+    assert tokens[real].long().equal(expected_tokens[real])
+    torch.testing.assert_close(scores[real], expected_scores[real], rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_sixteen_bits_take_the_one_kernel_forms():
+    model = small(encoder_embed_dim=32, encoder_attention_heads=2, decoder_attention_heads=2)
+    network = FusedNetwork(model, torch.bfloat16, torch.device("cpu"))
+    assert network.encoder_layers[0].conv.fused
+    assert network.decoder_layers[0].fused
+    src_tokens = torch.randint(4, 40, (3, 8))
+    source = network.encode(src_tokens, torch.full((3,), 16))
+    tokens, scores = network.decode(source, 16)
+    assert tokens.shape == scores.shape == (3, 16)
+    exact = model.encode(src_tokens)
+    keys, values = zip(*model.decoder.source_keys(exact.x), strict=True)
+    pairs = [x.transpose(1, 2).flatten(2) for pair in zip(keys, values, strict=True) for x in pair]
+    assert reference_ops.relative_error(source.keys_values, torch.cat(pairs, -1)) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"encoder_normalize_before": True}, "post-norm"),
+        ({"decoder_conv_type": "lightweight"}, "lightweight"),
+        ({"conv_linear": False}, "inner linears"),
+        ({"src_embedding_copy": False}, "copy"),
+    ],
+)
+def test_what_the_fused_network_cannot_stand_for_is_told(options, word):
+    assert word in why_not(small(**options))
+    assert why_not(small()) is None
+
+
+def test_buckets_hold_what_goes_in_and_are_few():
+    for batch in range(1, 300):
+        assert batch <= batch_bucket(batch) <= max(2 * batch - 1, batch + 15)
+    for length in range(1, 255):
+        assert length <= length_bucket(length, 254) <= length + 31
+    assert len({length_bucket(length, 254) for length in range(1, 255)}) <= 16
+    assert len({batch_bucket(batch) for batch in range(1, 129)}) <= 12
+
+
+def test_the_references_have_the_bindings_schemas():
+    """The CPU references stand for the compiled operators only while both have one signature."""
+    folder = Path(__file__).parents[2] / "torch_ops"
+    sources = "".join(path.read_text() for path in sorted(folder.glob("*.cpp")))
+    declared = re.findall(r'\.def\(\s*((?:"[^"]*"\s*)+)', sources)
+    bindings = {schema("".join(re.findall(r'"([^"]*)"', text))) for text in declared}
+    for function, arguments in reference_ops.SCHEMAS.items():
+        assert schema(function.__name__ + arguments) in bindings, function.__name__
+
+
+def schema(text):
+    """A schema without spaces, names of results, and the mark of sizes that may be symbolic."""
+    arguments, results = text.replace("SymInt", "int").split("->")
+    return (arguments + "->" + re.sub(r"Tensor \w+", "Tensor", results)).replace(" ", "")

@@ -1,0 +1,462 @@
+"""A mock of the part of TensorRT's Python API that the engine code uses. No engine is built or run.
+
+It exercises the control flow around TensorRT: what is set on the builder, what is refused and how, which
+shapes, addresses and types reach the execution context. What a "plan" holds is JSON, and what "running" it
+does is ``mock_network`` unless a test says otherwise: tokens [src, src], scores batch * 1000 + length.
+``test_engine_bindings.py``
+holds every class, member and argument name here against NVIDIA's own bindings of 10.16 and 11.4, so the
+mock cannot offer what TensorRT does not have.
+"""
+
+import ctypes
+import enum
+import json
+import math
+import sys
+import time
+
+import numpy as np
+import onnx
+
+from trt_code.engine import plugin_library, tensorrt_api
+from trt_code.tests.engine.mock_cudart import MockCudart
+
+
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    STRONGLY_TYPED = 0  # as in 11.x; 1 in 10.x
+
+
+class BuilderFlag(enum.Enum):
+    TF32 = 0
+    VERSION_COMPATIBLE = 1
+
+
+class MemoryPoolType(enum.Enum):
+    WORKSPACE = 0
+
+
+class HardwareCompatibilityLevel(enum.Enum):
+    NONE = 0
+    AMPERE_PLUS = 1
+    SAME_COMPUTE_CAPABILITY = 2
+
+
+class ProfilingVerbosity(enum.Enum):
+    LAYER_NAMES_ONLY = 0
+    DETAILED = 1
+
+
+class LayerInformationFormat(enum.Enum):
+    JSON = 1
+
+
+class ExecutionContextAllocationStrategy(enum.Enum):
+    USER_MANAGED = 2
+
+
+class TensorIOMode(enum.Enum):
+    INPUT = 1
+    OUTPUT = 2
+
+
+class DataType(enum.Enum):
+    BOOL = 4
+    INT32 = 3
+    INT64 = 8
+    FLOAT = 0
+
+
+class Severity(enum.Enum):
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
+    INFO = 3
+
+
+class ILogger:
+    INTERNAL_ERROR = Severity.INTERNAL_ERROR
+    ERROR = Severity.ERROR
+    WARNING = Severity.WARNING
+    INFO = Severity.INFO
+
+    def log(self, severity, msg):
+        raise NotImplementedError
+
+
+class IProgressMonitor:
+    def phase_start(self, phase_name, parent_phase, num_steps):
+        raise NotImplementedError
+
+    def step_complete(self, phase_name, step):
+        raise NotImplementedError
+
+    def phase_finish(self, phase_name):
+        raise NotImplementedError
+
+
+class ITensor:
+    def __init__(self, value: onnx.ValueInfoProto):
+        self.name = value.name
+        kind = value.type.tensor_type
+        self._dims = [
+            d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim
+        ]
+        self._type = onnx.TensorProto.DataType.Name(kind.elem_type)
+        self.shape = [-1 if isinstance(size, str) else size for size in self._dims]
+
+
+class INetworkDefinition:
+    def __init__(self):
+        self._inputs = []
+
+    @property
+    def num_inputs(self):
+        return len(self._inputs)
+
+    def get_input(self, index):
+        return self._inputs[index]
+
+
+class ParserError:
+    def __init__(self, node, node_name, operator, desc):
+        self._all = node, node_name, operator, desc
+
+    def node(self):
+        return self._all[0]
+
+    def node_name(self):
+        return self._all[1]
+
+    def node_operator(self):
+        return self._all[2]
+
+    def desc(self):
+        return self._all[3]
+
+
+class IOptimizationProfile:
+    def __init__(self):
+        self._shapes = {}
+
+    def set_shape(self, input, min, opt, max):
+        self._shapes[input] = [list(min), list(opt), list(max)]
+
+
+class ITimingCache:
+    def __init__(self, data):
+        self._data = bytes(data)
+
+    def serialize(self):
+        return self._data + b"t"
+
+
+class IBuilderConfig:
+    def __init__(self, trt):
+        self._trt = trt
+        self._flags = {BuilderFlag.TF32}
+        self._pools = {}
+        self._profiles = []
+        self._cache = None
+        self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
+        self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
+        self.progress_monitor = None
+
+    def set_flag(self, flag):
+        self._flags.add(flag)
+
+    def clear_flag(self, flag):
+        self._flags.discard(flag)
+
+    def set_memory_pool_limit(self, pool, pool_size):
+        self._pools[pool.name] = pool_size
+
+    def add_optimization_profile(self, profile):
+        if self._trt.refuse_profile:
+            self._trt.logger.log(ILogger.ERROR, "kMAX of dimension 1\n is odd")
+            return -1
+        self._profiles.append(profile)
+        return len(self._profiles) - 1
+
+    def create_timing_cache(self, serialized_timing_cache):
+        return ITimingCache(serialized_timing_cache)
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        assert not ignore_mismatch
+        if cache._data.startswith(b"foreign"):
+            self._trt.logger.log(ILogger.ERROR, "the cache is of another device")
+            return False
+        self._cache = cache
+        return True
+
+    def get_timing_cache(self):
+        return self._cache
+
+
+class IPluginRegistry:
+    def __init__(self, trt):
+        self._trt = trt
+        self._loaded = []
+
+    def load_library(self, plugin_path):
+        with open(plugin_path, "rb") as file:
+            if file.read(4) != b"\x7fELF" or plugin_path in self._loaded:
+                self._trt.logger.log(ILogger.ERROR, f"{plugin_path}: invalid ELF header")
+                return None
+        self._loaded.append(plugin_path)
+        return object()
+
+
+class EngineInspector:
+    def __init__(self, engine):
+        self._engine = engine
+
+    def get_engine_information(self, format):
+        return json.dumps({"Layers": [self._engine._plan["verbosity"]]})
+
+
+class IExecutionContext:
+    def __init__(self, trt, engine):
+        self._trt, self._engine = trt, engine
+        self._profile = None
+        self._memory = None
+        self._shapes = {}
+        self._addresses = {}
+
+    def set_optimization_profile_async(self, profile_index, stream_handle):
+        self._profile = profile_index
+        return True
+
+    def set_device_memory(self, memory, size):
+        assert memory in self._trt.cudart.memory
+        self._memory = (memory, size)
+
+    def set_input_shape(self, name, shape):
+        if name in self._engine._plan["profiles"][self._profile]:
+            low, _, high = self._engine._plan["profiles"][self._profile][name]
+            assert all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+        else:
+            assert shape == self._engine.get_tensor_shape(name)
+        self._shapes[name] = shape
+        return True
+
+    def infer_shapes(self):
+        return [name for name in self._engine._inputs if name not in self._shapes]
+
+    def get_tensor_shape(self, name):
+        sizes = {}
+        for given, shape in self._shapes.items():
+            dims = self._engine._tensors[given][1]
+            for dim, size in zip(dims, shape, strict=True):
+                assert sizes.setdefault(dim, size) == size, f"{dim} is {sizes[dim]} and {size}"
+        if "canvas" not in sizes:
+            sizes["canvas"] = 2 * next(iter(self._shapes.values()))[-1]
+        return tuple(
+            math.prod(sizes[part] for part in dim.split("*")) if isinstance(dim, str) else dim
+            for dim in self._engine._tensors[name][1]
+        )
+
+    def set_tensor_address(self, name, memory):
+        assert memory in self._trt.cudart.memory
+        self._addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle):
+        assert self._memory[1] >= self._engine.device_memory_size_v2
+        assert self._addresses.keys() == self._engine._tensors.keys()
+        if self._trt.refuse_execution:
+            self._trt.logger.log(ILogger.ERROR, "enqueue failed")
+            return False
+        self._trt.enqueue(self, stream_handle)
+        return True
+
+    def _array(self, name):
+        """A tensor where its address says, if that is memory of the host."""
+        shape = self.get_tensor_shape(name)
+        dtype = np.dtype(nptype(self._engine.get_tensor_dtype(name)))
+        size = int(np.prod(shape)) * dtype.itemsize
+        block = (ctypes.c_char * size).from_address(self._addresses[name])
+        return np.frombuffer(block, dtype).reshape(shape)
+
+
+def mock_network(context: IExecutionContext) -> None:
+    """Read the inputs and write the outputs where the context's addresses say.
+
+    Of the halves, the encoder gives the source's own lengths and hands the source over; the decoder writes
+    the sentence's first word at every unk of the canvas, and as scores the canvas's width.
+    """
+    given = {name: context._array(name) for name in context._engine._tensors}
+    source = given["src_tokens"]
+    if "lengths" in given:
+        given["encoded"][:] = source[..., None]
+        given["lengths"][:] = (source != 1).sum(1)
+    elif "canvas" in given:
+        canvas = given["canvas"]
+        word = given["encoded"][:, 1:2, 0].astype(np.int64)
+        given["output_tokens"][:] = np.where(canvas == 3, word, canvas)
+        given["output_scores"][:] = np.where(canvas == 1, 0, canvas.shape[1])
+    else:
+        given["output_tokens"][:] = np.concatenate([source, source], 1)
+        given["output_scores"][:] = source.shape[0] * 1000 + source.shape[1]
+
+
+def slowly(enqueue):
+    """``enqueue`` that lets other threads in before its network runs."""
+
+    def slow(context, stream_handle):
+        time.sleep(1e-3)
+        enqueue(context, stream_handle)
+
+    return slow
+
+
+class ICudaEngine:
+    device_memory_size_v2 = 4096
+
+    def __init__(self, trt, plan):
+        self._trt, self._plan = trt, plan
+        self._inputs = list(plan["inputs"])
+        self._tensors = plan["inputs"] | plan["outputs"]  # name to type and axes
+        self._names = list(self._tensors)
+        self.num_io_tensors = len(self._names)
+
+    def get_tensor_name(self, index):
+        return self._names[index]
+
+    def get_tensor_mode(self, name):
+        return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name):
+        return DataType[self._tensors[name][0]]
+
+    def get_tensor_shape(self, name):
+        return tuple(-1 if isinstance(dim, str) else dim for dim in self._tensors[name][1])
+
+    def create_execution_context(self, strategy):
+        assert strategy == ExecutionContextAllocationStrategy.USER_MANAGED
+        return IExecutionContext(self._trt, self)
+
+    def create_engine_inspector(self):
+        return EngineInspector(self)
+
+
+def nptype(trt_type):
+    types = {"BOOL": np.bool_, "INT32": np.int32, "INT64": np.int64, "FLOAT": np.float32}
+    return types[trt_type.name]
+
+
+class MockTensorRT:
+    """What ``import tensorrt`` gives. Tests set its switches and read what was configured."""
+
+    NetworkDefinitionCreationFlag = NetworkDefinitionCreationFlag
+    BuilderFlag = BuilderFlag
+    MemoryPoolType = MemoryPoolType
+    HardwareCompatibilityLevel = HardwareCompatibilityLevel
+    ProfilingVerbosity = ProfilingVerbosity
+    LayerInformationFormat = LayerInformationFormat
+    ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
+    TensorIOMode = TensorIOMode
+    ILogger = ILogger
+    IProgressMonitor = IProgressMonitor
+    nptype = staticmethod(nptype)
+
+    def __init__(self, cudart, version: str = "11.4.0.106"):
+        self.__version__ = version
+        self.cudart = cudart
+        self.logger = None
+        self.registry = IPluginRegistry(self)
+        self.parser_errors: list[ParserError] = []
+        self.refuse_profile = self.refuse_build = self.refuse_execution = False
+        self.built_config: IBuilderConfig | None = None
+        self.creation_flags: int | None = None
+        # How the "network" gets onto a stream; the GPU tests put real work there instead.
+        self.enqueue = lambda context, stream: cudart.enqueue(lambda: mock_network(context))
+        trt = self
+
+        class Builder:
+            def __init__(self, logger):
+                trt.logger = logger
+
+            def create_network(self, flags):
+                trt.creation_flags = flags
+                return INetworkDefinition()
+
+            def create_builder_config(self):
+                return IBuilderConfig(trt)
+
+            def create_optimization_profile(self):
+                return IOptimizationProfile()
+
+            def build_serialized_network(self, network, config):
+                trt.built_config = config
+                monitor = config.progress_monitor
+                monitor.phase_start("Building Engine", None, 2)
+                monitor.phase_start("Timing", "Building Engine", 5)
+                assert monitor.step_complete("Timing", 0)
+                monitor.phase_finish("Timing")
+                monitor.phase_finish("Building Engine")
+                if trt.refuse_build:
+                    trt.logger.log(ILogger.ERROR, "no implementation for\nnode conv")
+                    return None
+                return json.dumps(
+                    {
+                        "profiles": [profile._shapes for profile in config._profiles],
+                        "inputs": {t.name: (t._type, t._dims) for t in network._inputs},
+                        "outputs": {t.name: (t._type, t._dims) for t in network._outputs},
+                        "verbosity": config.profiling_verbosity.name,
+                    }
+                ).encode()
+
+        class OnnxParser:
+            def __init__(self, network, logger):
+                self._network = network
+
+            def parse_from_file(self, model):
+                graph = onnx.load(model).graph
+                self._network._inputs = [ITensor(value) for value in graph.input]
+                self._network._outputs = [ITensor(value) for value in graph.output]
+                return not trt.parser_errors
+
+            @property
+            def num_errors(self):
+                return len(trt.parser_errors)
+
+            def get_error(self, index):
+                return trt.parser_errors[index]
+
+        class Runtime:
+            engine_host_code_allowed = False
+
+            def __init__(self, logger):
+                trt.logger = logger
+
+            def deserialize_cuda_engine(self, serialized_engine):
+                try:
+                    return ICudaEngine(trt, json.loads(bytes(serialized_engine)))
+                except ValueError:
+                    trt.logger.log(ILogger.ERROR, "Serialization assertion\nmagicTag failed")
+                    return None
+
+        self.Builder, self.OnnxParser, self.Runtime = Builder, OnnxParser, Runtime
+
+    def get_plugin_registry(self):
+        return self.registry
+
+
+def mocked_classes(trt: MockTensorRT) -> dict[str, type]:
+    """Every class of TensorRT's that this mock stands for, by TensorRT's name."""
+    module = {
+        k: v for k, v in globals().items() if isinstance(v, type) and v.__module__ == __name__
+    }
+    mine = {"MockTensorRT", "Severity"}
+    nested = {"Builder": trt.Builder, "OnnxParser": trt.OnnxParser, "Runtime": trt.Runtime}
+    return {name: value for name, value in (module | nested).items() if name not in mine}
+
+
+def install(monkeypatch, cudart=None) -> MockTensorRT:
+    """Make ``import tensorrt`` give a mock for one test, and the CUDA runtime too unless given."""
+    trt = MockTensorRT(cudart or MockCudart())
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", trt.cudart)
+    monkeypatch.setattr(plugin_library, "_loaded", {})
+    tensorrt_api.process_logger.cache_clear()
+    return trt

@@ -1,0 +1,360 @@
+"""``build_engine`` against a mock of TensorRT: the control flow alone. No engine is built here."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from train_model.cli import UserError
+from trt_code.build_engine import _parser, main
+from trt_code.tests.engine import mock_tensorrt
+from trt_code.tests.engine.mock_tensorrt import ParserError
+
+
+def write_graph(
+    path: Path,
+    shape=("batch", "src_len"),
+    elem_type=TensorProto.INT64,
+    functions=(),
+    metadata=None,
+):
+    """A graph with the network's inputs and outputs, and nothing of the network."""
+    nodes = [
+        helper.make_node("Concat", ["src_tokens", "src_tokens"], ["output_tokens"], axis=1),
+        helper.make_node("Cast", ["output_tokens"], ["output_scores"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("src_tokens", elem_type, shape)],
+        [
+            helper.make_tensor_value_info("output_tokens", TensorProto.INT64, ["batch", "canvas"]),
+            helper.make_tensor_value_info("output_scores", TensorProto.FLOAT, ["batch", "canvas"]),
+        ],
+    )
+    bodies = [
+        helper.make_function(
+            "lite",
+            name,
+            ["x"],
+            ["y"],
+            [helper.make_node("Identity", ["x"], ["y"])],
+            [helper.make_opsetid("", 20)],
+        )
+        for name in functions
+    ]
+    model = helper.make_model(graph, functions=bodies)
+    helper.set_model_props(model, {"max_source_positions": "127"} | (metadata or {}))
+    onnx.save(model, path)
+
+
+@pytest.fixture
+def trt(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    write_graph(tmp_path / "model.onnx")
+    return mock_tensorrt.install(monkeypatch)
+
+
+def build(*flags):
+    main(["--onnx", "model.onnx", "--output", "out/model.plan", *flags])
+
+
+def sidecar():
+    return json.loads(Path("out/model.plan.json").read_text())
+
+
+def test_writes_the_plan_and_what_it_was_built_from(trt):
+    build()
+    written = sidecar()
+    assert Path("out/model.plan").is_file()
+    assert written["tensorrt"] == "11.4.0.106"
+    assert written["gpu"] == {"name": "Mock GPU", "compute_capability": "9.0"}
+    assert written["graph"]["path"] == "../model.onnx"
+    assert written["profiles"] == [{"min": [1, 1], "opt": [16, 32], "max": [64, 127]}]
+    assert written["command"] == (
+        "python -m trt_code.build_engine --onnx model.onnx --output out/model.plan"
+    )
+    assert sorted(path.name for path in Path("out").iterdir()) == ["model.plan", "model.plan.json"]
+
+
+def test_the_network_is_strongly_typed_by_name_not_by_number(trt):
+    build()
+    assert trt.creation_flags == 1 << trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags", "tf32"),
+    [
+        ("fp32", [], False),
+        ("tf32", [], True),
+        ("fp16", [], True),
+        ("fp32", ["--tf32"], True),
+        ("tf32", ["--fp32"], False),
+    ],
+)
+def test_tf32_is_as_the_graph_says_or_as_asked(trt, precision, flags, tf32):
+    write_graph(Path("model.onnx"), metadata={"precision": precision})
+    build(*flags)
+    assert (trt.BuilderFlag.TF32 in trt.built_config._flags) is tf32
+    assert sidecar()["tf32"] is tf32
+
+
+def test_flags_reach_the_builder(trt):
+    build("--workspace", "512", "--version-compatible", "--hardware-compatible")
+    config = trt.built_config
+    assert config._pools == {"WORKSPACE": 512 << 20}
+    assert trt.BuilderFlag.VERSION_COMPATIBLE in config._flags
+    assert config.hardware_compatibility_level is trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    assert sidecar()["version_compatible"] is True
+    assert sidecar()["hardware_compatible"] == "ampere-plus"
+
+
+def test_several_profiles_keep_their_order(trt):
+    one = ["--min", "1x1", "--opt", "1x32", "--max", "1x127"]
+    many = ["--min", "2x1", "--opt", "16x32", "--max", "64x127"]
+    build(*one, *many)
+    shapes = [profile._shapes["src_tokens"] for profile in trt.built_config._profiles]
+    assert shapes == [[[1, 1], [1, 32], [1, 127]], [[2, 1], [16, 32], [64, 127]]]
+
+
+def write_half(path: Path, extra: str = "room"):
+    """A graph with the axes of a search's step, and nothing of the network."""
+    axes = {
+        "tokens": ["batch", "beam"],
+        "position": [],
+        "source": ["batch", 4, "src_len", 8],
+        "state": ["rows", 4, extra, 8],
+        "window": ["rows", 2, 16],
+    }
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in axes.items()]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2, 16])
+    nodes = [helper.make_node("Identity", ["window"], ["y"])]
+    model = helper.make_model(helper.make_graph(nodes, "step", inputs, [output]))
+    positions = {"max_source_positions": "127", "max_target_positions": "100"}
+    helper.set_model_props(model, positions)
+    onnx.save(model, path)
+
+
+def test_a_half_has_its_axes_by_name(trt):
+    write_half(Path("model.onnx"))
+    build("--min", "1x1", "--opt", "8x20", "--max", "16x50", "--axis", "beam=1:2:5")
+    (profile,) = trt.built_config._profiles
+    assert profile._shapes == {
+        "tokens": [[1, 1], [8, 2], [16, 5]],
+        "source": [[1, 4, 1, 8], [8, 4, 20, 8], [16, 4, 50, 8]],
+        "state": [[1, 4, 1, 8], [16, 4, 32, 8], [80, 4, 100, 8]],
+        "window": [[1, 2, 16], [16, 2, 16], [80, 2, 16]],
+    }
+    assert sidecar()["ranges"] == {"beam": [1, 2, 5], "room": [1, 32, 100]}
+
+
+def test_an_axis_that_is_not_there_or_has_no_size_is_told(trt):
+    with pytest.raises(UserError, match="has no axis beam"):
+        build("--axis", "beam=1:1:4")
+    write_half(Path("model.onnx"), extra="depth")
+    with pytest.raises(UserError, match="--axis depth=min:opt:max"):
+        build()
+
+
+@pytest.mark.parametrize("text", ["beam", "beam=1:2", "=1:2:3", "beam=0:1:2", "beam=3:2:4"])
+def test_a_range_that_is_none_is_refused(trt, text, capsys):
+    with pytest.raises(SystemExit):
+        build("--axis", text)
+    assert "--axis" in capsys.readouterr().err
+
+
+def test_layer_report_asks_for_details_and_is_written(trt):
+    build("--layer-report", "layers.json")
+    assert json.loads(Path("layers.json").read_text()) == {"Layers": ["DETAILED"]}
+
+
+def test_progress_is_told_once_a_phase(trt, capsys):
+    build()
+    assert capsys.readouterr().err.startswith("Building Engine: ")
+
+
+def test_timing_cache_is_written_then_read(trt):
+    for expected in (b"t", b"tt"):
+        build("--timing-cache", "timing.cache")
+        assert Path("timing.cache").read_bytes() == expected
+
+
+def test_foreign_timing_cache_is_replaced(trt, capsys):
+    Path("timing.cache").write_bytes(b"foreign")
+    build("--timing-cache", "timing.cache")
+    assert Path("timing.cache").read_bytes() == b"t"
+    assert "starting timing.cache afresh" in capsys.readouterr().err
+
+
+def test_plan_is_kept_when_the_timing_cache_cannot_be(trt, capsys):
+    Path("file").touch()
+    build("--timing-cache", "file/timing.cache")
+    assert Path("out/model.plan").is_file()
+    assert "warning: cannot write file/timing.cache" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_pythons_again_after_a_failed_build(trt):
+    trt.refuse_build = True
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(UserError):
+        build()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def refusal(*flags) -> str:
+    """Build beside an existing plan; return the one-line refusal after seeing the plan untouched."""
+    Path("out").mkdir(exist_ok=True)
+    Path("out/model.plan").write_bytes(b"what was there")
+    with pytest.raises(UserError) as error:
+        build(*flags)
+    assert Path("out/model.plan").read_bytes() == b"what was there"
+    assert [path.name for path in Path("out").iterdir()] == ["model.plan"]
+    return " ".join(str(error.value).split())
+
+
+def test_parser_errors_name_their_nodes(trt, capsys):
+    trt.parser_errors = [
+        ParserError(12, "/decoder/topk", "LiteTopK", "plugin not\nfound"),
+        ParserError(40, "/crf/where", "Where", "bad type"),
+    ]
+    message = refusal()
+    assert "node 12 '/decoder/topk' (LiteTopK): plugin not found" in message
+    assert "make plugins" in message
+    assert "node 40 '/crf/where' (Where): bad type" in capsys.readouterr().err
+
+
+def test_tensorrts_reason_is_told_when_it_cannot_build(trt):
+    trt.refuse_build = True
+    assert "no implementation for node conv" in refusal()
+
+
+def test_refused_profile_is_told(trt):
+    trt.refuse_profile = True
+    assert "min 1x1 opt 16x32 max 64x127: kMAX of dimension 1 is odd" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--min", "1x1", "--opt", "65x32", "--max", "64x127"], "batch 65 is not within 1 to 64"),
+        (["--min", "1x8", "--opt", "16x4", "--max", "64x127"], "length 4 is not within 8 to 127"),
+        (["--min", "1x1", "--opt", "1x8", "--max", "4x128"], "network, which has 127 positions"),
+        (["--min", "1x1", "--opt", "16x32"], "each profile needs one of each"),
+        (["--workspace", "0"], "leaves no memory"),
+        (["--onnx", "absent.onnx"], "no graph at absent.onnx"),
+        (["--plugins", "absent.so"], "no plugin library"),
+    ],
+)
+def test_bad_flags(trt, flags, reason):
+    assert reason in refusal(*flags)
+
+
+@pytest.mark.parametrize("shape", ["16", "16x", "0x4", "16x32x4", "axb"])
+def test_bad_shape_is_a_usage_error(trt, shape, capsys):
+    with pytest.raises(SystemExit) as status:
+        build("--opt", shape)
+    assert status.value.code == 2
+    assert "batch x length" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [((8, "src_len"), "batch fixed at 8"), (("batch", "src_len", "x"), r"[batch, length]")],
+)
+def test_graph_that_the_profile_does_not_fit(trt, shape, reason):
+    write_graph(Path("model.onnx"), shape)
+    assert reason in refusal()
+
+
+def test_graph_with_reference_functions_is_refused(trt):
+    write_graph(Path("model.onnx"), functions=["LiteTopK"])
+    assert "still carries the reference functions LiteTopK" in refusal()
+
+
+def test_not_an_onnx_file(trt):
+    Path("model.onnx").write_bytes(b"<!doctype html>")
+    assert "is not an ONNX file" in refusal()
+
+
+def test_weights_beside_the_graph_must_be_there(trt):
+    model = onnx.load("model.onnx")
+    model.graph.initializer.append(numpy_helper.from_array(np.arange(4.0), "w"))
+    onnx.save(model, "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    build()
+    before = sidecar()["graph"]["sha256"]
+    Path("w.bin").write_bytes(Path("w.bin").read_bytes()[::-1])
+    build()
+    assert sidecar()["graph"]["sha256"] != before
+    Path("w.bin").unlink()
+    Path("out/model.plan.json").unlink()
+    assert "keeps weights in w.bin, which is missing" in refusal()
+
+
+def test_plugins_of_another_major(trt):
+    Path("liblite_plugins_trt10.so").write_bytes(b"\x7fELF")
+    message = refusal("--plugins", "liblite_plugins_trt10.so")
+    assert "is built for TensorRT 10 and this is TensorRT 11.4.0.106" in message
+
+
+def test_file_that_is_no_plugin_library(trt):
+    Path("liblite_plugins_trt11.so").write_text("no")
+    assert "invalid ELF header" in refusal("--plugins", "liblite_plugins_trt11.so")
+
+
+def test_default_plugins_are_used_and_recorded(trt):
+    library = Path("build/plugins/liblite_plugins_trt11.so")
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"\x7fELF")
+    build()
+    build()  # the registry refuses a second load: the builder must not try
+    assert [plugin["path"] for plugin in sidecar()["plugins"]] == [f"../{library}"]
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "10.11.0.33", "12.0.0.1"])
+def test_unsupported_tensorrt(trt, version):
+    trt.__version__ = version
+    assert f"TensorRT {version} is not supported" in refusal()
+
+
+def test_disk_full(trt, capsys):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))  # a real refusal by the system
+    try:
+        message = refusal()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert message == "cannot write out/model.plan: File too large"
+
+
+def test_verbose_prints_what_tensorrt_says(trt, capsys):
+    trt.refuse_build = True
+    with pytest.raises(UserError):
+        build("--verbose")
+    assert "[TensorRT] ERROR: no implementation" in capsys.readouterr().err
+
+
+def test_the_walkthrough_has_every_flag():
+    flags = {flag for action in _parser()._actions for flag in action.option_strings}
+    text = (Path(__file__).parents[3] / "doc/engine.md").read_text()
+    assert not [flag for flag in flags - {"-h", "--help"} if flag not in text]
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+def test_without_tensorrt_one_line_and_status_2(tmp_path):
+    write_graph(tmp_path / "model.onnx")
+    command = [sys.executable, "-m", "trt_code.build_engine", "--onnx", tmp_path / "model.onnx"]
+    reply = subprocess.run(
+        [*command, "--output", tmp_path / "x.plan"], capture_output=True, text=True
+    )
+    assert reply.returncode == 2
+    assert reply.stderr.startswith("error: TensorRT for Python is not here")
+    assert reply.stderr.count("\n") == 1
+    assert not (tmp_path / "x.plan").exists()

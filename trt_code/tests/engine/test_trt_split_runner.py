@@ -1,0 +1,203 @@
+"""The TensorRT runner over two engines against mocks: control flow alone. No engine is run."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, save
+
+from train_model.cli import UserError
+from trt_code import build_engine
+from trt_code.runners import Unavailable, create
+from trt_code.runners.one_pass import trt_runner
+from trt_code.runners.one_pass.trt_split_runner import TrtSplitRunner
+from trt_code.stress.under_load import in_threads
+from trt_code.tests.engine import mock_tensorrt
+
+MODEL = Path("build/demo/model.fp16.plan")
+DEMO = SimpleNamespace(name="demo", autoregressive=False)
+SOURCE = ["batch", "src_len"]
+CANVAS = ["batch", "canvas"]
+HALVES = {
+    "encoder": (
+        {"src_tokens": (TensorProto.INT64, SOURCE)},
+        {
+            "encoded": (TensorProto.FLOAT, [*SOURCE, 4]),
+            "lengths": (TensorProto.INT64, ["batch"]),
+        },
+    ),
+    "decoder": (
+        {
+            "src_tokens": (TensorProto.INT64, SOURCE),
+            "encoded": (TensorProto.FLOAT, [*SOURCE, 4]),
+            "canvas": (TensorProto.INT64, CANVAS),
+        },
+        {
+            "output_tokens": (TensorProto.INT64, CANVAS),
+            "output_scores": (TensorProto.FLOAT, CANVAS),
+        },
+    ),
+}
+METADATA = {"max_source_positions": "30", "max_target_positions": "40", "precision": "fp16"}
+
+
+def write_half(path: Path, half: str) -> None:
+    """A graph with a half's inputs and outputs, and nothing of the network."""
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, *kind) for name, kind in side.items()]
+        for side in HALVES[half]
+    )
+    nodes = [helper.make_node("Identity", ["src_tokens"], [item.name]) for item in outputs]
+    model = helper.make_model(helper.make_graph(nodes, half, inputs, outputs))
+    helper.set_model_props(model, METADATA | {"half": half})
+    save(model, path)
+
+
+def build_half(half: str, *flags: str) -> None:
+    MODEL.parent.mkdir(parents=True, exist_ok=True)
+    plan = MODEL.with_suffix(f".{half}.plan")
+    write_half(plan.with_suffix(".onnx"), half)
+    build_engine.main(["--onnx", str(plan.with_suffix(".onnx")), "--output", str(plan), *flags])
+
+
+def build() -> None:
+    for half in HALVES:
+        build_half(half)
+
+
+def network(context) -> None:
+    """A translation is as long as its source, and every word of it is the source's second token."""
+    source = context._array("src_tokens")
+    if "lengths" in context._engine._tensors:
+        context._array("encoded")[:] = source[:, :, None]
+        context._array("lengths")[:] = (source != 1).sum(1)
+    else:
+        canvas, encoded = context._array("canvas"), context._array("encoded")
+        np.testing.assert_array_equal(encoded[:, :, 0], source)
+        context._array("output_tokens")[:] = np.where(canvas == 3, encoded[:, 1:2, 0], canvas)
+        context._array("output_scores")[:] = np.where(canvas == 1, 0, canvas.shape[1])
+
+
+@pytest.fixture
+def trt(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    trt = mock_tensorrt.install(monkeypatch)
+    trt.enqueue = lambda context, stream: trt.cudart.enqueue(lambda: network(context))
+    return trt
+
+
+def runner() -> TrtSplitRunner:
+    return create("trt-split", DEMO, "fp16", "cuda")
+
+
+def sources(*lengths: int, first_word: int = 50) -> np.ndarray:
+    """Rows of so many tokens, the second of each being its number above ``first_word``."""
+    batch = np.full((len(lengths), max(lengths)), 1, np.int64)
+    for number, (row, length) in enumerate(zip(batch, lengths, strict=True)):
+        row[:length] = [0, first_word + number, *[9] * (length - 3), 2]
+    return batch
+
+
+def test_the_canvas_ends_with_the_longest_translation(trt):
+    build()
+    with runner() as running:
+        output = running.run(sources(5, 12))
+        widths = [key[-1][1] for key in list(running._ready.keys()) if key[0] == "decoder"]
+    assert widths == [16]  # 12, in steps of 8
+    assert output.tokens.dtype == np.int64
+    assert output.tokens.shape == (2, 24)  # as the whole network gives it
+    assert output.tokens[0].tolist() == [0, 50, 50, 50, 2, *[1] * 19]
+    assert output.tokens[1].tolist() == [0, *[51] * 10, 2, *[1] * 12]
+    assert output.scores.dtype == np.float32
+    np.testing.assert_array_equal(output.scores[1], [16.0] * 12 + [0.0] * 12)
+
+
+def test_a_graph_for_each_shape_and_each_width(trt):
+    build()
+    with runner() as running:
+        first = running.run(sources(5, 12))
+        kept = first.tokens.copy()
+        running.run(sources(5, 12, first_word=70))
+        assert trt.cudart.live_graphs == 2
+        running.run(np.pad(sources(5, 6), ((0, 0), (0, 6)), constant_values=1))
+        assert trt.cudart.live_graphs == 3  # the encoder's is there, the canvas is narrower
+        running.run(sources(5, 12, 7))
+        assert trt.cudart.live_graphs == 5
+        assert trt.cudart.launches == 8
+        np.testing.assert_array_equal(first.tokens, kept)
+
+
+def test_the_canvas_is_never_wider_than_the_network_has_it(trt):
+    build()
+    with runner() as running:
+        assert running.run(sources(3)).tokens.shape == (1, 6)
+        assert running.run(sources(30)).tokens.shape == (1, 40)
+
+
+def test_threads_that_call_one_runner_get_their_own_results(trt):
+    build()
+    trt.enqueue = mock_tensorrt.slowly(trt.enqueue)  # so that they meet in the middle of a pass
+    with runner() as running:
+
+        def work(number: int) -> None:
+            for i in range(5):
+                source = sources(5, 4 + number, first_word=100 * number + 10 * i + 20)
+                assert (running.run(source).tokens[:, 1:3] == source[:, 1:2]).all()
+
+        in_threads(8, work)
+
+
+def test_device_time_has_both_halves(trt):
+    build()
+    with runner() as running:
+        timing = running.time(sources(5, 12), 4)
+        assert len(timing.device_ms) == len(timing.host_ms) == 4
+        assert trt.cudart.launches == 2 * (3 + 4 + 3 + 4)
+
+
+def test_close_gives_everything_back(trt):
+    build()
+    running = runner()
+    running.run(sources(5, 12))
+    assert running.peak_memory() > 0
+    running.close()
+    assert not trt.cudart.memory
+    assert not trt.cudart.live_graphs
+
+
+def test_longest_unused_goes(trt, monkeypatch):
+    monkeypatch.setattr(trt_runner, "MAX_SHAPES", 3)
+    build()
+    with runner() as running:
+        for length in (4, 12, 20, 4):
+            output = running.run(sources(length))
+            assert output.tokens[0, :length].tolist() == [0, *[50] * (length - 2), 2]
+        assert trt.cudart.live_graphs == 3
+
+
+def test_limits_are_those_of_both_engines(trt):
+    build_half("encoder")
+    profile = ["--min", "1x1", "--opt", "2x8", "--max", "4x20"]
+    build_half("decoder", *profile, "--axis", "canvas=1:8:24")
+    with runner() as running:
+        assert (running.max_batch, running.max_source) == (4, 20)
+        assert running.run(sources(20)).tokens.shape == (1, 24)
+        for batch in (sources(*[4] * 5), sources(21)):
+            with pytest.raises(UserError, match="outside the engine's profiles"):
+                running.run(batch)
+
+
+def test_what_is_missing_or_mixed_up_is_one_line(trt):
+    with pytest.raises(Unavailable, match=r"no engine at .*model\.fp16\.encoder\.plan"):
+        runner()
+    build_half("encoder")
+    with pytest.raises(Unavailable, match=r"no engine at .*model\.fp16\.decoder\.plan"):
+        runner()
+    plan, other = (MODEL.with_suffix(f".{half}.plan") for half in ("decoder", "encoder"))
+    for suffix in ("", ".json"):
+        Path(f"{plan}{suffix}").write_bytes(Path(f"{other}{suffix}").read_bytes())
+    with pytest.raises(Unavailable, match="the decoder's are canvas, encoded"):
+        runner()
+    with pytest.raises(Unavailable, match="GPU only"):
+        create("trt-split", DEMO, "fp16", "cpu")

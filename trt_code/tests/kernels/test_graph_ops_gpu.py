@@ -1,0 +1,263 @@
+"""The operators of the CUDA-graph network against their references in float64.
+
+An error may be twice what PyTorch's own operators make of the same inputs at the same dtype.
+"""
+
+import pytest
+import torch
+
+from train_model.ops import load_cuda_library
+from trt_code.tests.kernels import reference_ops
+from trt_code.tests.kernels.reference_ops import as_tuple, relative_error
+from trt_code.tests.kernels.test_conv_stack_gpu import on_hopper
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU"),
+    pytest.mark.skipif(not load_cuda_library(), reason="the CUDA operators are not built"),
+]
+
+FLOOR = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+ALL = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def tensors(dtype, *shapes, seed=0):
+    generator = torch.Generator("cuda").manual_seed(seed)
+    return [torch.randn(shape, device="cuda", generator=generator).to(dtype) for shape in shapes]
+
+
+def widen(value):
+    return (
+        value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+    )
+
+
+def check(name, *arguments, dtype):
+    """The operator against its reference in float64, and its own result a second time."""
+    operator, reference = getattr(torch.ops.lite, name), getattr(reference_ops, name)
+    actual, again = operator(*arguments), operator(*arguments)
+    exact, native = reference(*map(widen, arguments)), reference(*arguments)
+    for a, b, e, n in zip(*map(as_tuple, (actual, again, exact, native)), strict=True):
+        assert a.shape == e.shape
+        assert a.equal(b)
+        if not a.is_floating_point():
+            assert a.equal(e.to(a.dtype))
+            continue
+        assert a.isfinite().all()
+        assert relative_error(a, e) <= max(2 * relative_error(n, e), FLOOR[dtype])
+
+
+def mask_of(lengths, width):
+    return (torch.arange(width) < torch.tensor(lengths)[:, None]).int().cuda()
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 8, 8), (3, 7, 64, 24), (16, 32, 512, 2048), (2, 5, 496, 104)]
+)
+@pytest.mark.parametrize("parts", [(True, True, False), (True, False, True), (False, False, False)])
+def test_linear(dtype, shape, parts):
+    batch, length, inner, outer = shape
+    bias, residual, relu = parts
+    x, weight, b, r = tensors(
+        dtype, (batch, length, inner), (outer, inner), (outer,), (batch, length, outer)
+    )
+    arguments = x, weight, b if bias else None, r if residual else None, relu, False
+    check("linear", *arguments, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 8, 8), (3, 7, 64, 24), (16, 32, 512, 1024), (2, 50, 496, 104)]
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_linear_glu(dtype, shape, masked):
+    batch, length, inner, outer = shape
+    x, weight, bias = tensors(dtype, (batch, length, inner), (outer, inner), (outer,))
+    mask = mask_of([length - i % length for i in range(batch)], length) if masked else None
+    check("linear_glu", x, weight * inner**-0.5, bias, mask, False, dtype=dtype)
+
+
+def rounded_to_tf32(x):
+    """FP32 ``x`` with TF32's ten bits of mantissa, as the bulk engine rounds it, in float64."""
+    bits = x.view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32).double()
+
+
+@on_hopper
+@pytest.mark.parametrize("variant", range(4))
+@pytest.mark.parametrize(
+    ("rows", "inner", "outer"),
+    [(1, 4, 4), (63, 8, 24), (65, 36, 132), (200, 200, 40), (512, 512, 1024), (130, 2048, 512)],
+)
+@pytest.mark.parametrize("kind", ["plain", "relu", "residual", "glu"])
+def test_linear_in_tf32(kind, rows, inner, outer, variant):
+    x, weight, bias, residual = tensors(
+        torch.float32, (rows, inner), (outer, inner), (outer,), (rows, outer)
+    )
+    weight = weight * inner**-0.5
+    torch.cuda.synchronize()  # the kernel reads its weight before it waits for what runs before
+    relu, glu = kind == "relu", kind == "glu"
+    residual = residual if kind == "residual" else None
+    bias = None if kind == "plain" else bias
+    mask = mask_of([rows // 2], rows)[0] if glu else None
+    arguments = x, weight, bias, residual, mask, relu, glu, variant
+    actual, again = (torch.ops.lite.linear_tf32(*arguments) for _ in range(2))
+    exact = reference_ops.linear(
+        rounded_to_tf32(x), rounded_to_tf32(weight), *map(widen, (bias, residual)), relu, True
+    )
+    if glu:
+        exact = reference_ops.glu_mask(exact, mask)
+    assert actual.equal(again)
+    assert actual.shape == exact.shape
+    assert actual.isfinite().all()
+    # a number halfway between two of TF32's may be rounded to either
+    assert relative_error(actual, exact) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 24), (16, 64, 512), (2, 3, 2000)])
+def test_layer_norm_add(dtype, shape):
+    x, after = tensors(dtype, shape, shape[1:])
+    scale, shift = tensors(torch.float32, shape[2:], shape[2:])
+    check("layer_norm_add", x, scale, shift, 1e-5, after, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("batch", "length", "channels", "heads", "kernel_size", "padding_l"),
+    [
+        (1, 1, 16, 1, 1, 0),
+        (2, 9, 48, 3, 4, 3),
+        (3, 17, 512, 8, 15, 14),
+        (3, 33, 512, 8, 15, 7),
+        (16, 64, 512, 8, 3, 2),
+        (2, 12, 240, 4, 31, 15),
+        (1, 5, 128, 8, 31, 30),
+        (64, 70, 128, 4, 15, 14),  # enough for tiles of 16 positions
+    ],
+)
+@pytest.mark.parametrize("glu", [False, True])
+def test_self_conv(dtype, glu, masked, batch, length, channels, heads, kernel_size, padding_l):
+    x, weight = tensors(
+        dtype, (batch, length, channels * (1 + glu)), (heads * kernel_size, channels)
+    )
+    mask = mask_of([length - i % length for i in range(batch)], length) if masked else None
+    weight = weight * channels**-0.5
+    check("self_conv", x, weight, mask, heads, kernel_size, padding_l, glu, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize(
+    ("batch", "length", "source", "channels", "heads"),
+    [
+        (1, 1, 1, 16, 1),
+        (2, 5, 17, 96, 2),
+        (16, 64, 32, 512, 8),
+        (3, 254, 254, 256, 2),
+        (4, 33, 16, 384, 8),
+        (2, 20, 512, 128, 1),
+    ],
+)
+def test_attention(dtype, batch, length, source, channels, heads):
+    query, pairs = tensors(dtype, (batch, length, channels), (batch, source, 4 * channels))
+    mask = mask_of([max(0, source - 3 * i) for i in range(batch)], source)
+    check("attention", query, pairs, mask, 1, heads, dtype=dtype)
+
+
+@pytest.mark.parametrize("width", [1, 6, 17, 33, 100])
+def test_attention_of_odd_heads_in_fp32(width):
+    query, pairs = tensors(torch.float32, (2, 18, 3 * width), (2, 70, 12 * width))
+    check("attention", query, pairs, mask_of([70, 9], 70), 1, 3, dtype=torch.float32)
+
+
+def test_tf32_is_used_where_it_is_asked_for():
+    """An error of TF32's 10 bits of mantissa, neither FP32's nor a larger one."""
+    x, weight, pairs = tensors(torch.float32, (3, 33, 512), (120, 512), (3, 32, 2048))
+    weight, mask = weight * 512**-0.5, mask_of([32, 20, 7], 32)
+    for name, arguments in (
+        ("self_conv", (x, weight, None, 8, 15, 7, False)),
+        ("attention", (x * 0.1, pairs, mask, 1, 8)),
+    ):
+        operator, reference = getattr(torch.ops.lite, name), getattr(reference_ops, name)
+        exact = reference(*map(widen, arguments))
+        error = relative_error(operator(*arguments, tf32=True), exact)
+        assert relative_error(operator(*arguments), exact) < 1e-5 < error < 1e-3
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("channels", [1, 20, 64, 512])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_embed_source(dtype, channels, side):
+    embedding, positions = tensors(dtype, (50, channels), (102, channels))
+    tokens = torch.randint(4, 50, (5, 70), device="cuda")
+    for row in range(1, 5):
+        part = slice(0, 17 * row) if side == "left" else slice(70 - 17 * row, 70)
+        tokens[row, part] = 1
+    check("embed_source", tokens, embedding, positions, dtype=dtype)
+
+
+def test_embed_source_takes_foreign_tokens_for_unknown():
+    embedding, positions = tensors(torch.float32, (50, 8), (10, 8))
+    foreign, unknown = torch.tensor([[4, 50, -7, 2**40]]), torch.tensor([[4, 3, 3, 3]])
+    actual = torch.ops.lite.embed_source(foreign.cuda(), embedding, positions)[0]
+    assert actual.equal(torch.ops.lite.embed_source(unknown.cuda(), embedding, positions)[0])
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("channels", [3, 64, 512])
+@pytest.mark.parametrize("relative", [False, True])
+def test_predict_length(dtype, channels, relative):
+    x, weight = tensors(dtype, (6, 20, channels), (256, channels))
+    mask = mask_of([20, 1, 0, 7, 13, 19], 20)
+    limits = torch.tensor([40, 40, 40, 2, 40, 40], device="cuda")
+    arguments = x, mask, weight, limits, -128 if relative else 0, relative
+    actual = torch.ops.lite.predict_length(*arguments)
+    assert actual.equal(reference_ops.predict_length(*map(widen, arguments)))
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize(("batch", "width", "source"), [(1, 2, 1), (3, 13, 7), (96, 100, 50)])
+@pytest.mark.parametrize("channels", [9, 64, 512])
+def test_copy_source(dtype, batch, width, source, channels):
+    queries, keys, embedded, embedding, positions = tensors(
+        dtype,
+        (width + 2, channels),
+        (batch, source, channels),
+        (batch, source, channels),
+        (20, channels),
+        (width + 2, channels),
+    )
+    queries = queries * channels**-0.5
+    lengths = torch.arange(batch, device="cuda") % (width - 1) + 2
+    mask = mask_of([max(0, source - i) for i in range(batch)], source)
+    arguments = lengths, width, queries, keys, embedded, mask, embedding, positions
+    check("copy_source", *arguments, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("linear", lambda x: (x, x.new_ones(8, 15), None, None, False, False)),
+        ("linear", lambda x: (x, x.new_ones(8, 16).half(), None, None, False, False)),
+        ("linear", lambda x: (x, x.new_ones(8, 16), x.new_ones(7), None, False, False)),
+        ("self_conv", lambda x: (x, x.new_ones(6, 8), None, 2, 3, 1, False)),
+        ("linear_glu", lambda x: (x, x.new_ones(7, 16), None, None, False)),
+        ("linear_tf32", lambda x: (x, x.new_ones(7, 16), *[None] * 3, False, False, 0)),
+        ("linear_tf32", lambda x: (x, x.new_ones(8, 16), *[None] * 3, False, False, 9)),
+        ("linear_tf32", lambda x: (x, x.new_ones(8, 16), *[None] * 3, True, True, 0)),
+        (
+            "linear_tf32",
+            lambda x: (x.half(), x.new_ones(8, 16).half(), *[None] * 3, False, False, 0),
+        ),
+        ("attention", lambda x: (x.half(), x.new_ones(2, 4, 32).half(), None, 0, 3)),
+        ("embed_source", lambda x: (x[0].int(), x[0], x[0])),
+        ("predict_length", lambda x: (x, x[:, :, 0], x[0], x[0, :2, 0].long(), 0, False)),
+        ("copy_source", lambda x: (x[:, 0, 0].long(), 99, x[0], x, x, None, x[0], x[0])),
+    ],
+)
+def test_bad_arguments_are_refused_before_a_launch(name, arguments):
+    with pytest.raises((RuntimeError, ValueError, TypeError)):
+        getattr(torch.ops.lite, name)(*arguments(torch.ones(2, 4, 16, device="cuda")))
+    torch.cuda.synchronize()

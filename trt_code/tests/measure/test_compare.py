@@ -1,0 +1,93 @@
+"""The comparison runs both kinds of networks over the same sentences and says what it cannot run."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from train_model.cli import UserError
+from train_model.data.dictionary import Dictionary
+from train_model.models.checkpoint import save_checkpoint
+from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
+from train_model.tests.networks import step_by_step
+from trt_code.measure.compare import Entry, main
+
+
+@pytest.fixture
+def zoo(tiny_files, tmp_path, monkeypatch):
+    """``tiny``, and ``tiny-ar`` with the same text and random weights."""
+    symbols = len(Dictionary.load(tiny_files.src_dict))
+    torch.manual_seed(0)
+    sizes = {"src_vocab": symbols, "tgt_vocab": symbols, "encoder_layers": 1, "decoder_layers": 1}
+    config = step_by_step(16, **sizes, max_source_positions=1024, max_target_positions=12)
+    path = tmp_path / "ar.pt"
+    save_checkpoint(path, TransformerMultibranch(config), config)
+    other = dataclasses.replace(tiny_files, name="tiny-ar", checkpoint=path, autoregressive=True)
+    known = {"tiny": tiny_files, "tiny-ar": other}
+    monkeypatch.setattr("trt_code.measure.compare.model_files", lambda name, build_dir: known[name])
+
+
+def test_every_entry_has_quality_and_times(zoo, tmp_path, capsys):
+    output = tmp_path / "compare"
+    arguments = ["--device", "cpu", "--threads", "1", "--batch", "1,3", "--repeats", "2"]
+    arguments += ["--limit", "4", "--build-dir", str(tmp_path), "--output", str(output)]
+    arguments += ["--lenpen", "0.5"]
+    for entry in ("tiny:torch:fp32", "tiny-ar:torch:fp32:2", "tiny-ar:ort:fp32:1:0"):
+        arguments += ["--entry", entry]
+    main(arguments)
+    results = json.loads((output / "results.json").read_text())
+    assert [row["name"] for row in results["rows"]] == [
+        "tiny, torch fp32",
+        "tiny-ar, torch fp32, beam 2, lenpen 0.5",
+    ]
+    for row in results["rows"]:
+        assert row["sentences"] == 4
+        assert [time["batch"] for time in row["times"]] == [1, 3]
+        for time in row["times"]:
+            assert 0 < time["ms"] <= time["ms_p95"]
+            assert time["sentences_per_s"] > 0
+    assert "has not been built" in results["not_run"][0]["reason"]
+    page = (output / "results.md").read_text()
+    assert "| tiny-ar, torch fp32, beam 2, lenpen 0.5 |" in page
+    assert "tiny-ar, ort fp32, beam 1, lenpen 0: " in page
+    assert (output / "results.png").stat().st_size > 10_000
+    assert "not run" in capsys.readouterr().out
+
+
+def test_nothing_that_runs_is_an_error_and_writes_nothing(zoo, tmp_path):
+    arguments = [
+        "--device",
+        "cpu",
+        "--entry",
+        "tiny-ar:trt:fp16:1",
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    with pytest.raises(UserError, match="none of the entries"):
+        main(arguments)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "demo",
+        "demo:ort",
+        "demo:ort:fp32:x",
+        "demo::fp32",
+        "a:b:c:1:x",
+        "a:b:c:0",
+        "a:b:c:1:2:3",
+    ],
+)
+def test_an_entry_that_is_none_is_refused(text):
+    with pytest.raises(UserError, match="is not model:runner:precision"):
+        Entry.parse(text)
+
+
+@pytest.mark.parametrize("arguments", [["--batch", "1,x"], ["--batch", "0"], ["--repeats", "0"]])
+def test_sizes_that_make_no_sense_are_refused(arguments):
+    with pytest.raises(UserError, match="--batch"):
+        main(arguments)

@@ -1,0 +1,96 @@
+"""Scores against counts by hand, and the command line."""
+
+import dataclasses
+import json
+
+import pytest
+
+from train_model.cli import UserError
+from train_model.data.tokenizer import Tokenizer
+from trt_code import evaluate
+from trt_code.runners import RUNNERS
+from trt_code.tests.conftest import SENTENCES
+from trt_code.text.translator import Translation
+
+
+def test_score_counts_texts_and_lengths(tiny_files):
+    tokenizer = Tokenizer.from_files(tiny_files)
+    references = ["one two", "three four", "five", "six seven eight nine"]
+    translations = [
+        Translation("one two", 4),  # exact
+        Translation("three five", 4),  # the right length, another word
+        Translation("five six", 4),  # too long
+        Translation("six seven eight nine", 6),  # exact
+    ]
+    scores = evaluate.score(translations, references, tokenizer)
+    assert scores["exact_match"] == 50
+    assert scores["length_accuracy"] == 75
+    assert 0 < scores["bleu"] < 100
+    assert "tok:13a" in scores["bleu_signature"]
+    perfect = [Translation(r, len(r.split()) + 2) for r in references]
+    scores = evaluate.score(perfect, references, tokenizer)
+    assert (scores["exact_match"], scores["length_accuracy"], scores["chrf"]) == (100, 100, 100)
+    assert scores["bleu"] == pytest.approx(100)
+
+
+def test_every_runner_has_a_row_or_a_reason(zoo, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(RUNNERS, "fake", "trt_code.tests.runners.fake_runner")
+    evaluate.main(
+        [
+            *("--model", "tiny", "--runner", "fake,ort", "--precision", "fp32,int8"),
+            *("--device", "cpu", "--output", str(tmp_path), "--build-dir", str(tmp_path)),
+        ]
+    )
+    results = json.loads((tmp_path / "tiny.test.json").read_text())
+    assert results["sentences"] == len(SENTENCES)
+    (row,) = results["rows"]  # source and target of the tiny model are the same text
+    assert (row["name"], row["exact_match"], row["length_accuracy"]) == (
+        "fake fp32 (cpu)",
+        100,
+        100,
+    )
+    printed = capsys.readouterr().out
+    assert "fake int8 (cpu)         not run: the fake is not here today" in printed
+    assert "ort fp32 (cpu)          not run:" in printed
+
+
+def test_options_of_a_search_warn_where_there_is_none(zoo, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(RUNNERS, "fake", "trt_code.tests.runners.fake_runner")
+    arguments = ["--model", "tiny", "--runner", "fake", "--precision", "fp32", "--device", "cpu"]
+    arguments += ["--output", str(tmp_path), "--beam", "5", "--iter-decode-max-iter", "10"]
+    evaluate.main(arguments)
+    errors = capsys.readouterr().err
+    assert "warning: --beam 5 is ignored" in errors
+    assert "warning: --iter-decode-max-iter 10 is ignored" in errors
+    (row,) = json.loads((tmp_path / "tiny.test.json").read_text())["rows"]
+    assert row["exact_match"] == 100  # and nothing comes of them
+
+
+def test_limit(zoo, monkeypatch, tmp_path):
+    monkeypatch.setitem(RUNNERS, "fake", "trt_code.tests.runners.fake_runner")
+    arguments = ["--model", "tiny", "--runner", "fake", "--output", str(tmp_path), "--limit"]
+    evaluate.main([*arguments, "2"])
+    assert json.loads((tmp_path / "tiny.test.json").read_text())["sentences"] == 2
+    with pytest.raises(UserError, match="--limit"):
+        evaluate.main([*arguments, "0"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "mute"], "no text"),
+        (["--model", "tiny", "--split", "dev"], "no split 'dev'"),
+        (["--model", "tiny", "--precision", "int8", "--runner", "ort"], "none of the runners"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, zoo, tmp_path):
+    with pytest.raises(UserError, match=message):
+        evaluate.main([*arguments, "--output", str(tmp_path), "--device", "cpu"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_sides_of_different_length_are_refused(tiny_files, tmp_path):
+    files = dataclasses.replace(tiny_files, test_tgt=tmp_path / "test.de")
+    files.test_tgt.write_text("eins\n")
+    with pytest.raises(UserError, match="5 sources and 1 references"):
+        evaluate.read_split(files, "test")

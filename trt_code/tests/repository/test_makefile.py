@@ -1,0 +1,230 @@
+"""The front door: what the targets would do, and how they refuse."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[3]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+LOCKED_EXTRAS = ("train", "dev", "download")
+DOCTOR_FILES = ["trt_code/__init__.py", "trt_code/doctor.py"]
+DOCTOR_FILES += ["train_model/__init__.py", "train_model/cli.py"]
+
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="no make")
+
+
+def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The Makefile with what its checks need, and nothing installed or built."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in DOCTOR_FILES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    (tmp_path / "data_model" / "demo").mkdir(parents=True)
+    (tmp_path / "data_model" / "demo" / "checkpoint.pt").touch()
+    return tmp_path
+
+
+def test_help_lists_every_target():
+    listed = set(re.findall(r"^  ([a-z0-9-]+) ", make("help").stdout, re.MULTILINE))
+    declared = set(" ".join(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)).split())
+    assert listed == declared
+    assert make().stdout == make("help").stdout
+
+
+def test_bench_makes_its_environment_first_and_builds_each_file_once(clone):
+    reply = make("--dry-run", "bench", folder=clone)
+    assert reply.returncode == 0, reply.stderr
+    steps = ["requirements/environment.sh", "python requirements/base.lock", "onnx_export.export"]
+    steps += [f"model.{precision}.onnx" for precision in ("fp32", "tf32", "fp16")]
+    steps += ["trt_code.bench --model demo"]
+    places = [reply.stdout.index(step) for step in steps]
+    assert places == sorted(places)
+    assert reply.stdout.count("-m onnx_export.export") == 2  # one file, and two halves
+    assert reply.stdout.count("--output build/demo/model.onnx --split") == 1
+    assert reply.stdout.count("-m trt_code.onnx_surgeon") == 3
+
+
+def test_what_is_there_is_not_built_again(clone):
+    for name in (".venv/base.stamp", "build/demo/model.onnx", "build/demo/model.fp16.onnx"):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).touch()
+    reply = make("--dry-run", "patch", "PRECISION=fp16", folder=clone)
+    assert "trt_code" not in reply.stdout
+    (clone / "data_model" / "demo" / "checkpoint.pt").touch()
+    os.utime(clone / "build" / "demo" / "model.onnx", (0, 0))
+    reply = make("--dry-run", "patch", "PRECISION=fp16", folder=clone)
+    assert "onnx_export.export" in reply.stdout
+    assert "--precision fp16" in reply.stdout
+
+
+def test_halves_are_built_and_patched_together(clone):
+    planned = make("--dry-run", "patch-split", "PRECISION=fp16", folder=clone).stdout
+    assert planned.count("onnx_export.export") == planned.count("trt_code.onnx_surgeon") == 1
+    assert planned.count("--split") == 2
+    assert "--output build/demo/model.fp16.onnx" in planned
+    planned = make("--dry-run", "engine-split", "PRECISION=fp16", folder=clone).stdout
+    for half in ("encoder", "decoder"):
+        assert f"--onnx build/demo/model.fp16.{half}.onnx" in planned
+        assert f"--output build/demo/model.fp16.{half}.plan" in planned
+    assert "--split" not in make("--dry-run", "bench", "MODEL=demo-ar", folder=clone).stdout
+
+
+def test_an_autoregressive_network_is_patched_and_built_in_two_parts(clone):
+    planned = make("--dry-run", "patch", "PRECISION=fp16", "MODEL=demo-ar", folder=clone).stdout
+    assert planned.count("trt_code.onnx_surgeon") == 1  # which patches the encoder too
+    planned = make("--dry-run", "engine-fp16", "MODEL=demo-ar", folder=clone).stdout
+    for part in ("fp16", "fp16.encoder"):
+        assert f"--onnx build/demo-ar/model.{part}.onnx" in planned
+        assert f"--output build/demo-ar/model.{part}.plan" in planned
+    assert planned.count("trt_code.onnx_surgeon") == 1
+    assert "onnx_surgeon" not in make("--dry-run", "bench", "MODEL=demo-ar", folder=clone).stdout
+
+
+def test_tests_get_what_training_needs(clone):
+    planned = make("--dry-run", "test", folder=clone).stdout
+    for lock in ("train", "fairseq", "dev"):
+        assert f" requirements/{lock}.lock" in planned
+    assert planned.rindex("requirements/install.sh") < planned.index("-m pytest")
+
+
+def test_another_interpreter_installs_nothing(clone):
+    for target in ("test", "bench", "lint", "translate"):
+        reply = make("--dry-run", target, "PYTHON=/opt/conda/bin/python", folder=clone)
+        assert reply.returncode == 0, reply.stderr
+        assert "pip" not in reply.stdout
+        assert ".venv" not in reply.stdout
+        assert "/opt/conda/bin/python -m" in reply.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["onnx", "MODEL=nonsense"],
+            ["no model 'nonsense'", "demo, demo-ar, wmt16 or wmt16-random"],
+        ),
+        (["onnx", "MODEL=wmt16"], ["make download", "MODEL=demo"]),
+        (["test-gpu"], ["gpu is missing", "get it: ", "works without it: make bench"]),
+        (["engine-fp16"], ["tensorrt is missing", "get it: pip install", "make patch"]),
+        (
+            ["plugins", "TENSORRT_ROOT=/nowhere"],
+            ["NvInferVersion.h in /nowhere/include", "git clone"],
+        ),
+    ],
+)
+def test_a_target_that_lacks_something_says_so(arguments, words, clone):
+    # a machine without GPU tools: only what the checks themselves need is on the PATH
+    tools = clone / "tools"
+    tools.mkdir()
+    for name in ("make", "sh", "cmake", "nvcc"):
+        program = shutil.which(name) or shutil.which("true")
+        (tools / name).symlink_to(os.path.realpath(program))
+    # a link to the interpreter alone would lose its standard library
+    (tools / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tools / "python3").chmod(0o755)
+    reply = subprocess.run(
+        ["make", *arguments], cwd=clone, env={"PATH": str(tools)}, capture_output=True, text=True
+    )
+    assert reply.returncode == 2
+    for word in words:
+        assert word in reply.stderr
+    errors = [line for line in reply.stderr.splitlines() if not line.startswith("make")]
+    assert len(errors) <= 1, reply.stderr
+
+
+def test_text_of_any_kind_reaches_translate_as_it_is(clone):
+    spy = clone / "python"
+    spy.write_text('#!/bin/sh\nfor argument; do printf "<%s>" "$argument"; done\n')
+    spy.chmod(0o755)
+    (clone / "build" / "demo").mkdir(parents=True)
+    (clone / "build" / "demo" / "model.decoder.onnx").touch()
+    text = """it's "one" $HOME `date` -- & two"""
+    reply = make("translate", f"PYTHON={spy}", f"TEXT={text}", folder=clone)
+    assert reply.stdout.endswith(f"<--><{text}>")
+    assert make("translate", f"PYTHON={spy}", "TEXT=", folder=clone).stdout.endswith("<--><>")
+    assert make("translate", f"PYTHON={spy}", folder=clone).stdout.endswith("<--model><demo>")
+
+
+def test_locks_hold_what_pyproject_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    locked = {}
+    for lock in ("base", *LOCKED_EXTRAS):
+        text = (ROOT / "requirements" / f"{lock}.lock").read_text()
+        locked |= dict(re.findall(r"^([\w-]+)==([^\s;]+)", text, re.M))
+    for text in [*project["dependencies"], *(t for e in LOCKED_EXTRAS for t in extras[e])]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(locked[requirement.name.lower()]), text
+
+
+@pytest.mark.parametrize(
+    "lock", sorted((ROOT / "requirements").glob("*.lock")), ids=lambda path: path.stem
+)
+def test_every_locked_version_has_hashes(lock):
+    entries = re.findall(r"^\w[\w-]*==.*(?:\n +.*)*", lock.read_text(), re.M)
+    assert entries
+    assert not [entry for entry in entries if "--hash=sha256:" not in entry]
+
+
+def test_a_cuda_build_of_pytorch_gets_its_libraries_from_the_lock(clone):
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    python = clone / ".venv" / "bin" / "python"
+    said = clone / "said"
+    python.write_text(f"#!/bin/sh\necho $@ >>{said}\n")
+    python.chmod(0o755)
+    arguments = ("SUITABLE=import sys; sys.exit()", ".venv/base.stamp")
+    tools = clone / "tools"
+    tools.mkdir()
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        (tools / name).symlink_to(python)
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}"}
+
+    def installed() -> str:
+        reply = subprocess.run(
+            ["make", "--always-make", *arguments],
+            cwd=clone,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert reply.returncode == 0, reply.stderr
+        return said.read_text()
+
+    locks = re.findall(r"--require-hashes -r requirements/(\w+).lock", installed())
+    assert locks == ["cpu", "base"]
+    library = clone / ".venv/lib/python3.11/site-packages/torch/lib/libtorch_cuda.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    assert "--require-hashes -r requirements/cuda.lock" in installed()
+
+
+def test_a_gpu_with_its_compiler_is_used(clone):
+    tools = clone / "tools"
+    tools.mkdir()
+    for name in ("nvcc", "cmake", "nvidia-smi"):
+        (tools / name).write_text("#!/bin/sh\necho a GPU, a driver\n")
+        (tools / name).chmod(0o755)
+    arguments = ["make", "--dry-run", "bench"]
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}"}
+    reply = subprocess.run(arguments, cwd=clone, env=environment, capture_output=True, text=True)
+    assert reply.returncode == 0, reply.stderr
+    assert "-DLITE_BUILD_TORCH_OPS=ON" in reply.stdout
+    assert reply.stdout.index("TORCH_OPS") < reply.stdout.index("trt_code.bench")
+    assert "build_engine" not in reply.stdout

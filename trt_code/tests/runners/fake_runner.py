@@ -1,0 +1,33 @@
+"""A runner that gives its input back, as a translation of itself, or does what a test tells it."""
+
+import numpy as np
+
+from trt_code.runners.base import Output, Runner, Unavailable
+from trt_code.text.batching import PAD
+
+fault = ""
+"""What is wrong with it: "", "unavailable", "raises", "nan" or "wrong"."""
+
+
+def create(model_files, precision: str, device: str, **options) -> "FakeRunner":
+    if fault == "unavailable" or precision == "int8":
+        raise Unavailable("the fake is not here today")
+    return FakeRunner(precision, device)
+
+
+class FakeRunner(Runner):
+    def __init__(self, precision: str = "fp32", device: str = "cpu"):
+        super().__init__("fake", precision, device)
+        self.max_source = 24
+        self.shapes: list[tuple[int, int]] = []
+
+    def run(self, src_tokens: np.ndarray) -> Output:
+        self.shapes.append(src_tokens.shape)
+        if fault == "raises":
+            raise RuntimeError("out of\nmemory")
+        tokens = np.where(src_tokens == PAD, PAD, 5) if fault == "wrong" else src_tokens.copy()
+        scores = np.full(tokens.shape, np.nan if fault == "nan" else -1, np.float32)
+        return Output(tokens, scores)
+
+    def peak_memory(self) -> int:
+        return 1

@@ -1,0 +1,21 @@
+"""The committed demo model translates its task; a floor below which something has broken."""
+
+from train_model.data.tokenizer import Tokenizer
+from train_model.models.zoo import model_files
+from trt_code.evaluate import read_split, score
+from trt_code.runners import create
+from trt_code.text.translator import Translator
+
+SENTENCES = 200
+
+
+def test_translations_are_good():
+    files = model_files("demo")
+    sources, references = (side[:SENTENCES] for side in read_split(files, "test"))
+    tokenizer = Tokenizer.from_files(files)
+    with create("torch", files, "fp32", "cpu") as runner:
+        translations = Translator(runner, tokenizer).translate(sources)
+    found = score(translations, references, tokenizer)
+    assert found["exact_match"] >= 97
+    assert found["length_accuracy"] >= 99
+    assert found["bleu"] >= 98.5

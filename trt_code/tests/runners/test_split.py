@@ -1,0 +1,100 @@
+"""The two halves through surgery and in ONNX Runtime: the same translations as from one file."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from onnx_export import export, onnx_file
+from train_model.models.checkpoint import load_checkpoint
+from trt_code import graph_lint, onnx_surgeon
+from trt_code.runners import Unavailable, create
+from trt_code.surgeon.ranges import measure_decoder
+from trt_code.text.batching import pad
+
+BATCH = pad([[0, 5, 6, 7, 8, 2], [0, 9, 2], [0, 4, 4, 2]])
+
+
+@pytest.fixture(scope="module")
+def build(tiny_files, tmp_path_factory):
+    """A build folder with both halves of ``tiny``, exported and patched to FP16."""
+    folder = tmp_path_factory.mktemp("split")
+    path = folder / tiny_files.name / "model.onnx"
+    arguments = ["--checkpoint", str(tiny_files.checkpoint), "--output", str(path), "--split"]
+    assert export.main(arguments) == 0
+    patched = path.with_name("model.fp16.onnx")
+    files = ["--input", str(path), "--output", str(patched), "--precision", "fp16", "--split"]
+    assert onnx_surgeon.main(files) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_files):
+    with torch.inference_mode():
+        tokens, scores = load_checkpoint(tiny_files.checkpoint).model(torch.from_numpy(BATCH))
+    return tokens.numpy(), scores.numpy()
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 3e-2)])
+def test_the_runner_gives_what_the_network_gives(precision, tolerance, tiny_files, build, expected):
+    with create("ort-split", tiny_files, precision, "cpu", threads=1, build_dir=build) as runner:
+        output = runner.run(BATCH)
+        assert (runner.name, runner.precision, runner.max_source) == ("ort-split", precision, 24)
+        assert runner.make_ms > 0
+    np.testing.assert_array_equal(output.tokens, expected[0])
+    np.testing.assert_allclose(output.scores, expected[1], rtol=tolerance, atol=tolerance)
+    assert not np.array_equal(output.scores, expected[1]) or precision == "fp32"
+
+
+def test_the_file_that_make_looks_at_is_the_last(build, tmp_path, monkeypatch):
+    """A kill between the two files must not leave the one that stands for both."""
+    saved = []
+
+    def save(model, path):
+        saved.append(path.name)
+        onnx_file.save_onnx(model, path)
+
+    monkeypatch.setattr(onnx_surgeon, "save_onnx", save)
+    files = ["--input", str(build / "tiny" / "model.onnx"), "--precision", "fp32", "--split"]
+    assert onnx_surgeon.main([*files, "--output", str(tmp_path / "model.fp32.onnx")]) == 0
+    assert saved == ["model.fp32.encoder.onnx", "model.fp32.decoder.onnx"]
+
+
+def test_patched_halves_pass_the_lint_and_are_low_inside_alone(build):
+    for half in ("encoder", "decoder"):
+        model = onnx.load(build / "tiny" / f"model.fp16.{half}.onnx")
+        assert graph_lint.lint(model) == []
+        assert not model.functions
+        kinds = [
+            item.type.tensor_type.elem_type for item in (*model.graph.input, *model.graph.output)
+        ]
+        assert onnx.TensorProto.FLOAT16 not in kinds
+        assert any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
+
+
+def test_the_decoders_ranges_are_those_behind_its_encoder(build):
+    folder = build / "tiny"
+    encoder, decoder = (
+        onnx_surgeon.load(folder / f"model.{half}.onnx") for half in ("encoder", "decoder")
+    )
+    ranges = measure_decoder(encoder, decoder)
+    logits = next(name for name in ranges if name.startswith("decoder.output_projection/"))
+    assert 0 < ranges[logits] < np.inf
+    # a larger encoder's output reaches further
+    (norm,) = (node for node in encoder.graph if node.outputs[0] is encoder.graph.outputs[0])
+    scale = norm.inputs[1]
+    scale.const_value = onnx_surgeon.ir.tensor(scale.const_value.numpy() * 50, name=scale.name)
+    source = next(name for name in ranges if name.startswith("decoder.source_projection/"))
+    assert measure_decoder(encoder, decoder)[source] > 5 * ranges[source]
+
+
+@pytest.mark.parametrize(
+    ("precision", "target"),
+    [
+        ("fp32", "make onnx-split MODEL=tiny"),
+        ("bf16", "make patch-split PRECISION=bf16 MODEL=tiny"),
+    ],
+)
+def test_what_has_not_been_built_says_how(precision, target, tiny_files, tmp_path):
+    with pytest.raises(Unavailable, match=target):
+        create("ort-split", tiny_files, precision, "cpu", build_dir=tmp_path)

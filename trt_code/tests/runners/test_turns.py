@@ -1,0 +1,109 @@
+"""Threads go in the order they came; the measure of that sees a lock that does not keep it."""
+
+import collections
+import signal
+import threading
+import time
+
+import pytest
+
+from trt_code.runners.turns import Turns
+from trt_code.stress.under_load import in_threads
+
+THREADS, PASSES = 6, 40
+
+
+def most_overtaken(lock) -> int:
+    """How many passes of other threads the unluckiest pass waits for, from the asking to the getting.
+
+    All threads ask all the time. What is done with the lock takes no time on the processor, as where a
+    GPU works.
+    """
+    done, worst = 0, []
+
+    def work(number: int) -> None:
+        nonlocal done
+        for _ in range(PASSES):
+            before = done
+            with lock:
+                worst.append(done - before)
+                time.sleep(1e-3)
+                done += 1
+
+    in_threads(THREADS, work)
+    assert done == THREADS * PASSES
+    return max(worst)
+
+
+def test_nobody_waits_for_more_than_one_pass_of_every_other():
+    # the pass that is under way when it asks may end before the count is read
+    assert most_overtaken(Turns()) <= THREADS
+
+
+def test_overtaking_is_seen():
+    class Newest(collections.deque):
+        popleft = collections.deque.pop
+
+    turns = Turns()
+    turns._waiting = Newest()
+    assert most_overtaken(turns) > 2 * THREADS
+
+
+def test_one_at_a_time():
+    turns, inside, most = Turns(), 0, []
+
+    def work(number: int) -> None:
+        nonlocal inside
+        for _ in range(PASSES):
+            with turns:
+                inside += 1
+                most.append(inside)
+                time.sleep(1e-4)
+                inside -= 1
+
+    in_threads(THREADS, work)
+    assert set(most) == {1}
+
+
+def test_an_exception_inside_lets_the_next_in():
+    turns = Turns()
+    with pytest.raises(ZeroDivisionError), turns:
+        raise ZeroDivisionError
+    with turns:
+        pass
+
+
+def test_who_is_interrupted_while_waiting_holds_nobody_up():
+    """An interrupt reaches the main thread while it waits; the turn goes to the one behind it."""
+    turns, got = Turns(), []
+
+    def waits() -> None:
+        with turns:
+            got.append(True)
+
+    def alarmed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGALRM, alarmed)
+    held = threading.Event()
+    free = threading.Event()
+
+    def holds() -> None:
+        with turns:
+            held.set()
+            free.wait(10)
+
+    holder, behind = threading.Thread(target=holds), threading.Thread(target=waits)
+    try:
+        holder.start()
+        held.wait(10)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt), turns:
+            pass
+    finally:
+        signal.signal(signal.SIGALRM, old)
+        behind.start()
+        free.set()
+        holder.join()
+    behind.join(10)
+    assert got == [True]

@@ -1,0 +1,124 @@
+"""INT8 of networks that give one token at a time: calibration, checkpoint, both files, the search."""
+
+import onnx
+import pytest
+import torch
+
+from onnx_export import export
+from onnx_export.halves import OnnxHalves
+from onnx_export.verify_ar import random_source
+from train_model.models.beam_search import SearchOptions, search
+from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.incremental import IncrementalDecoder
+from train_model.models.quantized import QuantizedLinear, linears
+from train_model.models.zoo import ModelFiles
+from train_model.quantization import ptq
+from train_model.tests.networks import network
+from trt_code.measure import layer_precision
+from trt_code.runners import Unavailable, create
+from trt_code.tests.surgeon.test_surgeon_search import forced, patched, runnable
+
+STEPS = 8
+
+
+def quantized(variant, keep=()):
+    pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed (make env)")
+    model = network(variant)
+    generator = torch.Generator().manual_seed(1)
+    sources = [random_source(4, length, model.config.src_vocab, generator) for length in (5, 9, 14)]
+    return model, ptq.quantize(model, keep, sources), sources
+
+
+def test_ranges_are_those_of_a_search():
+    """Of a layer that only steps run, and of the projection, which has no weight of its own."""
+    model, int8, sources = quantized("dynamic")
+    seen = {"decoder.layers.1.fc1": 0.0, "decoder.output_projection": 0.0}
+    for name in seen:
+
+        def watch(module, given, output, name=name):
+            seen[name] = max(seen[name], given[0].abs().max().item())
+
+        model.get_submodule(name).register_forward_hook(watch)
+    for source in sources:
+        search(IncrementalDecoder.of(model), source, SearchOptions(beam=1))
+    for name, largest in seen.items():
+        assert int8.get_submodule(name).input_quantizer.amax.item() == pytest.approx(
+            largest, rel=1e-3
+        )
+    rows = int8.decoder.output_projection.weight_quantizer.amax
+    assert rows.shape == (model.config.tgt_vocab,)
+
+
+def steps(model, *decoders):
+    """What each gives in the same forced steps: log-probabilities of random hypotheses."""
+    generator = torch.Generator().manual_seed(2)
+    source = random_source(3, 9, model.config.src_vocab, generator)
+    words = torch.randint(4, model.config.tgt_vocab, (3, 2, STEPS), generator=generator)
+    return (forced(decoder, source, words) for decoder in decoders)
+
+
+@pytest.mark.parametrize(
+    "variant", ["dynamic", "bare lightweight", "three branches", "convolution alone"]
+)
+def test_both_files_give_what_the_network_gives(variant, tmp_path):
+    """Through a checkpoint; ONNX Runtime computes in integers what PyTorch imitates."""
+    model, int8, _ = quantized(variant)
+    save_checkpoint(tmp_path / "int8.pt", int8, int8.config)
+    loaded = load_checkpoint(tmp_path / "int8.pt").model
+    names = {name for name, _ in linears(model)}
+    assert {name for name, layer in linears(loaded) if isinstance(layer, QuantizedLinear)} == names
+    assert "decoder.output_projection" in names
+    path = tmp_path / "model.qdq.onnx"
+    export.main(["--checkpoint", str(tmp_path / "int8.pt"), "--output", str(path)])
+    for file in (path, path.with_suffix(".encoder.onnx")):
+        told = [product.precision for product in layer_precision.of_session(file)]
+        assert told.count("INT8") >= 0.8 * len(told)
+    onnx_decoder = OnnxHalves(path, threads=1).decoder()
+    plain, expected, found = steps(
+        model, IncrementalDecoder.of(model), IncrementalDecoder.of(loaded), onnx_decoder
+    )
+    rounding = (expected - plain).square().mean().sqrt().item()
+    # half a step of INT8 falls to the other side now and then, which is far less than the steps themselves
+    assert (found - expected).square().mean().sqrt().item() < 0.3 * rounding
+    assert 0 < rounding < 0.2 * plain.std().item()
+
+
+def test_the_patched_files_are_int8_and_fp16(tmp_path):
+    model, int8, _ = quantized("dynamic", keep=["*.fc2"])
+    save_checkpoint(tmp_path / "int8.pt", int8, int8.config)
+    path = tmp_path / "model.qdq.onnx"
+    export.main(["--checkpoint", str(tmp_path / "int8.pt"), "--output", str(path)])
+    output = patched(path, tmp_path, "int8")  # the lint has nothing to say of either
+    graph = onnx.load(output).graph
+    assert any(item.data_type == onnx.TensorProto.INT8 for item in graph.initializer)
+    plain, expected, found = steps(
+        model, IncrementalDecoder.of(model), IncrementalDecoder.of(int8), runnable(output)
+    )
+    rounding = (expected - plain).square().mean().sqrt().item()
+    assert (found - expected).square().mean().sqrt().item() < 0.5 * rounding
+
+
+def test_runners_of_int8(tmp_path):
+    model, int8, _ = quantized("dynamic")
+    save_checkpoint(tmp_path / "plain.pt", model, model.config)
+    files = ModelFiles("small-ar", tmp_path / "plain.pt", autoregressive=True)
+    for name, remedy in (
+        ("torch", "make ptq"),
+        ("ort", "make patch PRECISION=int8 MODEL=small-ar"),
+    ):
+        with pytest.raises(Unavailable, match=remedy):
+            create(name, files, "int8", "cpu", build_dir=tmp_path)
+    checkpoint = tmp_path / "small-ar-ptq" / "checkpoint.pt"
+    save_checkpoint(checkpoint, int8, int8.config)
+    output = tmp_path / "small-ar" / "model.qdq.onnx"
+    export.main(["--checkpoint", str(checkpoint), "--output", str(output)])
+    generator = torch.Generator().manual_seed(3)
+    source = random_source(6, 9, model.config.src_vocab, generator)
+    with create("torch", files, "int8", "cpu", build_dir=tmp_path) as runner:
+        expected = runner.run(source.numpy()).tokens
+    own = search(IncrementalDecoder.of(int8), source, SearchOptions(beam=1)).tokens[:, 0]
+    assert (expected[:, 1:] == own).all()
+    with create("ort", files, "int8", "cpu", build_dir=tmp_path) as runner:
+        found = runner.run(source.numpy()).tokens
+    width = min(found.shape[1], expected.shape[1])
+    assert (found[:, :width] == expected[:, :width]).mean() > 0.7

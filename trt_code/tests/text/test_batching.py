@@ -1,0 +1,46 @@
+"""Batches hold every sentence once, within bounds, with like beside like."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trt_code.text import batching
+
+LENGTHS = st.lists(st.integers(1, 60), max_size=80)
+
+
+@given(LENGTHS, st.integers(1, 200), st.integers(1, 20))
+def test_by_length_keeps_every_sentence_and_the_bounds(lengths, max_tokens, max_sentences):
+    batches = list(batching.by_length(lengths, max_tokens, max_sentences))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        width = max(lengths[i] for i in batch)
+        assert len(batch) <= max_sentences
+        assert len(batch) == 1 or len(batch) * width <= max_tokens
+    widths = [lengths[i] for batch in batches for i in batch]
+    assert widths == sorted(widths, reverse=True)
+
+
+@given(LENGTHS, st.integers(1, 200), st.integers(1, 20))
+def test_by_length_leaves_no_room_unused(lengths, max_tokens, max_sentences):
+    batches = list(batching.by_length(lengths, max_tokens, max_sentences))
+    for batch in batches[:-1]:
+        one_more = (len(batch) + 1) * lengths[batch[0]]
+        assert len(batch) == max_sentences or one_more > max_tokens
+
+
+def test_pad_fills_on_the_right():
+    padded = batching.pad([[0, 7, 2], [0, 2]])
+    np.testing.assert_array_equal(padded, [[0, 7, 2], [0, 2, 1]])
+    assert padded.dtype == np.int64
+    assert batching.pad([[0, 2]], width=4).tolist() == [[0, 2, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("length", "count", "expected"),
+    [(5, 2, [5, 5]), (6, 3, [5, 5, 3]), (3, 3, [3, 2, 3]), (1, 4, [])],
+)
+def test_nearest_takes_the_longest_that_fit(length, count, expected):
+    lengths = [2, 9, 5, 3, 5]
+    assert [lengths[i] for i in batching.nearest(lengths, length, count)] == expected

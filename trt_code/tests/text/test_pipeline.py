@@ -1,0 +1,108 @@
+"""The pipeline gives what the translator gives, whatever runs beside what."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from train_model.cli import UserError
+from train_model.data.tokenizer import Tokenizer
+from trt_code.measure import throughput
+from trt_code.measure.throughput import make_codec
+from trt_code.runners.base import Output
+from trt_code.tests.conftest import SENTENCES
+from trt_code.tests.runners.fake_runner import FakeRunner
+from trt_code.text import pipeline
+from trt_code.text.pipeline import Pipeline
+from trt_code.text.translator import Translator
+
+LINES = [*SENTENCES, "", "  ", *SENTENCES[::-1], "nine"] * 3
+
+
+class Backwards(FakeRunner):
+    """Gives the words of a sentence in reverse."""
+
+    def run(self, src_tokens: np.ndarray) -> Output:
+        output = super().run(src_tokens)
+        for row in output.tokens:
+            end = int((row != 1).sum()) - 1
+            row[1:end] = row[1:end][::-1].copy()
+        return output
+
+
+@pytest.fixture
+def codec(tiny_files):
+    files = (tiny_files.bpe_codes, tiny_files.src_dict, tiny_files.tgt_dict)
+    return functools.partial(make_codec, *files, 24)
+
+
+def expected(tiny_files):
+    return Translator(Backwards(), Tokenizer.from_files(tiny_files)).translate(LINES)
+
+
+@pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runners", [1, 3])
+def test_order_and_texts_are_the_translators(processes, runners, codec, tiny_files, monkeypatch):
+    monkeypatch.setattr(pipeline, "WINDOW", 7)
+    monkeypatch.setattr(pipeline, "CHUNK", 3)
+    made = [Backwards() for _ in range(runners)]
+    with Pipeline(codec, made, processes, max_tokens=40, max_sentences=3) as running:
+        translations = list(running.translate(iter(LINES)))
+        spent = running.spent
+    assert translations == expected(tiny_files)
+    assert spent.sentences == sum(bool(line.strip()) for line in LINES)
+    assert spent.target_tokens == spent.source_tokens <= spent.padded_tokens
+    assert sum(len(runner.shapes) for runner in made) == spent.batches
+    assert all(b * s <= 40 and b <= 3 for runner in made for b, s in runner.shapes)
+
+
+def test_windows_are_given_as_they_are_ready(codec, monkeypatch):
+    monkeypatch.setattr(pipeline, "WINDOW", 2)
+    read = 0
+
+    def endless():
+        nonlocal read
+        while True:
+            read += 1
+            yield "two"
+
+    with Pipeline(codec, [Backwards()], 0, 40, 3) as running:
+        translations = running.translate(endless())
+        assert [next(translations).text for _ in range(4)] == ["two"] * 4
+    assert read < 20
+
+
+def test_a_runner_that_breaks_ends_the_run(codec):
+    class Broken(FakeRunner):
+        def run(self, src_tokens):
+            raise UserError("out of memory")
+
+    with (
+        Pipeline(codec, [Broken(), Backwards()], 0, 40, 3) as running,
+        pytest.raises(UserError, match="out of memory"),
+    ):
+        list(running.translate(LINES))
+
+
+def test_throughput_counts_and_writes(tiny_files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(throughput, "model_files", lambda name, build_dir: tiny_files)
+    monkeypatch.setattr(throughput, "open_runner", lambda *_, **__: Backwards())
+    monkeypatch.setattr(
+        throughput, "Pipeline", lambda codec, runners, _, *b: Pipeline(codec, runners, 0, *b)
+    )
+    text = tmp_path / "many.txt"
+    text.write_text("\n".join(["two hundred", "three"] * 10) + "\n")
+    flags = ["--device", "cpu", "--text", str(text), "--output", str(tmp_path), "--repeats", "1"]
+    throughput.main(flags)
+    rows = json.loads((tmp_path / "throughput.json").read_text())["rows"]
+    assert [(row["text"], row["sentences"]) for row in rows] == [
+        ("test split", len(SENTENCES)),
+        ("many.txt", 20),
+    ]
+    for row in rows:
+        assert row["sentences_per_s"] == pytest.approx(row["sentences"] / row["seconds"])
+        assert row["padding_share"] >= 0
+    page = (tmp_path / "throughput.md").read_text()
+    assert "| many.txt | 20 |" in page
+    assert "many.txt" in capsys.readouterr().out

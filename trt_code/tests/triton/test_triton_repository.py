@@ -1,0 +1,250 @@
+"""The Triton repository: its configurations by Triton's schema, its models run without Triton."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from train_model.cli import UserError
+from train_model.data.tokenizer import Tokenizer
+from trt_code.build_engine import main as build_engine
+from trt_code.engine.profiles import Shape
+from trt_code.runners import create
+from trt_code.tests.conftest import SENTENCES
+from trt_code.tests.engine import mock_tensorrt
+from trt_code.tests.engine.test_build_engine import write_graph
+from trt_code.tests.triton.triton_stand_in import Server, model_config
+from trt_code.text.translator import Translator
+from trt_code.triton import repository
+from trt_code.triton.text_format import Enum, dump
+
+
+@pytest.fixture
+def zoo(monkeypatch, tiny_files):
+    monkeypatch.setattr(repository, "model_files", lambda name, build_dir: tiny_files)
+
+
+@pytest.fixture
+def onnx_repository(zoo, tiny_build, tmp_path) -> Path:
+    output = tmp_path / "triton"
+    repository.main(
+        ["--build-dir", str(tiny_build), "--output", str(output), "--bucket", "8", "--bucket", "16"]
+    )
+    return output
+
+
+def test_text_format():
+    message = {"s": 'a"b', "e": Enum("E"), "t": True, "r": [1, 2], "m": [{"x": 1}, {}]}
+    assert dump(message) == 's: "a\\"b"\ne: E\nt: true\nr: 1\nr: 2\nm {\n  x: 1\n}\nm {\n}\n'
+
+
+def test_served_translations_are_the_translators(
+    onnx_repository, tiny_files, tiny_build, monkeypatch
+):
+    server = Server(onnx_repository / "models", monkeypatch)
+    with create("ort", tiny_files, "fp32", "cpu", build_dir=tiny_build, threads=1) as runner:
+        translator = Translator(runner, Tokenizer.from_files(tiny_files))
+        expected = [translation.text for translation in translator.translate(SENTENCES)]
+    assert server.translate(SENTENCES) == [expected]
+    assert server.translate(*([s] for s in SENTENCES)) == [[text] for text in expected]
+
+
+def test_sentences_of_all_requests_share_batches_by_length(onnx_repository, monkeypatch):
+    server = Server(onnx_repository / "models", monkeypatch)
+    long = "nine hundred and thirty seven and one and two"
+    replies = server.translate(["one"], ["one", long], ["two"], [long])
+    assert sorted(server.network_shapes) == [(2, 16), (3, 8)]
+    assert replies[1] == [replies[0][0], replies[3][0]]
+    server.network_shapes.clear()
+    server.translate(*(["one"] for _ in range(40)))
+    assert server.network_shapes == [(16, 8), (16, 8), (8, 8)]
+
+
+def test_an_error_of_the_network_is_the_answer(onnx_repository, monkeypatch):
+    server = Server(onnx_repository / "models", monkeypatch)
+    server.network_error = "out of memory"
+    assert server.translate(["one"], [" "]) == [
+        "out of memory",
+        "the text is empty; give a sentence to translate",
+    ]
+
+
+def test_what_cannot_be_encoded_is_refused_with_its_reason(onnx_repository, monkeypatch):
+    server = Server(onnx_repository / "models", monkeypatch)
+    refusals = server.translate([" "], ["one " * 30], ["one"])
+    assert "the text is empty" in refusals[0]
+    assert refusals[1] == "a sentence has 32 tokens and this server takes 24; split it"
+    assert isinstance(refusals[2], list)
+
+
+def test_text_model_brings_the_tokenizer_it_imports(onnx_repository, tmp_path):
+    version = onnx_repository / "models/lite_translate/1"
+    code = "import train_model.data.tokenizer as module; print(module.__file__)"
+    reply = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(version), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+    assert reply.stdout.strip() == str(version / "train_model/data/tokenizer.py"), reply.stderr
+
+
+def test_onnx_network_runs_on_the_cpu_with_its_buckets_warmed_up(onnx_repository):
+    config = model_config(onnx_repository / "models/lite_network/config.pbtxt")
+    assert config.backend == "onnxruntime"
+    assert [group.kind for group in config.instance_group] == [config.instance_group[0].KIND_CPU]
+    warm = [(w.batch_size, list(w.inputs["src_tokens"].dims)) for w in config.model_warmup]
+    assert warm == [(16, [8]), (16, [16]), (16, [24])]
+    assert "tensorrt" not in (onnx_repository / "serve.sh").read_text()
+
+
+def test_text_is_gathered_and_the_network_is_not_kept_waiting(onnx_repository):
+    configs = {
+        p.parent.name: model_config(p) for p in onnx_repository.glob("models/*/config.pbtxt")
+    }
+    assert configs["lite_translate"].dynamic_batching.max_queue_delay_microseconds == 1000
+    assert configs["lite_network"].HasField("dynamic_batching")
+    assert configs["lite_network"].dynamic_batching.max_queue_delay_microseconds == 0
+    assert configs["lite_translate"].max_batch_size == 64
+    assert all((onnx_repository / "models" / name / "1").is_dir() for name in configs)
+
+
+@pytest.fixture
+def plan_build(zoo, monkeypatch, tmp_path, tiny_files) -> Path:
+    """A build folder with a mock plan, its plugins and their loader."""
+    monkeypatch.chdir(tmp_path)
+    mock_tensorrt.install(monkeypatch)
+    plugins = Path("build/plugins")
+    plugins.mkdir(parents=True)
+    for name in ("liblite_plugins_trt11.so", "liblite_plugins_trt11_loader.so"):
+        (plugins / name).write_bytes(b"\x7fELF")
+    graph = Path("build/tiny/model.fp16.onnx")
+    graph.parent.mkdir()
+    write_graph(graph)
+    flags = ["--onnx", str(graph), "--output", "build/tiny/model.fp16.plan"]
+    one, many = ("1x1", "1x32", "1x100"), ("2x1", "16x32", "32x100")
+    for shapes in (one, many):
+        flags += [
+            f"--{name}={shape}" for name, shape in zip(("min", "opt", "max"), shapes, strict=True)
+        ]
+    build_engine(flags)
+    return tmp_path
+
+
+def test_plan_with_its_plugins(plan_build):
+    repository.main([])
+    folder = Path("build/triton")
+    config = model_config(folder / "models/lite_network/config.pbtxt")
+    assert config.platform == "tensorrt_plan"
+    assert config.max_batch_size == 32
+    assert list(config.instance_group[0].profile) == ["0", "1"]
+    graphs = {
+        (g.batch_size, *g.input["src_tokens"].dim) for g in config.optimization.cuda.graph_spec
+    }
+    assert graphs == {(b, n) for b in (1, 2, 4, 8, 16, 32) for n in (8, 16, 32, 64, 100)}
+    assert (folder / "models/lite_network/1/model.plan").is_file()
+    assert {path.name for path in (folder / "plugins").iterdir()} == {
+        "liblite_plugins_trt11.so",
+        "liblite_plugins_trt11_loader.so",
+    }
+    line = (folder / "serve.sh").read_text().splitlines()[-1]
+    assert (
+        '--backend-config="tensorrt,plugins=$here/plugins/liblite_plugins_trt11_loader.so"' in line
+    )
+
+
+def test_serve_script_starts_tritonserver_on_its_own_folder(plan_build, monkeypatch):
+    repository.main([])
+    Path("tritonserver").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    Path("tritonserver").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{plan_build}:/usr/bin:/bin")
+    command = ["build/triton/serve.sh", "--http-port=9000"]
+    reply = subprocess.run(command, capture_output=True, text=True, check=True)
+    here = plan_build / "build/triton"
+    assert reply.stdout.splitlines() == [
+        f"--model-repository={here}/models",
+        f"--backend-config=tensorrt,plugins={here}/plugins/liblite_plugins_trt11_loader.so",
+        "--http-port=9000",
+    ]
+
+
+def test_load_script_sweeps_with_the_models_own_sentences(onnx_repository, monkeypatch, tmp_path):
+    (tmp_path / "perf_analyzer").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "perf_analyzer").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    command = [onnx_repository / "load.sh", "-u", "server:8001"]
+    reply = subprocess.run(command, capture_output=True, text=True, check=True)
+    arguments = reply.stdout.splitlines()
+    assert arguments[:2] == ["-m", "lite_translate"]
+    assert arguments[-2:] == ["-u", "server:8001"]
+    data = json.loads(Path(arguments[arguments.index("--input-data") + 1]).read_text())
+    assert data == {"data": [{"TEXT": [sentence]} for sentence in SENTENCES]}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda: Path("build/plugins/liblite_plugins_trt11_loader.so").unlink(), "make plugins"),
+        (
+            lambda: Path("build/tiny/model.fp16.plan").write_bytes(b"x"),
+            "not the file that was built",
+        ),
+        (
+            lambda: write_graph(Path("build/tiny/model.fp16.onnx"), ("b", "s")),
+            "older than its graph",
+        ),
+    ],
+)
+def test_plan_that_does_not_fit_is_refused_and_nothing_replaced(plan_build, spoil, reason):
+    repository.main([])
+    before = sorted(Path("build/triton").rglob("*"))
+    spoil()
+    with pytest.raises(UserError, match=reason):
+        repository.main([])
+    assert sorted(Path("build/triton").rglob("*")) == before
+
+
+def test_batches_that_no_profile_takes_are_refused(plan_build):
+    with pytest.raises(UserError, match="no profile of the plan takes 33x8"):
+        repository.main(["--max-batch", "40"])
+
+
+def test_a_second_writing_replaces_the_first(onnx_repository, zoo, tiny_build):
+    (onnx_repository / "models/stale").mkdir()
+    repository.main(["--build-dir", str(tiny_build), "--output", str(onnx_repository)])
+    assert not (onnx_repository / "models/stale").exists()
+    assert [path.name for path in onnx_repository.parent.iterdir()] == ["triton"]
+
+
+def test_a_folder_of_something_else_is_left_alone(zoo, tiny_build, tmp_path):
+    (tmp_path / "precious").write_text("x")
+    with pytest.raises(UserError, match="holds something else"):
+        repository.main(["--build-dir", str(tiny_build), "--output", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_nothing_built(zoo, tmp_path):
+    with pytest.raises(UserError, match=r"no graph at .*model\.onnx; make it with `make onnx"):
+        repository.main(["--build-dir", str(tmp_path), "--output", str(tmp_path / "triton")])
+
+
+def test_buckets_end_at_the_longest():
+    class Network:
+        longest = 100
+
+        def accepts(self, shape: Shape) -> bool:
+            return True
+
+    assert repository.choose_buckets(Network(), [64, 8, 100, 128, 8], 4) == [8, 64, 100]
+
+
+def test_model_without_text(monkeypatch, tiny_files, tiny_build, tmp_path):
+    mute = dataclasses.replace(tiny_files, bpe_codes=None)
+    monkeypatch.setattr(repository, "model_files", lambda name, build_dir: mute)
+    with pytest.raises(UserError, match="has no text"):
+        repository.main(["--build-dir", str(tiny_build), "--output", str(tmp_path / "triton")])

@@ -1,0 +1,1 @@
+"""Text in, text out: tokenise, batch, translate, put back in order."""

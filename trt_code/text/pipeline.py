@@ -1,0 +1,229 @@
+"""Text in, text out with every stage at work at once: for files of many lines.
+
+Processes encode and decode text while threads keep one runner each busy; with two runners the copies of
+one overlap with the other's work on the device. Lines are sorted by length a window at a time, so that
+batches waste little on padding and an input without end needs no memory without end.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import itertools
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from trt_code.runners import Output, Runner
+from trt_code.text import batching
+from trt_code.text.translator import Codec, Translation
+
+WINDOW = 8192
+CHUNK = 256
+"""Lines that a process encodes at a time."""
+
+
+@dataclass
+class Spent:
+    """What a run has done, and where its time went, in seconds.
+
+    Attributes:
+        network: inside the runners, summed over them.
+        encode, decode: of the processes, summed over them.
+        source_tokens, target_tokens: with both ends, without padding.
+        padded_tokens: source tokens with padding, as the network saw them.
+    """
+
+    wall: float = 0.0
+    network: float = 0.0
+    encode: float = 0.0
+    decode: float = 0.0
+    sentences: int = 0
+    batches: int = 0
+    source_tokens: int = 0
+    target_tokens: int = 0
+    padded_tokens: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, **amounts: float) -> None:
+        """Add to the sums, from any thread."""
+        with self._lock:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
+
+class Pipeline:
+    """Translates lines as ``Translator`` does, in the order given. Use it as a context manager.
+
+    Args:
+        make_codec: makes the codec in each process; it must be picklable.
+        runners: they are used by one thread each and stay the caller's.
+        processes: for encoding and decoding; 0 does both in the calling process.
+        max_tokens, max_sentences: bounds of a batch, padding included.
+    """
+
+    def __init__(
+        self,
+        make_codec: Callable[[], Codec],
+        runners: Sequence[Runner],
+        processes: int,
+        max_tokens: int,
+        max_sentences: int,
+    ):
+        self._runners = runners
+        self._max_tokens = max_tokens
+        limits = [runner.max_batch for runner in runners if runner.max_batch]
+        self._max_sentences = min([max_sentences, *limits])
+        self.spent = Spent()
+        if processes:
+            self._pool = concurrent.futures.ProcessPoolExecutor(
+                # a fork of a process with threads and a CUDA context is none that can be relied on
+                processes,
+                multiprocessing.get_context("spawn"),
+                _start,
+                (make_codec,),
+            )
+        else:
+            _start(make_codec)
+            self._pool = _InPlace()
+
+    def translate(self, lines: Iterable[str]) -> Iterator[Translation]:
+        """The translations of ``lines``, window by window.
+
+        Raises:
+            UserError: a line is refused. What went before it has been given.
+        """
+        begin, first = time.perf_counter(), 1
+        lines = iter(lines)
+        encoding: collections.deque[list] = collections.deque()
+        decoding: collections.deque[tuple] = collections.deque()
+        while True:
+            # a window is encoded while the one before it is translated, and that one's predecessor
+            # decoded
+            while len(encoding) < 2 and (window := list(itertools.islice(lines, WINDOW))):
+                encoding.append(self._encode(window, first))
+                first += len(window)
+            if encoding:
+                decoding.append(self._run(self._rows(encoding.popleft())))
+            if not decoding:
+                break
+            if len(decoding) > 1 or not encoding:
+                yield from self._texts(*decoding.popleft())
+        self.spent.wall += time.perf_counter() - begin
+
+    def warm_up(self) -> None:
+        """Start every process, so that the first lines need not wait for it."""
+        if isinstance(self._pool, concurrent.futures.ProcessPoolExecutor):
+            count = self._pool._max_workers
+            concurrent.futures.wait([self._pool.submit(time.sleep, 0.2) for _ in range(count)])
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _encode(self, lines: list[str], first: int) -> list[concurrent.futures.Future]:
+        return [
+            self._pool.submit(_encode, lines[at : at + CHUNK], first + at)
+            for at in range(0, len(lines), CHUNK)
+        ]
+
+    def _rows(self, encoding: list[concurrent.futures.Future]) -> list[np.ndarray]:
+        rows: list[np.ndarray] = []
+        for future in encoding:
+            tokens, ends, seconds = future.result()
+            rows += np.split(tokens, ends[:-1])
+            self.spent.add(encode=seconds)
+        return rows
+
+    def _run(self, rows: list[np.ndarray]) -> tuple[int, list[tuple[list[int], Any]]]:
+        """Translate a window: how many lines it has, and for each batch its lines and their texts."""
+        filled = [i for i, row in enumerate(rows) if len(row)]
+        lengths = [len(rows[i]) for i in filled]
+        batches = batching.by_length(lengths, self._max_tokens, self._max_sentences)
+        todo = collections.deque([filled[i] for i in batch] for batch in batches)
+        decoding: collections.deque = collections.deque()
+
+        def keep_busy(runner: Runner) -> None:
+            with contextlib.suppress(IndexError):  # none is left
+                while True:
+                    batch = todo.popleft()
+                    output = self._run_batch(runner, [rows[i] for i in batch])
+                    # a quarter of what would go to the process otherwise
+                    narrow = output.tokens.astype(
+                        np.uint16 if output.tokens.max() < 2**16 else np.int32
+                    )
+                    decoding.append((batch, self._pool.submit(_decode, narrow)))
+
+        with concurrent.futures.ThreadPoolExecutor(len(self._runners)) as threads:
+            running = [threads.submit(keep_busy, runner) for runner in self._runners]
+            for thread in running:
+                thread.result()
+        return len(rows), list(decoding)
+
+    def _run_batch(self, runner: Runner, rows: list[np.ndarray]) -> Output:
+        tokens = batching.pad(rows)
+        start = time.perf_counter()
+        output = runner.run(tokens)
+        self.spent.add(
+            network=time.perf_counter() - start,
+            batches=1,
+            sentences=len(rows),
+            source_tokens=sum(map(len, rows)),
+            padded_tokens=tokens.size,
+        )
+        return output
+
+    def _texts(self, count: int, decoding: list[tuple[list[int], Any]]) -> list[Translation]:
+        translations = [Translation("", 0)] * count
+        for batch, future in decoding:
+            results, seconds = future.result()
+            self.spent.add(decode=seconds, target_tokens=sum(result.tokens for result in results))
+            for i, result in zip(batch, results, strict=True):
+                translations[i] = result
+        return translations
+
+
+class _InPlace:
+    """Does at once what a pool of processes would do later."""
+
+    def submit(self, function: Callable, *arguments: object) -> concurrent.futures.Future:
+        future: concurrent.futures.Future = concurrent.futures.Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, **_: object) -> None:
+        pass
+
+
+_codec: Codec | None = None  # of this process
+
+
+def _start(make_codec: Callable[[], Codec]) -> None:
+    global _codec
+    _codec = make_codec()
+
+
+def _encode(lines: list[str], first: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Tokens of all lines in a row, where each line ends in it, and the seconds it took."""
+    start = time.process_time()
+    rows = [_codec.encode(line, number) for number, line in enumerate(lines, start=first)]
+    tokens = np.fromiter(itertools.chain.from_iterable(rows), np.int64)
+    return tokens, np.cumsum([len(row) for row in rows]), time.process_time() - start
+
+
+def _decode(tokens: np.ndarray) -> tuple[list[Translation], float]:
+    start = time.process_time()
+    return [_codec.decode(row) for row in tokens], time.process_time() - start

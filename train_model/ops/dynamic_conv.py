@@ -2,7 +2,7 @@
 
 ``y[b, c, t] = sum_k weight[b, h(c), k, t] * x[b, c, t + k - padding_l]`` with ``h(c) = c // (C / H)``,
 zero outside the sentence (Wu et al. 2019, arXiv 1901.10430; fairseq's ``DynamicConv`` and its
-``dynamicconv_layer`` CUDA module). ``padding_l`` is ``K // 2`` for a centred and ``K - 1`` for a
+``dynamicconv_layer`` CUDA module). ``padding_l`` is ``(K - 1) // 2`` for a centred and ``K - 1`` for a
 causal convolution.
 """
 

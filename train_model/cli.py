@@ -1,8 +1,11 @@
 """What every command line of the project shares: one-line errors and files that are never half written."""
 
+import argparse
 import contextlib
 import fcntl
+import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,6 +15,48 @@ from typing import NoReturn
 
 class UserError(Exception):
     """Something the user can mend. The message is one line: what, where, and what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` that raises ``UserError`` for arguments it cannot use."""
+
+    def error(self, message: str) -> NoReturn:
+        # argparse writes "argument --beam: is at least 1", where a number's type gives the second half
+        message = re.sub(r"^argument ([^:]+): (?=is )", r"\1 ", message)
+        raise UserError(f"{message}; see --help")
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from ``least`` to ``most``, both included."""
+
+    def convert(text: str) -> int:
+        if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+            value = int(text)
+            if least <= value and (most is None or value <= most):
+                return value
+        raise _out_of_bounds(text, least, most)
+
+    return convert
+
+
+def number(least: float, most: float | None = None) -> Callable[[str], float]:
+    """The type of an argument that is a finite number from ``least`` to ``most``, both included."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if math.isfinite(value) and least <= value and (most is None or value <= most):
+            return value
+        raise _out_of_bounds(text, least, most)
+
+    return convert
+
+
+def _out_of_bounds(text: str, least: float, most: float | None) -> argparse.ArgumentTypeError:
+    bounds = f"at least {least}" if most is None else f"{least} to {most}"
+    return argparse.ArgumentTypeError(f"is {bounds}, not {text!r}")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

@@ -8,27 +8,25 @@ and ``.png``. Exit status 1 if a check is Bad.
 
 import argparse
 import itertools
-import re
 import statistics
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from train_model.cli import UserError, run
+from train_model.cli import Parser, UserError, number, run
 from train_model.data.dictionary import BOS, EOS, SPECIALS
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import ModelFiles, model_files
-from trt_code import report
+from trt_code import arguments, report
 from trt_code.measure import layer_precision
 from trt_code.measure.agreement import Agreement, compare, verdict
-from trt_code.measure.machine import default_device, describe
-from trt_code.runners import PRECISIONS, RIVALS, RUNNERS, Runner, Unavailable, create
+from trt_code.measure.machine import describe
+from trt_code.runners import Runner, Unavailable, create
 from trt_code.runners.base import wall_ms
 from trt_code.text import batching
-from trt_code.translate import add_count, add_runner_arguments
 
 DEFAULT_SHAPES = "1x8,1x32,16x8,16x32"
 LEAST_REPEATS = 3
@@ -37,37 +35,6 @@ LEAST_REPEATS = 3
 # is set up in it: their sum is the time to a first result.
 RESULTS = ("lt", "lt_p95", "ht", "ht_p95", "make_ms", "first_ms", "tp", "sentences_per_s")
 RESULTS += ("acc", "a0", "r0", "path", "peak_memory_bytes")
-
-
-def parse_shapes(text: str) -> list[tuple[int, int]]:
-    """Parse ``16x32,1x8`` into (batch, source length) pairs.
-
-    Raises:
-        UserError: something else, or a source without room for both ends and a word.
-    """
-    shapes = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)x(\d+)\s*", part)
-        if not match or int(match[1]) < 1 or int(match[2]) < 3:
-            raise UserError(
-                f"shape {part!r} is not BATCHxLENGTH with a batch of 1 and a length of 3 at least; "
-                "give e.g. --shape 16x32,1x8"
-            )
-        shapes.append((int(match[1]), int(match[2])))
-    return shapes
-
-
-def parse_names(text: str, known: Sequence[str], kind: str) -> list[str]:
-    """A comma-separated choice among ``known``, each once.
-
-    Raises:
-        UserError: a name is not known.
-    """
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in known:
-            raise UserError(f"no {kind} {name!r}; choose from {', '.join(known)}")
-    return names
 
 
 def text_batch(rows: list[list[int]], batch: int, length: int) -> tuple[np.ndarray, str]:
@@ -252,41 +219,41 @@ def bench(run: Bench, runners: list[str], precisions: list[str]) -> tuple[list, 
     return rows, not_run
 
 
+def add_repeats(parser: argparse.ArgumentParser, repeats: int, seconds: float) -> None:
+    """Add ``--repeats`` and ``--seconds``, which bound the timed passes of a row."""
+    arguments.add_count(parser, "--repeats", repeats, "timed passes of a row, at most")
+    parser.add_argument(
+        "--seconds",
+        type=number(0),
+        default=seconds,
+        help=f"for the passes of a row; at least {LEAST_REPEATS} run; default: {seconds:g}",
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m trt_code.bench", description=__doc__)
-    add_runner_arguments(parser)
-    parser.add_argument(
-        "--runner",
-        default=",".join(RUNNERS),
-        help=f"comma-separated; default: {','.join(RUNNERS)}; rivals: {','.join(RIVALS)}",
-    )
-    parser.add_argument("--precision", default="fp32,tf32,fp16", help="comma-separated")
-    parser.add_argument("--shape", default=DEFAULT_SHAPES, help="BATCHxSOURCE, comma-separated")
-    add_count(parser, "--repeats", 30, "timed passes a row, at most")
-    parser.add_argument(
-        "--seconds", type=float, default=3, help="for a row's passes; 3 at least run"
-    )
-    parser.add_argument("--output", type=Path, default=Path("build/bench"), help="folder")
-    arguments = parser.parse_args(argv)
-    runners = parse_names(arguments.runner, [*RUNNERS, *RIVALS], "runner")
-    precisions = parse_names(arguments.precision, PRECISIONS, "precision")
-    shapes = parse_shapes(arguments.shape)
-    device = default_device() if arguments.device == "auto" else arguments.device
-    files = model_files(arguments.model, arguments.build_dir)
-    machine = describe(device, arguments.threads)
-    options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
-    measured = Bench(files, shapes, device, arguments.repeats, arguments.seconds, options)
+    parser = Parser(prog="python -m trt_code.bench", description=__doc__)
+    arguments.add_model(parser)
+    arguments.add_machine(parser)
+    arguments.add_runners(parser, "fp32,tf32,fp16", rivals=True)
+    arguments.add_shapes(parser, "--shape", DEFAULT_SHAPES)
+    add_repeats(parser, repeats=30, seconds=3)
+    arguments.add_output(parser, "build/bench")
+    arguments.add_search(parser)
+    args = parser.parse_args(argv)
+    device = arguments.device(args)
+    files = model_files(args.model, args.build_dir)
+    machine = describe(device, args.threads)
+    options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
+    measured = Bench(files, args.shape, device, args.repeats, args.seconds, options)
     for name, text in [*machine.items(), *(("input", note) for note in measured.notes)]:
         print(f"{name + ':':<10}{text}")
     print(f"\n{report.LEGEND}")
-    rows, not_run = bench(measured, runners, precisions)
+    rows, not_run = bench(measured, args.runner, args.precision)
     results = {"model": files.name, "machine": machine, "input": measured.notes}
     results |= {"rows": rows, "not_run": not_run}
-    report.write(results, arguments.output)
+    report.write(results, args.output)
     bad = sum(row["check"] == "Bad" for row in results["rows"])
-    print(
-        f"\nwrote {arguments.output}/results.json, .md and .png; {bad} of {len(results['rows'])} Bad"
-    )
+    print(f"\nwrote {args.output}/results.json, .md and .png; {bad} of {len(results['rows'])} Bad")
     return 1 if bad else 0
 
 

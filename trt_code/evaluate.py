@@ -4,27 +4,19 @@ Exact match, length accuracy (the translation has as many tokens as the referenc
 (sacrebleu) over a whole split. Writes ``build/eval/<model>.<split>.json``.
 """
 
-import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import sacrebleu
 
-from train_model.cli import UserError, atomic_path, run
+from train_model.cli import Parser, UserError, atomic_path, run
 from train_model.data.tokenizer import Tokenizer, split_units
 from train_model.models.zoo import ModelFiles, model_files
-from trt_code.bench import parse_names
-from trt_code.measure.machine import default_device, describe
-from trt_code.runners import PRECISIONS, RUNNERS, Unavailable, create
+from trt_code import arguments
+from trt_code.measure.machine import describe
+from trt_code.runners import Unavailable, create
 from trt_code.text.translator import Translation, Translator
-from trt_code.translate import (
-    add_count,
-    add_runner_arguments,
-    add_search_arguments,
-    search_options,
-)
 
 HEAD = f"{'runner':<24}{'exact':>8}{'length':>8}{'BLEU':>8}{'chrF':>8}{'sentences/s':>13}"
 
@@ -78,29 +70,25 @@ def text_row(row: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m trt_code.evaluate", description=__doc__)
-    add_runner_arguments(parser)
-    parser.add_argument("--runner", default=",".join(RUNNERS), help="comma-separated; default: all")
-    parser.add_argument("--precision", default="fp32,fp16", help="comma-separated")
-    parser.add_argument("--split", default="test")
-    add_count(parser, "--limit", None, "only the first so many sentences")
-    parser.add_argument("--output", type=Path, default=Path("build/eval"), help="folder")
-    add_search_arguments(parser)
-    arguments = parser.parse_args(argv)
-    runners = parse_names(arguments.runner, list(RUNNERS), "runner")
-    precisions = parse_names(arguments.precision, PRECISIONS, "precision")
+    parser = Parser(prog="python -m trt_code.evaluate", description=__doc__)
+    arguments.add_model(parser)
+    arguments.add_machine(parser)
+    arguments.add_runners(parser, "fp32,fp16")
+    arguments.add_split(parser)
+    arguments.add_output(parser, "build/eval")
+    arguments.add_search(parser)
+    args = parser.parse_args(argv)
 
-    files = model_files(arguments.model, arguments.build_dir)
-    sources, references = (side[: arguments.limit] for side in read_split(files, arguments.split))
+    files = model_files(args.model, args.build_dir)
+    sources, references = (side[: args.limit] for side in read_split(files, args.split))
     tokenizer = Tokenizer.from_files(files)
-    device = default_device() if arguments.device == "auto" else arguments.device
-    options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
-    options |= search_options(files, arguments)
-    machine = describe(device, arguments.threads)
-    print(f"{files.name}, split {arguments.split}, {len(sources)} sentences\n\n{HEAD}", flush=True)
+    device = arguments.device(args)
+    options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
+    machine = describe(device, args.threads)
+    print(f"{files.name}, split {args.split}, {len(sources)} sentences\n\n{HEAD}", flush=True)
     rows = []
-    for name in runners:
-        for precision in precisions:
+    for name in args.runner:
+        for precision in args.precision:
             title = f"{name} {precision} ({device})"
             try:
                 runner = create(name, files, precision, device, **options)
@@ -116,8 +104,8 @@ def main(argv: list[str] | None = None) -> None:
             print(text_row(rows[-1]), flush=True)
     if not rows:
         raise UserError("none of the runners can run here; see the reasons above")
-    output = arguments.output / f"{files.name}.{arguments.split}.json"
-    results = {"model": files.name, "split": arguments.split, "sentences": len(sources)}
+    output = args.output / f"{files.name}.{args.split}.json"
+    results = {"model": files.name, "split": args.split, "sentences": len(sources)}
     with atomic_path(output) as path:
         text = json.dumps(results | {"machine": machine, "rows": rows}, indent=1)
         path.write_text(text + "\n", encoding="utf-8")

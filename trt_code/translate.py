@@ -4,21 +4,19 @@ Translations go to stdout in the order of the input, everything else to stderr. 
 line for what cannot be translated.
 """
 
-import argparse
 import contextlib
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from train_model.cli import UserError, run
+from train_model.cli import Parser, UserError, run
 from train_model.data.tokenizer import Tokenizer
-from train_model.models.zoo import ModelFiles, model_files
-from trt_code.measure.machine import default_device, processors
-from trt_code.runners import PRECISIONS, RUNNERS, Runner, Unavailable, create
+from train_model.models.zoo import model_files
+from trt_code import arguments
+from trt_code.runners import RUNNERS, Runner, Unavailable, create
 from trt_code.text.translator import MAX_SENTENCES, MAX_TOKENS, Translator
 
 # Lines that are held at a time: sorting by length inside a window this large wastes little padding,
@@ -80,87 +78,35 @@ def translate_stream(lines: Iterator[str], translator: Translator) -> None:
             first_line += len(window)
 
 
-def add_search_arguments(parser: argparse.ArgumentParser) -> None:
-    """fairseq-generate's options of a search."""
-    search = parser.add_argument_group(
-        "options of fairseq-generate", "for autoregressive models (demo-ar); others have no search"
-    )
-    search.add_argument("--beam", type=int, help="hypotheses; default 1, greedy")
-    search.add_argument("--lenpen", type=float, help="exponent of the length; default 1")
-    search.add_argument("--iter-decode-max-iter", type=int, help="does nothing")
-
-
-def search_options(files: ModelFiles, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a runner takes of them; warns where they mean nothing to the model."""
-    if not files.autoregressive:
-        warn_about_decoding(arguments)
-    return {"beam": arguments.beam, "len_penalty": arguments.lenpen}
-
-
-def warn_about_decoding(arguments: argparse.Namespace) -> None:
-    """Say that the options of beam search do nothing here, rather than give odd results silently."""
-    for option, harmless in (("beam", 1), ("iter_decode_max_iter", 0), ("lenpen", 1.0)):
-        value = getattr(arguments, option)
-        if value is not None and value != harmless:
-            print(
-                f"warning: --{option.replace('_', '-')} {value} is ignored: the network makes the "
-                "whole translation in one pass and a CRF picks the best path, without beam search",
-                file=sys.stderr,
-            )
-
-
-def add_count(
-    parser: argparse.ArgumentParser, name: str, default: int | None, meaning: str
-) -> None:
-    """An option that is a whole number of 1 or more; raises ``UserError`` for another value."""
-
-    def count(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise UserError(f"{name} is at least 1, not {text!r}")
-        return int(text)
-
-    parser.add_argument(name, type=count, default=default, help=meaning)
-
-
-def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that name a model and where it runs."""
-    parser.add_argument("--model", default="demo", help="demo, demo-ar, wmt16 or wmt16-random")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    add_count(parser, "--threads", processors(), "CPU threads; default: all")
-    parser.add_argument("--build-dir", default="build", help="where the built files are")
-
-
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m trt_code.translate", description=__doc__)
+    parser = Parser(prog="python -m trt_code.translate", description=__doc__)
     parser.add_argument("text", nargs="*", help="sentences; stdin, one a line, where none is given")
-    add_runner_arguments(parser)
-    parser.add_argument("--runner", choices=["auto", *RUNNERS], default="auto")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    add_count(parser, "--max-tokens", MAX_TOKENS, "a batch, with padding")
-    add_count(parser, "--max-sentences", MAX_SENTENCES, "a batch")
+    arguments.add_model(parser)
+    arguments.add_machine(parser)
+    arguments.add_runner(parser)
+    arguments.add_batching(parser, MAX_TOKENS, MAX_SENTENCES)
     parser.add_argument("--too-long", choices=["refuse", "cut"], default="refuse")
     parser.add_argument("--unknown", choices=["refuse", "keep"], default="refuse")
-    add_search_arguments(parser)
-    arguments = parser.parse_args(argv)
+    arguments.add_search(parser)
+    args = parser.parse_args(argv)
 
-    files = model_files(arguments.model, arguments.build_dir)
+    files = model_files(args.model, args.build_dir)
     if files.bpe_codes is None:
         raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
-    if arguments.text == [""]:
+    if args.text == [""]:
         raise UserError("the text is empty; give a sentence to translate")
-    search = search_options(files, arguments)
+    options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
     tokenizer = Tokenizer.from_files(files)
-    device = default_device() if arguments.device == "auto" else arguments.device
-    lines = iter(arguments.text) if arguments.text else read_lines(sys.stdin.buffer)
-    options = {"threads": arguments.threads, "build_dir": arguments.build_dir} | search
-    with open_runner(arguments.runner, files, arguments.precision, device, **options) as runner:
+    device = arguments.device(args)
+    lines = iter(args.text) if args.text else read_lines(sys.stdin.buffer)
+    with open_runner(args.runner, files, args.precision, device, **options) as runner:
         translator = Translator(
             runner,
             tokenizer,
-            arguments.max_tokens,
-            arguments.max_sentences,
-            arguments.too_long,
-            arguments.unknown,
+            args.max_tokens,
+            args.max_sentences,
+            args.too_long,
+            args.unknown,
         )
         translate_stream(lines, translator)
 

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from train_model.cli import UserError, atomic_path, run
+from train_model.cli import Parser, UserError, atomic_path, run
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import model_files
+from trt_code import arguments
 from trt_code.evaluate import read_split, score
-from trt_code.measure.machine import default_device, describe, processors
+from trt_code.measure.machine import describe
 from trt_code.runners import Runner, Unavailable, create
 from trt_code.runners.base import WARM_UP, wall_ms
 from trt_code.text import batching
@@ -103,22 +104,22 @@ def time_batches(
     }
 
 
-def measure(entry: Entry, arguments: argparse.Namespace, device: str) -> dict[str, Any]:
+def measure(entry: Entry, args: argparse.Namespace, device: str) -> dict[str, Any]:
     """Quality and times of one entry.
 
     Raises:
         Unavailable: it cannot run here.
     """
-    files = model_files(entry.model, arguments.build_dir)
-    sources, references = (side[: arguments.limit] for side in read_split(files, arguments.split))
+    files = model_files(entry.model, args.build_dir)
+    sources, references = (side[: args.limit] for side in read_split(files, args.split))
     tokenizer = Tokenizer.from_files(files)
-    options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
+    options = arguments.runner_options(args)
     options |= {"beam": entry.beam, "len_penalty": entry.len_penalty}
     with create(entry.runner, files, entry.precision, device, **options) as runner:
         translations = Translator(runner, tokenizer, unknown="keep").translate(sources)
         quality = score(translations, references, tokenizer)
         rows = [tokenizer.encode(source) for source in sources]
-        times = [time_batches(runner, rows, size, arguments.repeats) for size in arguments.batch]
+        times = [time_batches(runner, rows, size, args.repeats) for size in args.batch]
     return {"name": str(entry), "sentences": len(sources), **quality, "times": times}
 
 
@@ -184,38 +185,26 @@ def write(results: dict[str, Any], folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trt_code.measure.compare", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument(
-        "--threads", type=int, default=processors(), help="CPU threads; default: all"
-    )
-    parser.add_argument("--build-dir", default="build", help="where the built files are")
+    parser = Parser(prog="python -m trt_code.measure.compare", description=__doc__.splitlines()[0])
+    arguments.add_build_dir(parser)
+    arguments.add_machine(parser)
     parser.add_argument(
         "--entry",
         action="append",
         help="model:runner:precision[:beam[:lenpen]]; may be given several times",
     )
-    parser.add_argument("--lenpen", type=float, help="exponent of a hypothesis' length; default 1")
-    parser.add_argument("--batch", default=BATCHES, help=f"comma-separated; default {BATCHES}")
-    parser.add_argument("--repeats", type=int, default=20, help="timed batches a size; default 20")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--limit", type=int, help="only the first so many sentences")
-    parser.add_argument("--output", type=Path, default=Path("build/compare"), help="folder")
-    arguments = parser.parse_args(argv)
-    try:
-        arguments.batch = [int(size) for size in arguments.batch.split(",")]
-    except ValueError:
-        raise UserError(f"--batch {arguments.batch!r} is not whole numbers with commas") from None
-    if min([*arguments.batch, arguments.repeats, arguments.limit or 1]) < 1:
-        raise UserError("--batch, --repeats and --limit are at least 1")
-    device = default_device() if arguments.device == "auto" else arguments.device
-    entries = [Entry.parse(text, arguments.lenpen) for text in arguments.entry or DEFAULT[device]]
-    results = {"machine": describe(device, arguments.threads), "rows": [], "not_run": []}
+    arguments.add_lenpen(parser)
+    arguments.add_sizes(parser, "--batch", BATCHES, "batch sizes")
+    arguments.add_count(parser, "--repeats", 20, "timed batches of each size")
+    arguments.add_split(parser)
+    arguments.add_output(parser, "build/compare")
+    args = parser.parse_args(argv)
+    device = arguments.device(args)
+    entries = [Entry.parse(text, args.lenpen) for text in args.entry or DEFAULT[device]]
+    results = {"machine": describe(device, args.threads), "rows": [], "not_run": []}
     for entry in entries:
         try:
-            row = measure(entry, arguments, device)
+            row = measure(entry, args, device)
         except Unavailable as reason:
             print(f"{entry}: not run: {reason}", flush=True)
             results["not_run"].append({"name": str(entry), "reason": str(reason)})
@@ -228,11 +217,11 @@ def main(argv: list[str] | None = None) -> None:
                 f"{time['sentences_per_s']:10.1f} sentences/s",
                 flush=True,
             )
-        write(results, arguments.output)  # at once: what follows may take long, or be stopped
+        write(results, args.output)  # at once: what follows may take long, or be stopped
     if not results["rows"]:
         raise UserError("none of the entries can run here; see the reasons above")
-    write(results, arguments.output)
-    print(f"\nwrote {arguments.output}/results.json, .md and .png")
+    write(results, args.output)
+    print(f"\nwrote {args.output}/results.json, .md and .png")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a measurement was taken on and with: the header of every table."""
 
+import ctypes
 import datetime
 import importlib.metadata
 import os
@@ -38,7 +39,11 @@ def processors() -> int:
 
 
 def default_device() -> str:
-    """The device ``cuda`` where PyTorch sees a GPU, else ``cpu``."""
+    """ "cuda" if PyTorch sees a GPU, else "cpu"."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:  # no driver, so PyTorch, which takes a second to import, need not be asked
+        return "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,7 +10,6 @@ then no GPU is needed. A point's work is its multiplications and additions; its 
 must move: each input and weight read once, each output written once. Writes ``roofline.json`` and ``.png``.
 """
 
-import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +19,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import train_model.model_stats  # noqa: F401  teaches the counter the project's operators
-from train_model.cli import UserError, atomic_path, run
+from train_model.cli import Parser, UserError, atomic_path, run
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.zoo import model_files
+from trt_code import arguments
 from trt_code.measure.kernels import (
     BEAM,
     CHANNELS,
@@ -174,17 +174,15 @@ def _read(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m trt_code.measure.roofline", description=__doc__
-    )
-    parser.add_argument("--kernels", type=Path, help="what bench_kernels wrote")
-    parser.add_argument("--sweep", type=Path, help="what sweep wrote")
+    parser = Parser(prog="python -m trt_code.measure.roofline", description=__doc__)
+    parser.add_argument("--kernels", type=Path, help="JSON file of trt_code.measure.kernels")
+    parser.add_argument("--sweep", type=Path, help="JSON file of trt_code.measure.sweep")
     parser.add_argument("--ceilings", type=Path, help="a roofline.json to take the ceilings from")
-    parser.add_argument("--build-dir", default="build", help="where the built files are")
-    parser.add_argument("--output", type=Path, default=Path("build/roofline"), help="folder")
-    arguments = parser.parse_args(argv)
-    if arguments.ceilings:
-        earlier = _read(arguments.ceilings, "measure on a GPU without --ceilings")
+    arguments.add_build_dir(parser)
+    arguments.add_output(parser, "build/roofline")
+    args = parser.parse_args(argv)
+    if args.ceilings:
+        earlier = _read(args.ceilings, "measure on a GPU without --ceilings")
         results = {name: earlier[name] for name in ("machine", "ceilings")}
     elif torch.cuda.is_available():
         results = {"machine": describe("cuda", processors()), "ceilings": ceilings()}
@@ -192,20 +190,20 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("no CUDA GPU to measure the ceilings on; give an earlier --ceilings file")
     points: list[dict[str, Any]] = []
     try:
-        if arguments.kernels:
+        if args.kernels:
             remedy = "run `python -m trt_code.measure.kernels`"
-            points += kernel_points(_read(arguments.kernels, remedy))
-        if arguments.sweep:
+            points += kernel_points(_read(args.kernels, remedy))
+        if args.sweep:
             remedy = "run `make sweep`"
-            points += network_points(_read(arguments.sweep, remedy), arguments.build_dir)
+            points += network_points(_read(args.sweep, remedy), args.build_dir)
     except (KeyError, TypeError) as error:
         raise UserError(f"a file has not what its tool writes ({error}); {remedy}") from error
     results["points"] = points
-    with atomic_path(arguments.output / "roofline.json") as path:
+    with atomic_path(args.output / "roofline.json") as path:
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    with atomic_path(arguments.output / "roofline.png") as path:
+    with atomic_path(args.output / "roofline.png") as path:
         plot(results, path)
-    print(f"wrote {arguments.output}/roofline.json and .png, {len(points)} points")
+    print(f"wrote {args.output}/roofline.json and .png, {len(points)} points")
 
 
 if __name__ == "__main__":

@@ -6,23 +6,21 @@ nothing; blocks that the time did not reach are named in the page. Writes ``resu
 plots ``latency.png`` (by source length) and ``throughput.png`` (by batch).
 """
 
-import argparse
 import itertools
 import time
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import UserError, run
+from train_model.cli import Parser, UserError, number, run
 from train_model.models.zoo import model_files
-from trt_code import report
-from trt_code.bench import Bench, parse_shapes
+from trt_code import arguments, report
+from trt_code.bench import Bench, add_repeats
 from trt_code.measure import sweep_plots
-from trt_code.measure.machine import default_device, describe
+from trt_code.measure.machine import describe
 from trt_code.runners import OPTIONS, PRECISIONS, RIVALS, RUNNERS, Unavailable
-from trt_code.translate import add_count, add_runner_arguments
 
-BATCHES = (1, 4, 16, 64, 128)
-LENGTHS = (8, 16, 32, 64, 128)
+BATCHES = "1,4,16,64,128"
+LENGTHS = "8,16,32,64,128"
 BLOCKS = {
     "cuda": "cuda-graph-full:fp16,torch:fp16,torch-graph:fp16,torch-compile:fp16,torch:fp32,torch:tf32,"
     "torch-compile-default:fp16,ort:fp16,ort:fp32,cuda-graph-full:tf32,cuda-graph:fp16,"
@@ -51,14 +49,6 @@ def parse_blocks(text: str) -> list[tuple[str, str]]:
                 )
         blocks.append((name, precision))
     return list(dict.fromkeys(blocks))
-
-
-def parse_sizes(text: str) -> list[int]:
-    """Parse ``1,4,16``; raises ``UserError`` for something else."""
-    sizes = [int(part) for part in text.split(",") if part.isdecimal() and int(part) > 0]
-    if len(sizes) != text.count(",") + 1:
-        raise UserError(f"{text!r} is no list of whole numbers above 0; write e.g. 1,4,16")
-    return sizes
 
 
 class Sweep:
@@ -110,41 +100,49 @@ class Sweep:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m trt_code.measure.sweep", description=__doc__)
-    add_runner_arguments(parser)
-    parser.add_argument("--blocks", help="RUNNER:PRECISION, comma-separated, most wanted first")
-    parser.add_argument("--batches", default=",".join(map(str, BATCHES)), help="comma-separated")
-    parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="comma-separated")
+    parser = Parser(prog="python -m trt_code.measure.sweep", description=__doc__)
+    arguments.add_model(parser)
+    arguments.add_machine(parser)
     parser.add_argument(
-        "--compiled-shapes", default=COMPILED_SHAPES, help="of the rivals that compile each shape"
+        "--blocks",
+        type=parse_blocks,
+        metavar="RUNNER:PRECISION,...",
+        help="comma-separated, most wanted first",
     )
-    add_count(parser, "--repeats", 20, "timed passes a row, at most")
-    parser.add_argument(
-        "--seconds", type=float, default=0.5, help="for a row's passes; 3 at least run"
+    arguments.add_sizes(parser, "--batches", BATCHES, "batch sizes")
+    arguments.add_sizes(parser, "--lengths", LENGTHS, "source lengths")
+    arguments.add_shapes(
+        parser, "--compiled-shapes", COMPILED_SHAPES, " for the rivals that compile each shape"
     )
-    parser.add_argument("--block-seconds", type=float, default=600, help="for a block, at most")
-    parser.add_argument("--deadline", type=float, default=7200, help="seconds for everything")
-    parser.add_argument("--output", type=Path, default=Path("build/sweep"), help="folder")
-    arguments = parser.parse_args(argv)
-    device = default_device() if arguments.device == "auto" else arguments.device
-    blocks = parse_blocks(arguments.blocks or BLOCKS[device])
-    compiled = parse_shapes(arguments.compiled_shapes)
-    grid = itertools.product(parse_sizes(arguments.batches), parse_sizes(arguments.lengths))
-    shapes = list(dict.fromkeys([*grid, *compiled]))
-    files = model_files(arguments.model, arguments.build_dir)
-    facts = {"model": files.name, "machine": describe(device, arguments.threads)}
-    options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
-    measured = Bench(files, shapes, device, arguments.repeats, arguments.seconds, options)
+    add_repeats(parser, repeats=20, seconds=0.5)
+    for name, seconds, what in (("--block-seconds", 600, "a block"), ("--deadline", 7200, "all")):
+        parser.add_argument(
+            name,
+            type=number(0),
+            default=seconds,
+            help=f"seconds for {what}, at most; default: {seconds}",
+        )
+    arguments.add_output(parser, "build/sweep")
+    arguments.add_search(parser)
+    args = parser.parse_args(argv)
+    device = arguments.device(args)
+    blocks = args.blocks or parse_blocks(BLOCKS[device])
+    compiled = args.compiled_shapes
+    shapes = list(dict.fromkeys([*itertools.product(args.batches, args.lengths), *compiled]))
+    files = model_files(args.model, args.build_dir)
+    facts = {"model": files.name, "machine": describe(device, args.threads)}
+    options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
+    measured = Bench(files, shapes, device, args.repeats, args.seconds, options)
     facts["input"] = measured.notes
     print(f"{report.LEGEND}", flush=True)
-    sweep = Sweep(measured, facts, arguments.output, arguments.deadline)
+    sweep = Sweep(measured, facts, args.output, args.deadline)
     for name, precision in blocks:
         compiles = "mode" in OPTIONS.get(name, {})
-        sweep.block(name, precision, compiled if compiles else shapes, arguments.block_seconds)
+        sweep.block(name, precision, compiled if compiles else shapes, args.block_seconds)
     sweep.write(drawn=True)
     bad = sum(row["check"] == "Bad" for row in sweep.results["rows"])
     count = len(sweep.results["rows"])
-    print(f"\nwrote {arguments.output}/results.json, .md and plots; {bad} of {count} Bad")
+    print(f"\nwrote {args.output}/results.json, .md and plots; {bad} of {count} Bad")
     return 1 if bad else 0
 
 

@@ -6,7 +6,6 @@ all at once. Prints sentences and tokens per second and where the time went; wri
 and ``.md``.
 """
 
-import argparse
 import functools
 import json
 import subprocess
@@ -15,15 +14,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import UserError, atomic_path, run
+from train_model.cli import Parser, UserError, atomic_path, run
 from train_model.data.dictionary import Dictionary
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import model_files
-from trt_code.measure.machine import default_device, describe, processors
-from trt_code.runners import PRECISIONS, RUNNERS
+from trt_code import arguments
+from trt_code.measure.machine import describe, processors
 from trt_code.text.pipeline import Pipeline
 from trt_code.text.translator import Codec
-from trt_code.translate import add_count, add_runner_arguments, open_runner, read_lines
+from trt_code.translate import open_runner, read_lines
 
 SEED = 20261122
 """Of the generated sentences: another one than any corpus of the project has."""
@@ -167,62 +166,60 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m trt_code.measure.throughput", description=__doc__
+    parser = Parser(prog="python -m trt_code.measure.throughput", description=__doc__)
+    arguments.add_model(parser)
+    arguments.add_machine(parser)
+    arguments.add_runner(parser)
+    parser.add_argument("--text", type=Path, help="a file with one sentence per line")
+    arguments.add_count(
+        parser, "--generate", 100_000, "sentences of the demo's task, if no file is given"
     )
-    add_runner_arguments(parser)
-    parser.add_argument("--runner", choices=["auto", *RUNNERS], default="auto")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    parser.add_argument("--text", type=Path, help="a file, one sentence a line")
-    add_count(parser, "--generate", 100_000, "sentences of the demo's task, where no file is given")
-    add_count(parser, "--runners", 2, "of the network, a thread each")
-    add_count(parser, "--processes", processors(), "for encoding and decoding")
-    add_count(parser, "--max-tokens", MAX_TOKENS, "a batch, with padding")
-    add_count(parser, "--max-sentences", MAX_SENTENCES, "a batch")
-    add_count(parser, "--repeats", 2, "timed passes; the fastest counts")
-    parser.add_argument("--output", type=Path, default=Path("build/throughput"), help="folder")
-    arguments = parser.parse_args(argv)
-    files = model_files(arguments.model, arguments.build_dir)
+    arguments.add_count(parser, "--runners", 2, "copies of the network, one thread each")
+    arguments.add_count(parser, "--processes", processors(), "for encoding and decoding")
+    arguments.add_batching(parser, MAX_TOKENS, MAX_SENTENCES)
+    arguments.add_count(parser, "--repeats", 2, "timed passes; the fastest counts")
+    arguments.add_output(parser, "build/throughput")
+    arguments.add_search(parser)
+    args = parser.parse_args(argv)
+    files = model_files(args.model, args.build_dir)
     if files.bpe_codes is None:
         raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
-    if arguments.text:
-        with arguments.text.open("rb") as stream:
-            texts = {arguments.text.name: list(read_lines(stream))}
+    if args.text:
+        with args.text.open("rb") as stream:
+            texts = {args.text.name: list(read_lines(stream))}
     else:
-        texts = {f"{arguments.generate} generated": generate(arguments.generate)}
+        texts = {f"{args.generate} generated": generate(args.generate)}
     with files.test_src.open("rb") as stream:
         texts = {"test split": list(read_lines(stream))} | texts
-    device = default_device() if arguments.device == "auto" else arguments.device
-    options = {"threads": arguments.threads, "build_dir": arguments.build_dir}
+    device = arguments.device(args)
+    options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
     runners = [
-        open_runner(arguments.runner, files, arguments.precision, device, **options)
-        for _ in range(arguments.runners)
+        open_runner(args.runner, files, args.precision, device, **options)
+        for _ in range(args.runners)
     ]
     settings = {
-        "runner": f"{arguments.runners} x {runners[0].name} {arguments.precision} ({device})"
+        "runner": f"{args.runners} x {runners[0].name} {args.precision} ({device})",
+        "processes": args.processes,
+        "batch": f"{args.max_tokens} tokens, {args.max_sentences} sentences at most",
     }
-    settings["processes"] = arguments.processes
-    settings["batch"] = (
-        f"{arguments.max_tokens} tokens, {arguments.max_sentences} sentences at most"
-    )
     codec = functools.partial(
         make_codec, files.bpe_codes, files.src_dict, files.tgt_dict, runners[0].max_source
     )
     rows = []
-    bounds = arguments.processes, arguments.max_tokens, arguments.max_sentences
+    bounds = args.processes, args.max_tokens, args.max_sentences
     with Pipeline(codec, runners, *bounds) as pipeline:
-        print(f"{settings['runner']}, {arguments.processes} processes\n\n{HEAD}", flush=True)
+        print(f"{settings['runner']}, {args.processes} processes\n\n{HEAD}", flush=True)
         for name, lines in texts.items():
-            rows.append(measure(name, lines, pipeline, arguments.repeats))
+            rows.append(measure(name, lines, pipeline, args.repeats))
             print(text_row(rows[-1]), flush=True)
     for runner in runners:
         runner.close()
-    machine = describe(device, arguments.threads)
+    machine = describe(device, args.threads)
     results = {"model": files.name, "machine": machine, "settings": settings, "rows": rows}
     for name, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", markdown(results))):
-        with atomic_path(arguments.output / f"throughput.{name}") as path:
+        with atomic_path(args.output / f"throughput.{name}") as path:
             path.write_text(text, encoding="utf-8")
-    print(f"\nwrote {arguments.output}/throughput.json and .md")
+    print(f"\nwrote {args.output}/throughput.json and .md")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from google.protobuf.message import DecodeError
 
 from train_model.cli import run
 from train_model.models.checkpoint import load_checkpoint
-from trt_code.bench import parse_names
+from trt_code.arguments import parse_names
 from trt_code.tests.runners import small_demo
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.zoo import model_files
-from trt_code.bench import make_inputs, parse_shapes
+from trt_code.arguments import parse_shapes
+from trt_code.bench import make_inputs
 
 FILES = {"fp32": "model.onnx", "int8": "model.qdq.onnx"}
 REPEATS = 9

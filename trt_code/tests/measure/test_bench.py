@@ -33,22 +33,6 @@ def run_bench(tmp_path, *arguments: str) -> tuple[int, dict]:
     return status, json.loads((tmp_path / "results.json").read_text())
 
 
-def test_parse_shapes():
-    assert bench.parse_shapes("16x32, 1x8") == [(16, 32), (1, 8)]
-
-
-@pytest.mark.parametrize("text", ["", "16", "16x", "0x8", "4x2", "-1x8", "16x32;1x8", "axb"])
-def test_bad_shapes_are_one_line(text):
-    with pytest.raises(UserError, match="BATCHxLENGTH"):
-        bench.parse_shapes(text)
-
-
-def test_parse_names_refuses_with_the_known_ones():
-    assert bench.parse_names("a,b,a", ["a", "b", "c"], "runner") == ["a", "b"]
-    with pytest.raises(UserError, match="no runner 'd'; choose from a, b, c"):
-        bench.parse_names("a,d", ["a", "b", "c"], "runner")
-
-
 def test_text_batch_takes_real_sentences_of_the_length_asked():
     rows = [[0, 2], [0, 5, 6, 2], [0, 5, 2], [0, 7, 8, 9, 2]]
     tokens, note = bench.text_batch(rows, 2, 4)

@@ -89,5 +89,5 @@ def test_an_entry_that_is_none_is_refused(text):
 
 @pytest.mark.parametrize("arguments", [["--batch", "1,x"], ["--batch", "0"], ["--repeats", "0"]])
 def test_sizes_that_make_no_sense_are_refused(arguments):
-    with pytest.raises(UserError, match="--batch"):
+    with pytest.raises(UserError, match=arguments[0]):
         main(arguments)

@@ -1,0 +1,207 @@
+"""Command-line arguments that several programs share: one spelling and one check for each.
+
+A program makes a ``train_model.cli.Parser``, calls the ``add_...`` functions it needs and passes what
+``parse_args`` returns to ``device``, ``runner_options`` and ``search_options``. Nothing here imports a
+framework, so ``--help`` and a mistyped option answer at once.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from train_model.cli import UserError, number, whole_number
+from trt_code.measure.machine import default_device, processors
+from trt_code.runners import PRECISIONS, RIVALS, RUNNERS
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model`` and ``--build-dir``."""
+    parser.add_argument("--model", default="demo", help="demo, demo-ar, wmt16 or wmt16-random")
+    add_build_dir(parser)
+
+
+def add_build_dir(parser: argparse.ArgumentParser) -> None:
+    """Add ``--build-dir``."""
+    parser.add_argument("--build-dir", default="build", help="folder of the built files (build)")
+
+
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """Add ``--split`` and ``--limit``, which choose sentences of a model's text."""
+    parser.add_argument("--split", default="test", help="default: test")
+    add_count(parser, "--limit", None, "only the first N sentences")
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device`` and ``--threads``."""
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto"
+    )
+    add_count(parser, "--threads", processors(), "CPU threads")
+
+
+def add_runner(parser: argparse.ArgumentParser) -> None:
+    """Add ``--runner`` and ``--precision`` for a program that uses one runner."""
+    parser.add_argument(
+        "--runner", choices=["auto", *RUNNERS], default="auto", help="default: the fastest here"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
+
+
+def add_runners(parser: argparse.ArgumentParser, precisions: str, rivals: bool = False) -> None:
+    """Add ``--runner`` and ``--precision`` for a program that compares several, as lists of names.
+
+    Args:
+        precisions: the default of ``--precision``, comma-separated.
+        rivals: whether ``--runner`` takes the rivals too.
+    """
+    known = [*RUNNERS, *(RIVALS if rivals else ())]
+    also = f"; rivals: {','.join(RIVALS)}" if rivals else ""
+    parser.add_argument(
+        "--runner",
+        type=lambda text: parse_names(text, known, "runner"),
+        default=list(RUNNERS),
+        metavar="NAME,...",
+        help=f"comma-separated; default: {','.join(RUNNERS)}{also}",
+    )
+    parser.add_argument(
+        "--precision",
+        type=lambda text: parse_names(text, PRECISIONS, "precision"),
+        default=precisions.split(","),
+        metavar="NAME,...",
+        help=f"of {', '.join(PRECISIONS)}, comma-separated; default: {precisions}",
+    )
+
+
+def add_shapes(parser: argparse.ArgumentParser, name: str, default: str, meaning: str = "") -> None:
+    """Add an option that takes shapes, e.g. ``16x32,1x8``; its value is as ``parse_shapes`` gives it."""
+    parser.add_argument(
+        name,
+        type=parse_shapes,
+        default=parse_shapes(default),
+        metavar="BxS,...",
+        help=f"batch x source tokens{meaning}, comma-separated; default: {default}",
+    )
+
+
+def add_sizes(parser: argparse.ArgumentParser, name: str, default: str, meaning: str) -> None:
+    """Add an option that takes whole numbers of at least 1, e.g. ``1,4,16``."""
+    parser.add_argument(
+        name,
+        type=lambda text: parse_sizes(text, name),
+        default=parse_sizes(default, name),
+        metavar="N,...",
+        help=f"{meaning}, comma-separated; default: {default}",
+    )
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a beam search under fairseq-generate's names."""
+    search = parser.add_argument_group(
+        "options of fairseq-generate", "for autoregressive models (demo-ar); others have no search"
+    )
+    add_count(search, "--beam", None, "hypotheses; default: 1, greedy")
+    add_lenpen(search)
+    search.add_argument(
+        "--iter-decode-max-iter", type=int, metavar="N", help="accepted and ignored"
+    )
+
+
+def add_lenpen(parser: argparse.ArgumentParser) -> None:
+    """Add ``--lenpen``."""
+    parser.add_argument(
+        "--lenpen",
+        type=number(-10, 10),
+        metavar="X",
+        help="exponent of a hypothesis' length; default: 1",
+    )
+
+
+def add_batching(parser: argparse.ArgumentParser, max_tokens: int, max_sentences: int) -> None:
+    """Add ``--max-tokens`` and ``--max-sentences``, the bounds of a batch."""
+    add_count(parser, "--max-tokens", max_tokens, "most tokens in a batch, padding included")
+    add_count(parser, "--max-sentences", max_sentences, "most sentences in a batch")
+
+
+def add_output(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add ``--output``, the folder of the results."""
+    parser.add_argument(
+        "--output", type=Path, default=Path(folder), help=f"folder of the results ({folder})"
+    )
+
+
+def add_count(
+    parser: argparse.ArgumentParser, name: str, default: int | None, meaning: str
+) -> None:
+    """Add an option that takes a whole number of at least 1; ``meaning`` is its help."""
+    if default is not None:
+        meaning += f"; default: {default}"
+    parser.add_argument(name, type=whole_number(1), default=default, help=meaning, metavar="N")
+
+
+def device(arguments: argparse.Namespace) -> str:
+    """The device that ``--device`` names: "cpu" or "cuda"."""
+    return default_device() if arguments.device == "auto" else arguments.device
+
+
+def runner_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of ``runners.create`` that the arguments hold."""
+    return {"threads": arguments.threads, "build_dir": arguments.build_dir}
+
+
+def search_options(autoregressive: bool, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of a search for ``runners.create``; warns if the network has no search."""
+    if not autoregressive:
+        for option, harmless in (("beam", 1), ("iter_decode_max_iter", 0), ("lenpen", 1.0)):
+            value = getattr(arguments, option)
+            if value is not None and value != harmless:
+                print(
+                    f"warning: --{option.replace('_', '-')} {value} is ignored: the network makes "
+                    "the whole translation in one pass and a CRF picks the best path, without beam "
+                    "search",
+                    file=sys.stderr,
+                )
+    return {"beam": arguments.beam, "len_penalty": arguments.lenpen}
+
+
+def parse_shapes(text: str) -> list[tuple[int, int]]:
+    """Parse ``16x32,1x8`` into (batch, source length) pairs.
+
+    Raises:
+        UserError: something else, or a source without room for both ends and a word.
+    """
+    shapes = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)x(\d+)\s*", part)
+        if not match or int(match[1]) < 1 or int(match[2]) < 3:
+            raise UserError(
+                f"shape {part!r} is not BATCHxLENGTH with a batch of 1 and a length of 3 at least; "
+                "give e.g. --shape 16x32,1x8"
+            )
+        shapes.append((int(match[1]), int(match[2])))
+    return shapes
+
+
+def parse_sizes(text: str, name: str) -> list[int]:
+    """Parse ``1,4,16``, the value of the option ``name``; raises ``UserError`` for something else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(
+            f"{name} {text!r} is no list of whole numbers above 0; write e.g. {name} 1,4,16"
+        )
+    return [int(part) for part in parts]
+
+
+def parse_names(text: str, known: Sequence[str], kind: str) -> list[str]:
+    """Parse a comma-separated choice among ``known``, each once.
+
+    Raises:
+        UserError: a name is not known.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in known:
+            raise UserError(f"no {kind} {name!r}; choose from {', '.join(known)}")
+    return names

@@ -1,0 +1,111 @@
+"""Arguments that several programs share: what they accept, and one line for what they refuse."""
+
+import importlib
+
+import pytest
+
+from train_model.cli import Parser, UserError, number, whole_number
+from trt_code import arguments
+from trt_code.runners import RUNNERS
+
+PROGRAMS = [
+    "trt_code.bench",
+    "trt_code.evaluate",
+    "trt_code.translate",
+    "trt_code.measure.compare",
+    "trt_code.measure.sweep",
+    "trt_code.measure.throughput",
+]
+
+
+def test_parse_shapes():
+    assert arguments.parse_shapes("16x32, 1x8") == [(16, 32), (1, 8)]
+
+
+@pytest.mark.parametrize("text", ["", "16", "16x", "0x8", "4x2", "-1x8", "16x32;1x8", "axb"])
+def test_bad_shapes_are_one_line(text):
+    with pytest.raises(UserError, match="BATCHxLENGTH"):
+        arguments.parse_shapes(text)
+
+
+def test_parse_names_refuses_with_the_known_ones():
+    assert arguments.parse_names("a,b,a", ["a", "b", "c"], "runner") == ["a", "b"]
+    with pytest.raises(UserError, match="no runner 'd'; choose from a, b, c"):
+        arguments.parse_names("a,d", ["a", "b", "c"], "runner")
+
+
+def test_parse_sizes():
+    assert arguments.parse_sizes("1, 16,4", "--batches") == [1, 16, 4]
+
+
+@pytest.mark.parametrize("text", ["", "1,", "0", "-1", "1.5", "1;2", "x"])
+def test_bad_sizes_are_one_line(text):
+    with pytest.raises(UserError, match=r"--batches .* is no list of whole numbers above 0"):
+        arguments.parse_sizes(text, "--batches")
+
+
+@pytest.mark.parametrize(
+    ("convert", "text", "value"),
+    [
+        (whole_number(1), "7", 7),
+        (whole_number(-3, 3), "-3", -3),
+        (number(0), "2.5", 2.5),
+        (number(-1, 1), "1e-1", 0.1),
+    ],
+)
+def test_numbers_within_their_bounds(convert, text, value):
+    assert convert(text) == value
+
+
+@pytest.mark.parametrize(
+    ("convert", "text", "message"),
+    [
+        (whole_number(1), "0", "--n is at least 1, not '0'"),
+        (whole_number(1), "1.5", "--n is at least 1, not '1.5'"),
+        (whole_number(1), "9" * 5000, "--n is at least 1, not '9"),
+        (whole_number(1), "\u0661", "--n is at least 1, not"),  # an Arabic digit
+        (whole_number(0, 4), "5", "--n is 0 to 4, not '5'"),
+        (number(0), "-0.1", "--n is at least 0, not '-0.1'"),
+        (number(0), "nan", "--n is at least 0, not 'nan'"),
+        (number(0), "inf", "--n is at least 0, not 'inf'"),
+        (number(0), "much", "--n is at least 0, not 'much'"),
+    ],
+)
+def test_numbers_beyond_their_bounds_are_one_line(convert, text, message):
+    parser = Parser()
+    parser.add_argument("--n", type=convert)
+    with pytest.raises(UserError) as error:
+        parser.parse_args(["--n", text])
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--threads", "0"], "--threads is at least 1, not '0'"),
+        (["--lenpen", "nan"], "--lenpen is -10 to 10, not 'nan'"),
+        (["--device", "tpu"], "--device: invalid choice: 'tpu'"),
+        (["--no-such-option"], "unrecognized arguments: --no-such-option"),
+    ],
+)
+def test_programs_refuse_the_same_in_the_same_words(program, given, message):
+    with pytest.raises(UserError, match=message):
+        importlib.import_module(program).main(given)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_shows_every_default(program, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        importlib.import_module(program).main(["--help"])
+    assert exit_.value.code == 0
+    assert "--threads N" in capsys.readouterr().out
+
+
+def test_lists_of_runners_have_rivals_only_where_asked():
+    parser = Parser()
+    arguments.add_runners(parser, "fp32,fp16")
+    given = parser.parse_args([])
+    assert (given.runner, given.precision) == (list(RUNNERS), ["fp32", "fp16"])
+    with pytest.raises(UserError, match="no runner 'torch-compile'"):
+        parser.parse_args(["--runner", "torch-compile"])

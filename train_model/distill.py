@@ -11,7 +11,6 @@ and test stay as they are. A run that was stopped goes on where it was.
 import argparse
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +21,10 @@ from tqdm import tqdm
 
 from train_model import fairseq_compat
 from train_model.cli import UserError, atomic_path, run
+from train_model.data.binary import write_binary
+from train_model.data.corpora import DISTILLED, prepare
 from train_model.data.dictionary import PAD, Dictionary
-from train_model.data.prepare import DISTILLED, claim, prepare, step, write_binary
+from train_model.data.files import claim, copy, step
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.incremental import IncrementalDecoder
@@ -45,7 +46,7 @@ def distill(
     """Translate the training sources of ``corpus`` and return the new corpus' folder for fairseq.
 
     Args:
-        corpus: a name that ``train_model.data.prepare`` knows.
+        corpus: a name in ``train_model.data.corpora``.
         teacher: checkpoint of an autoregressive network with the corpus' dictionaries.
         options: how the teacher searches.
         languages: source and target.
@@ -78,7 +79,7 @@ def distill(
     # the training targets last: a corpus that has them is complete
     for path in sorted(original.iterdir()):
         if not path.name.startswith(f"train.{pair}.{target}."):
-            step([binary / path.name], lambda path=path: _copy(path, binary / path.name))
+            step([binary / path.name], lambda path=path: copy(path, binary / path.name))
     stem = binary / f"train.{pair}.{target}"
     size = len(Dictionary.load(original / f"dict.{target}.txt"))
     step(
@@ -145,11 +146,6 @@ def _translations(parts: list[Path]) -> Iterator[Tensor]:
     for path in parts:
         with np.load(path) as part:
             yield from torch.from_numpy(part["tokens"]).split(part["lengths"].tolist())
-
-
-def _copy(source: Path, target: Path) -> None:
-    with atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
 
 
 def main(argv: list[str] | None = None) -> None:

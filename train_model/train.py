@@ -26,7 +26,7 @@ from typing import Any
 
 from train_model import fairseq_compat, recipe
 from train_model.cli import UserError, one_at_a_time, run
-from train_model.data.prepare import DISTILLED, prepare
+from train_model.data.corpora import DISTILLED, prepare
 
 WARM_UPDATES, TIMED_UPDATES = 3, 20
 
@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--corpus",
-        help="another corpus of train_model.data.prepare than the recipe's, of its languages",
+        help="another corpus than the recipe's, with the same languages",
     )
     parser.add_argument("--build-dir", default="build", help="default build")
     options = parser.parse_args(argv)

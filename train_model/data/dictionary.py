@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from train_model.cli import UserError, atomic_path
+from train_model.data.files import read_lines
 
 BOS, PAD, EOS, UNK = range(4)
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -48,8 +48,14 @@ class Dictionary:
         Raises:
             UserError: no such file, not text, or a line that is not "symbol count".
         """
+        try:
+            lines = list(read_lines(path))
+        except FileNotFoundError:
+            raise UserError(
+                f"no dictionary at {path}; give the one that the model was trained with"
+            ) from None
         counts = []
-        for number, line in enumerate(_read_lines(path), start=1):
+        for number, line in enumerate(lines, start=1):
             symbol, _, count = line.rstrip().rpartition(" ")
             if not symbol or not count.isdecimal():
                 raise UserError(
@@ -68,15 +74,3 @@ class Dictionary:
         text = "".join(f"{symbol} {count}\n" for symbol, count in self.counts)
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def _read_lines(path: str | os.PathLike) -> list[str]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        return text.removesuffix("\n").split("\n") if text else []
-    except FileNotFoundError:
-        raise UserError(
-            f"no dictionary at {path}; give the one that the model was trained with"
-        ) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a UTF-8 text file, so it is no dictionary") from None

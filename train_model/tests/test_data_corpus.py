@@ -6,16 +6,16 @@ import re
 
 import pytest
 
-from train_model.data import corpus, phrases
-from train_model.data.prepare import DEMO_SIZES
+from train_model.data.corpora import demo
+from train_model.data.corpora.demo import phrases, sentences
 
 SIZES = {"train": 3000, "valid": 300, "test": 300}
-CONJUNCTIONS = re.compile("|".join(re.escape(joint[0]) for joint in corpus.JOINTS) + "|, and ")
+CONJUNCTIONS = re.compile("|".join(re.escape(joint[0]) for joint in sentences.JOINTS) + "|, and ")
 
 
 @pytest.fixture(scope="module")
-def splits() -> dict[str, list[corpus.Pair]]:
-    return corpus.generate(SIZES, seed=1)
+def splits() -> dict[str, list[sentences.Pair]]:
+    return sentences.generate(SIZES, seed=1)
 
 
 def possible_phrases(source: str) -> set[str]:
@@ -29,13 +29,13 @@ def possible_phrases(source: str) -> set[str]:
 
 
 def test_demo_sizes_are_those_promised():
-    assert DEMO_SIZES["train"] >= 50_000
-    assert DEMO_SIZES["test"] == DEMO_SIZES["valid"] == 2000
+    assert demo.SIZES["train"] >= 50_000
+    assert demo.SIZES["test"] == demo.SIZES["valid"] == 2000
 
 
 def test_same_seed_same_corpus_other_seed_another(splits):
-    assert corpus.generate(SIZES, seed=1) == splits
-    assert corpus.generate(SIZES, seed=2)["test"] != splits["test"]
+    assert sentences.generate(SIZES, seed=1) == splits
+    assert sentences.generate(SIZES, seed=2)["test"] != splits["test"]
 
 
 def test_sizes_and_no_repeated_sentence(splits):
@@ -67,14 +67,14 @@ def test_a_content_has_one_split_in_every_form():
         phrase = phrases.date(rng)
         by_key.setdefault(phrase.key, set()).add(phrase.source)
     assert any(len(forms) > 1 for forms in by_key.values())
-    assert {corpus.split_of(key, 1) for key in by_key} == set(corpus.SPLITS)
+    assert {sentences.split_of(key, 1) for key in by_key} == set(sentences.SPLITS)
 
 
 def test_joined_sentences_have_two_to_four_phrases(splits):
     counts = [pair.phrases for pair in splits["train"]]
     shares = {count: 100 * counts.count(count) / len(counts) for count in set(counts)}
     assert set(shares) == {1, 2, 3, 4}
-    assert shares[1] == pytest.approx(corpus.JOINED_LENGTHS[1], abs=0.1)
+    assert shares[1] == pytest.approx(sentences.JOINED_LENGTHS[1], abs=0.1)
 
 
 class Script:
@@ -137,5 +137,5 @@ def test_translations_that_a_german_speaker_checked(kind, drawn, source, target)
 
 def test_lists_and_conjunctions():
     one, two, three = (phrases.Phrase(text, text.upper(), text) for text in ("a", "b", "c"))
-    assert corpus.join([one, two, three], random.Random(0)) == ("a, b, and c", "A, B und C", 3)
-    assert corpus.join([one, two], Script((" or ", " oder "))) == ("a or b", "A oder B", 2)
+    assert sentences.join([one, two, three], random.Random(0)) == ("a, b, and c", "A, B und C", 3)
+    assert sentences.join([one, two], Script((" or ", " oder "))) == ("a or b", "A oder B", 2)

@@ -6,7 +6,7 @@ import tarfile
 import pytest
 
 from train_model.cli import UserError
-from train_model.data import prepare as corpora
+from train_model.data.corpora import CORPORA, cnndm, iwslt14
 from train_model.data.dictionary import EOS, Dictionary
 from train_model.data.transfer import NetworkError
 
@@ -56,9 +56,7 @@ def archive(tmp_path):
 
 
 def prepare(archive, folder, **options):
-    from train_model.data.iwslt14 import prepare_iwslt14
-
-    return prepare_iwslt14(folder, archive.parent, merges=20, **options)
+    return iwslt14.prepare(folder, archive.parent, merges=20, **options)
 
 
 def lines(path):
@@ -127,16 +125,14 @@ def test_an_archive_that_cannot_be_had_is_told(tmp_path):
 
 
 def test_summaries_are_prepared_from_text(tmp_path):
-    from train_model.data.cnndm import prepare_cnndm
-
     source = tmp_path / "text"
     with pytest.raises(UserError, match=r"train\.source"):
-        prepare_cnndm(tmp_path / "cnndm", source)
+        cnndm.prepare(tmp_path / "cnndm", source)
     source.mkdir()
     for split in ("train", "valid", "test"):
         (source / f"{split}.source").write_text("a long article about words\n" * 4)
         (source / f"{split}.target").write_text("an article\n" * 4)
-    binary = prepare_cnndm(tmp_path / "cnndm", source, merges=10)
+    binary = cnndm.prepare(tmp_path / "cnndm", source, merges=10)
     names = {path.name for path in binary.iterdir()}
     assert {"train.source-target.source.bin", "test.source-target.target.idx"} <= names
     dictionaries = [(binary / f"dict.{side}.txt").read_text() for side in ("source", "target")]
@@ -146,4 +142,4 @@ def test_summaries_are_prepared_from_text(tmp_path):
 def test_every_recipe_has_its_corpus():
     from train_model import recipe
 
-    assert {recipe.load(name).corpus for name in recipe.names()} <= set(corpora.CORPORA)
+    assert {recipe.load(name).corpus for name in recipe.names()} <= set(CORPORA)

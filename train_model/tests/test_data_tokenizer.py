@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from subword_nmt.apply_bpe import BPE
 
 from train_model.cli import UserError
+from train_model.data.bpe import load_bpe
 from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS, UNK, Dictionary
-from train_model.data.tokenizer import Tokenizer, load_bpe, normalise, split_units
+from train_model.data.tokenizer import Tokenizer, normalise, split_units
 
 DEMO = Path(__file__).parents[2] / "data_model" / "demo"
 DICTIONARY = Dictionary.load(DEMO / "dict.en.txt")
@@ -66,7 +67,7 @@ def test_the_bench_shapes_past_32_tokens_are_real_text():
 def test_a_glossary_that_is_no_expression_is_refused(tmp_path):
     (tmp_path / "bpe.codes").write_text("#version: 0.2\na b\n")
     (tmp_path / "bpe.glossary").write_text("[0-9]\n(und\n")
-    with pytest.raises(UserError, match=r"bpe\.glossary line 2 is no regular expression"):
+    with pytest.raises(UserError, match=r"bpe\.glossary line 2 is not a regular expression"):
         load_bpe(tmp_path / "bpe.codes")
 
 

@@ -7,10 +7,10 @@ import tarfile
 import pytest
 
 from train_model.cli import UserError
-from train_model.data import wmt16_raw
+from train_model.data.corpora import wmt16_raw
+from train_model.data.corpora.wmt16_raw import SOURCES
 from train_model.data.dictionary import EOS, Dictionary
 from train_model.data.transfer import NetworkError
-from train_model.data.wmt16_raw import SOURCES, prepare_wmt16_raw
 
 pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
 pytest.importorskip("sacremoses", reason="sacremoses is not installed")
@@ -55,7 +55,7 @@ def downloads(tmp_path):
 
 
 def prepare(downloads, folder, **options):
-    return prepare_wmt16_raw(folder, downloads, merges=30, processes=2, **options)
+    return wmt16_raw.prepare(folder, downloads, merges=30, processes=2, **options)
 
 
 def lines(path):
@@ -131,7 +131,7 @@ def test_what_is_no_corpus_is_refused(downloads, tmp_path):
 def test_an_archive_that_cannot_be_had_is_told(tmp_path):
     source = dataclasses.replace(NEWS, url="http://127.0.0.1:9/nc.tgz")
     with pytest.raises(NetworkError):
-        prepare_wmt16_raw(tmp_path / "a", tmp_path / "b", (source,), processes=1)
+        wmt16_raw.prepare(tmp_path / "a", tmp_path / "b", (source,), processes=1)
 
 
 def test_the_archives_have_names_of_their_own():

@@ -7,7 +7,7 @@ import torch
 
 from train_model import train
 from train_model.cli import UserError
-from train_model.data.prepare import prepare, prepare_demo
+from train_model.data.corpora import CORPORA, Corpus, demo, prepare
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.incremental import IncrementalDecoder
@@ -23,7 +23,7 @@ OPTIONS = SearchOptions(beam=2, max_len_b=12, len_penalty=0.6)
 def small(tmp_path_factory):
     """A build folder with a demo corpus of 30 pairs, and a teacher with random weights."""
     build = tmp_path_factory.mktemp("build")
-    prepare_demo(build / "data" / "demo", {"train": 30, "valid": 5, "test": 5}, merges=40)
+    demo.prepare(build / "data" / "demo", {"train": 30, "valid": 5, "test": 5}, merges=40)
     symbols = sum(1 for _ in (build / "data/demo/dict.en.txt").open()) + 4
     torch.manual_seed(2)
     sizes = {"src_vocab": symbols, "tgt_vocab": symbols, "encoder_layers": 1, "decoder_layers": 1}
@@ -36,7 +36,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture
 def build(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("train_model.data.prepare.CORPORA", {"demo": lambda folder: folder / "bin"})
+    monkeypatch.setitem(CORPORA, "demo", Corpus(("en", "de"), lambda folder: folder / "bin"))
     monkeypatch.setattr("train_model.distill.PART", 8)
     return shutil.copytree(small, tmp_path / "build")
 

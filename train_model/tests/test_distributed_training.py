@@ -7,17 +7,17 @@ import sys
 
 import pytest
 
-from train_model.data.prepare import prepare_demo
+from train_model.data.corpora import demo
 from train_model.models.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.fairseq, pytest.mark.slow]
 # The corpus is a small one that lies there already; everything else is the command line's.
 SCRIPT = """
 from train_model.cli import run
-from train_model.data import prepare
+from train_model.data.corpora import CORPORA, Corpus
 from train_model.train import main
 
-prepare.CORPORA["demo"] = lambda folder: folder / "bin"
+CORPORA["demo"] = Corpus(("en", "de"), lambda folder: folder / "bin")
 run(main)
 """
 SETTINGS = ["cpu=true", "optimizer=adam", "batch_size=4", "max_update=5", "log_interval=1"]
@@ -48,7 +48,7 @@ def test_two_processes_have_the_losses_of_one_with_twice_the_batches(tmp_path):
     pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
     folders = {name: tmp_path / name for name in ("one", "two")}
     for folder in folders.values():
-        prepare_demo(folder / "data" / "demo", {"train": 60, "valid": 4, "test": 4}, merges=60)
+        demo.prepare(folder / "data" / "demo", {"train": 60, "valid": 4, "test": 4}, merges=60)
     expected, _ = losses(folders["one"], [sys.executable], ["update_freq=2"])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     found, output = losses(folders["two"], torchrun, GLOO)

@@ -1,5 +1,6 @@
 """A whole training through fairseq on a small corpus: start, go on, convert, refuse."""
 
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import torch
 
 from train_model import fairseq_compat, recipe, train
 from train_model.cli import UserError
-from train_model.data import prepare as prepare_module
+from train_model.data.corpora import CORPORA, demo, prepare
 from train_model.data.dictionary import EOS, Dictionary
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.checkpoint import load_checkpoint
@@ -29,14 +30,14 @@ def build_dir(tmp_path_factory):
     """A build folder with a corpus of 1,200 pairs: enough for every unit in every form."""
     folder = tmp_path_factory.mktemp("build")
     sizes = {"train": 1200, "valid": 16, "test": 16}
-    small = functools.partial(prepare_module.prepare_demo, sizes=sizes, merges=40)
+    small = functools.partial(demo.prepare, sizes=sizes, merges=40)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(prepare_module.CORPORA, "demo", small)
+        patch.setitem(CORPORA, "demo", dataclasses.replace(CORPORA["demo"], prepare=small))
         yield folder
 
 
 def test_binary_corpus_is_what_fairseq_reads(build_dir):
-    data = prepare_module.prepare("demo", build_dir)
+    data = prepare("demo", build_dir)
     fairseq_compat.prepare()
     from fairseq.data import Dictionary as FairseqDictionary
     from fairseq.data import indexed_dataset
@@ -57,12 +58,12 @@ def test_binary_corpus_is_what_fairseq_reads(build_dir):
 
 
 def test_a_prepared_corpus_is_left_alone_and_a_stopped_one_completed(build_dir):
-    data = prepare_module.prepare("demo", build_dir)
+    data = prepare("demo", build_dir)
     files = sorted(path for path in data.parent.rglob("*") if path.is_file())
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
     gone = data / "valid.en-de.de.idx"
     gone.unlink()
-    prepare_module.prepare("demo", build_dir)
+    prepare("demo", build_dir)
     assert gone.read_bytes() == before[gone][1]
     for path, (time, _) in before.items():
         if not path.name.startswith("valid.en-de.de"):
@@ -126,7 +127,7 @@ run(lambda: train.main(["--build-dir", sys.argv[2], *sets]))
 
 
 def test_a_checkpoint_that_has_no_room_is_told_in_one_line(build_dir, tmp_path):
-    data = prepare_module.prepare("demo", build_dir)
+    data = prepare("demo", build_dir)
     program = [sys.executable, "-W", "ignore", "-c", WITHOUT_ROOM]
     command = [*program, data, tmp_path, *SMALL, "max_update=3"]
     reply = subprocess.run(command, capture_output=True, text=True)

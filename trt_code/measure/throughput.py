@@ -46,10 +46,10 @@ def generate(count: int) -> list[str]:
         UserError: the packages that make them are not there.
     """
     try:
-        from train_model.data import corpus
+        from train_model.data.corpora.demo import sentences
     except ImportError as error:
         raise UserError(f"{error}; install it (make env), or give a file with --text") from error
-    pairs = corpus.generate({"train": count, "valid": 0, "test": 0}, SEED)["train"]
+    pairs = sentences.generate({"train": count, "valid": 0, "test": 0}, SEED)["train"]
     return [pair.source for pair in pairs]
 
 

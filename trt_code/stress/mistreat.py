@@ -63,11 +63,12 @@ class Target:
 
 # Trainings of seconds in place of hours: the recipes' networks and corpus made small.
 SMALL = """
-import functools, importlib, sys
+import dataclasses, functools, importlib, sys
 from train_model.cli import run
-from train_model.data import prepare
+from train_model.data.corpora import CORPORA, demo
 sizes = {"train": 300, "valid": 16, "test": 16}
-prepare.CORPORA["demo"] = functools.partial(prepare.prepare_demo, sizes=sizes, merges=40)
+small = functools.partial(demo.prepare, sizes=sizes, merges=40)
+CORPORA["demo"] = dataclasses.replace(CORPORA["demo"], prepare=small)
 run(lambda: importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
 """
 

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from train_model.cli import UserError, atomic_path, run
-from train_model.data import corpus
-from train_model.data.phrases import KINDS
+from train_model.data.corpora.demo.phrases import KINDS
+from train_model.data.corpora.demo.sentences import JOINED_LENGTHS, join
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import model_files
 from trt_code.measure.machine import describe
@@ -48,14 +48,14 @@ def sentences(count: int, seed: int) -> list[str]:
     """``count`` different sentences as the demo corpus has them; any split's contents."""
     chance = random.Random(seed)
     kinds, weights = list(KINDS), list(KINDS.values())
-    joined, shares = list(corpus.JOINED_LENGTHS), list(corpus.JOINED_LENGTHS.values())
+    joined, shares = list(JOINED_LENGTHS), list(JOINED_LENGTHS.values())
     found: dict[str, None] = {}
     while len(found) < count:
         phrases = [
             chance.choices(kinds, weights)[0](chance)
             for _ in range(chance.choices(joined, shares)[0])
         ]
-        found[corpus.join(phrases, chance).source] = None
+        found[join(phrases, chance).source] = None
     return list(found)
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from train_model.cli import UserError, run
-from train_model.data.tokenizer import glossary_path
+from train_model.data.bpe import glossary_path
 from train_model.models.zoo import ModelFiles, model_files
 from trt_code.engine.profiles import Shape
 from trt_code.runners import PRECISIONS
@@ -33,7 +33,9 @@ TOKENIZER = (
     "train_model/__init__.py",
     "train_model/cli.py",
     "train_model/data/__init__.py",
+    "train_model/data/bpe.py",
     "train_model/data/dictionary.py",
+    "train_model/data/files.py",
     "train_model/data/tokenizer.py",
 )
 SERVE = """\

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from train_model.data.phrases import KINDS, Phrase
+from train_model.data.corpora.demo.phrases import KINDS, Phrase
+from train_model.data.files import SPLITS
 
-SPLITS = ("train", "valid", "test")
 HELD_OUT_PERCENT = 5  # of all contents, for valid and for test each
 POOL_PER_PAIR = 1.2  # phrases drawn for each training pair
 JOINED_LENGTHS = {1: 40, 2: 26, 3: 20, 4: 14}  # share of the pairs with so many phrases, in percent

@@ -16,7 +16,7 @@ from subword_nmt.learn_bpe import learn_bpe
 from tqdm import tqdm
 
 from train_model.cli import UserError, atomic_path
-from train_model.data.prepare import read_lines
+from train_model.data.files import read_lines
 from train_model.data.transfer import Ledger, fetch, refuse_impostor
 
 BATCH, CHUNK = 100_000, 500  # lines that are in memory, and that a worker takes at once

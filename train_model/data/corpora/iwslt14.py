@@ -11,9 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from train_model.cli import UserError, atomic_path
-from train_model.data.corpus import SPLITS
-from train_model.data.prepare import claim, finish, read_lines, step
-from train_model.data.raw_text import (
+from train_model.data.binary import binarise
+from train_model.data.bpe import load_bpe
+from train_model.data.corpora.raw_text import (
     archived_lines,
     is_clean,
     learn_joint_bpe,
@@ -21,7 +21,7 @@ from train_model.data.raw_text import (
     segments,
     tokenizer,
 )
-from train_model.data.tokenizer import load_bpe
+from train_model.data.files import SPLITS, claim, read_lines, step
 
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
 DOWNLOADS = Path("data_model/iwslt14")
@@ -34,14 +34,14 @@ _NO_TEXT = ("<url>", "<talkid>", "<keywords>")
 _TAGS = re.compile(r"</?(?:title|description)>")
 
 
-def prepare_iwslt14(
+def prepare(
     folder: Path, downloads: Path = DOWNLOADS, url: str = URL, merges: int = MERGES
 ) -> Path:
     """Prepare the corpus under ``folder`` and return the folder that fairseq reads.
 
     Args:
-        folder: receives train/valid/test.de/.en (tokenised, lower case), bpe.codes, a dictionary a
-            language, and bin/.
+        folder: receives train/valid/test.de/.en (tokenised, lower case), bpe.codes, one dictionary
+            per language, and bin/.
         downloads: where the archive is, or is put.
         url: where it is fetched from.
         merges: BPE merges, joint for both languages.
@@ -63,7 +63,7 @@ def prepare_iwslt14(
     def units(split: str, language: str) -> Iterator[list[str]]:
         return (bpe.segment(line).split() for line in read_lines(folder / f"{split}.{language}"))
 
-    return finish(folder, units, LANGUAGES, joined=False)
+    return binarise(folder, units, LANGUAGES, joined=False)
 
 
 def _write_texts(archive: Path, folder: Path) -> None:

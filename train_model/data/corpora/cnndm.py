@@ -1,25 +1,25 @@
-"""CNN / Daily Mail summaries, from text that is there already.
+"""CNN / Daily Mail summaries, from text that you provide.
 
-The articles and highlights may not be passed on, so they are not fetched: put them, tokenised and one a
-line, into data_model/cnndm as train, valid and test, ``.source`` and ``.target``. Both sides share BPE
-merges and a dictionary.
+The articles and highlights may not be redistributed, so nothing is fetched. Put the tokenised text, one
+article per line, into data_model/cnndm as train, valid and test, ``.source`` and ``.target``. Both sides
+share the BPE merges and the dictionary.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from train_model.cli import UserError
-from train_model.data.corpus import SPLITS
-from train_model.data.prepare import claim, finish, read_lines, step
-from train_model.data.raw_text import learn_joint_bpe
-from train_model.data.tokenizer import load_bpe
+from train_model.data.binary import binarise
+from train_model.data.bpe import load_bpe
+from train_model.data.corpora.raw_text import learn_joint_bpe
+from train_model.data.files import SPLITS, claim, read_lines, step
 
 SOURCE = Path("data_model/cnndm")
 SIDES = ("source", "target")
 MERGES = 30_000
 
 
-def prepare_cnndm(folder: Path, source: Path = SOURCE, merges: int = MERGES) -> Path:
+def prepare(folder: Path, source: Path = SOURCE, merges: int = MERGES) -> Path:
     """Prepare the corpus under ``folder`` and return the folder that fairseq reads.
 
     Raises:
@@ -37,4 +37,4 @@ def prepare_cnndm(folder: Path, source: Path = SOURCE, merges: int = MERGES) -> 
     def units(split: str, side: str) -> Iterator[list[str]]:
         return (bpe.segment(line).split() for line in read_lines(source / f"{split}.{side}"))
 
-    return finish(folder, units, SIDES)
+    return binarise(folder, units, SIDES)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train_model.cli import UserError, atomic_path
-from train_model.data.corpus import SPLITS
-from train_model.data.prepare import LANGUAGES, claim, finish, read_lines, step
-from train_model.data.raw_text import (
+from train_model.data.binary import binarise
+from train_model.data.bpe import load_bpe
+from train_model.data.corpora.raw_text import (
     archived_lines,
     is_clean,
     learn_joint_bpe,
@@ -24,8 +24,9 @@ from train_model.data.raw_text import (
     segments,
     write_tokenised,
 )
-from train_model.data.tokenizer import load_bpe
+from train_model.data.files import SPLITS, claim, read_lines, step
 
+LANGUAGES = ("en", "de")
 DOWNLOADS = Path("data_model/wmt16-raw")
 MERGES = 32_000
 MAX_TOKENS, MAX_RATIO = 80, 9.0  # of a training pair; the ratio is clean-corpus-n.perl's own
@@ -74,7 +75,7 @@ SOURCES = (
 )
 
 
-def prepare_wmt16_raw(
+def prepare(
     folder: Path,
     downloads: Path = DOWNLOADS,
     sources: tuple[Source, ...] = SOURCES,
@@ -115,7 +116,7 @@ def prepare_wmt16_raw(
     def units(split: str, language: str) -> Iterator[list[str]]:
         return (bpe.segment(line).split() for line in read_lines(folder / f"{split}.{language}"))
 
-    return finish(folder, units)
+    return binarise(folder, units, LANGUAGES)
 
 
 def _tokenise(archive: Path, source: Source, folder: Path, processes: int) -> None:

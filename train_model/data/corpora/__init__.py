@@ -1,0 +1,62 @@
+"""The corpora by name. A new corpus is one module with ``prepare(folder)``, and one line here."""
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from train_model.cli import UserError
+
+DISTILLED = "-distilled"
+"""Ends the name of a corpus that has a teacher's translations as targets."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus that training can prepare.
+
+    Attributes:
+        languages: source and target.
+        prepare: makes the corpus in a folder and returns the folder that fairseq reads.
+    """
+
+    languages: tuple[str, str]
+    prepare: Callable[[Path], Path]
+
+
+def _module(name: str) -> Callable[[Path], Path]:
+    """``prepare`` of a module in this folder, which is imported when the corpus is prepared."""
+
+    def prepare(folder: Path) -> Path:
+        return importlib.import_module(f"{__name__}.{name}").prepare(folder)
+
+    return prepare
+
+
+CORPORA = {
+    "demo": Corpus(("en", "de"), _module("demo")),
+    "wmt16": Corpus(("en", "de"), _module("wmt16")),
+    "wmt16-raw": Corpus(("en", "de"), _module("wmt16_raw")),
+    "iwslt14": Corpus(("de", "en"), _module("iwslt14")),
+    "cnndm": Corpus(("source", "target"), _module("cnndm")),
+}
+
+
+def prepare(name: str, build_dir: str | os.PathLike = "build") -> Path:
+    """Prepare a corpus under ``build_dir``/data; returns the folder that fairseq reads.
+
+    Raises:
+        UserError: the name is unknown, the corpus' text is missing, or it must be distilled first.
+    """
+    folder = Path(build_dir) / "data" / name
+    original = name.removesuffix(DISTILLED)
+    if original not in CORPORA:
+        raise UserError(f"no corpus {name!r}; there are: {', '.join(CORPORA)}")
+    if name == original:
+        return CORPORA[name].prepare(folder)
+    if not list(folder.glob("bin/train.*-*.*.idx"))[1:]:
+        raise UserError(
+            f"no {folder}, or half of it; make it: python -m train_model.distill --help"
+        )
+    return folder / "bin"

@@ -1,0 +1,41 @@
+"""WMT16 English to German as ``make download`` brings it: tokenised and split into subwords already."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from train_model.cli import UserError
+from train_model.data.binary import binarise
+from train_model.data.files import claim, copy, read_lines, step
+
+LANGUAGES = ("en", "de")
+SOURCE = Path("data_model/wmt16")
+FILES = {  # names in the archive of the data set, without the language
+    "train": "train.tok.clean.bpe.32000",
+    "valid": "newstest2013.tok.bpe.32000",
+    "test": "newstest2014.tok.bpe.32000",
+}
+
+
+def prepare(folder: Path, source: Path = SOURCE) -> Path:
+    """Binarise the downloaded text and return the folder that fairseq reads.
+
+    Raises:
+        UserError: a file of the data set is missing.
+    """
+    names = [f"{name}.{language}" for name in FILES.values() for language in LANGUAGES]
+    for name in names:
+        if not (source / name).is_file():
+            raise UserError(
+                f"no {source / name}; run `make download` (RECIPE=demo needs no download)"
+            )
+    claim(folder, {"source": str(source.resolve()), "files": names})
+    dictionary = source / "dict.en.txt"
+    if dictionary.is_file():  # the public checkpoint's own; its embeddings are in this order
+        for language in LANGUAGES:
+            target = folder / f"dict.{language}.txt"
+            step([target], lambda target=target: copy(dictionary, target))
+
+    def units(split: str, language: str) -> Iterator[list[str]]:
+        return (line.split() for line in read_lines(source / f"{FILES[split]}.{language}"))
+
+    return binarise(folder, units, LANGUAGES)

@@ -41,7 +41,7 @@ ELSEWHERE = {
     ),
     r"make plugins|build/plugins/|make torch-ops": "compiles for minutes; test_plugins.py does it",
     r"make sweep": "measures for minutes; test_sweep.py does it in seconds",
-    r".*trt_code\.tests\.(fuzz|under_load|mistreat)": "runs for long; tests run a little of it",
+    r".*trt_code\.stress\.": "runs for long; tests run a little of it",
     r"python doc/porting/": "test_doc_porting.py runs it",
     r"python doc/figures/": "test_docs.py runs it",
     r".*\.\.\.|.*/path/to/|.*<|.*engine-\*": "names no file that is here",
@@ -50,12 +50,12 @@ ELSEWHERE = {
 }
 # What takes minutes, and is run where LITE_ALL_COMMANDS=1.
 LONG = (
-    r"make (ptq|sensitivity|compare|throughput)\b|make patch .*=int8|.*trt_code\.compare"
-    r"|.*model\.qdq\.onnx|.*trt_code\.sweep"
+    r"make (ptq|sensitivity|compare|throughput)\b|make patch .*=int8|.*trt_code\.measure\.compare"
+    r"|.*model\.qdq\.onnx|.*trt_code\.measure\.sweep"
 )
 # What a machine without a GPU has to refuse.
 GPU_ONLY = (
-    r"make engine-|.*build_engine|.*(translate|evaluate) .*--runner trt|.*bench_kernels|.*roofline"
+    r"make engine-|.*build_engine|.*(translate|evaluate) .*--runner trt|.*measure\.kernels|.*roofline"
     r"|.*--runner cuda-graph |.*layers\.json"
 )
 

@@ -39,8 +39,7 @@ def _to_call(node: onnx.NodeProto) -> str:
     attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
     name = node.op_type
     if attributes.get("fused"):
-        name += "Fused" + ("Glu" if attributes.get("glu") else "")
-        name += "Mask" if len(node.input) == 3 else ""
+        name += "FusedMask" if len(node.input) == 3 else "Fused"
     elif name == "LiteLayerNorm" and len(node.input) == 4:
         name += "Residual"
     if name not in FUNCTIONS:

@@ -434,7 +434,7 @@ def _draw_graph(
         ours = node.domain == DOMAIN
         box(axes, (x, y), (15.5, 4.2), node.op_type, ORANGE if ours else GREY)
         if ours and node.attributes.get("fused"):
-            wanted = ("fused", "heads", "kernel_size", "padding_l", "glu")
+            wanted = ("fused", "heads", "kernel_size", "padding_l")
             text = "\n".join(f"{name} = {node.attributes[name].value}" for name in wanted)
             note(axes, (x + 9, y), text, ORANGE, ha="left", fontsize=8)
 

@@ -23,8 +23,6 @@ FUNCTIONS = {
         dynamic_conv.LiteDynamicConv,
         dynamic_conv.LiteDynamicConvFused,
         dynamic_conv.LiteDynamicConvFusedMask,
-        dynamic_conv.LiteDynamicConvFusedGlu,
-        dynamic_conv.LiteDynamicConvFusedGluMask,
         crf_decode.LiteCrfDecode,
         layer_norm.LiteLayerNorm,
         layer_norm.LiteLayerNormResidual,

@@ -1,7 +1,7 @@
 """``lite::dynamic_conv`` as ONNX sees it: the node ``LiteDynamicConv`` and its reference functions.
 
-The exporter writes the plain form. The surgeon makes the fused one of it (``fused=1``): x [B,T,C], or
-[B,T,2C] with ``glu=1``, logits [B,T,H*K], optionally mask [B,T] int32. One function a form.
+The exporter writes the plain form. The surgeon turns it into the fused form (``fused=1``): x [B,T,C],
+logits [B,T,H*K] and an optional mask [B,T] int32. Each form has one function.
 """
 
 import onnx
@@ -81,26 +81,4 @@ def LiteDynamicConvFusedMask(
     zero = op.CastLike(op.Constant(value_float=0.0), x)
     return LiteDynamicConvFused(
         op.Where(real, x, zero), logits, padding_l=padding_l, heads=heads, kernel_size=kernel_size
-    )
-
-
-@script(LITE, default_opset=op)
-def LiteDynamicConvFusedGlu(
-    x: FLOAT, logits: FLOAT, padding_l: int, heads: int, kernel_size: int
-) -> FLOAT:
-    """The same over the gated input ``a * sigmoid(b)``, with a and b the halves of x's channels."""
-    a, b = op.Split(x, num_outputs=2, axis=-1)
-    return LiteDynamicConvFused(
-        a * op.Sigmoid(b), logits, padding_l=padding_l, heads=heads, kernel_size=kernel_size
-    )
-
-
-@script(LITE, default_opset=op)
-def LiteDynamicConvFusedGluMask(
-    x: FLOAT, logits: FLOAT, mask: INT32, padding_l: int, heads: int, kernel_size: int
-) -> FLOAT:
-    """Gate first, then mask."""
-    a, b = op.Split(x, num_outputs=2, axis=-1)
-    return LiteDynamicConvFusedMask(
-        a * op.Sigmoid(b), logits, mask, padding_l=padding_l, heads=heads, kernel_size=kernel_size
     )

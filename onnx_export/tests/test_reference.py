@@ -25,35 +25,32 @@ def run(text: str, **feeds: torch.Tensor) -> list[torch.Tensor]:
     return [torch.from_numpy(output) for output in outputs]
 
 
-def fused_by_definition(x, logits, mask, heads, kernel_size, padding_l, glu):
-    """Gate, then mask, then a convolution by the softmax over each head's taps."""
-    if glu:
-        x = torch.nn.functional.glu(x, -1)
+def fused_by_definition(x, logits, mask, heads, kernel_size, padding_l):
+    """Mask, then a convolution by the softmax over each head's taps."""
     if mask is not None:
         x = x * mask[:, :, None]
     weight = logits.unflatten(-1, (heads, kernel_size)).softmax(-1).permute(0, 2, 3, 1)
     return dynamic_conv(x.transpose(1, 2), weight, padding_l).transpose(1, 2)
 
 
-@pytest.mark.parametrize("glu", [0, 1])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("length", [1, 7])
-def test_fused_convolution(glu, masked, length):
+def test_fused_convolution(masked, length):
     torch.manual_seed(0)
-    x, logits = torch.randn(3, length, 8 * (1 + glu)), torch.randn(3, length, 2 * 5)
+    x, logits = torch.randn(3, length, 8), torch.randn(3, length, 2 * 5)
     mask = (torch.rand(3, length) < 0.6).int() if masked else None
     inputs = "x, logits" + (", mask" if masked else "")
     (y,) = run(
         f"""
 g (float[B,T,C] x, float[B,T,10] logits, int32[B,T] mask) => (float[B,T,8] y)
-{{ y = lite.LiteDynamicConv<padding_l = 3, fused = 1, heads = 2, kernel_size = 5, glu = {glu}, {PLUGIN}>
+{{ y = lite.LiteDynamicConv<padding_l = 3, fused = 1, heads = 2, kernel_size = 5, {PLUGIN}>
      ({inputs}) }}
 """,
         x=x,
         logits=logits,
         mask=torch.ones(3, length, dtype=torch.int32) if mask is None else mask,
     )
-    torch.testing.assert_close(y, fused_by_definition(x, logits, mask, 2, 5, 3, glu))
+    torch.testing.assert_close(y, fused_by_definition(x, logits, mask, 2, 5, 3))
 
 
 @pytest.mark.parametrize("residual", [False, True])

@@ -6,8 +6,7 @@ Attributes DynamicConvPlugin::attributes() {
   return {{"padding_l", paddingL_, true},
           {"fused", fused_},
           {"heads", heads_},
-          {"kernel_size", kernelSize_},
-          {"glu", glu_}};
+          {"kernel_size", kernelSize_}};
 }
 
 const Signature& DynamicConvPlugin::signature() const {
@@ -22,9 +21,7 @@ const Signature& DynamicConvPlugin::signature() const {
 
 const char* DynamicConvPlugin::checkAttributes() const {
   if (fused_ != 0 && fused_ != 1) return "fused must be 0 or 1";
-  if (glu_ != 0 && glu_ != 1) return "glu must be 0 or 1";
   if (paddingL_ < 0) return "padding_l must not be negative";
-  if (fused_ == 0 && glu_ != 0) return "glu=1 needs fused=1";
   if (fused_ == 1 && (heads_ < 1 || kernelSize_ < 1)) {
     return "fused=1 needs heads and kernel_size, both 1 or more";
   }
@@ -47,7 +44,6 @@ const char* DynamicConvPlugin::checkShapes(const Inputs& inputs) const {
   if (inputs.dim(1, 2) != int64_t{heads_} * kernelSize_) {
     return "logits' last dimension is not heads * kernel_size";
   }
-  if (glu_ != 0 && inputs.dim(0, 2) % 2 != 0) return "glu=1 needs an even last dimension of x";
   if (inputs.count == 3 && (differ(2, 0, 0) || differ(2, 1, 1))) {
     return "x [B,T,C] and mask [B,T] disagree";
   }
@@ -55,13 +51,8 @@ const char* DynamicConvPlugin::checkShapes(const Inputs& inputs) const {
 }
 
 void DynamicConvPlugin::outputShapes(const nvinfer1::DimsExprs* inputs,
-                                     nvinfer1::DimsExprs* outputs,
-                                     nvinfer1::IExprBuilder& builder) const {
+                                     nvinfer1::DimsExprs* outputs, nvinfer1::IExprBuilder&) const {
   outputs[0] = inputs[0];
-  if (glu_ != 0) {
-    outputs[0].d[2] = builder.operation(nvinfer1::DimensionOperation::kFLOOR_DIV, *inputs[0].d[2],
-                                        *builder.constant(2));
-  }
 }
 
 cudaError_t DynamicConvPlugin::launch(const Inputs& shapes, const void* const* inputs,
@@ -87,11 +78,10 @@ DynamicConvFusedParams DynamicConvPlugin::fusedParams(const Inputs& inputs) cons
   DynamicConvFusedParams p{};
   p.batch = inputs.dim(0, 0);
   p.length = inputs.dim(0, 1);
-  p.channels = glu_ != 0 ? inputs.dim(0, 2) / 2 : inputs.dim(0, 2);
+  p.channels = inputs.dim(0, 2);
   p.heads = heads_;
   p.kernelSize = kernelSize_;
   p.paddingL = paddingL_;
-  p.glu = glu_ != 0;
   p.dtype = inputs.dtype();
   return p;
 }

@@ -1,13 +1,13 @@
 // LiteDynamicConv: y[b,c,t] = sum_k weight[b,h(c),k,t] * x[b,c,t+k-padding_l], zero padded,
-// h(c) = c // (C / heads). Two forms of one node, told apart by the attribute `fused`:
+// h(c) = c // (C / heads). The attribute `fused` selects one of two forms:
 //
 //   fused=0  x [B,C,T], weight [B,H,K,T] (softmaxed)                  -> y [B,C,T]
 //   fused=1  x [B,T,C], logits [B,T,H*K], optional mask [B,T] INT32   -> y [B,T,C]
-//            softmax over K inside; with glu=1 x is [B,T,2C] and goes through GLU first;
-//            where mask is 0 the convolution's input is 0
+//            the softmax over K is inside; where mask is 0 the convolution's input is 0
 //
-// Attributes: padding_l INT (required), fused, heads, kernel_size, glu INT (0 when absent). fused=1
-// needs heads and kernel_size; fused=0 has them in the weight's shape, and checks them if given.
+// Attributes: padding_l INT (required); fused, heads, kernel_size INT (0 when absent). fused=1
+// needs heads and kernel_size; fused=0 reads them from the weight's shape, and compares them if
+// they are given.
 // Types: FP32, FP16 or BF16 for x, the weights and y.
 #pragma once
 
@@ -38,7 +38,6 @@ class DynamicConvPlugin final : public Plugin<DynamicConvPlugin> {
   int32_t fused_ = 0;
   int32_t heads_ = 0;
   int32_t kernelSize_ = 0;
-  int32_t glu_ = 0;
 };
 
 }  // namespace lite

@@ -37,9 +37,8 @@ void LayerNormPlugin::outputShapes(const nvinfer1::DimsExprs* inputs, nvinfer1::
 cudaError_t LayerNormPlugin::launch(const Inputs& shapes, const void* const* inputs,
                                     void* const* outputs, void*, cudaStream_t stream) const {
   const void* residual = shapes.count == 4 ? inputs[3] : nullptr;
-  return layerNorm(params(shapes), inputs[0], residual, /*bias=*/nullptr,
-                   static_cast<const float*>(inputs[1]), static_cast<const float*>(inputs[2]),
-                   outputs[0], stream);
+  return layerNorm(params(shapes), inputs[0], residual, static_cast<const float*>(inputs[1]),
+                   static_cast<const float*>(inputs[2]), outputs[0], stream);
 }
 
 LayerNormParams LayerNormPlugin::params(const Inputs& inputs) const {

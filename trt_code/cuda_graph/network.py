@@ -63,7 +63,7 @@ class LayerNorm:
     def __call__(self, x: Tensor, after: Tensor | None = None) -> Tensor:
         """Normalise [B, T, C], then add ``after`` [T, C]."""
         if after is None:
-            return lite.layer_norm(x, None, None, self.scale, self.shift, self.eps)
+            return lite.layer_norm(x, None, self.scale, self.shift, self.eps)
         return lite.layer_norm_add(x, self.scale, self.shift, self.eps, after)
 
 
@@ -270,7 +270,7 @@ class _Convolution:
             weight, tf32 = self.weight_linear.weight, self.weight_linear.tf32
             return lite.self_conv(x, weight, mask, *self.shape, gate, tf32)
         x = self.linear1.gated(x)
-        return lite.dynamic_conv_fused(x, self.weight_linear(x), mask, *self.shape, False)
+        return lite.dynamic_conv_fused(x, self.weight_linear(x), mask, *self.shape)
 
 
 class _Layer:

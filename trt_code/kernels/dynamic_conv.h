@@ -28,11 +28,10 @@ struct DynamicConvParams {
 struct DynamicConvFusedParams {
   int32_t batch;
   int32_t length;
-  int32_t channels;  // of y; x has twice as many with glu
+  int32_t channels;
   int32_t heads;
   int32_t kernelSize;
   int32_t paddingL;
-  bool glu;
   DataType dtype;
 };
 
@@ -66,11 +65,12 @@ cudaError_t dynamicConvBackward(const DynamicConvParams& params, const void* gra
                                 const void* weight, void* gradX, void* gradWeight,
                                 cudaStream_t stream);
 
-/// Channels-last form with its neighbours folded in: y[B, T, C] = DynamicConv(m, softmax(logits)).
+/// Channels-last form with its neighbours folded in: y [B, T, C] = DynamicConv(x * mask,
+/// softmax(logits)).
 ///
-/// x is [B, T, C], or [B, T, 2C] with glu, when m = x[..., :C] * sigmoid(x[..., C:]). Where mask
-/// [B, T] (nullable) is 0, m is 0. logits is [B, T, heads * kernelSize], head-major; the softmax
-/// runs over each head's kernelSize entries in FP32.
+/// x is [B, T, C] and counts as 0 where mask [B, T] (nullable) is 0. logits is
+/// [B, T, heads * kernelSize], head-major; the softmax runs over each head's kernelSize entries in
+/// FP32.
 cudaError_t dynamicConvFused(const DynamicConvFusedParams& params, const void* x,
                              const void* logits, const int32_t* mask, void* y, cudaStream_t stream);
 

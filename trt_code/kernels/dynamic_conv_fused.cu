@@ -1,9 +1,9 @@
-// The channels-last DynamicConv with what surrounds it: GLU and padding mask of the input, softmax
-// of the taps. 16-bit types run on the matrix units (dynamic_conv_fused_mma.cuh); FP32 here,
-// product by product. A block computes a tile of positions for a slice of one head's channels:
+// The channels-last DynamicConv with what surrounds it: padding mask of the input, softmax of the
+// taps. 16-bit types run on the matrix units (dynamic_conv_fused_mma.cuh); FP32 here, product by
+// product. A block computes a tile of positions for a slice of one head's channels:
 //
-//   1. the logits of the tile and the inputs that its windows reach are loaded together; the inputs
-//      go through the GLU and the mask on their way into shared memory;
+//   1. the logits of the tile and the inputs that its windows reach are loaded together; the mask
+//      is applied to the inputs on their way into shared memory;
 //   2. four threads a position turn the logits into taps, in place;
 //   3. every thread owns one vector of channels at kPositions neighbouring positions, and walks the
 //      inputs of their windows once. Taps are stored so that those which meet the same input
@@ -11,10 +11,6 @@
 //
 // Large grids take long tiles (less overlap of windows); small ones take short tiles, to have more
 // blocks, and fewer positions a thread, to have more threads.
-//
-// Measured on an H100 (FP32, 512 channels, 8 heads, K 15, GLU and mask, batch x length 256 x 512):
-// 490 us, 59 % of the bandwidth of a copy, when inputs waited for their mask. They do not since:
-// not timed yet.
 #include "dynamic_conv_fused_mma.cuh"
 
 namespace lite {
@@ -42,7 +38,7 @@ __host__ __device__ constexpr int windowSize(int kernelSize) {
   return kernelSize + kPositions - 1;
 }
 
-template <int kVec, int kPositions, bool kGlu>
+template <int kVec, int kPositions>
 __global__ void __launch_bounds__(kMaxThreads, 1)
     dynamicConvFusedKernel(DynamicConvFusedParams p, Tiling tiling, const float* __restrict__ x,
                            const float* __restrict__ logits, const int32_t* __restrict__ mask,
@@ -83,12 +79,10 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     if (i < logitCount) ahead[j] = loadLogit(i);
   }
 
-  const int rowElements = kGlu ? 2 * p.channels : p.channels;
   const int vectors = (positions + p.kernelSize - 1) * tiling.lanes;
   for (int base = threadIdx.x; base < vectors; base += blockDim.x * kInputsAhead) {
     // Masked inputs are loaded and dropped: a load that waited for its mask would cost more.
     Vector<float, kVec> value[kInputsAhead];
-    Vector<float, kVec> gate[kInputsAhead];
     bool real[kInputsAhead];
 #pragma unroll
     for (int j = 0; j < kInputsAhead; ++j) {
@@ -98,19 +92,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
       const bool inside = i < vectors && t >= 0 && t < p.length && c < channels;
       const int64_t at = firstRow + (inside ? t : 0);
       real[j] = inside && (mask == nullptr || mask[at] != 0);
-      const float* from = x + at * rowElements + c0 + (inside ? c : 0);
-      value[j] = loadVector<kVec>(from);
-      if constexpr (kGlu) gate[j] = loadVector<kVec>(from + p.channels);
+      value[j] = loadVector<kVec>(x + at * p.channels + c0 + (inside ? c : 0));
     }
 #pragma unroll
     for (int j = 0; j < kInputsAhead; ++j) {
       const int i = base + j * blockDim.x;
       if (i >= vectors) continue;
       Vector<float, kVec> input = value[j];
-      if constexpr (kGlu) {
-#pragma unroll
-        for (int e = 0; e < kVec; ++e) input.item[e] = glu(input.item[e], gate[j].item[e]);
-      }
       if (!real[j]) input = {};
       *reinterpret_cast<Vector<float, kVec>*>(inputs + i * kVec) = input;
     }
@@ -211,9 +199,8 @@ struct Plan {
 
   cudaError_t run(const DynamicConvFusedParams& p, const float* x, const float* logits,
                   const int32_t* mask, float* y, cudaStream_t stream) const {
-    return launch(p.glu ? dynamicConvFusedKernel<kVec, kPositions, true>
-                        : dynamicConvFusedKernel<kVec, kPositions, false>,
-                  blocks, threads, shared, stream, p, tiling, x, logits, mask, y);
+    return launch(dynamicConvFusedKernel<kVec, kPositions>, blocks, threads, shared, stream, p,
+                  tiling, x, logits, mask, y);
   }
 };
 

@@ -4,8 +4,8 @@
 // inputs of their windows, here y [16, channels] = band [16, s] * x [s, channels]. A block takes a
 // tile of positions for up to kChannels channels of one head:
 //
-//   1. logits and inputs are loaded together; the inputs go through the GLU and the mask on their
-//      way into shared memory;
+//   1. logits and inputs are loaded together; the mask is applied to the inputs on their way into
+//      shared memory;
 //   2. four threads a position turn its logits into taps and write them as a row of the band. The
 //      logits of kernels up to kShortKernel stay in registers meanwhile, others are read again;
 //   3. each warp multiplies 16 positions with a share of the channels, and leaves the result in
@@ -13,11 +13,6 @@
 //
 // Taps are rounded to T, as they are where the softmax is an operator of its own. A sum that comes
 // out as NaN is done again over its window alone: see dynamic_conv_mma.cuh.
-//
-// Measured on an H100 (FP16, 512 channels, 8 heads, K 15, GLU and mask), batch x length 256 x 512
-// and 16 x 64: product by product 330 and 7.0 us, on the matrix units 270 and 5.1 us; the bytes
-// take 144 us at the bandwidth of a copy. Since then inputs no longer wait for their mask: not
-// timed yet.
 #pragma once
 
 #include <type_traits>
@@ -65,17 +60,8 @@ struct Tiling {
   }
 };
 
-/// a * sigmoid(b) by the units for special functions, to 2 ulp of FP32: far below 16-bit rounding.
-__device__ __forceinline__ float fastGlu(float a, float b) {
-  float power;
-  float inverse;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(b * -1.44269504f));  // exp(-b)
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + power));
-  return a * inverse;
-}
-
 // kUnits units of positions a block; kWarps / kUnits warps share each and divide its channels.
-template <typename T, int kVec, int kUnits, bool kGlu>
+template <typename T, int kVec, int kUnits>
 __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
     kernel(DynamicConvFusedParams p, Tiling tiling, const T* __restrict__ x,
            const T* __restrict__ logits, const int32_t* __restrict__ mask, T* __restrict__ y) {
@@ -119,7 +105,6 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
     }
   }
 
-  const int rowElements = kGlu ? 2 * p.channels : p.channels;
   const int rowsPerRound = kThreads / tiling.lanes;
   const int lane = threadIdx.x % tiling.lanes;
   const int firstInput = t0 - p.paddingL;
@@ -130,7 +115,6 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
        first += rowsPerRound * kInputsAhead) {
     // Masked inputs are loaded and dropped: a load that waited for its mask would cost more.
     Vector<T, kVec> value[kInputsAhead];
-    Vector<T, kVec> gate[kInputsAhead];
     bool real[kInputsAhead];
 #pragma unroll
     for (int j = 0; j < kInputsAhead; ++j) {
@@ -139,21 +123,13 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
       const bool inside = row < reached && t >= 0 && t < p.length;
       const int64_t at = firstRow + (inside ? t : 0);
       real[j] = inside && (mask == nullptr || mask[at] != 0);
-      const T* from = x + at * rowElements + c0 + lane * kVec;
-      value[j] = loadVector<kVec>(from);
-      if constexpr (kGlu) gate[j] = loadVector<kVec>(from + p.channels);
+      value[j] = loadVector<kVec>(x + at * p.channels + c0 + lane * kVec);
     }
 #pragma unroll
     for (int j = 0; j < kInputsAhead; ++j) {
       const int row = first + j * rowsPerRound;
       if (row >= rows) break;
       Vector<T, kVec> input = value[j];
-      if constexpr (kGlu) {
-#pragma unroll
-        for (int e = 0; e < kVec; ++e) {
-          input.item[e] = fromFloat<T>(fastGlu(toFloat(input.item[e]), toFloat(gate[j].item[e])));
-        }
-      }
       if (!real[j]) input = {};
       *reinterpret_cast<Vector<T, kVec>*>(inputs + row * kStride + lane * kVec) = input;
     }
@@ -263,8 +239,8 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
 template <typename T, int kVec, int kUnits>
 cudaError_t run(const DynamicConvFusedParams& p, const Tiling& tiling, const T* x, const T* logits,
                 const int32_t* mask, T* y, cudaStream_t stream) {
-  return launch(p.glu ? kernel<T, kVec, kUnits, true> : kernel<T, kVec, kUnits, false>,
-                tiling.blocks, kThreads, tiling.shared, stream, p, tiling, x, logits, mask, y);
+  return launch(kernel<T, kVec, kUnits>, tiling.blocks, kThreads, tiling.shared, stream, p, tiling,
+                x, logits, mask, y);
 }
 
 /// Long tiles where there are blocks enough, else short ones, which make more.

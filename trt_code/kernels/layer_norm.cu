@@ -24,7 +24,6 @@ template <typename T>
 struct Tensors {
   const T* x;
   const T* residual;  // nullable
-  const T* bias;      // nullable
   const float* scale;
   const float* shift;
   T* y;
@@ -97,14 +96,11 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
     const int c = first + v * kStep;
-    Vector<T, kVec> bias;
-    if (t.bias != nullptr && c < width) bias = loadVector<kVec>(t.bias + c);
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
       float sum = 0.0f;
       if (c < width) {
         sum = toFloat(x[v].item[i]);
-        if (t.bias != nullptr) sum += toFloat(bias.item[i]);
         if (t.residual != nullptr) sum += toFloat(residual[v].item[i]);
       }
       value[v * kVec + i] = sum;
@@ -164,11 +160,6 @@ __global__ void __launch_bounds__(kWideThreads)
     const Vector<T, kVec> x = loadVector<kVec>(t.x + offset + c);
 #pragma unroll
     for (int i = 0; i < kVec; ++i) value[i] = toFloat(x.item[i]);
-    if (t.bias != nullptr) {
-      const Vector<T, kVec> bias = loadVector<kVec>(t.bias + c);
-#pragma unroll
-      for (int i = 0; i < kVec; ++i) value[i] += toFloat(bias.item[i]);
-    }
     if (t.residual != nullptr) {
       const Vector<T, kVec> residual = loadVector<kVec>(t.residual + offset + c);
 #pragma unroll
@@ -222,8 +213,7 @@ cudaError_t runWarp(const LayerNormParams& p, const Tensors<T>& t, cudaStream_t 
 template <typename T>
 cudaError_t run(const LayerNormParams& p, const Tensors<T>& t, cudaStream_t stream) {
   constexpr int kVec = kWidest<T>;
-  const bool vectorised = p.width % kVec == 0 &&
-                          aligned(16, {t.x, t.residual, t.bias, t.y, t.after}) &&
+  const bool vectorised = p.width % kVec == 0 && aligned(16, {t.x, t.residual, t.y, t.after}) &&
                           aligned(kVec * sizeof(float), {t.scale, t.shift});
   if (p.width > kMaxItems * kWarpSize) {
     return launch(vectorised ? layerNormBlockKernel<T, kVec> : layerNormBlockKernel<T, 1>, p.rows,
@@ -238,16 +228,15 @@ cudaError_t run(const LayerNormParams& p, const Tensors<T>& t, cudaStream_t stre
 }  // namespace
 
 cudaError_t layerNorm(const LayerNormParams& p, const void* x, const void* residual,
-                      const void* bias, const float* scale, const float* shift, void* y,
-                      cudaStream_t stream, const void* after, int64_t period) {
+                      const float* scale, const float* shift, void* y, cudaStream_t stream,
+                      const void* after, int64_t period) {
   if (check(p) != nullptr || period < 1) return cudaErrorInvalidValue;
   if (p.rows == 0) return cudaSuccess;
   return dispatch(p.dtype, [&](auto tag) {
     using T = decltype(tag);
     return run(p,
-               Tensors<T>{static_cast<const T*>(x), static_cast<const T*>(residual),
-                          static_cast<const T*>(bias), scale, shift, static_cast<T*>(y),
-                          static_cast<const T*>(after), period},
+               Tensors<T>{static_cast<const T*>(x), static_cast<const T*>(residual), scale, shift,
+                          static_cast<T*>(y), static_cast<const T*>(after), period},
                stream);
   });
 }

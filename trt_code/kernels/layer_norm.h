@@ -1,5 +1,5 @@
 // LayerNorm over the last axis of a sum: y = (s - mean(s)) / sqrt(var(s) + eps) * scale + shift,
-// s = x + bias + residual. The sum, the statistics and the result are FP32 and are rounded once.
+// s = x + residual. The sum, the statistics and the result are FP32 and are rounded once.
 #pragma once
 
 #include "common.h"
@@ -23,11 +23,11 @@ inline const char* check(const LayerNormParams& p) {
   return nullptr;
 }
 
-/// residual [rows, width] and bias [width] have x's type and may be nullptr; scale and shift
-/// [width] are FP32. The variance is the biased one, as PyTorch's and ONNX's. With `after`
-/// [period, width] of x's type, row i of the result has row i % period of it added last.
+/// residual [rows, width] has x's type and may be nullptr; scale and shift [width] are FP32. The
+/// variance is the biased one, as PyTorch's and ONNX's. With `after` [period, width] of x's type,
+/// row i of the result has row i % period of it added last.
 cudaError_t layerNorm(const LayerNormParams& params, const void* x, const void* residual,
-                      const void* bias, const float* scale, const float* shift, void* y,
-                      cudaStream_t stream, const void* after = nullptr, int64_t period = 1);
+                      const float* scale, const float* shift, void* y, cudaStream_t stream,
+                      const void* after = nullptr, int64_t period = 1);
 
 }  // namespace lite

@@ -66,7 +66,7 @@ def kernel_operations(op: str, shape: str) -> float:
     gate = 4 * positions * CHANNELS
     return {
         "dynamic_conv": convolution,
-        "dynamic_conv_fused": convolution + gate + 4 * taps,
+        "dynamic_conv_fused": convolution + 4 * taps,
         "glu_mask": gate,
         "layer_norm": 8 * positions * CHANNELS,
         "top_k": min(positions, MOST_LOGIT_ROWS) * VOCAB,

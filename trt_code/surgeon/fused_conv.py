@@ -1,11 +1,13 @@
-"""Softmax over the taps, padding mask, gate and layout changes into the convolution they surround.
+"""Passes that move the softmax over the taps, the padding mask and layout changes into the convolution.
 
     logits -> Reshape [B,T,H,K] -> Softmax -> Transpose [B,H,K,T] --\\
-    x [B,T,C] (-> gate) (-> Where mask) -> Transpose [B,C,T] ----- LiteDynamicConv -> Transpose -> y
+    x [B,T,C] (-> Where mask) -> Transpose [B,C,T] --------------- LiteDynamicConv -> Transpose -> y
 
 becomes one LiteDynamicConv with ``fused=1`` that reads logits [B,T,H*K], x and the mask, and writes
-[B,T,C]: one pass over memory instead of six. Networks in fairseq's [T,B,C] get the same with their rows
-reordered around it, which moves whole rows and not single numbers.
+[B,T,C]: one pass over memory instead of six. Networks in fairseq's [T,B,C] get the same operator between
+two Transposes that reorder whole rows, not single numbers.
+
+A gate (GLU) before the convolution stays a node: the projection that makes the taps reads it too.
 """
 
 import dataclasses
@@ -22,7 +24,6 @@ from trt_code.surgeon.graph import (
     new_node,
     nodes_of,
     on_last_axis,
-    other_input,
     permutation,
     plugin_node,
     rank,
@@ -92,7 +93,6 @@ def _fuse_taps(model: ir.Model, node: ir.Node) -> bool:
             "fused": 1,
             "heads": heads,
             "kernel_size": kernel_size,
-            "glu": 0,
         },
         outputs=[(x.dtype, inputs[0].shape)],
     )
@@ -141,30 +141,6 @@ def fuse_mask(model: ir.Model) -> int:
     return count
 
 
-def fuse_gate(model: ir.Model) -> int:
-    """``a * sigmoid(b)`` right before a fused convolution, where nothing else reads the product."""
-    count = 0
-    for node in _fused(model):
-        product = made_by(node.inputs[0], "Mul")
-        if product is None or not used_once(product.outputs[0]) or attribute(node, "glu"):
-            continue
-        for sigmoid in (made_by(value, "Sigmoid") for value in product.inputs):
-            if sigmoid is None:
-                continue
-            a, b = other_input(product, sigmoid.outputs[0]), sigmoid.inputs[0]
-            split = made_by(a, "Split")
-            if split is None or list(split.outputs) != [a, b]:
-                continue
-            if not on_last_axis(split, attribute(split, "axis", 0)) or dim(a, -1) != dim(b, -1):
-                continue
-            node.replace_input_with(0, split.inputs[0])
-            node.attributes["glu"] = ir.AttrInt64("glu", 1)
-            count += 1
-            break
-    remove_unused(model)
-    return count
-
-
 def _fused(model: ir.Model) -> list[ir.Node]:
     return [node for node in nodes_of(model, "LiteDynamicConv") if attribute(node, "fused", 0)]
 
@@ -203,5 +179,4 @@ def _real(model: ir.Model, before: ir.Node, padding: ir.Value) -> ir.Value:
 PASSES = [
     Pass("conv-taps", "softmax over taps and layout changes into LiteDynamicConv", fuse_taps),
     Pass("conv-mask", "padding mask before a convolution into LiteDynamicConv", fuse_mask),
-    Pass("conv-gate", "gate before a convolution into LiteDynamicConv", fuse_gate),
 ]

@@ -82,9 +82,9 @@ Tensor layerNormAdd(const Tensor& x, const Tensor& scale, const Tensor& shift, d
   checkParams(kName, params);
   const c10::cuda::CUDAGuard guard(x.device());
   Tensor y = at::empty_like(x);
-  C10_CUDA_CHECK(lite::layerNorm(params, x.data_ptr(), nullptr, nullptr,
-                                 scale.const_data_ptr<float>(), shift.const_data_ptr<float>(),
-                                 y.data_ptr(), stream(), after.data_ptr(), x.size(1)));
+  C10_CUDA_CHECK(lite::layerNorm(params, x.data_ptr(), nullptr, scale.const_data_ptr<float>(),
+                                 shift.const_data_ptr<float>(), y.data_ptr(), stream(),
+                                 after.data_ptr(), x.size(1)));
   return y;
 }
 

@@ -98,36 +98,27 @@ std::tuple<Tensor, Tensor> dynamicConvBackward(const Tensor& gradient, const Ten
 // ---- dynamic_conv_fused -------------------------------------------------------------------------
 
 Tensor dynamicConvFused(const Tensor& input, const Tensor& taps, const OptionalTensor& mask,
-                        int64_t heads, int64_t kernelSize, int64_t paddingL, bool glu) {
+                        int64_t heads, int64_t kernelSize, int64_t paddingL) {
   constexpr const char* kOp = "dynamic_conv_fused";
   const Tensor x = input.contiguous(), logits = taps.contiguous();
   requireRank(kOp, "x", x, 3);
-  TORCH_CHECK(!glu || x.size(2) % 2 == 0, "lite::", kOp,
-              ": with glu the last dimension of x must be even, got ", text(x.sizes()));
-  const int64_t channels = glu ? x.size(2) / 2 : x.size(2);
-  const lite::DynamicConvFusedParams params{narrow(x.size(0)),
-                                            narrow(x.size(1)),
-                                            narrow(channels),
-                                            narrow(heads),
-                                            narrow(kernelSize),
-                                            narrow(paddingL),
-                                            glu,
-                                            dataType(kOp, x)};
+  const lite::DynamicConvFusedParams params{
+      narrow(x.size(0)),  narrow(x.size(1)), narrow(x.size(2)), narrow(heads),
+      narrow(kernelSize), narrow(paddingL),  dataType(kOp, x)};
   checkParams(kOp, params);
   requireTensor(kOp, "logits", logits, {x.size(0), x.size(1), heads * kernelSize}, x);
   const OptionalTensor dense = contiguous(mask);
   const int32_t* real = int32OrNull(kOp, "mask", dense, {x.size(0), x.size(1)}, x);
   const c10::cuda::CUDAGuard guard(x.device());
-  Tensor y = at::empty({x.size(0), x.size(1), channels}, x.options());
+  Tensor y = at::empty_like(x);
   C10_CUDA_CHECK(lite::dynamicConvFused(params, x.const_data_ptr(), logits.const_data_ptr(), real,
                                         y.data_ptr(), stream()));
   return y;
 }
 
 Tensor dynamicConvFusedMeta(const Tensor& x, const Tensor&, const OptionalTensor&, c10::SymInt,
-                            c10::SymInt, c10::SymInt, bool glu) {
-  return x.new_empty_symint(
-      {x.sym_size(0), x.sym_size(1), glu ? x.sym_size(2) / 2 : x.sym_size(2)});
+                            c10::SymInt, c10::SymInt) {
+  return x.new_empty_symint(x.sym_sizes());
 }
 
 // ---- glu_mask -----------------------------------------------------------------------------------
@@ -154,18 +145,17 @@ Tensor gluMaskMeta(const Tensor& x, const OptionalTensor&) {
 
 // ---- layer_norm ---------------------------------------------------------------------------------
 
-Tensor layerNorm(const Tensor& input, const OptionalTensor& skip, const OptionalTensor& offset,
-                 const Tensor& gain, const Tensor& base, double eps) {
+Tensor layerNorm(const Tensor& input, const OptionalTensor& skip, const Tensor& gain,
+                 const Tensor& base, double eps) {
   constexpr const char* kOp = "layer_norm";
   TORCH_CHECK(input.dim() >= 1, "lite::layer_norm: x must have a dimension to normalise over");
   const Tensor x = input.contiguous(), scale = gain.contiguous(), shift = base.contiguous();
-  const OptionalTensor residual = contiguous(skip), bias = contiguous(offset);
+  const OptionalTensor residual = contiguous(skip);
   const int64_t width = x.size(-1);
   const lite::LayerNormParams params{x.numel() / std::max<int64_t>(width, 1), narrow(width),
                                      static_cast<float>(eps), dataType(kOp, x)};
   checkParams(kOp, params);
   if (residual) requireTensor(kOp, "residual", *residual, x.sizes(), x);
-  if (bias) requireTensor(kOp, "bias", *bias, {width}, x);
   TORCH_CHECK(scale.scalar_type() == at::kFloat, "lite::layer_norm: scale must be float32, got ",
               c10::toString(scale.scalar_type()));
   TORCH_CHECK(scale.device() == x.device(), "lite::layer_norm: scale must be on ",
@@ -174,14 +164,13 @@ Tensor layerNorm(const Tensor& input, const OptionalTensor& skip, const Optional
   requireTensor(kOp, "shift", shift, {width}, scale);
   const c10::cuda::CUDAGuard guard(x.device());
   Tensor y = at::empty_like(x);
-  C10_CUDA_CHECK(lite::layerNorm(params, x.const_data_ptr(), dataOrNull(residual), dataOrNull(bias),
+  C10_CUDA_CHECK(lite::layerNorm(params, x.const_data_ptr(), dataOrNull(residual),
                                  scale.const_data_ptr<float>(), shift.const_data_ptr<float>(),
                                  y.data_ptr(), stream()));
   return y;
 }
 
-Tensor layerNormMeta(const Tensor& x, const OptionalTensor&, const OptionalTensor&, const Tensor&,
-                     const Tensor&, double) {
+Tensor layerNormMeta(const Tensor& x, const OptionalTensor&, const Tensor&, const Tensor&, double) {
   return x.new_empty_symint(x.sym_sizes());
 }
 
@@ -249,17 +238,17 @@ std::tuple<Tensor, Tensor> topKMeta(const Tensor& x, c10::SymInt k) {
 
 TORCH_LIBRARY_FRAGMENT(lite, m) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
-  // x [B, T, C] ([B, T, 2C] with glu), logits [B, T, heads * kernel_size], mask [B, T] int32;
+  // x [B, T, C], logits [B, T, heads * kernel_size], mask [B, T] int32;
   // [B, T, C]. See trt_code/kernels/dynamic_conv.h.
   m.def(
       "dynamic_conv_fused(Tensor x, Tensor logits, Tensor? mask, SymInt heads, "
-      "SymInt kernel_size, SymInt padding_l, bool glu) -> Tensor",
+      "SymInt kernel_size, SymInt padding_l) -> Tensor",
       tags);
   // x [B, T, 2C], mask [B, T] int32; [B, T, C]. See glu_mask.h.
   m.def("glu_mask(Tensor x, Tensor? mask) -> Tensor", tags);
-  // x and residual [..., W], bias [W], scale and shift [W] float32; like x. See layer_norm.h.
+  // x and residual [..., W], scale and shift [W] float32; like x. See layer_norm.h.
   m.def(
-      "layer_norm(Tensor x, Tensor? residual, Tensor? bias, Tensor scale, Tensor shift, "
+      "layer_norm(Tensor x, Tensor? residual, Tensor scale, Tensor shift, "
       "float eps) -> Tensor",
       tags);
   // x [..., V]; values [..., k] and indices [..., k] int32, descending. See top_k.h.

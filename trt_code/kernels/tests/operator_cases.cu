@@ -30,7 +30,7 @@ void runConvolutions(Mode mode, const Shape& s, DataType dtype, cudaStream_t str
   const size_t elements = size_t(s.batch) * channels * s.length;
   const size_t taps = size_t(s.batch) * s.heads * s.kernel * s.length;
   Session session(mode, stream, s.shift);
-  const auto x = session.input<T>(elements), doubled = session.input<T>(2 * elements);
+  const auto x = session.input<T>(elements);
   const auto grad = session.input<T>(elements), weight = session.input<T>(taps);
   const auto mask = session.integers<int32_t>(size_t(s.batch) * s.length, 2);
   const auto y = session.memory<T>(elements), gradWeight = session.memory<T>(taps);
@@ -50,14 +50,14 @@ void runConvolutions(Mode mode, const Shape& s, DataType dtype, cudaStream_t str
                                          gradWeight->data(), on);
       },
       Outputs{y, gradWeight});
-  for (const bool glu : {false, true}) {
-    const lite::DynamicConvFusedParams fused{s.batch,  s.length,  channels, s.heads,
-                                             s.kernel, s.padding, glu,      dtype};
+  const lite::DynamicConvFusedParams fused{s.batch,  s.length,  channels, s.heads,
+                                           s.kernel, s.padding, dtype};
+  for (const bool masked : {false, true}) {
     session.call(
         "dynamicConvFused",
         [&](cudaStream_t on) {
-          return lite::dynamicConvFused(fused, glu ? doubled->data() : x->data(), weight->data(),
-                                        glu ? mask->data() : nullptr, y->data(), on);
+          return lite::dynamicConvFused(fused, x->data(), weight->data(),
+                                        masked ? mask->data() : nullptr, y->data(), on);
         },
         Outputs{y});
   }
@@ -69,7 +69,7 @@ void runRows(Mode mode, const Shape& s, DataType dtype, cudaStream_t stream) {
   const int64_t rows = int64_t(s.batch) * s.length;
   Session session(mode, stream, s.shift);
   const auto doubled = session.input<T>(2 * rows * width), x = session.input<T>(rows * width);
-  const auto residual = session.input<T>(rows * width), bias = session.input<T>(width);
+  const auto residual = session.input<T>(rows * width);
   const auto after = session.input<T>(int64_t(s.length) * width);
   const auto scale = session.input<float>(width), shift = session.input<float>(width);
   const auto mask = session.integers<int32_t>(rows, 2);
@@ -87,15 +87,15 @@ void runRows(Mode mode, const Shape& s, DataType dtype, cudaStream_t stream) {
   session.call(
       "layerNorm",
       [&](cudaStream_t on) {
-        return lite::layerNorm(norm, x->data(), residual->data(), bias->data(), scale->data(),
-                               shift->data(), y->data(), on);
+        return lite::layerNorm(norm, x->data(), residual->data(), scale->data(), shift->data(),
+                               y->data(), on);
       },
       Outputs{y});
   session.call(
       "layerNorm with rows added after it",
       [&](cudaStream_t on) {
-        return lite::layerNorm(norm, x->data(), nullptr, nullptr, scale->data(), shift->data(),
-                               y->data(), on, after->data(), s.length);
+        return lite::layerNorm(norm, x->data(), nullptr, scale->data(), shift->data(), y->data(),
+                               on, after->data(), s.length);
       },
       Outputs{y});
 }

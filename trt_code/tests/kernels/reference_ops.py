@@ -19,9 +19,9 @@ def linear(x, weight, bias, residual, relu, tf32):
     return y.relu() if relu else y
 
 
-def layer_norm(x, residual, bias, scale, shift, eps):
+def layer_norm(x, residual, scale, shift, eps):
     wide = torch.promote_types(x.dtype, torch.float32)
-    total = sum(part.to(wide) for part in (x, residual, bias) if part is not None)
+    total = sum(part.to(wide) for part in (x, residual) if part is not None)
     return F.layer_norm(total, scale.shape, scale.to(wide), shift.to(wide), eps).to(x.dtype)
 
 
@@ -30,8 +30,7 @@ def glu_mask(x, mask):
     return y if mask is None else y * (mask != 0)[..., None]
 
 
-def dynamic_conv_fused(x, logits, mask, heads, kernel_size, padding_l, glu):
-    x = glu_mask(x, None) if glu else x
+def dynamic_conv_fused(x, logits, mask, heads, kernel_size, padding_l):
     x = x if mask is None else x * (mask != 0)[..., None]
     taps = logits.unflatten(-1, (heads, kernel_size)).softmax(-1)
     windows = F.pad(x, (0, 0, padding_l, kernel_size - 1 - padding_l)).unfold(1, kernel_size, 1)
@@ -41,7 +40,7 @@ def dynamic_conv_fused(x, logits, mask, heads, kernel_size, padding_l, glu):
 def self_conv(x, weight, mask, heads, kernel_size, padding_l, glu, tf32=False):
     x = F.glu(x, -1) if glu else x
     logits = F.linear(x, weight)
-    return dynamic_conv_fused(x, logits, mask, heads, kernel_size, padding_l, False)
+    return dynamic_conv_fused(x, logits, mask, heads, kernel_size, padding_l)
 
 
 def linear_glu(x, weight, bias, mask, tf32):
@@ -49,7 +48,7 @@ def linear_glu(x, weight, bias, mask, tf32):
 
 
 def layer_norm_add(x, scale, shift, eps, after):
-    return layer_norm(x, None, None, scale, shift, eps) + after
+    return layer_norm(x, None, scale, shift, eps) + after
 
 
 def attention(query, keys_values, mask, layer, heads, tf32=False):
@@ -102,10 +101,10 @@ def self_conv_fits(channels, heads, kernel_size, padding_l, dtype):
 
 SCHEMAS = {
     linear: "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool relu, bool tf32) -> Tensor",
-    layer_norm: "(Tensor x, Tensor? residual, Tensor? bias, Tensor scale, Tensor shift, float eps) -> Tensor",
+    layer_norm: "(Tensor x, Tensor? residual, Tensor scale, Tensor shift, float eps) -> Tensor",
     glu_mask: "(Tensor x, Tensor? mask) -> Tensor",
     dynamic_conv_fused: "(Tensor x, Tensor logits, Tensor? mask, int heads, int kernel_size, "
-    "int padding_l, bool glu) -> Tensor",
+    "int padding_l) -> Tensor",
     linear_glu: "(Tensor x, Tensor weight, Tensor? bias, Tensor? mask, bool tf32) -> Tensor",
     gates_in_product: "(Tensor x, bool tf32) -> bool",
     layer_norm_add: "(Tensor x, Tensor scale, Tensor shift, float eps, Tensor after) -> Tensor",

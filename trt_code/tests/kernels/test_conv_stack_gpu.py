@@ -69,7 +69,7 @@ def reference(layers, heads, mask_conv, x, mask, keys_values, source_mask, posit
         logits = linear(g, weights.taps)
         keep = mask if mask_conv else None
         shape = heads, each.kernel_size, each.padding_l
-        y = reference_ops.dynamic_conv_fused(g, logits, keep, *shape, False)
+        y = reference_ops.dynamic_conv_fused(g, logits, keep, *shape)
         x = norm(x + linear(y, weights.linear2, next(rest)), next(rest), next(rest))
         if keys_values is not None:
             query_bias, out_bias = next(rest), next(rest)
@@ -209,7 +209,7 @@ def test_what_starts_early_before_and_behind_it_sees_all(batch, length, source):
     scale, shift = torch.ones(512, device="cuda"), torch.zeros(512, device="cuda")
     steps = [
         lambda y: stack(y, *others),
-        lambda y: torch.ops.lite.layer_norm(y, x, None, scale, shift, EPS),
+        lambda y: torch.ops.lite.layer_norm(y, x, scale, shift, EPS),
         lambda y: stack(y, *others),
     ] * 3
 

@@ -44,9 +44,8 @@ class Shape:
     head_channels: int = 8
     kernel: int = 3
     padding: int = 1
-    glu: bool = True
     mask: bool = True
-    extras: bool = True  # LayerNorm's residual and bias
+    extras: bool = True  # LayerNorm's residual
     shift: int = 0
 
     @property
@@ -56,14 +55,14 @@ class Shape:
 
 CORNERS = [
     Shape(1, 1, 1, 1, 1, 0),
-    Shape(1, 1, 1, 1, 1, 0, glu=False, mask=False, extras=False, shift=1),
+    Shape(1, 1, 1, 1, 1, 0, mask=False, extras=False, shift=1),
     Shape(16, 64, 8, 64, 15, 14),  # the decoder of the full-size model
-    Shape(16, 32, 8, 64, 15, 7, glu=False),  # its encoder
+    Shape(16, 32, 8, 64, 15, 7),  # its encoder
     Shape(3, 64, 8, 64, 31, 15, mask=False),
     Shape(2, 200, 4, 50, 7, 3),  # Lite Transformer's widths: 200, 240, 408, 496
     Shape(2, 33, 8, 30, 31, 30, shift=1),
     Shape(2, 17, 8, 51, 3, 2),
-    Shape(2, 128, 16, 31, 5, 2, glu=False, extras=False),
+    Shape(2, 128, 16, 31, 5, 2, extras=False),
     Shape(1, 130, 1, 7, 255, 254),
     Shape(1, 300, 1, 64, 255, 0),
     Shape(1, 96, 2, 136, 255, 127, shift=3),
@@ -85,7 +84,6 @@ def shapes(draw: st.DrawFn) -> Shape:
         head_channels=draw(st.integers(1, 80) | st.sampled_from([8, 16, 64, 128])),
         kernel=kernel,
         padding=draw(st.integers(0, kernel - 1)),
-        glu=draw(st.booleans()),
         mask=draw(st.booleans()),
         extras=draw(st.booleans()),
         shift=draw(st.integers(0, 9)),
@@ -139,7 +137,6 @@ def plain_backward(shape: Shape, grad: Tensor, x: Tensor, weight: Tensor) -> tup
 
 
 def plain_fused(shape: Shape, x: Tensor, logits: Tensor, mask: Tensor | None) -> tuple[Tensor]:
-    x = F.glu(x, -1) if shape.glu else x
     x = x if mask is None else x * mask[:, :, None]
     weight = logits.unflatten(2, (shape.heads, -1)).softmax(-1).permute(0, 2, 3, 1)
     return (plain_conv(shape, x.transpose(1, 2), weight)[0].transpose(1, 2),)
@@ -154,11 +151,9 @@ def plain_norm(
     shape: Shape,
     x: Tensor,
     residual: Tensor | None,
-    bias: Tensor | None,
     scale: Tensor,
     shift: Tensor,
 ) -> tuple[Tensor]:
-    x = x if bias is None else x + bias
     x = x if residual is None else x + residual
     return (F.layer_norm(x, x.shape[-1:], scale.to(x.dtype), shift.to(x.dtype), 1e-5),)
 
@@ -168,7 +163,6 @@ def norm_inputs(shape: Shape, dtype: torch.dtype) -> list[Tensor | None]:
     return [
         random(*sizes, dtype=dtype, shift=shape.shift),
         random(*sizes, dtype=dtype, shift=shape.shift) if shape.extras else None,
-        random(width, dtype=dtype, shift=shape.shift) if shape.extras else None,
         random(width, dtype=torch.float32, shift=shape.shift),
         random(width, dtype=torch.float32, shift=shape.shift),
     ]
@@ -194,12 +188,12 @@ OPERATORS = {
     ),
     "dynamic_conv_fused": Operator(
         lambda s, dtype: [
-            random(s.batch, s.length, s.channels * (1 + s.glu), dtype=dtype, shift=s.shift),
+            random(s.batch, s.length, s.channels, dtype=dtype, shift=s.shift),
             random(s.batch, s.length, s.heads * s.kernel, dtype=dtype, shift=s.shift, scale=3),
             random_mask(s),
         ],
         lambda s, x, logits, mask: (
-            lite.dynamic_conv_fused(x, logits, mask, s.heads, s.kernel, s.padding, s.glu),
+            lite.dynamic_conv_fused(x, logits, mask, s.heads, s.kernel, s.padding),
         ),
         plain_fused,
     ),
@@ -329,7 +323,7 @@ def test_layer_norm_far_from_zero(
     torch.manual_seed(1)
     x = (torch.randn(64, width, device="cuda") * deviation + mean).to(dtype)
     scale, shift = torch.rand(2, width, device="cuda").unbind()
-    (output,) = run_twice_and_replay(lambda: (lite.layer_norm(x, None, None, scale, shift, 1e-5),))
+    (output,) = run_twice_and_replay(lambda: (lite.layer_norm(x, None, scale, shift, 1e-5),))
     plain = F.layer_norm(x, (width,), scale.to(dtype), shift.to(dtype), 1e-5)
     exact = F.layer_norm(x.double(), (width,), scale.double(), shift.double(), 1e-5)
     assert_as_exact_as(output, plain, exact)
@@ -349,7 +343,7 @@ def test_a_window_does_not_see_beyond_itself(
     logits = torch.zeros(1, length, kernel, device="cuda", dtype=dtype)
     y = lite.dynamic_conv(x, weight, padding)
     fused = lite.dynamic_conv_fused(
-        x.transpose(1, 2).contiguous(), logits, None, 1, kernel, padding, False
+        x.transpose(1, 2).contiguous(), logits, None, 1, kernel, padding
     )
     reached = torch.zeros(length, dtype=torch.bool, device="cuda")
     reached[max(0, 20 - (kernel - 1 - padding)) : 20 + padding + 1] = True
@@ -583,8 +577,8 @@ def test_dynamic_conv_trains(dtype: torch.dtype) -> None:
 
 def test_shapes_are_known_to_the_compiler() -> None:
     def network(x: Tensor, logits: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
-        y = lite.dynamic_conv_fused(x, logits, None, 2, 3, 1, True)
-        y = lite.layer_norm(y, lite.glu_mask(x, None), None, scale, shift, 1e-5)
+        y = lite.dynamic_conv_fused(lite.glu_mask(x, None), logits, None, 2, 3, 1)
+        y = lite.layer_norm(y, lite.glu_mask(x, None), scale, shift, 1e-5)
         return lite.top_k(y, 4)
 
     tensors = [torch.randn(2, 5, n, device="cuda") for n in (32, 6)]
@@ -607,28 +601,28 @@ BAD_CALLS = {
     "conv length": (lambda t: lite.dynamic_conv(t(*X), t(2, 2, 3, 6), 1), "weight must be"),
     "conv device": (lambda t: lite.dynamic_conv(t(*X), t(*W).cpu(), 1), "cpu"),
     "fused odd": (
-        lambda t: lite.dynamic_conv_fused(t(2, 5, 9), t(2, 5, 6), None, 2, 3, 1, True),
-        "even",
+        lambda t: lite.dynamic_conv_fused(t(2, 5, 9), t(2, 5, 6), None, 2, 3, 1),
+        "multiple of heads",
     ),
     "fused logits": (
-        lambda t: lite.dynamic_conv_fused(t(2, 5, 8), t(2, 5, 7), None, 2, 3, 1, False),
+        lambda t: lite.dynamic_conv_fused(t(2, 5, 8), t(2, 5, 7), None, 2, 3, 1),
         "logits must be",
     ),
     "fused mask": (
-        lambda t: lite.dynamic_conv_fused(t(2, 5, 8), t(2, 5, 6), t(2, 5), 2, 3, 1, False),
+        lambda t: lite.dynamic_conv_fused(t(2, 5, 8), t(2, 5, 6), t(2, 5), 2, 3, 1),
         "mask",
     ),
     "glu odd": (lambda t: lite.glu_mask(t(2, 5, 9), None), "even"),
     "norm scale": (
-        lambda t: lite.layer_norm(t(2, 8), None, None, t(8).half(), t(8), 1e-5),
+        lambda t: lite.layer_norm(t(2, 8), None, t(8).half(), t(8), 1e-5),
         "float32",
     ),
-    "norm width": (lambda t: lite.layer_norm(t(2, 8), None, None, t(7), t(7), 1e-5), "scale"),
+    "norm width": (lambda t: lite.layer_norm(t(2, 8), None, t(7), t(7), 1e-5), "scale"),
     "norm residual": (
-        lambda t: lite.layer_norm(t(2, 8), t(3, 8), None, t(8), t(8), 1e-5),
+        lambda t: lite.layer_norm(t(2, 8), t(3, 8), t(8), t(8), 1e-5),
         "residual must be",
     ),
-    "norm eps": (lambda t: lite.layer_norm(t(2, 8), None, None, t(8), t(8), -1.0), "eps"),
+    "norm eps": (lambda t: lite.layer_norm(t(2, 8), None, t(8), t(8), -1.0), "eps"),
     "top_k 65": (lambda t: lite.top_k(t(2, 100), 65), "1..64"),
     "top_k 0": (lambda t: lite.top_k(t(2, 100), 0), "1..64"),
     "top_k width": (lambda t: lite.top_k(t(2, 8), 9), "width"),
@@ -685,8 +679,8 @@ def test_more_elements_than_32_bits_count() -> None:
     x[:, -2:] = torch.randn(1, 2, width, **half)
     last = x[:, -2:].clone()
     ones, zeros = torch.ones(width, device="cuda"), torch.zeros(width, device="cuda")
-    expected = lite.layer_norm(last, None, None, ones, zeros, 1e-5)
-    assert torch.equal(lite.layer_norm(x, None, None, ones, zeros, 1e-5)[:, -2:], expected)
+    expected = lite.layer_norm(last, None, ones, zeros, 1e-5)
+    assert torch.equal(lite.layer_norm(x, None, ones, zeros, 1e-5)[:, -2:], expected)
     assert torch.equal(lite.glu_mask(x, None)[:, -2:], lite.glu_mask(last, None))
     expected = lite.top_k(last, 8)
     assert all(
@@ -701,6 +695,6 @@ def test_more_elements_than_32_bits_count() -> None:
     assert torch.equal(lite.dynamic_conv(x, weight, 2)[-1:], expected)
     x = x.view(batches, 512, width)
     logits = torch.randn(batches, 512, 3, **half)
-    expected = lite.dynamic_conv_fused(x[-1:], logits[-1:], None, 1, 3, 2, False)
-    whole = lite.dynamic_conv_fused(x, logits, None, 1, 3, 2, False)[-1:]
+    expected = lite.dynamic_conv_fused(x[-1:], logits[-1:], None, 1, 3, 2)
+    whole = lite.dynamic_conv_fused(x, logits, None, 1, 3, 2)[-1:]
     assert (whole - expected).abs().max() <= 1e-3 * expected.abs().max()

@@ -73,7 +73,6 @@ def fused_conv(
     heads: int,
     kernel: int,
     padding_l: int,
-    glu: bool = False,
     mask: bool = False,
     seed: int | None = None,
     specials: bool = False,
@@ -83,16 +82,16 @@ def fused_conv(
     rng = _generator(seed)
     inputs, references = [], []
     for batch, length, channels in shapes:
-        x = _normal((batch, length, channels * (2 if glu else 1)), dtype, rng, specials)
+        x = _normal((batch, length, channels), dtype, rng, specials)
         logits = _normal((batch, length, heads * kernel), dtype, rng)
         run = [x, logits] + ([_mask(batch, length, rng)] if mask else [])
         if rng is not None:
-            y = F.glu(x.double(), -1) if glu else x.double()
+            y = x.double()
             y = y.where(run[2][..., None] != 0, 0.0) if mask else y
             taps = logits.double().unflatten(2, (heads, kernel)).softmax(3).permute(0, 2, 3, 1)
             references.append([convolve(y.transpose(1, 2), taps, padding_l).transpose(1, 2)])
         inputs.append(run)
-    attributes: dict[str, Attribute] = {"padding_l": padding_l, "fused": 1, "glu": int(glu)}
+    attributes: dict[str, Attribute] = {"padding_l": padding_l, "fused": 1}
     attributes |= {"heads": heads, "kernel_size": kernel}
     outputs = [[torch.empty(shape, dtype=dtype, device="meta")] for shape in shapes]
     accepted = [(t, t, *([INT32] if mask else []), t) for t in DATA_TYPES]
@@ -210,12 +209,10 @@ def usual(*, data: bool) -> list[Planned]:
                 heads=8,
                 kernel=7,
                 padding_l=3,
-                glu=glu,
                 mask=mask,
-                name=f"fused-{kind}-glu{glu:d}-mask{mask:d}",
+                name=f"fused-{kind}-mask{mask:d}",
                 **given,
             )
-            for glu in (False, True)
             for mask in (False, True)
         ]
         norm_shapes = [(2, 9, 200), (1, 1, 200), (7, 3, 200)]
@@ -270,9 +267,8 @@ def _drawn(rng: random.Random, number: int, data: bool) -> Planned:
         if maker is conv:
             shapes = [(batch, channels, length) for batch, length in lengths]
             return conv(shapes, **attributes, **given)
-        flags = {"glu": rng.random() < 0.5, "mask": rng.random() < 0.5}
         shapes = [(batch, length, channels) for batch, length in lengths]
-        return fused_conv(shapes, **attributes, **flags, **given)
+        return fused_conv(shapes, **attributes, mask=rng.random() < 0.5, **given)
     if maker is layer_norm:
         width, rank = size(600, 2**20), rng.randint(1, 4)
         shapes = [(*(size(9, 2**12) for _ in range(rank - 1)), width) for _ in runs]

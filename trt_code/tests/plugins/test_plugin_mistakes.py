@@ -21,7 +21,7 @@ CRF = "CrfDecodePlugin/crf_decode_plugin.cpp"
 NORM = "LayerNormPlugin/layer_norm_plugin.cpp"
 TOPK = "TopKPlugin/top_k_plugin.cpp"
 
-FUSED = {"heads": 4, "kernel": 5, "padding_l": 2, "glu": True, "mask": True}
+FUSED = {"heads": 4, "kernel": 5, "padding_l": 2, "mask": True}
 FUSED_SHAPES = [(2, 37, 24), (1, 1, 24)]
 CRF_SIZES = {"vocab": 31, "rank": 5}
 
@@ -108,11 +108,6 @@ SEEN = {
         Mistake(TOPK, "builder.constant(k_)", "builder.constant(k_ + 1)"),
         "topk",
         "got shape [5,9] instead of [5,8]",
-    ),
-    "GLU not halved": (
-        Mistake(CONV, "*builder.constant(2)", "*builder.constant(1)"),
-        "fused",
-        "got shape [2,37,48] instead of [2,37,24]",
     ),
     "workspace of the smallest shape": (
         Mistake(

@@ -39,7 +39,7 @@ def host(build: PluginBuild) -> PluginHost:
 
 
 def test_fields(host: PluginHost) -> None:
-    conv = dict.fromkeys(("padding_l", "fused", "heads", "kernel_size", "glu"), "INT32")
+    conv = dict.fromkeys(("padding_l", "fused", "heads", "kernel_size"), "INT32")
     assert host.fields() == {
         "LiteCrfDecode": {},
         "LiteDynamicConv": conv,
@@ -136,8 +136,6 @@ REFUSED = {
         "must be one INT",
     ),
     "fused neither 0 nor 1": (with_attributes(fused_case(), fused=2), "create", "0 or 1"),
-    "glu neither 0 nor 1": (with_attributes(fused_case(), glu=-1), "create", "0 or 1"),
-    "glu without fused": (with_attributes(conv_case(), glu=1), "create", "glu=1 needs fused"),
     "fused without heads": (with_attributes(fused_case(), heads=None), "create", "needs heads"),
     "negative padding": (conv_case(padding_l=-1), "create", "padding_l"),
     "padding of a kernel": (conv_case(padding_l=3), "configure", "padding_l"),
@@ -162,7 +160,6 @@ REFUSED = {
     "mask of BOOL": (with_input(fused_case(), 2, 2, 5, dtype=torch.bool), "types", "INT32"),
     "mask of INT64": (with_input(fused_case(), 2, 2, 5, dtype=torch.int64), "types", "INT32"),
     "mask too long": (with_input(fused_case(), 2, 2, 6), "configure", "mask"),
-    "odd width with GLU": (with_input(fused_case(glu=True), 0, 2, 5, 17), "configure", "even"),
     "eps negative": (with_attributes(NORM, eps=-1.0), "create", "eps"),
     "eps not finite": (with_attributes(NORM, eps=float("inf")), "create", "eps"),
     "FP16 scale": (with_input(NORM, 1, 8, dtype=torch.float16), "types", "scale must be FP32"),
@@ -265,7 +262,7 @@ def test_nan_and_infinity_go_where_they_go_in_pytorch(host: PluginHost, dtype: t
     conv = {"heads": 4, "kernel": 5, "padding_l": 2}
     planned = [
         cases.conv([(2, 24, 70)], **conv, **given),
-        cases.fused_conv([(2, 70, 24)], **conv, glu=True, mask=True, **given),
+        cases.fused_conv([(2, 70, 24)], **conv, mask=True, **given),
         cases.layer_norm([(60, 40)], residual=True, **given),
         cases.top_k([(5, 999)], k=32, **given),
     ]

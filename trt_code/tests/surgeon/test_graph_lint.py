@@ -297,7 +297,7 @@ def test_what_the_surgeon_writes_is_declared_by_the_plugins_that_are_built():
         f"""
 g (float[B,T,8] x, float[B,T,6] l, float[B,T,8] r, int32[B,T] m) => (int32[B,T] t, float[B,T] s)
 {{
-  c = lite.LiteDynamicConv<padding_l = 1, fused = 1, heads = 2, kernel_size = 3, glu = 0, {PLUGIN}>
+  c = lite.LiteDynamicConv<padding_l = 1, fused = 1, heads = 2, kernel_size = 3, {PLUGIN}>
     (x, l, m)
   n = lite.LiteLayerNorm<eps = 0.1, {PLUGIN}>(c, w, w, r)
   v, i = lite.LiteTopK<k = 4, {PLUGIN}>(n)

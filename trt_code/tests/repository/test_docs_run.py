@@ -44,6 +44,7 @@ ELSEWHERE = {
     r".*trt_code\.stress\.": "runs for long; tests run a little of it",
     r"python doc/porting/": "test_doc_porting.py runs it",
     r"python doc/figures/": "test_docs.py runs it",
+    r"python doc/surgery/": "test_graphsurgeon.py runs it",
     r".*\.\.\.|.*/path/to/|.*<|.*engine-\*": "names no file that is here",
     r".* yours\.pt ": "is run with another file's name",
     r"python -m \S+$": "a mention of the program",

@@ -19,7 +19,7 @@ import torch
 from onnx_export import export_ar, export_split
 from onnx_export.graph import export_graph, metadata
 from onnx_export.onnx_file import half_path, save_onnx
-from train_model.cli import UserError, run
+from train_model.cli import Parser, UserError, run
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.conv_crf_transformer import UNK, ConvCrfTransformer
 from train_model.models.fold import fold
@@ -50,7 +50,7 @@ def to_onnx(model: ConvCrfTransformer) -> ir.Model:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="fairseq checkpoint (.pt)")
     parser.add_argument("--output", type=Path, required=True, help="ONNX file to write")
     parser.add_argument(

@@ -12,7 +12,6 @@ With ``--split`` it is the two files of ``onnx_export.export --split`` that run,
 longest predicted length, and the network still decodes on the whole one.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from onnx_export.export_split import HALVES
 from onnx_export.halves import OnnxHalves
 from onnx_export.onnx_file import half_path, load_onnx
 from onnx_export.split_session import SplitSession
-from train_model.cli import UserError, run
+from train_model.cli import Parser, UserError, run, whole_number
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.conv_crf_transformer import BOS, EOS, PAD, ConvCrfTransformer
 from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
@@ -194,12 +193,24 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="fairseq checkpoint (.pt)")
     parser.add_argument("--onnx", type=Path, required=True, help="the file exported from it")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random sources (0)")
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="seed of the random sources (0)",
+    )
     parser.add_argument("--split", action="store_true", help="the files of export --split")
-    parser.add_argument("--more", type=int, default=0, help="batches of 16 after the grid (0)")
+    parser.add_argument(
+        "--more",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="batches of 16 after the grid (0)",
+    )
     arguments = parser.parse_args(argv)
     model = load_checkpoint(arguments.checkpoint).model
     if isinstance(model, TransformerMultibranch):

@@ -1,4 +1,4 @@
-"""What every command line of the project shares: one-line errors and files that are never half written."""
+"""What every command line of the project shares: one-line errors, numbers with bounds, whole files."""
 
 import argparse
 import contextlib
@@ -10,11 +10,37 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
+
+MAX_MESSAGE = 1000
+"""Characters of a message; a name from a damaged file can have millions."""
+MAX_THREADS = 256
+MAX_WHOLE_NUMBER = 2**31 - 1
+MAX_NUMBER = 1e9
+_STDERR = 2
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one line: what, where, and what to do."""
+    """Something the user can mend. The message is one line: what, where, and what to do.
+
+    Names and values from a file may be quoted as they are: control characters are escaped, and the middle
+    of a very long message is left out.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
+
+
+def one_line(text: str) -> str:
+    """``text`` in one line that a terminal can show, of at most about ``MAX_MESSAGE`` characters."""
+    if len(text) > MAX_MESSAGE:
+        cut = len(text) - MAX_MESSAGE
+        middle = f" ... ({cut} characters left out) ... "
+        text = text[: MAX_MESSAGE // 2] + middle + text[-MAX_MESSAGE // 2 :]
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in " ".join(text.split())
+    )
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,59 +52,97 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
-def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+def whole_number(least: int, most: int = MAX_WHOLE_NUMBER) -> Callable[[str], int]:
     """The type of an argument that is a whole number from ``least`` to ``most``, both included."""
 
     def convert(text: str) -> int:
-        if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-            value = int(text)
-            if least <= value and (most is None or value <= most):
-                return value
-        raise _out_of_bounds(text, least, most)
+        value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else math.nan
+        return _bounded(value, text, least, most)
 
     return convert
 
 
-def number(least: float, most: float | None = None) -> Callable[[str], float]:
-    """The type of an argument that is a finite number from ``least`` to ``most``, both included."""
+def number(least: float, most: float = MAX_NUMBER) -> Callable[[str], float]:
+    """The type of an argument that is a number from ``least`` to ``most``, both included."""
 
     def convert(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if math.isfinite(value) and least <= value and (most is None or value <= most):
-            return value
-        raise _out_of_bounds(text, least, most)
+        return _bounded(value, text, least, most)
 
     return convert
 
 
-def _out_of_bounds(text: str, least: float, most: float | None) -> argparse.ArgumentTypeError:
-    bounds = f"at least {least}" if most is None else f"{least} to {most}"
-    return argparse.ArgumentTypeError(f"is {bounds}, not {text!r}")
+def _bounded(value: float, text: str, least: float, most: float) -> float:
+    if least <= value <= most:
+        return value
+    bound = f"at most {most:.10g}" if value > most else f"at least {least:.10g}"
+    raise argparse.ArgumentTypeError(f"is {bound}, not {text[:40]!r}")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call ``main`` and leave the process with its status; 2 and one line for an error of the user's."""
+    """Call ``main`` and exit with its status; 2 and one line on stderr for an error of the user's.
+
+    stdout is UTF-8 whatever the locale is, as the files are that the project reads and writes.
+    """
     try:
+        _check_streams()
         status = main() or 0
         sys.stdout.flush()
     except UserError as error:
-        status = _fail(str(error))
-    except BrokenPipeError:  # the reader (`| head`) has gone; the interpreter must not flush again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = _fail(error)
+    except BrokenPipeError:  # the reader (`| head`) has gone
         status = 0
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         status = _fail(f"{error.strerror or error}{where}")
+    except MemoryError:
+        status = _fail("there is not enough memory; free some, or give less at a time")
     except KeyboardInterrupt:
         status = 130
+    _flush_or_drop()
     sys.exit(status)
 
 
-def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+def standard_input() -> BinaryIO:
+    """The bytes on stdin.
+
+    Raises:
+        UserError: stdin is closed.
+    """
+    if sys.stdin is None:
+        raise UserError("stdin is closed; pipe the text in, or give it with < file")
+    return sys.stdin.buffer
+
+
+def _check_streams() -> None:
+    """Make the standard streams safe to use; raises ``UserError`` if stdout is closed."""
+    # the next file that is opened would take a closed stream's number, and a library's print go into it
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        raise UserError("stdout is closed; send it to a file or to /dev/null")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _flush_or_drop() -> None:
+    """Flush stdout; where nobody can take the rest, keep the interpreter from trying once more."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: object) -> int:
+    print(f"error: {one_line(str(message))}", file=sys.stderr)
     return 2
 
 

@@ -8,7 +8,6 @@ people's (Kim and Rush 2016, arXiv 1606.07947; Zhou et al. 2020, arXiv 1911.0272
 and test stay as they are. A run that was stopped goes on where it was.
 """
 
-import argparse
 import hashlib
 import os
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train_model import fairseq_compat
-from train_model.cli import UserError, atomic_path, run
+from train_model.cli import Parser, UserError, atomic_path, number, run, whole_number
 from train_model.data.binary import write_binary
 from train_model.data.corpora import DISTILLED, prepare
 from train_model.data.dictionary import PAD, Dictionary
@@ -150,12 +149,12 @@ def _translations(parts: list[Path]) -> Iterator[Tensor]:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", default="demo", help="default demo")
     parser.add_argument("--teacher", type=Path, required=True, help="autoregressive checkpoint")
     parser.add_argument("--languages", nargs=2, default=["en", "de"], help="default en de")
-    parser.add_argument("--beam", type=int, default=4, help="1 is greedy; default 4")
-    parser.add_argument("--lenpen", type=float, default=0.6, help="default 0.6")
+    parser.add_argument("--beam", type=whole_number(1), default=4, help="1 is greedy; default 4")
+    parser.add_argument("--lenpen", type=number(-10, 10), default=0.6, help="default 0.6")
     parser.add_argument("--build-dir", default="build", help="default build")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"

@@ -7,12 +7,11 @@
 The first is the one that the others are held against. Writes ``results.json``, ``.md`` and ``.png``.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import UserError, atomic_path, run
+from train_model.cli import Parser, UserError, atomic_path, run
 
 KEYS = ("loss", "gnorm")  # as fairseq prints them, rounded to three decimals
 ROWS = 10  # of the table
@@ -101,9 +100,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train_model.loss_curves", description=__doc__.splitlines()[0]
-    )
+    parser = Parser(prog="python -m train_model.loss_curves", description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="+", metavar="NAME=LOG", help="a training and its log")
     parser.add_argument("--note", action="append", default=[], help="a line above the table")
     parser.add_argument("--output", type=Path, default=Path("build/curves"), help="folder")

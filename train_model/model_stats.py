@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from train_model import recipe
-from train_model.cli import UserError, run
-from train_model.models.config import NatConfig
+from train_model.cli import Parser, UserError, run, whole_number
+from train_model.models.config import MAX_POSITIONS, NatConfig
 from train_model.models.conv_crf_transformer import UNK, ConvCrfTransformer
 from train_model.models.multibranch_config import MultibranchConfig
 from train_model.models.transformer_multibranch_v2 import EncoderOut, TransformerMultibranch
@@ -151,10 +151,16 @@ def table(names: list[str], source_length: int, target_length: int) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", nargs="*", default=recipes(), help="default: all")
-    parser.add_argument("--source-length", type=int, default=30, help="tokens; default 30")
-    parser.add_argument("--target-length", type=int, default=30, help="tokens; default 30")
+    for side in ("source", "target"):
+        parser.add_argument(
+            f"--{side}-length",
+            type=whole_number(1, MAX_POSITIONS),
+            default=30,
+            metavar="N",
+            help="tokens; default 30",
+        )
     arguments = parser.parse_args(argv)
     print(table(arguments.recipe, arguments.source_length, arguments.target_length))
 

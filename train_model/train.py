@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from train_model import fairseq_compat, recipe
-from train_model.cli import UserError, one_at_a_time, run
+from train_model.cli import Parser, UserError, one_at_a_time, run
 from train_model.data.corpora import DISTILLED, prepare
 
 WARM_UPDATES, TIMED_UPDATES = 3, 20
@@ -178,7 +178,7 @@ def _convert(source: Path, target: Path) -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--recipe", default="demo", help=f"one of: {', '.join(recipe.names())} (default demo)"
     )

@@ -12,9 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import UserError, number, whole_number
+from train_model.cli import MAX_THREADS, MAX_WHOLE_NUMBER, UserError, number, whole_number
 from trt_code.measure.machine import default_device, processors
 from trt_code.runners import PRECISIONS, RIVALS, RUNNERS
+
+MAX_BEAM = 1024
+"""Hypotheses of a sentence; a decoder keeps its state for each."""
+MAX_SIZE = 1 << 16
+"""Of a batch and of a length."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +44,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto"
     )
-    add_count(parser, "--threads", processors(), "CPU threads")
+    add_count(parser, "--threads", processors(), "CPU threads", MAX_THREADS)
 
 
 def add_runner(parser: argparse.ArgumentParser) -> None:
@@ -102,10 +107,10 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     search = parser.add_argument_group(
         "options of fairseq-generate", "for autoregressive models (demo-ar); others have no search"
     )
-    add_count(search, "--beam", None, "hypotheses; default: 1, greedy")
+    add_count(search, "--beam", None, "hypotheses; default: 1, greedy", MAX_BEAM)
     add_lenpen(search)
     search.add_argument(
-        "--iter-decode-max-iter", type=int, metavar="N", help="accepted and ignored"
+        "--iter-decode-max-iter", type=whole_number(0), metavar="N", help="accepted and ignored"
     )
 
 
@@ -133,12 +138,18 @@ def add_output(parser: argparse.ArgumentParser, folder: str) -> None:
 
 
 def add_count(
-    parser: argparse.ArgumentParser, name: str, default: int | None, meaning: str
+    parser: argparse.ArgumentParser,
+    name: str,
+    default: int | None,
+    meaning: str,
+    most: int = MAX_WHOLE_NUMBER,
 ) -> None:
-    """Add an option that takes a whole number of at least 1; ``meaning`` is its help."""
+    """Add an option that takes a whole number from 1 to ``most``; ``meaning`` is its help."""
     if default is not None:
         meaning += f"; default: {default}"
-    parser.add_argument(name, type=whole_number(1), default=default, help=meaning, metavar="N")
+    parser.add_argument(
+        name, type=whole_number(1, most), default=default, help=meaning, metavar="N"
+    )
 
 
 def device(arguments: argparse.Namespace) -> str:
@@ -175,21 +186,23 @@ def parse_shapes(text: str) -> list[tuple[int, int]]:
     shapes = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)x(\d+)\s*", part)
-        if not match or int(match[1]) < 1 or int(match[2]) < 3:
+        batch, length = (int(size[:9]) for size in match.groups()) if match else (0, 0)
+        if not 1 <= batch <= MAX_SIZE or not 3 <= length <= MAX_SIZE:
             raise UserError(
-                f"shape {part!r} is not BATCHxLENGTH with a batch of 1 and a length of 3 at least; "
-                "give e.g. --shape 16x32,1x8"
+                f"shape {part!r} is not BATCHxLENGTH with a batch of 1 and a length of 3 at least, and "
+                f"{MAX_SIZE} at most; give e.g. --shape 16x32,1x8"
             )
-        shapes.append((int(match[1]), int(match[2])))
+        shapes.append((batch, length))
     return shapes
 
 
 def parse_sizes(text: str, name: str) -> list[int]:
     """Parse ``1,4,16``, the value of the option ``name``; raises ``UserError`` for something else."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and 0 < int(part[:9]) <= MAX_SIZE for part in parts):
         raise UserError(
-            f"{name} {text!r} is no list of whole numbers above 0; write e.g. {name} 1,4,16"
+            f"{name} {text!r} is no list of whole numbers above 0, and {MAX_SIZE} at most; "
+            f"write e.g. {name} 1,4,16"
         )
     return [int(part) for part in parts]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from train_model.cli import UserError, atomic_path, run
+from train_model.cli import UserError, atomic_path, run, whole_number
 from trt_code.engine import profiles as shapes
 from trt_code.engine.gpu import current_gpu
 from trt_code.engine.graph_files import GraphFiles, read_graph_files, sha256
@@ -93,7 +93,12 @@ def _parser() -> argparse.ArgumentParser:
         help="FP32 GEMMs in TF32 (default, except for a graph of precision fp32)",
     )
     tf32.add_argument("--fp32", dest="tf32", action="store_false", help="FP32 GEMMs in full FP32")
-    add("--workspace", type=int, metavar="MIB", help="limit of tactics' scratch memory, in MiB")
+    parser.add_argument(
+        "--workspace",
+        type=whole_number(1, 2**23),
+        metavar="N",
+        help="limit of tactics' scratch memory, in MiB",
+    )
     add("--timing-cache", type=Path, help="file of tactic timings, read if there and written after")
     add("--version-compatible", action="store_true", help="plan runs on later minors of this major")
     add(

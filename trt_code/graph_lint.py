@@ -6,13 +6,12 @@ No TensorRT is needed. A file without findings is not proven to build; one with 
 will not compute what is meant.
 """
 
-import argparse
 from pathlib import Path
 
 import onnx
 
 from onnx_export.onnx_file import load_onnx
-from train_model.cli import run
+from train_model.cli import Parser, run
 from trt_code.lint.plugins import declared_fields, find_library
 from trt_code.lint.rules import RULES, Finding, Graph, check_declared
 
@@ -42,7 +41,7 @@ def report(model: onnx.ModelProto, library: Path | None = None) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("onnx", type=Path, help="patched ONNX file")
     parser.add_argument(
         "--plugins", type=Path, help="plugin library; by default the newest of build/plugins"

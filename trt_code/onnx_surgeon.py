@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnx_export.export_ar import encoder_path
 from onnx_export.export_split import HALVES
 from onnx_export.onnx_file import half_path, load_onnx, save_onnx
-from train_model.cli import UserError, run
+from train_model.cli import Parser, UserError, run
 from trt_code import graph_lint
 from trt_code.surgeon import fused_conv, layer_norm, plugin_nodes, quantization, top_k
 from trt_code.surgeon.graph import DOMAIN, Pass
@@ -146,7 +146,7 @@ def load(path: Path) -> ir.Model:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--input", type=Path, required=True, help="exported ONNX file")
     parser.add_argument("--output", type=Path, required=True, help="patched ONNX file to write")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")

@@ -1,6 +1,5 @@
 """Turn what bench measured into Markdown and a plot: ``make report`` does it anew from the JSON."""
 
-import argparse
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -8,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import UserError, atomic_path, run
+from train_model.cli import Parser, UserError, atomic_path, run
 
 LEGEND = (
     "bs: batch size; sl: source length in tokens; lt: median latency of the network on its device, ms; "
@@ -142,7 +141,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m trt_code.report", description=__doc__)
+    parser = Parser(prog="python -m trt_code.report", description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("build/bench/results.json"))
     parser.add_argument("--output", type=Path, help="folder; that of the results if not given")
     arguments = parser.parse_args(argv)

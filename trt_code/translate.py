@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, run, standard_input
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import model_files
 from trt_code import arguments
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
     tokenizer = Tokenizer.from_files(files)
     device = arguments.device(args)
-    lines = iter(args.text) if args.text else read_lines(sys.stdin.buffer)
+    lines = iter(args.text) if args.text else read_lines(standard_input())
     with open_runner(args.runner, files, args.precision, device, **options) as runner:
         translator = Translator(
             runner,

@@ -4,7 +4,6 @@ What is there already is held against checksums.json, which the first success wr
 fetched, looked at, and only then given its name.
 """
 
-import argparse
 import gzip
 import importlib
 import shutil
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from train_model.cli import UserError, one_at_a_time, run
+from train_model.cli import Parser, UserError, number, one_at_a_time, run, whole_number
 from train_model.data.dictionary import Dictionary
 from train_model.data.transfer import Ledger, NetworkError, fetch, refuse_impostor
 
@@ -252,12 +251,20 @@ def _without_marks(path: Path) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="./download.sh", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="./download.sh", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--output", type=Path, default=Path("data_model/wmt16"), help="folder for the files")
     add("--mirror", help="take every file from this address instead of Google Drive and GitHub")
-    add("--timeout", type=float, default=60, help="seconds without a byte that are too many")
-    add("--attempts", type=int, default=3, help="tries a file")
+    parser.add_argument(
+        "--timeout",
+        type=number(0.001),
+        default=60,
+        metavar="X",
+        help="seconds without a byte that are too many",
+    )
+    parser.add_argument(
+        "--attempts", type=whole_number(1, 1000), default=3, metavar="N", help="tries a file"
+    )
     args = parser.parse_args(argv)
     try:
         download(Options(args.output, args.mirror, args.timeout, args.attempts))

@@ -6,14 +6,12 @@ Writes build/data/<corpus>. A stopped run continues where it was; a finished cor
 ``train_model.data.corpora`` lists the corpora.
 """
 
-import argparse
-
-from train_model.cli import run
+from train_model.cli import Parser, run
 from train_model.data.corpora import CORPORA, prepare
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--corpus", default="demo", help=f"one of: {', '.join(CORPORA)} (default demo)"
     )

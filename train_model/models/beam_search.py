@@ -51,6 +51,9 @@ class SearchOptions:
     ``sum of log-probabilities / length ** len_penalty`` with eos counted. ``unk_penalty`` is taken
     from the log-probability of unk. No sequence of ``no_repeat_ngram`` tokens occurs twice (0: may); the
     PyTorch form of this in fairseq 0.12.2 forbids nothing, so mit-han-lab's meaning is taken.
+
+    Raises:
+        ValueError: an option is not a finite number.
     """
 
     beam: int = 5
@@ -60,6 +63,11 @@ class SearchOptions:
     len_penalty: float = 1.0
     unk_penalty: float = 0.0
     no_repeat_ngram: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_len_a", "max_len_b", "len_penalty", "unk_penalty"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} is a number, not {getattr(self, name)}")
 
     def max_length(self, source_width: int, positions: int) -> int:
         """Most tokens before eos for a batch of this width [tokens].
@@ -177,7 +185,10 @@ class Search:
         """
         beam = options.beam
         if not 1 <= 2 * beam < vocab_size:
-            raise ValueError(f"a beam of {beam} does not fit a vocabulary of {vocab_size}")
+            most = (vocab_size - 1) // 2
+            raise ValueError(
+                f"a beam of {beam} does not fit a vocabulary of {vocab_size}; it is at most {most}"
+            )
         self._beam, self._vocab_size, self._options = beam, vocab_size, options
 
         def integers(*shape: int) -> Tensor:

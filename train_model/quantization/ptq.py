@@ -7,7 +7,6 @@ is no linear layer stays as it is. An autoregressive network is calibrated by gr
 the other kind is where ``make qat`` starts. See doc/int8.md.
 """
 
-import argparse
 import dataclasses
 import fnmatch
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from train_model.cli import UserError, run
+from train_model.cli import Parser, UserError, run, whole_number
 from train_model.models.checkpoint import ARCHITECTURES, load_checkpoint, save_checkpoint
 from train_model.models.conv_crf_transformer import ConvCrfTransformer
 from train_model.models.fold import merge_projections
@@ -91,7 +90,7 @@ def _examples(names: list[str]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo", help="demo, demo-ar, wmt16 or wmt16-random")
     parser.add_argument("--output", type=Path, help="default build/<model>-ptq/checkpoint.pt")
     parser.add_argument(
@@ -103,11 +102,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--method", choices=METHODS, default="max", help="of the inputs' ranges")
     parser.add_argument("--text", type=Path, help="to calibrate with (default: validation split)")
-    parser.add_argument("--sentences", type=int, default=512, help="of it, at most (512)")
+    parser.add_argument(
+        "--sentences", type=whole_number(1), default=512, metavar="N", help="of it, at most (512)"
+    )
     parser.add_argument("--build-dir", type=Path, default="build", help="default build")
     options = parser.parse_args(argv)
-    if options.sentences < 1:
-        raise UserError(f"--sentences {options.sentences} calibrates nothing; give 1 or more")
     files = model_files(options.model, options.build_dir)
     loaded = load_checkpoint(files.checkpoint)
     config = loaded.config

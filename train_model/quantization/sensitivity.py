@@ -7,7 +7,6 @@ logit error is the difference of the decoder's scores from FP32 over their own s
 mean over the vocabulary, which changes nothing. Writes build/sensitivity/<model>.json, .md and .png.
 """
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Collection
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from train_model.cli import UserError, atomic_path, run
+from train_model.cli import Parser, UserError, atomic_path, run, whole_number
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.conv_crf_transformer import ConvCrfTransformer
@@ -220,16 +219,26 @@ def _sentences(
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo", help="demo, wmt16 or wmt16-random")
     parser.add_argument("--method", choices=METHODS, default="max", help="of calibration")
-    parser.add_argument("--sentences", type=int, default=200, help="of the test split (200)")
-    parser.add_argument("--calibration", type=int, default=512, help="sentences of it (512)")
+    parser.add_argument(
+        "--sentences",
+        type=whole_number(1),
+        default=200,
+        metavar="N",
+        help="of the test split (200)",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=whole_number(1),
+        default=512,
+        metavar="N",
+        help="sentences of it (512)",
+    )
     parser.add_argument("--build-dir", type=Path, default="build", help="default build")
     parser.add_argument("--output", type=Path, help="folder (default build/sensitivity)")
     options = parser.parse_args(argv)
-    if min(options.sentences, options.calibration) < 1:
-        raise UserError("--sentences and --calibration need a number above 0")
     files = model_files(options.model, options.build_dir)
     if files.autoregressive:
         raise UserError(

@@ -16,7 +16,6 @@ Every form of every product, and every tile, is held against the exact product b
 are of a CUDA graph of many calls; ``--check`` stops after the checks.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -28,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train_model.cli import UserError, atomic_path, run
+from train_model.cli import Parser, UserError, atomic_path, run
 from train_model.ops.cuda_library import load_cuda_library
 from trt_code.measure.machine import describe
 
@@ -299,7 +298,7 @@ def _sizes(text: str) -> list[tuple[int, int]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="1x32,16x32,64x64", help="sentences x source tokens")
     parser.add_argument("--check", action="store_true", help="check every form, time nothing")
     parser.add_argument("--output", type=Path, help="also write the times as JSON")

@@ -9,7 +9,6 @@ floor is the fewest bytes a case must move over the bandwidth of a large copy in
 Writes OUTPUT.json and OUTPUT.md. Needs a CUDA GPU and ``make torch-ops``.
 """
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train_model.cli import UserError, atomic_path, run
+from train_model.cli import Parser, UserError, atomic_path, number, run
 from train_model.ops import cuda_library_path, load_cuda_library
 from trt_code.measure.machine import describe
 
@@ -358,7 +357,7 @@ def _number(value: float | None) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("build/bench/kernels"))
     parser.add_argument("--op", default=",".join(OPERATORS), help="of " + ", ".join(OPERATORS))
     parser.add_argument("--shape", default=",".join(SHAPES), help="of " + ", ".join(SHAPES))
@@ -368,8 +367,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--compile-seconds",
-        type=float,
+        type=number(0),
         default=float("inf"),
+        metavar="X",
         help="start no torch.compile after so many seconds (default: no limit)",
     )
     parser.add_argument(

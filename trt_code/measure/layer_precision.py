@@ -8,7 +8,6 @@ exported graph this opens a session and reads the graph that ONNX Runtime made o
 report that ``trt_code.build_engine --layer-report`` writes it reads the types of each GEMM's inputs.
 """
 
-import argparse
 import json
 import re
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_export.onnx_file import load_onnx
-from train_model.cli import UserError, run
+from train_model.cli import Parser, UserError, run
 
 _ORT_FLOAT = frozenset(("FusedGemm", "FusedMatMul", "Gemm", "MatMul"))
 _ORT_INT8 = frozenset(
@@ -121,7 +120,7 @@ def _lines(products: list[Product]) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="an exported .onnx, or a layer report .json")
     path = parser.parse_args(argv).file
     products = of_engine(path) if path.suffix == ".json" else of_session(path)

@@ -7,7 +7,6 @@ padded further at random. ``--policy upstream`` takes the same weights with the 
 padding, which is there for runners that read the checkpoint. A model without text gets random words.
 """
 
-import argparse
 import dataclasses
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from train_model.cli import UserError, run
+from train_model.cli import Parser, UserError, run, whole_number
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.zoo import ModelFiles, model_files
+from trt_code.arguments import MAX_BEAM
 from trt_code.evaluate import read_split
 from trt_code.runners import PRECISIONS, RIVALS, RUNNERS, Output, Runner, Unavailable, create
 from trt_code.text.batching import PAD, pad
@@ -112,16 +112,22 @@ def with_policy(files: ModelFiles, policy: str, folder: Path) -> ModelFiles:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m trt_code.stress.batch_neighbours", description=__doc__
-    )
+    parser = Parser(prog="python -m trt_code.stress.batch_neighbours", description=__doc__)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--runner", choices=RUNNERS | RIVALS, default="torch")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--beam", type=int, default=1, help="of autoregressive networks")
+    parser.add_argument(
+        "--beam",
+        type=whole_number(1, MAX_BEAM),
+        default=1,
+        metavar="N",
+        help="of autoregressive networks",
+    )
     parser.add_argument("--policy", choices=["masked", "upstream"], help="the checkpoint's own")
-    parser.add_argument("--lines", type=int, default=256)
+    parser.add_argument(
+        "--lines", type=whole_number(1), default=256, metavar="N", help="to translate (256)"
+    )
     parser.add_argument("--build-dir", default="build")
     arguments = parser.parse_args(argv)
     if arguments.policy and arguments.runner.startswith(("ort", "trt")):

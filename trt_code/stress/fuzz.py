@@ -6,7 +6,6 @@ runs every target that often and prints a table; ``test_fuzz.py`` runs a few of 
 target and a number, so a failure is repeated with ``--only TARGET --seed NUMBER --cases 1``.
 """
 
-import argparse
 import contextlib
 import faulthandler
 import hashlib
@@ -30,7 +29,7 @@ from onnx_export.halves import OnnxHalves
 from onnx_export.onnx_file import load_onnx
 from onnx_export.verify import open_session
 from train_model import recipe
-from train_model.cli import UserError, run
+from train_model.cli import Parser, UserError, run, whole_number
 from train_model.data.dictionary import Dictionary
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
@@ -339,9 +338,13 @@ def tally(target: Callable[[random.Random], None], numbers: Iterable[int]) -> Co
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m trt_code.stress.fuzz", description=__doc__)
-    parser.add_argument("--cases", type=int, default=100, help="of each target")
-    parser.add_argument("--seed", type=int, default=1, help="the number of the first case")
+    parser = Parser(prog="python -m trt_code.stress.fuzz", description=__doc__)
+    parser.add_argument(
+        "--cases", type=whole_number(1), default=100, metavar="N", help="of each target"
+    )
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=1, metavar="N", help="the number of the first case"
+    )
     parser.add_argument("--only", help="targets, comma-separated")
     arguments = parser.parse_args(argv)
     faulthandler.enable()

@@ -15,7 +15,6 @@ What then has a final name must be whole. A full or read-only disk must be told 
 file system, in a user namespace of their own.
 """
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -36,7 +35,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from train_model.cli import run
+from train_model.cli import Parser, run, whole_number
 from train_model.models.checkpoint import load_checkpoint
 from trt_code.arguments import parse_names
 from trt_code.tests.runners import small_demo
@@ -64,7 +63,7 @@ class Target:
 # Trainings of seconds in place of hours: the recipes' networks and corpus made small.
 SMALL = """
 import dataclasses, functools, importlib, sys
-from train_model.cli import run
+from train_model.cli import Parser, run, whole_number
 from train_model.data.corpora import CORPORA, demo
 sizes = {"train": 300, "valid": 16, "test": 16}
 small = functools.partial(demo.prepare, sizes=sizes, merges=40)
@@ -373,9 +372,9 @@ def trials(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m trt_code.stress.mistreat", description=__doc__)
-    parser.add_argument("--times", type=int, default=10, help="of each target and way")
-    parser.add_argument("--seed", type=int, default=1)
+    parser = Parser(prog="python -m trt_code.stress.mistreat", description=__doc__)
+    parser.add_argument("--times", type=whole_number(1), default=10, help="of each target and way")
+    parser.add_argument("--seed", type=whole_number(0), default=1)
     parser.add_argument("--how", default=",".join(HOW), help="comma-separated")
     parser.add_argument("--only", default=",".join(TARGETS), help="targets, comma-separated")
     arguments = parser.parse_args(argv)

@@ -9,7 +9,6 @@ do not grow, so what memory grows is the runner's. Before and after, one batch o
 timed. Exit status 1 where something is not as it should be.
 """
 
-import argparse
 import json
 import random
 import resource
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from train_model.cli import UserError, atomic_path, run
+from train_model.cli import MAX_THREADS, Parser, UserError, atomic_path, number, run, whole_number
 from train_model.data.corpora.demo.phrases import KINDS
 from train_model.data.corpora.demo.sentences import JOINED_LENGTHS, join
 from train_model.data.tokenizer import Tokenizer
@@ -260,19 +259,23 @@ def faults(results: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m trt_code.stress.under_load", description=__doc__
-    )
+    parser = Parser(prog="python -m trt_code.stress.under_load", description=__doc__)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--runner", choices=RUNNERS, default="ort")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--build-dir", default="build")
-    parser.add_argument("--sentences", type=int, default=1_000_000, help="in all")
-    parser.add_argument("--pool", type=int, default=20_000, help="different ones")
-    parser.add_argument("--threads", type=int, default=8, help="that call one runner")
-    parser.add_argument("--passes", type=int, default=1000, help="over the batch that is timed")
-    parser.add_argument("--minutes", type=float, default=480, help="at most, for the load itself")
+    parser.add_argument("--sentences", type=whole_number(1), default=1_000_000, help="in all")
+    parser.add_argument("--pool", type=whole_number(1), default=20_000, help="different ones")
+    parser.add_argument(
+        "--threads", type=whole_number(1, MAX_THREADS), default=8, help="that call one runner"
+    )
+    parser.add_argument(
+        "--passes", type=whole_number(1), default=1000, help="over the batch that is timed"
+    )
+    parser.add_argument(
+        "--minutes", type=number(0), default=480, help="at most, for the load itself"
+    )
     parser.add_argument("--output", type=Path, default=Path("build/load.json"))
     arguments = parser.parse_args(argv)
 

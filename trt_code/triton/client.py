@@ -7,7 +7,6 @@ throughput and latencies to a JSON file, from which ``trt_code.triton.cost`` com
 more load than one Python process makes, use NVIDIA's perf_analyzer (doc/serving.md).
 """
 
-import argparse
 import asyncio
 import importlib
 import json
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train_model.cli import UserError, atomic_path, run
+from train_model.cli import Parser, UserError, atomic_path, run, whole_number
 from trt_code.triton.configs import TEXT, TRANSLATE, TRANSLATION
 
 
@@ -101,17 +100,23 @@ def summary(measured: Measured, **settings) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m trt_code.triton.client",
         description="Translate the sentences on stdin, one a line, on a Triton server.",
     )
     parser.add_argument("--url", default="localhost:8001", help="gRPC address of the server")
-    parser.add_argument("--concurrency", type=int, default=32, help="requests under way")
-    parser.add_argument("--batch", type=int, default=1, help="sentences a request")
+    parser.add_argument(
+        "--concurrency",
+        type=whole_number(1, 10_000),
+        default=32,
+        metavar="N",
+        help="requests under way",
+    )
+    parser.add_argument(
+        "--batch", type=whole_number(1, 1 << 20), default=1, metavar="N", help="sentences a request"
+    )
     parser.add_argument("--measure", type=Path, metavar="JSON", help="write rate and latencies")
     args = parser.parse_args(argv)
-    if args.concurrency < 1 or args.batch < 1:
-        raise UserError("--concurrency and --batch are at least 1")
     sentences = [line.rstrip("\n") for line in sys.stdin]
     for number, sentence in enumerate(sentences, start=1):
         if not sentence.strip():

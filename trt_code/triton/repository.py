@@ -8,7 +8,6 @@
 The network is the TensorRT plan where one is built, else the ONNX file on the CPU.
 """
 
-import argparse
 import json
 import shutil
 import sys
@@ -17,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from train_model.cli import UserError, run
+from train_model.cli import MAX_THREADS, Parser, UserError, run, whole_number
 from train_model.data.bpe import glossary_path
 from train_model.models.zoo import ModelFiles, model_files
+from trt_code.arguments import MAX_SIZE
 from trt_code.engine.profiles import Shape
 from trt_code.runners import PRECISIONS
 from trt_code.triton import configs
@@ -148,14 +148,8 @@ def choose_buckets(network: Network, wanted: Sequence[int], max_batch: int) -> l
     return buckets
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m trt_code.triton.repository", description=__doc__.split("\n\n")[0]
     )
     add = parser.add_argument
@@ -164,12 +158,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--output", type=Path, default=Path("build/triton"), help="folder to write")
     add("--backend", choices=("auto", "tensorrt", "onnxruntime"), default="auto")
     add("--precision", choices=PRECISIONS, default="fp16", help="of the plan; default fp16")
-    add("--max-batch", type=_positive, help="of the network (default: the plan's, or 16)")
-    add("--max-delay-us", type=_positive, default=1000, help="longest wait for more sentences")
-    add("--instances", type=_positive, default=1, help="copies of the network")
-    add("--text-instances", type=_positive, default=2, help="processes that encode and decode")
-    add("--threads", type=_positive, default=1, help="CPU threads of an ONNX Runtime instance")
-    add("--bucket", type=_positive, action="append", help=f"lengths (default {BUCKETS})")
+    add(
+        "--max-batch",
+        type=whole_number(1, MAX_SIZE),
+        help="of the network (default: the plan's, or 16)",
+    )
+    add(
+        "--max-delay-us",
+        type=whole_number(1, 60_000_000),
+        default=1000,
+        help="longest wait for more sentences",
+    )
+    add("--instances", type=whole_number(1, MAX_SIZE), default=1, help="copies of the network")
+    add(
+        "--text-instances",
+        type=whole_number(1, MAX_SIZE),
+        default=2,
+        help="processes that encode and decode",
+    )
+    add(
+        "--threads",
+        type=whole_number(1, MAX_THREADS),
+        default=1,
+        help="CPU threads of an ONNX Runtime instance",
+    )
+    add(
+        "--bucket",
+        type=whole_number(1, MAX_SIZE),
+        action="append",
+        help=f"lengths (default {BUCKETS})",
+    )
     args = parser.parse_args(argv)
 
     files = model_files(args.model, args.build_dir)

@@ -42,20 +42,29 @@ class SearchRunner(Runner):
         Args:
             search: translates source tokens [B, S] int64 on ``device``.
             beam: as ``SearchOptions`` has it; 1 is greedy. ``len_penalty`` likewise.
+
+        Raises:
+            UserError: one of the two is out of its bounds.
         """
         super().__init__(name, precision, device)
         self.max_source = max_source
         self._search, self._peak_memory = search, peak_memory
         self._turns = Turns()
-        self._options = SearchOptions(
-            beam=BEAM if beam is None else beam,
-            len_penalty=LEN_PENALTY if len_penalty is None else len_penalty,
-        )
+        try:
+            self._options = SearchOptions(
+                beam=BEAM if beam is None else beam,
+                len_penalty=LEN_PENALTY if len_penalty is None else len_penalty,
+            )
+        except ValueError as error:
+            raise UserError(error) from error
 
     def run(self, src_tokens: np.ndarray) -> Output:
         source = torch.from_numpy(without_bos(src_tokens)).to(self.device)
-        with self._turns:
-            found = self._search(source, self._options)
+        try:
+            with self._turns:
+                found = self._search(source, self._options)
+        except ValueError as error:  # the beam does not fit the vocabulary
+            raise UserError(error) from error
         if not found.counts.all():  # no score is above another where they are not numbers
             raise UserError("the network gives scores that are no numbers; make its files again")
         return as_output(found)

@@ -1,0 +1,126 @@
+"""What every command line shares: one-line errors, streams that are closed or ASCII, numbers with bounds."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from train_model.cli import MAX_MESSAGE, MAX_THREADS, Parser, UserError, number, whole_number
+
+ROOT = Path(__file__).parents[2]
+
+
+def started(code: str, shell: str = '"$@"', **environment: str) -> subprocess.CompletedProcess:
+    """Run ``code`` as a command line's ``main``; ``shell`` redirects its streams."""
+    code = f"import sys\nfrom train_model.cli import *\ndef main():\n {code}\nrun(main)"
+    return subprocess.run(
+        ["sh", "-c", shell, "sh", sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "\x1b[2J\x1b]0;title\x07two\nlines",
+        "x" * 5_000_000,
+        "\N{RIGHT-TO-LEFT OVERRIDE}abc",
+        "\udce9",
+    ],
+    ids=["terminal", "long", "right to left", "surrogate"],
+)
+def test_a_message_is_one_short_line_of_printable_characters(message):
+    text = str(UserError(f"{message} is wrong; mend it"))
+    assert text.isprintable()
+    assert len(text) < MAX_MESSAGE + 50
+    assert text.endswith("is wrong; mend it")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"PYTHONUTF8": "0"}],
+)
+def test_stdout_is_utf8_in_every_locale(environment):
+    environment |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    done = started('print("f\\xfcnf \\u20ac")', **environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fünf €\n", "")
+
+
+def test_a_path_that_is_not_utf8_can_be_printed():
+    assert started('print("\\udce9")').stdout == "\\udce9\n"
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "status", "error"),
+    [
+        ('"$@" >&-', "print(1)", 2, "error: stdout is closed; send it to a file or to /dev/null\n"),
+        ('"$@" <&-', "standard_input()", 2, "error: stdin is closed; pipe the text in, "),
+        ('"$@" <&-', "print(1)", 0, ""),
+        ('"$@" 2>&-', "print(1, file=sys.stderr)", 0, ""),
+        ('"$@" >/dev/full', "print(1)", 2, "error: No space left on device\n"),
+        ('"$@" >/dev/full', "raise UserError('wrong')", 2, "error: wrong\n"),
+        ('"$@" | true', "print('x' * 1_000_000)", 0, ""),
+        ('"$@"', "raise MemoryError", 2, "error: there is not enough memory"),
+    ],
+)
+def test_streams_that_are_closed_or_full(shell, code, status, error):
+    done = started(code, shell)
+    assert done.returncode == status
+    assert done.stderr.startswith(error)
+    assert done.stderr.count("\n") == bool(error)
+
+
+def test_a_file_is_not_opened_as_a_closed_stream():
+    done = started("print(open('/dev/null').fileno(), file=sys.stdout)", '"$@" 2>&- <&-')
+    assert int(done.stdout) > 2
+
+
+@pytest.mark.parametrize(
+    "module", ["train_model.train", "onnx_export.export", "trt_code.translate"]
+)
+def test_ctrl_c_during_imports_is_quiet(module, tmp_path):
+    """A torch that is interrupted comes before the installed one."""
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode in (130, -signal.SIGINT)  # after the imports, and in them
+    assert done.stderr == b""
+
+
+def test_a_program_that_imports_the_packages_keeps_its_own_hook():
+    code = "import sys; hook = sys.excepthook; import trt_code, onnx_export; assert sys.excepthook is hook"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "", "nan", "257", "9" * 5000, "1e3"])
+def test_a_whole_number_out_of_its_bounds_is_refused(text):
+    parser = Parser()
+    parser.add_argument("--threads", type=whole_number(1, MAX_THREADS))
+    with pytest.raises(UserError, match=r"^--threads is at (least 1|most 256), not '"):
+        parser.parse_args(["--threads", text])
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "x", "11", "-11", ""])
+def test_an_exponent_is_a_finite_number(text):
+    parser = Parser()
+    parser.add_argument("--lenpen", type=number(-10, 10))
+    with pytest.raises(UserError, match=r"^--lenpen is at (least -10|most 10), not '"):
+        parser.parse_args(["--lenpen=" + text])
+
+
+def test_numbers_within_their_bounds_are_taken():
+    assert whole_number(1)("5") == 5
+    assert number(-10, 10)("0.6") == 0.6

@@ -1,4 +1,4 @@
-"""Training recipes: YAML files in ``configs/`` whose flags are fairseq's own command-line options."""
+"""Training recipes: YAML files in ``configs/`` with flags of fairseq's own command line."""
 
 import dataclasses
 import json

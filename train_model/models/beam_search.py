@@ -1,11 +1,10 @@
 """Beam search over any decoder that takes one step at a time; a beam of one is greedy search.
 
 The hypotheses, their order and their scores are those of fairseq 0.12.2's ``SequenceGenerator``: each
-step keeps the best ``2 * beam`` continuations, those among the first ``beam`` that end the sentence
-are finished, and a sentence is done when ``beam`` hypotheses are. Between the decoder's steps
-everything stays where the decoder is, in tensors of fixed shapes that are written in place, so that a
-step of the search can be part of a CUDA graph; the host reads whether the search is done, and at the
-end what was found.
+step keeps the best ``2 * beam`` continuations; those among the first ``beam`` that end the sentence
+are finished; a sentence is done when ``beam`` hypotheses are finished. All state stays on the decoder's
+device, in tensors of fixed shapes that are written in place, so a CUDA graph can capture a step of the
+search. The host only reads whether the search is done and, at the end, the hypotheses.
 """
 
 import contextlib
@@ -95,7 +94,7 @@ class Found:
     """The finished hypotheses of a batch, best first; N is the beam, T the longest one's length.
 
     Attributes:
-        counts: how many a sentence has [B] int64; what stands behind them is of no meaning.
+        counts: finished hypotheses per sentence [B] int64; entries after them have no meaning.
         tokens: [B, N, T] int64 with the closing eos, then pad.
         positional_scores: log-probabilities [B, N, T] float32, then 0.
         lengths: tokens with eos [B, N] int64.
@@ -159,7 +158,7 @@ def search(decoder: StepDecoder, src_tokens: Tensor, options: SearchOptions) -> 
 
 
 class Search:
-    """What a search knows between the decoder's steps.
+    """The state of a search between the decoder's steps.
 
     Hypotheses are kept as each step's choice and the beam it came from, and read backwards at the end.
 
@@ -207,8 +206,8 @@ class Search:
             integers(steps, batch, beam),
         )
         self._past_totals = torch.zeros(steps, batch, beam, device=device)
-        # What ended: after which step and from which beam, and the sum of its log-probabilities. One slot
-        # more than the beam takes what comes too late or is no end, and is never read.
+        # Finished hypotheses: the step and beam where each ended, and the sum of its log-probabilities. The
+        # last slot takes what did not end or came too late; it is never read.
         self._count = integers(batch)
         self._end_at = integers(batch, beam + 1)
         self._end_total = torch.zeros(batch, beam + 1, device=device)
@@ -234,10 +233,10 @@ class Search:
         return rows.to(device)
 
     def restart(self) -> None:
-        """Begin anew with other sentences, in the same memory."""
+        """Start again with other sentences, in the same memory."""
         self.tokens.fill_(EOS)
         self.parents.copy_(self._beams.expand_as(self.parents))
-        # All beams are alike before the first step, so only one of them counts.
+        # All beams are equal before the first step, so only one of them counts.
         self._totals.copy_(self._first_beam.expand_as(self._totals))
         for tensor in (self.step, self.done, self._count):
             tensor.zero_()
@@ -245,7 +244,7 @@ class Search:
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """What is done inside leaves the search as it was."""
+        """Restore the state of the search when the context ends."""
         own = [
             *(self.tokens, self.parents, self.step, self.done, self._totals),
             *(self._past_tokens, self._past_parents, self._past_totals),
@@ -257,7 +256,7 @@ class Search:
             tensor.copy_(value)
 
     def advance(self, scores: Tensor) -> None:
-        """Choose how every hypothesis goes on.
+        """Choose the continuation of every hypothesis.
 
         Args:
             scores: log-probabilities of the next token [B, beam, V] float32; overwritten.
@@ -274,7 +273,7 @@ class Search:
         ends = (token == EOS) & (candidates > -math.inf)
         ended = ends.cumsum(1)
         self._finish(ends[:, :beam], ended[:, :beam], origin[:, :beam], candidates[:, :beam])
-        # Those that go on keep their order; at most one a beam ends, so that there are enough of them.
+        # Unfinished candidates keep their order. At most one per beam ends, so enough of them remain.
         slot = (self._order - ended).clamp_(max=beam).masked_fill_(ends, beam)
         alive = self._alive.scatter_(1, slot, self._order)[:, :beam]
         torch.gather(token, 1, alive, out=self.tokens)
@@ -309,12 +308,12 @@ class Search:
         scores.scatter_(2, torch.where(repeats, ngrams[..., -1], PAD), -math.inf)
 
     def _remember(self) -> None:
-        """Every hypothesis' tokens so far, which grow: a search that needs them is none for a CUDA graph."""
+        """Append to the tokens of every hypothesis. They grow, so a CUDA graph cannot capture this search."""
         rows = self.parents[..., None].expand(-1, -1, self._history.shape[2])
         self._history = torch.cat([self._history.gather(1, rows), self.tokens[..., None]], 2)
 
     def found(self) -> Found:
-        """The hypotheses that are finished; waits for the device."""
+        """Return the finished hypotheses; waits for the device."""
         taken = int(self.step)
         past = [
             tensor[:taken].cpu().numpy()

@@ -23,7 +23,7 @@ class NetworkConfig:
     ``padding_policy`` is ours: ``upstream`` lets the bias of the convolution's inner projection leak
     from padded source positions into their neighbours, as the original does and as weights trained
     that way expect; ``masked`` zeroes them right before the convolution, so that a sentence's result
-    does not depend on how much padding stands beside it.
+    does not depend on how much padding is next to it.
 
     ``int8_layers`` is ours too: the names of the linear layers that compute in INT8 (see
     ``train_model.models.quantized``).

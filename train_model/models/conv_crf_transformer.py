@@ -1,11 +1,11 @@
 """``conv_crf_transformer``: a non-autoregressive translator of dynamic convolutions with a CRF on top.
 
-The whole target is made at once: the encoder predicts its length, the decoder fills a canvas of
-unknown tokens from an attention copy of the source embeddings, and a CRF picks the best path through
-its candidates. The computation and the parameter names are those of ustcdane/lite_transformer_trt,
-``my_lite_plugins/models/liteConv_NAT.py`` (fairseq 0.12.2 underneath), with two departures, both off
-the original's working range: predicted lengths are clamped to 2..canvas, and positions after a
-sentence's end give ``<pad>`` with score 0.
+The network makes the whole target at once: the encoder predicts its length, the decoder fills a canvas
+of unknown tokens from an attention copy of the source embeddings, and a CRF picks the best path through
+the candidates. Computation and parameter names follow ustcdane/lite_transformer_trt,
+``my_lite_plugins/models/liteConv_NAT.py`` (on fairseq 0.12.2). Two things differ, both where the original
+crashes or writes arbitrary values: predicted lengths are clamped to 2..canvas, and positions after the
+end of a sentence give ``<pad>`` with score 0.
 """
 
 from typing import Any, NamedTuple
@@ -34,16 +34,16 @@ LENGTH_OFFSET = 128
 
 
 class EncoderOut(NamedTuple):
-    """What the decoder needs of the source; S is the source's padded length."""
+    """What the decoder needs from the encoder; S is the padded length of the source."""
 
     x: Tensor  # [B, S, C], the last layer's output
     padding_mask: Tensor  # [B, S] bool, True at padding
-    embedding: Tensor  # [B, S, C], token embeddings alone
-    positions: Tensor  # [B, S, C], position embeddings alone
+    embedding: Tensor  # [B, S, C], token embeddings without positions
+    positions: Tensor  # [B, S, C], position embeddings
 
 
 class _ConvBlock(nn.Module):
-    """Linear, gate, convolution, linear: the part that stands where a Transformer has self-attention."""
+    """Linear, gate, convolution, linear. It replaces the self-attention of a Transformer."""
 
     def _build_conv(self, config: NatConfig, side: str, kernel_size: int, padding_l: int) -> None:
         width, conv_dim = config.encoder_embed_dim, getattr(config, f"{side}_conv_dim")
@@ -166,7 +166,7 @@ class Encoder(nn.Module):
         return embedded, self.embed_positions(src_tokens)
 
     def forward(self, src_tokens: Tensor) -> EncoderOut:
-        """Encode [B, S] tokens; padding may stand on either side."""
+        """Encode [B, S] tokens; padding may be on either side."""
         if src_tokens.shape[1] > self.max_positions:
             raise ValueError(
                 f"a source of {src_tokens.shape[1]} tokens is longer than the "
@@ -183,7 +183,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Length prediction, and the canvas to the scores of every token at every position."""
+    """Predicts the length, and maps the canvas to the scores of every token at every position."""
 
     def __init__(self, config: NatConfig, embed_tokens: nn.Embedding) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class Decoder(nn.Module):
             nn.init.normal_(self.output_projection.weight, std=width**-0.5)
         self.embed_length = embedding(LENGTH_CLASSES, width, padding_idx=None)
         self.copy_attn = linear(width, width, bias=False) if config.src_embedding_copy else None
-        # what train_model.models.fold puts in their place
+        # set by train_model.models.fold, which replaces other layers by these
         self.source_projection: nn.Linear | None = None
         self.register_buffer("copy_queries", None, persistent=False)
         self.dropout, self.detach_length = config.dropout, config.sg_length_pred
@@ -297,7 +297,7 @@ class ConvCrfTransformer(nn.Module):
             lengths = lengths - LENGTH_OFFSET + (~source.padding_mask).sum(1)
         lengths = lengths.clamp(min=2)
         if self.config.padding_policy == "masked":
-            # at most the canvas that the sentence would have alone, whatever stands beside it
+            # at most the canvas that the sentence has in a batch by itself
             lengths = torch.minimum(lengths, 2 * (~source.padding_mask).sum(1).clamp(min=1))
         return lengths
 

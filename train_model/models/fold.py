@@ -37,7 +37,7 @@ def fold(model: ConvCrfTransformer) -> ConvCrfTransformer:
 
 @torch.no_grad()
 def merge_projections(model: ConvCrfTransformer) -> ConvCrfTransformer:
-    """A copy of ``model`` for inference whose convolutions' last linear is part of the one after it."""
+    """Return a copy for inference in which each convolution's last linear is merged into the next one."""
     model = copy.deepcopy(model).eval()
     for layer in [*model.encoder.layers, *model.decoder.layers]:
         if layer.conv.linear2 is not None:
@@ -88,7 +88,7 @@ def _read_alike(projections: list[nn.Linear]) -> bool:
 
 
 def _concatenate(projections: list[nn.Linear]) -> nn.Linear:
-    """One linear layer whose output is that of all, one behind the other."""
+    """Return one linear layer that computes the concatenated outputs of all."""
     first = projections[0]
     rows = sum(p.out_features for p in projections)
     if isinstance(first, QuantizedLinear):

@@ -1,4 +1,4 @@
-"""Building blocks of both networks; parameter names and numerics are fairseq 0.12.2's.
+"""Building blocks of the networks, with the parameter names and numerics of fairseq 0.12.2.
 
 Everything is batch first, [B, T, C]; a padding mask is bool [B, T], True at padding.
 """
@@ -40,7 +40,7 @@ def token_positions(tokens: Tensor) -> Tensor:
 
 
 class LearnedPositions(nn.Embedding):
-    """A learned vector a position (fairseq ``LearnedPositionalEmbedding``)."""
+    """One learned vector per position (fairseq ``LearnedPositionalEmbedding``)."""
 
     def __init__(self, max_positions: int, width: int) -> None:
         super().__init__(max_positions + PAD + 1, width, padding_idx=PAD)
@@ -49,7 +49,7 @@ class LearnedPositions(nn.Embedding):
 
     @property
     def vectors(self) -> Tensor:
-        """All vectors [max_positions + 2, C]; rows 0 and PAD are those of no position."""
+        """All vectors [max_positions + 2, C]; no position uses rows 0 and PAD."""
         return self.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -58,9 +58,9 @@ class LearnedPositions(nn.Embedding):
 
 
 class SinusoidalPositions(nn.Module):
-    """A fixed vector a position (fairseq ``SinusoidalPositionalEmbedding``).
+    """One fixed vector per position (fairseq ``SinusoidalPositionalEmbedding``).
 
-    The one entry in the state dict, ``_float_tensor``, is fairseq's and carries nothing.
+    The only entry in the state dict, ``_float_tensor``, comes from fairseq and holds no information.
     """
 
     def __init__(self, max_positions: int, width: int) -> None:
@@ -93,8 +93,8 @@ def positions(max_positions: int, width: int, learned: bool) -> nn.Module:
 def masked_softmax(scores: Tensor, padding_mask: Tensor) -> Tensor:
     """Softmax over the last axis without the masked columns.
 
-    The mask [.., T] must broadcast against the scores. Masked scores become the least finite number, so
-    that a row of nothing but padding gives equal weights and not NaN.
+    The mask [.., T] must broadcast against the scores. Masked scores become the smallest finite number, so
+    a row that is all padding gives equal weights instead of NaN.
     """
     return scores.masked_fill(padding_mask, torch.finfo(scores.dtype).min).softmax(-1)
 
@@ -108,7 +108,7 @@ class MultiheadAttention(nn.Module):
         self.heads, self.dropout, self.scale = heads, dropout, (width // heads) ** -0.5
         self.k_proj, self.v_proj = linear(width, width), linear(width, width)
         self.q_proj, self.out_proj = linear(width, width), linear(width, width)
-        # the three start as parts of one matrix would
+        # fairseq initialises the three as parts of one matrix
         for projection in (self.k_proj, self.v_proj, self.q_proj):
             nn.init.xavier_uniform_(projection.weight, gain=2**-0.5)
 
@@ -133,7 +133,7 @@ class MultiheadAttention(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """What both convolutions share: the optional projections around them, and the padding."""
+    """The common part of both convolutions: the optional projections around them, and the padding."""
 
     def __init__(
         self,
@@ -155,14 +155,14 @@ class _Convolution(nn.Module):
         self.glu = glu
 
     def project_in(self, x: Tensor) -> Tensor:
-        """The inner projection and its gate, where there is one."""
+        """Apply the inner projection and its gate, if there are any."""
         if self.linear1 is None:
             return x
         x = self.linear1(x)
         return F.glu(x, -1) if self.glu else x
 
     def taps(self, logits: Tensor, dim: int) -> Tensor:
-        """Normalised taps, some of them dropped in training."""
+        """Normalise the taps; drop some of them in training."""
         weight = logits.softmax(dim) if self.weight_softmax else logits
         return F.dropout(weight, self.weight_dropout, self.training)
 
@@ -175,7 +175,7 @@ class _Convolution(nn.Module):
         return self.project_out(self.convolve(self.project_in(x), padding_mask))
 
     def project_out(self, x: Tensor) -> Tensor:
-        """The projection after the convolution, where there is one."""
+        """Apply the projection after the convolution, if there is one."""
         return x if self.linear2 is None else self.linear2(x)
 
 
@@ -184,14 +184,14 @@ def _zero(x: Tensor, padding_mask: Tensor | None) -> Tensor:
 
 
 class DynamicConv(_Convolution):
-    """A depthwise convolution whose taps come from its input (fairseq ``DynamicConv``)."""
+    """A depthwise convolution with taps that are computed from its input (fairseq ``DynamicConv``)."""
 
     def __init__(self, width: int, kernel_size: int, padding_l: int, heads: int, **options) -> None:
         super().__init__(width, kernel_size, padding_l, heads, **options)
         self.weight_linear = nn.Linear(width, heads * kernel_size, bias=False)
 
     def convolve(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Every position's own taps, from the unmasked input, over the masked one."""
+        """Compute taps from the unmasked input and apply them to the masked input."""
         logits = self.weight_linear(x).unflatten(-1, (self.heads, self.kernel_size))
         weight = self.taps(logits, -1).permute(0, 2, 3, 1)
         x = _zero(x, padding_mask).transpose(1, 2)
@@ -207,7 +207,7 @@ class LightweightConv(_Convolution):
         nn.init.xavier_uniform_(self.weight)
 
     def convolve(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """The shared taps over the masked input."""
+        """Apply the shared taps to the masked input."""
         width = x.shape[-1]
         weight = self.taps(self.weight, -1).repeat_interleave(width // self.heads, 0)
         x = _zero(x, padding_mask).transpose(1, 2)

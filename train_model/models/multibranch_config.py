@@ -8,7 +8,7 @@ from typing import Self
 from train_model.models.config import SIDES, NetworkConfig, check_heads
 from train_model.models.multibranch import Branch
 
-# Options of the original that this network does not have, with the value that it stands for.
+# Options of the original that this network lacks, with the only value that it supports.
 _FIXED = {
     "activation_fn": "relu",
     "adaptive_input": False,

@@ -31,7 +31,7 @@ class Quantizer(nn.Module):
 
 
 class QuantizedLinear(nn.Linear):
-    """A linear layer whose input has one scale and whose weight has one a row (output channel)."""
+    """A linear layer with one scale for its input and one per row (output channel) of its weight."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)

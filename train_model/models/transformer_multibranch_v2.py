@@ -175,7 +175,7 @@ class Encoder(_Stack):
         super().__init__(config, "encoder", EncoderLayer, embed_tokens, config.max_source_positions)
 
     def forward(self, src_tokens: Tensor) -> EncoderOut:
-        """Encode [B, S] tokens; padding may stand on either side."""
+        """Encode [B, S] tokens; padding may be on either side."""
         padding_mask = src_tokens.eq(PAD)
         x = self.embed(src_tokens)
         for layer in self.layers:
@@ -184,7 +184,7 @@ class Encoder(_Stack):
 
 
 class _OutputProjection(nn.Linear):
-    """The projection to the vocabulary, whose weight a checkpoint has under another name."""
+    """The projection to the vocabulary; checkpoints store its weight under another name."""
 
     def __init__(self, weight: nn.Parameter) -> None:
         super().__init__(*reversed(weight.shape), bias=False, device="meta")

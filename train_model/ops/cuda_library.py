@@ -17,7 +17,7 @@ def cuda_library_path() -> Path:
 
 @functools.cache
 def load_cuda_library() -> bool:
-    """Load the CUDA operators once; False where there is no GPU or no library.
+    """Load the CUDA operators once; return False without a GPU or library.
 
     A library that is there but does not load (built for another PyTorch, say) is told as a warning,
     and the PyTorch form stays in place.

@@ -1,4 +1,4 @@
-"""Dynamic convolution: a depthwise convolution whose taps differ at every position.
+"""Dynamic convolution: a depthwise convolution with different taps at every position.
 
 ``y[b, c, t] = sum_k weight[b, h(c), k, t] * x[b, c, t + k - padding_l]`` with ``h(c) = c // (C / H)``,
 zero outside the sentence (Wu et al. 2019, arXiv 1901.10430; fairseq's ``DynamicConv`` and its
@@ -20,7 +20,7 @@ def dynamic_conv(x: Tensor, weight: Tensor, padding_l: int) -> Tensor:
     Args:
         x: input [B, C, T], floating.
         weight: taps [B, H, K, T] of ``x``'s dtype, already normalised; C is a multiple of H.
-        padding_l: zeros before the sentence, 0 to K - 1; K - 1 - padding_l stand after it.
+        padding_l: zeros before the sentence, 0 to K - 1; K - 1 - padding_l zeros come after it.
 
     Returns:
         [B, C, T] of ``x``'s dtype.

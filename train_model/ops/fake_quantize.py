@@ -17,7 +17,7 @@ def fake_quantize(x: Tensor, amax: Tensor, axis: int) -> Tensor:
 
     Args:
         x: any shape, floating.
-        amax: what the number 127 stands for, positive, of ``x``'s dtype: [] for the whole tensor, or
+        amax: the value that 127 represents, positive, of ``x``'s dtype: [] for the whole tensor, or
             [N], one for each of the N entries of an axis.
         axis: that axis; -1 where ``amax`` is [].
 

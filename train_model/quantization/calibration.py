@@ -68,5 +68,5 @@ def _translate(model: nn.Module, tokens: Tensor) -> None:
 
 
 def rounded(amax: Tensor) -> Tensor:
-    """The range near ``amax`` whose scale is a normal number of FP16."""
+    """Return the range near ``amax`` that gives a scale which is a normal FP16 number."""
     return (amax / LARGEST).clamp(min=_LEAST_SCALE).half().float() * LARGEST

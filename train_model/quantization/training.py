@@ -1,4 +1,4 @@
-"""Quantisation-aware fine-tuning: a quantised network whose rounding is nvidia-modelopt's, for training."""
+"""Quantisation-aware fine-tuning: a quantised network that rounds with nvidia-modelopt's quantizers."""
 
 from torch import nn
 

@@ -54,7 +54,7 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True)
 class LayerNorm:
-    """Scale and shift stay FP32, and so do the statistics."""
+    """LayerNorm with scale, shift and statistics in FP32."""
 
     scale: Tensor
     shift: Tensor
@@ -68,16 +68,16 @@ class LayerNorm:
 
 
 class Fork:
-    """Work beside the current stream; a graph keeps it so.
+    """Runs work on a side stream; a captured graph keeps this concurrency.
 
-    What is made inside ``with fork:`` needs only what there was at ``begin``, and may be used after ``join``.
+    Work inside ``with fork:`` may use only what existed at ``begin``; use its results only after ``join``.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def begin(self) -> None:
-        """What is done beside the current stream begins here."""
+        """Let the side stream start after the work queued so far."""
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
 
@@ -91,13 +91,13 @@ class Fork:
             torch.cuda.set_stream(self._before)
 
     def join(self) -> None:
-        """Let the current stream wait for what was done beside it."""
+        """Let the current stream wait for the side stream."""
         if self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
 
 def why_not(model: ConvCrfTransformer) -> str | None:
-    """Why the fused network cannot stand for ``model``, or None where it can."""
+    """Return why the fused network cannot run ``model``, or None if it can."""
     config = model.config
     if config.encoder_normalize_before or config.decoder_normalize_before:
         return "the fused network is post-norm, the model is pre-norm"
@@ -165,7 +165,7 @@ class FusedNetwork:
         return LayerNorm(layer.weight.detach().float(), layer.bias.detach().float(), layer.eps)
 
     def _stack(self, layers: "list[_EncoderLayer] | list[_DecoderLayer]") -> ConvStack | None:
-        """The layers as one kernel, where their sizes fit it at all."""
+        """Return the layers as one kernel, or None if their sizes do not fit it."""
         heads = layers[0].conv.shape[0]
         sizes = {(x.conv.shape[0], *x.fc1.weight.shape, x.conv_norm.eps) for x in layers}
         alike = len(sizes) == 1 and all(x.heads == heads for x in layers)
@@ -185,15 +185,15 @@ class FusedNetwork:
         """Fill a canvas of ``width`` positions, at least the longest length.
 
         Returns:
-            tokens [B, width] int32 and scores [B, width] float32; what stands after a sentence's
-            length is arbitrary.
+            tokens [B, width] int32 and scores [B, width] float32; values after a sentence's length
+            are arbitrary.
         """
         return self._fill(*self._open(source, width), source)
 
     def translate(
         self, src_tokens: Tensor, limits: Tensor, width: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode and decode, where the canvas does not hang on the lengths.
+        """Encode and decode on a canvas that does not depend on the lengths.
 
         Returns:
             tokens and scores as ``decode`` gives them, and the lengths [B] int64.
@@ -204,13 +204,13 @@ class FusedNetwork:
         return *self._fill(x, mask, source), source.lengths
 
     def _encode(self, src_tokens: Tensor, limits: Tensor) -> Source:
-        """As ``encode``; the keys and values of the decoder's layers are there when the fork joins."""
+        """As ``encode``; the keys and values of the decoder's layers are ready when the fork joins."""
         keys, embedded, mask = lite.embed_source(src_tokens, self.src_embed, self.src_positions)
         x = self._run_encoder(keys, mask)
         self._fork.begin()
         relative = self.config.pred_length_offset
         offset = -LENGTH_OFFSET if relative else 0
-        # launched first: the product would leave no room, and the canvas waits for the lengths alone
+        # launched first: the product fills the GPU, and the canvas waits for nothing but the lengths
         lengths = lite.predict_length(x, mask, self.length_projection, limits, offset, relative)
         with self._fork:
             keys_values = self.source_projection(x)
@@ -274,7 +274,7 @@ class _Convolution:
 
 
 class _Layer:
-    """What both kinds of layer have: the convolution with its linears, and the feed-forward part."""
+    """The common part of both kinds of layer: the convolution with its linears, and the feed-forward."""
 
     linear1: Linear
     conv: "_Convolution"
@@ -285,7 +285,7 @@ class _Layer:
     ffn_norm: LayerNorm
 
     def for_stack(self) -> StackLayer:
-        """The layer as one kernel for all layers takes it."""
+        """Return the layer's weights in the form that the kernel for all layers takes."""
         weights = LayerWeights(
             self.linear1.weight,
             self.conv.linear1.weight,
@@ -347,7 +347,7 @@ class _DecoderLayer(_Layer):
         self.fused = head_width <= 128 and (head_width % 16 == 0 or not network.is_16_bit)
 
     def __call__(self, x: Tensor, source: Source, after: Tensor | None) -> Tensor:
-        """One layer, and ``after`` [T, C], the next layer's positions, on top."""
+        """Apply one layer and add ``after`` [T, C], the positions of the next layer."""
         y = self.conv(self.linear1.gated(x), None)
         x = self.conv_norm(self.linear2(y, residual=x))
         x = self.attention_norm(self.out_proj(self._attend(self.q_proj(x), source), residual=x))

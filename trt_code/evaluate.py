@@ -11,7 +11,7 @@ from typing import Any
 import sacrebleu
 
 from train_model.cli import Parser, UserError, atomic_path, run
-from train_model.data.tokenizer import Tokenizer, split_units
+from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import ModelFiles, model_files
 from trt_code import arguments
 from trt_code.measure.machine import describe
@@ -49,9 +49,7 @@ def score(
     texts = [translation.text for translation in translations]
     pairs = list(zip(translations, references, strict=True))
     exact = sum(translation.text == reference for translation, reference in pairs)
-    length = sum(
-        t.tokens == len(split_units(tokenizer.bpe, reference)) + 2 for t, reference in pairs
-    )
+    length = sum(t.tokens == len(tokenizer.target_units(reference)) + 2 for t, reference in pairs)
     bleu = sacrebleu.BLEU()
     return {
         "exact_match": round(100 * exact / len(pairs), 3),

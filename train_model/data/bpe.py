@@ -14,7 +14,9 @@ from train_model.data.files import read_lines
 SEPARATOR = "@@"
 
 
-def load_bpe(path: str | os.PathLike, dictionary: Dictionary | None = None) -> BPE:
+def load_bpe(
+    path: str | os.PathLike, dictionary: Dictionary | None = None, separator: str = SEPARATOR
+) -> BPE:
     """Read the merges that ``subword-nmt learn-bpe`` wrote.
 
     A file of the same name that ends in ``.glossary`` has one regular expression per line: a match inside a
@@ -43,9 +45,9 @@ def load_bpe(path: str | os.PathLike, dictionary: Dictionary | None = None) -> B
     vocabulary = None if dictionary is None else set(dictionary.symbols)
     glossary = _load_glossary(glossary_path(path))
     if vocabulary and glossary:  # subword-nmt takes the end of a part for the end of the word
-        vocabulary |= {symbol.removesuffix(SEPARATOR) for symbol in vocabulary}
+        vocabulary |= {symbol.removesuffix(separator) for symbol in vocabulary}
     codes = io.StringIO("".join(f"{line}\n" for line in merges))
-    return BPE(codes, separator=SEPARATOR, vocab=vocabulary, glossaries=glossary)
+    return BPE(codes, separator=separator, vocab=vocabulary, glossaries=glossary)
 
 
 def glossary_path(bpe_codes: str | os.PathLike) -> Path:

@@ -1,7 +1,8 @@
 """fairseq's dictionary: a text file of "symbol count" lines behind four special symbols."""
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Container, Iterable, Mapping
 
 from train_model.cli import UserError, atomic_path
 from train_model.data.files import read_lines
@@ -11,21 +12,35 @@ SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 MULTIPLE = 8  # tensor cores like vocabularies of such a size, and fairseq pads to it too
 
 
+OVERWRITE = "#fairseq:overwrite"
+"""Behind a line whose symbol an earlier line or a special symbol has; the last one counts."""
+_MADE_UP = re.compile(r"madeupword[0-9]{4,}")
+
+
 class Dictionary:
     """Symbols and their indices; ``symbols[i]`` has index ``i`` and the first four are special."""
 
-    def __init__(self, counts: Iterable[tuple[str, int]]):
+    def __init__(self, counts: Iterable[tuple[str, int]], overwrite: Container[str] = ()):
         """Number the symbols in the given order, after the specials.
 
+        Args:
+            counts: symbols and how often they occurred.
+            overwrite: symbols that may come more than once.
+
         Raises:
-            UserError: a symbol comes twice.
+            UserError: another symbol comes twice.
         """
-        self.counts = list(counts)
+        self.counts, self._overwrite = list(counts), overwrite
         self.symbols = [*SPECIALS, *(symbol for symbol, _ in self.counts)]
-        self._indices = {symbol: index for index, symbol in enumerate(self.symbols)}
-        if len(self._indices) != len(self.symbols):
-            twice = next(s for i, s in enumerate(self.symbols) if self._indices[s] != i)
-            raise UserError(f"dictionary has {twice!r} twice; every symbol may come once")
+        self._indices: dict[str, int] = {}
+        for index, symbol in enumerate(self.symbols):
+            if symbol in self._indices and symbol not in overwrite:
+                raise UserError(f"dictionary has {symbol!r} twice; every symbol may come once")
+            self._indices[symbol] = index
+        self._fillers = set(range(len(SPECIALS)))
+        for index, (symbol, count) in enumerate(self.counts, start=len(SPECIALS)):
+            if count == 0 and _MADE_UP.fullmatch(symbol):
+                self._fillers.add(index)
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -34,9 +49,13 @@ class Dictionary:
         """The symbol's index, or that of ``<unk>``."""
         return self._indices.get(symbol, UNK)
 
+    def is_filler(self, index: int) -> bool:
+        """Whether the symbol is not part of any text: a special one, or a ``madeupword`` without a count."""
+        return index in self._fillers
+
     @classmethod
     def from_frequencies(cls, frequencies: Mapping[str, int]) -> "Dictionary":
-        """The most frequent symbol first, and made up words that fill the size to a multiple of 8."""
+        """The most frequent symbol first, and made-up words that fill the size to a multiple of 8."""
         counts = sorted(frequencies.items(), key=lambda item: (-item[1], item[0]))
         missing = -(len(SPECIALS) + len(counts)) % MULTIPLE
         return cls([*counts, *((f"madeupword{index:04d}", 0) for index in range(missing))])
@@ -54,23 +73,31 @@ class Dictionary:
             raise UserError(
                 f"no dictionary at {path}; give the one that the model was trained with"
             ) from None
-        counts = []
+        counts, overwrite = [], set()
         for number, line in enumerate(lines, start=1):
-            symbol, _, count = line.rstrip().rpartition(" ")
+            entry = line.rstrip()
+            again = entry.endswith(f" {OVERWRITE}")
+            symbol, _, count = entry.removesuffix(f" {OVERWRITE}").rpartition(" ")
             if not symbol or not count.isdecimal():
                 raise UserError(
                     f"{path} line {number} is {line[:40]!r}; a dictionary has 'symbol count' lines"
                 )
             counts.append((symbol, int(count)))
+            if again:
+                overwrite.add(symbol)
         if not counts:
             raise UserError(f"{path} is empty; a dictionary has 'symbol count' lines")
         try:
-            return cls(counts)
+            return cls(counts, overwrite)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the file that :meth:`load` and fairseq read."""
-        text = "".join(f"{symbol} {count}\n" for symbol, count in self.counts)
+        flag = f" {OVERWRITE}"
+        text = "".join(
+            f"{symbol} {count}{flag if symbol in self._overwrite else ''}\n"
+            for symbol, count in self.counts
+        )
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

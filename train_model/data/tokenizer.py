@@ -1,17 +1,17 @@
-"""Text to token ids and back: byte-pair encoding (subword-nmt) behind a dictionary."""
+"""Text to token ids and back: normalisation, Moses, subword units, a dictionary."""
 
 import functools
 import itertools
-import os
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from subword_nmt.apply_bpe import BPE
-
 from train_model.cli import UserError
-from train_model.data.bpe import SEPARATOR, load_bpe
-from train_model.data.dictionary import BOS, EOS, SPECIALS, Dictionary
+from train_model.data import moses
+from train_model.data.dictionary import BOS, EOS, UNK, Dictionary
+from train_model.data.subwords import Bpe, SentencePiece, Subwords, Words
+from train_model.data.text import TextOptions
 
 if TYPE_CHECKING:
     from train_model.models.zoo import ModelFiles
@@ -20,55 +20,89 @@ WORDS = 2**16
 """Words whose tokens a tokenizer remembers."""
 
 
-def normalise(text: str) -> str:
-    """Composed characters (NFC); white space and control characters become single spaces."""
-    text = unicodedata.normalize("NFC", text)
+def normalise(text: str, form: str = "NFC") -> str:
+    """Compose characters as ``form`` says; white space and control characters become single spaces."""
+    if form != "none":
+        text = unicodedata.normalize(form, text)
     return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
 
 
-def split_units(bpe: BPE, text: str) -> list[str]:
-    """The text's subword units; those inside a word end in ``@@``."""
-    return bpe.segment(normalise(text)).split()
-
-
 class Tokenizer:
-    """Encodes source text for a model and decodes what the model gives."""
+    """Encodes source text for a model and decodes the model's output.
 
-    def __init__(self, bpe_codes: str | os.PathLike, src_dict: Dictionary, tgt_dict: Dictionary):
-        """Read the BPE codes; raises ``UserError`` as :func:`load_bpe` does."""
-        self.bpe = load_bpe(bpe_codes, src_dict)
-        self.src_dict = src_dict
-        self.tgt_dict = tgt_dict
-        # words come again and again, and each is split by itself: a third of the time for the demo's text
-        self._word = functools.lru_cache(WORDS)(self._split_word)
+    Several threads may share a tokenizer.
+
+    Args:
+        text: the steps; see :class:`TextOptions`.
+        src_dict, tgt_dict: the model's dictionaries; the same object if it is a joined one.
+        languages: source and target, for Moses' rules.
+
+    Raises:
+        UserError: a file is missing or not what it should be, or a package is not installed.
+    """
+
+    def __init__(
+        self,
+        text: TextOptions,
+        src_dict: Dictionary,
+        tgt_dict: Dictionary,
+        languages: tuple[str, str] = ("en", "en"),
+    ):
+        self.src_dict, self.tgt_dict, self.options = src_dict, tgt_dict, text
+        self._source = _subwords(text, text.codes, src_dict)
+        self._target = self._source
+        if text.target_codes is not None:
+            self._target = _subwords(text, text.target_codes, tgt_dict)
+        self._prepare = [_before(text, language) for language in languages]
+        if text.case == "truecase":
+            self._prepare[0].append(moses.truecase(text.truecase_model))
+        self._finish = [moses.detruecase()] if text.case == "truecase" else []
+        if text.moses:
+            self._finish.append(moses.detokenise(languages[1], text.escape))
+        # Words come again and again, and each is split on its own: a third of the time for the demo's text.
+        self._word = functools.lru_cache(WORDS)(self._ids)
 
     @classmethod
     def from_files(cls, files: "ModelFiles") -> "Tokenizer":
-        """The tokenizer of a model of the zoo."""
-        return cls(
-            files.bpe_codes, Dictionary.load(files.src_dict), Dictionary.load(files.tgt_dict)
-        )
+        """The tokenizer of a model."""
+        source = Dictionary.load(files.src_dict)
+        joined = files.src_dict == files.tgt_dict
+        target = source if joined else Dictionary.load(files.tgt_dict)
+        return cls(TextOptions(codes=files.bpe_codes), source, target)
 
     def encode(self, text: str) -> list[int]:
-        """``[bos, ..., eos]``, as the network expects a source; unknown characters become unk.
+        """``[bos, ..., eos]``, as the network expects a source; unknown units become unk.
 
         Raises:
             UserError: there is nothing in the text but white space.
         """
-        words = normalise(text).split()
-        if not words:
+        text = self._prepared(text, 0)
+        if not text:
             raise UserError("the text is empty; give a sentence to translate")
-        return [BOS, *itertools.chain.from_iterable(map(self._word, words)), EOS]
+        if self._source.by_word:
+            return [BOS, *itertools.chain.from_iterable(map(self._word, text.split())), EOS]
+        return [BOS, *self._ids(text), EOS]
 
-    def _split_word(self, word: str) -> tuple[int, ...]:
-        return tuple(map(self.src_dict.index, split_units(self.bpe, word)))
+    def source_units(self, text: str) -> list[str]:
+        """The units of a source text, one for each token of :meth:`encode` between both ends."""
+        return self._source.split(self._prepared(text, 0))
+
+    def target_units(self, text: str) -> list[str]:
+        """The units of a target text."""
+        return self._target.split(self._prepared(text, 1))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of target ids up to the first eos, without special symbols.
+        """The text of target ids up to the first eos, without special symbols and made-up words.
 
         Raises:
             UserError: an id is not in the dictionary, so it is not the model's.
         """
+        return functools.reduce(
+            lambda text, step: step(text), self._finish, self._target.join(self.tokens(ids))
+        )
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The units of target ids; see :meth:`decode`."""
         units = []
         for index in map(int, ids):
             if index == EOS:
@@ -78,6 +112,30 @@ class Tokenizer:
                     f"token {index} is not in the dictionary of {len(self.tgt_dict)} symbols; "
                     "give the one that the model was trained with"
                 )
-            if index >= len(SPECIALS):
+            if not self.tgt_dict.is_filler(index):
                 units.append(self.tgt_dict.symbols[index])
-        return f"{' '.join(units)} ".replace(f"{SEPARATOR} ", "").rstrip()
+        return units
+
+    def _prepared(self, text: str, side: int) -> str:
+        text = normalise(text, self.options.unicode)
+        return functools.reduce(lambda text, step: step(text), self._prepare[side], text)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        indices = map(self.src_dict.index, self._source.split(text))
+        return tuple(UNK if self.src_dict.is_filler(index) else index for index in indices)
+
+
+def _subwords(text: TextOptions, codes: Path | None, dictionary: Dictionary) -> Subwords:
+    if text.subwords == "sentencepiece":
+        return SentencePiece(codes)
+    return Bpe(codes, dictionary, text.separator) if text.subwords == "bpe" else Words()
+
+
+def _before(text: TextOptions, language: str) -> list[moses.Step]:
+    """The steps before subwords that both languages share."""
+    steps = []
+    if text.moses:
+        steps.append(moses.tokenise(language, text.aggressive_dashes, text.escape))
+    if text.case == "lower":
+        steps.append(str.lower)
+    return steps

@@ -10,11 +10,13 @@ from subword_nmt.apply_bpe import BPE
 from train_model.cli import UserError
 from train_model.data.bpe import load_bpe
 from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS, UNK, Dictionary
-from train_model.data.tokenizer import Tokenizer, normalise, split_units
+from train_model.data.text import TextOptions
+from train_model.data.tokenizer import Tokenizer, normalise
 
 DEMO = Path(__file__).parents[2] / "data_model" / "demo"
 DICTIONARY = Dictionary.load(DEMO / "dict.en.txt")
-TOKENIZER = Tokenizer(DEMO / "bpe.codes", DICTIONARY, Dictionary.load(DEMO / "dict.de.txt"))
+TEXT = TextOptions(codes=DEMO / "bpe.codes")
+TOKENIZER = Tokenizer(TEXT, DICTIONARY, Dictionary.load(DEMO / "dict.de.txt"))
 LINES = {
     language: (DEMO / f"test.{language}").read_text(encoding="utf-8").splitlines()
     for language in ("en", "de")
@@ -47,17 +49,15 @@ def test_units_are_those_of_subword_nmt_itself():
     with (DEMO / "bpe.codes").open(encoding="utf-8") as codes:
         reference = BPE(codes, glossaries=glossary)
     for line in LINES["en"][:200]:
-        assert split_units(TOKENIZER.bpe, line) == reference.process_line(line).split()
+        assert TOKENIZER.source_units(line) == reference.process_line(line).split()
 
 
 def test_a_number_word_has_a_unit_for_each_of_its_parts():
     units = "sieben@@ hund@@ ert@@ drei@@ und@@ dreißig"
-    assert split_units(TOKENIZER.bpe, "siebenhundertdreiunddreißig") == units.split()
+    assert TOKENIZER.source_units("siebenhundertdreiunddreißig") == units.split()
     units = "drei@@ tausend@@ ein@@ hundert der zwei@@ und@@ zwanzigste"
-    assert (
-        split_units(TOKENIZER.bpe, "dreitausendeinhundert der zweiundzwanzigste") == units.split()
-    )
-    assert split_units(TOKENIZER.bpe, "€12.5") == ["€@@", "1@@", "2@@", ".@@", "5"]
+    assert TOKENIZER.source_units("dreitausendeinhundert der zweiundzwanzigste") == units.split()
+    assert TOKENIZER.source_units("€12.5") == ["€@@", "1@@", "2@@", ".@@", "5"]
 
 
 def test_the_bench_shapes_past_32_tokens_are_real_text():
@@ -159,11 +159,11 @@ def test_bad_codes_are_refused_with_the_place(tmp_path, content, message):
     path = tmp_path / "codes"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
-        Tokenizer(path, DICTIONARY, DICTIONARY)
+        Tokenizer(TextOptions(codes=path), DICTIONARY, DICTIONARY)
 
 
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(UserError, match="no dictionary at"):
         Dictionary.load(tmp_path / "none")
     with pytest.raises(UserError, match="no BPE codes at"):
-        Tokenizer(tmp_path / "none", DICTIONARY, DICTIONARY)
+        Tokenizer(TextOptions(codes=tmp_path / "none"), DICTIONARY, DICTIONARY)

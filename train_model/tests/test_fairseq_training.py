@@ -12,6 +12,7 @@ from train_model import fairseq_compat, recipe, train
 from train_model.cli import UserError
 from train_model.data.corpora import CORPORA, demo, prepare
 from train_model.data.dictionary import EOS, Dictionary
+from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.checkpoint import load_checkpoint
 
@@ -45,7 +46,7 @@ def test_binary_corpus_is_what_fairseq_reads(build_dir):
     ours = Dictionary.load(data / "dict.en.txt")
     theirs = FairseqDictionary.load(str(data / "dict.en.txt"))
     assert theirs.symbols == ours.symbols
-    tokenizer = Tokenizer(data.parent / "bpe.codes", ours, ours)
+    tokenizer = Tokenizer(TextOptions(codes=data.parent / "bpe.codes"), ours, ours)
     for split in ("train", "test"):
         for language in ("en", "de"):
             rows = indexed_dataset.make_dataset(str(data / f"{split}.en-de.{language}"), "mmap")

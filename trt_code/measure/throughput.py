@@ -16,6 +16,7 @@ from typing import Any
 
 from train_model.cli import Parser, UserError, atomic_path, run
 from train_model.data.dictionary import Dictionary
+from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import model_files
 from trt_code import arguments
@@ -36,7 +37,12 @@ LEAST_SAMPLES = 5  # of a pass; the share of a shorter one says nothing
 def make_codec(bpe_codes: Path, src_dict: Path, tgt_dict: Path, max_source: int | None) -> Codec:
     """A codec that cuts what is too long and keeps what is unknown, as ``make eval`` does."""
     dictionaries = map(Dictionary.load, (src_dict, tgt_dict))
-    return Codec(Tokenizer(bpe_codes, *dictionaries), max_source, too_long="cut", unknown="keep")
+    return Codec(
+        Tokenizer(TextOptions(codes=bpe_codes), *dictionaries),
+        max_source,
+        too_long="cut",
+        unknown="keep",
+    )
 
 
 def generate(count: int) -> list[str]:

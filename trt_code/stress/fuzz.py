@@ -31,6 +31,7 @@ from onnx_export.verify import open_session
 from train_model import recipe
 from train_model.cli import Parser, UserError, run, whole_number
 from train_model.data.dictionary import Dictionary
+from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.zoo import ModelFiles, model_files
@@ -207,7 +208,9 @@ class Targets:
     def bpe(self, chance: random.Random) -> None:
         """BPE codes, with which sentences are split."""
         path = self._write("bpe.codes", self._files.bpe_codes.read_bytes(), chance)
-        tokenizer = Tokenizer(path, self._tokenizer.src_dict, self._tokenizer.tgt_dict)
+        tokenizer = Tokenizer(
+            TextOptions(codes=path), self._tokenizer.src_dict, self._tokenizer.tgt_dict
+        )
         for sentence in filter(None, self._sentences):
             tokenizer.decode(tokenizer.encode(sentence))
 

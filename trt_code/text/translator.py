@@ -9,7 +9,7 @@ import numpy as np
 
 from train_model.cli import UserError
 from train_model.data.dictionary import EOS, UNK
-from train_model.data.tokenizer import Tokenizer, normalise, split_units
+from train_model.data.tokenizer import Tokenizer, normalise
 from trt_code.runners import Runner
 from trt_code.text import batching
 
@@ -58,7 +58,7 @@ class Codec:
         Raises:
             UserError: the line is refused.
         """
-        text = normalise(line)
+        text = normalise(line, "none")
         if not text:
             return []
         limit = self._max_source
@@ -72,8 +72,11 @@ class Codec:
             if self._too_long == "refuse":
                 raise UserError(_too_long(number, f"{len(row)} tokens", limit))
             row = [*row[: limit - 1], EOS]
+        if UNK in row and self._unknown == "drop":
+            row = [index for index in row if index != UNK]
+            return row if len(row) > 2 else []
         if UNK in row and self._unknown == "refuse":
-            units = zip(split_units(self._tokenizer.bpe, text), row[1:], strict=False)
+            units = zip(self._tokenizer.source_units(text), row[1:], strict=False)
             symbols = sorted({unit for unit, index in units if index == UNK})
             some = ", ".join(map(repr, symbols[:5])) + (" and more" if len(symbols) > 5 else "")
             raise UserError(

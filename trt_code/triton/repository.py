@@ -36,6 +36,9 @@ TOKENIZER = (
     "train_model/data/bpe.py",
     "train_model/data/dictionary.py",
     "train_model/data/files.py",
+    "train_model/data/moses.py",
+    "train_model/data/subwords.py",
+    "train_model/data/text.py",
     "train_model/data/tokenizer.py",
 )
 SERVE = """\

@@ -17,6 +17,7 @@ import triton_python_backend_utils as pb_utils
 
 from train_model.cli import UserError
 from train_model.data.dictionary import PAD, Dictionary
+from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
 
 
@@ -35,7 +36,7 @@ class TritonPythonModel:
     def initialize(self, args):
         folder = Path(__file__).parent
         dictionaries = [Dictionary.load(folder / f"dict.{side}.txt") for side in ("src", "tgt")]
-        self._tokenizer = Tokenizer(folder / "bpe.codes", *dictionaries)
+        self._tokenizer = Tokenizer(TextOptions(codes=folder / "bpe.codes"), *dictionaries)
         parameters = json.loads(args["model_config"])["parameters"]
         self._network = parameters["network"]["string_value"]
         self._max_batch = int(parameters["max_batch"]["string_value"])

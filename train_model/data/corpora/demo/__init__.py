@@ -19,7 +19,7 @@ from train_model.data.bpe import glossary_path, load_bpe
 from train_model.data.corpora.demo import phrases, sentences
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import SPLITS, claim, read_lines, step
-from train_model.data.tokenizer import split_units
+from train_model.data.tokenizer import normalise
 
 LANGUAGES = ("en", "de")
 SIZES = {"train": 120_000, "valid": 2_000, "test": 2_000}
@@ -60,7 +60,8 @@ def prepare(folder: Path, sizes: dict[str, int] = SIZES, merges: int = MERGES) -
     def units(split: str, language: str) -> Iterator[list[str]]:
         dictionary = Dictionary.load(known) if known.is_file() else None
         bpe = load_bpe(folder / "bpe.codes", dictionary)
-        return (split_units(bpe, line) for line in read_lines(folder / f"{split}.{language}"))
+        lines = read_lines(folder / f"{split}.{language}")
+        return (bpe.segment(normalise(line)).split() for line in lines)
 
     return binarise(folder, units, LANGUAGES)
 

@@ -1,0 +1,101 @@
+"""How a model's text becomes units and back: the ``text:`` section of a model.yaml."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train_model.cli import UserError
+from train_model.data.bpe import SEPARATOR
+
+CHOICES = {
+    "subwords": ("bpe", "sentencepiece", "none"),
+    "unicode": ("NFC", "NFKC", "none"),
+    "case": ("keep", "lower", "truecase"),
+    "unknown": ("refuse", "keep", "drop"),
+}
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """The steps between a sentence and a model's units, in their order.
+
+    Attributes:
+        unicode: normalisation form of the input; "none" leaves characters as they are.
+        moses: whether the units come from text in Moses' tokenisation.
+        aggressive_dashes: whether Moses writes a hyphen inside a word as ``@-@``.
+        escape: whether Moses writes characters such as ``&`` and ``|`` as entities.
+        case: "lower" for text in lower case, "truecase" for Moses' truecaser, or "keep".
+        truecase_model: the truecaser's file for the source.
+        subwords: "bpe" (subword-nmt), "sentencepiece", or "none" if text is already in units.
+        codes: the merges of subword-nmt, or the SentencePiece model.
+        target_codes: the same for the target, if it has its own.
+        separator: ends a BPE unit inside a word.
+        unknown: what happens to source units that the dictionary lacks: "refuse" the sentence, "keep" them
+            as ``<unk>``, or "drop" them.
+    """
+
+    unicode: str = "NFC"
+    moses: bool = False
+    aggressive_dashes: bool = False
+    escape: bool = True
+    case: str = "keep"
+    truecase_model: Path | None = None
+    subwords: str = "bpe"
+    codes: Path | None = None
+    target_codes: Path | None = None
+    separator: str = SEPARATOR
+    unknown: str = "refuse"
+
+    def __post_init__(self) -> None:
+        """Check the options against each other.
+
+        Raises:
+            UserError: a value is not one of its choices, or a file that it needs is not named.
+        """
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in CHOICES and value not in CHOICES[field.name]:
+                choices = ", ".join(CHOICES[field.name])
+                raise UserError(f"text: {field.name} is {value!r}; choose from {choices}")
+            if field.type is bool and not isinstance(value, bool):
+                raise UserError(f"text: {field.name} is {value!r}; it is true or false")
+        if self.subwords != "none" and self.codes is None:
+            raise UserError(f"text: subwords is {self.subwords!r}, which needs a file, codes")
+        if self.case == "truecase" and self.truecase_model is None:
+            raise UserError("text: case is 'truecase', which needs a file, truecase_model")
+
+    @classmethod
+    def from_mapping(cls, section: Mapping[str, Any], folder: Path) -> "TextOptions":
+        """Read the section of a model.yaml; its files are relative to ``folder``.
+
+        Raises:
+            UserError: a key or a value is unknown, or a file is missing.
+        """
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for key, value in section.items():
+            if key not in known:
+                raise UserError(f"text: unknown key {str(key)!r}; there are: {', '.join(known)}")
+            if known[key].type == Path | None and value is not None:
+                value = folder / str(value)
+                if not value.is_file():
+                    raise UserError(f"text: {key}: there is no file {value}")
+            values[key] = value
+        return cls(**values)
+
+    def to_mapping(self, folder: Path) -> dict[str, Any]:
+        """What :meth:`from_mapping` reads: the values that are not the defaults."""
+        section: dict[str, Any] = {"subwords": self.subwords}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                section[field.name] = (
+                    str(value.relative_to(folder)) if isinstance(value, Path) else value
+                )
+        return section
+
+    def segmented(self) -> "TextOptions":
+        """The options for input and output in units already, as fairseq-generate reads and writes them."""
+        return TextOptions(subwords="none", unicode="none", unknown=self.unknown)

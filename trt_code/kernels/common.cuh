@@ -16,8 +16,9 @@ namespace lite {
 constexpr int32_t kWarpSize = 32;
 constexpr uint32_t kFullWarp = 0xffffffffu;
 
-/// Shared memory that a kernel gets without asking, on every architecture.
-constexpr size_t kDefaultSharedBytes = 48 * 1024;
+/// Dynamic shared memory up to this size needs no permission: every architecture gives a block
+/// 48 KiB, and no kernel here has 16 KiB of static shared memory beside dynamic memory.
+constexpr size_t kFreeSharedBytes = 32 * 1024;
 
 template <typename Integer>
 __host__ __device__ constexpr Integer ceilDiv(Integer a, Integer b) {
@@ -38,7 +39,33 @@ inline bool aligned(size_t bytes, std::initializer_list<const void*> pointers) {
   });
 }
 
-/// Launch over `blocks` blocks in one dimension, raising the shared memory limit where it must be.
+/// Read one attribute of the current device.
+inline cudaError_t deviceAttribute(cudaDeviceAttr attribute, int* value) {
+  int device = 0;
+  const cudaError_t status = cudaGetDevice(&device);
+  return status == cudaSuccess ? cudaDeviceGetAttribute(value, attribute, device) : status;
+}
+
+/// Let `kernel` be launched with `bytes` of dynamic shared memory on the current device.
+///
+/// The limit belongs to the kernel, not to a launch, and all threads share it. So it is only ever
+/// raised, from its default to the device's maximum: a thread that set it to the size of its own
+/// launch would lower it under the launch of another thread.
+template <typename... Parameters>
+cudaError_t allowSharedBytes(void (*kernel)(Parameters...), size_t bytes) {
+  if (bytes <= kFreeSharedBytes) return cudaSuccess;
+  const void* function = reinterpret_cast<const void*>(kernel);
+  cudaFuncAttributes now{};
+  cudaError_t status = cudaFuncGetAttributes(&now, function);
+  if (status != cudaSuccess || bytes <= size_t(now.maxDynamicSharedSizeBytes)) return status;
+  int most = 0;
+  status = deviceAttribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, &most);
+  if (status != cudaSuccess) return status;
+  return cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              most - int(now.sharedSizeBytes));
+}
+
+/// Launch over `blocks` blocks in one dimension, with `sharedBytes` of dynamic shared memory.
 /// With `early`, the kernel may start while the one before it on the stream still runs (Hopper and
 /// later): it must call waitForPrevious() before it touches what any earlier kernel reads or
 /// writes. Returns this launch's own status (cudaGetLastError could be some earlier caller's).
@@ -46,12 +73,8 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t launchAt(bool early, void (*kernel)(Parameters...), int64_t blocks, dim3 threads,
                      size_t sharedBytes, cudaStream_t stream, const Arguments&... arguments) {
   if (blocks > std::numeric_limits<int32_t>::max()) return cudaErrorInvalidConfiguration;
-  if (sharedBytes > kDefaultSharedBytes) {
-    const cudaError_t status =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(sharedBytes));
-    if (status != cudaSuccess) return status;
-  }
+  const cudaError_t status = allowSharedBytes(kernel, sharedBytes);
+  if (status != cudaSuccess) return status;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(unsigned(blocks));
   config.blockDim = threads;
@@ -69,13 +92,6 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, size_t sharedBytes,
                    cudaStream_t stream, const Arguments&... arguments) {
   return launchAt(false, kernel, blocks, threads, sharedBytes, stream, arguments...);
-}
-
-/// Read one attribute of the current device.
-inline cudaError_t deviceAttribute(cudaDeviceAttr attribute, int* value) {
-  int device = 0;
-  const cudaError_t status = cudaGetDevice(&device);
-  return status == cudaSuccess ? cudaDeviceGetAttribute(value, attribute, device) : status;
 }
 
 /// Launch a kernel that calls waitForPrevious(), early where the device knows how: Hopper and

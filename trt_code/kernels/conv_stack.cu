@@ -1140,9 +1140,7 @@ cudaError_t configure(const ConvStackParams& p, const ConvStackPlan& plan, cudaS
   const int tokens = tokensOf(p, plan);
   launch->kernel = kernelOf(p.dtype, tokens, plan.clustered);
   const size_t bytes = Memory(p, tokens, plan.sentences, plan.stages).end;
-  const cudaError_t status =
-      cudaFuncSetAttribute(reinterpret_cast<const void*>(launch->kernel),
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+  const cudaError_t status = allowSharedBytes(launch->kernel, bytes);
   cudaLaunchAttribute* attribute = launch->attributes;
   if (plan.clustered) {
     attribute->id = cudaLaunchAttributeClusterDimension;

@@ -22,13 +22,14 @@ struct Execution {
   std::vector<nvinfer1::PluginTensorDesc> outputs;
   std::vector<Bytes> inputData;
   size_t workspaceBytes;
+  int32_t times;  // enqueue this many times more, without a pause
 };
 
 // Runs enqueue plainly and inside a captured CUDA graph, on buffers that end at unmapped memory and
 // on others that start there, and returns the outputs' bytes. Throws
 // std::runtime_error when enqueue fails, uses another stream than the given one, leaves output
-// bytes unwritten, writes to its inputs or outside its buffers, gives other bytes the second time,
-// or accepts a type that it cannot handle.
+// bytes unwritten, writes to its inputs or outside its buffers, gives other bytes a second time, or
+// accepts a type that it cannot handle.
 std::vector<Bytes> execute(const Execution& execution);
 
 }  // namespace host

@@ -96,7 +96,12 @@ class PluginHost:
         return {c["name"]: c["fields"] for c in json.loads(reply.stdout)["creators"]}
 
     def play(
-        self, cases: Sequence[Case], *, device: bool = True, drop_undeclared: bool = False
+        self,
+        cases: Sequence[Case],
+        *,
+        device: bool = True,
+        drop_undeclared: bool = False,
+        at_once: int = 0,
     ) -> list[Outcome]:
         """Live the cases, in order. After a crash the cases that follow have no outcome.
 
@@ -104,12 +109,15 @@ class PluginHost:
             device: enqueue the cases that have data, if there is a GPU.
             drop_undeclared: drop attributes that the creator does not declare, as the ONNX parser
                 does, instead of calling it a fault.
+            at_once: if not 0, run every case in a thread of its own, all at once, and enqueue this
+                many times more.
 
         Raises:
             UserError: the library cannot be loaded, or a case cannot be played.
         """
         options = [] if device else ["--no-device"]
         options += ["--drop-undeclared"] if drop_undeclared else []
+        options += ["--at-once", str(at_once)] if at_once else []
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "cases"
             path.write_text("".join(_text(c, Path(folder) / str(i)) for i, c in enumerate(cases)))

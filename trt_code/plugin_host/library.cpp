@@ -10,6 +10,8 @@
 namespace host {
 namespace {
 
+thread_local std::string loggedErrors;
+
 template <typename Function>
 Function symbol(void* handle, const char* name, const std::string& path) {
   void* address = dlsym(handle, name);
@@ -33,12 +35,13 @@ void checkMajor(const std::string& path) {
 
 void Logger::log(Severity severity, const char* message) noexcept {
   if (severity > Severity::kERROR) return;
-  errors_ += (errors_.empty() ? "" : "; ") + std::string(message != nullptr ? message : "");
+  loggedErrors +=
+      (loggedErrors.empty() ? "" : "; ") + std::string(message != nullptr ? message : "");
 }
 
 std::string Logger::takeErrors() {
   std::string errors;
-  errors.swap(errors_);
+  errors.swap(loggedErrors);
   return errors;
 }
 

@@ -9,15 +9,13 @@
 
 namespace host {
 
-// Keeps what plugins say, so that a refusal can be reported with its reason.
+// Keeps the errors that plugins log, so that a refusal can be reported with its reason. Every
+// thread has errors of its own: a plugin logs on the thread that called it.
 class Logger final : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override;
-  // Errors since the last call, joined.
+  // This thread's errors since the last call, joined.
   std::string takeErrors();
-
- private:
-  std::string errors_;
 };
 
 class Library {

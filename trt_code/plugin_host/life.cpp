@@ -537,7 +537,7 @@ class Life {
   void enqueue(const Plugin& plugin, const std::vector<PluginTensorDesc>& tensors,
                std::ifstream& data, std::ofstream& result) {
     enter("enqueue");
-    Execution execution{runtimeOf(plugin), {}, {}, {}, workspaceBytes_};
+    Execution execution{runtimeOf(plugin), {}, {}, {}, workspaceBytes_, options_.times};
     execution.inputs.assign(tensors.begin(), tensors.begin() + nbInputs());
     execution.outputs.assign(tensors.begin() + nbInputs(), tensors.end());
     for (const PluginTensorDesc& input : execution.inputs) {

@@ -27,6 +27,7 @@ struct Outcome {
 struct Options {
   bool device = false;          // enqueue on a GPU too
   bool dropUndeclared = false;  // go on, as the ONNX parser does, when an attribute is not declared
+  int32_t times = 0;  // enqueue this many times more, to meet the launches of other threads
 };
 
 // Lives one case. Writes the outputs to the case's result file when it enqueues. Throws UsageError

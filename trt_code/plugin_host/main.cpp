@@ -6,14 +6,19 @@
 //                                                    one line of JSON a case
 //     --no-device          stop before enqueue even if there is a GPU
 //     --drop-undeclared    drop attributes that the creator does not declare, as the ONNX parser
-//     does
+//                          does
+//     --at-once TIMES      run every case in a thread of its own, all at once, and enqueue TIMES
+//                          times more
 //
 // Exit status: 0 when no plugin broke a rule (a refusal with a reason breaks none), 1 when one did,
 // 2 for a library, file or command line that cannot be used.
 
 #include <cstdio>
+#include <cstdlib>
+#include <future>
 #include <iostream>
 #include <string>
+#include <vector>
 
 #include "case_file.h"
 #include "device.h"
@@ -85,10 +90,16 @@ int playCases(const Library& library, Logger& logger, const std::string& path, O
     if (!problem.empty()) std::cerr << "no enqueue: " << problem << "\n";
     options.device = problem.empty();
   }
-  bool faults = false;
+  // Deferred, a case begins when its outcome is asked for.
+  const std::launch when = options.times > 0 ? std::launch::async : std::launch::deferred;
+  std::vector<std::future<Outcome>> outcomes;
   for (const Case& c : cases) {
-    const Outcome outcome = live(library, logger, c, options);
-    printOutcome(c, outcome);
+    outcomes.push_back(std::async(when, [&] { return live(library, logger, c, options); }));
+  }
+  bool faults = false;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    const Outcome outcome = outcomes[i].get();
+    printOutcome(cases[i], outcome);
     faults = faults || outcome.result == Result::kFault;
   }
   return faults ? 1 : 0;
@@ -96,7 +107,8 @@ int playCases(const Library& library, Logger& logger, const std::string& path, O
 
 int run(int argc, char** argv) {
   constexpr const char* kUsage =
-      "usage: lite_plugin_host LIBRARY (--fields | --cases FILE [--no-device] [--drop-undeclared])";
+      "usage: lite_plugin_host LIBRARY (--fields | --cases FILE [--no-device] [--drop-undeclared]"
+      " [--at-once TIMES])";
   std::string cases;
   bool fields = false;
   Options options;
@@ -111,6 +123,8 @@ int run(int argc, char** argv) {
       options.device = false;
     } else if (argument == "--drop-undeclared") {
       options.dropUndeclared = true;
+    } else if (argument == "--at-once" && i + 1 < argc && std::atoi(argv[i + 1]) > 0) {
+      options.times = std::atoi(argv[++i]);
     } else {
       throw UsageError(kUsage);
     }

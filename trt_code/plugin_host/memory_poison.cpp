@@ -3,6 +3,7 @@
 // past call is then always wrong, and not by luck still right. AddressSanitizer does the same
 // better.
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -16,16 +17,13 @@ namespace {
 constexpr unsigned char kFreed = 0xdd;
 constexpr size_t kKept = 4096;
 
-// The host is single-threaded.
-void* kept[kKept];
-size_t next = 0;
+std::atomic<void*> kept[kKept];
+std::atomic<size_t> next{0};
 
 void poison(void* memory) noexcept {
   if (memory == nullptr) return;
   std::memset(memory, kFreed, malloc_usable_size(memory));
-  std::free(kept[next]);
-  kept[next] = memory;
-  next = (next + 1) % kKept;
+  std::free(kept[next++ % kKept].exchange(memory));
 }
 
 }  // namespace

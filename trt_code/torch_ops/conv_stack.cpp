@@ -18,10 +18,13 @@ using at::Tensor;
 using lite::torch_ops::checkParams;
 using lite::torch_ops::dataType;
 using lite::torch_ops::int32OrNull;
+using lite::torch_ops::narrow;
 using lite::torch_ops::requireTensor;
 using lite::torch_ops::stream;
 using lite::torch_ops::text;
 using OptionalTensor = std::optional<Tensor>;
+
+constexpr const char* kName = "conv_stack";
 
 lite::ConvStackParams paramsOf(const Tensor& x, int64_t heads, int64_t ffn,
                                at::IntArrayRef kernelSizes, at::IntArrayRef paddings,
@@ -30,17 +33,19 @@ lite::ConvStackParams paramsOf(const Tensor& x, int64_t heads, int64_t ffn,
   TORCH_CHECK(kernelSizes.size() == paddings.size(),
               "lite::conv_stack: a kernel size and a padding a layer expected");
   lite::ConvStackParams params{};
-  params.batch = int32_t(x.size(0));
-  params.length = int32_t(x.size(1));
-  params.heads = int32_t(heads);
-  params.ffn = int32_t(ffn);
-  params.layers = int32_t(kernelSizes.size());
+  params.batch = narrow(kName, x.size(0));
+  params.length = narrow(kName, x.size(1));
+  params.heads = narrow(kName, heads);
+  params.ffn = narrow(kName, ffn);
+  params.layers = narrow(kName, int64_t(kernelSizes.size()));
   const size_t most = std::min<size_t>(kernelSizes.size(), lite::kMaxStackLayers);
-  std::copy_n(kernelSizes.begin(), most, params.kernelSizes);
-  std::copy_n(paddings.begin(), most, params.paddings);
-  params.source = int32_t(source);
+  for (size_t layer = 0; layer < most; ++layer) {
+    params.kernelSizes[layer] = narrow(kName, kernelSizes[layer]);
+    params.paddings[layer] = narrow(kName, paddings[layer]);
+  }
+  params.source = narrow(kName, source);
   params.sourceStride = sourceStride;
-  params.dtype = dataType("conv_stack", x);
+  params.dtype = dataType(kName, x);
   return params;
 }
 
@@ -62,7 +67,6 @@ Tensor convStack(const Tensor& x, const Tensor& weights, const Tensor& constants
                  const OptionalTensor& sourceMask, const OptionalTensor& positions, int64_t heads,
                  int64_t ffn, at::IntArrayRef kernelSizes, at::IntArrayRef paddings, bool maskConv,
                  double eps) {
-  constexpr const char* kName = "conv_stack";
   TORCH_CHECK(!keysValues || keysValues->dim() == 3,
               "lite::conv_stack: keys_values must be [B, S, 2 L C]");
   auto params = paramsOf(x, heads, ffn, kernelSizes, paddings, keysValues ? keysValues->size(1) : 0,

@@ -23,6 +23,7 @@ using at::Tensor;
 using lite::torch_ops::checkParams;
 using lite::torch_ops::dataType;
 using lite::torch_ops::int32OrNull;
+using lite::torch_ops::narrow;
 using lite::torch_ops::requireTensor;
 using lite::torch_ops::stream;
 using lite::torch_ops::text;
@@ -34,18 +35,18 @@ Tensor selfConv(const Tensor& x, const Tensor& weight, const std::optional<Tenso
               "lite::self_conv: x must be [B, T, C], or [B, T, 2C] with the gate, got ",
               text(x.sizes()));
   const int64_t batch = x.size(0), length = x.size(1), channels = x.size(2) / (1 + glu);
-  requireTensor(kName, "x", x, x.sizes(), x);
-  requireTensor(kName, "weight", weight, {heads * kernel_size, channels}, x);
-  const lite::SelfConvParams params{int32_t(batch),
-                                    int32_t(length),
-                                    int32_t(channels),
-                                    int32_t(heads),
-                                    int32_t(kernel_size),
-                                    int32_t(padding_l),
+  const lite::SelfConvParams params{narrow(kName, batch),
+                                    narrow(kName, length),
+                                    narrow(kName, channels),
+                                    narrow(kName, heads),
+                                    narrow(kName, kernel_size),
+                                    narrow(kName, padding_l),
                                     glu,
                                     dataType(kName, x),
                                     tf32};
   checkParams(kName, params);
+  requireTensor(kName, "x", x, x.sizes(), x);
+  requireTensor(kName, "weight", weight, {heads * kernel_size, channels}, x);
   const c10::cuda::CUDAGuard guard(x.device());
   Tensor y = at::empty({batch, length, channels}, x.options());
   C10_CUDA_CHECK(lite::selfConv(params, x.data_ptr(), weight.data_ptr(),
@@ -58,11 +59,11 @@ Tensor selfConv(const Tensor& x, const Tensor& weight, const std::optional<Tenso
 bool selfConvFits(int64_t channels, int64_t heads, int64_t kernel_size, int64_t padding_l,
                   at::ScalarType dtype) {
   lite::SelfConvParams params{};
-  params.channels = int32_t(channels);
-  params.heads = int32_t(heads);
-  params.kernelSize = int32_t(kernel_size);
-  params.paddingL = int32_t(padding_l);
-  params.dtype = lite::torch_ops::dataType("self_conv", dtype);
+  params.channels = narrow("self_conv", channels);
+  params.heads = narrow("self_conv", heads);
+  params.kernelSize = narrow("self_conv", kernel_size);
+  params.paddingL = narrow("self_conv", padding_l);
+  params.dtype = dataType("self_conv", dtype);
   return check(params) == nullptr;
 }
 
@@ -77,7 +78,7 @@ Tensor layerNormAdd(const Tensor& x, const Tensor& scale, const Tensor& shift, d
               "lite::layer_norm_add: scale must be float32 beside x");
   requireTensor(kName, "scale", scale, {x.size(2)}, scale);
   requireTensor(kName, "shift", shift, {x.size(2)}, scale);
-  const lite::LayerNormParams params{x.size(0) * x.size(1), int32_t(x.size(2)),
+  const lite::LayerNormParams params{x.size(0) * x.size(1), narrow(kName, x.size(2)),
                                      static_cast<float>(eps), dataType(kName, x)};
   checkParams(kName, params);
   const c10::cuda::CUDAGuard guard(x.device());
@@ -96,14 +97,15 @@ Tensor attention(const Tensor& query, const Tensor& keys_values, const Tensor& m
               "lite::attention: query [B, T, C] and keys_values [B, S, 2 L C] expected");
   const int64_t batch = query.size(0), length = query.size(1), channels = query.size(2);
   const int64_t source = keys_values.size(1), stride = keys_values.size(2);
-  TORCH_CHECK(layer >= 0 && (2 * layer + 2) * channels <= stride, "lite::attention: layer ",
-              std::to_string(layer), " is not within keys_values ", text(keys_values.sizes()));
   requireTensor(kName, "query", query, query.sizes(), query);
   requireTensor(kName, "keys_values", keys_values, {batch, source, stride}, query);
-  const lite::AttentionParams params{
-      int32_t(batch), int32_t(length), int32_t(source),        int32_t(channels),
-      int32_t(heads), stride,          dataType(kName, query), tf32};
+  const lite::AttentionParams params{narrow(kName, batch),   narrow(kName, length),
+                                     narrow(kName, source),  narrow(kName, channels),
+                                     narrow(kName, heads),   stride,
+                                     dataType(kName, query), tf32};
   checkParams(kName, params);
+  TORCH_CHECK(layer >= 0 && layer < stride / (2 * channels), "lite::attention: layer ",
+              std::to_string(layer), " is not within keys_values ", text(keys_values.sizes()));
   const c10::cuda::CUDAGuard guard(query.device());
   Tensor out = at::empty_like(query);
   const char* keys = static_cast<const char*>(keys_values.data_ptr()) +
@@ -126,9 +128,10 @@ std::tuple<Tensor, Tensor, Tensor> embedSource(const Tensor& tokens, const Tenso
   const int64_t channels = embedding.size(1);
   requireTensor(kName, "embedding", embedding, embedding.sizes(), embedding);
   requireTensor(kName, "positions", positions, {positions.size(0), channels}, embedding);
-  const lite::EmbedSourceParams params{int32_t(tokens.size(0)),    int32_t(tokens.size(1)),
-                                       int32_t(channels),          int32_t(embedding.size(0)),
-                                       int32_t(positions.size(0)), dataType(kName, embedding)};
+  const lite::EmbedSourceParams params{
+      narrow(kName, tokens.size(0)),    narrow(kName, tokens.size(1)),
+      narrow(kName, channels),          narrow(kName, embedding.size(0)),
+      narrow(kName, positions.size(0)), dataType(kName, embedding)};
   checkParams(kName, params);
   const c10::cuda::CUDAGuard guard(tokens.device());
   Tensor x = at::empty({tokens.size(0), tokens.size(1), channels}, embedding.options());
@@ -150,9 +153,10 @@ Tensor predictLength(const Tensor& x, const Tensor& mask, const Tensor& weight,
   TORCH_CHECK(limits.scalar_type() == at::kLong && limits.is_contiguous() &&
                   limits.sizes() == x.sizes().slice(0, 1) && limits.device() == x.device(),
               "lite::predict_length: limits must be int64 [B] beside x");
-  const lite::PredictLengthParams params{
-      int32_t(x.size(0)), int32_t(x.size(1)), int32_t(x.size(2)), int32_t(weight.size(0)),
-      int32_t(offset),    relative,           dataType(kName, x)};
+  const lite::PredictLengthParams params{narrow(kName, x.size(0)), narrow(kName, x.size(1)),
+                                         narrow(kName, x.size(2)), narrow(kName, weight.size(0)),
+                                         narrow(kName, offset),    relative,
+                                         dataType(kName, x)};
   checkParams(kName, params);
   const c10::cuda::CUDAGuard guard(x.device());
   Tensor lengths = at::empty_like(limits);
@@ -178,12 +182,12 @@ std::tuple<Tensor, Tensor> copySource(const Tensor& lengths, int64_t width, cons
   TORCH_CHECK(lengths.scalar_type() == at::kLong && lengths.is_contiguous() &&
                   lengths.sizes() == keys.sizes().slice(0, 1) && lengths.device() == keys.device(),
               "lite::copy_source: lengths must be int64 [B] beside keys");
-  const lite::CopySourceParams params{int32_t(batch),
-                                      int32_t(width),
-                                      int32_t(source),
-                                      int32_t(channels),
-                                      int32_t(embedding.size(0)),
-                                      int32_t(positions.size(0)),
+  const lite::CopySourceParams params{narrow(kName, batch),
+                                      narrow(kName, width),
+                                      narrow(kName, source),
+                                      narrow(kName, channels),
+                                      narrow(kName, embedding.size(0)),
+                                      narrow(kName, positions.size(0)),
                                       dataType(kName, keys)};
   checkParams(kName, params);
   const c10::cuda::CUDAGuard guard(keys.device());

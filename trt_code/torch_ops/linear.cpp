@@ -7,8 +7,8 @@
 // a shape times its candidates, and our own kernels beside them where they fit: for few rows, and
 // for TF32 on Hopper. The fastest is kept for the life of the process. They are timed inside a CUDA
 // graph, as they will run: a launch from the host takes longer than a small product, and hid which
-// of them is faster. During stream capture nothing can be timed: a shape that was not met before
-// takes the first choice.
+// of them is faster. Nothing can be timed during stream capture: a shape that was not met before
+// then takes cuBLASLt's first choice, and its next call outside a capture times the candidates.
 //
 // A weight is a constant: our kernels read it while the kernel before them may still run.
 
@@ -163,6 +163,7 @@ Tensor workspace(size_t bytes, const Tensor& like) {
 }
 
 using lite::torch_ops::int32OrNull;
+using lite::torch_ops::narrow;
 using lite::torch_ops::requireTensor;
 using lite::torch_ops::stream;
 using lite::torch_ops::text;
@@ -199,9 +200,12 @@ using Graph = Owned<cudaGraph_t, cudaGraphDestroy>;
 using Executable = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
 
 // Milliseconds of kTimedRuns runs in a graph on the current stream, which is not the default one;
-// nothing where the way does not work.
+// nothing if this way does not work, and then without the error that it left behind.
 std::optional<float> timeOf(const Candidates& candidates, const Choice& choice, void* scratch) {
-  if (!candidates.run(choice, scratch)) return std::nullopt;  // loads the code, too
+  if (!candidates.run(choice, scratch)) {  // loads the code, too
+    cudaGetLastError();
+    return std::nullopt;
+  }
   Graph graph;
   C10_CUDA_CHECK(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal));
   bool good = true;
@@ -227,11 +231,13 @@ std::optional<float> timeOf(const Candidates& candidates, const Choice& choice, 
   return best;
 }
 
-Choice fastest(const Candidates& candidates, const Tensor& like) {
-  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-  C10_CUDA_CHECK(cudaStreamIsCapturing(stream(), &capturing));
-  if (capturing != cudaStreamCaptureStatusNone) return candidates.choices.front();
+bool isCapturing() {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  C10_CUDA_CHECK(cudaStreamIsCapturing(stream(), &status));
+  return status != cudaStreamCaptureStatusNone;
+}
 
+Choice fastest(const char* op, const Candidates& candidates, const Tensor& like) {
   C10_CUDA_CHECK(cudaStreamSynchronize(stream()));  // what is read and written is ready
   const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
   const Tensor scratch = workspace(kMaxWorkspaceBytes, like);
@@ -246,6 +252,8 @@ Choice fastest(const Candidates& candidates, const Tensor& like) {
     }
   }
   C10_CUDA_CHECK(cudaStreamSynchronize(stream()));
+  TORCH_CHECK(bestTime < std::numeric_limits<float>::infinity(), "lite::", op, ": none of the ",
+              std::to_string(candidates.choices.size()), " ways to compute this product works");
   return best;
 }
 
@@ -263,11 +271,19 @@ void runFastest(const char* op, const Tensor& x, const Tensor& weight, int flags
                     weight.size(1),
                     static_cast<int>(x.scalar_type()),
                     flags};
-  const std::lock_guard<std::mutex> lock(mutex);
+  std::unique_lock<std::mutex> lock(mutex);  // one thread times at a time
   const auto known = chosen.find(shape);
-  const auto candidates = make(known == chosen.end() ? nullptr : &known->second);
-  if (known == chosen.end()) chosen[shape] = fastest(candidates, x);
-  const Choice& choice = chosen[shape];
+  const bool met = known != chosen.end();
+  const auto candidates = make(met ? &known->second : nullptr);
+  Choice choice;
+  if (met) {
+    choice = known->second;
+  } else if (isCapturing()) {
+    choice = candidates.choices.front();  // not kept: it was not timed
+  } else {
+    choice = chosen[shape] = fastest(op, candidates, x);
+  }
+  lock.unlock();
   const size_t bytes = choice.algorithm ? choice.algorithm->workspaceSize : 0;
   const Tensor scratch = workspace(bytes, x);
   TORCH_CHECK(candidates.run(choice, scratch.data_ptr()), "lite::", op, ": the product failed");
@@ -275,8 +291,8 @@ void runFastest(const char* op, const Tensor& x, const Tensor& weight, int flags
 
 lite::LinearParams paramsOf(const char* op, const Tensor& x, const Tensor& weight,
                             lite::Activation activation) {
-  return {x.numel() / x.size(-1), int32_t(weight.size(1)), int32_t(weight.size(0)), activation,
-          lite::torch_ops::dataType(op, x)};
+  return {x.numel() / x.size(-1), narrow(op, weight.size(1)), narrow(op, weight.size(0)),
+          activation, lite::torch_ops::dataType(op, x)};
 }
 
 lite::LinearTensors tensorsOf(const char* op, const Tensor& x, const Tensor& weight,
@@ -447,12 +463,13 @@ Tensor linearTf32(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   const c10::cuda::CUDAGuard guard(x.device());
   Tensor y = at::empty(shape, x.options());
   const auto tensors = tensorsOf(kOp, x, weight, bias, residual, mask, y);
-  C10_CUDA_CHECK(lite::linearTf32(params, tensors, int(variant), stream()));
+  C10_CUDA_CHECK(lite::linearTf32(params, tensors, narrow(kOp, variant), stream()));
   return y;
 }
 
 // Whether the gate costs least in the product's epilogue, rather than where its result is read.
 bool gatesInProduct(const Tensor& x, bool tf32) {
+  const c10::cuda::CUDAGuard guard(x.device());
   if (x.scalar_type() == at::kFloat) return tf32 && lite::hasLinearTf32();
   return x.numel() / x.size(-1) <= kFewRows;
 }

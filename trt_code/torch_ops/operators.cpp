@@ -13,7 +13,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <limits>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -32,6 +31,7 @@ using at::Tensor;
 using lite::torch_ops::checkParams;
 using lite::torch_ops::dataType;
 using lite::torch_ops::int32OrNull;
+using lite::torch_ops::narrow;
 using lite::torch_ops::requireTensor;
 using lite::torch_ops::stream;
 using lite::torch_ops::text;
@@ -40,12 +40,6 @@ using OptionalTensor = std::optional<Tensor>;
 void requireRank(const char* op, const char* name, const Tensor& tensor, int64_t rank) {
   TORCH_CHECK(tensor.dim() == rank, "lite::", op, ": ", name, " must have ", std::to_string(rank),
               " dimensions, got ", text(tensor.sizes()));
-}
-
-/// A size or setting for a kernel. What does not fit becomes -1, which every check() refuses.
-int32_t narrow(int64_t value) {
-  const bool fits = value >= 0 && value <= std::numeric_limits<int32_t>::max();
-  return fits ? static_cast<int32_t>(value) : -1;
 }
 
 OptionalTensor contiguous(const OptionalTensor& tensor) {
@@ -62,9 +56,13 @@ lite::DynamicConvParams dynamicConvParams(const char* op, const Tensor& x, const
                                           int64_t paddingL) {
   requireRank(op, "x", x, 3);
   requireRank(op, "weight", weight, 4);
-  const lite::DynamicConvParams params{
-      narrow(x.size(0)),      narrow(x.size(1)), narrow(x.size(2)), narrow(weight.size(1)),
-      narrow(weight.size(2)), narrow(paddingL),  dataType(op, x)};
+  const lite::DynamicConvParams params{narrow(op, x.size(0)),
+                                       narrow(op, x.size(1)),
+                                       narrow(op, x.size(2)),
+                                       narrow(op, weight.size(1)),
+                                       narrow(op, weight.size(2)),
+                                       narrow(op, paddingL),
+                                       dataType(op, x)};
   checkParams(op, params);
   requireTensor(op, "weight", weight, {x.size(0), weight.size(1), weight.size(2), x.size(2)}, x);
   return params;
@@ -103,8 +101,8 @@ Tensor dynamicConvFused(const Tensor& input, const Tensor& taps, const OptionalT
   const Tensor x = input.contiguous(), logits = taps.contiguous();
   requireRank(kOp, "x", x, 3);
   const lite::DynamicConvFusedParams params{
-      narrow(x.size(0)),  narrow(x.size(1)), narrow(x.size(2)), narrow(heads),
-      narrow(kernelSize), narrow(paddingL),  dataType(kOp, x)};
+      narrow(kOp, x.size(0)),  narrow(kOp, x.size(1)), narrow(kOp, x.size(2)), narrow(kOp, heads),
+      narrow(kOp, kernelSize), narrow(kOp, paddingL),  dataType(kOp, x)};
   checkParams(kOp, params);
   requireTensor(kOp, "logits", logits, {x.size(0), x.size(1), heads * kernelSize}, x);
   const OptionalTensor dense = contiguous(mask);
@@ -129,7 +127,8 @@ Tensor gluMask(const Tensor& input, const OptionalTensor& mask) {
   requireRank(kOp, "x", x, 3);
   TORCH_CHECK(x.size(2) % 2 == 0, "lite::", kOp, ": the last dimension of x must be even, got ",
               text(x.sizes()));
-  const lite::GluMaskParams params{x.size(0) * x.size(1), narrow(x.size(2) / 2), dataType(kOp, x)};
+  const lite::GluMaskParams params{x.size(0) * x.size(1), narrow(kOp, x.size(2) / 2),
+                                   dataType(kOp, x)};
   checkParams(kOp, params);
   const OptionalTensor dense = contiguous(mask);
   const int32_t* real = int32OrNull(kOp, "mask", dense, {x.size(0), x.size(1)}, x);
@@ -152,7 +151,7 @@ Tensor layerNorm(const Tensor& input, const OptionalTensor& skip, const Tensor& 
   const Tensor x = input.contiguous(), scale = gain.contiguous(), shift = base.contiguous();
   const OptionalTensor residual = contiguous(skip);
   const int64_t width = x.size(-1);
-  const lite::LayerNormParams params{x.numel() / std::max<int64_t>(width, 1), narrow(width),
+  const lite::LayerNormParams params{x.numel() / std::max<int64_t>(width, 1), narrow(kOp, width),
                                      static_cast<float>(eps), dataType(kOp, x)};
   checkParams(kOp, params);
   if (residual) requireTensor(kOp, "residual", *residual, x.sizes(), x);
@@ -183,9 +182,9 @@ std::tuple<Tensor, Tensor> crfDecode(const Tensor& values, const Tensor& candida
   const Tensor E1 = from.contiguous(), E2 = to.contiguous(), mask = real.contiguous();
   requireRank(kOp, "emissions", emissions, 3);
   requireRank(kOp, "E1", E1, 2);
-  const lite::CrfDecodeParams params{narrow(emissions.size(0)), narrow(emissions.size(1)),
-                                     narrow(emissions.size(2)), narrow(E1.size(0)),
-                                     narrow(E1.size(1)),        dataType(kOp, emissions)};
+  const lite::CrfDecodeParams params{narrow(kOp, emissions.size(0)), narrow(kOp, emissions.size(1)),
+                                     narrow(kOp, emissions.size(2)), narrow(kOp, E1.size(0)),
+                                     narrow(kOp, E1.size(1)),        dataType(kOp, emissions)};
   checkParams(kOp, params);
   TORCH_CHECK(params.length > 0, "lite::crf_decode: there are no positions in ",
               text(emissions.sizes()));
@@ -213,8 +212,8 @@ std::tuple<Tensor, Tensor> topK(const Tensor& input, int64_t k) {
   TORCH_CHECK(input.dim() >= 1, "lite::top_k: x must have a dimension to select from");
   const Tensor x = input.contiguous();
   const int64_t width = x.size(-1);
-  const lite::TopKParams params{x.numel() / std::max<int64_t>(width, 1), narrow(width), narrow(k),
-                                dataType(kOp, x)};
+  const lite::TopKParams params{x.numel() / std::max<int64_t>(width, 1), narrow(kOp, width),
+                                narrow(kOp, k), dataType(kOp, x)};
   checkParams(kOp, params);
   const c10::cuda::CUDAGuard guard(x.device());
   std::vector<int64_t> sizes = x.sizes().vec();

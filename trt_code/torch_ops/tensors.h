@@ -1,9 +1,10 @@
-// What the bindings share: PyTorch's tensors checked and handed to the kernels.
+// What the bindings share: checks of PyTorch's tensors and numbers before a kernel gets them.
 #pragma once
 
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContext.h>
 
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -29,12 +30,20 @@ inline DataType dataType(const char* op, const at::Tensor& tensor) {
   return dataType(op, tensor.scalar_type());
 }
 
-/// Sizes in words. Not by a stream's own operator: a compiler that brings a C++ library of its own,
-/// linked into this one, does not format numbers in the streams of PyTorch's.
+/// Sizes as text. Without the operator of a stream: a compiler that links its own C++ library into
+/// this one cannot format numbers in PyTorch's streams.
 inline std::string text(at::IntArrayRef sizes) {
   std::string list;
   for (const int64_t size : sizes) list += (list.empty() ? "" : ", ") + std::to_string(size);
   return "[" + list + "]";
+}
+
+/// A size or setting as a kernel takes it. Refuses what does not fit in 32 bits.
+inline int32_t narrow(const char* op, int64_t value) {
+  using Limits = std::numeric_limits<int32_t>;
+  TORCH_CHECK(value >= Limits::min() && value <= Limits::max(), "lite::", op, ": ",
+              std::to_string(value), " is out of range, a kernel's sizes have 32 bits");
+  return static_cast<int32_t>(value);
 }
 
 /// Refuse a tensor that is not dense, of these sizes, and of `like`'s device and dtype.
@@ -61,7 +70,7 @@ inline const int32_t* int32OrNull(const char* op, const char* name,
   return tensor->const_data_ptr<int32_t>();
 }
 
-/// Refuse what the kernel cannot run, in its own words.
+/// Refuse what the kernel cannot run, for the reason that it gives.
 template <typename Params>
 void checkParams(const char* op, const Params& params) {
   const char* reason = check(params);

@@ -239,6 +239,65 @@ def test_copy_source(dtype, batch, width, source, channels):
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
+        ("self_conv", lambda x: (x, x.new_ones(6, 16), None, 2**32 + 2, 3, 1, False)),
+        ("self_conv", lambda x: (x, x.new_ones(6, 16), None, 2, 3, 2**32 + 1, False)),
+        ("self_conv_fits", lambda x: (64, 2**32 + 2, 3, 1, x.dtype)),
+        ("attention", lambda x: (x, x.new_ones(2, 4, 32), None, 0, 2**32 + 2)),
+        ("predict_length", lambda x: (*lengths_of(x), 2**32, False)),
+        ("copy_source", lambda x: (*copy_of(x, 2**32 + 4),)),
+        ("top_k", lambda x: (x, 2**32 + 1)),
+        ("dynamic_conv_fused", lambda x: (x, x.new_ones(2, 4, 6), None, 2, 3, 2**32 + 1)),
+        ("conv_stack_fits", lambda x: (x.half(), 2**32 + 2, 256, [3], [1], 0, 0)),
+        ("conv_stack_fits", lambda x: (x.half(), 2, 256, [2**32 + 3], [1], 0, 0)),
+    ],
+)
+def test_a_number_is_not_cut_to_32_bits(name, arguments):
+    with pytest.raises(RuntimeError, match="32 bits"):
+        getattr(torch.ops.lite, name)(*arguments(torch.ones(2, 4, 16, device="cuda")))
+
+
+def lengths_of(x):
+    mask, limits = x.new_ones(2, 4).int(), x.new_full((2,), 8).long()
+    return x, mask, x.new_ones(5, 16), limits
+
+
+def copy_of(x, width):
+    lengths, mask = x.new_full((2,), 3).long(), x.new_ones(2, 4).int()
+    return lengths, width, x.new_ones(9, 16), x, x, mask, x.new_ones(9, 16), x.new_ones(9, 16)
+
+
+def test_a_layer_beyond_the_keys_is_refused():
+    x = torch.ones(2, 4, 16, device="cuda")
+    for layer in (-1, 1, 2**62):
+        with pytest.raises(RuntimeError, match="is not within keys_values"):
+            torch.ops.lite.attention(x, x.new_ones(2, 4, 32), x.new_ones(2, 4).int(), layer, 2)
+
+
+def test_a_choice_made_while_capturing_is_not_kept():
+    """A capture cannot time a product's candidates: the first call after it does, and only that one."""
+    x, weight = tensors(torch.float16, (37, 72), (136, 72))
+    arguments = x, weight, None, None, False, False
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = torch.ops.lite.linear(*arguments)
+
+    def scratch_of_a_call():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        torch.ops.lite.linear(*arguments)
+        return torch.cuda.max_memory_allocated() - before
+
+    timed, known = scratch_of_a_call(), scratch_of_a_call()
+    assert timed >= 32 << 20  # what the candidates may use
+    assert known < timed / 2
+    graph.replay()
+    exact = reference_ops.linear(*map(widen, arguments))
+    assert relative_error(captured, exact) < FLOOR[torch.float16]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
         ("linear", lambda x: (x, x.new_ones(8, 15), None, None, False, False)),
         ("linear", lambda x: (x, x.new_ones(8, 16).half(), None, None, False, False)),
         ("linear", lambda x: (x, x.new_ones(8, 16), x.new_ones(7), None, False, False)),

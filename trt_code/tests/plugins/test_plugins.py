@@ -269,8 +269,29 @@ def test_nan_and_infinity_go_where_they_go_in_pytorch(host: PluginHost, dtype: t
     compute(host, planned)
 
 
-def compute(host: PluginHost, planned: list[Planned]) -> None:
-    for plan, outcome in zip(planned, play(host, planned), strict=True):
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", cases.DATA_TYPES, ids=str)
+def test_threads_at_different_lengths_do_not_disturb_each_other(
+    host: PluginHost, dtype: torch.dtype
+) -> None:
+    """Every launch needs more shared memory than the default, and each thread another amount."""
+    given = {"dtype": dtype, "seed": 5}
+    planned = [
+        cases.crf_decode([(1, length, 32)], vocab=97, rank=8, name=f"crf-{length}", **given)
+        for length in (3, 20, 45, 64)
+    ]
+    planned += [
+        cases.fused_conv(
+            [(1, length, 64)], heads=1, kernel=kernel, padding_l=0, name=f"fused-{length}", **given
+        )
+        for length, kernel in ((16, 255), (11, 220))
+    ]
+    compute(host, planned, at_once=2000)
+
+
+def compute(host: PluginHost, planned: list[Planned], at_once: int = 0) -> None:
+    outcomes = host.play([plan.case for plan in planned], at_once=at_once)
+    for plan, outcome in zip(planned, outcomes, strict=True):
         assert outcome.result == "passed", outcome
         assert outcome.enqueued
         for given_run, expected_run in zip(outcome.outputs, plan.references, strict=True):

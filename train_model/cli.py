@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fcntl
+import io
 import math
 import os
 import re
@@ -114,6 +115,8 @@ def standard_input() -> BinaryIO:
     """
     if sys.stdin is None:
         raise UserError("stdin is closed; pipe the text in, or give it with < file")
+    if not hasattr(sys.stdin, "buffer"):  # a program has put its own text there
+        return io.BytesIO(sys.stdin.read().encode())
     return sys.stdin.buffer
 
 

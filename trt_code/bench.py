@@ -18,7 +18,8 @@ import numpy as np
 
 from train_model.cli import Parser, UserError, number, run
 from train_model.data.dictionary import BOS, EOS, SPECIALS
-from train_model.data.tokenizer import Tokenizer
+from train_model.data.files import read_lines
+from train_model.data.tokenizer import Tokenizer, normalise
 from train_model.models.zoo import ModelFiles, model_files
 from trt_code import arguments, report
 from trt_code.measure import layer_precision
@@ -191,8 +192,7 @@ def make_inputs(
         made = [random_batch(config.src_vocab, *shape) for shape in shapes]
     else:
         tokenizer = Tokenizer.from_files(files)
-        lines = files.test_src.read_text(encoding="utf-8").splitlines()
-        rows = [tokenizer.encode(line) for line in lines if line.strip()]
+        rows = [tokenizer.encode(line) for line in read_lines(files.test_src) if normalise(line)]
         made = [text_batch(rows, *shape) for shape in shapes]
     return [tokens for tokens, _ in made], [note for _, note in made]
 

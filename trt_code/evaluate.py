@@ -11,6 +11,7 @@ from typing import Any
 import sacrebleu
 
 from train_model.cli import Parser, UserError, atomic_path, run
+from train_model.data.files import read_lines
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import ModelFiles, model_files
 from trt_code import arguments
@@ -29,17 +30,15 @@ def read_split(files: ModelFiles, split: str) -> tuple[list[str], list[str]]:
     """
     if files.test_src is None or files.test_tgt is None:
         raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
-    sides = []
-    for test in (files.test_src, files.test_tgt):
-        path = test.with_name(split + test.suffix)
+    paths = [test.with_name(split + test.suffix) for test in (files.test_src, files.test_tgt)]
+    for path in paths:
         if not path.is_file():
             raise UserError(f"no {path}, so {files.name} has no split {split!r}; try --split test")
-        # not splitlines: it would also split at characters inside a sentence
-        sides.append(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
-    if len(sides[0]) != len(sides[1]):
-        lengths = f"{len(sides[0])} sources and {len(sides[1])} references"
+    sources, references = (list(read_lines(path)) for path in paths)
+    if len(sources) != len(references):
+        lengths = f"{len(sources)} sources and {len(references)} references"
         raise UserError(f"split {split} of {files.name} has {lengths}; get its files again")
-    return sides[0], sides[1]
+    return sources, references
 
 
 def score(

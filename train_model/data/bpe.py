@@ -10,8 +10,15 @@ from subword_nmt.apply_bpe import BPE
 from train_model.cli import UserError
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import read_lines
+from train_model.data.regex_cost import ways
 
 SEPARATOR = "@@"
+MAX_WAYS = 20_000
+"""In which an expression of a glossary may match at one place, see ``regex_cost``."""
+WORDS = 2**16
+"""Words whose units are remembered."""
+LONG_WORD = 64
+"""Characters; longer words are not remembered, so that the memory for them has a bound."""
 
 
 def load_bpe(
@@ -35,8 +42,8 @@ def load_bpe(
             f"no BPE codes at {path}; give those that the model was trained with"
         ) from None
     first = 1 if merges[0].startswith("#version:") else 0
-    if first and not re.fullmatch(r"#version: ?[0-9]+(\.[0-9]+)*\s*", merges[0]):
-        raise UserError(f"{path} line 1 is {merges[0][:40]!r}; it says '#version: 0.2'")
+    if first and not re.fullmatch(r"#version: ?0\.[12](\.0)*\s*", merges[0]):
+        raise UserError(f"{path} line 1 is {merges[0][:40]!r}; it says '#version: 0.2' or 0.1")
     for number, line in enumerate(merges[first:] or [""], start=first + 1):
         if len(line.strip("\r ").split(" ")) != 2:  # subword-nmt strips these and exits for fewer
             raise UserError(
@@ -47,7 +54,20 @@ def load_bpe(
     if vocabulary and glossary:  # subword-nmt takes the end of a part for the end of the word
         vocabulary |= {symbol.removesuffix(separator) for symbol in vocabulary}
     codes = io.StringIO("".join(f"{line}\n" for line in merges))
-    return BPE(codes, separator=separator, vocab=vocabulary, glossaries=glossary)
+    bpe = BPE(codes, separator=separator, vocab=vocabulary, glossaries=glossary)
+    bpe.cache = _Cache()
+    return bpe
+
+
+class _Cache(dict):
+    """What subword-nmt remembers of each word; its own dict would grow with every new word for ever."""
+
+    def __setitem__(self, word: str, units: tuple[str, ...]) -> None:
+        if len(word) > LONG_WORD:
+            return
+        if len(self) >= WORDS:
+            self.clear()
+        super().__setitem__(word, units)
 
 
 def glossary_path(bpe_codes: str | os.PathLike) -> Path:
@@ -58,10 +78,23 @@ def glossary_path(bpe_codes: str | os.PathLike) -> Path:
 def _load_glossary(path: Path) -> list[str]:
     expressions = list(read_lines(path)) if path.is_file() else []
     for number, expression in enumerate(expressions, start=1):
-        try:
-            re.compile(expression)
-        except re.error as error:
+        if expression and (reason := _unusable(expression)):
             raise UserError(
-                f"{path} line {number} is not a regular expression ({error}): {expression[:40]!r}"
-            ) from None
+                f"{path} line {number} is not a regular expression for a glossary ({reason}): "
+                f"{expression[:40]!r}"
+            )
     return [expression for expression in expressions if expression]
+
+
+def _unusable(expression: str) -> str | None:
+    """Why subword-nmt cannot split words at what ``expression`` matches; None if it can."""
+    try:
+        pattern = re.compile(expression)
+        re.compile(f"^(x|{expression})$")  # as subword-nmt puts it together
+        if ways(expression) > MAX_WAYS:
+            return "a long word could take for ever; repeat nothing that itself can vary"
+    except (re.error, OverflowError, RecursionError) as error:
+        return str(error)
+    if pattern.groups:  # re.split gives the text of every group once more
+        return "it has a capturing group; write (?:...)"
+    return "it matches where there is nothing" if pattern.match("") else None

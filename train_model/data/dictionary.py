@@ -78,7 +78,7 @@ class Dictionary:
             entry = line.rstrip()
             again = entry.endswith(f" {OVERWRITE}")
             symbol, _, count = entry.removesuffix(f" {OVERWRITE}").rpartition(" ")
-            if not symbol or not count.isdecimal():
+            if not symbol or not re.fullmatch("[0-9]{1,18}", count):
                 raise UserError(
                     f"{path} line {number} is {line[:40]!r}; a dictionary has 'symbol count' lines"
                 )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from train_model.cli import Parser, UserError, number, one_at_a_time, run, whole_number
 from train_model.data.dictionary import Dictionary
+from train_model.data.files import read_lines
 from train_model.data.transfer import Ledger, NetworkError, fetch, refuse_impostor
 
 DRIVE_FOLDER = "1xDC8zLuH-a6Ws0l9ERsmX5UB1Ko2xkmf"
@@ -245,9 +246,8 @@ def _unpacked() -> list[str]:
 
 
 def _without_marks(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield line.replace(SUBWORD_MARK, "")
+    for line in read_lines(path):
+        yield f"{line}\n".replace(SUBWORD_MARK, "")
 
 
 def main(argv: list[str] | None = None) -> None:

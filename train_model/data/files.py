@@ -1,14 +1,19 @@
 """Text files of a corpus, and the steps that make them: a stopped preparation continues where it was."""
 
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from train_model.cli import UserError, atomic_path
 
 SPLITS = ("train", "valid", "test")
+BYTE_ORDER_MARK = "\ufeff"
+MAX_LINE = 1 << 24
+"""Bytes of a line; a longer one is no sentence, and a file without line ends would fill the memory."""
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[str]:
@@ -18,21 +23,70 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: the file is not UTF-8.
+        UserError: see :func:`decode_lines`.
     """
-    with Path(path).open(encoding="utf-8") as file:
+    with Path(path).open("rb") as file:
+        yield from decode_lines(file, str(path))
+
+
+def decode_lines(stream: BinaryIO, name: str) -> Iterator[str]:
+    """Yield the lines of UTF-8 text without their line ends (LF or CR LF) and without a byte order mark.
+
+    A line ends at a line feed only. Parallel files would lose their alignment if one of them had a
+    carriage return or another of Unicode's line ends inside a sentence.
+
+    Args:
+        stream: bytes.
+        name: of the file, for messages.
+
+    Raises:
+        UserError: a line is not UTF-8, or is longer than ``MAX_LINE`` bytes.
+    """
+    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), start=1):
+        if len(line) > MAX_LINE:
+            raise UserError(f"{name} line {number} is longer than {MAX_LINE} bytes; split it")
         try:
-            for line in file:
-                yield line.rstrip("\n")
+            text = line.decode("utf-8")
         except UnicodeDecodeError:
-            raise UserError(f"{path} is not a UTF-8 text file") from None
+            raise UserError(
+                f"{name} line {number}: this is not a UTF-8 text file; convert it, "
+                "e.g. with iconv -f latin1 -t utf-8"
+            ) from None
+        text = text.removesuffix("\n").removesuffix("\r")
+        yield text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
+
+
+def read_parallel(
+    source: str | os.PathLike, target: str | os.PathLike
+) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of lines of two files that belong together.
+
+    Raises:
+        UserError: the files differ in their number of lines, or one cannot be read as text.
+    """
+    end = object()
+    pairs = itertools.zip_longest(read_lines(source), read_lines(target), fillvalue=end)
+    for number, (left, right) in enumerate(pairs, start=1):
+        if end in (left, right):
+            longer, shorter = (source, target) if right is end else (target, source)
+            raise UserError(
+                f"{longer} has more lines than {shorter}, which ends after {number - 1}; each line needs "
+                "its translation in the other file"
+            )
+        yield left, right
+
+
+def check_parallel(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Read both files to their ends; raises what :func:`read_parallel` raises."""
+    for _ in read_parallel(source, target):
+        pass
 
 
 def claim(folder: Path, settings: dict) -> None:
     """Record the settings of a corpus in its folder; a corpus made with other settings is removed."""
     record = folder / "settings.json"
     text = json.dumps(settings, indent=1)
-    if record.is_file() and record.read_text(encoding="utf-8") == text:
+    if record.is_file() and record.read_bytes() == text.encode():
         return
     if folder.exists():
         shutil.rmtree(folder)

@@ -9,22 +9,29 @@ from typing import TYPE_CHECKING
 
 from train_model.cli import UserError
 from train_model.data import moses
+from train_model.data.bpe import LONG_WORD, WORDS
 from train_model.data.dictionary import BOS, EOS, UNK, Dictionary
+from train_model.data.files import BYTE_ORDER_MARK
 from train_model.data.subwords import Bpe, SentencePiece, Subwords, Words
 from train_model.data.text import TextOptions
 
 if TYPE_CHECKING:
     from train_model.models.zoo import ModelFiles
 
-WORDS = 2**16
-"""Words whose tokens a tokenizer remembers."""
-
 
 def normalise(text: str, form: str = "NFC") -> str:
-    """Compose characters as ``form`` says; white space and control characters become single spaces."""
+    """Compose characters as ``form`` says; white space and control characters become single spaces.
+
+    A byte order mark in front of the text is left out.
+    """
+    text = text.removeprefix(BYTE_ORDER_MARK)
     if form != "none":
         text = unicodedata.normalize(form, text)
-    return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
+    return " ".join(text.translate(_CONTROLS).split())
+
+
+# Unicode's category Cc, which never changes.
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
 
 
 class Tokenizer:
@@ -70,18 +77,40 @@ class Tokenizer:
         target = source if joined else Dictionary.load(files.tgt_dict)
         return cls(TextOptions(codes=files.bpe_codes), source, target)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, longest: int | None = None) -> list[int]:
         """``[bos, ..., eos]``, as the network expects a source; unknown units become unk.
 
+        Args:
+            text: one sentence.
+            longest: the most tokens that the caller can use. A text of more characters than they could
+                hold is refused before it is split into units, which takes time and memory.
+
         Raises:
-            UserError: there is nothing in the text but white space.
+            UserError: there is nothing in the text but white space, or it is too long.
         """
+        text = normalise(text, self.options.unicode)
+        if longest is not None and len(text) > (most := self.characters(longest)):
+            raise UserError(
+                f"a sentence has {len(text)} characters, and {longest} tokens hold at most {most}; "
+                "split it"
+            )
         text = self._prepared(text, 0)
         if not text:
             raise UserError("the text is empty; give a sentence to translate")
         if self._source.by_word:
-            return [BOS, *itertools.chain.from_iterable(map(self._word, text.split())), EOS]
+            return [BOS, *itertools.chain.from_iterable(map(self._tokens, text.split())), EOS]
         return [BOS, *self._ids(text), EOS]
+
+    def characters(self, tokens: int) -> int:
+        """How many characters ``tokens`` tokens can stand for at most, with a space after each."""
+        return tokens * self._longest_symbol
+
+    @functools.cached_property
+    def _longest_symbol(self) -> int:
+        return 1 + max(map(len, self.src_dict.symbols))
+
+    def _tokens(self, word: str) -> tuple[int, ...]:
+        return self._word(word) if len(word) <= LONG_WORD else self._ids(word)
 
     def source_units(self, text: str) -> list[str]:
         """The units of a source text, one for each token of :meth:`encode` between both ends."""

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from train_model.cli import Parser, UserError, atomic_path, run, whole_number
-from train_model.data.tokenizer import Tokenizer
+from train_model.data.files import read_parallel
+from train_model.data.tokenizer import Tokenizer, normalise
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.conv_crf_transformer import ConvCrfTransformer
 from train_model.models.fold import merge_projections
 from train_model.models.zoo import ModelFiles, model_files
 from train_model.quantization.calibration import METHODS, calibrate
 from train_model.quantization.ptq import layers_to_quantize, with_ranges
-from train_model.quantization.text import batches, calibration_rows, read_lines
+from train_model.quantization.text import batches, calibration_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,8 +212,8 @@ def _sentences(
     if files.test_src is None or files.test_tgt is None:
         return calibration_rows(files, None, limit, vocabulary, longest)[0], None, None
     tokenizer = Tokenizer.from_files(files)
-    pairs = zip(read_lines(files.test_src, limit), read_lines(files.test_tgt, limit), strict=True)
-    encoded = [(tokenizer.encode(source), target) for source, target in pairs]
+    pairs = [pair for pair in read_parallel(files.test_src, files.test_tgt) if normalise(pair[0])]
+    encoded = [(tokenizer.encode(source), target) for source, target in pairs[:limit]]
     fitting = [(row, target) for row, target in encoded if len(row) <= longest]
     return [row for row, _ in fitting], [target for _, target in fitting], tokenizer
 

@@ -1,5 +1,6 @@
 """Sentences for calibration and for measuring, in batches of nearly equal length."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,23 +9,24 @@ from torch import Tensor
 
 from train_model.cli import UserError
 from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS
-from train_model.data.tokenizer import Tokenizer
+from train_model.data.files import read_lines
+from train_model.data.tokenizer import Tokenizer, normalise
 from train_model.models.zoo import ModelFiles
 
 BATCH = 64
 _RANDOM_LENGTHS = (8, 16, 32, 64)
 
 
-def read_lines(path: Path, limit: int) -> list[str]:
-    """The first ``limit`` sentences of a file.
+def read_sentences(path: Path, limit: int) -> list[str]:
+    """The first ``limit`` lines of a file that are not blank.
 
     Raises:
-        UserError: there is no such file, or nothing in it.
+        UserError: there is no such file, it is not UTF-8 text, or it has no sentence.
     """
     if not path.is_file():
         raise UserError(f"there is no text {path}; give one with --text")
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")[:limit]
-    if not any(lines):
+    lines = list(itertools.islice(filter(normalise, read_lines(path)), limit))
+    if not lines:
         raise UserError(f"{path} has no sentence in it; give another with --text")
     return lines
 
@@ -57,8 +59,9 @@ def calibration_rows(
         raise UserError(f"{files.name} has no dictionary to read {text} with")
     path = text or files.test_src.with_name(f"valid{files.test_src.suffix}")
     tokenizer = Tokenizer.from_files(files)
-    rows = [tokenizer.encode(line) for line in read_lines(path, sentences)]
-    fitting = [row for row in rows if len(row) <= longest]
+    most = tokenizer.characters(longest)
+    lines = [line for line in read_sentences(path, sentences) if len(line) <= most]
+    fitting = [row for row in map(tokenizer.encode, lines) if len(row) <= longest]
     if not fitting:
         raise UserError(f"every sentence of {path} is longer than {longest} tokens")
     return fitting, f"{len(fitting)} sentences of {path}"

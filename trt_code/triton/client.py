@@ -10,7 +10,6 @@ more load than one Python process makes, use NVIDIA's perf_analyzer (doc/serving
 import asyncio
 import importlib
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train_model.cli import Parser, UserError, atomic_path, run, whole_number
+from train_model.cli import Parser, UserError, atomic_path, run, standard_input, whole_number
+from train_model.data.files import decode_lines
 from trt_code.triton.configs import TEXT, TRANSLATE, TRANSLATION
 
 
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--measure", type=Path, metavar="JSON", help="write rate and latencies")
     args = parser.parse_args(argv)
-    sentences = [line.rstrip("\n") for line in sys.stdin]
+    sentences = list(decode_lines(standard_input(), "stdin"))
     for number, sentence in enumerate(sentences, start=1):
         if not sentence.strip():
             raise UserError(f"line {number} is empty; give one sentence a line")

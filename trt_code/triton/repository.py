@@ -8,6 +8,7 @@
 The network is the TensorRT plan where one is built, else the ONNX file on the CPU.
 """
 
+import itertools
 import json
 import shutil
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from train_model.cli import MAX_THREADS, Parser, UserError, run, whole_number
 from train_model.data.bpe import glossary_path
+from train_model.data.files import read_lines
 from train_model.models.zoo import ModelFiles, model_files
 from trt_code.arguments import MAX_SIZE
 from trt_code.engine.profiles import Shape
@@ -32,11 +34,13 @@ ROOT = Path(__file__).parents[2]
 TOKENIZER = (
     "train_model/__init__.py",
     "train_model/cli.py",
+    "train_model/interrupt.py",
     "train_model/data/__init__.py",
     "train_model/data/bpe.py",
     "train_model/data/dictionary.py",
     "train_model/data/files.py",
     "train_model/data/moses.py",
+    "train_model/data/regex_cost.py",
     "train_model/data/subwords.py",
     "train_model/data/text.py",
     "train_model/data/tokenizer.py",
@@ -74,7 +78,7 @@ def write_repository(files: ModelFiles, network: Network, serving: Serving, outp
         _add_script(folder / "serve.sh", SERVE.format(options=network.options))
         load = LOAD.format(model=configs.TRANSLATE, text=configs.TEXT["name"])
         _add_script(folder / "load.sh", load)
-        sentences = files.test_src.read_text(encoding="utf-8").splitlines()[:LOAD_SENTENCES]
+        sentences = itertools.islice(filter(str.strip, read_lines(files.test_src)), LOAD_SENTENCES)
         load_data = [{configs.TEXT["name"]: [sentence]} for sentence in sentences]
         (folder / "load.json").write_text(json.dumps({"data": load_data}))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from train_model.cli import UserError
+from train_model.cli import UserError, one_line
 from train_model.data.dictionary import PAD, Dictionary
 from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
@@ -43,10 +43,7 @@ class TritonPythonModel:
         self._buckets = [int(size) for size in parameters["buckets"]["string_value"].split(",")]
 
     async def execute(self, requests):
-        texts = [
-            pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy() for request in requests
-        ]
-        asked = [[self._encode(text) for text in rows[:, 0]] for rows in texts]
+        asked = [self._read(request) for request in requests]
         buckets = defaultdict(list)
         for sentence in (sentence for sentences in asked for sentence in sentences):
             if not sentence.error:
@@ -61,12 +58,27 @@ class TritonPythonModel:
         )
         return [_response(sentences) for sentences in asked]
 
-    def _encode(self, text):
+    def _read(self, request):
+        """The sentences of one request. Whatever it holds, it must not fail the requests beside it."""
         try:
-            ids = self._tokenizer.encode(text.decode())
-        except (UserError, UnicodeDecodeError) as error:
+            rows = pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()
+            if rows.ndim != 2 or rows.shape[1] != 1 or not len(rows):
+                raise UserError(f"TEXT is [sentences, 1], not {list(rows.shape)}")
+            return [self._encode(text) for text in rows[:, 0]]
+        except UserError as error:
+            return [Sentence([], error=str(error))]
+        except Exception as error:
+            return [Sentence([], error=f"the request cannot be read: {one_line(repr(error))}")]
+
+    def _encode(self, text):
+        longest = self._buckets[-1]
+        try:
+            ids = self._tokenizer.encode(text.decode(), longest)
+        except UserError as error:
             return Sentence([], error=str(error))
-        if len(ids) > (longest := self._buckets[-1]):
+        except UnicodeDecodeError:
+            return Sentence([], error="the text is not UTF-8")
+        if len(ids) > longest:
             error = f"a sentence has {len(ids)} tokens and this server takes {longest}; split it"
             return Sentence([], error=error)
         return Sentence(ids)
@@ -89,7 +101,10 @@ class TritonPythonModel:
             return
         rows = pb_utils.get_output_tensor_by_name(reply, "output_tokens").as_numpy()
         for sentence, row in zip(batch, rows, strict=True):
-            sentence.translation = self._tokenizer.decode(row)
+            try:
+                sentence.translation = self._tokenizer.decode(row)
+            except UserError as error:
+                sentence.error = str(error)
 
 
 def _response(sentences):

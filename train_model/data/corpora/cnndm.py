@@ -12,7 +12,7 @@ from train_model.cli import UserError
 from train_model.data.binary import binarise
 from train_model.data.bpe import load_bpe
 from train_model.data.corpora.raw_text import learn_joint_bpe
-from train_model.data.files import SPLITS, claim, read_lines, step
+from train_model.data.files import SPLITS, check_parallel, claim, read_lines, step
 
 SOURCE = Path("data_model/cnndm")
 SIDES = ("source", "target")
@@ -23,13 +23,16 @@ def prepare(folder: Path, source: Path = SOURCE, merges: int = MERGES) -> Path:
     """Prepare the corpus under ``folder`` and return the folder that fairseq reads.
 
     Raises:
-        UserError: a text file is missing.
+        UserError: a text file is missing or not UTF-8, or the two files of a split differ in length.
     """
     names = [f"{split}.{side}" for split in SPLITS for side in SIDES]
     for name in names:
         if not (source / name).is_file():
             raise UserError(f"no {source / name}; put the tokenised text there, one article a line")
     claim(folder, {"source": str(source.resolve()), "merges": merges})
+    if not (folder / "bin").exists():  # it is made from texts that were checked
+        for split in SPLITS:
+            check_parallel(*(source / f"{split}.{side}" for side in SIDES))
     codes = folder / "bpe.codes"
     step([codes], lambda: learn_joint_bpe(source, SIDES, merges, codes))
     bpe = load_bpe(codes)

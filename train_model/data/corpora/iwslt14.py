@@ -5,7 +5,7 @@ unless it lies there.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -82,28 +82,30 @@ def _write_texts(archive: Path, folder: Path) -> None:
             f"{archive}: {len(train[0])} German and {len(train[1])} English lines; delete it"
         )
     pairs = [pair for pair in zip(*train, strict=True) if is_clean(*pair, MAX_TOKENS, MAX_RATIO)]
+    test = [_test_lines(raw[language], tokenizers[language]) for language in LANGUAGES]
+    if len(test[0]) != len(test[1]):
+        raise UserError(
+            f"{archive}: {len(test[0])} German and {len(test[1])} English test lines; delete it"
+        )
     splits = {
         "train": [pair for number, pair in enumerate(pairs, start=1) if number % VALID_EVERY],
         "valid": [pair for number, pair in enumerate(pairs, start=1) if number % VALID_EVERY == 0],
-        "test": list(
-            zip(
-                *(
-                    [
-                        tokenizers[language](line.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
-                        for name in TEST_SETS
-                        for line in segments(raw[language][name])
-                    ]
-                    for language in LANGUAGES
-                ),
-                strict=True,
-            )
-        ),
+        "test": list(zip(*test, strict=True)),
     }
     for split, content in splits.items():
         for side, language in enumerate(LANGUAGES):
             with atomic_path(folder / f"{split}.{language}") as temporary:
                 text = "".join(f"{pair[side].lower()}\n" for pair in content)
                 temporary.write_text(text, encoding="utf-8")
+
+
+def _test_lines(raw: dict[str, list[str]], tokenize: Callable[[str], str]) -> list[str]:
+    """The tokenised lines of the test sets in one language."""
+    return [
+        tokenize(line.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+        for name in TEST_SETS
+        for line in segments(raw[name])
+    ]
 
 
 def _read_archive(archive: Path) -> dict[str, dict[str, list[str]]]:

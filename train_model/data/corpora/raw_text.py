@@ -3,22 +3,24 @@
 Moses' scripts are Perl; sacremoses is its tokenizer in Python.
 """
 
-import io
 import itertools
 import multiprocessing
 import re
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from subword_nmt.learn_bpe import learn_bpe
 from tqdm import tqdm
 
 from train_model.cli import UserError, atomic_path
-from train_model.data.files import read_lines
+from train_model.data.files import BYTE_ORDER_MARK, read_lines
 from train_model.data.transfer import Ledger, fetch, refuse_impostor
 
+MAX_DAMAGED = 0.001  # share of the lines of a published text
 BATCH, CHUNK = 100_000, 500  # lines that are in memory, and that a worker takes at once
 _SEGMENT = re.compile(r'<seg id="[0-9]*">\s*(.*?)\s*</seg>')
 
@@ -62,8 +64,7 @@ def archived_lines(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, I
                 if member.isfile() and name in missing:
                     missing.remove(name)
                     content = tar.extractfile(member)
-                    text = io.TextIOWrapper(content, "utf-8", errors="replace", newline="\n")
-                    yield name, (line.rstrip("\r\n") for line in text)
+                    yield name, _published_lines(content, f"{archive}: {name}")
                 if not missing:
                     return
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -71,6 +72,31 @@ def archived_lines(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, I
             f"{archive} cannot be unpacked ({error}); delete it and run again"
         ) from error
     raise UserError(f"{archive} lacks {', '.join(sorted(missing)[:3])}; it is not the corpus")
+
+
+def _published_lines(stream: IO[bytes], name: str) -> Iterator[str]:
+    """Lines of text that somebody else published, where a few may be damaged: these get U+FFFD.
+
+    Raises:
+        UserError: more than ``MAX_DAMAGED`` of the lines are not UTF-8.
+    """
+    damaged, first = 0, 0
+    number = 0
+    for number, line in enumerate(stream, start=1):
+        text = line.decode("utf-8", errors="replace")
+        if "\ufffd" in text and b"\xef\xbf\xbd" not in line:
+            damaged, first = damaged + 1, first or number
+        text = text.rstrip("\r\n")
+        yield text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
+    if damaged > MAX_DAMAGED * number:
+        raise UserError(
+            f"{name}, line {first} and {damaged - 1} more of {number} are not UTF-8 text; "
+            "delete the archive and get it again"
+        )
+    if damaged:
+        print(
+            f"warning: {name}, line {first} and {damaged - 1} more are not UTF-8", file=sys.stderr
+        )
 
 
 def segments(lines: Iterable[str]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from train_model.cli import UserError
 from train_model.data.binary import binarise
-from train_model.data.files import claim, copy, read_lines, step
+from train_model.data.files import check_parallel, claim, copy, read_lines, step
 
 LANGUAGES = ("en", "de")
 SOURCE = Path("data_model/wmt16")
@@ -20,7 +20,7 @@ def prepare(folder: Path, source: Path = SOURCE) -> Path:
     """Binarise the downloaded text and return the folder that fairseq reads.
 
     Raises:
-        UserError: a file of the data set is missing.
+        UserError: a file of the data set is missing, or the two files of a split differ in length.
     """
     names = [f"{name}.{language}" for name in FILES.values() for language in LANGUAGES]
     for name in names:
@@ -29,6 +29,9 @@ def prepare(folder: Path, source: Path = SOURCE) -> Path:
                 f"no {source / name}; run `make download` (RECIPE=demo needs no download)"
             )
     claim(folder, {"source": str(source.resolve()), "files": names})
+    if not (folder / "bin").exists():  # it is made from texts that were checked
+        for name in FILES.values():
+            check_parallel(*(source / f"{name}.{language}" for language in LANGUAGES))
     dictionary = source / "dict.en.txt"
     if dictionary.is_file():  # the public checkpoint's own; its embeddings are in this order
         for language in LANGUAGES:

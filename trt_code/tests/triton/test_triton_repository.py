@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from train_model.cli import UserError
@@ -79,6 +80,30 @@ def test_what_cannot_be_encoded_is_refused_with_its_reason(onnx_repository, monk
     assert "the text is empty" in refusals[0]
     assert refusals[1] == "a sentence has 32 tokens and this server takes 24; split it"
     assert isinstance(refusals[2], list)
+
+
+def test_a_request_of_any_form_leaves_the_others_alone(onnx_repository, monkeypatch):
+    server = Server(onnx_repository / "models", monkeypatch)
+    odd = [
+        np.empty((0, 1), object),
+        np.array([[b"one", b"two"]], object),
+        np.array([b"one"], object),
+        np.array([[7]], object),
+        np.array([[b"\xff\xfe"]], object),
+        np.array([[b"x" * 3_000_000]], object),
+    ]
+    good = np.array([["\ufeffone".encode()]], object)
+    *refusals, answer = server.answer(*odd, good)
+    assert answer == server.translate(["one"])[0]
+    assert all(isinstance(refusal, str) for refusal in refusals)
+    assert refusals[:3] == [
+        "TEXT is [sentences, 1], not [0, 1]",
+        "TEXT is [sentences, 1], not [1, 2]",
+        "TEXT is [sentences, 1], not [1]",
+    ]
+    assert "cannot be read: AttributeError" in refusals[3]
+    assert refusals[4] == "the text is not UTF-8"
+    assert "a sentence has 3000000 characters" in refusals[5]
 
 
 def test_text_model_brings_the_tokenizer_it_imports(onnx_repository, tmp_path):

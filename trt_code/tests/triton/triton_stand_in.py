@@ -121,8 +121,12 @@ class Server:
 
     def translate(self, *requests: list[str]) -> list[list[str] | str]:
         """Each request's translations, or the message it was refused with."""
-        config = self.configs["lite_translate"]
         batches = [np.array([[t.encode()] for t in texts], object) for texts in requests]
+        return self.answer(*batches)
+
+    def answer(self, *batches: np.ndarray) -> list[list[str] | str]:
+        """The same for requests of any shape and content."""
+        config = self.configs["lite_translate"]
         given = [{config.input[0].name: Tensor(config.input[0].name, batch)} for batch in batches]
         responses = asyncio.run(self._model.execute(given))
         return [self._read(response, config.output[0].name) for response in responses]

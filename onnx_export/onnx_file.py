@@ -75,6 +75,11 @@ def half_path(path: Path, half: str) -> Path:
     return path.with_suffix(f".{half}{path.suffix}")
 
 
+def plain_path(path: Path) -> Path:
+    """Where the form without plugins is: ``model.fp16.onnx`` -> ``model.fp16.plain.onnx``."""
+    return path.with_suffix(f".plain{path.suffix}")
+
+
 def _unknown_inputs(graph: onnx.GraphProto) -> list[str]:
     """Names that nodes read and nothing in the main graph gives; a file cut short has some."""
     known = {item.name for item in (*graph.input, *graph.initializer)} | {""}

@@ -206,7 +206,7 @@ def bench(run: Bench, runners: list[str], precisions: list[str]) -> tuple[list, 
             runner = run.create(name, precision)
         except Unavailable as reason:
             not_run.append({"name": title, "reason": str(reason)})
-            print(f"\n{title}: not run: {reason}")
+            print(f"\n{title}: {reason.row}")
             continue
         print(f"\n{title} ({runner.device})\n{report.text_head()}", flush=True)
         with runner:

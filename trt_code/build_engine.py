@@ -1,7 +1,9 @@
 """Build a TensorRT engine from a patched ONNX graph: model.fp16.onnx -> model.fp16.plan and its JSON.
 
-The network is strongly typed: precision is the graph's own, and the one choice left here is whether
-FP32 matrix products may use TF32 (``--tf32`` or ``--fp32``; by default as the graph's precision says).
+``TENSORRT=rtx|full|auto`` in the environment chooses between TensorRT for RTX, which builds without a GPU,
+and the full TensorRT (``trt_code.engine.tensorrt_api.choose_family``). The network is strongly typed:
+precision is the graph's own, and the one choice left here is whether FP32 matrix products may use TF32
+(``--tf32`` or ``--fp32``; by default as the graph's precision says).
 """
 
 import argparse
@@ -12,20 +14,41 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from train_model.cli import UserError, atomic_path, run, whole_number
 from trt_code.engine import profiles as shapes
-from trt_code.engine.gpu import current_gpu
+from trt_code.engine.capabilities import (
+    PORTABLE,
+    capabilities_argument,
+    resolve_current,
+    set_capabilities,
+)
+from trt_code.engine.gpu import current_gpu, installed_gpus
 from trt_code.engine.graph_files import GraphFiles, read_graph_files, sha256
 from trt_code.engine.plugin_library import default_library, load_plugins
 from trt_code.engine.profiles import Profile, Range, Shape
 from trt_code.engine.progress import progress_monitor
-from trt_code.engine.sidecar import Sidecar, describe_graph, describe_plugins, write_sidecar
-from trt_code.engine.tensorrt_api import deserialize, load_tensorrt, process_logger
+from trt_code.engine.sidecar import (
+    Sidecar,
+    describe_build,
+    describe_graph,
+    describe_plugins,
+    write_sidecar,
+)
+from trt_code.engine.tensorrt_api import (
+    RTX,
+    deserialize,
+    family_of,
+    load_tensorrt,
+    process_logger,
+    title_of,
+)
+
+TIMING_CACHE = Path("build/timing.cache")
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,7 @@ class BuildOptions:
     timing_cache: Path | None = None
     version_compatible: bool = False
     hardware_compatible: str = "none"  # "ampere-plus", "same-compute-capability"
+    compute_capabilities: tuple[str, ...] = ()  # of TensorRT for RTX
     detailed_layers: bool = False
 
 
@@ -99,15 +123,31 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="limit of tactics' scratch memory, in MiB",
     )
-    add("--timing-cache", type=Path, help="file of tactic timings, read if there and written after")
-    add("--version-compatible", action="store_true", help="plan runs on later minors of this major")
+    add(
+        "--timing-cache",
+        type=Path,
+        help="file of tactic timings, read if there and written after (default: build/timing.cache; "
+        "TensorRT RTX has none)",
+    )
+    add(
+        "--compute-capability",
+        type=capabilities_argument,
+        metavar="LIST",
+        help="GPUs that a plan of TensorRT RTX runs on: portable (default: Ampere and later), current, or "
+        "e.g. 8.6,8.9 (an A10 is 8.6)",
+    )
+    add(
+        "--version-compatible",
+        action="store_true",
+        help="plan of the full TensorRT runs on later minors of this major",
+    )
     add(
         "--hardware-compatible",
         nargs="?",
         choices=("none", "ampere-plus", "same-compute-capability"),
         const="ampere-plus",
         default="none",
-        help="plan runs on other GPUs too (bare flag: ampere-plus)",
+        help="plan of the full TensorRT runs on other GPUs too (bare flag: ampere-plus)",
     )
     add("--layer-report", type=Path, metavar="JSON", help="write the built layers, in detail")
     add("--verbose", action="store_true", help="print all that TensorRT says")
@@ -128,20 +168,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     ranges = _ranges(graph, dict(args.axis))
 
     trt = load_tensorrt()
-    gpu = current_gpu()
-    process_logger().verbose = args.verbose
+    options = _options(trt, args, graph)
+    gpu = None if family_of(trt) is RTX else current_gpu()
+    process_logger(trt).verbose = args.verbose
     libraries = _plugin_libraries(trt, args.plugins)
     for library in libraries:
         load_plugins(trt, library)
 
-    options = BuildOptions(
-        tf32=graph.is_tf32 if args.tf32 is None else args.tf32,
-        workspace=args.workspace,
-        timing_cache=args.timing_cache,
-        version_compatible=args.version_compatible,
-        hardware_compatible=args.hardware_compatible,
-        detailed_layers=args.layer_report is not None,
-    )
     # Hashed before the build takes its minutes: what changes meanwhile is not in the plan.
     built_from = describe_graph(graph, args.output)
     plugins = tuple(describe_plugins(library, args.output) for library in libraries)
@@ -150,30 +183,72 @@ def main(argv: Sequence[str] | None = None) -> None:
         plan = build_plan(trt, graph, profiles, options, ranges)
     seconds = time.monotonic() - start
 
-    if args.layer_report:
+    if options.detailed_layers:
         _write_layer_report(trt, plan, args.layer_report)
     with atomic_path(args.output) as temporary:
         temporary.write_bytes(plan)
         plan_sha256 = sha256(temporary)
-    write_sidecar(
-        Sidecar(
-            tensorrt=trt.__version__,
-            gpu=gpu,
-            graph=built_from,
-            plugins=plugins,
-            profiles=tuple(profiles),
-            tf32=options.tf32,
-            version_compatible=args.version_compatible,
-            hardware_compatible=args.hardware_compatible,
-            plan_sha256=plan_sha256,
-            build_seconds=round(seconds, 1),
-            command=f"python -m trt_code.build_engine {shlex.join(argv)}",
-            ranges=ranges,
-        ),
-        args.output,
+    sidecar = Sidecar(
+        family=family_of(trt).name,
+        tensorrt=trt.__version__,
+        gpu=gpu,
+        compute_capabilities=options.compute_capabilities,
+        graph=built_from,
+        plugins=plugins,
+        profiles=tuple(profiles),
+        tf32=options.tf32,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        plan_sha256=plan_sha256,
+        build_seconds=round(seconds, 1),
+        command=f"python -m trt_code.build_engine {shlex.join(argv)}",
+        ranges=ranges,
     )
-    print(
-        f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB in {seconds:.1f} s, for {gpu}"
+    write_sidecar(sidecar, args.output)
+    print(f"{args.output}: {describe_build(sidecar, args.output)}")
+
+
+def _options(trt: ModuleType, args: argparse.Namespace, graph: GraphFiles) -> BuildOptions:
+    """Return the options of the flags; what this TensorRT lacks is refused, or ignored with a word.
+
+    Raises:
+        UserError: a flag asks for what this TensorRT cannot do.
+    """
+    options = BuildOptions(
+        tf32=graph.is_tf32 if args.tf32 is None else args.tf32,
+        workspace=args.workspace,
+        timing_cache=args.timing_cache or TIMING_CACHE,
+        version_compatible=args.version_compatible,
+        hardware_compatible=args.hardware_compatible,
+        detailed_layers=args.layer_report is not None,
+    )
+    if family_of(trt) is not RTX:
+        if args.compute_capability:
+            raise UserError(
+                f"{title_of(trt)} builds for the GPU of this machine; leave out --compute-capability, or "
+                "build with TENSORRT=rtx"
+            )
+        return options
+    if args.version_compatible:
+        raise UserError(
+            f"a plan of {title_of(trt)} runs on the version that built it alone; leave out "
+            "--version-compatible"
+        )
+    ignored = []
+    if args.hardware_compatible != "none":
+        ignored.append("--hardware-compatible: its plans run on every GPU of --compute-capability")
+    if args.timing_cache:
+        ignored.append("--timing-cache: it times no tactics")
+    if args.layer_report and not installed_gpus():
+        ignored.append("--layer-report: it reads layers from a plan on a GPU only")
+    for line in ignored:
+        print(f"{title_of(trt)} ignores {line}", file=sys.stderr)
+    return replace(
+        options,
+        timing_cache=None,
+        hardware_compatible="none",
+        compute_capabilities=resolve_current(args.compute_capability or PORTABLE),
+        detailed_layers=options.detailed_layers and bool(installed_gpus()),
     )
 
 
@@ -192,20 +267,21 @@ def build_plan(
     Raises:
         UserError: TensorRT cannot read the graph, refuses a profile, or finds no implementation.
     """
-    logger = process_logger()
+    logger = process_logger(trt)
     builder = trt.Builder(logger)
     # Required on 10.x, the only kind on 11.x; the flag's number differs between them.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt, network, graph)
+    parser = _parse(trt, network, graph)
     config = builder.create_builder_config()
     _configure(trt, config, options)
     for profile in profiles:
-        _add_profile(builder, network, config, profile, graph, ranges)
+        _add_profile(trt, builder, network, config, profile, graph, ranges)
     if options.timing_cache:
-        _attach_timing_cache(config, options.timing_cache)
+        _attach_timing_cache(trt, config, options.timing_cache)
     plan = builder.build_serialized_network(network, config)
+    del parser  # the network's weights are in its memory until here
     if plan is None:
-        raise UserError(f"TensorRT could not build {graph.path}: {logger.last_error()}")
+        raise UserError(f"TensorRT could not build {graph.path}: {logger.first_error()}")
     if options.timing_cache:
         _write_timing_cache(config, options.timing_cache)
     return memoryview(plan)
@@ -237,10 +313,11 @@ def _plugin_libraries(trt: ModuleType, given: list[Path] | None) -> list[Path]:
     return [default] if default.is_file() else []
 
 
-def _parse(trt: ModuleType, network: Any, graph: GraphFiles) -> None:
-    parser = trt.OnnxParser(network, process_logger())
+def _parse(trt: ModuleType, network: Any, graph: GraphFiles) -> Any:
+    """Read the graph into ``network``; return the parser, which must outlive the build."""
+    parser = trt.OnnxParser(network, process_logger(trt))
     if parser.parse_from_file(str(graph.path)):
-        return
+        return parser
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     lines = [
         f"node {error.node()} {error.node_name()!r} ({error.node_operator()}): "
@@ -252,7 +329,7 @@ def _parse(trt: ModuleType, network: Any, graph: GraphFiles) -> None:
     hint = ""
     if any(error.node_operator().startswith("Lite") for error in errors):
         hint = "; a Lite operator needs its plugin: run `make plugins` or give --plugins"
-    first = lines[0] if lines else process_logger().last_error()
+    first = lines[0] if lines else process_logger(trt).first_error()
     raise UserError(f"TensorRT cannot read {graph.path}: {first}{hint}")
 
 
@@ -264,11 +341,13 @@ def _configure(trt: ModuleType, config: Any, options: BuildOptions) -> None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    config.hardware_compatibility_level = {
-        "none": trt.HardwareCompatibilityLevel.NONE,
-        "ampere-plus": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
-        "same-compute-capability": trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
-    }[options.hardware_compatible]
+    if options.compute_capabilities:
+        set_capabilities(trt, config, options.compute_capabilities)
+    if options.hardware_compatible != "none":
+        config.hardware_compatibility_level = {
+            "ampere-plus": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
+            "same-compute-capability": trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
+        }[options.hardware_compatible]
     if options.detailed_layers:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = progress_monitor(trt)
@@ -291,6 +370,7 @@ def _ranges(graph: GraphFiles, given: dict[str, Range]) -> dict[str, Range]:
 
 
 def _add_profile(
+    trt: ModuleType,
     builder: Any,
     network: Any,
     config: Any,
@@ -317,7 +397,7 @@ def _add_profile(
         optimization.set_shape(tensor.name, *points)
     if config.add_optimization_profile(optimization) < 0:
         raise UserError(
-            f"TensorRT refuses the profile {profile}: {process_logger().last_error()}; "
+            f"TensorRT refuses the profile {profile}: {process_logger(trt).first_error()}; "
             "change --min, --opt, --max or --axis"
         )
 
@@ -338,12 +418,12 @@ def _input_shape(name: str, declared: tuple[int, ...], wanted: Shape) -> tuple[i
     return tuple(wanted)
 
 
-def _attach_timing_cache(config: Any, path: Path) -> None:
+def _attach_timing_cache(trt: ModuleType, config: Any, path: Path) -> None:
     """Use the timings in ``path``; a file of another GPU or version is replaced by a fresh one."""
     known = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(known)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        reason = process_logger().last_error()
+        reason = process_logger(trt).first_error()
         print(f"starting {path} afresh: TensorRT refuses it ({reason})", file=sys.stderr)
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 

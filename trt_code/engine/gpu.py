@@ -1,6 +1,8 @@
-"""The GPU through cuda-python, imported only when something is about to use it."""
+"""The GPU, through its driver's ``nvidia-smi`` or cuda-python, which is imported only where it is used."""
 
+import functools
 import importlib
+import subprocess
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -44,6 +46,20 @@ class Gpu:
 
     def __str__(self) -> str:
         return f"{self.name} (compute capability {self.compute_capability})"
+
+
+@functools.cache
+def installed_gpus() -> tuple[Gpu, ...]:
+    """Describe the GPUs that the driver knows, in its order; asks ``nvidia-smi``, so needs no package."""
+    command = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        reply = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    if reply.returncode:
+        return ()
+    rows = (line.rpartition(",") for line in reply.stdout.splitlines())
+    return tuple(Gpu(name.strip(), capability.strip()) for name, _, capability in rows if name)
 
 
 def current_gpu() -> Gpu:

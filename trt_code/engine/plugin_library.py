@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from train_model.cli import UserError
-from trt_code.engine.tensorrt_api import process_logger, version_tuple
+from trt_code.engine.tensorrt_api import family_of, process_logger, title_of
 
 DEFAULT_FOLDER = Path("build/plugins")
 
@@ -14,7 +14,7 @@ _loaded: dict[Path, object] = {}  # the registry refuses a second load of the sa
 
 def default_library(trt: ModuleType) -> Path:
     """Return where ``make plugins`` puts the library for this TensorRT."""
-    return DEFAULT_FOLDER / f"liblite_plugins_trt{version_tuple(trt.__version__)[0]}.so"
+    return DEFAULT_FOLDER / f"liblite_plugins_trt{_major(trt)}.so"
 
 
 def load_plugins(trt: ModuleType, path: Path) -> None:
@@ -30,20 +30,25 @@ def load_plugins(trt: ModuleType, path: Path) -> None:
         raise UserError(
             f"no plugin library at {path}; run `make plugins` or name it with --plugins"
         )
-    major = version_tuple(trt.__version__)[0]
+    major = _major(trt)
     named = re.search(r"_trt(\d+)\.so$", path.name)
     if named and int(named[1]) != major:
         raise UserError(
-            f"{path} is built for TensorRT {named[1]} and this is TensorRT {trt.__version__}; "
+            f"{path} is built for TensorRT {named[1]} and this is {title_of(trt)}; "
             f"run `make plugins` against TensorRT {major}'s headers"
         )
-    logger = process_logger()
+    logger = process_logger(trt)
     # The registry reports to the logger that the process's first TensorRT object was given.
     trt.Runtime(logger)
     handle = trt.get_plugin_registry().load_library(str(path))
     if handle is None:
         raise UserError(
-            f"TensorRT cannot load the plugins of {path}: {logger.last_error()}; "
+            f"TensorRT cannot load the plugins of {path}: {logger.first_error()}; "
             "run `make plugins` again, or see `ldd` on the file for a missing library"
         )
     _loaded[path] = handle
+
+
+def _major(trt: ModuleType) -> int:
+    """Return the TensorRT major whose headers the plugins for ``trt`` are compiled with."""
+    return family_of(trt).plugin_major(trt.__version__)

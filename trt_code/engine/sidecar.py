@@ -16,9 +16,9 @@ from train_model.cli import UserError, atomic_path
 from trt_code.engine.gpu import Gpu
 from trt_code.engine.graph_files import GraphFiles, read_graph_files, sha256
 from trt_code.engine.profiles import Profile, Range, Shape
-from trt_code.engine.tensorrt_api import version_tuple
+from trt_code.engine.tensorrt_api import FAMILIES, RTX, Family, version_tuple
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,20 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """Everything that must hold for a plan to be run, and the command that builds it again."""
+    """Everything that must hold for a plan to be run, and the command that builds it again.
 
+    Attributes:
+        family: name of the family of TensorRT that built it.
+        tensorrt: that TensorRT's version.
+        gpu: the GPU it was built on; None for TensorRT for RTX, which builds without one.
+        compute_capabilities: what a plan of TensorRT for RTX runs on, such as "8.6" or "12.x"; empty
+            for the full TensorRT.
+    """
+
+    family: str
     tensorrt: str
-    gpu: Gpu
+    gpu: Gpu | None
+    compute_capabilities: tuple[str, ...]
     graph: SourceFile
     plugins: tuple[SourceFile, ...]
     profiles: tuple[Profile, ...]
@@ -103,8 +113,42 @@ def read_sidecar(plan: Path) -> Sidecar:
         ) from error
 
 
+def describe_build(sidecar: Sidecar, plan: Path) -> str:
+    """Say in a line what built ``plan``, for which GPUs, how long it took and how large it is."""
+    title = FAMILIES[sidecar.family].title
+    version = ".".join(map(str, version_tuple(sidecar.tensorrt)[:3]))
+    mebibytes = plan.stat().st_size / 2**20
+    return (
+        f"built by {title} {version} for {target(sidecar)} in {sidecar.build_seconds:.1f} s, "
+        f"{mebibytes:.1f} MiB"
+    )
+
+
+def target(sidecar: Sidecar) -> str:
+    """The GPUs that a plan is for: ``8.0 8.6 8.9 12.x``, or the name of the one it was built on."""
+    return str(sidecar.gpu or " ".join(sidecar.compute_capabilities))
+
+
+def check_family(sidecar: Sidecar, plan: Path, asked: str) -> Family:
+    """Return the family of TensorRT that runs ``plan``.
+
+    Args:
+        asked: the environment variable ``TENSORRT``, which may forbid that family.
+
+    Raises:
+        UserError: it does.
+    """
+    family = FAMILIES[sidecar.family]
+    if asked in FAMILIES and asked != family.name:
+        raise UserError(
+            f"{plan} is of {family.title} and TENSORRT={asked} asks for {FAMILIES[asked].title}; leave "
+            f"TENSORRT out, or build it again: TENSORRT={asked} {sidecar.command}"
+        )
+    return family
+
+
 def check_sidecar(sidecar: Sidecar, plan: Path, trt: ModuleType, gpu: Gpu) -> None:
-    """Refuse a plan that is damaged, stale or foreign.
+    """Refuse a plan that is damaged, stale or foreign. ``trt`` is of the plan's family.
 
     Raises:
         UserError: the reason, and the command that builds the plan again.
@@ -122,11 +166,14 @@ def _foreign_version(sidecar: Sidecar, running: str) -> str | None:
     built = version_tuple(sidecar.tensorrt)
     now = version_tuple(running)
     fits = built[0] == now[0] and built <= now if sidecar.version_compatible else built == now
-    return None if fits else f"is of TensorRT {sidecar.tensorrt} and this is {running}"
+    title = FAMILIES[sidecar.family].title
+    return None if fits else f"is of {title} {sidecar.tensorrt} and this is {running}"
 
 
 def _foreign_gpu(sidecar: Sidecar, gpu: Gpu) -> str | None:
     built = sidecar.gpu
+    if built is None:
+        return _outside_capabilities(sidecar.compute_capabilities, gpu)
     match sidecar.hardware_compatible:
         case "ampere-plus":
             fits = version_tuple(gpu.compute_capability) >= (8, 0)
@@ -135,6 +182,13 @@ def _foreign_gpu(sidecar: Sidecar, gpu: Gpu) -> str | None:
         case _:
             fits = built == gpu
     return None if fits else f"is for {built} and this is {gpu}"
+
+
+def _outside_capabilities(built: tuple[str, ...], gpu: Gpu) -> str | None:
+    major = gpu.compute_capability.partition(".")[0]
+    if {gpu.compute_capability, f"{major}.x"} & set(built):
+        return None
+    return f"is for compute capability {' '.join(built)} and this is {gpu}"
 
 
 def stale_reason(sidecar: Sidecar, plan: Path) -> str | None:
@@ -166,7 +220,8 @@ def _from_json(data: dict[str, Any]) -> Sidecar:
     sidecar = Sidecar(
         **{
             **data,
-            "gpu": Gpu(**data["gpu"]),
+            "gpu": Gpu(**data["gpu"]) if data["gpu"] else None,
+            "compute_capabilities": tuple(map(str, data["compute_capabilities"])),
             "graph": SourceFile(**data["graph"]),
             "plugins": tuple(SourceFile(**library) for library in data["plugins"]),
             "profiles": tuple(
@@ -176,10 +231,15 @@ def _from_json(data: dict[str, Any]) -> Sidecar:
             "ranges": {name: Range(*sizes) for name, sizes in data.get("ranges", {}).items()},
         }
     )
-    for part in (sidecar, sidecar.gpu, sidecar.graph, *sidecar.plugins):
+    if sidecar.family not in FAMILIES:
+        raise ValueError(f"no family {sidecar.family!r}")
+    if (sidecar.gpu is None) != (sidecar.family == RTX.name and bool(sidecar.compute_capabilities)):
+        raise ValueError("nothing says which GPUs it is for")
+    parts = (sidecar, sidecar.gpu, sidecar.graph, *sidecar.plugins)
+    for part in filter(None, parts):
         for field in dataclasses.fields(part):
             if field.type is str and not isinstance(getattr(part, field.name), str):
-                raise TypeError(f"{field.name} is no text")
+                raise TypeError(f"{field.name} is not text")
     for file in (sidecar.graph, *sidecar.plugins):
         if len(file.path) > LONGEST_PATH:
             raise ValueError(f"a path of {len(file.path)} characters")

@@ -1,39 +1,124 @@
-"""TensorRT's Python package, imported only when something is about to use it.
+"""TensorRT's Python packages, imported only when something is about to use one.
 
-One source serves TensorRT 10.12 and later and 11.x: nothing here names what either of them lacks.
+NVIDIA has two families with one API: TensorRT (``tensorrt``), whose builder needs the GPU that will run
+the plan, and TensorRT for RTX (``tensorrt_rtx``), whose builder needs none and whose plans run on every
+RTX GPU they were built for. One source serves TensorRT 10.12 and later, 11.x, and TensorRT for RTX 1.5
+and later: nothing here names what one of them lacks without asking first.
 """
 
 import functools
 import importlib
+import importlib.util
+import os
 import sys
+from dataclasses import dataclass
 from types import ModuleType
 
 from train_model.cli import UserError
+from trt_code.engine.gpu import Gpu, installed_gpus
+from trt_code.engine.library_alias import preload_alias
 
-OLDEST = (10, 12)
-NEWEST_MAJOR = 11
+
+@dataclass(frozen=True)
+class Family:
+    """One of NVIDIA's two TensorRTs.
+
+    Attributes:
+        name: what the variable ``TENSORRT`` calls it.
+        module: the Python module.
+        title: NVIDIA's name.
+        oldest, newest_major: the versions that this code is written for.
+        install: the command that gets it.
+        plugin_abi: the TensorRT major whose headers its plugins are compiled with; None: its own.
+    """
+
+    name: str
+    module: str
+    title: str
+    oldest: tuple[int, int]
+    newest_major: int
+    install: str
+    plugin_abi: int | None = None
+
+    @property
+    def is_installed(self) -> bool:
+        return importlib.util.find_spec(self.module) is not None
+
+    def plugin_major(self, version: str) -> int:
+        """The major version in the name of the plugin library for ``version`` of this family."""
+        return self.plugin_abi or version_tuple(version)[0]
 
 
-def load_tensorrt() -> ModuleType:
-    """Return the ``tensorrt`` module.
+RTX = Family(
+    "rtx", "tensorrt_rtx", "TensorRT RTX", (1, 5), 1, "pip install tensorrt-rtx", plugin_abi=11
+)
+FULL = Family("full", "tensorrt", "TensorRT", (10, 12), 11, "pip install tensorrt-cu13 cuda-python")
+FAMILIES = {family.name: family for family in (RTX, FULL)}
+
+# The file that the ONNX parser of TensorRT for RTX opens for plugins, and the one that the package has.
+_PARSER_OPENS, _PACKAGE_HAS = "libtensorrt_rtx.so", "libtensorrt_rtx.so.1"
+
+
+def serves(gpu: Gpu) -> bool:
+    """Whether TensorRT for RTX runs on ``gpu``: Turing, Ampere, Ada, and Blackwell's 12.x, not Hopper."""
+    return gpu.compute_capability in ("7.5", "8.0", "8.6", "8.9") or (
+        gpu.compute_capability.startswith("12.")
+    )
+
+
+def choose_family() -> Family:
+    """Return the family that the environment variable ``TENSORRT`` names: rtx, full or auto (default).
+
+    With auto a machine with a GPU takes the full TensorRT if it is installed or if TensorRT for RTX does
+    not serve the GPU; every other machine takes TensorRT for RTX.
+
+    Raises:
+        UserError: the variable names something else.
+    """
+    asked = os.environ.get("TENSORRT") or "auto"
+    if asked in FAMILIES:
+        return FAMILIES[asked]
+    if asked != "auto":
+        raise UserError(f"TENSORRT={asked} is not known; choose rtx, full or auto")
+    gpus = installed_gpus()
+    if gpus and (FULL.is_installed or not serves(gpus[0])):
+        return FULL
+    return RTX
+
+
+def load_tensorrt(family: Family | None = None) -> ModuleType:
+    """Return the Python module of ``family``, by default of the one that ``choose_family`` gives.
 
     Raises:
         UserError: it is not installed, does not load, or is not a version that this code is for.
     """
+    family = family or choose_family()
     try:
-        trt = importlib.import_module("tensorrt")
+        trt = importlib.import_module(family.module)
     except ImportError as error:
         raise UserError(
-            f"TensorRT for Python is not here ({error}); `pip install tensorrt-cu13 cuda-python` or "
-            "use docker/Dockerfile.tensorrt; the runners torch and ort work without it"
+            f"{family.title} for Python is not here ({error}); {_remedy(family)}"
         ) from error
     version = version_tuple(trt.__version__)
-    if version < OLDEST or version[0] > NEWEST_MAJOR:
+    if version < family.oldest or version[0] > family.newest_major:
         raise UserError(
-            f"TensorRT {trt.__version__} is not supported; install 10.12 or later, up to 11.x: "
-            "`pip install 'tensorrt-cu13>=10.12,<12'`"
+            f"{family.title} {trt.__version__} is not supported; install "
+            f"{'.'.join(map(str, family.oldest))} or later, up to {family.newest_major}.x: "
+            f"`{family.install}`"
         )
+    if family is RTX:
+        preload_alias(_PARSER_OPENS, _PACKAGE_HAS)
     return trt
+
+
+def family_of(trt: ModuleType) -> Family:
+    """Return the family of a module that ``load_tensorrt`` gave."""
+    return RTX if trt.__name__ == RTX.module else FULL
+
+
+def title_of(trt: ModuleType) -> str:
+    """``TensorRT RTX 1.7.1.116``."""
+    return f"{family_of(trt).title} {trt.__version__}"
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
@@ -47,34 +132,48 @@ def version_tuple(version: str) -> tuple[int, ...]:
 
 
 @functools.cache
-def process_logger():
-    """Return the process's one TensorRT logger (TensorRT keeps the first that it is given).
+def process_logger(trt: ModuleType):
+    """Return the process's one logger of this TensorRT, which keeps the first that it is given.
 
-    Warnings go to stderr as they come. Errors are kept for the one line that the caller raises
-    (`last_error`); with ``verbose`` set everything is printed at once.
+    Warnings go to stderr as they come, each once. Errors are kept for the one line that the caller raises
+    (`first_error`); with ``verbose`` set everything is printed at once.
     """
-    trt = load_tensorrt()
 
     class Logger(trt.ILogger):
         def __init__(self):
             trt.ILogger.__init__(self)
             self.verbose = False
             self.errors: list[str] = []
+            self._warned: set[str] = set()
 
         def log(self, severity, msg):
             is_error = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
             if is_error:
                 self.errors.append(msg)
-            if self.verbose or severity == trt.ILogger.WARNING:
+            is_news = severity == trt.ILogger.WARNING and self._is_news(msg)
+            if self.verbose or is_news:
                 print(f"[TensorRT] {severity.name}: {msg}", file=sys.stderr)
 
-        def last_error(self) -> str:
-            """Return the newest error as one line and forget all of them."""
-            message = self.errors[-1] if self.errors else "TensorRT gave no reason"
+        def first_error(self) -> str:
+            """Return the first error since the last call as one line and forget all of them.
+
+            Those behind it are its consequences; without a GPU each comes with one that misses a driver.
+            """
+            told = [message for message in self.errors if "catchCudaError" not in message]
+            message = next(iter(told or self.errors), "TensorRT gave no reason")
             self.errors.clear()
             return " ".join(message.split())
 
+        def _is_news(self, msg: str) -> bool:
+            known = msg in self._warned or any(part in msg for part in _EXPECTED_WARNINGS)
+            self._warned.add(msg)
+            return not known
+
     return Logger()
+
+
+# What the parser says about every network of this project, and nothing is wrong with.
+_EXPECTED_WARNINGS = ("Int64 binding",)
 
 
 def deserialize(trt: ModuleType, plan: bytes | memoryview, name: str):
@@ -83,9 +182,25 @@ def deserialize(trt: ModuleType, plan: bytes | memoryview, name: str):
     Raises:
         UserError: TensorRT cannot load it; ``name`` says which.
     """
-    runtime = trt.Runtime(process_logger())
+    runtime = trt.Runtime(process_logger(trt))
     runtime.engine_host_code_allowed = True  # a version-compatible plan carries its own runtime
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise UserError(f"TensorRT cannot load {name}: {process_logger().last_error()}")
+        raise UserError(f"TensorRT cannot load {name}: {process_logger(trt).first_error()}")
     return engine
+
+
+def _remedy(family: Family) -> str:
+    if family is RTX:
+        return (
+            f"`{RTX.install}` (Linux x86-64, Python 3.11 to 3.13; under NVIDIA's licence); "
+            "the runners torch and ort work without it"
+        )
+    gpus = installed_gpus()
+    unserved = (
+        f"TensorRT RTX does not serve the {gpus[0]}; " if gpus and not serves(gpus[0]) else ""
+    )
+    return (
+        f"{unserved}`{FULL.install}` or use docker/Dockerfile.tensorrt; the runners torch and ort, and "
+        "cuda-graph on a GPU, work without it"
+    )

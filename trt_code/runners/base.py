@@ -16,7 +16,16 @@ WARM_UP_SECONDS = 2
 
 
 class Unavailable(Exception):
-    """This machine, or what was built on it, cannot run it. The message says why in one line."""
+    """This machine, or what was built on it, cannot run it. The message says why in one line.
+
+    Args:
+        reason: why.
+        built: what was built nevertheless, for the table.
+    """
+
+    def __init__(self, reason: str, built: str = "") -> None:
+        super().__init__(f"{built}; not run: {reason}" if built else reason)
+        self.row = str(self) if built else f"not run: {reason}"
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,26 @@
-"""The TensorRT runner: a plan built by ``trt_code.build_engine``, one CUDA graph a shape.
+"""The TensorRT runner: a plan built by ``trt_code.build_engine``, one CUDA graph per shape.
 
 A captured graph is bound to the execution context it was captured from, and changing that context's
 shape afterwards is undefined. So every shape has its own context; all share one scratch memory,
-which is safe because they run on one stream. Written against TensorRT's documentation and bindings:
-until a machine with TensorRT has run it, only its control flow is proven (tests/test_trt_runner.py).
+which is safe because they run on one stream. No engine has been run by it yet: plans are built by the
+real library, their execution is tested against a mock (tests/engine/test_trt_runner.py).
 """
 
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from onnx_export.onnx_file import half_path, plain_path
 from train_model.cli import UserError
-from trt_code.engine.gpu import DeviceBuffer, check, current_gpu, load_cudart
-from trt_code.engine.plugin_library import load_plugins
+from trt_code.engine.gpu import DeviceBuffer, check, installed_gpus, load_cudart
+from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Shape, best_profile
-from trt_code.engine.sidecar import Sidecar, check_sidecar, plugin_paths, read_sidecar
-from trt_code.engine.tensorrt_api import deserialize, load_tensorrt, process_logger
+from trt_code.engine.sidecar import describe_build, read_sidecar
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
 from trt_code.runners.turns import Turns
 
@@ -33,27 +31,57 @@ OUTPUTS = ("output_tokens", "output_scores")
 
 
 def create(
-    model_files: Any, precision: str, device: str, *, build_dir: str | Path = "build", **_: Any
+    model_files: Any,
+    precision: str,
+    device: str,
+    *,
+    build_dir: str | Path = "build",
+    kernels: str = "eager",
+    cuda_graph: str = "runner",
+    **_: Any,
 ) -> "TrtRunner":
-    """Make the runner of ``<build_dir>/<model>/model.<precision>.plan``.
+    """Make the runner of ``<build_dir>/<model>/model.<precision>.plan``, or of the plan without plugins.
+
+    Args:
+        kernels, cuda_graph: as ``RuntimeOptions`` has them, for plans of TensorRT for RTX.
 
     Raises:
         Unavailable: no TensorRT or GPU here, or the plan is missing, stale, foreign or damaged.
     """
-    with plans_on(device, instead="ort"):
-        return TrtRunner(Path(build_dir) / model_files.name / f"model.{precision}.plan", precision)
+    plan = find_plan(Path(build_dir) / model_files.name / f"model.{precision}.plan")
+    with plans_on(device, plan, instead="ort"):
+        return TrtRunner(plan, precision, RuntimeOptions(kernels, cuda_graph))
+
+
+def find_plan(plan: Path, half: str | None = None) -> Path:
+    """Return the plan to run: with plugins if it is there, else without, else the one to ask for.
+
+    Args:
+        plan: path of the plan with plugins.
+        half: if given, whether a plan is there is seen at this half of it.
+    """
+    plain = plain_path(plan)
+    with_plugins, without = (half_path(path, half) if half else path for path in (plan, plain))
+    return plain if without.is_file() and not with_plugins.is_file() else plan
 
 
 @contextmanager
-def plans_on(device: str, instead: str) -> Iterator[None]:
+def plans_on(device: str, plan: Path, instead: str) -> Iterator[None]:
     """Within it, a plan that cannot be used makes its runner unavailable.
 
+    Args:
+        plan: what the message describes where it cannot run.
+        instead: the runner that works without a GPU.
+
     Raises:
-        Unavailable: that, or ``device`` is no GPU; ``instead`` is the runner to take there.
+        Unavailable: that, or ``device`` is not a GPU.
     """
     if device != "cuda":
+        built = _describe(plan)
+        if built and not installed_gpus():
+            raise Unavailable("no GPU here", built)
         raise Unavailable(
-            f"TensorRT runs on a GPU only; use --device cuda, or the runner {instead}"
+            f"TensorRT runs on a GPU only; use --device cuda, or the runner {instead}", built
         )
     try:
         yield
@@ -61,32 +89,12 @@ def plans_on(device: str, instead: str) -> Iterator[None]:
         raise Unavailable(str(error)) from error
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A plan that fits this machine, and what its JSON says."""
-
-    path: Path
-    sidecar: Sidecar
-    trt: ModuleType
-
-    @classmethod
-    def open(cls, path: Path) -> "Plan":
-        """Hold the plan against its JSON and this machine, and load its plugins.
-
-        Raises:
-            UserError: no TensorRT or GPU here, or the plan is missing, stale, foreign or damaged.
-        """
-        sidecar = read_sidecar(path)
-        trt = load_tensorrt()
-        check_sidecar(sidecar, path, trt, current_gpu())
-        for library in plugin_paths(sidecar, path):
-            load_plugins(trt, library)
-        return cls(path, sidecar, trt)
-
-    def engine(self) -> Any:
-        """Load it; raises ``UserError`` where TensorRT cannot."""
-        name = f"{self.path}; build it: {self.sidecar.command}"
-        return deserialize(self.trt, self.path.read_bytes(), name)
+def _describe(plan: Path) -> str:
+    """What built the plan; empty where there is none."""
+    try:
+        return describe_build(read_sidecar(plan), plan)
+    except UserError:
+        return ""
 
 
 class Stream:
@@ -162,16 +170,15 @@ class TrtRunner(Runner):
         UserError: as ``create``'s Unavailable.
     """
 
-    def __init__(self, plan: Path, precision: str):
+    def __init__(self, plan: Path, precision: str, options: RuntimeOptions | None = None):
         super().__init__("trt", precision, "cuda")
         opened = Plan.open(plan)
-        self._trt, self._profiles = opened.trt, opened.sidecar.profiles
         self._stream = Stream()
-        self._engine = opened.engine()
-        self.max_source = max(profile.max.length for profile in self._profiles)
-        self.max_batch = max(profile.max.batch for profile in self._profiles)
-        self._input = _input_name(self._trt, self._engine, plan)
-        self._scratch = DeviceBuffer(self._engine.device_memory_size_v2)
+        self._engine = Engine(opened, options)
+        self.max_source = max(profile.max.length for profile in self._engine.profiles)
+        self.max_batch = max(profile.max.batch for profile in self._engine.profiles)
+        self._input = _input_name(self._engine)
+        self._scratch = DeviceBuffer(self._engine.device_memory)
         self._ready = ReadyShapes()
         self._turns = Turns()
 
@@ -200,18 +207,16 @@ class TrtRunner(Runner):
         self._ready.close()
         self._scratch.close()
         self._stream.close()
-        self._engine = None
+        self._engine.close()
 
     def _shape_run(self, src_tokens: np.ndarray) -> "ShapeRun":
         """Return what runs this shape, made at its first use; refuse what no profile accepts."""
         shape = source_shape(src_tokens)
 
         def make() -> ShapeRun:
-            profile = best_profile(self._profiles, shape)
             made = ShapeRun(
-                self._trt,
                 self._engine,
-                profile,
+                best_profile(self._engine.profiles, shape),
                 {self._input: shape},
                 OUTPUTS,
                 self._scratch,
@@ -237,7 +242,7 @@ class ShapeRun:
     """One set of input shapes: its context, its input and output memory, its CUDA graph.
 
     Args:
-        trt, engine: the module, and what is run.
+        engine: what is run.
         profile: the number of the optimisation profile.
         shapes: of every input, by name.
         outputs: the engine's outputs.
@@ -248,8 +253,7 @@ class ShapeRun:
 
     def __init__(
         self,
-        trt: ModuleType,
-        engine: Any,
+        engine: Engine,
         profile: int,
         shapes: Mapping[str, tuple[int, ...]],
         outputs: Sequence[str],
@@ -259,25 +263,13 @@ class ShapeRun:
     ):
         self._cudart = load_cudart()
         self._stream = stream
-        self._context = engine.create_execution_context(
-            trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        self._engine = engine
+        context = self._context = engine.make_context(
+            profile, shapes, (scratch.pointer, scratch.size), int(stream)
         )
-        context = self._context
-        named = ", ".join(f"{name} {shape_text(shape)}" for name, shape in shapes.items())
-        if context is None or not context.set_optimization_profile_async(profile, int(stream)):
-            raise UserError(
-                f"TensorRT cannot make a context for {named}; see `nvidia-smi` for memory"
-            )
-        check(self._cudart.cudaStreamSynchronize(stream))
-        context.set_device_memory(scratch.pointer, scratch.size)
-        accepted = [context.set_input_shape(name, tuple(shape)) for name, shape in shapes.items()]
-        if not all(accepted) or context.infer_shapes():
-            raise UserError(f"TensorRT refuses the input shape {named}")
         # what each tensor is on the host: shape and type
         self._templates = {
-            name: np.empty(
-                tuple(context.get_tensor_shape(name)), trt.nptype(engine.get_tensor_dtype(name))
-            )
+            name: np.empty(tuple(context.get_tensor_shape(name)), engine.dtype(name))
             for name in (*shapes, *outputs)
         }
         shared = shared or {}
@@ -292,7 +284,7 @@ class ShapeRun:
         for name in self._own.keys() & shapes.keys():
             buffer = self._own[name]
             check(self._cudart.cudaMemsetAsync(buffer.pointer, 0, buffer.size, stream))
-        self._graph = self._capture()
+        self._graph = self._capture() if engine.captures else None
 
     def run(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str]) -> list[np.ndarray]:
         """Copy in, run, copy out; the arrays are the caller's."""
@@ -332,8 +324,7 @@ class ShapeRun:
         self._context = None
 
     def _enqueue(self) -> None:
-        if not self._context.execute_async_v3(int(self._stream)):
-            raise UserError(f"TensorRT could not run the engine: {process_logger().last_error()}")
+        self._engine.enqueue(self._context, int(self._stream))
 
     def _capture(self) -> Any:
         """Return the instantiated graph of one pass; None, said once, where the engine has none.
@@ -362,18 +353,11 @@ class ShapeRun:
         check(self._cudart.cudaMemcpyAsync(target, source, size, kind, self._stream))
 
 
-def shape_text(shape: Sequence[int]) -> str:
-    """``16x32``."""
-    return "x".join(map(str, shape))
-
-
-def _input_name(trt: ModuleType, engine: Any, plan: Path) -> str:
+def _input_name(engine: Engine) -> str:
     """Return the name of the engine's one input, having seen that its outputs are ours."""
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-    if len(inputs) != 1 or set(names) - set(inputs) != set(OUTPUTS):
+    if len(engine.inputs) != 1 or set(engine.outputs) != set(OUTPUTS):
         raise UserError(
-            f"{plan} has the tensors {', '.join(names)}; this runner takes one input and gives "
-            f"{' and '.join(OUTPUTS)}"
+            f"{engine.plan.path} has the tensors {', '.join([*engine.inputs, *engine.outputs])}; this runner "
+            f"takes one input and gives {' and '.join(OUTPUTS)}"
         )
-    return inputs[0]
+    return engine.inputs[0]

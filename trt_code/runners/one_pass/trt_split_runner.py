@@ -3,8 +3,7 @@
 The encoder's engine ends with the predicted lengths. The host reads them, makes a canvas as wide as the
 longest, rounded up so that few shapes occur, and the decoder's engine fills it. What both read, and what
 one hands to the other, lies at one place for all shapes, so nothing is copied between them. As for
-``trt_runner``: until a machine with TensorRT has run it, only its control flow is proven
-(tests/test_trt_split_runner.py).
+``trt_runner``: execution is tested against a mock alone (tests/engine/test_trt_split_runner.py).
 """
 
 import math
@@ -18,15 +17,16 @@ from train_model.cli import UserError
 from train_model.data.dictionary import PAD
 from train_model.models.canvas import initial_canvas
 from trt_code.engine.gpu import DeviceBuffer
+from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Range, Shape, best_profile
 from trt_code.runners.base import WARM_UP, Output, Runner
 from trt_code.runners.buckets import length_bucket
 from trt_code.runners.one_pass.trt_runner import (
     OUTPUTS,
-    Plan,
     ReadyShapes,
     ShapeRun,
     Stream,
+    find_plan,
     plans_on,
     source_shape,
 )
@@ -45,16 +45,26 @@ TENSORS = {
 
 
 def create(
-    model_files: Any, precision: str, device: str, *, build_dir: str | Path = "build", **_: Any
+    model_files: Any,
+    precision: str,
+    device: str,
+    *,
+    build_dir: str | Path = "build",
+    kernels: str = "eager",
+    cuda_graph: str = "runner",
+    **_: Any,
 ) -> "TrtSplitRunner":
     """Make the runner of ``<build_dir>/<model>/model.<precision>.encoder.plan`` and ``.decoder.plan``.
+
+    Args:
+        kernels, cuda_graph: as ``RuntimeOptions`` has them, for plans of TensorRT for RTX.
 
     Raises:
         Unavailable: no TensorRT or GPU here, or a plan is missing, stale, foreign or damaged.
     """
-    with plans_on(device, instead="ort-split"):
-        path = Path(build_dir) / model_files.name / f"model.{precision}.plan"
-        return TrtSplitRunner(path, precision)
+    path = find_plan(Path(build_dir) / model_files.name / f"model.{precision}.plan", "decoder")
+    with plans_on(device, half_path(path, "decoder"), instead="ort-split"):
+        return TrtSplitRunner(path, precision, RuntimeOptions(kernels, cuda_graph))
 
 
 class TrtSplitRunner(Runner):
@@ -69,10 +79,9 @@ class TrtSplitRunner(Runner):
         UserError: as ``create``'s Unavailable.
     """
 
-    def __init__(self, path: Path, precision: str):
+    def __init__(self, path: Path, precision: str, options: RuntimeOptions | None = None):
         super().__init__("trt-split", precision, "cuda")
         plans = {half: Plan.open(half_path(path, half)) for half in TENSORS}
-        self._trt = plans["encoder"].trt
         self._profiles = {half: plan.sidecar.profiles for half, plan in plans.items()}
         self._widest = plans["decoder"].sidecar.ranges.get("canvas", Range(1, 1, 1)).max
         largest = [profile.max for profiles in self._profiles.values() for profile in profiles]
@@ -82,10 +91,10 @@ class TrtSplitRunner(Runner):
             for axis in Shape._fields
         )
         self._stream = Stream()
-        self._engines = {half: plan.engine() for half, plan in plans.items()}
+        self._engines = {half: Engine(plan, options) for half, plan in plans.items()}
         for half, engine in self._engines.items():
-            _check_tensors(engine, half, plans[half].path)
-        scratch = max(engine.device_memory_size_v2 for engine in self._engines.values())
+            _check_tensors(engine, half)
+        scratch = max(engine.device_memory for engine in self._engines.values())
         self._scratch = DeviceBuffer(scratch)
         batch, length = (max(getattr(p, axis) for p in largest) for axis in Shape._fields)
         self._shared = {
@@ -141,13 +150,14 @@ class TrtSplitRunner(Runner):
         for buffer in (self._scratch, *self._shared.values()):
             buffer.close()
         self._stream.close()
-        self._engines = {}
+        for engine in self._engines.values():
+            engine.close()
 
     def _encoder(self, shape: Shape) -> ShapeRun:
         return self._shape_run("encoder", shape, {"src_tokens": shape})
 
     def _decoder(self, shape: Shape, width: int) -> ShapeRun:
-        channels = self._engines["decoder"].get_tensor_shape("encoded")[-1]
+        channels = self._engines["decoder"].shape("encoded")[-1]
         shapes = {
             "src_tokens": shape,
             "encoded": (*shape, channels),
@@ -158,7 +168,6 @@ class TrtSplitRunner(Runner):
     def _shape_run(self, half: str, shape: Shape, shapes: dict[str, tuple[int, ...]]) -> ShapeRun:
         def make() -> ShapeRun:
             made = ShapeRun(
-                self._trt,
                 self._engines[half],
                 best_profile(self._profiles[half], shape),
                 shapes,
@@ -176,9 +185,8 @@ class TrtSplitRunner(Runner):
         """Memory for the largest such tensor that either engine takes or gives."""
         sizes = []
         for engine in self._engines.values():
-            _, _, *channels = engine.get_tensor_shape(name)
-            itemsize = np.dtype(self._trt.nptype(engine.get_tensor_dtype(name))).itemsize
-            sizes.append(batch * length * math.prod(channels) * itemsize)
+            _, _, *channels = engine.shape(name)
+            sizes.append(batch * length * math.prod(channels) * engine.dtype(name).itemsize)
         if len(set(sizes)) > 1:
             raise UserError(
                 f"the two engines have not the same {name}; build both anew (make engine-split)"
@@ -186,11 +194,11 @@ class TrtSplitRunner(Runner):
         return DeviceBuffer(sizes[0])
 
 
-def _check_tensors(engine: Any, half: str, plan: Path) -> None:
-    names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+def _check_tensors(engine: Engine, half: str) -> None:
+    names = {*engine.inputs, *engine.outputs}
     expected = {*TENSORS[half].inputs, *TENSORS[half].outputs}
     if names != expected:
         raise UserError(
-            f"{plan} has the tensors {', '.join(sorted(names))}; the {half}'s are "
+            f"{engine.plan.path} has the tensors {', '.join(sorted(names))}; the {half}'s are "
             f"{', '.join(sorted(expected))}"
         )

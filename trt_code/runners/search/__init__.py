@@ -36,19 +36,21 @@ class SearchRunner(Runner):
         peak_memory: Callable[[], int],
         beam: int | None = None,
         len_penalty: float | None = None,
+        close: Callable[[], None] = lambda: None,
     ) -> None:
         """See ``Runner``.
 
         Args:
             search: translates source tokens [B, S] int64 on ``device``.
             beam: as ``SearchOptions`` has it; 1 is greedy. ``len_penalty`` likewise.
+            close: gives back what the search holds.
 
         Raises:
             UserError: one of the two is out of its bounds.
         """
         super().__init__(name, precision, device)
         self.max_source = max_source
-        self._search, self._peak_memory = search, peak_memory
+        self._search, self._peak_memory, self._close = search, peak_memory, close
         self._turns = Turns()
         try:
             self._options = SearchOptions(
@@ -74,6 +76,7 @@ class SearchRunner(Runner):
 
     def close(self) -> None:
         self._search = None
+        self._close()
 
 
 def without_bos(src_tokens: np.ndarray) -> np.ndarray:

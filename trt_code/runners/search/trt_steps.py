@@ -1,9 +1,8 @@
 """Beam search with the steps in TensorRT: an engine for the encoder, and one for a step.
 
 The search and its state are PyTorch tensors on the GPU; the engines read and write them where they lie.
-Every set of shapes has an execution context and a CUDA graph of its own (``graphed_search``). As for
-``trt_runner``: until a machine with TensorRT has run it, only its control flow is proven, with a mock
-(tests/test_trt_search.py).
+Every set of shapes has its own execution context and CUDA graph (``graphed_search``). As for
+``trt_runner``: execution is tested against a mock alone (tests/engine/test_trt_search.py).
 """
 
 from collections.abc import Sequence
@@ -17,10 +16,10 @@ from torch import Tensor
 from onnx_export.onnx_file import half_path
 from train_model.cli import UserError
 from trt_code.engine.graph_files import read_graph_files
+from trt_code.engine.plan import Engine, Plan
 from trt_code.engine.profiles import Shape, best_profile
-from trt_code.engine.tensorrt_api import process_logger
 from trt_code.runners.base import Unavailable
-from trt_code.runners.one_pass.trt_runner import Plan, plans_on
+from trt_code.runners.one_pass.trt_runner import find_plan, plans_on
 from trt_code.runners.search import BEAM, SearchRunner
 from trt_code.runners.search.graphed_search import Capture, CudaCapture, GraphedSearch
 
@@ -41,10 +40,10 @@ def create(
         Unavailable: no TensorRT or GPU here, a plan is missing, stale, foreign or damaged, or the engine
             was built for fewer hypotheses than ``beam``.
     """
-    with plans_on(device, instead="ort"):
+    step = find_plan(Path(build_dir) / model_files.name / f"model.{precision}.plan")
+    with plans_on(device, step, instead="ort"):
         if not torch.cuda.is_available():
             raise Unavailable("PyTorch, which does the search, sees no CUDA GPU (make doctor)")
-        step = Path(build_dir) / model_files.name / f"model.{precision}.plan"
         halves = EngineHalves(step, torch.device(device))
         halves.check_beam(BEAM if beam is None else beam)
     held_before = torch.cuda.memory_allocated()  # PyTorch's; engines' weights are TensorRT's
@@ -58,6 +57,7 @@ def create(
         lambda: torch.cuda.max_memory_allocated() - held_before,
         beam,
         len_penalty,
+        halves.close,
     )
     runner.max_batch = halves.max_batch
     return runner
@@ -76,10 +76,9 @@ class EngineHalves:
 
     def __init__(self, step: Path, device: torch.device) -> None:
         plans = [Plan.open(path) for path in (half_path(step, "encoder"), step)]
-        engines = [plan.engine() for plan in plans]
         self._device = device
-        self.engine_memory = max(engine.device_memory_size_v2 for engine in engines)
-        self._encoder, self._step = map(_Half, plans, engines)
+        self._encoder, self._step = map(Engine, plans)
+        self.engine_memory = max(engine.device_memory for engine in (self._encoder, self._step))
         self._check(step)
         largest = [[profile.max for profile in plan.sidecar.profiles] for plan in plans]
         self.max_batch, self.max_source = (
@@ -96,6 +95,11 @@ class EngineHalves:
                 f"the engine takes a beam of up to {most}, not {beam}; build it again with "
                 f"--axis beam=1:1:{beam}: {self._command}"
             )
+
+    def close(self) -> None:
+        """Give both engines back."""
+        for engine in (self._encoder, self._step):
+            engine.close()
 
     def search(self, capture: Capture) -> GraphedSearch:
         """The search over the two engines; ``capture`` is as :class:`GraphedSearch` has it."""
@@ -138,7 +142,7 @@ class EngineHalves:
             state_shapes,
             self._step.shape("logprobs")[-1],
             self._ranges["room"].max,
-            self._step.dtype(state[0]) if state else torch.float32,
+            _torch_type(self._step, state[0]) if state else torch.float32,
             capture,
             self.max_source if self._masked else 0,
         )
@@ -155,34 +159,13 @@ class EngineHalves:
             raise UserError(f"{path} is no step of the Lite Transformer whose encoder is beside it")
 
 
-class _Half:
-    """An engine: the names, types and shapes of its tensors."""
-
-    def __init__(self, plan: Plan, engine: Any) -> None:
-        self.trt, self.engine = plan.trt, engine
-        self.profiles = plan.sidecar.profiles
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        read = plan.trt.TensorIOMode.INPUT
-        self.inputs = [name for name in names if engine.get_tensor_mode(name) == read]
-        self.outputs = [name for name in names if name not in self.inputs]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """With -1 where the size is free."""
-        return tuple(self.engine.get_tensor_shape(name))
-
-    def dtype(self, name: str) -> torch.dtype:
-        """PyTorch's name of a tensor's type."""
-        empty = np.empty(0, self.trt.nptype(self.engine.get_tensor_dtype(name)))
-        return torch.from_numpy(empty).dtype
-
-
 class _Context:
     """An execution context for the shapes of its first run; ``scratch`` is no one else's while it runs."""
 
     def __init__(
-        self, half: _Half, inputs: Sequence[str], outputs: Sequence[str], scratch: Tensor
+        self, engine: Engine, inputs: Sequence[str], outputs: Sequence[str], scratch: Tensor
     ) -> None:
-        self._half, self._inputs, self._outputs = half, inputs, outputs
+        self._engine, self._inputs, self._outputs = engine, inputs, outputs
         self._scratch = scratch
         self._context: Any = None
 
@@ -200,40 +183,32 @@ class _Context:
         context = self._context
         results = [
             torch.empty(
-                tuple(context.get_tensor_shape(name)), dtype=self._half.dtype(name), device=device
+                tuple(context.get_tensor_shape(name)),
+                dtype=_torch_type(self._engine, name),
+                device=device,
             )
             for name in self._outputs
         ]
         for name, tensor in (*feeds.items(), *zip(self._outputs, results, strict=True)):
             context.set_tensor_address(name, tensor.data_ptr())
-        if not context.execute_async_v3(stream):
-            raise UserError(f"TensorRT could not run the engine: {process_logger().last_error()}")
+        self._engine.enqueue(context, stream)
         return results
 
     def _make(self, feeds: dict[str, Tensor], stream: int) -> Any:
-        half = self._half
+        engine = self._engine
         named = "source.padding_mask" if "source.padding_mask" in feeds else "src_tokens"
-        profile = best_profile(half.profiles, Shape(*feeds[named].shape))
-        context = half.engine.create_execution_context(
-            half.trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        )
-        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in feeds.items())
-        if context is None or not context.set_optimization_profile_async(profile, stream):
-            raise UserError(
-                f"TensorRT cannot make a context for {shapes}; see `nvidia-smi` for memory"
-            )
-        if stream:
-            torch.cuda.current_stream().synchronize()
-        context.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
-        accepted = [
-            context.set_input_shape(name, tuple(tensor.shape)) for name, tensor in feeds.items()
-        ]
-        if not all(accepted) or context.infer_shapes():
-            raise UserError(f"TensorRT refuses the input shapes {shapes}")
+        profile = best_profile(engine.profiles, Shape(*feeds[named].shape))
         for name, tensor in feeds.items():
-            if tensor.dtype != half.dtype(name):
-                raise UserError(f"{name} is {tensor.dtype}, the engine takes {half.dtype(name)}")
-        return context
+            if tensor.dtype != (wanted := _torch_type(engine, name)):
+                raise UserError(f"{name} is {tensor.dtype}, the engine takes {wanted}")
+        shapes = {name: tuple(tensor.shape) for name, tensor in feeds.items()}
+        scratch = (self._scratch.data_ptr(), self._scratch.numel())
+        return engine.make_context(profile, shapes, scratch, stream)
+
+
+def _torch_type(engine: Engine, name: str) -> torch.dtype:
+    """PyTorch's type of a tensor."""
+    return torch.from_numpy(np.empty(0, engine.dtype(name))).dtype
 
 
 def _padding_policy(plan: Plan) -> str | None:

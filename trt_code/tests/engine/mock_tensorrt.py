@@ -54,6 +54,60 @@ class ExecutionContextAllocationStrategy(enum.Enum):
     USER_MANAGED = 2
 
 
+class ComputeCapability(enum.Enum):
+    """Of TensorRT for RTX alone, as the next three."""
+
+    SM75 = 75
+    SM86 = 86
+    SM120 = 120
+
+
+class CudaGraphStrategy(enum.Enum):
+    DISABLED = 0
+    WHOLE_GRAPH_CAPTURE = 1
+
+
+class DynamicShapesKernelSpecializationStrategy(enum.Enum):
+    LAZY = 0
+    EAGER = 1
+    NONE = 2
+
+
+class IRuntimeCache:
+    """Holds a line per context that was created with it."""
+
+    def __init__(self, trt):
+        self._trt, self._lines = trt, []
+
+    def deserialize(self, blob):
+        if not bytes(blob).startswith(b"kernels of"):
+            return False
+        self._lines = bytes(blob).split(b"\n")[1:]
+        return True
+
+    def serialize(self):
+        return b"\n".join([b"kernels of " + self._trt.cudart.name.encode(), *self._lines])
+
+
+class IRuntimeConfig:
+    def __init__(self, trt):
+        self._trt, self._cache, self._strategy = trt, None, None
+        self.cuda_graph_strategy = CudaGraphStrategy.DISABLED
+        self.dynamic_shapes_kernel_specialization_strategy = (
+            DynamicShapesKernelSpecializationStrategy.LAZY
+        )
+
+    def create_runtime_cache(self):
+        return IRuntimeCache(self._trt)
+
+    def set_runtime_cache(self, cache):
+        self._cache = cache
+        return True
+
+    def set_execution_context_allocation_strategy(self, strategy):
+        self._strategy = strategy
+
+
 class TensorIOMode(enum.Enum):
     INPUT = 1
     OUTPUT = 2
@@ -157,6 +211,8 @@ class IBuilderConfig:
         self._pools = {}
         self._profiles = []
         self._cache = None
+        self._capabilities = []
+        self.num_compute_capabilities = 0
         self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
         self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
         self.progress_monitor = None
@@ -176,6 +232,12 @@ class IBuilderConfig:
             return -1
         self._profiles.append(profile)
         return len(self._profiles) - 1
+
+    def set_compute_capability(self, compute_capability, index):
+        assert self._trt.is_rtx
+        assert index < self.num_compute_capabilities
+        self._capabilities.append(compute_capability)
+        return True
 
     def create_timing_cache(self, serialized_timing_cache):
         return ITimingCache(serialized_timing_cache)
@@ -331,7 +393,15 @@ class ICudaEngine:
     def get_tensor_shape(self, name):
         return tuple(-1 if isinstance(dim, str) else dim for dim in self._tensors[name][1])
 
-    def create_execution_context(self, strategy):
+    def create_runtime_config(self):
+        assert self._trt.is_rtx
+        return IRuntimeConfig(self._trt)
+
+    def create_execution_context(self, strategy=None, runtime_config=None):
+        self._trt.context_settings.append(strategy or runtime_config)
+        if self._trt.is_rtx:
+            strategy = runtime_config._strategy
+            runtime_config._cache._lines.append(b"kernel")
         assert strategy == ExecutionContextAllocationStrategy.USER_MANAGED
         return IExecutionContext(self._trt, self)
 
@@ -345,7 +415,10 @@ def nptype(trt_type):
 
 
 class MockTensorRT:
-    """What ``import tensorrt`` gives. Tests set its switches and read what was configured."""
+    """What ``import tensorrt`` gives, or ``import tensorrt_rtx`` for a version that starts with 1.
+
+    Tests set its switches and read what was configured.
+    """
 
     NetworkDefinitionCreationFlag = NetworkDefinitionCreationFlag
     BuilderFlag = BuilderFlag
@@ -357,10 +430,16 @@ class MockTensorRT:
     TensorIOMode = TensorIOMode
     ILogger = ILogger
     IProgressMonitor = IProgressMonitor
+    ComputeCapability = ComputeCapability
+    CudaGraphStrategy = CudaGraphStrategy
+    DynamicShapesKernelSpecializationStrategy = DynamicShapesKernelSpecializationStrategy
     nptype = staticmethod(nptype)
 
     def __init__(self, cudart, version: str = "11.4.0.106"):
         self.__version__ = version
+        self.is_rtx = version.startswith("1.")
+        self.__name__ = "tensorrt_rtx" if self.is_rtx else "tensorrt"
+        self.context_settings = []
         self.cudart = cudart
         self.logger = None
         self.registry = IPluginRegistry(self)
@@ -452,10 +531,32 @@ def mocked_classes(trt: MockTensorRT) -> dict[str, type]:
     return {name: value for name, value in (module | nested).items() if name not in mine}
 
 
-def install(monkeypatch, cudart=None) -> MockTensorRT:
-    """Make ``import tensorrt`` give a mock for one test, and the CUDA runtime too unless given."""
-    trt = MockTensorRT(cudart or MockCudart())
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+# What only TensorRT for RTX has.
+RTX_ONLY = frozenset(
+    (
+        "ComputeCapability",
+        "CudaGraphStrategy",
+        "DynamicShapesKernelSpecializationStrategy",
+        "IBuilderConfig.num_compute_capabilities",
+        "IBuilderConfig.set_compute_capability",
+        "ICudaEngine.create_runtime_config",
+        "IRuntimeCache",
+        "IRuntimeConfig",
+    )
+)
+
+
+def install(monkeypatch, cudart=None, version: str = "11.4.0.106") -> MockTensorRT:
+    """Make one test use a mock of the TensorRT of this version, and of the CUDA runtime unless given.
+
+    The other family is as if it were not installed.
+    """
+    trt = MockTensorRT(cudart or MockCudart(), version)
+    for family in tensorrt_api.FAMILIES.values():
+        mocked = trt if family.module == trt.__name__ else None
+        monkeypatch.setitem(sys.modules, family.module, mocked)
+    monkeypatch.setenv("TENSORRT", tensorrt_api.family_of(trt).name)
+    monkeypatch.setattr(tensorrt_api, "preload_alias", lambda *names: None)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", trt.cudart)
     monkeypatch.setattr(plugin_library, "_loaded", {})
     tensorrt_api.process_logger.cache_clear()

@@ -1,6 +1,7 @@
 """``build_engine`` against a mock of TensorRT: the control flow alone. No engine is built here."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -14,7 +15,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from train_model.cli import UserError
+from trt_code import build_engine
 from trt_code.build_engine import _parser, main
+from trt_code.engine import capabilities, tensorrt_api
+from trt_code.engine.gpu import Gpu
 from trt_code.tests.engine import mock_tensorrt
 from trt_code.tests.engine.mock_tensorrt import ParserError
 
@@ -347,12 +351,122 @@ def test_the_walkthrough_has_every_flag():
     assert not [flag for flag in flags - {"-h", "--help"} if flag not in text]
 
 
-@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+@pytest.fixture
+def rtx(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(build_engine, "installed_gpus", lambda: ())
+    write_graph(tmp_path / "model.onnx")
+    return mock_tensorrt.install(monkeypatch, version="1.7.1.116")
+
+
+def test_tensorrt_for_rtx_builds_without_a_gpu_for_every_gpu_it_serves(rtx, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)  # not needed
+    build()
+    assert rtx.built_config._capabilities == []
+    written = sidecar()
+    assert (written["family"], written["gpu"]) == ("rtx", None)
+    assert written["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.x"]
+    assert "built by TensorRT RTX 1.7.1 for 8.0 8.6 8.9 12.x in 0.0 s" in capsys.readouterr().out
+
+
+def test_compute_capabilities_reach_the_builder(rtx):
+    build("--compute-capability", "8.6,12.0,8.6")
+    names = [capability.name for capability in rtx.built_config._capabilities]
+    assert names == ["SM86", "SM120"]
+    assert rtx.built_config.num_compute_capabilities == 2
+    assert sidecar()["compute_capabilities"] == ["8.6", "12.0"]
+
+
+@pytest.mark.parametrize("text", ["8", "8.6,", "sm86", "8.6 8.9"])
+def test_a_list_of_capabilities_that_is_none_is_a_usage_error(rtx, text, capsys):
+    with pytest.raises(SystemExit) as status:
+        build("--compute-capability", text)
+    assert status.value.code == 2
+    assert "write portable, current or e.g. 8.6,8.9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (
+            ["--compute-capability", "9.0"],
+            "does not build for compute capability 9.0, only for 7.5",
+        ),
+        (["--compute-capability", "current"], "needs a GPU here"),
+        (["--version-compatible"], "runs on the version that built it alone"),
+    ],
+)
+def test_what_tensorrt_for_rtx_cannot_do_is_refused(rtx, monkeypatch, flags, reason):
+    monkeypatch.setattr(capabilities, "installed_gpus", lambda: ())
+    assert reason in refusal(*flags)
+
+
+def test_what_tensorrt_for_rtx_has_no_use_for_is_ignored_with_a_word(rtx, capsys):
+    build("--hardware-compatible", "--timing-cache", "t.cache", "--layer-report", "layers.json")
+    said = capsys.readouterr().err
+    for flag in ("--hardware-compatible", "--timing-cache", "--layer-report"):
+        assert f"TensorRT RTX 1.7.1.116 ignores {flag}: " in said
+    assert not Path("t.cache").exists()
+    assert not Path("layers.json").exists()
+    assert sidecar()["hardware_compatible"] == "none"
+
+
+def test_compute_capabilities_are_of_tensorrt_for_rtx_alone(trt):
+    assert "builds for the GPU of this machine" in refusal("--compute-capability", "8.6")
+
+
+H100, A10 = Gpu("NVIDIA H100", "9.0"), Gpu("NVIDIA A10", "8.6")
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "full_is_installed", "expected"),
+    [
+        (None, (), False, "rtx"),
+        ("auto", (), True, "rtx"),  # its builder needs a GPU
+        ("auto", (A10,), False, "rtx"),
+        ("auto", (A10,), True, "full"),
+        ("auto", (H100,), False, "full"),
+        ("rtx", (H100,), True, "rtx"),
+        ("full", (), False, "full"),
+    ],
+)
+def test_which_family_is_taken(monkeypatch, asked, gpus, full_is_installed, expected):
+    monkeypatch.delenv("TENSORRT", raising=False)
+    if asked:
+        monkeypatch.setenv("TENSORRT", asked)
+    monkeypatch.setattr(tensorrt_api, "installed_gpus", lambda: gpus)
+    found = {"tensorrt": full_is_installed, "tensorrt_rtx": True}
+    monkeypatch.setattr(tensorrt_api.importlib.util, "find_spec", lambda name: found[name] or None)
+    assert tensorrt_api.choose_family().name == expected
+
+
+def test_a_family_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("TENSORRT", "lean")
+    with pytest.raises(UserError, match="TENSORRT=lean is not known; choose rtx, full or auto"):
+        tensorrt_api.choose_family()
+
+
+def test_a_gpu_that_rtx_does_not_serve_gets_the_command_for_the_full_tensorrt(monkeypatch):
+    monkeypatch.delenv("TENSORRT", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setattr(tensorrt_api, "installed_gpus", lambda: (H100,))
+    with pytest.raises(UserError) as error:
+        tensorrt_api.load_tensorrt()
+    assert "TensorRT RTX does not serve the NVIDIA H100 (compute capability 9.0)" in str(
+        error.value
+    )
+    assert "`pip install tensorrt-cu13 cuda-python`" in str(error.value)
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="the full TensorRT is installed here")
 def test_without_tensorrt_one_line_and_status_2(tmp_path):
     write_graph(tmp_path / "model.onnx")
     command = [sys.executable, "-m", "trt_code.build_engine", "--onnx", tmp_path / "model.onnx"]
     reply = subprocess.run(
-        [*command, "--output", tmp_path / "x.plan"], capture_output=True, text=True
+        [*command, "--output", tmp_path / "x.plan"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TENSORRT": "full"},
     )
     assert reply.returncode == 2
     assert reply.stderr.startswith("error: TensorRT for Python is not here")

@@ -1,9 +1,10 @@
-"""Every name of TensorRT's and CUDA's that the engine code uses, held against NVIDIA's own packages.
+"""Every name of TensorRT's and CUDA's that the engine code uses, looked up in NVIDIA's own packages.
 
 ``tensorrt-cu13-bindings`` has the real Python classes but not the library they call. With a stand-in for
 that library they import, and every class, member and argument name can be looked up: in 10.16 and 11.4.
-Two closures are checked: the ``trt.X.Y`` that our source spells out, and the whole of the mock that the
-other tests run against. So code that passes them uses no name that either version lacks.
+TensorRT for RTX is installed whole. Two sets are checked: the ``trt.X.Y`` that our source spells out, and
+the whole of the mock that the other tests run against. So code that passes uses no name that one of these
+versions lacks, but for those that the mock lists as TensorRT for RTX's own.
 """
 
 import ast
@@ -14,16 +15,17 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from trt_code.tests.engine.mock_cudart import MockCudart
-from trt_code.tests.engine.mock_tensorrt import MockTensorRT, mocked_classes
+from trt_code.tests.engine.mock_tensorrt import RTX_ONLY, MockTensorRT, mocked_classes
 from trt_code.tests.repository.wheels import fetch_wheel
 
 SOURCE = Path(__file__).parents[2]
-VERSIONS = ("10.16.1.11", "11.4.0.106")
+VERSIONS = ("10.16.1.11", "11.4.0.106", "rtx")
 
 ENTRY_POINTS = (
     "createInferBuilder_INTERNAL",
@@ -40,16 +42,19 @@ ENTRY_POINTS = (
 # Prints {"": [names of the module], "Class": {"member": docstring}, ...} of the bindings.
 DESCRIBE = """
 import json, sys
-import tensorrt_bindings as trt
-classes = {n: v for n, v in vars(trt).items() if isinstance(v, type)}
-members = {n: {m: getattr(v, m).__doc__ or "" for m in dir(v)} for n, v in classes.items()}
-json.dump({"": dict.fromkeys(dir(trt), ""), **members}, sys.stdout)
+import {module} as trt
+classes = {{n: v for n, v in vars(trt).items() if isinstance(v, type)}}
+members = {{n: {{m: getattr(v, m).__doc__ or "" for m in dir(v)}} for n, v in classes.items()}}
+json.dump({{"": dict.fromkeys(dir(trt), ""), **members}}, sys.stdout)
 """
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def bindings(request, tmp_path_factory) -> dict[str, dict[str, str]]:
     """The members of TensorRT's classes and their docstrings, which hold the signatures."""
+    if request.param == "rtx":
+        pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+        return describe("tensorrt_rtx", {})
     compiler = shutil.which("cc") or shutil.which("gcc")
     if not compiler:
         pytest.skip("no C compiler to make the stand-ins of the libraries that the bindings load")
@@ -62,14 +67,26 @@ def bindings(request, tmp_path_factory) -> dict[str, dict[str, str]]:
         name = f"lib{library}.so.{major}"
         command = [compiler, "-shared", "-fPIC", source, "-o", folder / name]
         subprocess.run([*command, f"-Wl,-soname,{name}"], check=True)
+    paths = {"PYTHONPATH": str(package), "LD_LIBRARY_PATH": str(folder)}
+    return describe("tensorrt_bindings", paths)
+
+
+def describe(module: str, environment: dict[str, str]) -> dict[str, dict[str, str]]:
     reply = subprocess.run(
-        [sys.executable, "-c", DESCRIBE],
-        env=os.environ | {"PYTHONPATH": str(package), "LD_LIBRARY_PATH": str(folder)},
+        [sys.executable, "-c", DESCRIBE.format(module=module)],
+        env=os.environ | environment,
         capture_output=True,
         text=True,
     )
     assert reply.returncode == 0, reply.stderr
     return json.loads(reply.stdout)
+
+
+def expected_of(bindings: dict[str, dict[str, str]], names: Iterable[str]) -> list[str]:
+    """Those of ``names``, written ``Class.member``, that this family is to have."""
+    if "tensorrt_rtx" in bindings[""]:
+        return list(names)
+    return [n for n in names if not RTX_ONLY & {n, n.partition(".")[0]}]
 
 
 def names_in_source() -> set[tuple[str, ...]]:
@@ -97,19 +114,19 @@ def test_the_names_in_our_source_exist(bindings):
         if names[0] not in bindings[""]
         or (len(names) > 1 and names[0] in bindings and names[1] not in bindings[names[0]])
     ]
-    assert not missing
+    assert not expected_of(bindings, missing)
 
 
 def test_the_mock_offers_nothing_that_tensorrt_lacks(bindings):
     missing = []
     for name, mocked in mocked_classes(MockTensorRT(MockCudart())).items():
-        real = bindings[name]
+        real = bindings.get(name, {})
         for member in vars(mocked):
             if not member.startswith("_") and member not in real:
                 missing.append(f"{name}.{member}")
     public = {n for n in vars(MockTensorRT) if not n.startswith("_")}
     missing += sorted(public - bindings[""].keys())
-    assert not missing
+    assert not expected_of(bindings, missing)
 
 
 def test_the_mocks_arguments_have_tensorrts_names(bindings):
@@ -117,6 +134,8 @@ def test_the_mocks_arguments_have_tensorrts_names(bindings):
     for name, mocked in mocked_classes(MockTensorRT(MockCudart())).items():
         for member, function in vars(mocked).items():
             if member.startswith("_") or not inspect.isfunction(function):
+                continue
+            if not expected_of(bindings, [f"{name}.{member}"]):
                 continue
             signature = bindings[name][member]
             for argument in list(inspect.signature(function).parameters)[1:]:

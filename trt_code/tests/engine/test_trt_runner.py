@@ -1,6 +1,7 @@
 """The TensorRT runner and the plan's sidecar against mocks: control flow alone. No engine is run."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,10 @@ from trt_code.engine.graph_files import sha256
 from trt_code.engine.profiles import Profile, Shape, best_profile
 from trt_code.runners import Unavailable, create
 from trt_code.runners.one_pass import trt_runner
-from trt_code.runners.one_pass.trt_runner import TrtRunner
+from trt_code.runners.one_pass.trt_runner import TrtRunner, find_plan
 from trt_code.stress.under_load import in_threads
 from trt_code.tests.engine import mock_tensorrt
+from trt_code.tests.engine.mock_cudart import MockCudart
 from trt_code.tests.engine.test_build_engine import write_graph
 from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.text.translator import Translator
@@ -310,8 +312,13 @@ def test_plan_of_another_gpu(trt, name, capability, compatible, fits):
 
 def test_no_tensorrt_no_cuda_python_no_gpu(trt, monkeypatch):
     build()
-    with pytest.raises(Unavailable, match="runs on a GPU only"):
+    with pytest.raises(Unavailable) as error:
         create("trt", DEMO, "fp16", "cpu")
+    assert re.fullmatch(
+        r"built by TensorRT 11.4.0 for Mock GPU \(compute capability 9.0\) in 0.0 s, 0.0 MiB; "
+        "not run: (no GPU here|TensorRT runs on a GPU only; use --device cuda, or the runner ort)",
+        error.value.row,
+    )
     for module, reason in (
         ("cuda.bindings.runtime", "cuda-python is not here"),
         ("tensorrt", "TensorRT for Python is not here"),
@@ -319,3 +326,108 @@ def test_no_tensorrt_no_cuda_python_no_gpu(trt, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(Unavailable, match=reason):
             runner()
+
+
+@pytest.fixture
+def rtx(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return mock_tensorrt.install(monkeypatch, MockCudart("NVIDIA A10", (8, 6)), version="1.7.1.116")
+
+
+def test_tensorrt_for_rtx_runs_the_plan_with_its_kernels_compiled_for_each_shape(rtx):
+    build()
+    with runner() as running:
+        output = running.run(tokens(2, 3))
+        assert rtx.cudart.live_graphs == 1
+    np.testing.assert_array_equal(output.tokens[:, :3], tokens(2, 3))
+    (config,) = rtx.context_settings
+    assert config.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
+    assert config.cuda_graph_strategy.name == "DISABLED"  # the runner captures
+
+
+@pytest.mark.parametrize(
+    ("graph", "strategy"), [("library", "WHOLE_GRAPH_CAPTURE"), ("none", "DISABLED")]
+)
+def test_tensorrt_for_rtx_may_capture_and_compile_by_itself(rtx, graph, strategy):
+    build()
+    with create("trt", DEMO, "fp16", "cuda", kernels="lazy", cuda_graph=graph) as running:
+        for shift in (0, 1):
+            output = running.run(tokens(2, 3) + shift)
+            np.testing.assert_array_equal(output.tokens[:, :3], tokens(2, 3) + shift)
+        assert rtx.cudart.live_graphs == 0
+    (config,) = rtx.context_settings
+    assert config.cuda_graph_strategy.name == strategy
+    assert config.dynamic_shapes_kernel_specialization_strategy.name == "LAZY"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"kernels": "later"}, "kernels 'later' is not known"),
+        ({"cuda_graph": "all"}, "cuda_graph 'all' is not known"),
+        ({"kernels": "lazy"}, "choose cuda_graph 'library' or 'none'"),
+    ],
+)
+def test_options_that_do_not_fit(rtx, options, reason):
+    build()
+    with pytest.raises(Unavailable, match=reason):
+        create("trt", DEMO, "fp16", "cuda", **options)
+
+
+def test_compiled_kernels_are_kept_for_the_next_start(rtx, capsys):
+    build()
+    kernels = Path(f"{PLAN}.kernels")
+    for expected in (b"kernels of NVIDIA A10\nkernel", b"kernels of NVIDIA A10\nkernel\nkernel"):
+        with runner() as running:
+            running.run(tokens(2, 3))
+        assert kernels.read_bytes() == expected
+    before = kernels.stat().st_mtime_ns
+    runner().close()  # nothing new
+    assert kernels.stat().st_mtime_ns == before
+    kernels.write_bytes(b"of another machine")
+    with runner() as running:
+        running.run(tokens(2, 3))
+    assert "compiles kernels anew" in capsys.readouterr().err
+    assert kernels.read_bytes() == b"kernels of NVIDIA A10\nkernel"
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "fits"),
+    [
+        ("portable", (8, 6), True),
+        ("portable", (12, 1), True),
+        ("portable", (7, 5), False),
+        ("portable", (9, 0), False),
+        ("8.6,12.0", (8, 6), True),
+        ("8.6,12.0", (8, 9), False),
+    ],
+)
+def test_plan_of_tensorrt_for_rtx_on_another_gpu(rtx, built, capability, fits):
+    build("--compute-capability", built)
+    rtx.cudart.capability = capability
+    if fits:
+        runner().close()
+    else:
+        listed = "8.0 8.6 8.9 12.x" if built == "portable" else "8.6 12.0"
+        this = f"NVIDIA A10 (compute capability {capability[0]}.{capability[1]})"
+        assert f"is for compute capability {listed} and this is {this}" in refusal()
+
+
+def test_plan_of_the_other_family(rtx, monkeypatch):
+    build()
+    monkeypatch.setenv("TENSORRT", "full")
+    assert "is of TensorRT RTX and TENSORRT=full asks for TensorRT; leave TENSORRT out" in refusal()
+    mock_tensorrt.install(monkeypatch)  # the full one, and no other
+    monkeypatch.delenv("TENSORRT")
+    with pytest.raises(Unavailable, match="TensorRT RTX for Python is not here"):
+        runner()
+
+
+def test_the_plan_without_plugins_is_run_where_there_is_no_other(trt):
+    build()
+    for path in (PLAN, Path(f"{PLAN}.json")):
+        path.rename(str(path).replace("fp16.plan", "fp16.plain.plan"))
+    assert "model.fp16.plain.plan" in str(find_plan(PLAN))
+    runner().close()
+    build()
+    assert find_plan(PLAN) == PLAN

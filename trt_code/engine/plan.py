@@ -1,0 +1,213 @@
+"""A plan that fits this machine, the engine in it, and the one place where execution contexts are made."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from train_model.cli import UserError, atomic_path
+from trt_code.engine.gpu import check, current_gpu, load_cudart
+from trt_code.engine.plugin_library import load_plugins
+from trt_code.engine.sidecar import (
+    Sidecar,
+    check_family,
+    check_sidecar,
+    plugin_paths,
+    read_sidecar,
+)
+from trt_code.engine.tensorrt_api import (
+    RTX,
+    deserialize,
+    family_of,
+    load_tensorrt,
+    process_logger,
+    title_of,
+)
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How TensorRT for RTX runs an engine; the full TensorRT has no such choice.
+
+    Attributes:
+        kernels: when kernels for a new shape are compiled: "eager" (at the shape's first pass), "lazy"
+            (beside the first passes, which take slower kernels) or "none" (never).
+        cuda_graph: who captures a CUDA graph: "runner" (the code around the engine, as for the full
+            TensorRT), "library" (TensorRT for RTX itself) or "none".
+    """
+
+    kernels: str = "eager"
+    cuda_graph: str = "runner"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("kernels", self.kernels, ("eager", "lazy", "none")),
+            ("cuda_graph", self.cuda_graph, ("runner", "library", "none")),
+        ):
+            if value not in known:
+                raise UserError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
+        if self.cuda_graph == "runner" and self.kernels == "lazy":
+            raise UserError(
+                "kernels 'lazy' changes kernels after the first pass, which a graph that the runner captures "
+                "would not see; choose cuda_graph 'library' or 'none' with it"
+            )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan that fits this machine, and what its JSON says."""
+
+    path: Path
+    sidecar: Sidecar
+    trt: ModuleType
+
+    @classmethod
+    def open(cls, path: Path) -> "Plan":
+        """Check the plan against its JSON and this machine, and load its plugins.
+
+        Raises:
+            UserError: the plan's TensorRT or a GPU is not here, or the plan is missing, stale, damaged or
+                for another GPU, version or family.
+        """
+        sidecar = read_sidecar(path)
+        trt = load_tensorrt(check_family(sidecar, path, os.environ.get("TENSORRT", "")))
+        check_sidecar(sidecar, path, trt, current_gpu())
+        for library in plugin_paths(sidecar, path):
+            load_plugins(trt, library)
+        return cls(path, sidecar, trt)
+
+
+class Engine:
+    """The engine of a plan: the names, types and shapes of its tensors, and its execution contexts.
+
+    Args:
+        plan: what ``Plan.open`` gave.
+        options: for TensorRT for RTX.
+
+    Attributes:
+        inputs, outputs: names of the tensors.
+        device_memory: bytes of scratch memory that a context needs.
+
+    Raises:
+        UserError: TensorRT cannot load the plan.
+    """
+
+    def __init__(self, plan: Plan, options: RuntimeOptions | None = None) -> None:
+        self.plan, self.trt, self.profiles = plan, plan.trt, plan.sidecar.profiles
+        name = f"{plan.path}; build it: {plan.sidecar.command}"
+        self._engine = deserialize(self.trt, plan.path.read_bytes(), name)
+        self.device_memory = self._engine.device_memory_size_v2
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        read = self.trt.TensorIOMode.INPUT
+        self.inputs = [name for name in names if self._engine.get_tensor_mode(name) == read]
+        self.outputs = [name for name in names if name not in self.inputs]
+        options = options or RuntimeOptions()
+        self.captures = options.cuda_graph == "runner" or family_of(self.trt) is not RTX
+        self._settings = _Settings(self.trt, self._engine, options, cache_path(plan.path))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, with -1 where the size is free."""
+        return tuple(self._engine.get_tensor_shape(name))
+
+    def dtype(self, name: str) -> np.dtype:
+        """NumPy's type of a tensor."""
+        return np.dtype(self.trt.nptype(self._engine.get_tensor_dtype(name)))
+
+    def make_context(
+        self,
+        profile: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        scratch: tuple[int, int],
+        stream: int,
+    ) -> Any:
+        """Return an execution context for these input shapes; the tensors' addresses are the caller's to set.
+
+        Args:
+            profile: the number of the optimisation profile.
+            shapes: of every input.
+            scratch: address and bytes of device memory that nothing else uses while the context runs.
+            stream: the stream's handle; it is waited for.
+
+        Raises:
+            UserError: there is no memory for it, or TensorRT refuses the shapes.
+        """
+        named = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
+        context = self._settings.create(self._engine)
+        if context is None or not context.set_optimization_profile_async(profile, stream):
+            raise UserError(
+                f"TensorRT cannot make a context for {named} ({process_logger(self.trt).first_error()}); "
+                "see `nvidia-smi` for memory"
+            )
+        check(load_cudart().cudaStreamSynchronize(stream))
+        context.set_device_memory(*scratch)
+        accepted = [context.set_input_shape(name, tuple(shape)) for name, shape in shapes.items()]
+        if not all(accepted) or context.infer_shapes():
+            raise UserError(f"TensorRT refuses the input shapes {named}")
+        return context
+
+    def enqueue(self, context: Any, stream: int) -> None:
+        """Put one pass of ``context`` on a stream; raises ``UserError`` where TensorRT cannot."""
+        if not context.execute_async_v3(stream):
+            raise UserError(
+                f"TensorRT could not run the engine: {process_logger(self.trt).first_error()}"
+            )
+
+    def close(self) -> None:
+        """Write the kernels that were compiled for this GPU, and give the engine back."""
+        self._settings.close()
+        self._engine = None
+
+
+def cache_path(plan: Path) -> Path:
+    """Where kernels that TensorRT for RTX compiled are kept: ``model.fp16.plan.kernels``."""
+    return plan.with_name(plan.name + ".kernels")
+
+
+class _Settings:
+    """What every context of an engine is created with; of TensorRT for RTX its kernels' cache on disk too."""
+
+    def __init__(self, trt: ModuleType, engine: Any, options: RuntimeOptions, cache: Path) -> None:
+        # Contexts share their scratch memory, so it is the caller's.
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        self._arguments = {"strategy": strategy}
+        self._cache, self._path = None, cache
+        if family_of(trt) is not RTX:
+            return
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        graph = "WHOLE_GRAPH_CAPTURE" if options.cuda_graph == "library" else "DISABLED"
+        config.cuda_graph_strategy = getattr(trt.CudaGraphStrategy, graph)
+        strategies = trt.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = getattr(
+            strategies, options.kernels.upper()
+        )
+        self._cache = config.create_runtime_cache()
+        self._known = cache.read_bytes() if cache.is_file() else b""
+        if self._known and not self._cache.deserialize(self._known):
+            print(
+                f"{title_of(trt)} compiles kernels anew: {cache} is of another machine",
+                file=sys.stderr,
+            )
+        config.set_runtime_cache(self._cache)
+        self._arguments = {"runtime_config": config}
+
+    def create(self, engine: Any) -> Any:
+        return engine.create_execution_context(**self._arguments)
+
+    def close(self) -> None:
+        """Write the cache if it holds more than it was read with; without room the next start compiles."""
+        if self._cache is None:
+            return
+        kernels = bytes(memoryview(self._cache.serialize()))
+        if kernels != self._known:
+            try:
+                with atomic_path(self._path) as temporary:
+                    temporary.write_bytes(kernels)
+            except UserError as error:
+                print(f"warning: {error}; the next start compiles kernels again", file=sys.stderr)
+        self._cache = None

@@ -1,4 +1,4 @@
-"""From a Lite Transformer's checkpoint to two ONNX files: the encoder, and one step of the decoder.
+"""From an autoregressive network to two ONNX files: the encoder, and one step of the decoder.
 
 The step's state is explicit: what one call gives as ``next.<name>`` is what the next one takes as
 ``<name>``. A host drives both, see ``train_model/models/incremental.py``. Batch, beam, source length and
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
+from torch import nn
 
 from onnx_export.graph import export_graph, metadata
 from onnx_export.onnx_file import save_onnx
 from train_model.data.dictionary import UNK
-from train_model.models.incremental import EncoderHalf, StepHalf, source_names
-from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
+from train_model.models.incremental import DecoderStep, SourceEncoder
+from train_model.models.signatures import SRC_TOKENS, search_encoder, search_step
 
-_ARCHITECTURE = "transformer_multibranch_v2"
 _BATCH, _BEAM, _SOURCE, _ROOM = 2, 3, 7, 11  # of the example; all different, so that none is merged
 
 
@@ -29,32 +29,32 @@ def encoder_path(path: Path) -> Path:
     return path.with_suffix(".encoder.onnx")
 
 
-def write(model: TransformerMultibranch, path: Path) -> None:
-    """Write the encoder beside ``path``, and the step to it.
+def write(model: nn.Module, path: Path) -> list[Path]:
+    """Write the step to ``path`` and the encoder next to it; return both, in that order.
 
     Raises:
         UserError: the folder cannot be written to.
     """
     save_onnx(encoder_to_onnx(model), encoder_path(path))
     save_onnx(step_to_onnx(model), path)
+    return [path, encoder_path(path)]
 
 
-def encoder_to_onnx(model: TransformerMultibranch) -> ir.Model:
+def encoder_to_onnx(model: nn.Module) -> ir.Model:
     """``src_tokens`` int64 [batch, src_len] to ``source.padding_mask`` bool [batch, src_len] and, a decoder
     layer, ``source.<layer>.key`` and ``.value`` [batch, heads, src_len, channels]."""
     config = model.config
     graph_model = export_graph(
-        EncoderHalf(model).eval(),
-        {"src_tokens": torch.full((_BATCH, _SOURCE), UNK)},
-        {"src_tokens": {0: "batch", 1: "src_len"}},
-        source_names(config),
-        limits={"src_len": config.max_source_positions},
+        SourceEncoder(model).eval(),
+        {SRC_TOKENS: torch.full((_BATCH, _SOURCE), UNK)},
+        search_encoder(config.decoder_layers),
+        config.axis_limits,
     )
-    graph_model.metadata_props.update(metadata(config, _ARCHITECTURE) | {"half": "encoder"})
+    graph_model.metadata_props.update(metadata(config) | {"half": "encoder"})
     return graph_model
 
 
-def step_to_onnx(model: TransformerMultibranch) -> ir.Model:
+def step_to_onnx(model: nn.Module) -> ir.Model:
     """One step.
 
     Inputs: ``tokens`` and ``parents`` int64 [batch, beam], ``position`` int64 [], the encoder's outputs,
@@ -62,19 +62,15 @@ def step_to_onnx(model: TransformerMultibranch) -> ir.Model:
     tokens, which must be more than ``position``. Outputs: ``logprobs`` float32 [batch, beam, vocabulary]
     and the new state, each name behind ``next.``.
     """
-    encoder, step = EncoderHalf(model).eval(), StepHalf(model).eval()
+    encoder, step = SourceEncoder(model).eval(), DecoderStep(model).eval()
     with torch.inference_mode():
         source = encoder(torch.full((_BATCH, _SOURCE), UNK))
-    names = source_names(model.config)
+    layers = model.config.decoder_layers
+    names = search_encoder(layers).outputs
     sources = {name: tensor.clone() for name, tensor in zip(names, source, strict=True)}
     shapes = model.decoder.state_shapes(_BATCH * _BEAM, _ROOM)
     state = {name: torch.zeros(shape) for name, shape in shapes.items()}
     tokens = torch.zeros(_BATCH, _BEAM, dtype=torch.int64)
-    axes = {name: {0: "batch", 1: "beam"} for name in ("tokens", "parents")}
-    for name, tensor in sources.items():
-        axes[name] = {0: "batch", (1 if tensor.dim() == 2 else 2): "src_len"}
-    for name, tensor in state.items():
-        axes[name] = {0: "rows"} | ({2: "room"} if tensor.dim() == 4 else {})
     graph_model = export_graph(
         step,
         {
@@ -84,9 +80,8 @@ def step_to_onnx(model: TransformerMultibranch) -> ir.Model:
             "source": sources,
             "state": state,
         },
-        axes,
-        ["logprobs", *(f"next.{name}" for name in step.names)],
-        limits={"src_len": model.config.max_source_positions},
+        search_step(layers, {name: len(shape) for name, shape in shapes.items()}),
+        model.config.axis_limits,
     )
-    graph_model.metadata_props.update(metadata(model.config, _ARCHITECTURE) | {"half": "step"})
+    graph_model.metadata_props.update(metadata(model.config) | {"half": "step"})
     return graph_model

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -17,6 +17,7 @@ from onnx_export.int8_weights import quantize_weights
 from onnx_export.naming import name_by_scope
 from onnx_export.symbols import EXPORTED, FUNCTIONS, TRANSLATIONS
 from train_model.data.dictionary import BOS, EOS, PAD, UNK
+from train_model.models.signatures import Signature
 
 OPSET = 20
 
@@ -24,8 +25,7 @@ OPSET = 20
 def export_graph(
     module: nn.Module,
     inputs: Mapping[str, Tensor | Mapping[str, Tensor]],
-    axes: Mapping[str, Mapping[int, str]],
-    outputs: Sequence[str],
+    signature: Signature,
     limits: Mapping[str, int] | None = None,
 ) -> ir.Model:
     """Export ``module``, in evaluation mode, to a graph of opset 20.
@@ -33,20 +33,19 @@ def export_graph(
     Args:
         module: called with the inputs in their order; a group of inputs is one list to it.
         inputs: an example by the name that the graph's input gets, or a named group of such.
-        axes: names of the dynamic axes of every input; one name is one size.
-        outputs: names of what the module returns.
+        signature: the names of the inputs and of what the module returns, with their dynamic axes.
         limits: the greatest size of an axis, by its name.
 
     Returns:
         The graph, its nodes named by their place in the network, with reference functions of the
         project's operators beside them.
     """
-    limits = limits or {}
+    limits, axes = limits or {}, signature.inputs
     names = {name for axis in axes.values() for name in axis.values()}
     dims = {name: torch.export.Dim(name, min=1, max=limits.get(name)) for name in names}
 
     def shape(name: str) -> dict[int, torch.export.Dim]:
-        return {axis: dims[dim] for axis, dim in axes.get(name, {}).items()}
+        return {axis: dims[dim] for axis, dim in axes[name].items()}
 
     groups = [
         (list(value.values()), list(value)) if isinstance(value, Mapping) else (value, name)
@@ -60,7 +59,7 @@ def export_graph(
             dynamo=True,
             opset_version=OPSET,
             input_names=input_names,
-            output_names=list(outputs),
+            output_names=list(signature.outputs),
             dynamic_shapes=tuple(
                 shape(name) if isinstance(name, str) else list(map(shape, name))
                 for _, name in groups
@@ -81,10 +80,10 @@ def export_graph(
     return model
 
 
-def metadata(config: Any, architecture: str) -> dict[str, str]:
-    """What a runner or the surgeon must know of the network; see doc/export.md."""
+def metadata(config: Any) -> dict[str, str]:
+    """Return what a runner or the surgeon must know of the network; see doc/export.md."""
     return {
-        "architecture": architecture,
+        "architecture": config.architecture,
         "config": json.dumps(dataclasses.asdict(config), sort_keys=True),
         "padding_policy": config.padding_policy,
         "left_pad_source": str(config.left_pad_source).lower(),

@@ -6,17 +6,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from onnx_export.export_split import (
-    DECODER_INPUTS,
-    DECODER_OUTPUTS,
-    ENCODER_INPUTS,
-    ENCODER_OUTPUTS,
-)
 from train_model.cli import UserError
 from train_model.data.dictionary import PAD
-from train_model.models.canvas import initial_canvas
+from train_model.models.canvas import canvas_width, initial_canvas
+from train_model.models.signatures import OUTPUT_SCORES, OUTPUT_TOKENS, SPLIT, SRC_TOKENS
 
-_FILL = {"output_tokens": PAD, "output_scores": 0}
+_FILL = {OUTPUT_TOKENS: PAD, OUTPUT_SCORES: 0}
 
 
 class SplitSession:
@@ -36,11 +31,8 @@ class SplitSession:
         decoder: onnxruntime.InferenceSession,
         path: Path,
     ) -> None:
-        for session, inputs, outputs in (
-            (encoder, ENCODER_INPUTS, ENCODER_OUTPUTS),
-            (decoder, DECODER_INPUTS, DECODER_OUTPUTS),
-        ):
-            if (_names(session.get_inputs()), _names(session.get_outputs())) != (inputs, outputs):
+        for session, expected in zip((encoder, decoder), SPLIT.values(), strict=True):
+            if signature_names(session) != (list(expected.inputs), list(expected.outputs)):
                 raise UserError(
                     f"{path}: its halves are not those of one network; make them with `make onnx-split`"
                 )
@@ -58,19 +50,19 @@ class SplitSession:
         The outputs are as wide as there, twice the source and at most the decoder's positions; what
         was not decoded is padding.
         """
-        src_tokens = feeds["src_tokens"]
+        src_tokens = feeds[SRC_TOKENS]
         binding = self._encoder.io_binding()
-        binding.bind_cpu_input("src_tokens", src_tokens)
+        binding.bind_cpu_input(SRC_TOKENS, src_tokens)
         binding.bind_output("encoded", self._device)
         binding.bind_output("lengths", "cpu")
         self._encoder.run_with_iobinding(binding)
         encoded, lengths = binding.get_outputs()
 
         lengths = lengths.numpy()
-        widest = min(2 * src_tokens.shape[1], self._max_target)
+        widest = canvas_width(src_tokens.shape[1], self._max_target)
         width = min(int(lengths.max()), widest)
         binding = self._decoder.io_binding()
-        binding.bind_cpu_input("src_tokens", src_tokens)
+        binding.bind_cpu_input(SRC_TOKENS, src_tokens)
         binding.bind_ortvalue_input("encoded", encoded)
         binding.bind_cpu_input("canvas", initial_canvas(lengths, width))
         for name in names:
@@ -83,5 +75,7 @@ class SplitSession:
         ]
 
 
-def _names(items: Sequence) -> list[str]:
-    return [item.name for item in items]
+def signature_names(session: onnxruntime.InferenceSession) -> tuple[list[str], list[str]]:
+    """Return the names of a file's inputs and of its outputs."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    return [item.name for item in inputs], [item.name for item in outputs]

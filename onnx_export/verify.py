@@ -1,194 +1,18 @@
-"""Checks that an exported file computes what the network computes, over a grid of shapes and paddings.
+"""Checks that exported files compute what the network computes, over a grid of shapes and paddings.
 
-PyTorch in FP32 on the CPU is the reference, ONNX Runtime on the CPU runs the file. Tokens must be equal;
-scores, one by one and summed over a sentence, agree within 1e-4 and the rounding of the path scores that
-they are differences of. The CRF reads its scores through the rank of the next candidate (see
-``lite::crf_decode``): beside a candidate that ties with its neighbour in rank they are not defined, and
-are left out and counted; the sums are not affected.
+PyTorch in FP32 on the CPU is the reference, ONNX Runtime on the CPU runs the files.
 
     python -m onnx_export.verify --checkpoint checkpoint.pt --onnx model.onnx
 
-With ``--split`` it is the two files of ``onnx_export.export --split`` that run, on a canvas cut to the
-longest predicted length, and the network still decodes on the whole one.
+With ``--split`` it is the two files of ``onnx_export.export --split`` that run. What is compared depends on
+the family: see ``onnx_export/verify_one_pass.py`` and ``onnx_export/verify_ar.py``.
 """
 
-import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
-import torch
-
-from onnx_export import verify_ar
-from onnx_export.export_split import HALVES
-from onnx_export.halves import OnnxHalves
-from onnx_export.onnx_file import half_path, load_onnx
-from onnx_export.split_session import SplitSession
-from train_model.cli import Parser, UserError, run, whole_number
+from onnx_export.families import exporter
+from train_model.cli import Parser, run, whole_number
 from train_model.models.checkpoint import load_checkpoint
-from train_model.models.conv_crf_transformer import BOS, EOS, PAD, ConvCrfTransformer
-from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
-
-BATCHES = (1, 2, 16)
-LENGTHS = (1, 2, 3, 8, 33)
-PADDINGS = ("none", "right", "left")
-SCORE_TOLERANCE = 1e-4
-ROUNDINGS = 4  # of a path score; 934 batches of the demo needed 2.1 beside the tolerance
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """The outcome of one batch."""
-
-    batch: int
-    length: int
-    padding: str
-    tokens: int  # positions compared
-    different: int  # of these, with another token
-    tied: int  # of these, with a score that a tie leaves open
-    score_error: float  # the largest absolute difference, ties left out, sums of sentences included
-    score_limit: float
-
-    @property
-    def good(self) -> bool:
-        """Whether the file computed the same."""
-        return self.different == 0 and self.score_error <= self.score_limit
-
-
-def random_source(
-    batch: int, length: int, padding: str, vocab: int, generator: torch.Generator
-) -> torch.Tensor:
-    """Tokens [batch, length] int64: ``<s>`` words ``</s>``, rows of any length when padded, one full."""
-    source = torch.randint(4, vocab, (batch, length), generator=generator)
-    if padding == "none":
-        lengths = torch.full((batch,), length)
-    else:
-        lengths = torch.randint(1, length + 1, (batch,), generator=generator)
-        lengths[0] = length
-    for row, size in zip(source, lengths.tolist(), strict=True):
-        row[0], row[size - 1], row[size:] = BOS, EOS, PAD
-        if padding == "left":
-            row.copy_(row.roll(length - size))
-    return source
-
-
-def verify(
-    model: ConvCrfTransformer,
-    session: onnxruntime.InferenceSession | SplitSession,
-    seed: int = 0,
-    more: int = 0,
-) -> Iterator[Check]:
-    """Run both over the grid and one batch of the greatest length; yield the outcomes as they come.
-
-    Args:
-        model: the network.
-        session: the file, or the two files.
-        seed: of the random sources.
-        more: so many batches of 16 rows and any length up to 64 come after the grid.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    longest = model.config.max_source_positions
-    grid = [(batch, length) for length in LENGTHS for batch in BATCHES if length <= longest]
-    lengths = torch.randint(2, min(64, longest) + 1, (more,), generator=generator).tolist()
-    for batch, length in [*grid, (2, longest), *((16, length) for length in lengths)]:
-        for padding in PADDINGS:
-            if padding != "none" and min(batch, length) == 1:
-                continue
-            source = random_source(batch, length, padding, model.config.src_vocab, generator)
-            yield compare(model, session, source, padding)
-
-
-def compare(
-    model: ConvCrfTransformer,
-    session: onnxruntime.InferenceSession | SplitSession,
-    source: torch.Tensor,
-    padding: str = "",
-) -> Check:
-    """Run one batch [B, S] through both."""
-    with torch.inference_mode():
-        encoded = model.encode(source)
-        width = torch.sym_min(2 * source.shape[1], model.config.max_target_positions)
-        canvas = model.initial_canvas(model.predict_length(encoded), width)
-        logits = model.decode(canvas, encoded)
-        tokens, scores = model.crf_decode(logits, canvas)
-        tied = _tied(logits, tokens, model.crf_layer.beam).numpy()
-    tokens, scores = tokens.numpy(), scores.numpy()
-    outputs = session.run(["output_tokens", "output_scores"], {"src_tokens": source.numpy()})
-    if outputs[0].shape != tokens.shape:
-        raise UserError(
-            f"the file gives {list(outputs[0].shape)} tokens for a source of {list(source.shape)}, "
-            f"the network {list(tokens.shape)}; this is another network's file"
-        )
-    # A score is the difference of two path scores, and these are sums rounded to FP32 at every step.
-    rounding = ROUNDINGS * np.finfo(np.float32).eps * np.abs(scores.cumsum(1)).max()
-    errors = np.where(tied, 0, np.abs(outputs[1] - scores))
-    sums = np.abs((outputs[1] - scores).sum(1))
-    return Check(
-        *source.shape,
-        padding,
-        tokens=tokens.size,
-        different=int((outputs[0] != tokens).sum()),
-        tied=int(tied.sum()),
-        score_error=float(max(errors.max(), sums.max())),
-        score_limit=float(SCORE_TOLERANCE + rounding),
-    )
-
-
-def _tied(logits: torch.Tensor, tokens: torch.Tensor, beam: int) -> torch.Tensor:
-    """Where [B, T] rounding may change the score.
-
-    The path score at t is read through the rank of the token at t + 1: that token may trade its rank, or
-    the candidate of that rank at t its place. A position's score is the difference of two of these.
-    """
-    best = logits.topk(min(beam + 1, logits.shape[-1])).values
-
-    def ties(scores: torch.Tensor) -> torch.Tensor:
-        return ((best - scores).abs() < SCORE_TOLERANCE).sum(2) > 1
-
-    chosen = logits.gather(2, tokens[:, :, None])
-    rank = (best > chosen).sum(2).clamp(max=best.shape[2] - 1)
-    read = best.gather(2, torch.nn.functional.pad(rank[:, 1:], (0, 1))[:, :, None])
-    path = torch.nn.functional.pad(ties(chosen)[:, 1:], (0, 1)) | ties(read)
-    return path | torch.nn.functional.pad(path[:, :-1], (1, 0))
-
-
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """Open an exported file in ONNX Runtime on the CPU.
-
-    Raises:
-        UserError: the file is not a model that ``onnx_export.export`` wrote.
-    """
-    model = load_onnx(path)
-    names = [item.name for item in (*model.graph.input, *model.graph.output)]
-    if names != ["src_tokens", "output_tokens", "output_scores"]:
-        raise UserError(
-            f"{path} maps {names}, not src_tokens to output_tokens and output_scores; "
-            "give a file that onnx_export.export wrote"
-        )
-    del model
-    return _open(path)
-
-
-def open_split_session(path: Path) -> SplitSession:
-    """Open the two files that ``onnx_export.export --output path --split`` wrote.
-
-    Raises:
-        UserError: a file is missing, or they are not such files.
-    """
-    files = [half_path(path, half) for half in HALVES]
-    for file in files:
-        load_onnx(file)
-    return SplitSession(*map(_open, files), path)
-
-
-def _open(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised as well, and told once
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no common base of their own
-        raise UserError(f"ONNX Runtime refuses {path}: {str(error).splitlines()[0]}") from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -213,22 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     model = load_checkpoint(arguments.checkpoint).model
-    if isinstance(model, TransformerMultibranch):
-        return verify_ar.report(model, OnnxHalves(arguments.onnx), arguments.seed)
-    session = (open_split_session if arguments.split else open_session)(arguments.onnx)
-    print("batch length padding   tokens different  tied  score error     limit  check")
-    checks = []
-    for check in verify(model, session, arguments.seed, arguments.more):
-        checks.append(check)
-        print(
-            f"{check.batch:5} {check.length:6} {check.padding:7} {check.tokens:8} {check.different:9} "
-            f"{check.tied:5} "
-            f"{check.score_error:12.2e} {check.score_limit:9.1e}  {'OK' if check.good else 'BAD'}",
-            flush=True,
-        )
-    bad = sum(not check.good for check in checks)
-    print(f"{len(checks) - bad} of {len(checks)} batches agree")
-    return 1 if bad else 0
+    found = exporter(model, arguments.split)
+    verify = found.verify_split if arguments.split else found.verify
+    return verify(model, arguments.onnx, arguments.seed, arguments.more)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ log-probabilities agree within 1e-4. ``onnx_export.verify`` comes here for such 
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
+from torch import nn
 
-from onnx_export.halves import OnnxHalves
-from train_model.data.dictionary import EOS, PAD
+from onnx_export.step_session import StepSession
+from train_model.data.dictionary import EOS, PAD, SPECIALS
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.incremental import IncrementalDecoder
-from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 
 SHAPES = ((1, 1), (1, 8), (2, 3), (3, 33), (16, 8))  # batch, source length
 BEAMS = (1, 4)
@@ -41,7 +42,7 @@ class Check:
 
 def random_source(batch: int, length: int, vocab: int, generator: torch.Generator) -> torch.Tensor:
     """Sentences [batch, length] that end in eos, right-padded; the first fills its row."""
-    tokens = torch.randint(4, vocab, (batch, length), generator=generator)
+    tokens = torch.randint(len(SPECIALS), vocab, (batch, length), generator=generator)
     sizes = torch.randint(1, length + 1, (batch,), generator=generator)
     sizes[0] = length
     for row, size in zip(tokens, sizes.tolist(), strict=True):
@@ -49,7 +50,7 @@ def random_source(batch: int, length: int, vocab: int, generator: torch.Generato
     return tokens
 
 
-def verify(model: TransformerMultibranch, halves: OnnxHalves, seed: int = 0) -> Iterator[Check]:
+def verify(model: nn.Module, halves: StepSession, seed: int = 0) -> Iterator[Check]:
     """Search with both over the grid; yield the outcomes as they come."""
     generator = torch.Generator().manual_seed(seed)
     for (batch, length), beam in itertools.product(SHAPES, BEAMS):
@@ -71,8 +72,12 @@ def verify(model: TransformerMultibranch, halves: OnnxHalves, seed: int = 0) -> 
         )
 
 
-def report(model: TransformerMultibranch, halves: OnnxHalves, seed: int = 0) -> int:
-    """Print a line a batch; exit status 1 if any is bad."""
+def verify_files(model: nn.Module, path: Path, seed: int = 0, more: int = 0) -> int:
+    """Compare the network with its files; print a line per batch, return exit status 1 if any is bad.
+
+    The grid is all there is: ``more`` adds nothing.
+    """
+    halves = StepSession(path)
     print("batch length beam hypotheses different  score error  check")
     checks = []
     for check in verify(model, halves, seed):

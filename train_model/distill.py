@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from train_model import fairseq_compat
@@ -24,10 +24,10 @@ from train_model.data.binary import write_binary
 from train_model.data.corpora import DISTILLED, prepare
 from train_model.data.dictionary import PAD, Dictionary
 from train_model.data.files import claim, copy, step
+from train_model.models.architectures import architecture_of
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.incremental import IncrementalDecoder
-from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 
 # Sentences whose translations are written together; a stopped run loses at most these.
 PART = 4096
@@ -88,12 +88,10 @@ def distill(
     return binary
 
 
-def _load_teacher(
-    path: str | os.PathLike, corpus: Path, languages: tuple[str, str]
-) -> TransformerMultibranch:
+def _load_teacher(path: str | os.PathLike, corpus: Path, languages: tuple[str, str]) -> nn.Module:
     model = load_checkpoint(path).model
-    if not isinstance(model, TransformerMultibranch):
-        raise UserError(f"{path} is no autoregressive network; train one, e.g. RECIPE=demo-ar")
+    if architecture_of(model).family != "autoregressive":
+        raise UserError(f"{path} is not an autoregressive network; train one, e.g. RECIPE=demo-ar")
     sizes = tuple(len(Dictionary.load(corpus / f"dict.{name}.txt")) for name in languages)
     if (model.config.src_vocab, model.config.tgt_vocab) != sizes:
         raise UserError(
@@ -110,9 +108,7 @@ def _read_sources(stem: Path):
     return indexed_dataset.make_dataset(str(stem), impl="mmap")
 
 
-def _write_part(
-    path: Path, model: TransformerMultibranch, sources, rows: range, options: SearchOptions
-) -> None:
+def _write_part(path: Path, model: nn.Module, sources, rows: range, options: SearchOptions) -> None:
     found: dict[int, Tensor] = {}
     decoder = IncrementalDecoder.of(model)
     device = next(model.parameters()).device

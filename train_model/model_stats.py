@@ -16,10 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from train_model import recipe
 from train_model.cli import Parser, UserError, run, whole_number
-from train_model.models.config import MAX_POSITIONS, NatConfig
-from train_model.models.conv_crf_transformer import UNK, ConvCrfTransformer
-from train_model.models.multibranch_config import MultibranchConfig
-from train_model.models.transformer_multibranch_v2 import EncoderOut, TransformerMultibranch
+from train_model.data.dictionary import UNK
+from train_model.models.architectures import ARCHITECTURES, Family, architecture_of
+from train_model.models.config import MAX_POSITIONS
 
 # Source and target symbols that a corpus' preparation arrives at; the exact size moves the columns
 # "embeddings" and "vocabulary" alone.
@@ -68,11 +67,7 @@ def cost(model: nn.Module, source_length: int, target_length: int) -> Cost:
     config = model.config
     source = torch.full((1, source_length), UNK, device="meta")
     encode, encoded = _count(lambda: model.encode(source))
-    if isinstance(model, TransformerMultibranch):
-        decode = _count_steps(model, encoded, target_length)
-    else:
-        canvas = torch.full((1, target_length), UNK, device="meta")
-        decode, _ = _count(lambda: model.decode(canvas, encoded))
+    decode = _DECODING[architecture_of(model).family](model, encoded, target_length)
     vocabulary = target_length * config.encoder_embed_dim * config.tgt_vocab
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     return Cost(
@@ -90,7 +85,12 @@ def _count(call: Callable[[], Any]) -> tuple[int, Any]:
     return counter.get_total_flops() // 2, result
 
 
-def _count_steps(model: TransformerMultibranch, encoded: EncoderOut, length: int) -> int:
+def _count_canvas(model: nn.Module, encoded: Any, length: int) -> int:
+    canvas = torch.full((1, length), UNK, device="meta")
+    return _count(lambda: model.decode(canvas, encoded))[0]
+
+
+def _count_steps(model: nn.Module, encoded: Any, length: int) -> int:
     decoder = model.decoder
     once, source = _count(lambda: decoder.project_source(encoded))
     token = torch.zeros(1, 1, dtype=torch.int64, device="meta")
@@ -102,6 +102,12 @@ def _count_steps(model: TransformerMultibranch, encoded: EncoderOut, length: int
 
     # every step costs the same, and one more attended token; so the first and the last tell the sum
     return once + length * (step(1) + step(length)) // 2
+
+
+_DECODING: dict[Family, Callable[[nn.Module, Any, int], int]] = {
+    "one-pass": _count_canvas,
+    "autoregressive": _count_steps,
+}
 
 
 def recipes() -> list[str]:
@@ -123,9 +129,8 @@ def build(name: str) -> nn.Module:
     args = argparse.Namespace(**chosen.flags)
     sizes = VOCABULARY[chosen.corpus]
     with torch.device("meta"):
-        if args.arch == "conv_crf_transformer":
-            return ConvCrfTransformer(NatConfig.from_args(args, *sizes)).eval()
-        return TransformerMultibranch(MultibranchConfig.from_args(args, *sizes)).eval()
+        architecture = ARCHITECTURES[args.arch]
+        return architecture.build(architecture.configure(args, *sizes)).eval()
 
 
 def table(names: list[str], source_length: int, target_length: int) -> str:

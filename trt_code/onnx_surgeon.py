@@ -17,9 +17,9 @@ import onnx
 import onnx_ir as ir
 
 from onnx_export.export_ar import encoder_path
-from onnx_export.export_split import HALVES
 from onnx_export.onnx_file import half_path, load_onnx, save_onnx
 from train_model.cli import Parser, UserError, run
+from train_model.models.signatures import SPLIT
 from trt_code import graph_lint
 from trt_code.surgeon import fused_conv, layer_norm, plugin_nodes, quantization, top_k
 from trt_code.surgeon.graph import DOMAIN, Pass
@@ -177,8 +177,8 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.quantize_residuals:
         without |= {item.name for item in quantization.PASSES}
     if arguments.split:
-        encoder, decoder = (load(half_path(arguments.input, half)) for half in HALVES)
-        outputs = [half_path(arguments.output, half) for half in HALVES]
+        encoder, decoder = (load(half_path(arguments.input, half)) for half in SPLIT)
+        outputs = [half_path(arguments.output, half) for half in SPLIT]
         return _patch_pair(encoder, decoder, outputs, arguments, without)
     model = load(arguments.input)
     if model.metadata_props.get("half") != "step":

@@ -27,7 +27,7 @@ from matplotlib.patches import FancyBboxPatch
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parents[1]))
 
-from onnx_export.export import to_onnx  # noqa: E402
+from onnx_export.export_one_pass import to_onnx  # noqa: E402
 from train_model.models.config import NatConfig  # noqa: E402
 from train_model.models.conv_crf_transformer import ConvCrfTransformer  # noqa: E402
 from train_model.models.fold import fold  # noqa: E402

@@ -10,7 +10,7 @@ import torch
 
 from onnx_export import export, export_ar, verify, verify_ar
 from onnx_export.export_ar import encoder_path
-from onnx_export.halves import OnnxHalves
+from onnx_export.step_session import StepSession
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.incremental import IncrementalDecoder
@@ -93,7 +93,7 @@ def test_verify_agrees_and_finds_a_wrong_weight(path, tmp_path, capsys):
 def test_every_kind_of_branch_is_exported(variant, tmp_path):
     model = network(variant)
     export_ar.write(model, tmp_path / "model.onnx")
-    checks = list(verify_ar.verify(model, OnnxHalves(tmp_path / "model.onnx", threads=1)))
+    checks = list(verify_ar.verify(model, StepSession(tmp_path / "model.onnx", threads=1)))
     assert len(checks) == 10
     assert all(check.good for check in checks)
 

@@ -6,9 +6,9 @@ import onnxruntime
 import pytest
 import torch
 
-from onnx_export import export, onnx_file
+from onnx_export import export_one_pass, onnx_file
 from onnx_export.tests.conftest import TINY, export_tiny
-from onnx_export.verify import random_source
+from onnx_export.verify_one_pass import random_source
 from train_model.models.fold import fold
 from train_model.quantization import ptq
 
@@ -24,7 +24,7 @@ def int8(tmp_path_factory):
     batches = [random_source(4, n, "right", TINY.src_vocab, generator) for n in (5, 9, 30)]
     model = ptq.quantize(export_tiny(folder).model, [KEPT], batches)
     path = folder / "model.qdq.onnx"
-    onnx_file.save_onnx(export.to_onnx(fold(model)), path)
+    onnx_file.save_onnx(export_one_pass.to_onnx(fold(model)), path)
     return model, path
 
 

@@ -8,19 +8,19 @@ import onnx
 import pytest
 import torch
 
-from onnx_export import export, split_session, verify
-from onnx_export.export_split import HALVES
+from onnx_export import export, split_session, verify_one_pass
 from onnx_export.onnx_file import half_path
 from onnx_export.tests.conftest import export_tiny
 from train_model.cli import UserError
 from train_model.models.canvas import initial_canvas
 from train_model.models.checkpoint import save_checkpoint
+from train_model.models.signatures import SPLIT
 
 
 def split(exported, *flags):
     arguments = ["--checkpoint", str(exported.checkpoint), "--output", str(exported.onnx)]
     assert export.main([*arguments, "--split", *flags]) == 0
-    return verify.open_split_session(exported.onnx)
+    return verify_one_pass.open_split_session(exported.onnx)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def split(exported, *flags):
 )
 def test_cut_canvas_gives_what_the_whole_one_gives(changes, tmp_path):
     exported = export_tiny(tmp_path, **changes)
-    checks = [*verify.verify(exported.model, split(exported), more=20)]
+    checks = [*verify_one_pass.verify(exported.model, split(exported), more=20)]
     assert [check for check in checks if not check.good] == []
 
 
@@ -59,8 +59,8 @@ def test_a_thousand_rows_on_canvases_of_any_width(tmp_path, monkeypatch):
     monkeypatch.setattr(split_session, "initial_canvas", spy)
     generator = torch.Generator().manual_seed(1)
     for length in torch.randint(2, 26, (64,), generator=generator).tolist():
-        source = verify.random_source(16, length, "right", 90, generator)
-        assert verify.compare(exported.model, session, source).good
+        source = verify_one_pass.random_source(16, length, "right", 90, generator)
+        assert verify_one_pass.compare(exported.model, session, source).good
         whole.append(min(2 * length, 50))
     assert all(cut <= full for cut, full in zip(widths, whole, strict=True))
     assert np.mean(np.array(widths) < whole) > 0.5
@@ -79,7 +79,7 @@ def test_the_files_say_what_they_are(tmp_path):
     exported = export_tiny(tmp_path)
     split(exported)
     assert not [*tmp_path.glob("model.onnx.*")]
-    for half in HALVES:
+    for half in SPLIT:
         model = onnx.load(half_path(exported.onnx, half))
         metadata = {item.key: item.value for item in model.metadata_props}
         assert metadata["half"] == half
@@ -95,11 +95,11 @@ def test_the_files_say_what_they_are(tmp_path):
 
 def test_what_is_no_pair_of_halves_is_refused(tmp_path, exported):
     with pytest.raises(UserError, match=r"there is no ONNX file .*model\.encoder\.onnx"):
-        verify.open_split_session(tmp_path / "model.onnx")
-    for half in HALVES:
+        verify_one_pass.open_split_session(tmp_path / "model.onnx")
+    for half in SPLIT:
         half_path(tmp_path / "model.onnx", half).write_bytes(exported.onnx.read_bytes())
     with pytest.raises(UserError, match=r"halves are not those of one network; .*make onnx-split"):
-        verify.open_split_session(tmp_path / "model.onnx")
+        verify_one_pass.open_split_session(tmp_path / "model.onnx")
 
 
 def test_an_autoregressive_network_is_always_split(tmp_path):

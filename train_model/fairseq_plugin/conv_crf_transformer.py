@@ -115,8 +115,7 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
     def initialize_output_tokens(self, encoder_out: EncoderOut, src_tokens: Tensor) -> DecoderOut:
         """An empty canvas as wide as the longest predicted length, at most twice the source."""
         lengths = self.predict_length(encoder_out)
-        limit = min(2 * src_tokens.shape[1], self.config.max_target_positions)
-        width = min(int(lengths.max()), limit)
+        width = min(int(lengths.max()), self.canvas_width(src_tokens.shape[1]))
         canvas = self.initial_canvas(lengths, width)
         scores = torch.zeros(canvas.shape, device=canvas.device, dtype=encoder_out.x.dtype)
         return DecoderOut(canvas, scores, attn=None, step=0, max_step=0, history=None)
@@ -126,7 +125,7 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
     ) -> DecoderOut:
         """Fill the canvas with the best path."""
         canvas = decoder_out.output_tokens
-        tokens, scores = self.crf_decode(self.decode(canvas, encoder_out), canvas)
+        tokens, scores = self.choose(self.decode(canvas, encoder_out), canvas)
         history = decoder_out.history
         return decoder_out._replace(
             output_tokens=tokens,

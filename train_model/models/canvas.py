@@ -1,8 +1,21 @@
-"""The decoder's first input, made on the host for a decoder that is a file or an engine of its own."""
+"""The canvas of a one-pass network: how wide it is, and the decoder's first input made on the host."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from train_model.data.dictionary import BOS, EOS, PAD, UNK
+
+PER_SOURCE_TOKEN = 2  # target positions
+
+
+def canvas_width(src_len: Any, target_positions: int, minimum: Callable = min) -> Any:
+    """Return the width of the whole canvas for sources of ``src_len`` tokens, padding included.
+
+    ``minimum`` is ``torch.sym_min`` where ``src_len`` is a symbol that is being traced.
+    """
+    return minimum(PER_SOURCE_TOKEN * src_len, target_positions)
 
 
 def initial_canvas(lengths: np.ndarray, width: int) -> np.ndarray:

@@ -124,6 +124,11 @@ class NetworkConfig:
             raise ValueError("encoder_embed_dim and decoder_embed_dim must be equal")
         return cls(**options | {"src_vocab": src_vocab, "tgt_vocab": tgt_vocab})
 
+    @property
+    def axis_limits(self) -> dict[str, int]:
+        """The greatest size of each limited axis of an exported graph, see ``signatures``."""
+        return {"src_len": self.max_source_positions, "canvas": self.max_target_positions}
+
     def to_args(self) -> argparse.Namespace:
         """The options as fairseq keeps them in a checkpoint."""
         options = {

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train_model.data.dictionary import BOS, EOS, PAD, UNK
+from train_model.models.canvas import PER_SOURCE_TOKEN, canvas_width
 from train_model.models.config import NatConfig
 from train_model.models.dynamic_crf import DynamicCRF
 from train_model.models.layers import (
@@ -27,7 +29,6 @@ from train_model.models.layers import (
 )
 from train_model.models.quantized import QuantizedLinear, replace_linears
 
-BOS, PAD, EOS, UNK = range(4)
 LENGTH_CLASSES = 256
 # With --pred-length-offset, the class is the difference of target and source length plus this.
 LENGTH_OFFSET = 128
@@ -279,13 +280,18 @@ class ConvCrfTransformer(nn.Module):
             decoder's positions; a sentence's tokens include both ends, ``<pad>`` and 0 follow.
         """
         source = self.encode(src_tokens)
-        width = torch.sym_min(2 * src_tokens.shape[1], self.config.max_target_positions)
-        canvas = self.initial_canvas(self.predict_length(source), width)
-        return self.crf_decode(self.decode(canvas, source), canvas)
+        canvas = self.initial_canvas(
+            self.predict_length(source), self.canvas_width(src_tokens.shape[1])
+        )
+        return self.choose(self.decode(canvas, source), canvas)
 
     def encode(self, src_tokens: Tensor) -> EncoderOut:
         """Encode [B, S] int64 tokens."""
         return self.encoder(src_tokens)
+
+    def with_output(self, src_tokens: Tensor, encoded: Tensor) -> EncoderOut:
+        """Return what :meth:`encode` gave for ``src_tokens`` [B, S], from its part ``x``."""
+        return EncoderOut(encoded, src_tokens.eq(PAD), *self.encoder.embed(src_tokens))
 
     def predict_length(self, source: EncoderOut) -> Tensor:
         """The most likely target length [B] int64, both ends counted, at least 2.
@@ -298,8 +304,13 @@ class ConvCrfTransformer(nn.Module):
         lengths = lengths.clamp(min=2)
         if self.config.padding_policy == "masked":
             # at most the canvas that the sentence has in a batch by itself
-            lengths = torch.minimum(lengths, 2 * (~source.padding_mask).sum(1).clamp(min=1))
+            own = (~source.padding_mask).sum(1).clamp(min=1)
+            lengths = torch.minimum(lengths, PER_SOURCE_TOKEN * own)
         return lengths
+
+    def canvas_width(self, src_len: int | torch.SymInt) -> int | torch.SymInt:
+        """Return the width of the whole canvas for sources of ``src_len`` tokens, padding included."""
+        return canvas_width(src_len, self.config.max_target_positions, torch.sym_min)
 
     def initial_canvas(self, lengths: Tensor, width: int) -> Tensor:
         """The decoder's first input [B, width]: ``<s> <unk> ... <unk> </s> <pad> ...``.
@@ -315,8 +326,8 @@ class ConvCrfTransformer(nn.Module):
         """Scores [B, T, V] of every token at every position of the canvas [B, T]."""
         return self.decoder(canvas, source)
 
-    def crf_decode(self, logits: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
-        """Best path through ``logits`` [B, T, V] where ``canvas`` is not padding: tokens, scores."""
+    def choose(self, logits: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens and scores of the best path through ``logits`` [B, T, V]; padding stays."""
         real = canvas.ne(PAD)
         tokens, scores = self.crf_layer.decode(logits, real)
         return torch.where(real, tokens, PAD), torch.where(real, scores, 0.0)

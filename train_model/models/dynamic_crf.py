@@ -6,6 +6,7 @@ scores ``E1[i] . E2[j]``; only the ``beam`` best tokens of every position are lo
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from train_model.ops import crf_decode
 
@@ -60,3 +61,27 @@ class DynamicCRF(nn.Module):
             step = (score[:, :, None] + transition).logsumexp(1) + step_scores
             score = torch.where(is_real, step, score)
         return score.logsumexp(1)
+
+
+def unsure_scores(model: nn.Module, logits: Tensor, tokens: Tensor, tolerance: float) -> Tensor:
+    """Return where [B, T] a tie within ``tolerance`` leaves the score of a network's token undefined.
+
+    The path score at t is read through the rank of the token at t + 1: that token may trade its rank, or
+    the candidate of that rank at t its place. A position's score is the difference of two of these.
+
+    Args:
+        model: a network with a :class:`DynamicCRF` named ``crf_layer``.
+        logits: scores of all tokens [B, T, V].
+        tokens: the best path [B, T] int64.
+        tolerance: how far rounding may move a score.
+    """
+    best = logits.topk(min(model.crf_layer.beam + 1, logits.shape[-1])).values
+
+    def ties(scores: Tensor) -> Tensor:
+        return ((best - scores).abs() < tolerance).sum(2) > 1
+
+    chosen = logits.gather(2, tokens[:, :, None])
+    rank = (best > chosen).sum(2).clamp(max=best.shape[2] - 1)
+    read = best.gather(2, F.pad(rank[:, 1:], (0, 1))[:, :, None])
+    path = F.pad(ties(chosen)[:, 1:], (0, 1)) | ties(read)
+    return path | F.pad(path[:, :-1], (1, 0))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from train_model.models.multibranch_config import MultibranchConfig
 from train_model.models.transformer_multibranch_v2 import Source, TransformerMultibranch
 
 # Attention's keys and values get room for so many more tokens whenever they are full: a step costs
@@ -17,7 +16,7 @@ from train_model.models.transformer_multibranch_v2 import Source, TransformerMul
 ROOM = 16
 
 
-class EncoderHalf(nn.Module):
+class SourceEncoder(nn.Module):
     """Source tokens to what every step needs of them."""
 
     def __init__(self, model: TransformerMultibranch) -> None:
@@ -26,13 +25,13 @@ class EncoderHalf(nn.Module):
 
     def forward(self, src_tokens: Tensor) -> list[Tensor]:
         """[B, S] int64 to the padding mask [B, S] bool, then key and value of every decoder layer,
-        [B, heads, S, C / heads]; :func:`source_names` names them."""
+        [B, heads, S, C / heads]; see ``signatures.search_encoder``."""
         source = self.decoder.project_source(self.encoder(src_tokens))
         pairs = zip(source.keys, source.values, strict=True)
         return [source.padding_mask, *(tensor for pair in pairs for tensor in pair)]
 
 
-class StepHalf(nn.Module):
+class DecoderStep(nn.Module):
     """One step of every hypothesis."""
 
     def __init__(self, model: TransformerMultibranch) -> None:
@@ -48,7 +47,7 @@ class StepHalf(nn.Module):
         source: Sequence[Tensor],
         state: Sequence[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
-        """See :meth:`Decoder.step`; ``source`` is what :class:`EncoderHalf` gave.
+        """See :meth:`Decoder.step`; ``source`` is what :class:`SourceEncoder` gave.
 
         Args:
             state: in the order of ``names``.
@@ -67,13 +66,6 @@ class StepHalf(nn.Module):
         return logprobs, [new_state[name] for name in self.names]
 
 
-def source_names(config: MultibranchConfig) -> list[str]:
-    """Names of what :class:`EncoderHalf` gives."""
-    layers = range(config.decoder_layers)
-    pairs = [f"source.{layer}.{part}" for layer in layers for part in ("key", "value")]
-    return ["source.padding_mask", *pairs]
-
-
 class IncrementalDecoder:
     """Keeps the state between steps; what :func:`train_model.models.beam_search.beam_search` drives."""
 
@@ -90,8 +82,8 @@ class IncrementalDecoder:
         """Put the halves together.
 
         Args:
-            encode: as :class:`EncoderHalf` is called.
-            step: as :class:`StepHalf` is called.
+            encode: as :class:`SourceEncoder` is called.
+            step: as :class:`DecoderStep` is called.
             state_shapes: shapes of the state for a number of hypotheses and room for tokens.
             dtype: of the state.
             room: tokens by which the room for them grows.
@@ -104,8 +96,8 @@ class IncrementalDecoder:
     def of(cls, model: TransformerMultibranch) -> "IncrementalDecoder":
         """The network in PyTorch, on the device where it is."""
         return cls(
-            EncoderHalf(model),
-            StepHalf(model),
+            SourceEncoder(model),
+            DecoderStep(model),
             lambda rows, room: list(model.decoder.state_shapes(rows, room).values()),
             model.config.tgt_vocab,
             model.config.max_target_positions,

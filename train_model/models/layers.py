@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train_model.data.dictionary import PAD
 from train_model.models.config import check_heads
 from train_model.ops import dynamic_conv
-
-PAD = 1
 
 
 def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:

@@ -5,6 +5,7 @@ embedding. The computation and the parameter names are those of mit-han-lab/lite
 ``fairseq/models/transformer_multibranch_v2.py``.
 """
 
+import re
 from typing import NamedTuple
 
 import torch
@@ -308,3 +309,14 @@ class TransformerMultibranch(nn.Module):
     def decode(self, prev_output_tokens: Tensor, source: EncoderOut) -> Tensor:
         """Logits [B, T, V] with the reference [B, T], shifted right behind eos, as the past."""
         return self.decoder(prev_output_tokens, source)
+
+
+_TAPS = re.compile(r"\.branches\.\d+\.weight$")
+
+
+def upgrade(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the middle axis of a lightweight convolution's taps, which mit-han-lab's CUDA module leaves out."""
+    return {
+        name: value[:, None] if _TAPS.search(name) and value.dim() == 2 else value
+        for name, value in weights.items()
+    }

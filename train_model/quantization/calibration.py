@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from train_model.models.architectures import architecture_of
 from train_model.models.beam_search import SearchOptions, search
 from train_model.models.incremental import IncrementalDecoder
 from train_model.models.quantized import replace_linears
-from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 from train_model.ops.fake_quantize import LARGEST
 from train_model.quantization.quantizers import insert
 
@@ -61,7 +61,7 @@ def calibrate(
 
 def _translate(model: nn.Module, tokens: Tensor) -> None:
     """All that the network does with the sources [B, S], one step at a time if that is its way."""
-    if isinstance(model, TransformerMultibranch):
+    if architecture_of(model).family == "autoregressive":
         search(IncrementalDecoder.of(model), tokens, SearchOptions(beam=1))
     else:
         model(tokens)

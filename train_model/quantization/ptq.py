@@ -13,14 +13,12 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from train_model.cli import Parser, UserError, run, whole_number
-from train_model.models.checkpoint import ARCHITECTURES, load_checkpoint, save_checkpoint
-from train_model.models.conv_crf_transformer import ConvCrfTransformer
-from train_model.models.fold import merge_projections
+from train_model.models.architectures import architecture_of
+from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.quantized import linears
-from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 from train_model.models.zoo import model_files
 from train_model.quantization.calibration import METHODS, calibrate
 from train_model.quantization.text import batches, calibration_rows
@@ -29,10 +27,7 @@ from train_model.quantization.text import batches, calibration_rows
 FOLDED = "decoder.copy_attn"
 
 
-Network = ConvCrfTransformer | TransformerMultibranch
-
-
-def layers_to_quantize(model: Network, keep: Iterable[str] = ()) -> list[str]:
+def layers_to_quantize(model: nn.Module, keep: Iterable[str] = ()) -> list[str]:
     """The names of the linear layers that are to compute in INT8.
 
     Args:
@@ -56,11 +51,11 @@ def layers_to_quantize(model: Network, keep: Iterable[str] = ()) -> list[str]:
 
 
 def quantize(
-    model: Network,
+    model: nn.Module,
     keep: Iterable[str],
     batches: Iterable[Tensor],
     method: str = "max",
-) -> Network:
+) -> nn.Module:
     """The network in INT8, calibrated with ``batches`` of source tokens [B, S]; ``model`` stays as it is.
 
     Raises:
@@ -68,15 +63,15 @@ def quantize(
     """
     if model.config.int8_layers:
         raise UserError("the network is in INT8 already; give the checkpoint it was made from")
-    merged = merge_projections(model) if isinstance(model, ConvCrfTransformer) else model
+    merged = architecture_of(model).merge(model)
     names = layers_to_quantize(merged, keep)
     return with_ranges(merged, names, calibrate(merged, names, batches, method))
 
 
-def with_ranges(merged: Network, names: Sequence[str], ranges: dict[str, Tensor]) -> Network:
+def with_ranges(merged: nn.Module, names: Sequence[str], ranges: dict[str, Tensor]) -> nn.Module:
     """A network in INT8 at the layers ``names`` with the weights of ``merged`` and the given ranges."""
     config = dataclasses.replace(merged.config, int8_layers=tuple(names))
-    quantized = ARCHITECTURES[config.architecture].build(config).eval()
+    quantized = architecture_of(merged).build(config).eval()
     own = quantized.state_dict().keys()
     weights = {f"{name}.weight": merged.get_submodule(name).weight for name in names}
     weights |= merged.state_dict() | {name: ranges[name] for name in ranges if name in own}

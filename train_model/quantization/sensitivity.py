@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from train_model.cli import Parser, UserError, atomic_path, run, whole_number
+from train_model.data.dictionary import PAD
 from train_model.data.files import read_parallel
 from train_model.data.tokenizer import Tokenizer, normalise
+from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint
-from train_model.models.conv_crf_transformer import ConvCrfTransformer
-from train_model.models.fold import merge_projections
 from train_model.models.zoo import ModelFiles, model_files
 from train_model.quantization.calibration import METHODS, calibrate
 from train_model.quantization.ptq import layers_to_quantize, with_ranges
@@ -59,14 +59,14 @@ class Probe:
 
     def __init__(
         self,
-        merged: ConvCrfTransformer,
+        merged: nn.Module,
         ranges: dict[str, Tensor],
         names: list[str],
         rows: list[list[int]],
         references: list[str] | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> None:
-        self._model = merge_projections(merged)
+        self._model = architecture_of(merged).merge(merged)
         quantized = with_ranges(merged, names, ranges)
         self._plain = {name: self._model.get_submodule(name) for name in names}
         self._rounded = {name: quantized.get_submodule(name) for name in names}
@@ -84,7 +84,7 @@ class Probe:
         exact = 0
         for index, (chosen, tokens) in enumerate(self._batches):
             canvas, logits, output = self._translate(index, tokens)
-            real = canvas.ne(1)[:, :, None]
+            real = canvas.ne(PAD)[:, :, None]
             expected = self._expected[index][1]
             difference += _energy((logits - expected).masked_fill(~real, 0))
             spread += _energy(expected.masked_fill(~real, 0))
@@ -102,14 +102,14 @@ class Probe:
         """The canvas of FP32, the scores for it, and the translation of the network's own canvas."""
         model = self._model
         source = model.encode(tokens)
-        width = min(2 * tokens.shape[1], model.config.max_target_positions)
+        width = model.canvas_width(tokens.shape[1])
         own = model.initial_canvas(model.predict_length(source), width)
         if index == len(self._expected):  # the first time is FP32
             self._expected.append((own, model.decode(own, source)))
         canvas = self._expected[index][0]
         logits = model.decode(canvas, source)
         own_logits = logits if torch.equal(own, canvas) else model.decode(own, source)
-        output = model.crf_decode(own_logits, own)[0] if self._references is not None else own
+        output = model.choose(own_logits, own)[0] if self._references is not None else own
         return canvas, logits, output
 
 
@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     loaded = load_checkpoint(files.checkpoint)
     limits = loaded.config.src_vocab, loaded.config.max_source_positions
-    merged = merge_projections(loaded.model)
+    merged = architecture_of(loaded.model).merge(loaded.model)
     names = layers_to_quantize(merged)
     rows, origin = calibration_rows(files, None, options.calibration, *limits)
     tokens = [tokens for _, tokens in batches(rows)]

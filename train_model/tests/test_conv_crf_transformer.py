@@ -133,7 +133,7 @@ def test_masked_policy_gives_a_sentence_the_same_alone_and_in_any_company(data):
 def decode(model, src_tokens, width):
     source = model.encode(src_tokens)
     canvas = model.initial_canvas(model.predict_length(source), width)
-    return model.crf_decode(model.decode(canvas, source), canvas)
+    return model.choose(model.decode(canvas, source), canvas)
 
 
 @torch.no_grad()
@@ -163,8 +163,8 @@ def test_a_wider_canvas_changes_nothing_at_the_real_positions():
     source = model.encode(torch.randint(4, 40, (5, 6)))
     lengths = torch.tensor([2, 3, 7, 9, 9])
     narrow, wide = (model.initial_canvas(lengths, width) for width in (9, 20))
-    tokens, scores = model.crf_decode(model.decode(narrow, source), narrow)
-    wide_tokens, wide_scores = model.crf_decode(model.decode(wide, source), wide)
+    tokens, scores = model.choose(model.decode(narrow, source), narrow)
+    wide_tokens, wide_scores = model.choose(model.decode(wide, source), wide)
     assert wide_tokens[:, :9].equal(tokens)
     assert wide_tokens[:, 9:].eq(PAD).all()
     torch.testing.assert_close(wide_scores[:, :9], scores, rtol=0, atol=1e-5)

@@ -218,7 +218,7 @@ def test_generator_gives_what_the_network_gives(task, max_iter):
         for sentence, src, row, score in zip(found, source, tokens, scores, strict=True):
             for _ in range(max_iter):  # refinement decodes its own output again, until it stays
                 canvas = row[None]
-                row, score = model.crf_decode(model.decode(canvas, model.encode(src[None])), canvas)
+                row, score = model.choose(model.decode(canvas, model.encode(src[None])), canvas)
                 row, score = row[0], score[0]
                 if torch.equal(row, canvas[0]):
                     break

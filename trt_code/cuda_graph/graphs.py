@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train_model.models.conv_crf_transformer import PAD
+from train_model.data.dictionary import PAD
+from train_model.models.canvas import PER_SOURCE_TOKEN, canvas_width
 from trt_code.cuda_graph.capture import WARM_UPS, Captured, capture
 from trt_code.cuda_graph.network import FusedNetwork, Source
 from trt_code.runners.buckets import batch_bucket, length_bucket
@@ -108,14 +109,14 @@ class GraphedNetwork:
         return times[WARM_UPS:]
 
     def _width(self, src_length: int) -> int:
-        return min(2 * src_length, self._network.config.max_target_positions)
+        return canvas_width(src_length, self._network.config.max_target_positions)
 
     def _limits(self, src_tokens: np.ndarray) -> np.ndarray:
         """The longest target [B] of every sentence, as ``ConvCrfTransformer`` has it."""
         limits = np.full(len(src_tokens), self._width(src_tokens.shape[1]), dtype=np.int64)
         if self._network.mask_conv:
             own = (src_tokens != PAD).sum(1)
-            limits = np.minimum(limits, 2 * np.maximum(own, 1))
+            limits = np.minimum(limits, PER_SOURCE_TOKEN * np.maximum(own, 1))
         return limits
 
     def _encoder(self, shape: tuple[int, int]) -> tuple[_Inputs, Captured]:

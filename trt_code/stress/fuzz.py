@@ -25,9 +25,9 @@ from unittest import mock
 import torch
 
 from onnx_export import export
-from onnx_export.halves import OnnxHalves
 from onnx_export.onnx_file import load_onnx
-from onnx_export.verify import open_session
+from onnx_export.step_session import StepSession
+from onnx_export.verify_one_pass import open_session
 from train_model import recipe
 from train_model.cli import Parser, UserError, run, whole_number
 from train_model.data.dictionary import Dictionary
@@ -160,7 +160,7 @@ class Targets:
         for name, content in self._halves.items():
             how = damage_graph if name == hit else lambda content, chance: content
             self._write(f"halves/{name}", content, chance, how)
-        OnnxHalves(self._folder / "halves" / "model.onnx", threads=1)
+        StepSession(self._folder / "halves" / "model.onnx", threads=1)
         greedy = ModelFiles("halves", CHECKPOINTS[1], autoregressive=True)
         self._translate("fp32", greedy)
 

@@ -10,7 +10,7 @@ import onnxruntime
 
 from onnx_export.reference import with_reference_functions
 from train_model.data.dictionary import EOS
-from train_model.models.canvas import initial_canvas
+from train_model.models.canvas import canvas_width, initial_canvas
 from trt_code.surgeon.graph import constant, dim
 
 _BATCHES = ((4, 1), (8, 9), (3, 60))  # sentences x tokens
@@ -90,7 +90,7 @@ def measure_decoder(encoder: ir.Model, decoder: ir.Model, seed: int = 0) -> dict
     longest = int(decoder.metadata_props["max_target_positions"])
     for source in _sources(encoder, seed):
         encoded, lengths = encode.run(["encoded", "lengths"], {"src_tokens": source})
-        canvas = initial_canvas(lengths, min(2 * source.shape[1], longest))
+        canvas = initial_canvas(lengths, canvas_width(source.shape[1], longest))
         probe.run({"src_tokens": source, "encoded": encoded, "canvas": canvas})
     return probe.largest
 

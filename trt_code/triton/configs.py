@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from train_model.models.signatures import OUTPUT_SCORES, OUTPUT_TOKENS, SRC_TOKENS
 from trt_code.triton.text_format import Enum
 
 NETWORK, TRANSLATE = "lite_network", "lite_translate"
@@ -51,9 +52,9 @@ def _tensor(name: str, kind: str, dims: int) -> dict[str, Any]:
     return {"name": name, "data_type": Enum(kind), "dims": [dims]}
 
 
-SOURCE = _tensor("src_tokens", "TYPE_INT64", -1)
-TOKENS = _tensor("output_tokens", "TYPE_INT64", -1)
-SCORES = _tensor("output_scores", "TYPE_FP32", -1)
+SOURCE = _tensor(SRC_TOKENS, "TYPE_INT64", -1)
+TOKENS = _tensor(OUTPUT_TOKENS, "TYPE_INT64", -1)
+SCORES = _tensor(OUTPUT_SCORES, "TYPE_FP32", -1)
 TEXT = _tensor("TEXT", "TYPE_STRING", 1)
 TRANSLATION = _tensor("TRANSLATION", "TYPE_STRING", 1)
 

@@ -18,6 +18,8 @@ _DTYPES = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
+# The fused network of each architecture that has one.
+FUSED = {"conv_crf_transformer": FusedNetwork}
 
 
 def create(
@@ -41,8 +43,8 @@ def create(
     if not load_cuda_library():
         raise Unavailable(f"{cuda_library_path()} is missing; build it with `make torch-ops`")
     loaded = load_checkpoint(model_files.checkpoint)
-    if not isinstance(loaded.model, ConvCrfTransformer):
-        raise Unavailable(f"the fused network is conv_crf_transformer, the model {loaded.kind}")
+    if loaded.kind not in FUSED:
+        raise Unavailable(f"fused kernels run {', '.join(FUSED)}, and the model is {loaded.kind}")
     if reason := why_not(loaded.model):
         raise Unavailable(reason)
     return CudaGraphRunner(name, loaded.model, precision, canvas)
@@ -57,7 +59,8 @@ class CudaGraphRunner(Runner):
         torch.cuda.reset_peak_memory_stats()
         self.config, self.max_source = model.config, model.config.max_source_positions
         device = torch.device("cuda", torch.cuda.current_device())
-        network = FusedNetwork(model, _DTYPES[precision], device, tf32=precision == "tf32")
+        fused = FUSED[model.config.architecture]
+        network = fused(model, _DTYPES[precision], device, tf32=precision == "tf32")
         self._graphed = GraphedNetwork(network, device, canvas)
 
     def run(self, src_tokens: np.ndarray) -> Output:

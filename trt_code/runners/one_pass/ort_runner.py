@@ -11,6 +11,7 @@ import numpy as np
 
 from onnx_export.onnx_file import half_path
 from train_model.cli import UserError
+from train_model.models.signatures import SPLIT, SRC_TOKENS, WHOLE
 from trt_code.runners.base import (
     WARM_UP,
     Output,
@@ -22,7 +23,7 @@ from trt_code.runners.base import (
 from trt_code.runners.vocabulary import check_vocabularies
 
 _INT8 = "model.qdq"
-OUTPUTS = ["output_tokens", "output_scores"]
+OUTPUTS = [*WHOLE.outputs]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -57,9 +58,7 @@ def create(
     path = Path(build_dir) / model_files.name / file_name
     files = [path]
     if split:
-        from onnx_export.export_split import HALVES
-
-        files = [half_path(path, half) for half in HALVES]
+        files = [half_path(path, half) for half in SPLIT]
     target = f"make {'onnx' if precision == 'fp32' else 'patch'}{'-split' if split else ''}"
     target += "" if precision == "fp32" else f" PRECISION={precision}"
     for file in files:
@@ -94,16 +93,15 @@ class OrtRunner(Runner):
         super().__init__(name, precision, device)
         self._path = path
         self._memory = ResidentMemory() if device == "cpu" else _DeviceMemory()
+        from onnx_export.split_session import SplitSession, signature_names
+
         self._is_split = len(files) > 1
         sessions = [_open(file, precision, device, threads) for file in files]
         if self._is_split:
-            from onnx_export.split_session import SplitSession
-
             self._session = SplitSession(*sessions, path)
         else:
             (self._session,) = sessions
-            names = [output.name for output in self._session.get_outputs()]
-            if names != OUTPUTS or [i.name for i in self._session.get_inputs()] != ["src_tokens"]:
+            if signature_names(self._session) != ([*WHOLE.inputs], OUTPUTS):
                 raise UserError(f"{path} has other inputs or outputs; make it with `make onnx`")
         self.metadata = sessions[0].get_modelmeta().custom_metadata_map
         limit = self.metadata.get("max_source_positions")
@@ -111,7 +109,7 @@ class OrtRunner(Runner):
 
     def run(self, src_tokens: np.ndarray) -> Output:
         try:
-            tokens, scores = self._session.run(OUTPUTS, {"src_tokens": src_tokens})
+            tokens, scores = self._session.run(OUTPUTS, {SRC_TOKENS: src_tokens})
         except Exception as error:  # shapes that do not fit are found here, not when it is opened
             reason = str(error).splitlines()[0]
             raise UserError(f"ONNX Runtime fails in {self._path}: {reason}") from error
@@ -124,7 +122,7 @@ class OrtRunner(Runner):
 
         binding = self._session.io_binding()
         on_device = ort.OrtValue.ortvalue_from_numpy(src_tokens, "cuda", 0)
-        binding.bind_ortvalue_input("src_tokens", on_device)
+        binding.bind_ortvalue_input(SRC_TOKENS, on_device)
         for name in OUTPUTS:
             binding.bind_output(name, "cuda")
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from onnx_export.onnx_file import half_path, plain_path
 from train_model.cli import UserError
+from train_model.models.signatures import WHOLE
 from trt_code.engine.gpu import DeviceBuffer, check, installed_gpus, load_cudart
 from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Shape, best_profile
@@ -27,7 +28,7 @@ from trt_code.runners.turns import Turns
 MAX_SHAPES = 64
 """Shapes that are kept ready. Each costs a context and small buffers; the longest unused one goes."""
 
-OUTPUTS = ("output_tokens", "output_scores")
+OUTPUTS = tuple(WHOLE.outputs)
 
 
 def create(

@@ -8,14 +8,15 @@ one hands to the other, lies at one place for all shapes, so nothing is copied b
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from onnx_export.onnx_file import half_path
 from train_model.cli import UserError
 from train_model.data.dictionary import PAD
-from train_model.models.canvas import initial_canvas
+from train_model.models.canvas import canvas_width, initial_canvas
+from train_model.models.signatures import SPLIT
 from trt_code.engine.gpu import DeviceBuffer
 from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Range, Shape, best_profile
@@ -31,17 +32,6 @@ from trt_code.runners.one_pass.trt_runner import (
     source_shape,
 )
 from trt_code.runners.turns import Turns
-
-
-class _Tensors(NamedTuple):
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-TENSORS = {
-    "encoder": _Tensors(("src_tokens",), ("encoded", "lengths")),
-    "decoder": _Tensors(("src_tokens", "encoded", "canvas"), OUTPUTS),
-}
 
 
 def create(
@@ -81,7 +71,7 @@ class TrtSplitRunner(Runner):
 
     def __init__(self, path: Path, precision: str, options: RuntimeOptions | None = None):
         super().__init__("trt-split", precision, "cuda")
-        plans = {half: Plan.open(half_path(path, half)) for half in TENSORS}
+        plans = {half: Plan.open(half_path(path, half)) for half in SPLIT}
         self._profiles = {half: plan.sidecar.profiles for half, plan in plans.items()}
         self._widest = plans["decoder"].sidecar.ranges.get("canvas", Range(1, 1, 1)).max
         largest = [profile.max for profiles in self._profiles.values() for profile in profiles]
@@ -110,7 +100,7 @@ class TrtSplitRunner(Runner):
             encoder.fill({"src_tokens": src_tokens})
             tokens, scores = self._translate(shape, encoder).fetch(OUTPUTS)
         # as wide as the one engine's
-        behind = ((0, 0), (0, min(2 * shape.length, self._widest) - tokens.shape[1]))
+        behind = ((0, 0), (0, canvas_width(shape.length, self._widest) - tokens.shape[1]))
         return Output(
             np.pad(tokens.astype(np.int64), behind, constant_values=PAD),
             np.pad(scores.astype(np.float32), behind),
@@ -120,7 +110,7 @@ class TrtSplitRunner(Runner):
         """Run both halves on the tokens that are on the device; the decoder's results are there then."""
         encoder.launch()
         (lengths,) = encoder.fetch(["lengths"])
-        limit = min(2 * shape.length, self._widest)
+        limit = canvas_width(shape.length, self._widest)
         width = length_bucket(min(int(lengths.max()), limit), limit)
         decoder = self._decoder(shape, width)
         decoder.fill({"canvas": initial_canvas(lengths, width)})
@@ -171,7 +161,7 @@ class TrtSplitRunner(Runner):
                 self._engines[half],
                 best_profile(self._profiles[half], shape),
                 shapes,
-                TENSORS[half].outputs,
+                SPLIT[half].outputs,
                 self._scratch,
                 self._stream.handle,
                 self._shared,
@@ -196,7 +186,7 @@ class TrtSplitRunner(Runner):
 
 def _check_tensors(engine: Engine, half: str) -> None:
     names = {*engine.inputs, *engine.outputs}
-    expected = {*TENSORS[half].inputs, *TENSORS[half].outputs}
+    expected = {*SPLIT[half].inputs, *SPLIT[half].outputs}
     if names != expected:
         raise UserError(
             f"{engine.plan.path} has the tensors {', '.join(sorted(names))}; the {half}'s are "

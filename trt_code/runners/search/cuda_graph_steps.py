@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from train_model.models.checkpoint import load_checkpoint
-from train_model.models.incremental import EncoderHalf, StepHalf
+from train_model.models.incremental import DecoderStep, SourceEncoder
 from trt_code.runners.base import Unavailable
 from trt_code.runners.one_pass.torch_runner import DTYPES
 from trt_code.runners.search import SearchRunner
@@ -31,7 +31,7 @@ def create(
     held_before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     model = load_checkpoint(model_files.checkpoint).model.to(device, DTYPES[precision])
-    encoder, step = EncoderHalf(model).eval(), StepHalf(model).eval()
+    encoder, step = SourceEncoder(model).eval(), DecoderStep(model).eval()
 
     def greedy(tokens: Tensor, parents: Tensor, *rest: Any) -> tuple[Tensor, list[Tensor]]:
         return step(tokens, None, *rest)  # every hypothesis continues itself

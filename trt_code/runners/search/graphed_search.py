@@ -61,8 +61,8 @@ class GraphedSearch:
 
     Args:
         encoder: gives what computes the encoder for one set of shapes, called like
-            :class:`train_model.models.incremental.EncoderHalf`.
-        step: gives what computes a step for one set of shapes and a beam, called like ``StepHalf``.
+            :class:`train_model.models.incremental.SourceEncoder`.
+        step: gives what computes a step for one set of shapes and a beam, called like ``DecoderStep``.
         state_shapes: shapes of the state for a number of hypotheses and room for tokens.
         vocab_size: of the target.
         max_target_positions: most tokens that the halves have room for.

@@ -42,10 +42,10 @@ def create(
     for path in (step, encoder_path(step)):
         if not path.is_file():
             raise Unavailable(f"{path} has not been built ({target} MODEL={model_files.name})")
-    from onnx_export.halves import OnnxHalves
+    from onnx_export.step_session import StepSession
 
     memory = ResidentMemory()
-    halves = OnnxHalves(step, threads)
+    halves = StepSession(step, threads)
     check_vocabularies(step, halves.metadata, model_files, target)
     return SearchRunner(
         "ort",

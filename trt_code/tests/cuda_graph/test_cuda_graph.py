@@ -45,7 +45,7 @@ def test_the_fused_network_is_the_network(options):
     lengths = model.predict_length(plain).clamp(max=width)
     canvas = model.initial_canvas(lengths, width)
     assert source.lengths.equal(lengths)
-    expected_tokens, expected_scores = model.crf_decode(model.decode(canvas, plain), canvas)
+    expected_tokens, expected_scores = model.choose(model.decode(canvas, plain), canvas)
     real = canvas != 1
     assert tokens[real].long().equal(expected_tokens[real])
     torch.testing.assert_close(scores[real], expected_scores[real], rtol=0, atol=1e-4)

@@ -17,7 +17,7 @@ from onnx_export import export_ar
 from onnx_export.onnx_file import half_path
 from train_model.cli import UserError
 from train_model.models.beam_search import SearchOptions, search
-from train_model.models.incremental import EncoderHalf, IncrementalDecoder, StepHalf
+from train_model.models.incremental import DecoderStep, IncrementalDecoder, SourceEncoder
 from train_model.models.zoo import ModelFiles
 from train_model.tests.networks import network
 from trt_code import build_engine, onnx_surgeon
@@ -94,10 +94,10 @@ def compute(trt, context, model=MODEL, tensor=on_host):
     )
     with torch.inference_mode():
         if "src_tokens" in tensors:
-            results = EncoderHalf(model)(*inputs)
+            results = SourceEncoder(model)(*inputs)
         else:
             count = 3 + sum(name.startswith("source.") for name in tensors)
-            logprobs, state = StepHalf(model)(*inputs[:3], inputs[3:count], inputs[count:])
+            logprobs, state = DecoderStep(model)(*inputs[:3], inputs[3:count], inputs[count:])
             results = [logprobs, *state]
         for output, result in zip(outputs, results, strict=True):
             output.copy_(result)

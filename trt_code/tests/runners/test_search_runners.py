@@ -77,7 +77,7 @@ def test_a_file_of_another_network_is_refused(tmp_path, build_dir):
     encoder = (build_dir / FILES.name / "model.encoder.onnx").read_bytes()
     for name in ("model.onnx", "model.encoder.onnx"):
         (folder / name).write_bytes(encoder)
-    with pytest.raises(UserError, match="is no step of a Lite Transformer"):
+    with pytest.raises(UserError, match="is not the step of an autoregressive network"):
         create("ort", FILES, "fp32", "cpu", build_dir=tmp_path)
 
 

@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 import torch
 
-from onnx_export import export, onnx_file
+from onnx_export import export, export_one_pass, onnx_file
 from onnx_export.reference import with_reference_functions
 from onnx_export.tests.conftest import TINY, export_tiny
-from onnx_export.verify import random_source
+from onnx_export.verify_one_pass import random_source
 from train_model.cli import UserError
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.fold import fold
@@ -37,7 +37,7 @@ def int8(tmp_path_factory):
     generator = torch.Generator().manual_seed(5)
     batches = [random_source(4, n, "right", TINY.src_vocab, generator) for n in (5, 9, 30)]
     model = ptq.quantize(export_tiny(folder).model, [], batches)
-    onnx_file.save_onnx(export.to_onnx(fold(model)), folder / "model.qdq.onnx")
+    onnx_file.save_onnx(export_one_pass.to_onnx(fold(model)), folder / "model.qdq.onnx")
     return model, folder / "model.qdq.onnx"
 
 
@@ -181,7 +181,7 @@ def test_kept_layers_stay_in_higher_precision(int8, tmp_path):
     batches = [random_source(4, 9, "right", TINY.src_vocab, generator)]
     kept = ptq.quantize(plain, ["*.fc2", "decoder.output_projection"], batches)
     path = tmp_path / "model.qdq.onnx"
-    onnx_file.save_onnx(export.to_onnx(fold(kept)), path)
+    onnx_file.save_onnx(export_one_pass.to_onnx(fold(kept)), path)
     for graph in (onnx.load(path).graph, patched(path, tmp_path).graph):
         found = products(graph)
         high = {name for name, quantized in found.items() if not quantized}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from onnx_export import export
-from onnx_export.halves import OnnxHalves
+from onnx_export.step_session import StepSession
 from onnx_export.verify_ar import random_source
 from train_model.models.beam_search import SearchOptions, search
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
@@ -73,7 +73,7 @@ def test_both_files_give_what_the_network_gives(variant, tmp_path):
     for file in (path, path.with_suffix(".encoder.onnx")):
         told = [product.precision for product in layer_precision.of_session(file)]
         assert told.count("INT8") >= 0.8 * len(told)
-    onnx_decoder = OnnxHalves(path, threads=1).decoder()
+    onnx_decoder = StepSession(path, threads=1).decoder()
     plain, expected, found = steps(
         model, IncrementalDecoder.of(model), IncrementalDecoder.of(loaded), onnx_decoder
     )

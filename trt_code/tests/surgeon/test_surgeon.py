@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from onnx_export import onnx_file, verify
+from onnx_export import onnx_file, verify_one_pass
 from onnx_export.reference import with_reference_functions
 from onnx_export.tests.conftest import TINY, Exported, export_tiny
 from train_model.cli import UserError
@@ -54,7 +54,9 @@ def test_patched_fp32_is_the_network(flags, exported, tmp_path, monkeypatch):
     # CumSum of integers is what the pass is there for, so the check at the end speaks up without it
     monkeypatch.setattr(onnx_surgeon.graph_lint, "report", lambda model: 0)
     session = session_of(patched(exported, tmp_path, *flags))
-    assert [check for check in verify.verify(exported.model, session) if not check.good] == []
+    assert [
+        check for check in verify_one_pass.verify(exported.model, session) if not check.good
+    ] == []
 
 
 def test_patched_graph_is_as_tensorrt_wants_it(exported, tmp_path, capsys):
@@ -117,7 +119,7 @@ def test_low_precision_graph(precision, agreement, sums, exported, tmp_path, cap
     assert "path scores of the CRF" in said
     assert "1 casts" in said
     generator = torch.Generator().manual_seed(3)
-    source = verify.random_source(16, 20, "right", TINY.src_vocab, generator)
+    source = verify_one_pass.random_source(16, 20, "right", TINY.src_vocab, generator)
     with torch.inference_mode():
         tokens, scores = (output.numpy() for output in exported.model(source))
     got_tokens, got_scores = session_of(model).run(None, {"src_tokens": source.numpy()})
@@ -142,7 +144,9 @@ def test_native_norms_in_fp16_stand_in_fp32_between_casts(exported, tmp_path):
         if node.op_type == "LayerNormalization":
             assert types[node.output[0]] == onnx.TensorProto.FLOAT
             assert weights[node.input[1]] == weights[node.input[2]] == onnx.TensorProto.FLOAT
-    source = verify.random_source(4, 9, "right", TINY.src_vocab, torch.Generator().manual_seed(3))
+    source = verify_one_pass.random_source(
+        4, 9, "right", TINY.src_vocab, torch.Generator().manual_seed(3)
+    )
     with torch.inference_mode():
         tokens = exported.model(source)[0].numpy()
     got, _ = session_of(model).run(None, {"src_tokens": source.numpy()})
@@ -171,7 +175,7 @@ def test_weights_that_overflow(precision, exported, tmp_path):
     scaled = tmp_path / "scaled.onnx"
     onnx.save(model, scaled)
     source = {"src_tokens": np.array([[0, 5, 6, 7, 8, 9, 2], [0, 4, 2, 1, 1, 1, 1]])}
-    expected = verify.open_session(scaled).run(None, source)
+    expected = verify_one_pass.open_session(scaled).run(None, source)
     output = tmp_path / "patched.onnx"
     onnx_surgeon.main(["--input", str(scaled), "--output", str(output), "--precision", precision])
     tokens, scores = session_of(onnx.load(output)).run(None, source)
@@ -263,7 +267,7 @@ def test_int8_graph(exported, tmp_path):
     path = tmp_path / "qat.onnx"
     onnx.save(with_quantizers(onnx.load(exported.onnx)), path)
     source = {"src_tokens": np.array([[0, 5, 6, 7, 8, 9, 2], [0, 4, 2, 1, 1, 1, 1]])}
-    expected = verify.open_session(path).run(None, source)
+    expected = verify_one_pass.open_session(path).run(None, source)
     quantized = Exported(exported.model, exported.checkpoint, path)
     model = patched(quantized, tmp_path, "--precision", "int8")
     types = {item.name: item.data_type for item in model.graph.initializer}

@@ -8,8 +8,8 @@ import torch
 
 from onnx_export import export_ar
 from onnx_export.export_ar import encoder_path
-from onnx_export.halves import OnnxHalves
 from onnx_export.reference import with_reference_functions
+from onnx_export.step_session import StepSession
 from onnx_export.verify_ar import random_source
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.incremental import IncrementalDecoder
@@ -49,7 +49,7 @@ def runnable(path):
     """Both patched files with reference functions, opened."""
     for file in (path, encoder_path(path)):
         onnx.save(with_reference_functions(onnx.load(file)), file)
-    return OnnxHalves(path, threads=1).decoder()
+    return StepSession(path, threads=1).decoder()
 
 
 def forced(decoder, source, words):

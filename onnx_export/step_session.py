@@ -9,13 +9,14 @@ from torch import Tensor
 from onnx_export.export_ar import encoder_path
 from train_model.cli import UserError
 from train_model.models.incremental import IncrementalDecoder
+from train_model.models.signatures import SRC_TOKENS, STATE
 
 
-class OnnxHalves:
+class StepSession:
     """The two sessions on the CPU, called with PyTorch tensors that share their memory.
 
     Raises:
-        UserError: a file is missing, or the files are no encoder and step of this project.
+        UserError: a file is missing, or the files are not the encoder and the step of this project.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
@@ -27,14 +28,14 @@ class OnnxHalves:
         ):
             if session.get_modelmeta().custom_metadata_map.get("half") != half:
                 raise UserError(
-                    f"{place} is no {half} of a Lite Transformer; make it with `make onnx`"
+                    f"{place} is not the {half} of an autoregressive network; make it with `make onnx`"
                 )
         self.metadata = self._step.get_modelmeta().custom_metadata_map
         self.max_source = int(self.metadata["max_source_positions"])
         self.max_target = int(self.metadata["max_target_positions"])
         inputs = self._step.get_inputs()
         self._names = [item.name for item in inputs]
-        self._state = [item.shape for item in inputs if item.name.startswith("layers.")]
+        self._state = [item.shape for item in inputs if item.name.startswith(STATE)]
         self.vocab_size = self._step.get_outputs()[0].shape[-1]
 
     def decoder(self) -> IncrementalDecoder:
@@ -44,8 +45,8 @@ class OnnxHalves:
         )
 
     def encode(self, src_tokens: Tensor) -> list[Tensor]:
-        """As :class:`EncoderHalf` is called."""
-        return self._run(self._encoder, ["src_tokens"], [src_tokens])
+        """As :class:`SourceEncoder` is called."""
+        return self._run(self._encoder, [SRC_TOKENS], [src_tokens])
 
     def step(
         self,
@@ -55,7 +56,7 @@ class OnnxHalves:
         source: list[Tensor],
         state: list[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
-        """As :class:`StepHalf` is called."""
+        """As :class:`DecoderStep` is called."""
         inputs = [tokens, parents, position, *source, *state]
         logprobs, *new_state = self._run(self._step, self._names, inputs)
         return logprobs, new_state

@@ -1,0 +1,52 @@
+"""How the networks of each family become ONNX files, and how the files are checked: one entry per family."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from onnx_export import export_ar, export_one_pass, export_split, verify_ar, verify_one_pass
+from train_model.cli import UserError
+from train_model.models.architectures import Family, architecture_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Exporter:
+    """The export of one family.
+
+    Attributes:
+        write: writes the files that a path stands for, and returns them.
+        verify: compares the network with these files; takes a seed and the number of batches after the usual
+            ones, prints a line per batch, and returns the exit status.
+        write_split, verify_split: the same for two files where one would do; None if the family has no
+            such form.
+    """
+
+    write: Callable[[nn.Module, Path], list[Path]]
+    verify: Callable[[nn.Module, Path, int, int], int]
+    write_split: Callable[[nn.Module, Path], list[Path]] | None = None
+    verify_split: Callable[[nn.Module, Path, int, int], int] | None = None
+
+
+EXPORTERS: dict[Family, Exporter] = {
+    "one-pass": Exporter(
+        export_one_pass.write,
+        verify_one_pass.verify_file,
+        export_split.write,
+        verify_one_pass.verify_split,
+    ),
+    "autoregressive": Exporter(export_ar.write, verify_ar.verify_files),
+}
+
+
+def exporter(model: nn.Module, split: bool) -> Exporter:
+    """Return the exporter of a network's family.
+
+    Raises:
+        UserError: ``split`` is wanted of a family without it.
+    """
+    found = EXPORTERS[architecture_of(model).family]
+    if split and found.write_split is None:
+        raise UserError("an autoregressive network is always two files; leave --split out")
+    return found

@@ -1,0 +1,132 @@
+"""The networks that the project runs: one entry per architecture of fairseq.
+
+Everything that differs between two architectures of one family is in its entry here. What differs between
+the families is registered once per stage: ``onnx_export.families`` has the exporters and the checks,
+``trt_code.runners`` the runners. A further architecture is one file for the network and one entry here.
+
+An entry names functions by their place in this package, so that a program that only asks for a network's
+family does not wait for PyTorch.
+"""
+
+import argparse
+import dataclasses
+import pkgutil
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from train_model.models.config import NetworkConfig
+
+Family = Literal["one-pass", "autoregressive"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What the stages need to know about a network.
+
+    Functions and classes are given as "module:name" inside ``train_model.models``.
+
+    Attributes:
+        name: what fairseq calls it, and its configuration class in ``architecture``.
+        family: "one-pass" networks give the whole translation at once, on a canvas; "autoregressive" ones
+            give one token per step, and a search drives them.
+        config_class: the options of a checkpoint that change the computation.
+        network_class: the network, made from a configuration.
+        upgrade_function: turns a state dict of an older version into one with today's names and shapes.
+        fold_function: returns a copy of a network with its constant algebra done, for the export.
+        merge_function: returns a copy of a network whose adjacent linear layers are one, for INT8.
+        unsure_function: of one-pass networks, see :meth:`unsure_scores`.
+        aliases: further names of fairseq for the same network with other defaults.
+    """
+
+    name: str
+    family: Family
+    config_class: str
+    network_class: str
+    upgrade_function: str | None = None
+    fold_function: str | None = None
+    merge_function: str | None = None
+    unsure_function: str | None = None
+    aliases: tuple[str, ...] = ()
+
+    def configure(
+        self, args: argparse.Namespace, src_vocab: int, tgt_vocab: int
+    ) -> "NetworkConfig":
+        """Return the configuration for the options of a checkpoint.
+
+        Raises:
+            ValueError: the options contradict each other, or the network does not have one of them.
+        """
+        return _find(self.config_class).from_args(args, src_vocab, tgt_vocab)
+
+    def build(self, config: "NetworkConfig") -> "nn.Module":
+        """Return the network with random weights."""
+        return _find(self.network_class)(config)
+
+    def upgrade(self, weights: "dict[str, Tensor]") -> "dict[str, Tensor]":
+        """Return a state dict with today's names and shapes."""
+        return _apply(self.upgrade_function, weights)
+
+    def fold(self, model: "nn.Module") -> "nn.Module":
+        """Return the network with its constant algebra done, for the export; ``model`` stays as it is."""
+        return _apply(self.fold_function, model)
+
+    def merge(self, model: "nn.Module") -> "nn.Module":
+        """Return the network with adjacent linear layers merged, for INT8; ``model`` stays as it is."""
+        return _apply(self.merge_function, model)
+
+    def unsure_scores(
+        self, model: "nn.Module", logits: "Tensor", tokens: "Tensor", tolerance: float
+    ) -> "Tensor":
+        """Return where [B, T] bool rounding by ``tolerance`` leaves the score of a token undefined.
+
+        Args:
+            model: a one-pass network.
+            logits: what its decoder gave, [B, T, V].
+            tokens: what it chose, [B, T].
+        """
+        if self.unsure_function is None:
+            return tokens != tokens
+        return _find(self.unsure_function)(model, logits, tokens, tolerance)
+
+
+def _find(place: str) -> Any:
+    return pkgutil.resolve_name(f"{__package__}.{place}")
+
+
+def _apply(place: str | None, value: Any) -> Any:
+    return value if place is None else _find(place)(value)
+
+
+ARCHITECTURES = {
+    entry.name: entry
+    for entry in (
+        Architecture(
+            name="conv_crf_transformer",
+            family="one-pass",
+            config_class="config:NatConfig",
+            network_class="conv_crf_transformer:ConvCrfTransformer",
+            fold_function="fold:fold",
+            merge_function="fold:merge_projections",
+            unsure_function="dynamic_crf:unsure_scores",
+        ),
+        Architecture(
+            name="transformer_multibranch_v2",
+            family="autoregressive",
+            config_class="multibranch_config:MultibranchConfig",
+            network_class="transformer_multibranch_v2:TransformerMultibranch",
+            upgrade_function="transformer_multibranch_v2:upgrade",
+            aliases=tuple(
+                f"transformer_multibranch_v2_{name}"
+                for name in ("iwslt_de_en", "wmt_en_de", "wmt_en_de_big", "wmt_en_de_big_t2t")
+            ),
+        ),
+    )
+}
+ALIASES = {alias: entry.name for entry in ARCHITECTURES.values() for alias in entry.aliases}
+
+
+def architecture_of(model: "nn.Module") -> Architecture:
+    """Return the entry of a network that ``Architecture.build`` made."""
+    return ARCHITECTURES[model.config.architecture]

@@ -7,7 +7,8 @@ the same precision, so that the very graph TensorRT gets can be run and compared
 import onnx
 
 from onnx_export.rounding import rounded_in_float32
-from onnx_export.symbols import DOMAIN, FUNCTIONS, VERSION
+from onnx_export.symbols import DOMAIN, FUNCTIONS, OPERATORS, VERSION
+from onnx_export.symbols.schema import node_attributes
 
 
 def with_reference_functions(model: onnx.ModelProto, *, native: bool = False) -> onnx.ModelProto:
@@ -20,7 +21,7 @@ def with_reference_functions(model: onnx.ModelProto, *, native: bool = False) ->
             on a CPU would not do by itself (see ``onnx_export.rounding``).
 
     Raises:
-        ValueError: a node of the project's domain has no function.
+        ValueError: a node of the project's domain is of no known operator, or no form of it fits.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -35,15 +36,18 @@ def with_reference_functions(model: onnx.ModelProto, *, native: bool = False) ->
 
 
 def _to_call(node: onnx.NodeProto) -> str:
-    """Turn a plugin node into the call of the function of its form, in place; give the name."""
-    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-    name = node.op_type
-    if attributes.get("fused"):
-        name += "FusedMask" if len(node.input) == 3 else "Fused"
-    elif name == "LiteLayerNorm" and len(node.input) == 4:
-        name += "Residual"
-    if name not in FUNCTIONS:
-        raise ValueError(f"node {node.name}: there is no reference function {name}")
+    """Turn a plugin node into a call of the function of its form, in place; return the function's name."""
+    operator = OPERATORS.get(node.op_type)
+    if operator is None:
+        raise ValueError(f"node {node.name}: there is no operator {node.op_type}")
+    attributes = dict(node_attributes(node))
+    unknown = attributes.keys() - operator.schema.attributes.keys()
+    if unknown:
+        raise ValueError(f"node {node.name} ({node.op_type}): unknown attribute {min(unknown)}")
+    try:
+        name = operator.form(attributes).function(len(node.input)).name
+    except ValueError as error:
+        raise ValueError(f"node {node.name} ({node.op_type}): {error}") from error
     node.op_type = name
     declared = FUNCTIONS[name].attribute
     kept = [item for item in node.attribute if item.name in declared]

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from onnx_export.symbols.domain import DOMAIN, LITE, VERSION, operator
+from onnx_export.symbols.domain import DOMAIN, LITE, VERSION
+from onnx_export.symbols.schema import NAMING, Attribute, Form, Operator, TensorSpec, Type
 
 # --- 1. The definition: slow, in float64, and obviously right -------------------------------------
 
@@ -106,18 +107,10 @@ class LightConv(nn.Module):
 
 # --- 3. The ONNX node, and the function that lets any runtime compute it --------------------------
 
-INT = onnx.defs.OpSchema.AttrType.INT
-NODE = operator(
-    "LiteLightConv",
-    inputs={"x": "T", "weight": "T"},
-    outputs={"y": "T"},
-    attributes={"padding_l": INT, "heads": INT},
-)
-
 
 def translate(x: FLOAT, weight: FLOAT, padding_l: int) -> FLOAT:
     """Write one node for ``lite_example::light_conv``."""
-    return NODE(x, weight, padding_l=padding_l, heads=weight.shape[0])
+    return NODE.exported(x, weight, padding_l=padding_l, heads=weight.shape[0])
 
 
 @script(LITE, default_opset=op)
@@ -138,6 +131,23 @@ def LiteLightConv(x: FLOAT, weight: FLOAT, padding_l: int, heads: int) -> FLOAT:
     y = op.Conv(padded, op.Unsqueeze(weight, one), group=heads)
     back = op.Transpose(op.Reshape(y, op.Shape(turned)), perm=[0, 2, 1, 3])
     return op.Reshape(back, op.Shape(x))
+
+
+NODE = Operator(
+    "LiteLightConv",
+    "Depthwise convolution with one row of taps per head.",
+    forms=[
+        Form(
+            inputs=[TensorSpec("x", Type.DATA, "B C T"), TensorSpec("weight", Type.DATA, "H K")],
+            outputs=[TensorSpec("y", Type.DATA, "B C T")],
+            functions=[LiteLightConv],
+        )
+    ],
+    attributes={
+        "padding_l": Attribute(int, "zeros before the sentence"),
+        "heads": Attribute(int, "H, which Conv needs as a number"),
+    },
+)
 
 
 def export(module: nn.Module, x: Tensor) -> onnx.ModelProto:
@@ -173,7 +183,7 @@ def patch(model: onnx.ModelProto) -> onnx.ModelProto:
     result.CopyFrom(model)
     for node in result.graph.node:
         if node.op_type == "LiteLightConv":
-            for name, value in (("plugin_version", "1"), ("plugin_namespace", "")):
+            for name, value in NAMING.items():
                 node.attribute.append(onnx.helper.make_attribute(name, value))
     del result.functions[:]
     return result

@@ -1,33 +1,44 @@
-"""The project's operators as ONNX sees them, one file each: translation and reference functions.
+"""The project's operators as ONNX sees them, one file each: declaration, translation, reference functions.
 
-``TRANSLATIONS`` goes to ``torch.onnx.export(custom_translation_table=...)``. ``FUNCTIONS`` maps names to
-the model-local functions that let any ONNX runtime run the nodes; ``EXPORTED`` names those that an
-exported file carries, the others stand for forms that only the surgeon writes.
+Every module here that declares an ``OPERATOR`` is found; nothing else lists them. ``OPERATORS`` maps the
+``op_type`` to the declaration. ``TRANSLATIONS`` goes to ``torch.onnx.export(custom_translation_table=...)``:
+the ``translate`` of each module translates ``torch.ops.lite.<module name>``. ``FUNCTIONS`` maps names to the
+model-local functions that let any ONNX runtime run the nodes.
 """
+
+import importlib
+import pkgutil
 
 import torch
 
 import train_model.ops  # noqa: F401  registers torch.ops.lite
-from onnx_export.symbols import crf_decode, dynamic_conv, fake_quantize, layer_norm, top_k
 from onnx_export.symbols.domain import DOMAIN, VERSION
+from onnx_export.symbols.schema import Operator
 
+_MODULES = {
+    module.name: importlib.import_module(f"{__name__}.{module.name}")
+    for module in pkgutil.iter_modules(__path__)
+}
 TRANSLATIONS = {
-    torch.ops.lite.dynamic_conv.default: dynamic_conv.translate,
-    torch.ops.lite.crf_decode.default: crf_decode.translate,
-    torch.ops.lite.fake_quantize.default: fake_quantize.translate,
+    getattr(torch.ops.lite, name).default: module.translate
+    for name, module in _MODULES.items()
+    if hasattr(module, "translate")
 }
-EXPORTED = ("LiteDynamicConv", "LiteCrfDecode")
+OPERATORS: dict[str, Operator] = {
+    module.OPERATOR.name: module.OPERATOR
+    for module in _MODULES.values()
+    if hasattr(module, "OPERATOR")
+}
 FUNCTIONS = {
-    script.name: script.to_function_proto()
-    for script in (
-        dynamic_conv.LiteDynamicConv,
-        dynamic_conv.LiteDynamicConvFused,
-        dynamic_conv.LiteDynamicConvFusedMask,
-        crf_decode.LiteCrfDecode,
-        layer_norm.LiteLayerNorm,
-        layer_norm.LiteLayerNormResidual,
-        top_k.LiteTopK,
-    )
+    name: function
+    for operator in OPERATORS.values()
+    for name, function in operator.functions.items()
 }
+# The functions that an exported file carries; the surgeon alone writes the other nodes.
+EXPORTED = tuple(
+    module.OPERATOR.name
+    for module in _MODULES.values()
+    if hasattr(module, "OPERATOR") and hasattr(module, "translate")
+)
 
-__all__ = ["DOMAIN", "EXPORTED", "FUNCTIONS", "TRANSLATIONS", "VERSION"]
+__all__ = ["DOMAIN", "EXPORTED", "FUNCTIONS", "OPERATORS", "TRANSLATIONS", "VERSION"]

@@ -4,24 +4,13 @@ import onnx
 from onnxscript import FLOAT, INT32, graph, script
 from onnxscript import opset20 as op
 
-from onnx_export.symbols.domain import LITE, operator
-
-OPERATOR = operator(
-    "LiteCrfDecode",
-    inputs={
-        "emissions": "T",
-        "targets": "tensor(int32)",
-        "E1": "T",
-        "E2": "T",
-        "mask": "tensor(int32)",
-    },
-    outputs={"tokens": "tensor(int32)", "scores": "tensor(float)"},
-)
+from onnx_export.symbols.domain import LITE
+from onnx_export.symbols.schema import Form, Operator, TensorSpec, Type
 
 
 def translate(emissions: FLOAT, targets: INT32, E1: FLOAT, E2: FLOAT, mask: INT32):
     """Write one node for ``lite::crf_decode``: [B,T,K], [B,T,K], [V,R], [V,R], [B,T] -> [B,T], [B,T]."""
-    return OPERATOR(emissions, targets, E1, E2, mask)
+    return OPERATOR.exported(emissions, targets, E1, E2, mask)
 
 
 # Two Scans, one along the sentence and one back; the second finds again which predecessor the best was,
@@ -92,3 +81,25 @@ def LiteCrfDecode(emissions: FLOAT, targets: INT32, E1: FLOAT, E2: FLOAT, mask: 
     path_scores = op.Transpose(op.Squeeze(path_scores, two), perm=[1, 0])
     before = op.Pad(op.Slice(path_scores, zero, last, one), op.Constant(value_ints=[0, 1, 0, 0]))
     return tokens, path_scores - before
+
+
+OPERATOR = Operator(
+    "LiteCrfDecode",
+    "Viterbi decoding of a CRF over the K best tokens of each position; transitions are E1[i] . E2[j].",
+    forms=[
+        Form(
+            inputs=[
+                TensorSpec("emissions", Type.DATA, "B T K"),
+                TensorSpec("targets", Type.INT32, "B T K"),
+                TensorSpec("E1", Type.DATA, "V R"),
+                TensorSpec("E2", Type.DATA, "V R"),
+                TensorSpec("mask", Type.INT32, "B T"),
+            ],
+            outputs=[
+                TensorSpec("tokens", Type.INT32, "B T"),
+                TensorSpec("scores", Type.FP32, "B T"),
+            ],
+            functions=[LiteCrfDecode],
+        )
+    ],
+)

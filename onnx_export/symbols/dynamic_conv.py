@@ -8,19 +8,13 @@ import onnx
 from onnxscript import FLOAT, INT32, script
 from onnxscript import opset20 as op
 
-from onnx_export.symbols.domain import LITE, operator
-
-OPERATOR = operator(
-    "LiteDynamicConv",
-    inputs={"x": "T", "weight": "T"},
-    outputs={"y": "T"},
-    attributes={"padding_l": onnx.defs.OpSchema.AttrType.INT},
-)
+from onnx_export.symbols.domain import LITE
+from onnx_export.symbols.schema import Attribute, Form, Operator, TensorSpec, Type
 
 
 def translate(x: FLOAT, weight: FLOAT, padding_l: int) -> FLOAT:
     """Write one node for ``lite::dynamic_conv(x [B,C,T], weight [B,H,K,T], padding_l) -> [B,C,T]``."""
-    return OPERATOR(x, weight, padding_l=padding_l)
+    return OPERATOR.exported(x, weight, padding_l=padding_l)
 
 
 # The taps of every position become one row of a banded [T, T] matrix, and the convolution a product
@@ -82,3 +76,36 @@ def LiteDynamicConvFusedMask(
     return LiteDynamicConvFused(
         op.Where(real, x, zero), logits, padding_l=padding_l, heads=heads, kernel_size=kernel_size
     )
+
+
+OPERATOR = Operator(
+    "LiteDynamicConv",
+    "Depthwise convolution with different taps at each position; with fused=1 their softmax is inside.",
+    forms=[
+        Form(
+            inputs=[
+                TensorSpec("x", Type.DATA, "B C T"),
+                TensorSpec("weight", Type.DATA, "B H K T"),
+            ],
+            outputs=[TensorSpec("y", Type.DATA, "B C T")],
+            functions=[LiteDynamicConv],
+            when={"fused": 0},
+        ),
+        Form(
+            inputs=[
+                TensorSpec("x", Type.DATA, "B T C"),
+                TensorSpec("logits", Type.DATA, "B T heads*kernel_size"),
+                TensorSpec("mask", Type.INT32, "B T", optional=True),
+            ],
+            outputs=[TensorSpec("y", Type.DATA, "B T C")],
+            functions=[LiteDynamicConvFused, LiteDynamicConvFusedMask],
+            when={"fused": 1},
+        ),
+    ],
+    attributes={
+        "padding_l": Attribute(int, "zeros before the sentence"),
+        "fused": Attribute(int, "1 for the form with the softmax inside", default=0),
+        "heads": Attribute(int, "H; with fused=0 the weight has it", default=0),
+        "kernel_size": Attribute(int, "K; with fused=0 the weight has it", default=0),
+    },
+)

@@ -5,6 +5,7 @@ from onnxscript import FLOAT, script
 from onnxscript import opset20 as op
 
 from onnx_export.symbols.domain import LITE
+from onnx_export.symbols.schema import Attribute, Form, Operator, TensorSpec, Type
 
 
 @script(LITE, default_opset=op)
@@ -21,3 +22,22 @@ def LiteLayerNormResidual(
     """Normalise x + residual, summed in FP32."""
     wide = op.Cast(x, to=onnx.TensorProto.FLOAT) + op.Cast(residual, to=onnx.TensorProto.FLOAT)
     return op.CastLike(op.LayerNormalization(wide, scale, shift, axis=-1, epsilon=eps), x)
+
+
+OPERATOR = Operator(
+    "LiteLayerNorm",
+    "Normalises x, or x + residual, over its last axis. Statistics are FP32 in every precision.",
+    forms=[
+        Form(
+            inputs=[
+                TensorSpec("x", Type.DATA, "... C"),
+                TensorSpec("scale", Type.FP32, "C"),
+                TensorSpec("shift", Type.FP32, "C"),
+                TensorSpec("residual", Type.DATA, "... C", optional=True),
+            ],
+            outputs=[TensorSpec("y", Type.DATA, "... C")],
+            functions=[LiteLayerNorm, LiteLayerNormResidual],
+        )
+    ],
+    attributes={"eps": Attribute(float, "added to the variance")},
+)

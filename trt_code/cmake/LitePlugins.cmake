@@ -21,15 +21,9 @@ function(lite_add_plugins variant)
   target_link_libraries(${flags} INTERFACE TensorRT::headers CUDA::cudart_static)
 
   set(plugins "lite_plugins${suffix}")
-  add_library(${plugins} MODULE
-    CrfDecodePlugin/crf_decode_plugin.cpp
-    DynamicConvPlugin/dynamic_conv_plugin.cpp
-    LayerNormPlugin/layer_norm_plugin.cpp
-    TopKPlugin/top_k_plugin.cpp
-    plugin_common/attributes.cpp
-    plugin_common/exports.cpp
-    plugin_common/log.cpp
-    plugin_common/plugin.cpp)
+  file(GLOB sources CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}"
+       "*Plugin/*.cpp" "plugin_common/*.cpp")
+  add_library(${plugins} MODULE ${sources})
   target_include_directories(${plugins} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
   target_link_libraries(${plugins} PRIVATE ${flags} lite_kernels)
   # The version script also hides what templates of the C++ library would export.
@@ -44,15 +38,8 @@ function(lite_add_plugins variant)
     VISIBILITY_INLINES_HIDDEN ON)
 
   set(host "lite_plugin_host${suffix}")
-  add_executable(${host}
-    plugin_host/case_file.cpp
-    plugin_host/device.cpp
-    plugin_host/expressions.cpp
-    plugin_host/guarded_buffer.cpp
-    plugin_host/library.cpp
-    plugin_host/life.cpp
-    plugin_host/main.cpp
-    plugin_host/memory_poison.cpp)
+  file(GLOB sources CONFIGURE_DEPENDS "plugin_host/*.cpp")
+  add_executable(${host} ${sources})
   target_compile_options(${host} PRIVATE -O1)  # nothing in it takes time but its compilation
   target_link_libraries(${host} PRIVATE ${flags} ${CMAKE_DL_LIBS})
   set_target_properties(${host} PROPERTIES

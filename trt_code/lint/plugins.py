@@ -1,27 +1,20 @@
-"""What the project's plugins take, and what their library declares."""
+"""The fields that plugins declare: by the schema of their operators, and in a library that was built."""
 
 from pathlib import Path
 
-import onnx
-
+from onnx_export.symbols import OPERATORS
 from train_model.cli import UserError
 from trt_code.plugin_host.host import PluginHost
 
-T = onnx.TensorProto
-DATA = (T.FLOAT, T.FLOAT16, T.BFLOAT16)
-# Types of the inputs; "T" is the first input's own. Attributes that the plugin cannot do without.
-INPUTS = {
-    "LiteDynamicConv": (DATA, "T", T.INT32),
-    "LiteLayerNorm": (DATA, T.FLOAT, T.FLOAT, "T"),
-    "LiteCrfDecode": (DATA, T.INT32, "T", "T", T.INT32),
-    "LiteTopK": (DATA,),
-}
-OPTIONAL_INPUTS = {"LiteDynamicConv": 1, "LiteLayerNorm": 1}
-OUTPUTS = {"LiteDynamicConv": 1, "LiteLayerNorm": 1, "LiteCrfDecode": 2, "LiteTopK": 2}
-REQUIRED = {"LiteDynamicConv": ("padding_l",), "LiteLayerNorm": ("eps",), "LiteTopK": ("k",)}
-REQUIRED_FUSED = ("heads", "kernel_size")
-# The parser's own, not the plugin's.
-NAMING = ("plugin_version", "plugin_namespace")
+_FIELD_TYPES = {int: "INT32", float: "FLOAT32"}
+
+
+def schema_fields() -> dict[str, dict[str, str]]:
+    """The attributes of every operator and the types that its plugin must declare for them."""
+    return {
+        name: {key: _FIELD_TYPES[item.type] for key, item in operator.attributes.items()}
+        for name, operator in OPERATORS.items()
+    }
 
 
 def find_library(folder: Path = Path("build/plugins")) -> Path | None:
@@ -33,9 +26,9 @@ def find_library(folder: Path = Path("build/plugins")) -> Path | None:
 
 
 def declared_fields(library: Path) -> dict[str, dict[str, str]]:
-    """The attributes that each plugin of ``library`` declares, and their types, as its creators tell.
+    """The attributes that each plugin of ``library`` declares, and their types, as its creators report.
 
-    The ONNX parser drops every other attribute of a node without a word.
+    The ONNX parser drops every other attribute of a node without a warning.
 
     Raises:
         UserError: the library or the host program beside it is missing, or does not run.

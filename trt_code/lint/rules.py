@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx
 
-from trt_code.lint import operators, plugins
+from onnx_export.symbols import OPERATORS
+from onnx_export.symbols.schema import NAMING, Form, Type
+from trt_code.lint import operators
 
 T = onnx.TensorProto
 LARGEST_K = 3840
@@ -40,6 +42,12 @@ class Graph:
         items = (*graph.input, *graph.output, *graph.value_info)
         self.types = {item.name: item.type.tensor_type.elem_type for item in items}
         self.types |= {name: tensor.data_type for name, tensor in self.initializers.items()}
+        self.ranks = {
+            item.name: len(item.type.tensor_type.shape.dim)
+            for item in items
+            if item.type.tensor_type.HasField("shape")
+        }
+        self.ranks |= {name: len(tensor.dims) for name, tensor in self.initializers.items()}
 
     def constant(self, name: str) -> np.ndarray | None:
         """The value of an initializer or a Constant node."""
@@ -93,7 +101,7 @@ def check_file(graph: Graph) -> Iterator[Finding]:
 def check_support(graph: Graph) -> Iterator[Finding]:
     """Operators and types that the importer has no form for."""
     for node in graph.nodes:
-        if node.op_type in plugins.INPUTS:
+        if node.op_type in OPERATORS:
             continue
         types = operators.SUPPORTED.get(node.op_type)
         if types is None:
@@ -241,45 +249,57 @@ def check_quantized_products(graph: Graph) -> Iterator[Finding]:
 
 
 def check_plugins(graph: Graph) -> Iterator[Finding]:
-    """Types and attributes of plugin nodes; TensorRT casts nothing for a plugin."""
+    """Inputs, outputs and needed attributes of plugin nodes; TensorRT casts nothing for a plugin."""
     for node in graph.nodes:
-        expected = plugins.INPUTS.get(node.op_type)
-        if expected is None:
+        operator = OPERATORS.get(node.op_type)
+        if operator is None:
             continue
         attrs = attributes(node)
-        fewest = len(expected) - plugins.OPTIONAL_INPUTS.get(node.op_type, 0)
-        if not fewest <= len(node.input) <= len(expected) or not all(node.input):
-            yield Finding(
-                label(node), f"{len(node.input)} inputs", f"give {fewest} to {len(expected)}"
-            )
+        try:
+            form = operator.form(attrs)
+            form.function(len(node.input))
+        except ValueError as error:
+            yield Finding(label(node), str(error), "let the surgeon write the node")
             continue
-        first = graph.types.get(node.input[0])
-        for name, kind in zip(node.input, expected, strict=False):
-            wanted = (first,) if kind == "T" else kind if isinstance(kind, tuple) else (kind,)
-            got = graph.types.get(name)
-            if None not in (got, *wanted) and got not in wanted:
-                yield Finding(
-                    label(node),
-                    f"input {name} is {type_name(got)}",
-                    f"cast it to {' or '.join(map(type_name, wanted))}",
-                )
-        if sum(map(bool, node.output)) != plugins.OUTPUTS[node.op_type]:
-            yield Finding(
-                label(node),
-                f"{sum(map(bool, node.output))} outputs",
-                f"the plugin gives {plugins.OUTPUTS[node.op_type]}",
-            )
-        required = plugins.REQUIRED.get(node.op_type, ())
-        required += plugins.REQUIRED_FUSED if attrs.get("fused") else ()
-        for name in (*required, *plugins.NAMING):
+        for name in (*form.needs, *NAMING):
             if name not in attrs:
                 yield Finding(
                     label(node), f"attribute {name} is missing", "let the surgeon write it"
                 )
+        yield from _check_tensors(graph, node, form)
+        count = sum(map(bool, node.output))
+        if count != len(form.outputs):
+            yield Finding(
+                label(node),
+                f"{count} outputs",
+                f"the plugin has {len(form.outputs)}; name them all",
+            )
+
+
+def _check_tensors(graph: Graph, node: onnx.NodeProto, form: Form) -> Iterator[Finding]:
+    """Types and ranks of the inputs of a plugin node."""
+    data = graph.types.get(node.input[0])
+    for name, tensor in zip(node.input, form.inputs, strict=False):
+        got, wanted = graph.types.get(name), tensor.type.elements
+        if tensor.type == Type.DATA and data in wanted:
+            wanted = (data,)
+        if got and got not in wanted:
+            yield Finding(
+                label(node),
+                f"input {name} is {type_name(got)}",
+                f"cast it to {' or '.join(map(type_name, wanted))}",
+            )
+        rank = graph.ranks.get(name)
+        if rank is not None and not tensor.fits_rank(rank):
+            yield Finding(
+                label(node),
+                f"input {name} is of rank {rank}",
+                f"give {tensor.name} as [{tensor.dims}]",
+            )
 
 
 def check_declared(graph: Graph, fields: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
-    """Attributes against those that the plugin library declares."""
+    """Attributes against the fields that the plugins declare; the parser drops all others."""
     kinds = {
         onnx.AttributeProto.INT: "INT32",
         onnx.AttributeProto.INTS: "INT32",
@@ -288,14 +308,16 @@ def check_declared(graph: Graph, fields: Mapping[str, Mapping[str, str]]) -> Ite
         onnx.AttributeProto.STRING: "CHAR",
     }
     for node in graph.nodes:
-        if node.op_type not in plugins.INPUTS:
+        if node.op_type not in OPERATORS:
             continue
         if node.op_type not in fields:
-            yield Finding(label(node), "the plugin library has no such plugin", "build it anew")
+            yield Finding(
+                label(node), "the plugin library has no such plugin", "run `make plugins`"
+            )
             continue
         declared = fields[node.op_type]
         for item in node.attribute:
-            if item.name in plugins.NAMING:
+            if item.name in NAMING:
                 continue
             if item.name not in declared:
                 yield Finding(

@@ -1,4 +1,5 @@
-// The creator of one plugin class: its declared fields are the plugin's own attribute table.
+// The creator of one plugin class, and its registration. A plugin's file registers itself with one
+// line at its end: `const Registered<TopKPlugin> kRegistered;`. No other file lists the plugins.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -14,6 +15,7 @@
 
 namespace lite {
 
+// The declared fields are the plugin's own attribute table.
 template <typename PluginType>
 class Creator : public nvinfer1::IPluginCreatorV3One {
  public:
@@ -47,6 +49,17 @@ class Creator : public nvinfer1::IPluginCreatorV3One {
  private:
   std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection collection_;
+};
+
+// The creators that getCreators hands to TensorRT.
+std::vector<nvinfer1::IPluginCreatorInterface*>& registeredCreators();
+
+template <typename PluginType>
+struct Registered {
+  Registered() {
+    static Creator<PluginType> creator;
+    registeredCreators().push_back(&creator);
+  }
 };
 
 }  // namespace lite

@@ -1,27 +1,49 @@
 // The two symbols that TensorRT's IPluginRegistry::loadLibrary looks for, and all that this library
-// shows. Nothing is registered statically besides: that would register every plugin twice.
+// exports. TensorRT registers what getCreators returns; a REGISTER_TENSORRT_PLUGIN in the same
+// library would register every plugin twice.
 
 #include <NvInferRuntime.h>
 
-#include "CrfDecodePlugin/crf_decode_plugin.h"
-#include "DynamicConvPlugin/dynamic_conv_plugin.h"
-#include "LayerNormPlugin/layer_norm_plugin.h"
-#include "TopKPlugin/top_k_plugin.h"
+#include <algorithm>
+#include <string>
+
 #include "plugin_common/creator.h"
 #include "plugin_common/log.h"
 
 // TENSORRTAPI is empty outside TensorRT's own build, so the visibility is set here.
 #define LITE_EXPORT extern "C" __attribute__((visibility("default")))
 
-LITE_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& nbCreators) {
-  static lite::Creator<lite::CrfDecodePlugin> crfDecode;
-  static lite::Creator<lite::DynamicConvPlugin> dynamicConv;
-  static lite::Creator<lite::LayerNormPlugin> layerNorm;
-  static lite::Creator<lite::TopKPlugin> topK;
-  static nvinfer1::IPluginCreatorInterface* const creators[] = {&crfDecode, &dynamicConv,
-                                                                &layerNorm, &topK};
-  nbCreators = sizeof(creators) / sizeof(creators[0]);
+namespace lite {
+
+std::vector<nvinfer1::IPluginCreatorInterface*>& registeredCreators() {
+  static std::vector<nvinfer1::IPluginCreatorInterface*> creators;
   return creators;
+}
+
+namespace {
+
+std::string nameOf(nvinfer1::IPluginCreatorInterface* creator) {
+  return static_cast<nvinfer1::IPluginCreatorV3One*>(creator)->getPluginName();
+}
+
+// The order of registration is the linker's; sorted by name it is the same in every build.
+const std::vector<nvinfer1::IPluginCreatorInterface*>& creatorsByName() {
+  static const auto sorted = [] {
+    auto creators = registeredCreators();
+    std::sort(creators.begin(), creators.end(),
+              [](auto* a, auto* b) { return nameOf(a) < nameOf(b); });
+    return creators;
+  }();
+  return sorted;
+}
+
+}  // namespace
+}  // namespace lite
+
+LITE_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& nbCreators) {
+  const auto& creators = lite::creatorsByName();
+  nbCreators = static_cast<int32_t>(creators.size());
+  return creators.data();
 }
 
 LITE_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { lite::setLoggerFinder(finder); }

@@ -7,8 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-DOMAIN = "lite"
-PLUGINS = ("LiteDynamicConv", "LiteLayerNorm", "LiteCrfDecode", "LiteTopK")
+from onnx_export.symbols import DOMAIN, VERSION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,5 +151,5 @@ def remove_unused(model: ir.Model) -> None:
 
 def plugin_node(model: ir.Model, before: ir.Node, op_type: str, *args, **options) -> ir.Node:
     """A node that a TensorRT plugin implements."""
-    model.graph.opset_imports.setdefault(DOMAIN, 1)
+    model.graph.opset_imports.setdefault(DOMAIN, VERSION)
     return new_node(model, before, op_type, *args, domain=DOMAIN, **options)

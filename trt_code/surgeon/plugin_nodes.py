@@ -2,16 +2,18 @@
 
 import onnx_ir as ir
 
-from trt_code.surgeon.graph import DOMAIN, PLUGINS, Pass, nodes_of
+from onnx_export.symbols import DOMAIN, OPERATORS
+from onnx_export.symbols.schema import NAMING
+from trt_code.surgeon.graph import Pass, nodes_of
 
 
 def mark(model: ir.Model) -> int:
     """Name version and namespace of the plugin on every node of the project's domain."""
     count = 0
-    for node in nodes_of(model, *PLUGINS):
+    for node in nodes_of(model, *OPERATORS):
         if node.domain == DOMAIN:
-            node.attributes["plugin_version"] = ir.AttrString("plugin_version", "1")
-            node.attributes["plugin_namespace"] = ir.AttrString("plugin_namespace", "")
+            for name, value in NAMING.items():
+                node.attributes[name] = ir.AttrString(name, value)
             count += 1
     return count
 

@@ -11,6 +11,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from onnx_export.symbols import OPERATORS
+from onnx_export.symbols.schema import Type
 from train_model.cli import UserError
 from trt_code.surgeon.graph import constant, remove_unused, used_once
 from trt_code.surgeon.ranges import MASKED
@@ -24,13 +26,15 @@ _LAYOUT = frozenset(
 _ELEMENTWISE = frozenset(["Add", "Clip", "Mul", "Neg", "Relu", "Sigmoid", "Sub", "Tanh", "Where"])
 _PRODUCTS = frozenset(["Conv", "Gemm", "LiteDynamicConv", "MatMul"])
 _LOW = _LAYOUT | _ELEMENTWISE | _PRODUCTS
-_LOW |= {"DequantizeLinear", "LiteCrfDecode", "LiteLayerNorm", "LiteTopK", "QuantizeLinear"}
-_LOW |= {"Softmax", "TopK"}
+_LOW |= {"DequantizeLinear", "QuantizeLinear", "Softmax", "TopK"}
+_LOW |= frozenset(OPERATORS)
 # ONNX has these in BF16 from operator set 22 on, which the importer of TensorRT 10 does not read.
 _NOT_BF16 = frozenset(["Conv"])
 # Inputs and outputs of plugins that are FP32 in every precision.
-_FP32_INPUTS = {"LiteLayerNorm": (1, 2)}
-_FP32_OUTPUTS = {"LiteCrfDecode": (1,)}
+_FP32_INPUTS = {name: operator.positions(Type.FP32) for name, operator in OPERATORS.items()}
+_FP32_OUTPUTS = {
+    name: operator.positions(Type.FP32, outputs=True) for name, operator in OPERATORS.items()
+}
 # A softmax's input is rounded before the exponential: at 64 the half step of FP16 is 1/32. A lower limit
 # (16) changed no translation for the better and takes attentions from TensorRT's fused FP16 kernels.
 _SOFTMAX_LIMIT = 64.0

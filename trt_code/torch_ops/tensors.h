@@ -1,4 +1,12 @@
 // What the bindings share: checks of PyTorch's tensors and numbers before a kernel gets them.
+//
+// Each file registers its operators in the namespace `lite`. Operators with a PyTorch form in
+// train_model/ops have their schema, shapes and autograd there and get their CUDA form here. The
+// others exist on CUDA only, for inference, and are defined here with their shapes (Meta), so that
+// torch.compile and graph capture can pass through them.
+//
+// Bad arguments raise an error of one line before anything is launched. Tensors that are not
+// contiguous are copied to be so.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -44,6 +52,21 @@ inline int32_t narrow(const char* op, int64_t value) {
   TORCH_CHECK(value >= Limits::min() && value <= Limits::max(), "lite::", op, ": ",
               std::to_string(value), " is out of range, a kernel's sizes have 32 bits");
   return static_cast<int32_t>(value);
+}
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+inline void requireRank(const char* op, const char* name, const at::Tensor& tensor, int64_t rank) {
+  TORCH_CHECK(tensor.dim() == rank, "lite::", op, ": ", name, " must have ", std::to_string(rank),
+              " dimensions, got ", text(tensor.sizes()));
+}
+
+inline OptionalTensor contiguous(const OptionalTensor& tensor) {
+  return tensor.has_value() ? OptionalTensor(tensor->contiguous()) : std::nullopt;
+}
+
+inline const void* dataOrNull(const OptionalTensor& tensor) {
+  return tensor.has_value() ? tensor->const_data_ptr() : nullptr;
 }
 
 /// Refuse a tensor that is not dense, of these sizes, and of `like`'s device and dtype.

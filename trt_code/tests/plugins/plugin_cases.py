@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from onnx_export.symbols import OPERATORS
+from onnx_export.symbols.schema import Type
 from trt_code.plugin_host.host import Attribute, Case
 
 DATA_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 INT32 = torch.int32
 FLOAT = torch.float32
+FIXED = {Type.FP32: FLOAT, Type.INT32: INT32}  # types of tensors that are not data
 MAX_KERNEL, MAX_BEAM, MAX_LENGTH, MAX_K = 255, 64, 512, 64
 MAX_ELEMENTS = 2**40  # of one tensor
 
@@ -35,6 +38,20 @@ class Planned:
     case: Case
     allowed: bool = True
     references: list[list[Tensor]] = field(default_factory=list)
+
+
+def make_case(
+    name: str,
+    plugin: str,
+    attributes: dict[str, Attribute],
+    inputs: Sequence[Sequence[Tensor]],
+    outputs: Sequence[Sequence[Tensor]],
+) -> Case:
+    """The case, with the combinations of types that the operator's schema allows."""
+    form = OPERATORS[plugin].form(attributes)
+    tensors = (*form.inputs[: len(inputs[0])], *form.outputs)
+    accepted = [tuple(FIXED.get(tensor.type, data) for tensor in tensors) for data in DATA_TYPES]
+    return Case(name, plugin, attributes, inputs, outputs, accepted)
 
 
 def conv(
@@ -59,9 +76,8 @@ def conv(
             references.append([convolve(x.double(), weight.double(), padding_l)])
         inputs.append([x, weight])
     outputs = [[_like(run[0])] for run in inputs]
-    accepted = [(t, t, t) for t in DATA_TYPES]
     attributes = {"padding_l": padding_l}
-    case = Case(name, "LiteDynamicConv", attributes, inputs, outputs, accepted)
+    case = make_case(name, "LiteDynamicConv", attributes, inputs, outputs)
     allowed = _conv_allowed(shapes[0][1], heads, kernel, padding_l)
     return Planned(case, allowed, references)
 
@@ -94,8 +110,7 @@ def fused_conv(
     attributes: dict[str, Attribute] = {"padding_l": padding_l, "fused": 1}
     attributes |= {"heads": heads, "kernel_size": kernel}
     outputs = [[torch.empty(shape, dtype=dtype, device="meta")] for shape in shapes]
-    accepted = [(t, t, *([INT32] if mask else []), t) for t in DATA_TYPES]
-    case = Case(name, "LiteDynamicConv", attributes, inputs, outputs, accepted)
+    case = make_case(name, "LiteDynamicConv", attributes, inputs, outputs)
     return Planned(case, _conv_allowed(shapes[0][2], heads, kernel, padding_l), references)
 
 
@@ -122,9 +137,7 @@ def layer_norm(
             references.append([F.layer_norm(x, shape[-1:], scale, shift, eps)])
         inputs.append(run)
     outputs = [[_like(run[0])] for run in inputs]
-    accepted = [(t, FLOAT, FLOAT, *([t] if residual else []), t) for t in DATA_TYPES]
-    attributes = {"eps": eps}
-    case = Case(name, "LiteLayerNorm", attributes, inputs, outputs, accepted)
+    case = make_case(name, "LiteLayerNorm", {"eps": eps}, inputs, outputs)
     return Planned(case, eps >= 0, references)
 
 
@@ -156,8 +169,7 @@ def crf_decode(
         [torch.empty(b, t, dtype=kind, device="meta") for kind in (INT32, FLOAT)]
         for b, t, _ in shapes
     ]
-    accepted = [(t, INT32, t, t, INT32, INT32, FLOAT) for t in DATA_TYPES]
-    case = Case(name, "LiteCrfDecode", {}, inputs, outputs, accepted)
+    case = make_case(name, "LiteCrfDecode", {}, inputs, outputs)
     allowed = all(t <= MAX_LENGTH and 1 <= k <= MAX_BEAM for _, t, k in shapes)
     return Planned(case, allowed, references)
 
@@ -185,8 +197,7 @@ def top_k(
         [torch.empty(*shape[:-1], k, dtype=kind, device="meta") for kind in (dtype, INT32)]
         for shape in shapes
     ]
-    accepted = [(t, t, INT32) for t in DATA_TYPES]
-    case = Case(name, "LiteTopK", {"k": k}, inputs, outputs, accepted)
+    case = make_case(name, "LiteTopK", {"k": k}, inputs, outputs)
     allowed = 1 <= k <= MAX_K and all(k <= shape[-1] for shape in shapes)
     return Planned(case, allowed, references)
 
@@ -290,7 +301,7 @@ def spoiled(rng: random.Random, planned: Planned) -> Planned:
     case = planned.case
     attributes = dict(case.attributes)
     index = rng.randrange(len(case.inputs[0]))
-    any_rank = (case.plugin, index) in (("LiteLayerNorm", 0), ("LiteLayerNorm", 3), ("LiteTopK", 0))
+    form = OPERATORS[case.plugin].form(attributes)
     dtype = rng.choice((torch.int8, torch.int64, torch.bool))
     wrong = rng.choice(("type", "rank", "number", "attribute") if attributes else ("type", "rank"))
 
@@ -299,7 +310,7 @@ def spoiled(rng: random.Random, planned: Planned) -> Planned:
         if wrong == "type":
             given[index] = torch.empty(tensor.shape, dtype=dtype, device="meta")
         elif wrong == "rank":
-            shape = () if any_rank else (*tensor.shape, 1)
+            shape = () if form.inputs[index].rank is None else (*tensor.shape, 1)
             given[index] = torch.empty(shape, dtype=tensor.dtype, device="meta")
         elif wrong == "number":
             given += given[-1:] * 5

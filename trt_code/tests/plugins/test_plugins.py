@@ -7,13 +7,16 @@ What the host itself is worth is shown in ``test_plugin_mistakes``.
 import dataclasses
 import os
 import random
-import re
 import subprocess
+from collections.abc import Sequence
 
 import pytest
 import torch
 
+from onnx_export.symbols.schema import TensorSpec
+from onnx_export.tests.operator_examples import Example, examples
 from train_model.cli import UserError
+from trt_code.lint.plugins import schema_fields
 from trt_code.plugin_host.host import Case, Outcome, PluginHost
 from trt_code.tests.plugins import plugin_cases as cases
 from trt_code.tests.plugins.plugin_build import PROJECT, PluginBuild, plugin_build
@@ -38,21 +41,71 @@ def host(build: PluginBuild) -> PluginHost:
     return build.host()
 
 
-def test_fields(host: PluginHost) -> None:
-    conv = dict.fromkeys(("padding_l", "fused", "heads", "kernel_size"), "INT32")
-    assert host.fields() == {
-        "LiteCrfDecode": {},
-        "LiteDynamicConv": conv,
-        "LiteLayerNorm": {"eps": "FLOAT32"},
-        "LiteTopK": {"k": "INT32"},
-    }
+def test_fields_are_the_attributes_of_the_schemas(host: PluginHost) -> None:
+    assert host.fields() == schema_fields()
+
+
+@pytest.mark.parametrize("example", examples(), ids=str)
+def test_signature_is_that_of_the_schema(host: PluginHost, example: Example) -> None:
+    """Names, number, types and ranks of the tensors, and what a missing attribute defaults to."""
+    usual, broken = schema_case(example), broken_cases(example)
+    lived, *refused = host.play([usual, *(case for case, _ in broken)], device=False)
+    assert lived.result == "passed", lived
+    full = example.operator.defaults | example.attributes
+    printed = {name: f"{full[name]:.9g}" for name in example.operator.attributes}
+    assert lived.timing_cache_id == " ".join(f"{name}={value}" for name, value in printed.items())
+    for (case, reason), outcome in zip(broken, refused, strict=True):
+        assert outcome.result == "refused", (case.name, outcome)
+        assert reason in outcome.message, case.name
+
+
+def schema_case(example: Example) -> Case:
+    """The example as a case: types and shapes of the outputs are those that the schema infers."""
+
+    def tensors(specs: Sequence[TensorSpec]) -> list[torch.Tensor]:
+        return [
+            torch.empty(
+                example.shape(spec), dtype=cases.FIXED.get(spec.type, torch.float32), device="meta"
+            )
+            for spec in specs
+        ]
+
+    inputs, outputs = tensors(example.inputs), tensors(example.form.outputs)
+    name, plugin = str(example), example.operator.name
+    return cases.make_case(name, plugin, example.attributes, [inputs], [outputs])
+
+
+def broken_cases(example: Example) -> list[tuple[Case, str]]:
+    """The example with one fault each, and what the refusal must say."""
+    usual = dataclasses.replace(schema_case(example), accepted=())
+    (inputs,) = usual.inputs
+    broken = []
+
+    def add(reason: str, **changes: object) -> None:
+        broken.append((dataclasses.replace(usual, **changes), reason))
+
+    for index, spec in enumerate(example.inputs):
+        wrong = (1,) if spec.rank is not None and spec.rank != 1 else ()
+        changed = torch.empty(wrong, dtype=inputs[index].dtype, device="meta")
+        rank = "1 or more" if spec.rank is None else spec.rank
+        given = [*inputs[:index], changed, *inputs[index + 1 :]]
+        add(f"{spec.name} must be of rank {rank}", inputs=[given])
+    if len(inputs) == len(example.form.inputs):
+        add("too many inputs", inputs=[[*inputs, inputs[-1]]])
+    if len(inputs) == example.form.fewest and len(inputs) > 1:
+        add("too few inputs", inputs=[inputs[:-1]])
+    for name in example.form.needs:
+        if name not in example.operator.defaults:
+            rest = {key: value for key, value in usual.attributes.items() if key != name}
+            add(f"attribute '{name}' is missing", attributes=rest)
+    return broken
 
 
 def test_walkthrough_quotes_the_fields(host: PluginHost) -> None:
     printed = subprocess.run(
         [host.program, host.library, "--fields"], capture_output=True, text=True, check=True
     ).stdout
-    quoted = re.sub(r'major": \d+', 'major": 10', printed)
+    (quoted,) = [line.strip(" ,") for line in printed.splitlines() if "LiteTopK" in line]
     assert quoted in (PROJECT / "doc/plugin_walkthrough.md").read_text(encoding="utf-8")
 
 

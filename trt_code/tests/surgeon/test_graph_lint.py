@@ -14,6 +14,7 @@ from trt_code.tests.plugins.plugin_build import plugin_build
 
 HEADER = '<ir_version: 10, opset_import: ["" : {opset}, "lite" : 1]>'
 PLUGIN = 'plugin_version = "1", plugin_namespace = ""'
+FUSED = f"padding_l = 1, fused = 1, heads = 2, kernel_size = 3, {PLUGIN}"
 
 
 def model(text: str, opset: int = 20, **constants) -> onnx.ModelProto:
@@ -160,15 +161,17 @@ g (float[T,2] x, float[2] s) => (float[2] e, float[T,2] y)
     ),
     "an INT64 mask": (
         body(
-            f"y = lite.LiteDynamicConv<padding_l = 1, {PLUGIN}>(x, x, m)",
-            "float[B,T] x, int64[B,T] m",
+            f"y = lite.LiteDynamicConv<{FUSED}>(x, x, m)",
+            "float[B,T,6] x, int64[B,T] m",
+            "float[B,T,6] y",
         ),
         "input m is INT64; cast it to INT32",
     ),
     "a BOOL mask": (
         body(
-            f"y = lite.LiteDynamicConv<padding_l = 1, {PLUGIN}>(x, x, m)",
-            "float[B,T] x, bool[B,T] m",
+            f"y = lite.LiteDynamicConv<{FUSED}>(x, x, m)",
+            "float[B,T,6] x, bool[B,T] m",
+            "float[B,T,6] y",
         ),
         "input m is BOOL; cast it to INT32",
     ),
@@ -186,10 +189,37 @@ g (float[T,2] x, float[2] s) => (float[2] e, float[T,2] y)
         ),
         "input w is FLOAT16; cast it to FLOAT",
     ),
-    "too few outputs": (body(f"y = lite.LiteTopK<k = 4, {PLUGIN}>(x)"), "the plugin gives 2"),
+    "too few outputs": (body(f"y = lite.LiteTopK<k = 4, {PLUGIN}>(x)"), "the plugin has 2"),
     "too many inputs": (
         body(f"y, i = lite.LiteTopK<k = 4, {PLUGIN}>(x, x)", output="float[B,T] y, int32[B,T] i"),
-        "give 1 to 1",
+        "2 inputs instead of 1",
+    ),
+    "a mask on ready weights": (
+        body(
+            f"y = lite.LiteDynamicConv<padding_l = 1, {PLUGIN}>(x, w, m)",
+            "float[B,C,T] x, float[B,H,K,T] w, int32[B,T] m",
+            "float[B,C,T] y",
+        ),
+        "3 inputs instead of 2",
+    ),
+    "an unknown form": (
+        body(f"y = lite.LiteDynamicConv<padding_l = 1, fused = 2, {PLUGIN}>(x, x)"),
+        "no form of LiteDynamicConv",
+    ),
+    "an attribute that no plugin has": (
+        body(
+            f"y, i = lite.LiteTopK<k = 4, largest = 1, {PLUGIN}>(x)",
+            output="float[B,T] y, int32[B,T] i",
+        ),
+        "does not declare largest, so the parser drops it",
+    ),
+    "ranks of the other form": (
+        body(
+            f"y = lite.LiteDynamicConv<padding_l = 1, {PLUGIN}>(x, l)",
+            "float[B,T,C] x, float[B,T,6] l",
+            "float[B,T,C] y",
+        ),
+        "input l is of rank 3; give weight as [B H K T]",
     ),
 }
 
@@ -223,8 +253,9 @@ GOOD = [
         z=np.zeros(2, np.int8),
     ),
     body(
-        f"y = lite.LiteDynamicConv<padding_l = 1, {PLUGIN}>(x, x, m)",
-        "float[B,T] x, int32[B,T] m",
+        f"y = lite.LiteDynamicConv<{FUSED}>(x, x, m)",
+        "float[B,T,6] x, int32[B,T] m",
+        "float[B,T,6] y",
     ),
     body("y = Where(c, x, x)", "bool[B,T] c, float[B,T] x"),
 ]
@@ -251,6 +282,8 @@ FIELDS = {"LiteTopK": {"k": "INT32"}}
         ("k = 4.0", FIELDS, "arrives as FLOAT32"),
         ("k = 4", {}, "no such plugin"),
         ("k = 4", FIELDS, None),
+        ("k = 4, extra = 1", None, "does not declare extra"),
+        ("k = 4.0", None, "arrives as FLOAT32"),
     ],
 )
 def test_attributes_against_declared_fields(attribute, fields, words):

@@ -1,0 +1,56 @@
+// lite::glu_mask, which exists on CUDA only, for inference.
+#include "glu_mask.h"
+
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <torch/library.h>
+
+#include <vector>
+
+#include "tensors.h"
+
+namespace {
+
+using at::Tensor;
+using lite::torch_ops::checkParams;
+using lite::torch_ops::contiguous;
+using lite::torch_ops::dataType;
+using lite::torch_ops::int32OrNull;
+using lite::torch_ops::narrow;
+using lite::torch_ops::OptionalTensor;
+using lite::torch_ops::requireRank;
+using lite::torch_ops::stream;
+using lite::torch_ops::text;
+
+Tensor gluMask(const Tensor& input, const OptionalTensor& mask) {
+  constexpr const char* kOp = "glu_mask";
+  const Tensor x = input.contiguous();
+  requireRank(kOp, "x", x, 3);
+  TORCH_CHECK(x.size(2) % 2 == 0, "lite::", kOp, ": the last dimension of x must be even, got ",
+              text(x.sizes()));
+  const lite::GluMaskParams params{x.size(0) * x.size(1), narrow(kOp, x.size(2) / 2),
+                                   dataType(kOp, x)};
+  checkParams(kOp, params);
+  const OptionalTensor dense = contiguous(mask);
+  const int32_t* real = int32OrNull(kOp, "mask", dense, {x.size(0), x.size(1)}, x);
+  const c10::cuda::CUDAGuard guard(x.device());
+  Tensor y = at::empty({x.size(0), x.size(1), x.size(2) / 2}, x.options());
+  C10_CUDA_CHECK(lite::gluMask(params, x.const_data_ptr(), real, y.data_ptr(), stream()));
+  return y;
+}
+
+Tensor gluMaskMeta(const Tensor& x, const OptionalTensor&) {
+  return x.new_empty_symint({x.sym_size(0), x.sym_size(1), x.sym_size(2) / 2});
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(lite, m) {
+  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
+  // x [B, T, 2C], mask [B, T] int32; [B, T, C]. See glu_mask.h.
+  m.def("glu_mask(Tensor x, Tensor? mask) -> Tensor", tags);
+}
+
+TORCH_LIBRARY_IMPL(lite, CUDA, m) { m.impl("glu_mask", &gluMask); }
+
+TORCH_LIBRARY_IMPL(lite, Meta, m) { m.impl("glu_mask", &gluMaskMeta); }

@@ -14,7 +14,8 @@ from torch import nn
 
 from onnx_export.step_session import StepSession
 from train_model.data.dictionary import EOS, PAD, SPECIALS
-from train_model.models.beam_search import SearchOptions, beam_search
+from train_model.models.beam_search import beam_search
+from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 
 SHAPES = ((1, 1), (1, 8), (2, 3), (3, 33), (16, 8))  # batch, source length

@@ -25,8 +25,9 @@ from train_model.data.corpora import DISTILLED, prepare
 from train_model.data.dictionary import PAD, Dictionary
 from train_model.data.files import claim, copy, step
 from train_model.models.architectures import architecture_of
-from train_model.models.beam_search import SearchOptions, beam_search
+from train_model.models.beam_search import beam_search
 from train_model.models.checkpoint import load_checkpoint
+from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 
 # Sentences whose translations are written together; a stopped run loses at most these.

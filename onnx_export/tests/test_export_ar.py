@@ -11,8 +11,9 @@ import torch
 from onnx_export import export, export_ar, verify, verify_ar
 from onnx_export.export_ar import encoder_path
 from onnx_export.step_session import StepSession
-from train_model.models.beam_search import SearchOptions, beam_search
+from train_model.models.beam_search import beam_search
 from train_model.models.checkpoint import load_checkpoint
+from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.tests.networks import network
 

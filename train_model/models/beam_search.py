@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from train_model.data.dictionary import EOS, PAD, UNK
+from train_model.models.hypotheses import Found, SearchOptions, collect
 
 
 class StepDecoder(Protocol):
@@ -42,85 +42,12 @@ class StepDecoder(Protocol):
 
 
 @dataclass(frozen=True)
-class SearchOptions:
-    """How to search; names and defaults are fairseq's.
-
-    A hypothesis has at most ``max_len_a * source width + max_len_b`` tokens before eos (and no more
-    than the decoder has positions), at least ``min_len`` before it, and the score
-    ``sum of log-probabilities / length ** len_penalty`` with eos counted. ``unk_penalty`` is taken
-    from the log-probability of unk. No sequence of ``no_repeat_ngram`` tokens occurs twice (0: may); the
-    PyTorch form of this in fairseq 0.12.2 forbids nothing, so mit-han-lab's meaning is taken.
-
-    Raises:
-        ValueError: an option is not a finite number.
-    """
-
-    beam: int = 5
-    max_len_a: float = 0.0
-    max_len_b: int = 200
-    min_len: int = 1
-    len_penalty: float = 1.0
-    unk_penalty: float = 0.0
-    no_repeat_ngram: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("max_len_a", "max_len_b", "len_penalty", "unk_penalty"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} is a number, not {getattr(self, name)}")
-
-    def max_length(self, source_width: int, positions: int) -> int:
-        """Most tokens before eos for a batch of this width [tokens].
-
-        Raises:
-            ValueError: that is less than ``min_len``.
-        """
-        longest = min(int(self.max_len_a * source_width + self.max_len_b), positions - 1)
-        if longest < self.min_len:
-            raise ValueError(f"min_len {self.min_len} is above the longest output, {longest}")
-        return longest
-
-
-@dataclass(frozen=True)
 class Hypothesis:
     """One translation: tokens [L] with the closing eos, its score, and log-probabilities [L]."""
 
     tokens: Tensor
     score: float
     positional_scores: Tensor
-
-
-@dataclass(frozen=True)
-class Found:
-    """The finished hypotheses of a batch, best first; N is the beam, T the longest one's length.
-
-    Attributes:
-        counts: finished hypotheses per sentence [B] int64; entries after them have no meaning.
-        tokens: [B, N, T] int64 with the closing eos, then pad.
-        positional_scores: log-probabilities [B, N, T] float32, then 0.
-        lengths: tokens with eos [B, N] int64.
-        scores: [B, N] float32.
-    """
-
-    counts: np.ndarray
-    tokens: np.ndarray
-    positional_scores: np.ndarray
-    lengths: np.ndarray
-    scores: np.ndarray
-
-    def hypotheses(self) -> list[list[Hypothesis]]:
-        """The same, sentence by sentence."""
-        return [
-            [self._hypothesis(sentence, rank) for rank in range(count)]
-            for sentence, count in enumerate(self.counts.tolist())
-        ]
-
-    def _hypothesis(self, sentence: int, rank: int) -> Hypothesis:
-        own = sentence, rank, slice(int(self.lengths[sentence, rank]))
-        return Hypothesis(
-            torch.from_numpy(self.tokens[own]),
-            self.scores[sentence, rank].item(),
-            torch.from_numpy(self.positional_scores[own]),
-        )
 
 
 def beam_search(
@@ -132,7 +59,24 @@ def beam_search(
         For every sentence its finished hypotheses, best first; ``options.beam`` of them unless
         ``no_repeat_ngram`` left fewer.
     """
-    return search(decoder, src_tokens, options).hypotheses()
+    return as_hypotheses(search(decoder, src_tokens, options))
+
+
+def as_hypotheses(found: Found) -> list[list[Hypothesis]]:
+    """What a search found, sentence by sentence."""
+    return [
+        [_hypothesis(found, sentence, rank) for rank in range(count)]
+        for sentence, count in enumerate(found.counts.tolist())
+    ]
+
+
+def _hypothesis(found: Found, sentence: int, rank: int) -> Hypothesis:
+    own = sentence, rank, slice(int(found.lengths[sentence, rank]))
+    return Hypothesis(
+        torch.from_numpy(found.tokens[own]),
+        found.scores[sentence, rank].item(),
+        torch.from_numpy(found.positional_scores[own]),
+    )
 
 
 @torch.inference_mode()
@@ -220,7 +164,7 @@ class Search:
         self._forbidden = self._forbid(vocab_size, device)
         kinds = [2 if step == longest else step < options.min_len for step in range(steps)]
         self._kinds = torch.tensor(kinds, dtype=torch.int64, device=device)
-        self._history = self.tokens[..., None]
+        self._history = self.tokens[..., None].clone()
         self.restart()
 
     def _forbid(self, vocab_size: int, device: torch.device) -> Tensor:
@@ -240,7 +184,7 @@ class Search:
         self._totals.copy_(self._first_beam.expand_as(self._totals))
         for tensor in (self.step, self.done, self._count):
             tensor.zero_()
-        self._history = self.tokens[..., None]
+        self._history = self.tokens[..., None].clone()
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
@@ -322,45 +266,5 @@ class Search:
         counts, ends, totals = (
             tensor.cpu().numpy() for tensor in (self._count, self._end_at, self._end_total)
         )
-        at, beams = np.divmod(ends[:, : self._beam], self._beam)
-        lengths, totals = at + 1, totals[:, : self._beam]
-        penalty = (lengths.astype(np.float64) ** self._options.len_penalty).astype(np.float32)
-        finished = np.arange(self._beam) < counts[:, None]
-        scores = np.where(finished, totals / penalty, -np.inf)
-        lengths = np.where(finished, lengths, 0)
-        best = np.argsort(-scores, axis=1, kind="stable")
-        beams, lengths, totals, scores = (
-            np.take_along_axis(array, best, 1) for array in (beams, lengths, totals, scores)
-        )
-        tokens, sums = _read_back(past, beams, lengths, totals)
-        steps = np.diff(sums, axis=2, prepend=np.float32(0))
-        inside = np.arange(tokens.shape[2]) < lengths[..., None]
-        return Found(counts, tokens, np.where(inside, steps, np.float32(0)), lengths, scores)
-
-
-def _read_back(
-    past: list[np.ndarray], beams: np.ndarray, lengths: np.ndarray, totals: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and running sums [B, N, T] of hypotheses, from their ends to their beginnings.
-
-    Args:
-        past: token, beam before it and running sum [steps, B, beam] of what went on after each step.
-        beams: the beam [B, N] from which each ended.
-        lengths: of each, with eos [B, N]; 0 for none.
-        totals: the sum of each [B, N] with eos.
-    """
-    past_tokens, past_beams, past_totals = past
-    width = max(1, int(lengths.max(initial=0)))
-    tokens = np.full((*lengths.shape, width), PAD, np.int64)
-    sums = np.zeros((*lengths.shape, width), np.float32)
-    rows = np.arange(len(lengths))[:, None]
-    for step in reversed(range(width)):
-        last, inside = lengths == step + 1, lengths > step + 1
-        tokens[..., step] = np.where(
-            last, EOS, np.where(inside, past_tokens[step][rows, beams], PAD)
-        )
-        sums[..., step] = np.where(
-            last, totals, np.where(inside, past_totals[step][rows, beams], 0)
-        )
-        beams = np.where(inside, past_beams[step][rows, beams], beams)
-    return tokens, sums
+        beam, penalty = self._beam, self._options.len_penalty
+        return collect(past, counts, ends[:, :beam], totals[:, :beam], penalty)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from train_model.models.architectures import architecture_of
-from train_model.models.beam_search import SearchOptions, search
+from train_model.models.beam_search import search
+from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.models.quantized import replace_linears
 from train_model.ops.fake_quantize import LARGEST

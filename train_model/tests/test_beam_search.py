@@ -8,7 +8,8 @@ import itertools
 import pytest
 import torch
 
-from train_model.models.beam_search import Search, SearchOptions, beam_search
+from train_model.models.beam_search import Search, as_hypotheses, beam_search
+from train_model.models.hypotheses import SearchOptions
 
 EOS, PAD = 2, 1
 
@@ -126,7 +127,7 @@ def test_a_step_too_many_changes_nothing():
         for name, value in vars(expected).items():
             assert (getattr(found, name) == value).all(), name
         tokens = [h.tokens.tolist() for h in beam_search(decoder, source, options)[1]]
-        assert [h.tokens.tolist() for h in found.hypotheses()[1]] == tokens
+        assert [h.tokens.tolist() for h in as_hypotheses(found)[1]] == tokens
 
 
 @pytest.mark.parametrize(
@@ -140,3 +141,19 @@ def test_a_step_too_many_changes_nothing():
 def test_options_that_cannot_be_are_told(options, word):
     with pytest.raises(ValueError, match=word):
         beam_search(Markov(8), torch.full((1, 3), 5), options)
+
+
+def test_a_word_may_follow_itself_once_where_pairs_may_not_repeat():
+    class Stubborn(Markov):
+        """Prefers the same symbol everywhere."""
+
+        def __init__(self):
+            super().__init__(8)
+            self.table.fill_(-3)
+            self.table[..., 5] = -0.1
+
+    options = SearchOptions(beam=1, min_len=4, max_len_b=4, no_repeat_ngram=2)
+    ((best,),) = beam_search(Stubborn(), torch.full((1, 2), 5), options)
+    tokens = best.tokens.tolist()
+    assert tokens[:2] == [5, 5]
+    assert tokens[2] != 5

@@ -8,8 +8,9 @@ import torch
 from train_model import train
 from train_model.cli import UserError
 from train_model.data.corpora import CORPORA, Corpus, demo, prepare
-from train_model.models.beam_search import SearchOptions, beam_search
+from train_model.models.beam_search import beam_search
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 from train_model.tests.networks import step_by_step

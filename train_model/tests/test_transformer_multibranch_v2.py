@@ -11,8 +11,9 @@ import torch
 
 from train_model import fairseq_compat, recipe
 from train_model.model_stats import build
-from train_model.models.beam_search import SearchOptions, beam_search
+from train_model.models.beam_search import beam_search
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.models.multibranch import Branch
 from train_model.models.multibranch_config import MultibranchConfig

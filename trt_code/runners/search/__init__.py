@@ -1,18 +1,16 @@
 """Runners of autoregressive networks: a beam search around steps that a framework takes.
 
-``SearchRunner`` is the search behind the interface of every runner; the modules beside it make the
-steps, each with its own framework.
+``SearchRunner`` puts a search behind the interface of every runner; the other modules make the steps, each
+with its own framework.
 """
 
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from train_model.cli import UserError
 from train_model.data.dictionary import BOS
-from train_model.models.beam_search import Found, SearchOptions
+from train_model.models.hypotheses import Found, SearchOptions
 from trt_code.runners.base import Output, Runner
 from trt_code.runners.turns import Turns
 
@@ -31,7 +29,7 @@ class SearchRunner(Runner):
         name: str,
         precision: str,
         device: str,
-        search: Callable[[Tensor, SearchOptions], Found],
+        search: Callable[[np.ndarray, SearchOptions], Found],
         max_source: int,
         peak_memory: Callable[[], int],
         beam: int | None = None,
@@ -41,7 +39,7 @@ class SearchRunner(Runner):
         """See ``Runner``.
 
         Args:
-            search: translates source tokens [B, S] int64 on ``device``.
+            search: translates source tokens [B, S] int64.
             beam: as ``SearchOptions`` has it; 1 is greedy. ``len_penalty`` likewise.
             close: gives back what the search holds.
 
@@ -61,10 +59,9 @@ class SearchRunner(Runner):
             raise UserError(error) from error
 
     def run(self, src_tokens: np.ndarray) -> Output:
-        source = torch.from_numpy(without_bos(src_tokens)).to(self.device)
         try:
             with self._turns:
-                found = self._search(source, self._options)
+                found = self._search(without_bos(src_tokens), self._options)
         except ValueError as error:  # the beam does not fit the vocabulary
             raise UserError(error) from error
         if not found.counts.all():  # no score is above another where they are not numbers

@@ -11,6 +11,7 @@ from trt_code.runners.base import Unavailable
 from trt_code.runners.one_pass.torch_runner import DTYPES
 from trt_code.runners.search import SearchRunner
 from trt_code.runners.search.graphed_search import CudaCapture, GraphedSearch
+from trt_code.runners.search.tensors import on_device
 from trt_code.runners.search.torch_steps import TorchSearchRunner
 
 
@@ -51,7 +52,7 @@ def create(
         "cuda-graph",
         precision,
         device,
-        search,
+        on_device(search, device),
         model.config.max_source_positions,
         lambda: torch.cuda.max_memory_allocated() - held_before,
         beam,

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from train_model.data.dictionary import PAD
-from train_model.models.beam_search import Found, Search, SearchOptions
+from train_model.models.beam_search import Search
+from train_model.models.hypotheses import Found, SearchOptions
 from trt_code.cuda_graph.capture import capture
 
 CAPACITY = 24

@@ -8,6 +8,7 @@ from onnx_export.export_ar import encoder_path
 from train_model.models.beam_search import search
 from trt_code.runners.base import ResidentMemory, Unavailable
 from trt_code.runners.search import SearchRunner
+from trt_code.runners.search.tensors import on_device
 from trt_code.runners.vocabulary import check_vocabularies
 
 # The step's file, beside which the encoder's lies, and what makes both.
@@ -51,7 +52,7 @@ def create(
         "ort",
         precision,
         device,
-        functools.partial(search, halves.decoder()),
+        on_device(functools.partial(search, halves.decoder()), device),
         halves.max_source,
         memory.peak,
         beam,

@@ -13,6 +13,7 @@ from train_model.models.multibranch_config import MultibranchConfig
 from trt_code.runners.base import Output, ResidentMemory
 from trt_code.runners.one_pass.torch_runner import DTYPES, files_of, matmul_precision
 from trt_code.runners.search import SearchRunner
+from trt_code.runners.search.tensors import on_device
 
 
 def create(
@@ -40,7 +41,7 @@ def create(
         peak = ResidentMemory().peak
     dtype = DTYPES.get(precision, torch.float32)
     model = load_checkpoint(model_files.checkpoint).model.to(device, dtype)
-    steps = functools.partial(search, IncrementalDecoder.of(model))
+    steps = on_device(functools.partial(search, IncrementalDecoder.of(model)), device)
     limit = model.config.max_source_positions
     runner = TorchSearchRunner("torch", precision, device, steps, limit, peak, beam, len_penalty)
     runner.config = model.config

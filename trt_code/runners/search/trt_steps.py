@@ -22,6 +22,7 @@ from trt_code.runners.base import Unavailable
 from trt_code.runners.one_pass.trt_runner import find_plan, plans_on
 from trt_code.runners.search import BEAM, SearchRunner
 from trt_code.runners.search.graphed_search import Capture, CudaCapture, GraphedSearch
+from trt_code.runners.search.tensors import on_device
 
 
 def create(
@@ -52,7 +53,7 @@ def create(
         "trt",
         precision,
         device,
-        halves.search(CudaCapture()),
+        on_device(halves.search(CudaCapture()), device),
         halves.max_source,
         lambda: torch.cuda.max_memory_allocated() - held_before,
         beam,

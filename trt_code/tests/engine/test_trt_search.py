@@ -16,7 +16,8 @@ import torch
 from onnx_export import export_ar
 from onnx_export.onnx_file import half_path
 from train_model.cli import UserError
-from train_model.models.beam_search import SearchOptions, search
+from train_model.models.beam_search import as_hypotheses, search
+from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import DecoderStep, IncrementalDecoder, SourceEncoder
 from train_model.models.zoo import ModelFiles
 from train_model.tests.networks import network
@@ -127,7 +128,7 @@ def source(*lengths, seed=0):
 
 
 def assert_same(found, expected):
-    for ours, theirs in zip(found.hypotheses(), expected.hypotheses(), strict=True):
+    for ours, theirs in zip(as_hypotheses(found), as_hypotheses(expected), strict=True):
         assert [h.tokens.tolist() for h in ours] == [h.tokens.tolist() for h in theirs]
         torch.testing.assert_close(
             [h.score for h in ours], [h.score for h in theirs], atol=1e-4, rtol=0

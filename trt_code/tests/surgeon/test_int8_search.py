@@ -7,8 +7,9 @@ import torch
 from onnx_export import export
 from onnx_export.step_session import StepSession
 from onnx_export.verify_ar import random_source
-from train_model.models.beam_search import SearchOptions, search
+from train_model.models.beam_search import search
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.models.quantized import QuantizedLinear, linears
 from train_model.models.zoo import ModelFiles

@@ -11,7 +11,8 @@ from onnx_export.export_ar import encoder_path
 from onnx_export.reference import with_reference_functions
 from onnx_export.step_session import StepSession
 from onnx_export.verify_ar import random_source
-from train_model.models.beam_search import SearchOptions, beam_search
+from train_model.models.beam_search import beam_search
+from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.tests.networks import VARIANTS, network
 from trt_code import onnx_surgeon

@@ -17,16 +17,12 @@ from torch import nn
 
 from onnx_export.graph import export_graph, metadata
 from onnx_export.onnx_file import save_onnx
+from onnx_export.paths import half_path
 from train_model.data.dictionary import UNK
 from train_model.models.incremental import DecoderStep, SourceEncoder
 from train_model.models.signatures import SRC_TOKENS, search_encoder, search_step
 
 _BATCH, _BEAM, _SOURCE, _ROOM = 2, 3, 7, 11  # of the example; all different, so that none is merged
-
-
-def encoder_path(path: Path) -> Path:
-    """Where the encoder of the step ``path`` is."""
-    return path.with_suffix(".encoder.onnx")
 
 
 def write(model: nn.Module, path: Path) -> list[Path]:
@@ -35,9 +31,9 @@ def write(model: nn.Module, path: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    save_onnx(encoder_to_onnx(model), encoder_path(path))
+    save_onnx(encoder_to_onnx(model), half_path(path, "encoder"))
     save_onnx(step_to_onnx(model), path)
-    return [path, encoder_path(path)]
+    return [path, half_path(path, "encoder")]
 
 
 def encoder_to_onnx(model: nn.Module) -> ir.Model:

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from onnx_export.graph import export_graph, metadata
-from onnx_export.onnx_file import half_path, save_onnx
+from onnx_export.onnx_file import save_onnx
+from onnx_export.paths import half_path
 from train_model.data.dictionary import UNK
 from train_model.models.signatures import SPLIT, SRC_TOKENS
 from train_model.models.split import SplitDecoder, SplitEncoder

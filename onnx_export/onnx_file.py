@@ -70,16 +70,6 @@ def save_onnx(model: ir.Model, path: Path) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def half_path(path: Path, half: str) -> Path:
-    """Where a half of what ``path`` names is: ``model.fp16.onnx`` -> ``model.fp16.encoder.onnx``."""
-    return path.with_suffix(f".{half}{path.suffix}")
-
-
-def plain_path(path: Path) -> Path:
-    """Where the form without plugins is: ``model.fp16.onnx`` -> ``model.fp16.plain.onnx``."""
-    return path.with_suffix(f".plain{path.suffix}")
-
-
 def _unknown_inputs(graph: onnx.GraphProto) -> list[str]:
     """Names that nodes read and nothing in the main graph gives; a file cut short has some."""
     known = {item.name for item in (*graph.input, *graph.initializer)} | {""}

@@ -1,19 +1,27 @@
 """The two files of an autoregressive network in ONNX Runtime, called as the network's halves are."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import onnxruntime
-import torch
-from torch import Tensor
 
-from onnx_export.export_ar import encoder_path
+from onnx_export.paths import half_path
 from train_model.cli import UserError
-from train_model.models.incremental import IncrementalDecoder
 from train_model.models.signatures import SRC_TOKENS, STATE
+
+if TYPE_CHECKING:
+    from train_model.models.incremental import IncrementalDecoder
 
 
 class StepSession:
-    """The two sessions on the CPU, called with PyTorch tensors that share their memory.
+    """The two sessions on the CPU, called with arrays.
+
+    Attributes:
+        metadata: the step's.
+        max_source, max_target: the network's positions.
+        vocab_size: of the target.
 
     Raises:
         UserError: a file is missing, or the files are not the encoder and the step of this project.
@@ -21,9 +29,11 @@ class StepSession:
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         self._path = path
-        self._encoder, self._step = (_session(p, threads) for p in (encoder_path(path), path))
+        self._encoder, self._step = (
+            _session(p, threads) for p in (half_path(path, "encoder"), path)
+        )
         for session, half, place in (
-            (self._encoder, "encoder", encoder_path(path)),
+            (self._encoder, "encoder", half_path(path, "encoder")),
             (self._step, "step", path),
         ):
             if session.get_modelmeta().custom_metadata_map.get("half") != half:
@@ -38,25 +48,36 @@ class StepSession:
         self._state = [item.shape for item in inputs if item.name.startswith(STATE)]
         self.vocab_size = self._step.get_outputs()[0].shape[-1]
 
-    def decoder(self) -> IncrementalDecoder:
-        """What a search drives."""
-        return IncrementalDecoder(
-            self.encode, self.step, self.state_shapes, self.vocab_size, self.max_target
-        )
+    def decoder(self) -> "IncrementalDecoder":
+        """The network as a search on PyTorch tensors drives it; the tensors share the arrays' memory."""
+        import torch
 
-    def encode(self, src_tokens: Tensor) -> list[Tensor]:
-        """As :class:`SourceEncoder` is called."""
+        from train_model.models.incremental import IncrementalDecoder
+
+        def encode(src_tokens: torch.Tensor) -> list[torch.Tensor]:
+            return list(map(torch.from_numpy, self.encode(src_tokens.numpy())))
+
+        def step(*inputs) -> tuple[torch.Tensor, list[torch.Tensor]]:
+            *tensors, source, state = inputs
+            arrays = ([tensor.contiguous().numpy() for tensor in part] for part in (source, state))
+            logprobs, new_state = self.step(*(tensor.numpy() for tensor in tensors), *arrays)
+            return torch.from_numpy(logprobs), list(map(torch.from_numpy, new_state))
+
+        return IncrementalDecoder(encode, step, self.state_shapes, self.vocab_size, self.max_target)
+
+    def encode(self, src_tokens: np.ndarray) -> list[np.ndarray]:
+        """As :class:`train_model.models.incremental.SourceEncoder` is called."""
         return self._run(self._encoder, [SRC_TOKENS], [src_tokens])
 
     def step(
         self,
-        tokens: Tensor,
-        parents: Tensor,
-        position: Tensor,
-        source: list[Tensor],
-        state: list[Tensor],
-    ) -> tuple[Tensor, list[Tensor]]:
-        """As :class:`DecoderStep` is called."""
+        tokens: np.ndarray,
+        parents: np.ndarray,
+        position: np.ndarray,
+        source: Sequence[np.ndarray],
+        state: Sequence[np.ndarray],
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """As :class:`train_model.models.incremental.DecoderStep` is called."""
         inputs = [tokens, parents, position, *source, *state]
         logprobs, *new_state = self._run(self._step, self._names, inputs)
         return logprobs, new_state
@@ -67,19 +88,15 @@ class StepSession:
         return [tuple(sizes.get(size, size) for size in shape) for shape in self._state]
 
     def _run(
-        self, session: onnxruntime.InferenceSession, names: list[str], inputs: list[Tensor]
-    ) -> list[Tensor]:
-        feeds = {
-            name: tensor.contiguous().numpy() for name, tensor in zip(names, inputs, strict=True)
-        }
+        self, session: onnxruntime.InferenceSession, names: list[str], inputs: list[np.ndarray]
+    ) -> list[np.ndarray]:
         try:
-            outputs = session.run(None, feeds)
+            return session.run(None, dict(zip(names, inputs, strict=True)))
         except Exception as error:  # shapes that do not fit are found here, not when it is opened
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"ONNX Runtime fails in {self._path} or its encoder: {reason}"
             ) from error
-        return [torch.from_numpy(array) for array in outputs]
 
 
 def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:

@@ -18,7 +18,8 @@ import onnxruntime
 import torch
 from torch import nn
 
-from onnx_export.onnx_file import half_path, load_onnx
+from onnx_export.onnx_file import load_onnx
+from onnx_export.paths import half_path
 from onnx_export.split_session import SplitSession
 from train_model.cli import UserError
 from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS

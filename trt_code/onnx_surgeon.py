@@ -16,8 +16,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from onnx_export.export_ar import encoder_path
-from onnx_export.onnx_file import half_path, load_onnx, save_onnx
+from onnx_export.onnx_file import load_onnx, save_onnx
+from onnx_export.paths import half_path
 from train_model.cli import Parser, UserError, run
 from train_model.models.signatures import SPLIT
 from trt_code import graph_lint
@@ -184,8 +184,8 @@ def main(argv: list[str] | None = None) -> int:
     if model.metadata_props.get("half") != "step":
         report = patch(model, arguments.precision, without)
         return _write(model, arguments.output, arguments, report)
-    encoder = load(encoder_path(arguments.input))
-    outputs = [encoder_path(arguments.output), arguments.output]
+    encoder = load(half_path(arguments.input, "encoder"))
+    outputs = [half_path(arguments.output, "encoder"), arguments.output]
     return _patch_pair(encoder, model, outputs, arguments, without)
 
 

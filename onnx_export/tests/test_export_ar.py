@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onnx_export import export, export_ar, verify, verify_ar
-from onnx_export.export_ar import encoder_path
+from onnx_export.paths import half_path
 from onnx_export.step_session import StepSession
 from train_model.models.beam_search import beam_search
 from train_model.models.checkpoint import load_checkpoint
@@ -35,7 +35,7 @@ def model():
 @pytest.fixture(scope="module")
 def decoder(path, model):
     """The host's loop over the two files, fed by nothing but their names."""
-    encoder, step = map(onnxruntime.InferenceSession, (encoder_path(path), path))
+    encoder, step = map(onnxruntime.InferenceSession, (half_path(path, "encoder"), path))
 
     def encode(src_tokens):
         return [torch.from_numpy(a) for a in encoder.run(None, {"src_tokens": src_tokens.numpy()})]
@@ -86,7 +86,7 @@ def test_verify_agrees_and_finds_a_wrong_weight(path, tmp_path, capsys):
     values = onnx.numpy_helper.to_array(weight) + 0.1
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     onnx.save(wrong, tmp_path / "model.onnx")
-    shutil.copy(encoder_path(path), tmp_path)
+    shutil.copy(half_path(path, "encoder"), tmp_path)
     assert verify.main([*arguments, str(tmp_path / "model.onnx")]) == 1
 
 
@@ -106,14 +106,14 @@ def test_the_state_is_named_and_every_next_is_an_input(path):
     state = [name for name in inputs if name.startswith("layers.")]
     assert inputs[:3] == ["tokens", "parents", "position"]
     assert outputs == ["logprobs", *(f"next.{name}" for name in state)]
-    encoder = onnx.load(encoder_path(path))
+    encoder = onnx.load(half_path(path, "encoder"))
     assert [item.name for item in encoder.graph.output] == [n for n in inputs if "source." in n]
     assert {f.name for f in encoder.functions} == {"LiteDynamicConv"}
     assert not step.functions
 
 
 def test_the_files_say_what_they_are(path):
-    for file, half in ((path, "step"), (encoder_path(path), "encoder")):
+    for file, half in ((path, "step"), (half_path(path, "encoder"), "encoder")):
         metadata = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
         assert metadata["architecture"] == "transformer_multibranch_v2"
         assert metadata["half"] == half

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_export.onnx_file import half_path
+from onnx_export.paths import half_path
 from train_model.cli import UserError
 from train_model.models.signatures import SPLIT, SRC_TOKENS, WHOLE
 from trt_code.runners.base import (

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_export.onnx_file import half_path, plain_path
+from onnx_export.paths import half_path, plain_path
 from train_model.cli import UserError
 from train_model.models.signatures import WHOLE
 from trt_code.engine.gpu import DeviceBuffer, check, installed_gpus, load_cudart

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_export.onnx_file import half_path
+from onnx_export.paths import half_path
 from train_model.cli import UserError
 from train_model.data.dictionary import PAD
 from train_model.models.canvas import canvas_width, initial_canvas

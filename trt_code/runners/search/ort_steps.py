@@ -4,11 +4,10 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from onnx_export.export_ar import encoder_path
-from train_model.models.beam_search import search
+from onnx_export.paths import half_path
 from trt_code.runners.base import ResidentMemory, Unavailable
 from trt_code.runners.search import SearchRunner
-from trt_code.runners.search.tensors import on_device
+from trt_code.runners.search.numpy_search import search
 from trt_code.runners.vocabulary import check_vocabularies
 
 # The step's file, beside which the encoder's lies, and what makes both.
@@ -40,7 +39,7 @@ def create(
         )
     name, target = _FILES[precision]
     step = Path(build_dir) / model_files.name / name
-    for path in (step, encoder_path(step)):
+    for path in (step, half_path(step, "encoder")):
         if not path.is_file():
             raise Unavailable(f"{path} has not been built ({target} MODEL={model_files.name})")
     from onnx_export.step_session import StepSession
@@ -52,7 +51,7 @@ def create(
         "ort",
         precision,
         device,
-        on_device(functools.partial(search, halves.decoder()), device),
+        functools.partial(search, halves),
         halves.max_source,
         memory.peak,
         beam,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onnx_export.onnx_file import half_path
+from onnx_export.paths import half_path
 from train_model.cli import UserError
 from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.plan import Engine, Plan

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from onnx_export import export_ar
-from onnx_export.onnx_file import half_path
+from onnx_export.paths import half_path
 from train_model.cli import UserError
 from train_model.models.beam_search import as_hypotheses, search
 from train_model.models.hypotheses import SearchOptions

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from onnx_export import export_ar
-from onnx_export.export_ar import encoder_path
+from onnx_export.paths import half_path
 from onnx_export.reference import with_reference_functions
 from onnx_export.step_session import StepSession
 from onnx_export.verify_ar import random_source
@@ -41,14 +41,14 @@ def patched(exported, folder, precision):
     output = folder / f"model.{precision}.onnx"
     arguments = ["--input", str(exported), "--output", str(output), "--precision", precision]
     assert onnx_surgeon.main(arguments) == 0
-    for file in (output, encoder_path(output)):
+    for file in (output, half_path(output, "encoder")):
         assert not lint(onnx.load(file))
     return output
 
 
 def runnable(path):
     """Both patched files with reference functions, opened."""
-    for file in (path, encoder_path(path)):
+    for file in (path, half_path(path, "encoder")):
         onnx.save(with_reference_functions(onnx.load(file)), file)
     return StepSession(path, threads=1).decoder()
 
@@ -122,7 +122,9 @@ def forced_once(model, decoder=None):
 
 def test_ranges_of_a_step_are_those_of_a_search(exported):
     path = exported("dynamic")
-    largest = measure_step(*(onnx_surgeon.load(file) for file in (encoder_path(path), path)))
+    largest = measure_step(
+        *(onnx_surgeon.load(file) for file in (half_path(path, "encoder"), path))
+    )
     model = network("dynamic")
     keys = []
     attention = model.decoder.layers[0].self_attn.branches[0].k_proj

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from train_model.cli import UserError, atomic_path
 from train_model.models.architectures import ALIASES, ARCHITECTURES
 from train_model.models.config import SIDES
-from train_model.models.fairseq_file import fill, read_checkpoint
+from train_model.models.fairseq_file import match_weights, read_checkpoint, shapes_of
 from train_model.models.quantized import is_quantizer
 
 
@@ -31,22 +31,25 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
             another architecture, or its weights do not fit the network that its options describe.
     """
     file = read_checkpoint(path)
-    args, weights = file.options, file.weights
-    kind = getattr(args, "arch", None) or getattr(args, "_name", None)
-    kind = ALIASES.get(kind, kind)
+    kind = ALIASES.get(file.architecture, file.architecture)
     if kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise UserError(f"{path} is of architecture {kind!r}; this project runs {known}")
+    architecture, sizes = ARCHITECTURES[kind], [file.symbols(side) for side in SIDES]
     try:
-        sizes = (weights[f"{side}.embed_tokens.weight"].shape[0] for side in SIDES)
-        config = ARCHITECTURES[kind].configure(args, *sizes)
-        model = ARCHITECTURES[kind].build(config)
-    except KeyError as error:
-        raise UserError(f"{path} lacks the weights {error}") from error
-    except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} has options that do not fit: {str(error)[:200]}") from error
-    fill(model, ARCHITECTURES[kind].upgrade(weights), path)
+        config = architecture.configure(file.options, *sizes)
+        expected = shapes_of(lambda: architecture.build(config))
+        upgraded = architecture.upgrade(file.weights)
+    except _MISFITS as error:
+        raise UserError(f"{path} has options that do not fit: {error}") from error
+    weights = match_weights(upgraded, expected, path)
+    model = architecture.build(config)
+    model.load_state_dict(weights)
     return Loaded(model.eval(), config, kind)
+
+
+# What options that contradict each other raise on the way to a network.
+_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def save_checkpoint(

@@ -98,10 +98,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--method", choices=METHODS, default="max", help="of the inputs' ranges")
     parser.add_argument("--text", type=Path, help="to calibrate with (default: validation split)")
     parser.add_argument(
-        "--sentences", type=whole_number(1), default=512, metavar="N", help="of it, at most (512)"
+        "--sentences", type=whole_number(0), default=512, metavar="N", help="of it, at most (512)"
     )
     parser.add_argument("--build-dir", type=Path, default="build", help="default build")
     options = parser.parse_args(argv)
+    if options.sentences < 1:
+        raise UserError(f"--sentences {options.sentences} calibrates nothing; give 1 or more")
     files = model_files(options.model, options.build_dir)
     loaded = load_checkpoint(files.checkpoint)
     config = loaded.config

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
-from train_model import recipe
+from train_model import ops, recipe  # noqa: F401  ops registers the operators that are counted
 from train_model.cli import Parser, UserError, run, whole_number
 from train_model.data.dictionary import UNK
 from train_model.models.architectures import ARCHITECTURES, Family, architecture_of

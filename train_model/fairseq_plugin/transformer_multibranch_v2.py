@@ -18,14 +18,9 @@ from fairseq.models import (
 )
 from torch import Tensor, nn
 
+from train_model.models.autoregressive import EncoderOut, Source
 from train_model.models.multibranch_config import MultibranchConfig
-from train_model.models.transformer_multibranch_v2 import (
-    Decoder,
-    Encoder,
-    EncoderOut,
-    Source,
-    TransformerMultibranch,
-)
+from train_model.models.transformer_multibranch_v2 import Decoder, Encoder, TransformerMultibranch
 
 # What one-step decoding keeps is lengthened by so many tokens whenever it is full.
 _ROOM = 32

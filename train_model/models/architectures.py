@@ -112,6 +112,39 @@ ARCHITECTURES = {
             unsure_function="dynamic_crf:unsure_scores",
         ),
         Architecture(
+            name="lightconv",
+            family="autoregressive",
+            config_class="lightconv:LightConvConfig",
+            network_class="lightconv:LightConv",
+            upgrade_function="lightconv:upgrade",
+            aliases=tuple(
+                f"lightconv_{name}"
+                for name in (
+                    *(
+                        "iwslt_de_en",
+                        "wmt_en_de",
+                        "wmt_en_de_big",
+                        "wmt_en_fr_big",
+                        "wmt_zh_en_big",
+                    ),
+                )
+            ),
+        ),
+        Architecture(
+            name="transformer",
+            family="autoregressive",
+            config_class="transformer:TransformerConfig",
+            network_class="transformer:Transformer",
+            upgrade_function="transformer:upgrade",
+            aliases=tuple(
+                f"transformer_{name}"
+                for name in (
+                    *("iwslt_de_en", "wmt_en_de", "tiny", "wmt_en_de_big", "wmt_en_de_big_t2t"),
+                    *("vaswani_wmt_en_de_big", "vaswani_wmt_en_fr_big"),
+                )
+            ),
+        ),
+        Architecture(
             name="transformer_multibranch_v2",
             family="autoregressive",
             config_class="multibranch_config:MultibranchConfig",

@@ -40,33 +40,25 @@ class NetworkConfig:
     encoder_embed_dim: int = 512
     encoder_ffn_embed_dim: int = 2048
     encoder_layers: int = 6
-    encoder_kernel_size_list: Sequence[int] = (3, 7, 15, 31, 31, 31, 31)
-    encoder_glu: bool = True
     encoder_learned_pos: bool = False
     encoder_normalize_before: bool = False
     decoder_ffn_embed_dim: int | None = None
     decoder_layers: int = 6
     decoder_attention_heads: int = 8
-    decoder_kernel_size_list: Sequence[int] = (3, 7, 15, 31, 31, 31, 31)
-    decoder_glu: bool = True
     decoder_learned_pos: bool = False
     decoder_normalize_before: bool = False
-    conv_linear: bool = False
-    weight_softmax: bool = True
     max_source_positions: int = 1024
     max_target_positions: int = 1024
     share_all_embeddings: bool = False
     share_decoder_input_output_embed: bool = False
     dropout: float = 0.1
     attention_dropout: float = 0.0
-    weight_dropout: float | None = None
     left_pad_source: bool = True
     padding_policy: PaddingPolicy = "upstream"
     int8_layers: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._fill("decoder_ffn_embed_dim", self.encoder_ffn_embed_dim)
-        self._fill("weight_dropout", self.attention_dropout)
         if self.padding_policy not in ("upstream", "masked"):
             raise ValueError(f"padding_policy is upstream or masked, not {self.padding_policy!r}")
         if self.share_all_embeddings and self.src_vocab != self.tgt_vocab:
@@ -76,8 +68,14 @@ class NetworkConfig:
             if not 1 <= getattr(self, name) <= MAX_POSITIONS:  # their table is made, not read
                 raise ValueError(f"{name} is 1 to {MAX_POSITIONS}, not {getattr(self, name)}")
         self._set("int8_layers", tuple(self.int8_layers))
-        for side in SIDES:
-            self._check_kernels(side)
+
+    def width(self, side: str) -> int:
+        """Channels of the ``encoder`` or the ``decoder``."""
+        return self.encoder_embed_dim
+
+    def has_final_norm(self, side: str) -> bool:
+        """Whether a LayerNorm follows the last layer of the ``encoder`` or the ``decoder``."""
+        return getattr(self, f"{side}_normalize_before")
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -96,16 +94,6 @@ class NetworkConfig:
             ):
                 raise ValueError(f"{field.name} is a share from 0 to 1, not {share!r}")
 
-    def _check_kernels(self, side: str) -> None:
-        """One kernel size a layer; a single one is every layer's."""
-        layers = getattr(self, f"{side}_layers")
-        kernels = tuple(getattr(self, f"{side}_kernel_size_list"))
-        if len(kernels) == 1:
-            kernels *= layers
-        if len(kernels) < layers:
-            raise ValueError(f"{len(kernels)} kernel sizes for {layers} {side} layers")
-        self._set(f"{side}_kernel_size_list", kernels[:layers])
-
     @classmethod
     def from_args(cls, args: argparse.Namespace, src_vocab: int, tgt_vocab: int) -> Self:
         """Take the options that fairseq's parser (or an old checkpoint) has; the rest keep defaults.
@@ -119,9 +107,10 @@ class NetworkConfig:
             for name, value in vars(args).items()
             if name in fields and value is not None
         }
-        width = options.get("encoder_embed_dim", cls.encoder_embed_dim)
-        if getattr(args, "decoder_embed_dim", None) not in (None, width):
-            raise ValueError("encoder_embed_dim and decoder_embed_dim must be equal")
+        if "decoder_embed_dim" not in fields:
+            width = options.get("encoder_embed_dim", cls.encoder_embed_dim)
+            if getattr(args, "decoder_embed_dim", None) not in (None, width):
+                raise ValueError("encoder_embed_dim and decoder_embed_dim must be equal")
         return cls(**options | {"src_vocab": src_vocab, "tgt_vocab": tgt_vocab})
 
     @property
@@ -136,12 +125,135 @@ class NetworkConfig:
             for name, value in dataclasses.asdict(self).items()
         }
         return argparse.Namespace(
-            arch=self.architecture, decoder_embed_dim=self.encoder_embed_dim, **options
+            **{"arch": self.architecture, "decoder_embed_dim": self.encoder_embed_dim} | options
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class NatConfig(NetworkConfig):
+class ConvolutionConfig(NetworkConfig):
+    """Options of networks with convolutions over time."""
+
+    _: dataclasses.KW_ONLY
+    encoder_kernel_size_list: Sequence[int] = (3, 7, 15, 31, 31, 31, 31)
+    encoder_glu: bool = True
+    decoder_kernel_size_list: Sequence[int] = (3, 7, 15, 31, 31, 31, 31)
+    decoder_glu: bool = True
+    conv_linear: bool = False
+    weight_softmax: bool = True
+    weight_dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        self._fill("weight_dropout", self.attention_dropout)
+        super().__post_init__()
+        for side in SIDES:
+            self._check_kernels(side)
+
+    def _check_kernels(self, side: str) -> None:
+        """Set one kernel size per layer; a single one is for all layers."""
+        layers = getattr(self, f"{side}_layers")
+        kernels = tuple(getattr(self, f"{side}_kernel_size_list"))
+        if len(kernels) == 1:
+            kernels *= layers
+        if len(kernels) < layers:
+            raise ValueError(f"{len(kernels)} kernel sizes for {layers} {side} layers")
+        self._set(f"{side}_kernel_size_list", kernels[:layers])
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvBlockConfig(ConvolutionConfig):
+    """Options of networks that have a convolution block in place of self-attention."""
+
+    _: dataclasses.KW_ONLY
+    encoder_conv_dim: int | None = None
+    encoder_attention_heads: int = 8
+    encoder_conv_type: Literal["dynamic", "lightweight"] = "dynamic"
+    decoder_conv_dim: int | None = None
+    decoder_conv_type: Literal["dynamic", "lightweight"] = "dynamic"
+    no_token_positional_embeddings: bool = False
+    relu_dropout: float = 0.0
+    input_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for side in SIDES:
+            self._fill(f"{side}_conv_dim", self.width(side))
+            self._check_convolution(side)
+
+    def _check_convolution(self, side: str) -> None:
+        heads, width = getattr(self, f"{side}_attention_heads"), getattr(self, f"{side}_conv_dim")
+        check_heads(width, heads, f"{side}: ")
+        conv_type = getattr(self, f"{side}_conv_type")
+        if conv_type not in ("dynamic", "lightweight"):
+            raise ValueError(f"{side}_conv_type is dynamic or lightweight, not {conv_type!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoregressiveConfig(NetworkConfig):
+    """Options of networks that give one token per step, see ``train_model.models.autoregressive``."""
+
+    _: dataclasses.KW_ONLY
+    decoder_embed_dim: int | None = None
+    activation_fn: str = "relu"
+    activation_dropout: float = 0.0
+    layernorm_embedding: bool = False
+    no_decoder_final_norm: bool = False
+    no_scale_embedding: bool = False
+    no_token_positional_embeddings: bool = False
+
+    # Options of fairseq that these networks lack, with the only value that they support.
+    fixed: ClassVar[dict[str, Any]] = {
+        "adaptive_input": False,
+        "adaptive_softmax_cutoff": None,
+        "base_layers": 0,
+        "character_embeddings": False,
+        "cross_self_attention": False,
+        "no_cross_attention": False,
+    }
+
+    # Whether the decoder may be wider or narrower than the encoder.
+    own_decoder_width: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self._fill("decoder_embed_dim", self.encoder_embed_dim)
+        super().__post_init__()
+        if self.decoder_embed_dim != self.encoder_embed_dim and not self.own_decoder_width:
+            raise ValueError("encoder_embed_dim and decoder_embed_dim must be equal")
+        check_heads(self.decoder_embed_dim, self.decoder_attention_heads, "decoder: ")
+        if self.share_all_embeddings and self.decoder_embed_dim != self.encoder_embed_dim:
+            raise ValueError(
+                "share_all_embeddings needs equal encoder_embed_dim and decoder_embed_dim"
+            )
+
+    def width(self, side: str) -> int:
+        """See :meth:`NetworkConfig.width`."""
+        return getattr(self, f"{side}_embed_dim")
+
+    def has_final_norm(self, side: str) -> bool:
+        """See :meth:`NetworkConfig.has_final_norm`."""
+        return super().has_final_norm(side) and not (
+            side == "decoder" and self.no_decoder_final_norm
+        )
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace, src_vocab: int, tgt_vocab: int) -> Self:
+        """See :meth:`NetworkConfig.from_args`."""
+        given = {name: value for name, value in vars(args).items() if value is not None}
+        for name, only in cls.fixed.items():
+            if given.get(name, only) != only:
+                raise ValueError(f"{name}={given[name]!r} is not supported; leave it at {only!r}")
+        # older checkpoints have the dropout inside the FFN under its former name
+        dropout = given.get("activation_dropout") or given.get("relu_dropout", 0.0)
+        config = super().from_args(
+            argparse.Namespace(**given | {"activation_dropout": dropout}), src_vocab, tgt_vocab
+        )
+        for name in ("decoder_input_dim", "decoder_output_dim"):
+            if given.get(name, config.decoder_embed_dim) != config.decoder_embed_dim:
+                raise ValueError(f"{name} must be equal to decoder_embed_dim")
+        return config
+
+
+@dataclasses.dataclass(frozen=True)
+class NatConfig(ConvBlockConfig):
     """Options of ``conv_crf_transformer``.
 
     A network that has ``int8_layers`` is without the convolutions' last projection, which quantisation
@@ -152,35 +264,14 @@ class NatConfig(NetworkConfig):
 
     _: dataclasses.KW_ONLY
     encoder_layers: int = 7
-    encoder_conv_dim: int | None = None
-    encoder_attention_heads: int = 8
-    encoder_conv_type: Literal["dynamic", "lightweight"] = "dynamic"
-    decoder_conv_dim: int | None = None
-    decoder_conv_type: Literal["dynamic", "lightweight"] = "dynamic"
-    no_token_positional_embeddings: bool = False
     src_embedding_copy: bool = False
     pred_length_offset: bool = False
     sg_length_pred: bool = False
     crf_lowrank_approx: int = 32
     crf_beam_approx: int = 64
-    relu_dropout: float = 0.0
-    input_dropout: float = 0.1
     label_smoothing: float = 0.0
     word_ins_loss_factor: float = 0.5
     length_loss_factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for side in SIDES:
-            self._fill(f"{side}_conv_dim", self.encoder_embed_dim)
-            self._check_convolution(side)
-
-    def _check_convolution(self, side: str) -> None:
-        heads, width = getattr(self, f"{side}_attention_heads"), getattr(self, f"{side}_conv_dim")
-        check_heads(width, heads, f"{side}: ")
-        conv_type = getattr(self, f"{side}_conv_type")
-        if conv_type not in ("dynamic", "lightweight"):
-            raise ValueError(f"{side}_conv_type is dynamic or lightweight, not {conv_type!r}")
 
     @classmethod
     def from_args(cls, args: argparse.Namespace, src_vocab: int, tgt_vocab: int) -> Self:

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from train_model.data.dictionary import BOS, EOS, PAD, UNK
 from train_model.models.canvas import PER_SOURCE_TOKEN, canvas_width
 from train_model.models.config import NatConfig
+from train_model.models.conv_block import ConvBlock
 from train_model.models.dynamic_crf import DynamicCRF
 from train_model.models.layers import (
     MultiheadAttention,
-    convolution,
     embedding,
     linear,
     masked_softmax,
@@ -43,34 +43,14 @@ class EncoderOut(NamedTuple):
     positions: Tensor  # [B, S, C], position embeddings
 
 
-class _ConvBlock(nn.Module):
-    """Linear, gate, convolution, linear. It replaces the self-attention of a Transformer."""
-
-    def _build_conv(self, config: NatConfig, side: str, kernel_size: int, padding_l: int) -> None:
-        width, conv_dim = config.encoder_embed_dim, getattr(config, f"{side}_conv_dim")
-        self.glu = getattr(config, f"{side}_glu")
-        kind = getattr(config, f"{side}_conv_type")
-        self.linear1 = linear(width, conv_dim * (1 + self.glu))
-        self.conv = convolution(
-            kind,
-            conv_dim,
-            kernel_size,
-            padding_l,
-            getattr(config, f"{side}_attention_heads"),
-            weight_softmax=config.weight_softmax,
-            weight_dropout=config.weight_dropout,
-            with_linear=config.conv_linear,
-            # the original passes the gate to dynamic convolutions only
-            glu=self.glu and kind == "dynamic",
-        )
-        self.linear2 = linear(conv_dim, width)
+class _Layer(ConvBlock):
+    """Convolution block and feed-forward block, as both sides have them."""
 
     def _build_ffn(self, config: NatConfig, side: str) -> None:
         width, ffn_dim = config.encoder_embed_dim, getattr(config, f"{side}_ffn_embed_dim")
         self.fc1, self.fc2 = linear(width, ffn_dim), linear(ffn_dim, width)
         self.normalize_before = getattr(config, f"{side}_normalize_before")
         self.dropout, self.relu_dropout = config.dropout, config.relu_dropout
-        self.input_dropout = config.input_dropout
 
     def _residual(self, norm: nn.LayerNorm, x: Tensor, branch) -> Tensor:
         """``x`` plus the branch of it, normalised before the branch or after the sum."""
@@ -78,21 +58,16 @@ class _ConvBlock(nn.Module):
         x = x + F.dropout(y, self.dropout, self.training)
         return x if self.normalize_before else norm(x)
 
-    def _project_in(self, x: Tensor) -> Tensor:
-        x = self.linear1(F.dropout(x, self.input_dropout, self.training))
-        return F.glu(x, -1) if self.glu else x
-
     def _ffn(self, x: Tensor) -> Tensor:
         return self.fc2(F.dropout(F.relu(self.fc1(x)), self.relu_dropout, self.training))
 
 
-class EncoderLayer(_ConvBlock):
+class EncoderLayer(_Layer):
     """Convolution block and feed-forward block, each with residual and LayerNorm."""
 
     def __init__(self, config: NatConfig, kernel_size: int) -> None:
         super().__init__()
-        # the original gives an even kernel its extra tap on the right
-        self._build_conv(config, "encoder", kernel_size, (kernel_size - 1) // 2)
+        self.build_conv(config, "encoder", kernel_size)
         self._build_ffn(config, "encoder")
         self.mask_conv = config.padding_policy == "masked"
         norms = [nn.LayerNorm(config.encoder_embed_dim) for _ in range(2)]
@@ -102,20 +77,20 @@ class EncoderLayer(_ConvBlock):
         """[B, S, C] -> [B, S, C]."""
 
         def conv(x: Tensor) -> Tensor:
-            x = self._project_in(x).masked_fill(padding_mask[:, :, None], 0)
+            x = self.project_in(x).masked_fill(padding_mask[:, :, None], 0)
             return self.linear2(self.conv(x, padding_mask if self.mask_conv else None))
 
         x = self._residual(self.layer_norms[0], x, conv)
         return self._residual(self.layer_norms[1], x, self._ffn)
 
 
-class DecoderLayer(_ConvBlock):
+class DecoderLayer(_Layer):
     """Causal convolution block, attention to the source, feed-forward block."""
 
     def __init__(self, config: NatConfig, kernel_size: int) -> None:
         super().__init__()
         width = config.encoder_embed_dim
-        self._build_conv(config, "decoder", kernel_size, kernel_size - 1)
+        self.build_conv(config, "decoder", kernel_size)
         self._build_ffn(config, "decoder")
         self.conv_layer_norm = nn.LayerNorm(width)
         self.encoder_attn = MultiheadAttention(
@@ -128,7 +103,7 @@ class DecoderLayer(_ConvBlock):
         """[B, T, C] -> [B, T, C], with the source's keys and values [B, heads, S, C / heads]."""
 
         def conv(x: Tensor) -> Tensor:
-            return self.linear2(self.conv(self._project_in(x)))
+            return self.linear2(self.conv(self.project_in(x)))
 
         def attend(x: Tensor) -> Tensor:
             return self.encoder_attn.attend(x, key, value, padding_mask[:, None, None])

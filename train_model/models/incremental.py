@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from train_model.models.transformer_multibranch_v2 import Source, TransformerMultibranch
+from train_model.models.autoregressive import AutoregressiveTranslator, Source
 
 # Attention's keys and values get room for so many more tokens whenever they are full: a step costs
 # what the sentence needs and not what the longest one could, and the shapes that occur are few.
@@ -19,7 +19,7 @@ ROOM = 16
 class SourceEncoder(nn.Module):
     """Source tokens to what every step needs of them."""
 
-    def __init__(self, model: TransformerMultibranch) -> None:
+    def __init__(self, model: AutoregressiveTranslator) -> None:
         super().__init__()
         self.encoder, self.decoder = model.encoder, model.decoder
 
@@ -34,7 +34,7 @@ class SourceEncoder(nn.Module):
 class DecoderStep(nn.Module):
     """One step of every hypothesis."""
 
-    def __init__(self, model: TransformerMultibranch) -> None:
+    def __init__(self, model: AutoregressiveTranslator) -> None:
         super().__init__()
         self.decoder = model.decoder
         self.names = list(model.decoder.state_shapes(1, 1))
@@ -93,7 +93,7 @@ class IncrementalDecoder:
         self._dtype, self._more_room = dtype, room
 
     @classmethod
-    def of(cls, model: TransformerMultibranch) -> "IncrementalDecoder":
+    def of(cls, model: AutoregressiveTranslator) -> "IncrementalDecoder":
         """The network in PyTorch, on the device where it is."""
         return cls(
             SourceEncoder(model),

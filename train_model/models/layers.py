@@ -4,6 +4,8 @@ Everything is batch first, [B, T, C]; a padding mask is bool [B, T], True at pad
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,28 @@ def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation that fairseq's ``--activation-fn`` names.
+
+    Raises:
+        ValueError: there is no such activation.
+    """
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation_fn is one of {', '.join(_ACTIVATIONS)}, not {name!r}")
+    return _ACTIVATIONS[name]
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_accurate": partial(F.gelu, approximate="tanh"),
+    "tanh": torch.tanh,
+    "swish": F.silu,
+    "linear": torch.nn.Identity(),
+}
 
 
 def embedding(rows: int, width: int, padding_idx: int | None = PAD) -> nn.Embedding:
@@ -103,11 +127,15 @@ def masked_softmax(scores: Tensor, padding_mask: Tensor) -> Tensor:
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention (fairseq ``MultiheadAttention``)."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, width: int, heads: int, dropout: float = 0.0, source_width: int | None = None
+    ) -> None:
+        """Build the projections; keys and values have ``source_width`` channels, or else ``width``."""
         super().__init__()
         check_heads(width, heads)
         self.heads, self.dropout, self.scale = heads, dropout, (width // heads) ** -0.5
-        self.k_proj, self.v_proj = linear(width, width), linear(width, width)
+        source_width = source_width or width
+        self.k_proj, self.v_proj = linear(source_width, width), linear(source_width, width)
         self.q_proj, self.out_proj = linear(width, width), linear(width, width)
         # fairseq initialises the three as parts of one matrix
         for projection in (self.k_proj, self.v_proj, self.q_proj):
@@ -132,6 +160,33 @@ class MultiheadAttention(nn.Module):
         """Attend from ``x`` [B, T, C] to ``source`` [B, S, C] where its mask [B, S] is False."""
         return self.attend(x, *self.project_source(source), padding_mask[:, None, None])
 
+    def attend_to_itself(self, x: Tensor, padding_mask: Tensor | None, causal: bool) -> Tensor:
+        """Attend from ``x`` [B, T, C] to itself; ``causal`` hides the future, the mask [B, T] padding."""
+        return self.attend(x, *self.project_source(x), _hidden(x, padding_mask, causal))
+
+    def state_shapes(self, rows: int, length: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the keys and values of ``length`` positions that :meth:`step` takes, by name."""
+        shape = (rows, self.heads, length, self.q_proj.out_features // self.heads)
+        return {"key": shape, "value": shape}
+
+    def step(self, x: Tensor, state: list[Tensor], position: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Attend from ``x`` [N, 1, C] to itself and earlier positions; writes keys and values in place."""
+        slots = torch.arange(state[0].shape[2], device=x.device)
+        for old, new in zip(state, self.project_source(x), strict=True):
+            old.scatter_(2, position.expand_as(new), new)
+        return self.attend(x, *state, slots > position), state
+
+
+def _hidden(x: Tensor, padding_mask: Tensor | None, causal: bool) -> Tensor:
+    """The positions that self-attention does not see, broadcasting to [B, heads, T, T]."""
+    length = x.shape[1]
+    if causal:
+        future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        return future if padding_mask is None else future | padding_mask[:, None, None]
+    if padding_mask is None:
+        return torch.zeros(1, dtype=torch.bool, device=x.device)
+    return padding_mask[:, None, None]
+
 
 class _Convolution(nn.Module):
     """The common part of both convolutions: the optional projections around them, and the padding."""
@@ -149,7 +204,8 @@ class _Convolution(nn.Module):
         glu: bool,
     ) -> None:
         super().__init__()
-        self.kernel_size, self.padding_l, self.heads = kernel_size, padding_l, heads
+        self.width, self.kernel_size = width, kernel_size
+        self.padding_l, self.heads = padding_l, heads
         self.weight_softmax, self.weight_dropout = weight_softmax, weight_dropout
         self.linear1 = linear(width, width * (1 + glu)) if with_linear else None
         self.linear2 = linear(width, width) if with_linear else None
@@ -167,9 +223,26 @@ class _Convolution(nn.Module):
         weight = logits.softmax(dim) if self.weight_softmax else logits
         return F.dropout(weight, self.weight_dropout, self.training)
 
+    def tap_logits(self, x: Tensor) -> Tensor:
+        """Taps before normalisation for the inputs [B, T, C]: [B or 1, T or 1, heads, K]."""
+        raise NotImplementedError
+
     def convolve(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """The convolution itself, [B, T, C] -> [B, T, C]."""
         raise NotImplementedError
+
+    def state_shapes(self, rows: int, length: int) -> dict[str, tuple[int, ...]]:
+        """Shape of the last inputs that :meth:`step` takes, by name; it does not grow with ``length``."""
+        size = self.kernel_size - 1
+        return {"window": (rows, size, self.width)} if size else {}
+
+    def step(self, x: Tensor, state: list[Tensor], position: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Convolve ``x`` [N, 1, C] with the inputs before it, for a causal convolution."""
+        x = self.project_in(x)
+        window = torch.cat([*state, x], 1)
+        taps = self.taps(self.tap_logits(x), -1).transpose(1, 2)  # [N or 1, heads, 1, K]
+        y = (taps @ window.unflatten(-1, (self.heads, -1)).transpose(1, 2)).transpose(1, 2)
+        return self.project_out(y.flatten(2)), [window[:, 1:]] if state else []
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """[B, T, C] -> [B, T, C]; positions where the mask is True count as zero in the convolution."""
@@ -191,10 +264,13 @@ class DynamicConv(_Convolution):
         super().__init__(width, kernel_size, padding_l, heads, **options)
         self.weight_linear = nn.Linear(width, heads * kernel_size, bias=False)
 
+    def tap_logits(self, x: Tensor) -> Tensor:
+        """See :meth:`_Convolution.tap_logits`."""
+        return self.weight_linear(x).unflatten(-1, (self.heads, self.kernel_size))
+
     def convolve(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Compute taps from the unmasked input and apply them to the masked input."""
-        logits = self.weight_linear(x).unflatten(-1, (self.heads, self.kernel_size))
-        weight = self.taps(logits, -1).permute(0, 2, 3, 1)
+        weight = self.taps(self.tap_logits(x), -1).permute(0, 2, 3, 1)
         x = _zero(x, padding_mask).transpose(1, 2)
         return dynamic_conv(x, weight, self.padding_l).transpose(1, 2)
 
@@ -206,6 +282,10 @@ class LightweightConv(_Convolution):
         super().__init__(width, kernel_size, padding_l, heads, **options)
         self.weight = nn.Parameter(torch.empty(heads, 1, kernel_size))
         nn.init.xavier_uniform_(self.weight)
+
+    def tap_logits(self, x: Tensor) -> Tensor:
+        """See :meth:`_Convolution.tap_logits`."""
+        return self.weight.transpose(0, 1)[None]
 
     def convolve(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Apply the shared taps to the masked input."""

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from train_model.models.layers import DynamicConv, MultiheadAttention, convolution
+from train_model.models.layers import MultiheadAttention, convolution
 
 BranchKind = Literal["attn", "dynamic", "lightweight"]
 
@@ -106,34 +106,20 @@ class MultiBranch(nn.Module):
         outputs = []
         for branch, part in zip(self.branches, x.split(self.widths, -1), strict=True):
             if isinstance(branch, MultiheadAttention):
-                hidden = self._hidden(x, padding_mask)
-                outputs.append(branch.attend(part, *branch.project_source(part), hidden))
+                outputs.append(branch.attend_to_itself(part, padding_mask, self.causal))
                 continue
             if padding_mask is not None:
                 part = part.masked_fill(padding_mask[:, :, None], 0)
             outputs.append(branch(part, padding_mask if self.mask_conv else None))
         return torch.cat(outputs, -1)
 
-    def _hidden(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """What attention does not see, broadcasting to [B, heads, T, T]."""
-        length = x.shape[1]
-        if self.causal:
-            future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-            return future if padding_mask is None else future | padding_mask[:, None, None]
-        if padding_mask is None:
-            return torch.zeros(1, dtype=torch.bool, device=x.device)
-        return padding_mask[:, None, None]
-
     def state_shapes(self, rows: int, length: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the state of ``rows`` sequences with room for ``length`` positions, by name."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for index, (branch, width) in enumerate(zip(self.branches, self.widths, strict=True)):
-            if isinstance(branch, MultiheadAttention):
-                shape = (rows, branch.heads, length, width // branch.heads)
-                shapes |= {f"{index}.key": shape, f"{index}.value": shape}
-            elif branch.kernel_size > 1:
-                shapes[f"{index}.window"] = (rows, branch.kernel_size - 1, width)
-        return shapes
+        return {
+            f"{index}.{name}": shape
+            for index, branch in enumerate(self.branches)
+            for name, shape in branch.state_shapes(rows, length).items()
+        }
 
     def step(
         self, x: Tensor, state: dict[str, Tensor], position: Tensor
@@ -154,31 +140,7 @@ class MultiBranch(nn.Module):
             zip(self.branches, x.split(self.widths, -1), strict=True)
         ):
             names = [name for name in state if name.startswith(f"{index}.")]
-            step = _attend_step if isinstance(branch, MultiheadAttention) else _convolve_step
-            output, values = step(branch, part, [state[name] for name in names], position)
+            output, values = branch.step(part, [state[name] for name in names], position)
             outputs.append(output)
             new_state |= dict(zip(names, values, strict=True))
         return torch.cat(outputs, -1), new_state
-
-
-def _attend_step(
-    branch: MultiheadAttention, x: Tensor, state: list[Tensor], position: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    slots = torch.arange(state[0].shape[2], device=x.device)
-    for old, new in zip(state, branch.project_source(x), strict=True):
-        old.scatter_(2, position.expand_as(new), new)
-    return branch.attend(x, *state, slots > position), state
-
-
-def _convolve_step(
-    branch: nn.Module, x: Tensor, state: list[Tensor], _: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    x = branch.project_in(x)
-    if isinstance(branch, DynamicConv):
-        logits = branch.weight_linear(x).unflatten(-1, (branch.heads, branch.kernel_size))
-    else:
-        logits = branch.weight.transpose(0, 1)[None]
-    window = torch.cat([*state, x], 1)
-    taps = branch.taps(logits, -1).transpose(1, 2)  # [N or 1, heads, 1, K]
-    y = (taps @ window.unflatten(-1, (branch.heads, -1)).transpose(1, 2)).transpose(1, 2)
-    return branch.project_out(y.flatten(2)), [window[:, 1:]] if state else []

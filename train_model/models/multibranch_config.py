@@ -3,23 +3,14 @@
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, ClassVar, Self
 
-from train_model.models.config import SIDES, NetworkConfig, check_heads
+from train_model.models.config import SIDES, AutoregressiveConfig, ConvolutionConfig
 from train_model.models.multibranch import Branch
-
-# Options of the original that this network lacks, with the only value that it supports.
-_FIXED = {
-    "activation_fn": "relu",
-    "adaptive_input": False,
-    "adaptive_softmax_cutoff": None,
-    "no_decoder_final_norm": False,
-    "no_token_positional_embeddings": False,
-}
 
 
 @dataclasses.dataclass(frozen=True)
-class MultibranchConfig(NetworkConfig):
+class MultibranchConfig(ConvolutionConfig, AutoregressiveConfig):
     """Options of ``transformer_multibranch_v2``.
 
     Raises:
@@ -31,11 +22,15 @@ class MultibranchConfig(NetworkConfig):
     _: dataclasses.KW_ONLY
     encoder_branch_type: Sequence[str]
     decoder_branch_type: Sequence[str]
-    activation_dropout: float = 0.0
+
+    fixed: ClassVar[dict[str, Any]] = AutoregressiveConfig.fixed | {
+        "activation_fn": "relu",
+        "no_decoder_final_norm": False,
+        "no_token_positional_embeddings": False,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_heads(self.encoder_embed_dim, self.decoder_attention_heads)
         for side in SIDES:
             self._check_branches(side)
 
@@ -55,16 +50,9 @@ class MultibranchConfig(NetworkConfig):
     @classmethod
     def from_args(cls, args: argparse.Namespace, src_vocab: int, tgt_vocab: int) -> Self:
         """See :meth:`NetworkConfig.from_args`."""
-        given = {name: value for name, value in vars(args).items() if value is not None}
-        for name, only in _FIXED.items():
-            if given.get(name, only) != only:
-                raise ValueError(f"{name}={given[name]!r} is not supported; leave it at {only!r}")
         for side in SIDES:
-            if f"{side}_branch_type" not in given:
+            if getattr(args, f"{side}_branch_type", None) is None:
                 raise ValueError(
                     f"{side}_branch_type is missing, e.g. attn:1:256:4 dynamic:default:256:4"
                 )
-        # older checkpoints have the dropout inside the FFN under its former name
-        dropout = given.get("activation_dropout") or given.get("relu_dropout", 0.0)
-        renamed = argparse.Namespace(**given | {"activation_dropout": dropout})
-        return super().from_args(renamed, src_vocab, tgt_vocab)
+        return super().from_args(args, src_vocab, tgt_vocab)

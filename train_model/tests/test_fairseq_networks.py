@@ -1,0 +1,147 @@
+"""fairseq's own autoregressive networks, small and random, through a checkpoint: the same numbers here."""
+
+import argparse
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from train_model import fairseq_compat
+from train_model.models.beam_search import SearchOptions, beam_search
+from train_model.models.checkpoint import load_checkpoint
+from train_model.models.incremental import IncrementalDecoder
+from train_model.tests.test_transformer_multibranch_v2 import incremental_logprobs, sentences
+
+pytestmark = pytest.mark.fairseq
+VOCAB = 48
+SMALL = {
+    "encoder_embed_dim": 32,
+    "decoder_embed_dim": 32,
+    "encoder_ffn_embed_dim": 48,
+    "decoder_ffn_embed_dim": 40,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2,
+    "max_source_positions": 64,
+    "max_target_positions": 64,
+}
+COMMON = {  # defaults of fairseq's parser
+    "dropout": 0.1,
+    "encoder_conv_type": "dynamic",
+    "decoder_conv_type": "dynamic",
+    "weight_softmax": True,
+}
+KERNELS = {"encoder_kernel_size_list": [3, 7], "decoder_kernel_size_list": [1, 5]}
+LIGHT = {"encoder_conv_type": "lightweight", "decoder_conv_type": "lightweight"}
+PRE_NORM = {"encoder_normalize_before": True, "decoder_normalize_before": True}
+LEARNED = {"encoder_learned_pos": True, "decoder_learned_pos": True}
+NO_GLU = {"encoder_glu": False, "decoder_glu": False}
+CASES = {
+    "transformer": ("transformer", {}),
+    "transformer pre-norm": ("transformer", PRE_NORM),
+    "transformer pre-norm without a final norm": (
+        "transformer",
+        PRE_NORM | {"no_decoder_final_norm": True},
+    ),
+    "transformer of shared embeddings": ("transformer", {"share_all_embeddings": True}),
+    "transformer with a shared projection": (
+        "transformer",
+        {"share_decoder_input_output_embed": True},
+    ),
+    "transformer of learned positions": ("transformer", LEARNED),
+    "transformer without positions": ("transformer", {"no_token_positional_embeddings": True}),
+    "transformer with normalised embeddings": ("transformer", {"layernorm_embedding": True}),
+    "transformer without a scale": ("transformer", {"no_scale_embedding": True}),
+    "transformer with a wide decoder": ("transformer", {"decoder_embed_dim": 48}),
+    "transformer with gelu": ("transformer", {"activation_fn": "gelu"}),
+    "transformer with gelu_accurate": ("transformer", {"activation_fn": "gelu_accurate"}),
+    "transformer_iwslt_de_en": ("transformer_iwslt_de_en", {}),
+    "lightconv": ("lightconv", KERNELS),
+    "lightconv lightweight": ("lightconv", KERNELS | LIGHT),
+    "lightconv without gates": ("lightconv_iwslt_de_en", KERNELS | NO_GLU),
+    "lightconv lightweight without gates": ("lightconv", KERNELS | LIGHT | NO_GLU),
+    "lightconv of even kernels": (
+        "lightconv",
+        {"encoder_kernel_size_list": [3, 5], "decoder_kernel_size_list": [2, 4]},
+    ),
+    "lightconv pre-norm": ("lightconv", KERNELS | PRE_NORM),
+    "lightconv without softmax": ("lightconv", KERNELS | LIGHT | {"weight_softmax": False}),
+    "lightconv of other widths": (
+        "lightconv",
+        KERNELS | {"encoder_conv_dim": 24, "decoder_conv_dim": 40},
+    ),
+    "lightconv of shared embeddings": ("lightconv", KERNELS | {"share_all_embeddings": True}),
+    "lightconv of learned positions": ("lightconv", KERNELS | LEARNED),
+}
+
+
+def fairseq_model(arch: str, changes: dict):
+    """fairseq's network with the defaults of ``arch``, and the arguments that it was built from."""
+    from fairseq.data import Dictionary
+    from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+
+    dictionary = Dictionary()
+    for word in range(4, VOCAB):
+        dictionary.add_symbol(str(word))
+    args = argparse.Namespace(**{"arch": arch} | COMMON | SMALL | changes)
+    ARCH_CONFIG_REGISTRY[arch](args)
+    task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
+    torch.manual_seed(3)
+    model = ARCH_MODEL_REGISTRY[arch].build_model(args, task).eval()
+    for parameter in model.parameters():  # biases and scales start at 0 and 1, which hides errors
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, mean=float(parameter.mean() > 0.5), std=0.3)
+    return model, args, dictionary
+
+
+@pytest.fixture(params=CASES, scope="module")
+def pair(request, tmp_path_factory):
+    """fairseq's network, ours of its checkpoint, and the dictionary."""
+    pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
+    fairseq_compat.prepare()
+    theirs, args, dictionary = fairseq_model(*CASES[request.param])
+    path = tmp_path_factory.mktemp("fairseq") / "checkpoint.pt"
+    torch.save({"args": args, "model": theirs.state_dict()}, path)
+    return theirs, load_checkpoint(path).model, dictionary
+
+
+def batch(seed: int = 0) -> torch.Tensor:
+    """Sources of different lengths, padded on the left as fairseq does by default."""
+    rows = sentences([9, 5, 12, 7], vocab=VOCAB, seed=seed)
+    lengths = rows.ne(1).sum(1)
+    return torch.stack([row.roll(int(len(row) - n)) for row, n in zip(rows, lengths, strict=True)])
+
+
+@torch.inference_mode()
+def test_encoder_and_logits_are_fairseqs(pair):
+    theirs, ours, _ = pair
+    source, target = batch(), sentences([11, 6, 8, 10], vocab=VOCAB, seed=1)
+    expected = theirs.encoder(source, src_lengths=source.ne(1).sum(1))
+    encoded = expected["encoder_out"]
+    encoded = (encoded if isinstance(encoded, torch.Tensor) else encoded[0]).transpose(0, 1)
+    found = ours.encode(source)
+    real = ~found.padding_mask
+    torch.testing.assert_close(found.x[real], encoded[real], rtol=0, atol=1e-5)
+    logits, _ = theirs.decoder(target, encoder_out=expected)
+    real = target.ne(1)
+    torch.testing.assert_close(ours.decode(target, found)[real], logits[real], rtol=0, atol=1e-5)
+    logprobs = incremental_logprobs(ours, source, target)
+    torch.testing.assert_close(logprobs[real], logits.log_softmax(-1)[real], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("beam", [1, 5])
+def test_hypotheses_are_fairseqs(pair, beam):
+    from fairseq.sequence_generator import SequenceGenerator
+
+    theirs, ours, dictionary = pair
+    source = batch(seed=2)
+    sample = {"net_input": {"src_tokens": source, "src_lengths": source.ne(1).sum(1)}}
+    generator = SequenceGenerator([theirs], dictionary, beam_size=beam, max_len_b=20)
+    expected = generator.generate([theirs], sample)
+    options = SearchOptions(beam=beam, max_len_b=20)
+    found = beam_search(IncrementalDecoder.of(ours), source, options)
+    for sentence, hypotheses in zip(expected, found, strict=True):
+        assert [h.tokens.tolist() for h in hypotheses] == [h["tokens"].tolist() for h in sentence]
+        for mine, other in zip(hypotheses, sentence, strict=True):
+            assert mine.score == pytest.approx(float(other["score"]), abs=1e-5)

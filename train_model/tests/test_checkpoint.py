@@ -84,7 +84,7 @@ def test_missing_unknown_and_misshapen_weights_are_named(saved, loaded):
     [
         ({"model": None}, "no weights"),
         ({"args": None}, "no options"),
-        ({"args": argparse.Namespace(arch="transformer")}, "architecture 'transformer'"),
+        ({"args": argparse.Namespace(arch="fconv")}, "architecture 'fconv'"),
         (
             {"args": argparse.Namespace(arch="conv_crf_transformer", encoder_layers=3)},
             "lacks weights",

@@ -158,10 +158,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Build one plan as the flags say."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
-    if args.workspace is not None and args.workspace <= 0:
-        raise UserError(
-            f"--workspace {args.workspace} leaves no memory; give a number of MiB above 0"
-        )
     graph = read_graph_files(args.onnx)
     _refuse_functions(graph)
     profiles = shapes.profiles_from_flags(args.min, args.opt, args.max, graph.positions)

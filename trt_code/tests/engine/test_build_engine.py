@@ -252,13 +252,19 @@ def test_refused_profile_is_told(trt):
         (["--min", "1x8", "--opt", "16x4", "--max", "64x127"], "length 4 is not within 8 to 127"),
         (["--min", "1x1", "--opt", "1x8", "--max", "4x128"], "network, which has 127 positions"),
         (["--min", "1x1", "--opt", "16x32"], "each profile needs one of each"),
-        (["--workspace", "0"], "leaves no memory"),
         (["--onnx", "absent.onnx"], "no graph at absent.onnx"),
         (["--plugins", "absent.so"], "no plugin library"),
     ],
 )
 def test_bad_flags(trt, flags, reason):
     assert reason in refusal(*flags)
+
+
+def test_no_workspace_is_a_usage_error(trt, capsys):
+    with pytest.raises(SystemExit) as status:
+        build("--workspace", "0")
+    assert status.value.code == 2
+    assert "--workspace: is at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shape", ["16", "16x", "0x4", "16x32x4", "axb"])

@@ -8,6 +8,7 @@ BUILD := build/$(MODEL)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # one pip, one exporter at a time; the steps use all cores themselves
+.SECONDARY:  # no graph between a checkpoint and a plan is thrown away
 .SUFFIXES:
 
 # --- Python -------------------------------------------------------------------------------------
@@ -56,7 +57,8 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+( [a-z0-9-]+)*:.*## / {printf "  %-36s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The doctor needs no package, so it can speak before any is installed.
-DOCTOR = $(if $(PYTHON)$(wildcard .venv/bin/python),$(PY),$(FIND_PYTHON); $${python:-python3}) -m trt_code.doctor
+ANY_PYTHON = $(if $(PYTHON)$(wildcard .venv/bin/python),$(PY),$(FIND_PYTHON); $${python:-python3})
+DOCTOR = $(ANY_PYTHON) -m trt_code.doctor
 doctor:  ## one line a dependency: found, or the command that installs it
 	@$(DOCTOR)
 
@@ -126,14 +128,24 @@ $(BUILD)/model.qdq.onnx: $(QUANTIZED) $(EXPORTER)
 $(BUILD)/model.int8.onnx: $(BUILD)/model.qdq.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $< --output $@ --precision int8 >&2
 
+$(BUILD)/model.int8.plain.onnx: $(BUILD)/model.qdq.onnx $(SURGEON)
+	@$(PY) -m trt_code.onnx_surgeon --input $< --output $@ --precision int8 --plugins none >&2
+
 $(BUILD)/model.%.onnx: $(BUILD)/model.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $< --output $@ --precision $* >&2
+
+$(BUILD)/model.%.plain.onnx: $(BUILD)/model.onnx $(SURGEON)
+	@$(PY) -m trt_code.onnx_surgeon --input $< --output $@ --precision $* --plugins none >&2
 
 patch-split: $(PRECISION:%=$(BUILD)/model.%.decoder.onnx)  ## the same for the two files of onnx-split
 
 $(BUILD)/model.%.decoder.onnx: $(BUILD)/model.decoder.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $(BUILD)/model.onnx --output $(BUILD)/model.$*.onnx \
 	  --precision $* --split >&2
+
+$(BUILD)/model.%.plain.decoder.onnx: $(BUILD)/model.decoder.onnx $(SURGEON)
+	@$(PY) -m trt_code.onnx_surgeon --input $(BUILD)/model.onnx --output $(BUILD)/model.$*.plain.onnx \
+	  --precision $* --split --plugins none >&2
 
 # --- Data and training --------------------------------------------------------------------------
 .PHONY: download train distill model-stats
@@ -169,32 +181,51 @@ sensitivity: | $(call NEEDS,int8)  ## what INT8 costs layer by layer: table, plo
 
 # --- CUDA and TensorRT --------------------------------------------------------------------------
 # CMake knows best what is out of date, so these are run whenever they are asked for.
-.PHONY: plugins torch-ops engine-tf32 engine-fp16 engine-int8 engine-split
-CMAKE_BUILD = sh trt_code/cmake/build.sh build/cmake/$@ build $(CMAKE_FLAGS) $(1) >&2
+.PHONY: nvcc headers plugins torch-ops tensorrt engine-tf32 engine-fp16 engine-bf16 engine-int8 engine-split
+CMAKE_BUILD = CUDACXX="$$($(DOCTOR) --find nvcc)" \
+  sh trt_code/cmake/build.sh build/cmake/$@ build $(CMAKE_FLAGS) $(1) >&2
 
-plugins: needs-cmake needs-nvcc needs-tensorrt-headers  ## the TensorRT plugins (build/plugins; TENSORRT_ROOT=)
+nvcc:  ## install NVIDIA's CUDA 13.0 compiler into .venv where the system has none
+	@$(DOCTOR) --require nvcc $(if $(PYTHON),,2>/dev/null || { $(FIND_PYTHON); \
+	  echo "installing requirements/nvcc.lock into .venv: CUDA 13.0's compiler, 271 MB, under NVIDIA's licence" >&2; \
+	  sh requirements/environment.sh $$python && $(INSTALL) requirements/nvcc.lock; })
+
+headers:  ## fetch TensorRT's headers from GitHub where there are none (build/TensorRT; RELEASE=10.16)
+	@$(ANY_PYTHON) -m trt_code.headers $(RELEASE:%=--release %) >&2
+
+plugins: needs-cmake nvcc headers  ## the TensorRT plugins (build/plugins; TENSORRT_ROOT=)
 	@$(call CMAKE_BUILD,)
 
-torch-ops: needs-cmake needs-nvcc $(ENV_BASE)  ## the same kernels as PyTorch operators (build/torch_ops)
+torch-ops: needs-cmake nvcc $(ENV_BASE)  ## the same kernels as PyTorch operators (build/torch_ops)
 	@$(call CMAKE_BUILD,-DLITE_BUILD_PLUGINS=OFF -DLITE_BUILD_TORCH_OPS=ON -DPython_EXECUTABLE="$$(command -v $(PY))")
 
-PLANS = $(BUILD)/model.$(1).plan $(AUTOREGRESSIVE:%=$(BUILD)/model.$(1).encoder.plan)
-engine-tf32: needs-tensorrt $(call PLANS,tf32)  ## the TensorRT engine, FP32 with TF32 GEMMs
-engine-fp16: needs-tensorrt $(call PLANS,fp16)  ## the TensorRT engine in FP16
-engine-int8: needs-tensorrt $(call PLANS,int8)  ## the TensorRT engine in INT8 and FP16, and its layers' precisions
+# TENSORRT=rtx|full|auto: TensorRT for RTX, which builds without a GPU and is installed if no TensorRT is here,
+# or the full TensorRT. PLUGINS=lite|none: graphs for our plugins, or of standard operators alone (*.plain.*).
+export TENSORRT ?= auto
+PLUGINS ?= $(if $(wildcard build/plugins/liblite_plugins_trt*.so),lite,none)
+FORM := $(if $(filter none,$(PLUGINS)),.plain)
+MADE_PLUGINS := $(if $(filter none,$(PLUGINS)),,plugins)
+PLANS = $(BUILD)/model.$(1)$(FORM).plan $(AUTOREGRESSIVE:%=$(BUILD)/model.$(1)$(FORM).encoder.plan)
+engine-tf32: tensorrt $(call PLANS,tf32)  ## the TensorRT engine, FP32 with TF32 GEMMs (PLUGINS=lite|none)
+engine-fp16: tensorrt $(call PLANS,fp16)  ## the TensorRT engine in FP16 (ENGINE_FLAGS="--compute-capability 8.6")
+engine-bf16: tensorrt $(call PLANS,bf16)  ## the TensorRT engine in BF16
+engine-int8: tensorrt $(call PLANS,int8)  ## the TensorRT engine in INT8 and FP16, and its layers' precisions
 
-$(BUILD)/model.int8.plan: ENGINE_FLAGS += --layer-report $(BUILD)/model.int8.layers.json
+tensorrt: $(ENV_BASE)  ## install TensorRT for RTX into .venv if no TensorRT is here (TENSORRT=rtx|full|auto)
+	@$(PY) -m trt_code.engine.install $(IF_ANY) $(if $(PYTHON),--never) >&2
 
-$(BUILD)/model.%.plan: $(BUILD)/model.%.onnx | plugins
-	@$(PY) -m trt_code.build_engine --onnx $< --output $@ --timing-cache build/timing.cache $(ENGINE_FLAGS) >&2
+$(BUILD)/model.int8.plan $(BUILD)/model.int8.plain.plan: ENGINE_FLAGS += --layer-report $(BUILD)/model.int8.layers.json
+BUILD_ENGINE = $(PY) -m trt_code.build_engine $(IF_ANY) $(ENGINE_FLAGS) --onnx $(@:.plan=.onnx) --output $@ >&2
 
-SPLIT_PLANS = $(foreach half,encoder decoder,$(PRECISION:%=$(BUILD)/model.%.$(half).plan))
-engine-split: needs-tensorrt $(SPLIT_PLANS)  ## two engines for each PRECISION, of the files of patch-split
+$(BUILD)/model.%.plan: $(BUILD)/model.%.onnx | tensorrt $(MADE_PLUGINS)
+	@$(BUILD_ENGINE)
+
+SPLIT_PLANS = $(foreach half,encoder decoder,$(PRECISION:%=$(BUILD)/model.%$(FORM).$(half).plan))
+engine-split: tensorrt $(SPLIT_PLANS)  ## two engines for each PRECISION, of the files of patch-split
 
 define split_plan
-$(BUILD)/model.%.$(1).plan: $(BUILD)/model.%.$(if $(AUTOREGRESSIVE),onnx,decoder.onnx) | plugins
-	@$$(PY) -m trt_code.build_engine --onnx $$(@:.plan=.onnx) --output $$@ --timing-cache build/timing.cache \
-	  $$(ENGINE_FLAGS) >&2
+$(BUILD)/model.%.$(1).plan: $(BUILD)/model.%.$(if $(AUTOREGRESSIVE),onnx,decoder.onnx) | tensorrt $(MADE_PLUGINS)
+	@$$(BUILD_ENGINE)
 endef
 $(foreach half,encoder decoder,$(eval $(call split_plan,$(half))))
 
@@ -202,10 +233,14 @@ $(foreach half,encoder decoder,$(eval $(call split_plan,$(half))))
 ifneq ($(filter bench sweep throughput eval test-gpu,$(MAKECMDGOALS)),)
 ifeq ($(call HAS,gpu nvcc cmake),yes)
 bench sweep throughput eval test-gpu: torch-ops
-ifeq ($(call HAS,tensorrt tensorrt-headers),yes)
-bench sweep eval: $(call PLANS,tf32) $(call PLANS,fp16)
 endif
 endif
+
+# The table says of engines what built them and how large they are also where no GPU can run them.
+bench: IF_ANY := --if-any
+bench: $(call PLANS,tf32) $(call PLANS,fp16)
+ifeq ($(call HAS,gpu tensorrt),yes)
+sweep eval: $(call PLANS,tf32) $(call PLANS,fp16)
 endif
 
 # --- Measure and use ----------------------------------------------------------------------------

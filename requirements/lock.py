@@ -9,11 +9,13 @@ index that has it, and cuda.lock the libraries that the one on PyPI needs.
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
 PROJECT = FOLDER.parent / "pyproject.toml"
 EXTRAS = ("train", "int8", "dev", "download")
+ON_NOTHING = ("tensorrt", "nvcc")  # extras that need none of the other packages
 GPU_LIBRARIES = ("nvidia-", "triton", "cuda-")
 PYPI = "https://pypi.org/simple"
 CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
@@ -47,6 +49,9 @@ def main() -> None:
     for extra in EXTRAS:
         more = resolve(uv, str(PROJECT), f"--extra={extra}").keys() - base
         write(extra, f"[{extra}]", {name: entries[name] for name in more}, "-r base.lock")
+    lists = tomllib.loads(PROJECT.read_text())["project"]["optional-dependencies"]
+    for extra in ON_NOTHING:
+        write(extra, f"[{extra}]", resolve(uv, "-", text="\n".join(lists[extra])))
     fairseq = (FOLDER / "fairseq.lock").read_text()
     pin = re.search(r"^fairseq==\S+", fairseq, re.M)[0]
     entry = resolve(uv, "-", "--no-deps", text=pin)["fairseq"]

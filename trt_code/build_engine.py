@@ -41,6 +41,7 @@ from trt_code.engine.sidecar import (
 )
 from trt_code.engine.tensorrt_api import (
     RTX,
+    choose_family,
     deserialize,
     family_of,
     load_tensorrt,
@@ -149,6 +150,11 @@ def _parser() -> argparse.ArgumentParser:
         default="none",
         help="plan of the full TensorRT runs on other GPUs too (bare flag: ampere-plus)",
     )
+    add(
+        "--if-any",
+        action="store_true",
+        help="build nothing and leave with status 0 where no TensorRT is installed",
+    )
     add("--layer-report", type=Path, metavar="JSON", help="write the built layers, in detail")
     add("--verbose", action="store_true", help="print all that TensorRT says")
     return parser
@@ -158,6 +164,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Build one plan as the flags say."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
+    if args.if_any and not choose_family().is_installed:
+        return
     graph = read_graph_files(args.onnx)
     _refuse_functions(graph)
     profiles = shapes.profiles_from_flags(args.min, args.opt, args.max, graph.positions)

@@ -10,16 +10,19 @@ import importlib.metadata
 import os
 import re
 import shutil
-import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from train_model.cli import UserError, run
+from trt_code.engine.gpu import installed_gpus
+from trt_code.engine.tensorrt_api import FULL, RTX, Family, choose_family, serves
 
 HEADER = "NvInferVersion.h"
 HEADER_FOLDERS = (
+    "build/TensorRT/include",  # make headers
     "/usr/include/x86_64-linux-gnu",
     "/usr/include/aarch64-linux-gnu",
     "/usr/include",
@@ -60,8 +63,15 @@ def _program(*names: str) -> Callable[[], str | None]:
     return lambda: next(filter(None, map(shutil.which, names)), None)
 
 
-def _nvcc() -> str | None:
-    return shutil.which(os.environ.get("CUDACXX") or "nvcc")
+def find_nvcc() -> str | None:
+    """The CUDA compiler: ``CUDACXX``, one on the PATH, or the one of pip's packages."""
+    packages = [
+        Path(sysconfig.get_paths()["purelib"]),
+        *Path(".venv/lib").glob("python*/site-packages"),
+    ]
+    packaged = (folder.resolve() / "nvidia" / "cu13" / "bin" / "nvcc" for folder in packages)
+    names = (os.environ.get("CUDACXX") or "nvcc", *packaged)
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 def _python() -> str | None:
@@ -70,13 +80,27 @@ def _python() -> str | None:
 
 
 def _gpu() -> str | None:
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        reply = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
+    gpus = installed_gpus()
+    if not gpus:
         return None
-    lines = reply.stdout.strip().splitlines()
-    return f"{lines[0]} ({len(lines)} in all)" if reply.returncode == 0 and lines else None
+    number = f" ({len(gpus)} in all)" if len(gpus) > 1 else ""
+    served = "" if serves(gpus[0]) else ", which TensorRT RTX does not serve (full TensorRT: yes)"
+    return f"{gpus[0]}{number}{served}"
+
+
+def _tensorrt(family: Family) -> Callable[[], str | None]:
+    def find() -> str | None:
+        if not family.is_installed:
+            return None
+        versions = (_package(name)() for name in PACKAGES[family.name])
+        return next(filter(None, versions), "installed without a package")
+
+    return find
+
+
+def _any_tensorrt() -> str | None:
+    family = choose_family()
+    return family.title if family.is_installed else None
 
 
 def header_folders() -> list[Path]:
@@ -89,16 +113,22 @@ def find_headers() -> str | None:
     """TensorRT's version and the folder of its headers; None where there are none."""
     for folder in header_folders():
         if (folder / HEADER).is_file():
-            text = (folder / HEADER).read_text(errors="replace")
-            numbers = [
-                re.search(rf"#define (?:NV_TENSORRT_{part}|TRT_{part}_ENTERPRISE) (\d+)", text)
-                for part in ("MAJOR", "MINOR")
-            ]
-            version = ".".join(number[1] for number in numbers if number)
-            return f"{version} in {folder}"
+            return f"{header_version(folder)} in {folder}"
     return None
 
 
+def header_version(folder: Path) -> str:
+    """The release that the headers in ``folder`` are of, such as 11.1."""
+    text = (folder / HEADER).read_text(errors="replace")
+    numbers = [
+        re.search(rf"#define (?:NV_TENSORRT_{part}|TRT_{part}_ENTERPRISE) (\d+)", text)
+        for part in ("MAJOR", "MINOR")
+    ]
+    return ".".join(number[1] for number in numbers if number)
+
+
+# Names of the packages whose versions are shown.
+PACKAGES = {"rtx": ["tensorrt-rtx"], "full": ["tensorrt", "tensorrt-cu13", "tensorrt-cu12"]}
 _ENV = "make env"
 _NOT_LINT = "every target but lint"
 _CPU = "make bench, eval, translate and test"
@@ -129,8 +159,9 @@ DEPENDENCIES = (
     Dependency(
         "nvcc",
         "make plugins, torch-ops",
-        "install the CUDA toolkit (developer.nvidia.com/cuda-downloads), its bin on the PATH",
-        _nvcc,
+        "make nvcc (CUDA 13.0 from PyPI, 271 MB, under NVIDIA's licence), or install the CUDA toolkit "
+        "(developer.nvidia.com/cuda-downloads), its bin on the PATH",
+        find_nvcc,
         _CPU,
     ),
     Dependency(
@@ -143,17 +174,37 @@ DEPENDENCIES = (
     Dependency(
         "tensorrt-headers",
         "make plugins",
-        "git clone --depth 1 --branch release/10.16 https://github.com/NVIDIA/TensorRT"
-        " build/TensorRT && export TENSORRT_ROOT=$PWD/build/TensorRT",
+        "make headers (1 MB from https://github.com/NVIDIA/TensorRT), or set TENSORRT_ROOT",
         find_headers,
         _CPU,
     ),
     Dependency(
         "tensorrt",
-        "make engine-*, the trt runner",
-        "pip install 'tensorrt>=10.12,<12' 'cuda-python>=12.8' (needs an NVIDIA GPU)",
-        _package("tensorrt"),
+        "make engine-*",
+        f"make tensorrt ({RTX.title}), or {FULL.install} (the full TensorRT, which needs its GPU)",
+        _any_tensorrt,
         _CPU + ", and make patch",
+    ),
+    Dependency(
+        "tensorrt-rtx",
+        "engines without a GPU; GPUs 7.5 to 8.9 and 12.x",
+        "make tensorrt (95 MB, under NVIDIA's licence)",
+        _tensorrt(RTX),
+        _CPU + ", and make patch",
+    ),
+    Dependency(
+        "tensorrt-full",
+        "engines on and for the GPU here, 9.0 and 10.0 too",
+        FULL.install,
+        _tensorrt(FULL),
+        _CPU + ", and make patch",
+    ),
+    Dependency(
+        "cuda-python",
+        "the trt runners",
+        "pip install cuda-python",
+        _package("cuda-python"),
+        _CPU + ", and make engine-*",
     ),
 )
 
@@ -195,8 +246,13 @@ def main(argv: list[str] | None = None) -> None:
         choices=[dependency.name for dependency in DEPENDENCIES],
         help="check these alone; exit status 2 if one is missing",
     )
+    parser.add_argument(
+        "--find", metavar="NAME", choices=["nvcc"], help="print where it is, for the Makefile"
+    )
     arguments = parser.parse_args(argv)
-    if arguments.require:
+    if arguments.find:
+        print(find_nvcc() or "")
+    elif arguments.require:
         require(arguments.require)
     else:
         print("\n".join(report()))

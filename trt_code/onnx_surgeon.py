@@ -2,10 +2,10 @@
 
     python -m trt_code.onnx_surgeon --input model.onnx --output model.fp16.onnx --precision fp16
 
-The patched file has nodes that only TensorRT with the project's plugins knows;
-``onnx_export.reference.with_reference_functions`` makes it run in ONNX Runtime, where it is proven. Of an
-autoregressive network the encoder beside the input is patched too, and written beside the output. With
-``--split`` it is model.encoder.onnx and model.decoder.onnx beside the input, and such beside the output.
+The patched file has nodes that only TensorRT with the project's plugins knows (``--plugins none``: standard
+operators alone); ``onnx_export.reference.with_reference_functions`` makes it run in ONNX Runtime, where it is
+compared with PyTorch. Of an autoregressive network the encoder beside the input is patched too, and written
+beside the output. With ``--split`` the files are model.encoder.onnx and model.decoder.onnx.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from onnx_export.paths import half_path
 from train_model.cli import Parser, UserError, run
 from train_model.models.signatures import SPLIT
 from trt_code import graph_lint
-from trt_code.surgeon import fused_conv, layer_norm, plugin_nodes, quantization, top_k
+from trt_code.surgeon import fused_conv, layer_norm, plain, plugin_nodes, quantization, top_k
 from trt_code.surgeon.graph import DOMAIN, Pass
 from trt_code.surgeon.older import cumulative_sum, decomposed_norm, exports, viterbi
 from trt_code.surgeon.precision import Plan, apply_plan, make_plan
@@ -151,6 +151,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="patched ONNX file to write")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument(
+        "--plugins",
+        choices=("lite", "none"),
+        default="lite",
+        help="lite: nodes of the project's plugins (default); none: standard operators alone, slower and "
+        "without anything to compile or to ship",
+    )
+    parser.add_argument(
         "--layer-norm", choices=("plugin", "native"), default="plugin", help="LiteLayerNorm or ONNX"
     )
     parser.add_argument(
@@ -210,6 +217,10 @@ def _patch_pair(
 
 def _write(model: ir.Model, output: Path, arguments: argparse.Namespace, report: Report) -> int:
     """Write a patched ``model``, say what was done; 1 if TensorRT would refuse it."""
+    explained = report.explain(model) if arguments.explain else []
+    if arguments.plugins == "none":
+        model = plain.without_plugins(model)
+    model.metadata_props["plugins"] = arguments.plugins
     try:
         save_onnx(model, output)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -218,8 +229,8 @@ def _write(model: ir.Model, output: Path, arguments: argparse.Namespace, report:
         ) from error
     for item in PASSES:
         print(f"{report.counts.get(item.name, 'off'):>5}  {item.help}")
-    if arguments.explain:
-        print("\n".join(report.explain(model)))
+    if explained:
+        print("\n".join(explained))
     print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB")
     return graph_lint.report(ir.serde.serialize_model(model))
 

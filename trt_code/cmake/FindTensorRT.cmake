@@ -1,7 +1,7 @@
 # Finds TensorRT's headers and, where there is one, its library.
 #
-# Searched, in this order: TENSORRT_ROOT and TENSORRT_HOME (CMake variable, then environment), Debian's
-# packages and NGC containers (/usr/include/<multiarch>), and the usual places of the tar archive.
+# Searched, in this order: TENSORRT_ROOT and TENSORRT_HOME (CMake variable, then environment), what `make
+# headers` fetched (build/TensorRT), Debian's packages and NGC containers (/usr/include/<multiarch>), and the usual places of the tar archive.
 # Both the archive's root and its include folder may be given.
 #
 # Only the headers are required: plugins call nothing in libnvinfer, so they build without it.
@@ -23,7 +23,7 @@ endforeach()
 # A root that was named is the only place to look: a silent fall-back to another TensorRT would build
 # plugins of the wrong major version.
 if(NOT _trt_roots)
-  set(_trt_roots /usr /usr/local/tensorrt /opt/tensorrt)
+  set(_trt_roots "${CMAKE_CURRENT_LIST_DIR}/../../build/TensorRT" /usr /usr/local/tensorrt /opt/tensorrt)
 endif()
 set(_trt_searched)
 foreach(_trt_root IN LISTS _trt_roots)
@@ -62,8 +62,9 @@ find_package_handle_standard_args(TensorRT
   NvInferVersion.h was searched for in
     ${_trt_searched_text}
   The headers alone are enough to build the plugins. To get them, at the release that will run them:
-    git clone --depth 1 --branch release/10.16 https://github.com/NVIDIA/TensorRT tensorrt
-    make plugins TENSORRT_ROOT=$PWD/tensorrt
+    make headers
+  or, from a copy of https://github.com/NVIDIA/TensorRT:
+    make plugins TENSORRT_ROOT=$PWD/TensorRT
   Deb packages (libnvinfer-headers-dev) and NGC containers are found by themselves.")
 
 if(TensorRT_FOUND AND NOT TARGET TensorRT::headers)

@@ -23,6 +23,14 @@ if command -v flock >/dev/null && ! flock -n 9; then
   flock 9
 fi
 
+# NVIDIA's packages for pip: nvcc looks for libraries in lib64 and has them in lib, and CMake for libcudart.so,
+# which has its version behind it there
+cuda=$(dirname "$(dirname "${CUDACXX:-/usr/bin/nvcc}")")
+if [ ! -e "$cuda/lib64" ] && [ -e "$cuda/lib/libcudart_static.a" ]; then
+  export LIBRARY_PATH="$cuda/lib${LIBRARY_PATH:+:$LIBRARY_PATH}"
+  set -- "-DCUDA_CUDART=$(ls "$cuda"/lib/libcudart.so.*)" "$@"
+fi
+
 unfinished=$folder/unfinished
 [ ! -e "$unfinished" ] || rm -rf "$folder"
 { mkdir -p "$folder" && true >"$unfinished"; } 2>/dev/null ||

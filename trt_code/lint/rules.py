@@ -119,12 +119,6 @@ def check_support(graph: Graph) -> Iterator[Finding]:
                 f"{type_name(kind)} is not supported here",
                 f"cast to {' or '.join(sorted(map(type_name, types)))}",
             )
-        if any(item.type == onnx.AttributeProto.GRAPH for item in node.attribute):
-            yield Finding(
-                label(node),
-                "a body makes a TensorRT loop, whose carried shapes are fixed and which is slow",
-                "use a plugin, or operators without a body",
-            )
 
 
 def check_constants(graph: Graph) -> Iterator[Finding]:

@@ -14,9 +14,11 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[3]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
-LOCKED_EXTRAS = ("train", "dev", "download")
+LOCKED_EXTRAS = ("train", "dev", "download", "tensorrt", "nvcc")
 DOCTOR_FILES = ["trt_code/__init__.py", "trt_code/doctor.py"]
-DOCTOR_FILES += ["train_model/__init__.py", "train_model/cli.py"]
+DOCTOR_FILES += ["trt_code/headers.py", "trt_code/engine/install.py", "trt_code/engine/__init__.py"]
+DOCTOR_FILES += [f"trt_code/engine/{name}.py" for name in ("gpu", "library_alias", "tensorrt_api")]
+DOCTOR_FILES += [f"train_model/{name}.py" for name in ("__init__", "cli", "interrupt")]
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="no make")
 
@@ -33,7 +35,7 @@ def clone(tmp_path):
     """The Makefile with what its checks need, and nothing installed or built."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in DOCTOR_FILES:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     (tmp_path / "data_model" / "demo").mkdir(parents=True)
@@ -53,12 +55,15 @@ def test_bench_makes_its_environment_first_and_builds_each_file_once(clone):
     assert reply.returncode == 0, reply.stderr
     steps = ["requirements/environment.sh", "python requirements/base.lock", "onnx_export.export"]
     steps += [f"model.{precision}.onnx" for precision in ("fp32", "tf32", "fp16")]
+    steps += [f"--output build/demo/model.{precision}.plain.plan" for precision in ("tf32", "fp16")]
     steps += ["trt_code.bench --model demo"]
     places = [reply.stdout.index(step) for step in steps]
     assert places == sorted(places)
     assert reply.stdout.count("-m onnx_export.export") == 2  # one file, and two halves
     assert reply.stdout.count("--output build/demo/model.onnx --split") == 1
-    assert reply.stdout.count("-m trt_code.onnx_surgeon") == 3
+    assert reply.stdout.count("-m trt_code.onnx_surgeon") == 3 + 2  # and two without plugins
+    assert reply.stdout.count("-m trt_code.engine.install --if-any") == 1
+    assert reply.stdout.count("-m trt_code.build_engine --if-any") == 2
 
 
 def test_what_is_there_is_not_built_again(clone):
@@ -79,7 +84,8 @@ def test_halves_are_built_and_patched_together(clone):
     assert planned.count("onnx_export.export") == planned.count("trt_code.onnx_surgeon") == 1
     assert planned.count("--split") == 2
     assert "--output build/demo/model.fp16.onnx" in planned
-    planned = make("--dry-run", "engine-split", "PRECISION=fp16", folder=clone).stdout
+    arguments = ("engine-split", "PRECISION=fp16", "PLUGINS=lite")
+    planned = make("--dry-run", *arguments, folder=clone).stdout
     for half in ("encoder", "decoder"):
         assert f"--onnx build/demo/model.fp16.{half}.onnx" in planned
         assert f"--output build/demo/model.fp16.{half}.plan" in planned
@@ -89,12 +95,24 @@ def test_halves_are_built_and_patched_together(clone):
 def test_an_autoregressive_network_is_patched_and_built_in_two_parts(clone):
     planned = make("--dry-run", "patch", "PRECISION=fp16", "MODEL=demo-ar", folder=clone).stdout
     assert planned.count("trt_code.onnx_surgeon") == 1  # which patches the encoder too
-    planned = make("--dry-run", "engine-fp16", "MODEL=demo-ar", folder=clone).stdout
-    for part in ("fp16", "fp16.encoder"):
-        assert f"--onnx build/demo-ar/model.{part}.onnx" in planned
-        assert f"--output build/demo-ar/model.{part}.plan" in planned
-    assert planned.count("trt_code.onnx_surgeon") == 1
-    assert "onnx_surgeon" not in make("--dry-run", "bench", "MODEL=demo-ar", folder=clone).stdout
+    for plugins, form in (("lite", ""), ("none", ".plain")):
+        arguments = ("engine-fp16", "MODEL=demo-ar", f"PLUGINS={plugins}")
+        planned = make("--dry-run", *arguments, folder=clone).stdout
+        for half in ("", ".encoder"):
+            assert f"--onnx build/demo-ar/model.fp16{form}{half}.onnx" in planned
+            assert f"--output build/demo-ar/model.fp16{form}{half}.plan" in planned
+        assert planned.count("trt_code.onnx_surgeon") == 1
+        assert ("cmake/build.sh" in planned) == (plugins == "lite")
+
+
+def test_engines_are_of_graphs_for_plugins_where_these_are_built(clone):
+    assert "fp16.plain.plan" in make("--dry-run", "engine-fp16", folder=clone).stdout
+    library = clone / "build" / "plugins" / "liblite_plugins_trt11.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    planned = make("--dry-run", "engine-fp16", folder=clone).stdout
+    assert "--output build/demo/model.fp16.plan" in planned
+    assert "plain" not in planned
 
 
 def test_tests_get_what_training_needs(clone):
@@ -122,10 +140,13 @@ def test_another_interpreter_installs_nothing(clone):
         ),
         (["onnx", "MODEL=wmt16"], ["make download", "MODEL=demo"]),
         (["test-gpu"], ["gpu is missing", "get it: ", "works without it: make bench"]),
-        (["engine-fp16"], ["tensorrt is missing", "get it: pip install", "make patch"]),
+        (
+            ["engine-fp16", "TENSORRT=full", "PYTHON=python3"],
+            ["TensorRT for Python is not here", "`pip install tensorrt-cu13 cuda-python`"],
+        ),
         (
             ["plugins", "TENSORRT_ROOT=/nowhere"],
-            ["NvInferVersion.h in /nowhere/include", "git clone"],
+            ["NvInferVersion.h in /nowhere/include", "make headers"],
         ),
     ],
 )
@@ -227,4 +248,4 @@ def test_a_gpu_with_its_compiler_is_used(clone):
     assert reply.returncode == 0, reply.stderr
     assert "-DLITE_BUILD_TORCH_OPS=ON" in reply.stdout
     assert reply.stdout.index("TORCH_OPS") < reply.stdout.index("trt_code.bench")
-    assert "build_engine" not in reply.stdout
+    assert reply.stdout.index("build_engine") < reply.stdout.index("trt_code.bench")

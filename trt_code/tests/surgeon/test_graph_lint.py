@@ -44,14 +44,6 @@ BAD = {
         body("y = Equal(x, x)", "bool[B] x", "bool[B] y"),
         "BOOL is not supported here",
     ),
-    "a body": (
-        model("""
-g (float[T,2] x, float[2] s) => (float[2] e, float[T,2] y)
-{ e, y = Scan <num_scan_inputs = 1, body = step (float[2] a, float[2] b) => (float[2] c, float[2] d)
-  { c = Add(a, b)  d = Identity(c) }> (s, x) }
-"""),
-        "fixed",
-    ),
     "an opset before the importer's": (body("y = Relu(x)", opset=8), "outside the importer's"),
     "an opset after the importer's": (body("y = Relu(x)", opset=22), "outside the importer's"),
     "axes from data": (

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from train_model.cli import MAX_THREADS, MAX_WHOLE_NUMBER, UserError, number, whole_number
+from trt_code import runners
 from trt_code.measure.machine import default_device, processors
-from trt_code.runners import PRECISIONS, RIVALS, RUNNERS
+from trt_code.runners import PRECISIONS
 
 MAX_BEAM = 1024
 """Hypotheses of a sentence; a decoder keeps its state for each."""
@@ -50,7 +51,10 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
 def add_runner(parser: argparse.ArgumentParser) -> None:
     """Add ``--runner`` and ``--precision`` for a program that uses one runner."""
     parser.add_argument(
-        "--runner", choices=["auto", *RUNNERS], default="auto", help="default: the fastest here"
+        "--runner",
+        choices=["auto", *runners.names()],
+        default="auto",
+        help="default: the fastest here",
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
 
@@ -62,21 +66,37 @@ def add_runners(parser: argparse.ArgumentParser, precisions: str, rivals: bool =
         precisions: the default of ``--precision``, comma-separated.
         rivals: whether ``--runner`` takes the rivals too.
     """
-    known = [*RUNNERS, *(RIVALS if rivals else ())]
-    also = f"; rivals: {','.join(RIVALS)}" if rivals else ""
+    known = runners.names() + (runners.rivals() if rivals else [])
+    add_names(parser, "--runner", known, "runner", ",".join(runners.names()))
+    add_names(parser, "--precision", PRECISIONS, "precision", precisions)
+
+
+def add_names(
+    parser: argparse.ArgumentParser,
+    name: str,
+    known: Sequence[str],
+    kind: str,
+    default: str | None = None,
+    meaning: str = "",
+) -> None:
+    """Add an option that takes a comma-separated choice among ``known``, by default all of them.
+
+    Args:
+        kind: what the names are, for messages.
+        default: comma-separated; "" for none.
+        meaning: added to the help.
+    """
+    given = ",".join(known) if default is None else default
     parser.add_argument(
-        "--runner",
-        type=lambda text: parse_names(text, known, "runner"),
-        default=list(RUNNERS),
+        name,
+        type=lambda text: parse_names(text, known, kind),
+        default=given.split(",") if given else [],
         metavar="NAME,...",
-        help=f"comma-separated; default: {','.join(RUNNERS)}{also}",
-    )
-    parser.add_argument(
-        "--precision",
-        type=lambda text: parse_names(text, PRECISIONS, "precision"),
-        default=precisions.split(","),
-        metavar="NAME,...",
-        help=f"of {', '.join(PRECISIONS)}, comma-separated; default: {precisions}",
+        help="; ".join(
+            text
+            for text in (f"of {', '.join(known)}", meaning, given and f"default: {given}")
+            if text
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 Every row is first compared with PyTorch FP32 on the same batch and is timed only if it agrees. The
 input is real text where the model has any: for each shape, the test sentences of that many tokens, or
 as near below as there are; random tokens for a model without text. Writes ``results.json``, ``.md``
-and ``.png``. Exit status 1 if a check is Bad.
+and ``.png``. Exit status 1 if a check is Bad; 2, and nothing is written, if no runner can run.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from trt_code import arguments, report
 from trt_code.measure import layer_precision
 from trt_code.measure.agreement import Agreement, compare, verdict
 from trt_code.measure.machine import describe
-from trt_code.runners import Runner, Unavailable, create
-from trt_code.runners.base import wall_ms
+from trt_code.runners import Runner, Unavailable, create, spec
+from trt_code.runners.timing import wall_ms
 from trt_code.text import batching
 
 DEFAULT_SHAPES = "1x8,1x32,16x8,16x32"
@@ -100,13 +100,15 @@ class Bench:
         return create(runner, self._files, precision, self._device, **self._options)
 
     def precision_note(self, runner: str, precision: str) -> str | None:
-        """What became INT8 of the products of an INT8 row; None where there is no telling."""
+        """Which products ran in INT8, or None if the runner cannot report it."""
         folder = Path(self._options.get("build_dir", "build")) / self._files.name
-        file = folder / {"ort": "model.qdq.onnx", "trt": "model.int8.layers.json"}.get(runner, "")
-        if precision != "int8" or not file.is_file() or (runner, self._device) == ("ort", "cuda"):
+        declared = spec(runner, self._files.autoregressive)
+        file = folder / declared.int8_report.get(self._device, "")
+        if precision != "int8" or not file.is_file():
             return None
-        found = layer_precision.of_engine if runner == "trt" else layer_precision.of_session
-        return f"{layer_precision.summary(found(file))} (python -m trt_code.measure.layer_precision {file})"
+        products = layer_precision.products(file)
+        command = f"python -m trt_code.measure.layer_precision {file}"
+        return f"{layer_precision.summary(products)} ({command})"
 
     def rows(
         self, runner: Runner, shapes: Collection[tuple[int, int]] | None = None
@@ -249,6 +251,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name + ':':<10}{text}")
     print(f"\n{report.LEGEND}")
     rows, not_run = bench(measured, args.runner, args.precision)
+    if not rows:
+        raise UserError("none of the runners can run here; see the reasons above")
     results = {"model": files.name, "machine": machine, "input": measured.notes}
     results |= {"rows": rows, "not_run": not_run}
     report.write(results, args.output)

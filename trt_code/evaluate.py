@@ -4,22 +4,32 @@ Exact match, length accuracy (the translation has as many tokens as the referenc
 (sacrebleu) over a whole split. Writes ``build/eval/<model>.<split>.json``.
 """
 
-import json
 import time
 from typing import Any
 
 import sacrebleu
 
-from train_model.cli import Parser, UserError, atomic_path, run
+from train_model.cli import Parser, UserError, run
 from train_model.data.files import read_lines
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import ModelFiles, model_files
+from train_model.progress import task
+from train_model.tables import Column, Table, as_json, write_files
 from trt_code import arguments
 from trt_code.measure.machine import describe
 from trt_code.runners import Unavailable, create
 from trt_code.text.translator import Translation, Translator
 
-HEAD = f"{'runner':<24}{'exact':>8}{'length':>8}{'BLEU':>8}{'chrF':>8}{'sentences/s':>13}"
+TABLE = Table(
+    [
+        Column("runner", "name", width=24, left=True),
+        Column("exact", "exact_match", ".2f"),
+        Column("length", "length_accuracy", ".2f"),
+        Column("BLEU", "bleu", ".2f"),
+        Column("chrF", "chrf", ".2f"),
+        Column("sentences/s", "sentences_per_s", ".0f", 13),
+    ]
+)
 
 
 def read_split(files: ModelFiles, split: str) -> tuple[list[str], list[str]]:
@@ -59,13 +69,6 @@ def score(
     }
 
 
-def text_row(row: dict[str, Any]) -> str:
-    """One line of the table."""
-    scores = [row[key] for key in ("exact_match", "length_accuracy", "bleu", "chrf")]
-    speed = f"{row['sentences_per_s']:>13.0f}"
-    return f"{row['name']:<24}" + "".join(f"{value:>8.2f}" for value in scores) + speed
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m trt_code.evaluate", description=__doc__)
     arguments.add_model(parser)
@@ -82,7 +85,9 @@ def main(argv: list[str] | None = None) -> None:
     device = arguments.device(args)
     options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
     machine = describe(device, args.threads)
-    print(f"{files.name}, split {args.split}, {len(sources)} sentences\n\n{HEAD}", flush=True)
+    print(
+        f"{files.name}, split {args.split}, {len(sources)} sentences\n\n{TABLE.head()}", flush=True
+    )
     rows = []
     for name in args.runner:
         for precision in args.precision:
@@ -90,23 +95,23 @@ def main(argv: list[str] | None = None) -> None:
             try:
                 runner = create(name, files, precision, device, **options)
             except Unavailable as reason:
-                print(f"{title:<24}not run: {reason}")
+                print(f"{title:<24}{reason.row}")
                 continue
             with runner:
                 start = time.perf_counter()
-                translations = Translator(runner, tokenizer, unknown="keep").translate(sources)
+                translator = Translator(runner, tokenizer, unknown="keep")
+                with task(title, len(sources), "sentences") as shown:
+                    translations = translator.translate(sources, done=shown.advance)
                 seconds = time.perf_counter() - start
             row = {"name": title, "sentences_per_s": round(len(sources) / seconds, 1)}
             rows.append(row | score(translations, references, tokenizer))
-            print(text_row(rows[-1]), flush=True)
+            print(TABLE.line(rows[-1]), flush=True)
     if not rows:
         raise UserError("none of the runners can run here; see the reasons above")
-    output = args.output / f"{files.name}.{args.split}.json"
     results = {"model": files.name, "split": args.split, "sentences": len(sources)}
-    with atomic_path(output) as path:
-        text = json.dumps(results | {"machine": machine, "rows": rows}, indent=1)
-        path.write_text(text + "\n", encoding="utf-8")
-    print(f"\nwrote {output}")
+    name = f"{files.name}.{args.split}.json"
+    write_files(args.output, {name: as_json(results | {"machine": machine, "rows": rows})})
+    print(f"\nwrote {args.output / name}")
 
 
 if __name__ == "__main__":

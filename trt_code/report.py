@@ -1,33 +1,51 @@
 """Turn what bench measured into Markdown and a plot: ``make report`` does it anew from the JSON."""
 
-import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import Parser, UserError, atomic_path, run
+from train_model import plots
+from train_model.cli import Parser, UserError, run
+from train_model.tables import Column, Table, as_json, facts, not_run, write_files
+from trt_code.measure.machine import machine_name
 
 LEGEND = (
     "bs: batch size; sl: source length in tokens; lt: median latency of the network on its device, ms; "
     "ht: the same from host to host, ms; tp: source tokens/s (bs x sl / lt); acc: share of equal tokens; "
     "a0, r0: largest absolute and median relative difference of the scores; all against PyTorch FP32"
 )
-COLUMNS = ("bs", "sl", "lt", "ht", "tp", "acc", "a0", "r0", "output check")
 RULE = "----+----+--------+---------+---------+---------+---------+---------+-------------"
 
 
+def _check(row: Mapping[str, Any]) -> str:
+    reason = f": {row['reason']}" if row["reason"] else ""
+    return f" {row['check']}{reason}"
+
+
+TABLE = Table(
+    [
+        Column("bs", "bs", width=4),
+        Column("sl", "sl", width=4),
+        Column("lt", "lt", ".3f", 8),
+        Column("ht", "ht", ".3f", 9),
+        *(Column(key, key, ".3e", 9) for key in ("tp", "acc", "a0", "r0")),
+        Column(" output check", _check, left=True),
+    ],
+    separator="|",
+)
+
+
 def text_head() -> str:
-    """The table's head, as wide as its rows."""
-    names = "{:>4}|{:>4}|{:>8}|{:>9}|{:>9}|{:>9}|{:>9}|{:>9}| {}".format(*COLUMNS)
-    return f"{RULE}\n{names}\n{RULE}"
+    """The head of the table for a terminal."""
+    return f"{RULE}\n{TABLE.head()}\n{RULE}"
 
 
 def text_row(row: dict[str, Any]) -> str:
-    """One line of the table for the terminal."""
-    form = "{:>4}|{:>4}|{:>8}|{:>9}|{:>9}|{:>9}|{:>9}|{:>9}| {}"
-    return form.format(*_cells(row))
+    """One row of the table for a terminal."""
+    return TABLE.line(row)
 
 
 def block_name(row: dict[str, Any]) -> str:
@@ -38,106 +56,58 @@ def block_name(row: dict[str, Any]) -> str:
 def markdown(results: dict[str, Any]) -> str:
     """The whole run as a Markdown page."""
     lines = [f"# Latency and agreement: {results['model']}", ""]
-    lines += [f"- {name}: {text}" for name, text in results["machine"].items()]
+    lines += facts(results["machine"])
     lines += [f"- input: {text}" for text in results["input"]]
     lines += ["", LEGEND + ".", ""]
-    head = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join(["---:"] * 8) + " | --- |"]
     for name, rows in _blocks(results):
         peak = max(row.get("peak_memory_bytes") or 0 for row in rows)
         memory = f", peak memory {peak / 2**20:.0f} MiB" if peak else ""
-        lines += [f"## {name}{memory}", "", *head]
-        lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
-        lines += [""]
-    if results["not_run"]:
-        lines += ["## Not run", ""]
-        lines += [f"- {entry['name']}: {entry['reason']}" for entry in results["not_run"]]
-        lines += [""]
+        lines += [f"## {name}{memory}", "", *TABLE.markdown(rows), ""]
+    lines += not_run(results["not_run"])
     return "\n".join(lines)
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Latency and throughput of every block by shape, as a PNG at ``path``."""
-    import matplotlib
+    """Latency of every block, one panel per shape, as a PNG at ``path``.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    blocks = [(name, [row for row in rows if row["lt"]]) for name, rows in _blocks(results)]
-    blocks = [(name, rows) for name, rows in blocks if rows]
-    shapes = list(dict.fromkeys((row["bs"], row["sl"]) for _, rows in blocks for row in rows))
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
-    width = 0.8 / max(1, len(blocks))
-    colours = pyplot.get_cmap("tab20").colors
-    for axis, key, label in ((axes[0], "lt", "latency, ms"), (axes[1], "tp", "source tokens/s")):
-        for i, (name, rows) in enumerate(blocks):
-            at = [
-                shapes.index((row["bs"], row["sl"])) + (i - (len(blocks) - 1) / 2) * width
-                for row in rows
-            ]
-            axis.bar(
-                at, [row[key] for row in rows], width * 0.95, label=name, color=colours[i % 20]
-            )
-        axis.set_xticks(range(len(shapes)), [f"{batch} x {length}" for batch, length in shapes])
-        axis.set(xlabel="batch x source length", ylabel=label)
-        axis.grid(axis="y", alpha=0.3)
-        axis.set_axisbelow(True)
-    if blocks:
-        axes[0].set_yscale("log")
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
-    machine = results["machine"]
-    figure.suptitle(
-        f"{results['model']} on {machine.get('gpu', machine['cpu'])}", fontsize="medium"
-    )
-    figure.savefig(path, dpi=130, format="png")
-    pyplot.close(figure)
+    A thin line leads from the median to the 95th percentile.
+    """
+    timed = [row for row in results["rows"] if row["lt"]]
+    panels = []
+    for batch, length in sorted({(row["bs"], row["sl"]) for row in timed}):
+        dots = [
+            plots.Dot(block_name(row), row["precision"], row["lt"], row["lt_p95"])
+            for row in timed
+            if (row["bs"], row["sl"]) == (batch, length)
+        ]
+        panels.append((f"{batch} x {length}", dots))
+    title = f"{results['model']} on {machine_name(results['machine'])}: batch x source tokens"
+    plots.dots(path, title, panels, "latency, ms")
 
 
 def write(
     results: dict[str, Any],
     folder: Path,
-    plots: Mapping[str, Callable[[dict[str, Any], Path], None]] | None = None,
+    pictures: Mapping[str, Callable[[dict[str, Any], Path], None]] | None = None,
 ) -> None:
     """Write ``results.json``, ``.md`` and the plots into ``folder``: all of them, or none.
 
     Args:
         results: what bench measured.
         folder: where to.
-        plots: by the names of their files; one, ``results.png``, where none are given.
+        pictures: functions that draw a plot, by the names of the files; default: ``results.png``.
     """
-    plots = {"results": plot} if plots is None else plots
-    page = markdown(results)  # first: it fails where the results are something else
-    with contextlib.ExitStack() as written:
-        as_json, as_page, *pictures = (
-            written.enter_context(atomic_path(folder / name))
-            for name in ("results.json", "results.md", *(f"{name}.png" for name in plots))
-        )
-        as_json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        as_page.write_text(page, encoding="utf-8")
-        for draw, picture in zip(plots.values(), pictures, strict=True):
-            draw(results, picture)
+    drawn = {"results": plot} if pictures is None else pictures
+    page = markdown(results)  # first: it fails if the results are something else
+    files: dict[str, Any] = {"results.json": as_json(results), "results.md": page}
+    for name, draw in drawn.items():
+        files[f"{name}.png"] = functools.partial(draw, results)
+    write_files(folder, files)
 
 
 def _blocks(results: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for name, rows in groupby(results["rows"], key=block_name):
         yield name, list(rows)
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    def number(key: str, form: str) -> str:
-        return "-" if row[key] is None else format(row[key], form)
-
-    return [
-        str(row["bs"]),
-        str(row["sl"]),
-        number("lt", ".3f"),
-        number("ht", ".3f"),
-        number("tp", ".3e"),
-        number("acc", ".3e"),
-        number("a0", ".3e"),
-        number("r0", ".3e"),
-        row["check"] + (f": {row['reason']}" if row["reason"] else ""),
-    ]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -20,6 +20,7 @@ from train_model.models.canvas import PER_SOURCE_TOKEN, canvas_width
 from trt_code.cuda_graph.capture import WARM_UPS, Captured, capture
 from trt_code.cuda_graph.network import FusedNetwork, Source
 from trt_code.runners.buckets import batch_bucket, length_bucket
+from trt_code.runners.timing import device_ms
 from trt_code.runners.turns import Turns
 
 
@@ -95,17 +96,10 @@ class GraphedNetwork:
 
     def device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
         """Milliseconds between CUDA events around the graphs, input on the device, each pass alone."""
-        times = []
         with self._turns, torch.inference_mode(), torch.cuda.stream(self._stream):
             inputs, encoder = self._encoder(src_tokens.shape)
             inputs.fill(src_tokens, self._limits(src_tokens))
-            for _ in range(repeats + WARM_UPS):
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                start.record()
-                self._replay(inputs, encoder)
-                end.record()
-                end.synchronize()
-                times.append(start.elapsed_time(end))
+            times = device_ms(lambda: self._replay(inputs, encoder), repeats + WARM_UPS)
         return times[WARM_UPS:]
 
     def _width(self, src_length: int) -> int:

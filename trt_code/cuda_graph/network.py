@@ -372,3 +372,7 @@ class _DecoderLayer(_Layer):
         )
         weights = masked_softmax(query @ key.transpose(2, 3), mask[:, None, None] == 0)
         return (weights @ value).transpose(1, 2).flatten(2)
+
+
+# The fused network of each architecture that has one.
+FUSED = {"conv_crf_transformer": FusedNetwork}

@@ -10,8 +10,8 @@ a batch's time is the median from token ids in the host's memory to token ids th
 """
 
 import argparse
+import functools
 import itertools
-import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from train_model.cli import Parser, UserError, atomic_path, run
+from train_model import plots
+from train_model.cli import Parser, UserError, run
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import model_files
+from train_model.tables import as_json, facts, markdown_table, not_run, write_files
 from trt_code import arguments
 from trt_code.evaluate import read_split, score
-from trt_code.measure.machine import describe
+from trt_code.measure.machine import describe, machine_name
 from trt_code.runners import Runner, Unavailable, create
-from trt_code.runners.base import WARM_UP, wall_ms
+from trt_code.runners.base import WARM_UP
+from trt_code.runners.timing import wall_ms
 from trt_code.text import batching
 from trt_code.text.translator import Translator
 
@@ -126,61 +129,52 @@ def measure(entry: Entry, args: argparse.Namespace, device: str) -> dict[str, An
 def markdown(results: dict[str, Any]) -> str:
     """The comparison as a Markdown page."""
     sizes = [time["batch"] for time in results["rows"][0]["times"]]
-    lines = ["# Autoregressive against non-autoregressive", ""]
-    lines += [f"- {name}: {text}" for name, text in results["machine"].items()]
+    lines = ["# Autoregressive against non-autoregressive", "", *facts(results["machine"])]
     for key, title in (
         ("ms", "Median time of a batch, ms"),
         ("sentences_per_s", "Sentences a second"),
     ):
         head = ["", *QUALITY, *(f"batch {size}" for size in sizes)]
-        lines += ["", f"## {title}", "", f"| {' | '.join(head)} |"]
-        lines += ["| --- " + "| ---: " * (len(head) - 1) + "|"]
-        for row in results["rows"]:
-            cells = [row["name"], *(f"{row[name]:.2f}" for name in QUALITY)]
-            cells += [f"{time[key]:g}" for time in row["times"]]
-            lines += [f"| {' | '.join(cells)} |"]
-    if results["not_run"]:
-        lines += ["", "## Not run", ""]
-        lines += [f"- {entry['name']}: {entry['reason']}" for entry in results["not_run"]]
-    return "\n".join(lines) + "\n"
+        cells = (
+            [
+                row["name"],
+                *("-" if row[name] is None else f"{row[name]:.2f}" for name in QUALITY),
+                *(f"{time[key]:g}" for time in row["times"]),
+            ]
+            for row in results["rows"]
+        )
+        lines += ["", f"## {title}", "", *markdown_table(head, cells)]
+    return "\n".join([*lines, "", *not_run(results["not_run"])])
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Time and throughput by batch size, a line an entry, as a PNG at ``path``."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
-    for axis, key, label in (
-        (axes[0], "ms", "a batch, ms"),
-        (axes[1], "sentences_per_s", "sentences a second"),
+    """Time and throughput by batch size, one line per entry, as a PNG at ``path``."""
+    panels = []
+    for key, title in (
+        ("ms", "time of a batch, ms"),
+        ("sentences_per_s", "sentences a second"),
     ):
+        series = {}
         for row in results["rows"]:
-            sizes = [time["batch"] for time in row["times"]]
-            name = f"{row['name']} ({row['exact_match']:.1f} % exact)"
-            axis.plot(sizes, [time[key] for time in row["times"]], marker="o", label=name)
-        axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
-        axis.set_xticks(sizes, [str(size) for size in sizes])
-        axis.set(xlabel="batch, sentences", ylabel=label)
-        axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    machine = results["machine"]
-    figure.suptitle(machine.get("gpu", machine["cpu"]), fontsize="medium")
-    figure.savefig(path, dpi=130, format="png")
-    pyplot.close(figure)
+            exact = row["exact_match"]
+            name = row["name"] + ("" if exact is None else f" ({exact:.2f} % exact)")
+            series[name] = [(time["batch"], time[key]) for time in row["times"]]
+        panels.append((title, [plots.Panel("", series)]))
+    sizes = [time["batch"] for time in results["rows"][0]["times"]]
+    title = machine_name(results["machine"])
+    plots.lines(path, title, panels, "batch, sentences", ticks=sizes, width=6, height=3.2)
 
 
 def write(results: dict[str, Any], folder: Path) -> None:
-    """The results as JSON, page and plot, each whole or not at all."""
-    with atomic_path(folder / "results.json") as path:
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    with atomic_path(folder / "results.md") as path:
-        path.write_text(markdown(results), encoding="utf-8")
-    with atomic_path(folder / "results.png") as path:
-        plot(results, path)
+    """Write the results as JSON, page and plot: all of them, or none."""
+    write_files(
+        folder,
+        {
+            "results.json": as_json(results),
+            "results.md": markdown(results),
+            "results.png": functools.partial(plot, results),
+        },
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,8 +1,8 @@
 """Do INT8 matrix products pay on this GPU? The full-size network's own shapes, FP16 against INT8.
 
-    python -m trt_code.measure.int8_gemm --sizes 1x32,16x32,64x64
+    python -m trt_code.measure.int8_gemm --shape 1x32,16x32,64x64
 
-A size is sentences x source tokens; the decoder's canvas is twice the source. One line a product:
+A shape is sentences x source tokens; the decoder's canvas is twice the source. One line per product:
 
 - ``fp16``: product and bias as the CUDA-graph runner computes them (``lite::linear``, cuBLASLt's
   fastest algorithm for the shape; PyTorch's ``linear`` where the library is not built);
@@ -12,14 +12,12 @@ A size is sentences x source tokens; the decoder's canvas is twice the source. O
   tiles), for an input that the kernel before has written as INT8;
 - ``rounded``: that, and a kernel before it that rounds an FP16 input to INT8.
 
-Every form of every product, and every tile, is held against the exact product before it is timed. Times
+Every form of every product, and every tile, is checked against the exact product before it is timed. Times
 are of a CUDA graph of many calls; ``--check`` stops after the checks.
 """
 
 import dataclasses
 import functools
-import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train_model.cli import Parser, UserError, atomic_path, run
+from train_model.cli import Parser, UserError, run
 from train_model.ops.cuda_library import load_cuda_library
+from train_model.tables import Column, Table, as_json, write_files
+from trt_code import arguments
 from trt_code.measure.machine import describe
+from trt_code.runners.timing import device_ms, graph_ms
 
 FORMS = ("fp16", "int_mm", "fused", "rounded")
 _CALLS, _REPEATS = 20, 9
@@ -66,27 +67,9 @@ DECODER = (
 
 def milliseconds(call: Callable[[], object]) -> float:
     """The median time of one call in a CUDA graph of many."""
-    stream = torch.cuda.Stream()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            start.record()
-            call()
-            end.record()
-    end.synchronize()
-    calls = max(3, min(_CALLS, int(1e3 * _PEAK_SECONDS / max(start.elapsed_time(end), 1e-3))))
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            call()
-    times = []
-    for _ in range(_REPEATS):
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / calls)
-    return statistics.median(times)
+    estimate = device_ms(call, 3)[-1]
+    calls = max(3, min(_CALLS, int(1e3 * _PEAK_SECONDS / max(estimate, 1e-3))))
+    return graph_ms([call] * calls, _REPEATS)
 
 
 class Int8Kernels:
@@ -204,7 +187,7 @@ class Case:
         return self.fused(tile)
 
     def check(self) -> None:
-        """Hold every form against the exact product.
+        """Check every form against the exact product.
 
         Sums of INT8 products are whole numbers that FP64 holds exactly, whatever the order.
 
@@ -265,67 +248,58 @@ def measure(batch: int, length: int) -> dict[str, Any]:
         for product in products:
             times = Case(count, product).times()
             row = {"half": half, "rows": count, **dataclasses.asdict(product), **times}
-            print(_line(row), flush=True)
+            print(TABLE.line(row | {"product": f"{product.count} x {product.name}"}), flush=True)
             rows.append(row)
             for form in FORMS:
                 sums[form] += product.count * times[form]
-    total = {"half": "", "rows": "", "k": "", "n": "", "count": "", "name": "all", **sums}
-    print(_line(total), flush=True)
+    print(TABLE.line(dict.fromkeys(("half", "rows", "k", "n"), "") | {"product": "all", **sums}))
     return {"size": f"{batch}x{length}", "products": rows, "all": sums}
 
 
-HEAD = f"{'half':<9}{'rows':>6}{'K':>6}{'N':>7}" + "".join(f"{form:>10}" for form in FORMS)
-
-
-def _line(row: dict[str, Any]) -> str:
-    times = "".join(f"{row[form]:>10.4f}" for form in FORMS)
-    counted = f"  {row['count']} x {row['name']}" if row["count"] else f"  {row['name']}"
-    return f"{row['half']:<9}{row['rows']:>6}{row['k']:>6}{row['n']:>7}{times}{counted}"
-
-
-def _sizes(text: str) -> list[tuple[int, int]]:
-    try:
-        sizes = [tuple(map(int, size.split("x"))) for size in text.split(",")]
-    except ValueError:
-        sizes = []
-    if not sizes or any(len(size) != 2 or min(size) < 1 for size in sizes):
-        raise UserError(f"--sizes {text!r} is no list of sentences x tokens, such as 1x32,16x32")
-    too_few = [size for size in sizes if size[0] * size[1] <= 16]
-    if too_few:
-        raise UserError(f"--sizes {text!r}: cuBLASLt's INT8 products have more than 16 rows")
-    return sizes
+TABLE = Table(
+    [
+        Column("half", "half", width=9, left=True),
+        Column("rows", "rows", width=6),
+        Column("K", "k", width=6),
+        Column("N", "n", width=7),
+        *(Column(form, form, ".4f", 10) for form in FORMS),
+        Column("  product", lambda row: f"  {row['product']}", left=True),
+    ]
+)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", default="1x32,16x32,64x64", help="sentences x source tokens")
+    parser = Parser(
+        prog="python -m trt_code.measure.int8_gemm", description=__doc__.splitlines()[0]
+    )
+    arguments.add_shapes(parser, "--shape", "1x32,16x32,64x64")
     parser.add_argument("--check", action="store_true", help="check every form, time nothing")
     parser.add_argument("--output", type=Path, help="also write the times as JSON")
-    options = parser.parse_args(argv)
-    sizes = _sizes(options.sizes)
+    args = parser.parse_args(argv)
+    if any(batch * length <= 16 for batch, length in args.shape):
+        raise UserError("--shape: cuBLASLt's INT8 products need more than 16 rows, batch x length")
     if not torch.cuda.is_available():
         raise UserError("INT8 products are measured on a CUDA GPU, and there is none (make doctor)")
     load_cuda_library()
     torch.manual_seed(1)
     checked = 0
-    for batch, length in sizes:
+    for batch, length in args.shape:
         for rows, products in ((batch * length, ENCODER), (2 * batch * length, DECODER)):
             for product in products:
                 Case(rows, product).check()
                 checked += 1
     own = "lite::linear" if hasattr(torch.ops.lite, "linear") else "torch.nn.functional.linear"
     print(f"{checked} products: every form gives the exact sums; FP16 is {own}")
-    if options.check:
+    if args.check:
         return
     machine = describe("cuda", 1)
-    print(f"{machine['gpu']}; milliseconds a call\n\n{HEAD}  product")
-    measured = [measure(*size) for size in sizes]
-    if options.output:
-        with atomic_path(options.output) as path:
-            results = {"machine": machine, "fp16": own, "sizes": measured}
-            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {options.output}")
+    print(f"{machine['gpu']}; milliseconds a call\n\n{TABLE.head()}")
+    measured = [measure(*shape) for shape in args.shape]
+    if args.output:
+        results = {"machine": machine, "fp16": own, "sizes": measured}
+        write_files(args.output.parent, {args.output.name: as_json(results)})
+        print(f"wrote {args.output}")
 
 
 if __name__ == "__main__":

@@ -3,17 +3,17 @@
     python -m trt_code.measure.kernels --output build/bench/kernels
 
 Every row is checked against float64 first; a kernel that is wrong is not timed, and the exit status is 1.
-Times are device times: the calls of one case, over input sets that together do not fit in the
-cache where the case is large, are captured in a CUDA graph, and replays are timed by events. The
-floor is the fewest bytes a case must move over the bandwidth of a large copy in the same run.
+Times are device times: the calls of one case are captured in a CUDA graph, and replays are timed by
+events. A large case takes turns with input sets that together do not fit in the cache. The floor is the
+fewest bytes that a case must move over the bandwidth of a large copy in the same run.
 Writes OUTPUT.json and OUTPUT.md. Needs a CUDA GPU and ``make torch-ops``.
 """
 
 import dataclasses
+import functools
 import json
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train_model.cli import Parser, UserError, atomic_path, number, run
+from train_model.cli import Parser, UserError, number, run
 from train_model.ops import cuda_library_path, load_cuda_library
+from train_model.tables import Column, Table, as_json, facts, write_files
+from trt_code import arguments
 from trt_code.measure.machine import describe
+from trt_code.runners.timing import graph_ms
 
 lite = torch.ops.lite
 
@@ -253,26 +256,12 @@ def device_time(
     calls: int = CALLS,
     rounds: int = ROUNDS,
 ) -> float:
-    """Median microseconds of one call on the device, over replays of a graph of ``calls`` calls."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for tensors in sets[:2]:
-            call(*tensors)
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            for i in range(calls):
-                call(*sets[i % len(sets)])
-        graph.replay()
-        times = []
-        for _ in range(rounds):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record(stream)
-            graph.replay()
-            end.record(stream)
-            end.synchronize()
-            times.append(start.elapsed_time(end) * 1e3 / calls)
-    return statistics.median(times)
+    """Median microseconds of one call on the device, over replays of a graph of ``calls`` calls.
+
+    The calls take turns with the ``sets`` of tensors.
+    """
+    turns = [functools.partial(call, *sets[i % len(sets)]) for i in range(calls)]
+    return graph_ms(turns, rounds) * 1e3
 
 
 def copy_bandwidth() -> float:
@@ -320,10 +309,32 @@ def compiled_time(case: Case) -> float:
 # ---- output -------------------------------------------------------------------------------------
 
 
-def markdown(facts: dict[str, str], bandwidth: float, rows: list[dict[str, Any]]) -> str:
+def _ratio(above: str, below: str) -> Callable[[Mapping[str, Any]], float | None]:
+    def value(row: Mapping[str, Any]) -> float | None:
+        return row[above] / row[below] if row.get(above) and row.get(below) else None
+
+    return value
+
+
+TABLE = Table(
+    [
+        Column("operator", "op", left=True),
+        Column("shape", "shape", left=True),
+        Column("dtype", "dtype", left=True),
+        Column("kernel", lambda row: row.get("kernel_us"), ".2f"),
+        Column("floor", lambda row: row.get("floor_us"), ".2f"),
+        Column("floor / kernel", _ratio("floor_us", "kernel_us"), ".0%"),
+        Column("eager", lambda row: row.get("eager_us"), ".2f"),
+        Column("torch.compile", lambda row: row.get("compile_us"), ".2f"),
+        Column("eager / kernel", _ratio("eager_us", "kernel_us"), ".2f"),
+        Column("note", lambda row: row.get("error") or row.get("note", ""), left=True),
+    ]
+)
+
+
+def markdown(machine: dict[str, str], bandwidth: float, rows: list[dict[str, Any]]) -> str:
     """The table with its header."""
-    lines = ["# Kernels: measured speed", ""]
-    lines += [f"- {name}: {text}" for name, text in facts.items()]
+    lines = ["# Kernels: measured speed", "", *facts(machine)]
     lines += [
         f"- copy bandwidth in this run: {bandwidth / 1e12:.2f} TB/s, bytes read and written",
         "",
@@ -334,73 +345,57 @@ def markdown(facts: dict[str, str], bandwidth: float, rows: list[dict[str, Any]]
         "from the cache. torch.compile: default mode, in a graph too; crf_decode is left out of it",
         "(its step loop takes minutes to compile).",
         "",
-        "| operator | shape | dtype | kernel | floor | floor / kernel | eager | torch.compile |"
-        " eager / kernel |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for row in rows:
-        head = f"| {row['op']} | {row['shape']} | {row['dtype']} |"
-        if "error" in row:
-            lines.append(f"{head} wrong: {row['error']} | | | | | |")
-            continue
-        kernel, floor, eager = row["kernel_us"], row["floor_us"], row.get("eager_us")
-        lines.append(
-            f"{head} {kernel:.2f} | {floor:.2f} | {100 * floor / kernel:.0f} % | "
-            f"{_number(eager)} | {_number(row.get('compile_us'))} | "
-            f"{_number(eager and eager / kernel)} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "\n".join([*lines, *TABLE.markdown(rows), ""])
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, default=Path("build/bench/kernels"))
-    parser.add_argument("--op", default=",".join(OPERATORS), help="of " + ", ".join(OPERATORS))
-    parser.add_argument("--shape", default=",".join(SHAPES), help="of " + ", ".join(SHAPES))
-    parser.add_argument("--dtype", default="fp16", help="of " + ", ".join(DTYPES))
-    parser.add_argument(
-        "--large-dtype", default="", help="further types, timed at the large shape alone"
+    parser = Parser(
+        prog="python -m trt_code.measure.kernels", description=__doc__.partition("\n")[0]
+    )
+    arguments.add_names(parser, "--op", OPERATORS, "operator")
+    arguments.add_names(parser, "--shape", tuple(SHAPES), "shape")
+    arguments.add_names(parser, "--precision", tuple(DTYPES), "precision", "fp16")
+    arguments.add_names(
+        parser,
+        "--large-precision",
+        tuple(DTYPES),
+        "precision",
+        "",
+        "also timed, only at the large shape",
     )
     parser.add_argument(
         "--compile-seconds",
         type=number(0),
         default=float("inf"),
         metavar="X",
-        help="start no torch.compile after so many seconds (default: no limit)",
+        help="start no torch.compile after this many seconds (default: no limit)",
     )
     parser.add_argument(
         "--no-compile", dest="compile_seconds", action="store_const", const=0.0, help="leave it out"
     )
-    parser.add_argument("--commit", help="recorded where this is no git checkout")
+    parser.add_argument("--commit", help="recorded if this is not a git checkout")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("build/bench/kernels"),
+        help="the files' name without .json and .md (build/bench/kernels)",
+    )
     args = parser.parse_args(argv)
-    for name, given, known in (
-        ("--op", args.op, OPERATORS),
-        ("--shape", args.shape, SHAPES),
-        ("--dtype", args.dtype, DTYPES),
-        ("--large-dtype", args.large_dtype or args.dtype, DTYPES),
-    ):
-        if unknown := set(given.split(",")) - set(known):
-            raise UserError(
-                f"{name}: no {', '.join(sorted(unknown))}; choose of {', '.join(known)}"
-            )
     if not torch.cuda.is_available():
-        raise UserError("bench_kernels needs a CUDA GPU; none is seen by PyTorch")
+        raise UserError("kernels are timed on a CUDA GPU, and PyTorch sees none (make doctor)")
     if not load_cuda_library():
         raise UserError(f"{cuda_library_path()} is missing: make torch-ops")
 
     start = time.monotonic()
     torch.manual_seed(0)
-    facts = describe("cuda", torch.get_num_threads())
+    machine = describe("cuda", torch.get_num_threads())
     if args.commit:
-        facts["commit"] = args.commit
+        machine["commit"] = args.commit
     bandwidth = copy_bandwidth()
-    sizes = [(s, d) for d in args.dtype.split(",") for s in args.shape.split(",")]
-    sizes += [("large", dtype) for dtype in args.large_dtype.split(",") if dtype]
-    wanted = [c for size in sizes for c in cases(*size) if c.name in args.op.split(",")]
+    sizes = [(shape, dtype) for dtype in args.precision for shape in args.shape]
+    sizes += [("large", dtype) for dtype in args.large_precision]
+    wanted = [case for size in sizes for case in cases(*size) if case.name in args.op]
     rows = []
     for case in wanted:
         rows.append(measure(case, bandwidth))
@@ -412,11 +407,10 @@ def main(argv: list[str] | None = None) -> int:
             row["compile_us"] = compiled_time(case)
             torch.cuda.empty_cache()
     rows.sort(key=lambda row: row["op"])
-    text = markdown(facts, bandwidth, rows)
-    content = {"facts": facts, "copy_bytes_per_second": bandwidth, "rows": rows}
-    for suffix, written in ((".json", json.dumps(content, indent=1) + "\n"), (".md", text)):
-        with atomic_path(args.output.with_name(args.output.name + suffix)) as path:
-            path.write_text(written, encoding="utf-8")
+    text = markdown(machine, bandwidth, rows)
+    content = {"facts": machine, "copy_bytes_per_second": bandwidth, "rows": rows}
+    folder, name = args.output.parent, args.output.name
+    write_files(folder, {f"{name}.json": as_json(content), f"{name}.md": text})
     print(text)
     return 1 if any("error" in row for row in rows) else 0
 

@@ -44,6 +44,15 @@ class Product:
     precision: str
 
 
+def products(path: Path) -> list[Product]:
+    """The products of an exported ``.onnx`` file or of a layer report ``.json``.
+
+    Raises:
+        UserError: it is neither, or there is no such file.
+    """
+    return of_engine(path) if path.suffix == ".json" else of_session(path)
+
+
 def of_session(path: Path) -> list[Product]:
     """The products with a weight in the graph that ONNX Runtime's CPU runs for the file ``path``.
 
@@ -123,8 +132,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="an exported .onnx, or a layer report .json")
     path = parser.parse_args(argv).file
-    products = of_engine(path) if path.suffix == ".json" else of_session(path)
-    print("\n".join([*_lines(products), summary(products)]))
+    found = products(path)
+    print("\n".join([*_lines(found), summary(found)]))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,11 @@ def describe(device: str, threads: int) -> dict[str, str]:
     return facts | {"system": platform.platform(), "versions": ", ".join(versions)}
 
 
+def machine_name(facts: dict[str, str]) -> str:
+    """The GPU, or the CPU of a machine without one, from what ``describe`` gave."""
+    return facts.get("gpu", facts["cpu"])
+
+
 def processors() -> int:
     """The processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,7 +10,9 @@ then no GPU is needed. A point's work is its multiplications and additions; its 
 must move: each input and weight read once, each output written once. Writes ``roofline.json`` and ``.png``.
 """
 
+import functools
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import train_model.model_stats  # noqa: F401  teaches the counter the project's operators
-from train_model.cli import Parser, UserError, atomic_path, run
+from train_model import plots
+from train_model.cli import Parser, UserError, run
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.zoo import model_files
+from train_model.tables import as_json, write_files
 from trt_code import arguments
 from trt_code.measure.kernels import (
     BEAM,
@@ -35,9 +39,11 @@ from trt_code.measure.kernels import (
     copy_bandwidth,
     device_time,
 )
-from trt_code.measure.machine import describe, processors
+from trt_code.measure.machine import describe, machine_name, processors
+from trt_code.runners import RUNNERS, spec
 
 SIZE = 8192
+COLUMNS = 4  # panels of the plot next to each other
 PRECISIONS = {"fp16": torch.float16, "tf32": torch.float32, "fp32": torch.float32}
 WEIGHT_BYTES = {"fp16": 2, "bf16": 2, "tf32": 4, "fp32": 4}
 
@@ -58,7 +64,7 @@ def ceilings() -> dict[str, Any]:
 
 
 def kernel_operations(op: str, shape: str) -> float:
-    """Multiplications, additions, comparisons and exponentials of one call of ``bench_kernels``."""
+    """Multiplications, additions, comparisons and exponentials of one call that ``kernels`` times."""
     batch, length = SHAPES[shape]
     positions = batch * length
     taps = positions * HEADS * KERNEL
@@ -75,7 +81,7 @@ def kernel_operations(op: str, shape: str) -> float:
 
 
 def kernel_points(measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A point for each row of bench_kernels' JSON."""
+    """A point for each row of the JSON file of ``trt_code.measure.kernels``."""
     for row in measured["rows"]:
         if "kernel_us" not in row:
             continue
@@ -98,7 +104,7 @@ def network_points(measured: dict[str, Any], build_dir: str) -> Iterator[dict[st
     weights = sum(p.numel() for p in model.parameters())
     counted: dict[tuple[int, int], int] = {}
     for row in measured["rows"]:
-        if not row["lt"] or row["runner"] in ("cuda-graph", "ort-split", "trt-split"):
+        if not row["lt"] or _cuts_canvas(row["runner"]):
             continue
         shape = row["bs"], row["sl"]
         if shape not in counted:
@@ -116,52 +122,63 @@ def network_points(measured: dict[str, Any], build_dir: str) -> Iterator[dict[st
         }
 
 
+def _cuts_canvas(runner: str) -> bool:
+    declared = spec(runner, autoregressive=False) if runner in RUNNERS else None
+    return declared is not None and declared.cuts_canvas
+
+
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Operations a second by operations a byte, below the ceilings, as a PNG at ``path``."""
-    import matplotlib
+    """Operations a second by operations a byte, below the ceilings, as a PNG at ``path``.
 
-    matplotlib.use("Agg")
-    import numpy as np
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(9, 5.6), layout="constrained")
-    bandwidth = results["ceilings"]["bytes_per_s"]
-    intensity = np.geomspace(0.05, 1e5, 200)
-    for name, most in results["ceilings"]["operations_per_s"].items():
-        reach = np.minimum(most, bandwidth * intensity)
-        axis.plot(intensity, reach, color="0.6", linewidth=1)
-        axis.text(1e5, most * 1.06, f"cuBLAS {name}", ha="right", color="0.4", fontsize="small")
-    axis.text(
-        0.06, bandwidth * 0.09, f"copy, {bandwidth / 1e12:.2f} TB/s", color="0.4", fontsize="small"
-    )
+    One panel per kernel and per runner. The colour says the precision; the first and the last shape are
+    named.
+    """
     points = results["points"]
-    names = list(dict.fromkeys((p["kind"], p["name"], p["precision"]) for p in points))
-    colours = pyplot.get_cmap("tab20").colors
-    for index, key in enumerate(names):
-        own = [p for p in points if (p["kind"], p["name"], p["precision"]) == key]
-        axis.scatter(
-            [p["operations"] / p["bytes"] for p in own],
-            [p["operations"] / p["seconds"] for p in own],
-            s=22,
-            marker="o" if key[0] == "kernel" else "^",
-            color=colours[index % 20],
-            label=f"{key[1]} {key[2]}",
+    names = list(dict.fromkeys((point["kind"], point["name"]) for point in points))
+    ceilings = results["ceilings"]
+    precisions = list(dict.fromkeys([*ceilings["operations_per_s"], *_values(points, "precision")]))
+    colour = plots.colours(precisions)
+    rows = max(1, math.ceil(len(names) / COLUMNS))
+    figure, axes = plots.grid(rows, COLUMNS, (11.5, 0.8 + 2.6 * rows), sharex=True, sharey=True)
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
+    for number, (axis, key) in enumerate(zip(axes.flat, names, strict=False)):
+        _draw_ceilings(axis, ceilings, colour)
+        own = [point for point in points if (point["kind"], point["name"]) == key]
+        at = [(p["operations"] / p["bytes"], p["operations"] / p["seconds"]) for p in own]
+        axis.scatter(*zip(*at, strict=True), s=12, color=[colour[p["precision"]] for p in own])
+        shapes = [point["shape"] for point in own]
+        for shape in dict.fromkeys((shapes[0], shapes[-1])):
+            where = at[shapes.index(shape)]
+            axis.annotate(shape, where, (4, -2), textcoords="offset points", va="top", fontsize=6)
+        axis.set(xscale="log", yscale="log")
+        axis.set_title(f"{key[1]} ({key[0]})", fontsize="small")
+        axis.tick_params(labelsize=7, labelbottom=number + COLUMNS >= len(names))
+        axis.grid(alpha=0.3)
+    marks = [
+        axes[0][0].plot([], [], "o", color=colour[name], markersize=4, label=name)[0]
+        for name in precisions
+    ]
+    figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), fontsize="small")
+    figure.supxlabel("operations for each byte that must move", fontsize="small")
+    figure.supylabel("operations/s", fontsize="small")
+    plots.save(figure, machine_name(results["machine"]), path)
+
+
+def _draw_ceilings(axis: Any, ceilings: dict[str, Any], colour: dict[str, Any]) -> None:
+    bandwidth = ceilings["bytes_per_s"]
+    axis.text(0.05, bandwidth * 5, f"copy, {bandwidth / 1e12:.2f} TB/s", color="0.4", fontsize=6)
+    for name, most in ceilings["operations_per_s"].items():
+        ridge = most / bandwidth
+        axis.plot([0.05, ridge], [0.05 * bandwidth, most], color="0.7", linewidth=0.8, zorder=0)
+        axis.plot([ridge, 1e5], [most, most], color=colour[name], linewidth=0.8, zorder=0)
+        axis.text(
+            1e5, most, f"cuBLAS {name}", ha="right", va="bottom", color=colour[name], fontsize=6
         )
-    axis.set(
-        xscale="log",
-        yscale="log",
-        xlabel="operations a byte that must move",
-        ylabel="operations/s",
-    )
-    axis.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=4, fontsize="x-small")
-    machine = results["machine"]
-    figure.suptitle(
-        f"kernels (dots) and networks (triangles) on {machine.get('gpu', machine['cpu'])}",
-        fontsize="medium",
-    )
-    figure.savefig(path, dpi=130, format="png")
-    pyplot.close(figure)
+
+
+def _values(points: list[dict[str, Any]], key: str) -> list[str]:
+    return list(dict.fromkeys(point[key] for point in points))
 
 
 def _read(path: Path, remedy: str) -> dict[str, Any]:
@@ -199,10 +216,8 @@ def main(argv: list[str] | None = None) -> None:
     except (KeyError, TypeError) as error:
         raise UserError(f"a file has not what its tool writes ({error}); {remedy}") from error
     results["points"] = points
-    with atomic_path(args.output / "roofline.json") as path:
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    with atomic_path(args.output / "roofline.png") as path:
-        plot(results, path)
+    files = {"roofline.json": as_json(results), "roofline.png": functools.partial(plot, results)}
+    write_files(args.output, files)
     print(f"wrote {args.output}/roofline.json and .png, {len(points)} points")
 
 

@@ -17,7 +17,7 @@ from trt_code import arguments, report
 from trt_code.bench import Bench, add_repeats
 from trt_code.measure import sweep_plots
 from trt_code.measure.machine import describe
-from trt_code.runners import OPTIONS, PRECISIONS, RIVALS, RUNNERS, Unavailable
+from trt_code.runners import PRECISIONS, RUNNERS, Unavailable
 
 BATCHES = "1,4,16,64,128"
 LENGTHS = "8,16,32,64,128"
@@ -40,7 +40,7 @@ def parse_blocks(text: str) -> list[tuple[str, str]]:
     blocks = []
     for part in text.split(","):
         name, _, precision = part.strip().partition(":")
-        known = {"runner": (name, [*RUNNERS, *RIVALS]), "precision": (precision, PRECISIONS)}
+        known = {"runner": (name, RUNNERS), "precision": (precision, PRECISIONS)}
         for kind, (given, choices) in known.items():
             if given not in choices:
                 raise UserError(
@@ -95,8 +95,12 @@ class Sweep:
         self.write()
 
     def write(self, drawn: bool = False) -> None:
-        """Results and page as far as they go, and the plots when all is done: they take seconds."""
-        report.write(self.results, self._output, plots=sweep_plots.PLOTS if drawn else {})
+        """Write results and page as far as they go, and the plots when all is done: they take seconds.
+
+        Nothing is written before the first row, so that an earlier sweep's files stay.
+        """
+        if self.results["rows"]:
+            report.write(self.results, self._output, pictures=sweep_plots.PLOTS if drawn else {})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -137,8 +141,10 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{report.LEGEND}", flush=True)
     sweep = Sweep(measured, facts, args.output, args.deadline)
     for name, precision in blocks:
-        compiles = "mode" in OPTIONS.get(name, {})
+        compiles = RUNNERS[name][0].compiles
         sweep.block(name, precision, compiled if compiles else shapes, args.block_seconds)
+    if not sweep.results["rows"]:
+        raise UserError("nothing was measured; see the reasons above")
     sweep.write(drawn=True)
     bad = sum(row["check"] == "Bad" for row in sweep.results["rows"])
     count = len(sweep.results["rows"])

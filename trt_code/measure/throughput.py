@@ -7,18 +7,18 @@ and ``.md``.
 """
 
 import functools
-import json
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import Parser, UserError, atomic_path, run
+from train_model.cli import Parser, UserError, run
 from train_model.data.dictionary import Dictionary
 from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import model_files
+from train_model.tables import Column, Table, as_json, facts, write_files
 from trt_code import arguments
 from trt_code.measure.machine import describe, processors
 from trt_code.text.pipeline import Pipeline
@@ -26,7 +26,7 @@ from trt_code.text.translator import Codec
 from trt_code.translate import open_runner, read_lines
 
 SEED = 20261122
-"""Of the generated sentences: another one than any corpus of the project has."""
+"""Of the generated sentences; no corpus of the project has the same."""
 MAX_TOKENS = 8192
 MAX_SENTENCES = 256
 WARM_UP_LINES = 16_384
@@ -46,10 +46,10 @@ def make_codec(bpe_codes: Path, src_dict: Path, tgt_dict: Path, max_source: int 
 
 
 def generate(count: int) -> list[str]:
-    """So many English sentences of the demo's task.
+    """``count`` English sentences of the demo's task.
 
     Raises:
-        UserError: the packages that make them are not there.
+        UserError: a package that makes them is missing.
     """
     try:
         from train_model.data.corpora.demo import sentences
@@ -122,53 +122,33 @@ def measure(name: str, lines: list[str], pipeline: Pipeline, repeats: int) -> di
     return best
 
 
-HEAD = (
-    f"{'text':<28}{'sentences':>10}{'seconds':>9}{'sent./s':>9}{'tokens/s':>10}"
-    f"{'network s':>11}{'encode s':>10}{'decode s':>10}{'GPU busy':>10}"
+TABLE = Table(
+    [
+        Column("text", "text", width=28, left=True),
+        Column("sentences", "sentences", width=10),
+        Column("seconds", "seconds", ".2f", 9),
+        Column("sent./s", "sentences_per_s", ".0f", 9),
+        Column("tokens/s", "source_tokens_per_s", ".0f", 10),
+        Column("network s", "network_s", ".2f", 11),
+        Column("encode s", "encode_s", ".2f", 10),
+        Column("decode s", "decode_s", ".2f", 10),
+        Column("GPU busy", "gpu_busy", ".0%", 10),
+    ]
 )
-
-
-def text_row(row: dict[str, Any]) -> str:
-    """One line of the table."""
-    busy = "-" if row["gpu_busy"] is None else f"{row['gpu_busy']:.0%}"
-    return (
-        f"{row['text']:<28}{row['sentences']:>10}{row['seconds']:>9.2f}{row['sentences_per_s']:>9.0f}"
-        f"{row['source_tokens_per_s']:>10.0f}{row['network_s']:>11.2f}{row['encode_s']:>10.2f}"
-        f"{row['decode_s']:>10.2f}{busy:>10}"
-    )
 
 
 def markdown(results: dict[str, Any]) -> str:
     """The whole run as a Markdown page."""
     lines = [f"# Text in, text out: {results['model']}", ""]
-    lines += [f"- {name}: {text}" for name, text in results["machine"].items()]
-    lines += [f"- {name}: {value}" for name, value in results["settings"].items()]
+    lines += [*facts(results["machine"]), *facts(results["settings"])]
     lines += [
         "",
         "Tokens are source tokens with both ends, without padding. Network: seconds inside the runners, "
         "summed over them; encode and decode: processor seconds of the processes, summed over them. GPU "
         "busy: the driver's share of time with a kernel running, sampled.",
         "",
-        "| text | sentences | seconds | sentences/s | tokens/s | network s | encode s | decode s "
-        "| GPU busy |",
-        "| --- |" + " ---: |" * 8,
     ]
-    lines += ["| " + " | ".join(_cells(row)) + " |" for row in results["rows"]]
-    return "\n".join([*lines, ""])
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    return [
-        row["text"],
-        str(row["sentences"]),
-        f"{row['seconds']:.2f}",
-        f"{row['sentences_per_s']:.0f}",
-        f"{row['source_tokens_per_s']:.0f}",
-        f"{row['network_s']:.2f}",
-        f"{row['encode_s']:.2f}",
-        f"{row['decode_s']:.2f}",
-        "-" if row["gpu_busy"] is None else f"{row['gpu_busy']:.0%}",
-    ]
+    return "\n".join([*lines, *TABLE.markdown(results["rows"]), ""])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -214,17 +194,16 @@ def main(argv: list[str] | None = None) -> None:
     rows = []
     bounds = args.processes, args.max_tokens, args.max_sentences
     with Pipeline(codec, runners, *bounds) as pipeline:
-        print(f"{settings['runner']}, {args.processes} processes\n\n{HEAD}", flush=True)
+        print(f"{settings['runner']}, {args.processes} processes\n\n{TABLE.head()}", flush=True)
         for name, lines in texts.items():
             rows.append(measure(name, lines, pipeline, args.repeats))
-            print(text_row(rows[-1]), flush=True)
+            print(TABLE.line(rows[-1]), flush=True)
     for runner in runners:
         runner.close()
     machine = describe(device, args.threads)
     results = {"model": files.name, "machine": machine, "settings": settings, "rows": rows}
-    for name, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", markdown(results))):
-        with atomic_path(args.output / f"throughput.{name}") as path:
-            path.write_text(text, encoding="utf-8")
+    files = {"throughput.json": as_json(results), "throughput.md": markdown(results)}
+    write_files(args.output, files)
     print(f"\nwrote {args.output}/throughput.json and .md")
 
 

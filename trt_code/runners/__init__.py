@@ -1,93 +1,109 @@
-"""The ways to run the network, behind one small interface (``base.Runner``).
+"""The ways to run a network, behind one small interface (``base.Runner``).
 
-``create`` imports the module of the runner asked for and no other, so that a machine needs only
-what it uses. To add a runner, write its module with
-``create(model_files, precision, device, **options)`` and name it in ``RUNNERS``.
+To add a runner, write a module that declares ``RUNNERS``, a tuple of ``spec.RunnerSpec``, and name it in
+``MODULES``. Everything that lists, compares or chooses runners reads these declarations. Importing this
+package imports no framework; a machine needs only the framework of the runner it uses.
 """
 
 import importlib
 import time
+from pathlib import Path
 from typing import Any
 
 from train_model.cli import UserError
 from trt_code.runners.base import Output, Runner, Timing, Unavailable
+from trt_code.runners.spec import PRECISIONS, RunnerSpec
 
 __all__ = [
     "PRECISIONS",
-    "RIVALS",
     "RUNNERS",
     "Output",
     "Runner",
+    "RunnerSpec",
     "Timing",
     "Unavailable",
     "create",
+    "names",
+    "rivals",
+    "spec",
 ]
 
-RUNNERS = {
-    "torch": "trt_code.runners.one_pass.torch_runner",
-    "ort": "trt_code.runners.one_pass.ort_runner",
-    "ort-split": "trt_code.runners.one_pass.ort_runner",
-    "cuda-graph": "trt_code.runners.one_pass.cuda_graph_runner",
-    "trt": "trt_code.runners.one_pass.trt_runner",
-    "trt-split": "trt_code.runners.one_pass.trt_split_runner",
-}
-# What a user might take instead, for the table alone: PyTorch's own ways to be fast, and our graphs
-# with as much work as the original does.
-RIVALS = {
-    "torch-graph": "trt_code.runners.one_pass.torch_graph_runner",
-    "torch-compile": "trt_code.runners.one_pass.torch_compile_runner",
-    "torch-compile-default": "trt_code.runners.one_pass.torch_compile_runner",
-    "torch-compile-max": "trt_code.runners.one_pass.torch_compile_runner",
-    "cuda-graph-full": "trt_code.runners.one_pass.cuda_graph_runner",
-}
-# What a name asks of its module.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "ort-split": {"split": True},
-    "torch-compile": {"mode": "reduce-overhead"},
-    "torch-compile-default": {"mode": "default"},
-    "torch-compile-max": {"mode": "max-autotune"},
-    "cuda-graph-full": {"canvas": "full"},
-}
-# The same for networks that give one token at a time; their runners search with a beam.
-AUTOREGRESSIVE = {
-    "torch": "trt_code.runners.search.torch_steps",
-    "ort": "trt_code.runners.search.ort_steps",
-    "cuda-graph": "trt_code.runners.search.cuda_graph_steps",
-    "trt": "trt_code.runners.search.trt_steps",
-}
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+# In the order in which a table shows them.
+MODULES = (
+    "one_pass.torch_runner",
+    "one_pass.ort_runner",
+    "one_pass.cuda_graph_runner",
+    "one_pass.trt_runner",
+    "one_pass.trt_split_runner",
+    "one_pass.torch_graph_runner",
+    "one_pass.torch_compile_runner",
+    "search.torch_steps",
+    "search.ort_steps",
+    "search.cuda_graph_steps",
+    "search.trt_runner",
+)
+
+
+def _declared() -> dict[str, list[RunnerSpec]]:
+    found: dict[str, list[RunnerSpec]] = {}
+    for module in MODULES:
+        for declared in importlib.import_module(f"{__name__}.{module}").RUNNERS:
+            found.setdefault(declared.name, []).append(declared)
+    return found
+
+
+RUNNERS: dict[str, list[RunnerSpec]] = _declared()
+"""All runners by name; one that serves both kinds of network has two declarations."""
+
+
+def names() -> list[str]:
+    """The names of the project's own runners."""
+    return [name for name, specs in RUNNERS.items() if not specs[0].rival]
+
+
+def rivals() -> list[str]:
+    """The names of the runners that are there to be compared with."""
+    return [name for name, specs in RUNNERS.items() if specs[0].rival]
+
+
+def spec(name: str, autoregressive: bool) -> RunnerSpec | None:
+    """The declaration of the runner ``name`` for a kind of network; None if it has none for it."""
+    found = (declared for declared in RUNNERS[name] if declared.autoregressive == autoregressive)
+    return next(found, None)
 
 
 def create(name: str, model_files: Any, precision: str, device: str, **options: Any) -> Runner:
     """Make a runner.
 
     Args:
-        name: one of ``RUNNERS`` or ``RIVALS``.
-        model_files: what ``train_model.models.zoo.model_files`` gave.
+        name: one of ``names()`` or ``rivals()``.
+        model_files: a ``train_model.models.zoo.ModelFiles``.
         precision: one of ``PRECISIONS``.
         device: "cpu" or "cuda".
         options: ``threads`` (CPU threads, 0 = all cores), ``build_dir`` (where the ONNX files and
-            engines are; "build"). Each runner takes what it knows.
+            engines are; "build"), ``beam`` and ``len_penalty`` of a search. Each runner takes what it
+            knows.
 
     Raises:
         Unavailable: this machine cannot run it, or what it runs has not been built.
         UserError: no such runner, precision or device.
     """
     for kind, value, known in (
-        ("runner", name, RUNNERS | RIVALS),
+        ("runner", name, names() + rivals()),
         ("precision", precision, PRECISIONS),
         ("device", device, ("cpu", "cuda")),
     ):
         if value not in known:
             raise UserError(f"no {kind} {value!r}; choose from {', '.join(known)}")
-    if model_files.autoregressive and name not in AUTOREGRESSIVE:
-        raise Unavailable(
-            f"{model_files.name} gives one token at a time; {name} does not do that yet"
-        )
-    modules = AUTOREGRESSIVE if model_files.autoregressive else RUNNERS | RIVALS
-    module = importlib.import_module(modules[name])
-    options = {"name": name} | options | OPTIONS.get(name, {})
+    chosen = spec(name, model_files.autoregressive)
+    if chosen is None:
+        kind = "one token at a time" if model_files.autoregressive else "all tokens in one pass"
+        raise Unavailable(f"{model_files.name} gives {kind}; {name} does not do that yet")
+    options = {"build_dir": "build"} | options
+    chosen.check(precision, device, Path(options["build_dir"]) / model_files.name)
     start = time.perf_counter()
-    runner = module.create(model_files, precision, device, **options)
+    runner = chosen.create(
+        model_files, precision, device, **{"name": name, **options, **chosen.options}
+    )
     runner.make_ms = (time.perf_counter() - start) * 1e3
     return runner

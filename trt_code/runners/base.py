@@ -1,13 +1,12 @@
 """What every runner offers: one batch in, tokens and scores out, and how long that takes."""
 
 import abc
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
+
+from trt_code.runners.timing import wall_ms
 
 WARM_UP = 3
 """Untimed passes before the timed ones: allocators, autotuners and caches settle in them."""
@@ -58,7 +57,7 @@ class Runner(abc.ABC):
     """One network on one device in one precision. Use it as a context manager, or call ``close``.
 
     Several threads may call ``run``. What one of them can use at a time goes to the one that asked
-    first (``trt_code.runners.turns``). Of the rivals (``trt_code.runners.RIVALS``) none promises that.
+    first (``trt_code.runners.turns``). Rivals do not promise that.
 
     Attributes:
         name: what ``create`` calls it.
@@ -108,39 +107,3 @@ class Runner(abc.ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def wall_ms(call: Callable[[], object]) -> float:
-    """Milliseconds on the wall clock that ``call`` takes."""
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1e3
-
-
-class ResidentMemory:
-    """The peak of this process's resident memory above what it was at the start (Linux).
-
-    The kernel's high-water mark is set back at the start, so what ran earlier does not count; what
-    runs beside the runner in this process does.
-    """
-
-    def __init__(self) -> None:
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:  # another system, or a sandbox: the mark of the whole process is given then
-            self._start = 0
-        else:
-            self._start = self._status("VmRSS")
-
-    def peak(self) -> int:
-        """Bytes; 0 where the system does not tell."""
-        return max(0, self._status("VmHWM") - self._start)
-
-    @staticmethod
-    def _status(field: str) -> int:
-        try:
-            lines = Path("/proc/self/status").read_text().splitlines()
-        except OSError:
-            return 0
-        values = (line.split()[1] for line in lines if line.startswith(field + ":"))
-        return int(next(values, "0")) * 1024

@@ -21,7 +21,7 @@ from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.zoo import ModelFiles, model_files
 from trt_code.arguments import MAX_BEAM
 from trt_code.evaluate import read_split
-from trt_code.runners import PRECISIONS, RIVALS, RUNNERS, Output, Runner, Unavailable, create
+from trt_code.runners import PRECISIONS, RUNNERS, Output, Runner, Unavailable, create
 from trt_code.text.batching import PAD, pad
 
 SCORE_TOLERANCE = 1e-5
@@ -114,7 +114,7 @@ def with_policy(files: ModelFiles, policy: str, folder: Path) -> ModelFiles:
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m trt_code.stress.batch_neighbours", description=__doc__)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--runner", choices=RUNNERS | RIVALS, default="torch")
+    parser.add_argument("--runner", choices=RUNNERS, default="torch")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument(
@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--build-dir", default="build")
     arguments = parser.parse_args(argv)
-    if arguments.policy and arguments.runner.startswith(("ort", "trt")):
+    if arguments.policy and RUNNERS[arguments.runner][0].reads != "checkpoint":
         parser.error("--policy is for runners that read the checkpoint")
 
     files, chance = model_files(arguments.model, arguments.build_dir), np.random.default_rng(1)

@@ -27,7 +27,7 @@ from train_model.data.corpora.demo.sentences import JOINED_LENGTHS, join
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import model_files
 from trt_code.measure.machine import describe
-from trt_code.runners import PRECISIONS, RUNNERS, Runner, Unavailable, create
+from trt_code.runners import PRECISIONS, Runner, Unavailable, create, names
 from trt_code.stress.batch_neighbours import score_tolerance
 from trt_code.text.batching import PAD, by_length, nearest, pad
 from trt_code.text.translator import MAX_TOKENS
@@ -261,7 +261,7 @@ def faults(results: dict[str, Any]) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="python -m trt_code.stress.under_load", description=__doc__)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--runner", choices=RUNNERS, default="ort")
+    parser.add_argument("--runner", choices=names(), default="ort")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--build-dir", default="build")

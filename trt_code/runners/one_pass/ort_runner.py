@@ -4,23 +4,18 @@ A patched file is written for TensorRT and has plugin nodes that ONNX Runtime do
 reference functions are put back in memory, so what runs is the very graph that TensorRT gets.
 """
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnx_export.paths import half_path
 from train_model.cli import UserError
 from train_model.models.signatures import SPLIT, SRC_TOKENS, WHOLE
-from trt_code.runners.base import (
-    WARM_UP,
-    Output,
-    ResidentMemory,
-    Runner,
-    Unavailable,
-    wall_ms,
-)
-from trt_code.runners.vocabulary import check_vocabularies
+from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
+from trt_code.runners.memory import DeviceMemory, ResidentMemory
+from trt_code.runners.spec import Graphs, RunnerSpec
+from trt_code.runners.timing import wall_ms
 
 _INT8 = "model.qdq"
 OUTPUTS = [*WHOLE.outputs]
@@ -32,41 +27,47 @@ def create(
     precision: str,
     device: str,
     *,
+    name: str,
+    split: bool,
     build_dir: str | Path = "build",
     threads: int = 0,
-    name: str = "ort",
-    split: bool = False,
     **_: Any,
 ) -> "OrtRunner":
-    """Open ``model.onnx`` or ``model.<precision>.onnx``; see ``trt_code.runners.create``.
+    """Open the files of ``graphs``; see ``trt_code.runners.create``.
 
-    INT8 on a CPU is the exported ``model.qdq.onnx``, in which ONNX Runtime finds integer kernels; the
-    patched graph computes in FP16 between them, which a CPU can only imitate.
-
-    With ``split`` it is the two halves of that name, whose canvas ends with the longest translation.
+    The canvas of a decoder in a file of its own ends with the longest translation.
     """
     try:
         import onnxruntime
     except ImportError as error:
         raise Unavailable("onnxruntime is not installed (make env)") from error
-    if device == "cpu" and precision == "tf32":
-        raise Unavailable("TF32 needs a CUDA GPU")
     if _PROVIDERS[device] not in onnxruntime.get_available_providers():
         raise Unavailable("this onnxruntime has no CUDA (pip install onnxruntime-gpu instead)")
-    exported = {"fp32": "model.onnx"} | ({"int8": f"{_INT8}.onnx"} if device == "cpu" else {})
-    file_name = exported.get(precision, f"model.{precision}.onnx")
-    path = Path(build_dir) / model_files.name / file_name
-    files = [path]
-    if split:
-        files = [half_path(path, half) for half in SPLIT]
-    target = f"make {'onnx' if precision == 'fp32' else 'patch'}{'-split' if split else ''}"
-    target += "" if precision == "fp32" else f" PRECISION={precision}"
-    for file in files:
-        if not file.is_file():
-            raise Unavailable(f"{file} has not been built ({target} MODEL={model_files.name})")
+    from trt_code.runners.vocabulary import check_vocabularies
+
+    folder = Path(build_dir) / model_files.name
+    names, command = graphs(precision, device, split)
+    files = [folder / file for file in names]
+    path = folder / graphs(precision, device).files[0]
     runner = OrtRunner(name, path, files, precision, device, threads)
-    check_vocabularies(files[-1], runner.metadata, model_files, target)
+    check_vocabularies(files[-1], runner.metadata, model_files, command)
     return runner
+
+
+def graphs(precision: str, device: str, split: bool = False) -> Graphs:
+    """The exported file in FP32, and otherwise the patched one; with ``split``, its two halves.
+
+    INT8 on a CPU is the exported file of the quantised checkpoint, in which ONNX Runtime finds integer
+    kernels; the patched graph computes in FP16 between them, which a CPU can only imitate.
+    """
+    target = ("onnx" if precision == "fp32" else "patch") + ("-split" if split else "")
+    if precision == "fp32":
+        stem, command = "model", f"make {target}"
+    else:
+        stem = _INT8 if (precision, device) == ("int8", "cpu") else f"model.{precision}"
+        command = f"make {target} PRECISION={precision}"
+    halves = [f".{half}" for half in SPLIT] if split else [""]
+    return Graphs(tuple(f"{stem}{half}.onnx" for half in halves), command)
 
 
 class OrtRunner(Runner):
@@ -92,7 +93,7 @@ class OrtRunner(Runner):
     ):
         super().__init__(name, precision, device)
         self._path = path
-        self._memory = ResidentMemory() if device == "cpu" else _DeviceMemory()
+        self._memory = ResidentMemory() if device == "cpu" else DeviceMemory()
         from onnx_export.split_session import SplitSession, signature_names
 
         self._is_split = len(files) > 1
@@ -171,17 +172,25 @@ def _with_reference_functions(path: Path, native: bool) -> bytes:
         raise UserError(f"{path}: {error}; make it again with `make patch`") from error
 
 
-class _DeviceMemory:
-    """Device memory taken since the start; ONNX Runtime's arena only grows, so that is the peak."""
+_ON_CPU, _ON_GPU = ("fp32", "fp16", "bf16"), ("fp32", "tf32", "fp16", "bf16")
 
-    def __init__(self) -> None:
-        self._free = self._free_now()
-
-    def peak(self) -> int:
-        return max(0, self._free - self._free_now())
-
-    @staticmethod
-    def _free_now() -> int:
-        import torch
-
-        return torch.cuda.mem_get_info()[0]
+RUNNERS = (
+    RunnerSpec(
+        "ort",
+        create,
+        {"cpu": (*_ON_CPU, "int8"), "cuda": (*_ON_GPU, "int8")},
+        reads="onnx",
+        graphs=graphs,
+        int8_report={"cpu": f"{_INT8}.onnx"},
+        options={"split": False},
+    ),
+    RunnerSpec(
+        "ort-split",
+        create,
+        {"cpu": _ON_CPU, "cuda": _ON_GPU},
+        reads="onnx",
+        graphs=functools.partial(graphs, split=True),
+        cuts_canvas=True,
+        options={"split": True},
+    ),
+)

@@ -1,10 +1,13 @@
 """``torch.compile`` of the plain network: what one gets by asking PyTorch to be fast."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from trt_code.runners.one_pass.torch_runner import TorchRunner
+from trt_code.runners.pytorch import PRECISIONS, check_device
+from trt_code.runners.spec import RunnerSpec
 
-from trt_code.runners.one_pass.torch_runner import TorchRunner, check_available
+if TYPE_CHECKING:
+    import torch
 
 
 def create(
@@ -14,7 +17,7 @@ def create(
 
     ``mode`` is PyTorch's: ``default``, ``reduce-overhead`` (CUDA graphs) or ``max-autotune``.
     """
-    check_available(precision, device)
+    check_device(device)
     return TorchCompileRunner(model_files, precision, device, name, mode)
 
 
@@ -22,9 +25,23 @@ class TorchCompileRunner(TorchRunner):
     """Compiles at the first pass of a shape, which takes long for a deep network."""
 
     def __init__(self, model_files: Any, precision: str, device: str, name: str, mode: str):
+        import torch
+
         super().__init__(model_files, precision, device, name)
         self._model = torch.compile(self._model, mode=mode, dynamic=False)
 
-    def _forward(self, src_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _forward(self, src_tokens: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        import torch
+
         torch.compiler.cudagraph_mark_step_begin()
         return super()._forward(src_tokens)
+
+
+RUNNERS = tuple(
+    RunnerSpec(name, create, PRECISIONS, rival=True, compiles=True, options={"mode": mode})
+    for name, mode in (
+        ("torch-compile", "reduce-overhead"),
+        ("torch-compile-default", "default"),
+        ("torch-compile-max", "max-autotune"),
+    )
+)

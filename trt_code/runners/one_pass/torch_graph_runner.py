@@ -1,32 +1,35 @@
-"""Eager PyTorch captured in a CUDA graph, a graph a shape: what one gets without any kernel of one's own.
+"""Eager PyTorch captured in one CUDA graph per shape: what one gets without kernels of one's own.
 
 The operators ``lite::`` take their CUDA form where ``make torch-ops`` has built it, here too.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from trt_code.runners.base import WARM_UP
+from trt_code.runners.one_pass.torch_runner import TorchRunner
+from trt_code.runners.pytorch import PRECISIONS, check_device
+from trt_code.runners.spec import RunnerSpec
 
-from trt_code.runners.base import WARM_UP, Unavailable
-from trt_code.runners.one_pass.torch_runner import TorchRunner, check_available
+if TYPE_CHECKING:
+    import torch
 
 
-def create(model_files: Any, precision: str, device: str, **_: Any) -> "TorchGraphRunner":
+def create(
+    model_files: Any, precision: str, device: str, *, name: str, **_: Any
+) -> "TorchGraphRunner":
     """Load the checkpoint and cast it; see ``trt_code.runners.create``."""
-    check_available(precision, device)
-    if device != "cuda":
-        raise Unavailable("CUDA graphs need a CUDA GPU (make doctor)")
-    return TorchGraphRunner(model_files, precision, device)
+    check_device(device)
+    return TorchGraphRunner(model_files, precision, device, name)
 
 
 class TorchGraphRunner(TorchRunner):
-    """Graphs are kept for every shape that was met; a rival for measurements, not for a server."""
+    """Keeps a graph for every shape that was met: for measurements, not for a server."""
 
-    def __init__(self, model_files: Any, precision: str, device: str):
-        super().__init__(model_files, precision, device, "torch-graph")
-        self._graphs: dict[torch.Size, tuple] = {}
+    def __init__(self, model_files: Any, precision: str, device: str, name: str):
+        super().__init__(model_files, precision, device, name)
+        self._graphs: dict[tuple[int, ...], tuple] = {}
 
-    def _forward(self, src_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _forward(self, src_tokens: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
         if src_tokens.shape not in self._graphs:
             self._graphs[src_tokens.shape] = self._capture(src_tokens)
         graph, inputs, outputs = self._graphs[src_tokens.shape]
@@ -34,7 +37,9 @@ class TorchGraphRunner(TorchRunner):
         graph.replay()
         return outputs
 
-    def _capture(self, src_tokens: torch.Tensor) -> tuple:
+    def _capture(self, src_tokens: "torch.Tensor") -> tuple:
+        import torch
+
         inputs, forward = src_tokens.clone(), super()._forward
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -50,3 +55,6 @@ class TorchGraphRunner(TorchRunner):
     def close(self) -> None:
         self._graphs.clear()
         super().close()
+
+
+RUNNERS = (RunnerSpec("torch-graph", create, {"cuda": PRECISIONS["cuda"]}, rival=True),)

@@ -1,24 +1,18 @@
 """The network in PyTorch as it is: the reference in FP32, and the baseline in other precisions."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from train_model.models.checkpoint import load_checkpoint
-from train_model.models.zoo import quantized_checkpoint
-from trt_code.runners.base import WARM_UP, Output, ResidentMemory, Runner, Unavailable
+from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
+from trt_code.runners.memory import AllocatorMemory, ResidentMemory
+from trt_code.runners.pytorch import PRECISIONS, check_device, dtype_of, matmul_precision
+from trt_code.runners.spec import RunnerSpec
 
-DTYPES = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
+if TYPE_CHECKING:
+    import torch
 
 
 def create(
@@ -26,6 +20,7 @@ def create(
     precision: str,
     device: str,
     *,
+    name: str,
     build_dir: str | Path = "build",
     threads: int = 0,
     **_: Any,
@@ -34,21 +29,26 @@ def create(
 
     INT8 is the checkpoint that ``make qat`` or else ``make ptq`` made.
     """
-    model_files = files_of(model_files, precision, device, build_dir)
-    if threads:
-        torch.set_num_threads(threads)
-    return TorchRunner(model_files, precision, device)
+    files = checkpoint_files(model_files, precision, device, build_dir, threads)
+    return TorchRunner(files, precision, device, name)
 
 
-def files_of(model_files: Any, precision: str, device: str, build_dir: str | Path) -> Any:
-    """The model's files, for INT8 with its quantised checkpoint.
+def checkpoint_files(
+    model_files: Any, precision: str, device: str, build_dir: str | Path, threads: int
+) -> Any:
+    """The model's files, for INT8 with its quantised checkpoint; sets PyTorch's CPU threads.
 
     Raises:
-        Unavailable: PyTorch cannot run this precision here, or the model is not quantised.
+        Unavailable: there is no such device, or the model is not quantised.
     """
-    # PyTorch computes in FP32 with the rounding of INT8 around the products
-    check_available("fp32" if precision == "int8" else precision, device)
-    if precision != "int8":
+    import torch
+
+    from train_model.models.zoo import quantized_checkpoint
+
+    check_device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    if precision != "int8":  # which PyTorch computes in FP32, with INT8's rounding around products
         return model_files
     checkpoint = quantized_checkpoint(model_files.name, build_dir)
     if checkpoint is None:
@@ -56,71 +56,58 @@ def files_of(model_files: Any, precision: str, device: str, build_dir: str | Pat
     return dataclasses.replace(model_files, checkpoint=checkpoint)
 
 
-def check_available(precision: str, device: str) -> None:
-    """Raise ``Unavailable`` where PyTorch cannot run this precision on this device."""
-    if precision not in DTYPES:
-        raise Unavailable(f"PyTorch runs {', '.join(DTYPES)}; {precision} lives in the ONNX graph")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise Unavailable("PyTorch sees no CUDA GPU (make doctor)")
-    if device == "cpu" and precision == "tf32":
-        raise Unavailable("TF32 needs a CUDA GPU")
-
-
 class TorchRunner(Runner):
     """Weights and activations are cast outright, without autocast, as an engine would have them."""
 
-    def __init__(self, model_files: Any, precision: str, device: str, name: str = "torch"):
+    def __init__(self, model_files: Any, precision: str, device: str, name: str):
+        from train_model.models.checkpoint import load_checkpoint
+
         super().__init__(name, precision, device)
-        if device == "cuda":
-            self._held_before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            self._memory = ResidentMemory()
+        self._memory = AllocatorMemory() if device == "cuda" else ResidentMemory()
         loaded = load_checkpoint(model_files.checkpoint)
         self.config = loaded.config
         self.max_source = self.config.max_source_positions
-        self._model = loaded.model.eval().to(device, DTYPES.get(precision, torch.float32))
+        self._model = loaded.model.eval().to(device, dtype_of(precision))
 
     def run(self, src_tokens: np.ndarray) -> Output:
+        import torch
+
         tokens, scores = self._forward(torch.from_numpy(src_tokens).to(self.device))
         return Output(tokens.long().cpu().numpy(), scores.float().cpu().numpy())
 
-    def _forward(self, src_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.inference_mode(), matmul_precision(self.precision):
+    def _forward(self, src_tokens: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        import torch
+
+        with torch.inference_mode(), matmul_precision(self.precision, self.device):
             return self._model(src_tokens)
 
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
         if self.device == "cpu":
             return []
+        import torch
+
+        from trt_code.runners.timing import device_ms
+
         on_device = torch.from_numpy(src_tokens).to(self.device)
         for _ in range(WARM_UP):
             self._forward(on_device)
-        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
-        for start, end in events:
-            start.record()
-            self._forward(on_device)
-            end.record()
-            end.synchronize()
-        return [start.elapsed_time(end) for start, end in events]
+        return device_ms(lambda: self._forward(on_device), repeats)
 
     def peak_memory(self) -> int:
-        if self.device == "cuda":
-            return torch.cuda.max_memory_allocated() - self._held_before
         return self._memory.peak()
 
     def close(self) -> None:
         self._model = None
         if self.device == "cuda":
+            import torch
+
             torch.cuda.empty_cache()
 
 
-@contextlib.contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """TF32 for the one precision that asks for it; a process-wide setting, so it is put back."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
+RUNNERS = (
+    RunnerSpec(
+        "torch",
+        create,
+        {device: (*precisions, "int8") for device, precisions in PRECISIONS.items()},
+    ),
+)

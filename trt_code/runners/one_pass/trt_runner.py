@@ -23,6 +23,7 @@ from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Shape, best_profile
 from trt_code.engine.sidecar import describe_build, read_sidecar
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
+from trt_code.runners.spec import PRECISIONS, RunnerSpec
 from trt_code.runners.turns import Turns
 
 MAX_SHAPES = 64
@@ -362,3 +363,14 @@ def _input_name(engine: Engine) -> str:
             f"takes one input and gives {' and '.join(OUTPUTS)}"
         )
     return engine.inputs[0]
+
+
+RUNNERS = (
+    RunnerSpec(
+        "trt",
+        create,
+        {"cuda": PRECISIONS},
+        reads="engine",
+        int8_report={"cuda": "model.int8.layers.json"},
+    ),
+)

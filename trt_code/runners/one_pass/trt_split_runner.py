@@ -31,6 +31,7 @@ from trt_code.runners.one_pass.trt_runner import (
     plans_on,
     source_shape,
 )
+from trt_code.runners.spec import RunnerSpec
 from trt_code.runners.turns import Turns
 
 
@@ -192,3 +193,14 @@ def _check_tensors(engine: Engine, half: str) -> None:
             f"{engine.plan.path} has the tensors {', '.join(sorted(names))}; the {half}'s are "
             f"{', '.join(sorted(expected))}"
         )
+
+
+RUNNERS = (
+    RunnerSpec(
+        "trt-split",
+        create,
+        {"cuda": ("fp32", "tf32", "fp16", "bf16")},
+        reads="engine",
+        cuts_canvas=True,
+    ),
+)

@@ -4,7 +4,10 @@
 with its own framework.
 """
 
+import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +25,12 @@ class SearchRunner(Runner):
     """Beam search over a network that takes one step at a time.
 
     The network's side holds the state of one search, so threads that call one runner take turns.
+
+    Attributes:
+        config: the network's, if the runner reads its checkpoint.
     """
+
+    config: Any = None
 
     def __init__(
         self,
@@ -35,6 +43,7 @@ class SearchRunner(Runner):
         beam: int | None = None,
         len_penalty: float | None = None,
         close: Callable[[], None] = lambda: None,
+        during: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         """See ``Runner``.
 
@@ -42,6 +51,7 @@ class SearchRunner(Runner):
             search: translates source tokens [B, S] int64.
             beam: as ``SearchOptions`` has it; 1 is greedy. ``len_penalty`` likewise.
             close: gives back what the search holds.
+            during: makes the context in which every search runs.
 
         Raises:
             UserError: one of the two is out of its bounds.
@@ -49,6 +59,7 @@ class SearchRunner(Runner):
         super().__init__(name, precision, device)
         self.max_source = max_source
         self._search, self._peak_memory, self._close = search, peak_memory, close
+        self._during = during
         self._turns = Turns()
         try:
             self._options = SearchOptions(
@@ -60,7 +71,7 @@ class SearchRunner(Runner):
 
     def run(self, src_tokens: np.ndarray) -> Output:
         try:
-            with self._turns:
+            with self._turns, self._during():
                 found = self._search(without_bos(src_tokens), self._options)
         except ValueError as error:  # the beam does not fit the vocabulary
             raise UserError(error) from error

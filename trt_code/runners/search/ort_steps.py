@@ -4,16 +4,15 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from onnx_export.paths import half_path
-from trt_code.runners.base import ResidentMemory, Unavailable
+from trt_code.runners.base import Unavailable
+from trt_code.runners.memory import ResidentMemory
 from trt_code.runners.search import SearchRunner
-from trt_code.runners.search.numpy_search import search
-from trt_code.runners.vocabulary import check_vocabularies
+from trt_code.runners.spec import Graphs, RunnerSpec
 
-# The step's file, beside which the encoder's lies, and what makes both.
-_FILES = {
-    "fp32": ("model.onnx", "make onnx"),
-    "int8": ("model.qdq.onnx", "make patch PRECISION=int8"),
+# The files of the step and of the encoder.
+_GRAPHS = {
+    "fp32": Graphs(("model.onnx", "model.encoder.onnx"), "make onnx"),
+    "int8": Graphs(("model.qdq.onnx", "model.qdq.encoder.onnx"), "make patch PRECISION=int8"),
 }
 
 
@@ -22,33 +21,29 @@ def create(
     precision: str,
     device: str,
     *,
+    name: str,
     build_dir: str | Path = "build",
     threads: int = 0,
     beam: int | None = None,
     len_penalty: float | None = None,
     **_: Any,
 ) -> SearchRunner:
-    """Open the step in ``build/<model>`` and the encoder beside it; see ``trt_code.runners.create``."""
+    """Open the step in ``build/<model>`` and its encoder; see ``trt_code.runners.create``."""
     try:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise Unavailable("onnxruntime is not installed (make env)") from error
-    if precision not in _FILES or device != "cpu":
-        raise Unavailable(
-            "one step at a time runs in ONNX Runtime in fp32 and int8 on the CPU alone"
-        )
-    name, target = _FILES[precision]
-    step = Path(build_dir) / model_files.name / name
-    for path in (step, half_path(step, "encoder")):
-        if not path.is_file():
-            raise Unavailable(f"{path} has not been built ({target} MODEL={model_files.name})")
     from onnx_export.step_session import StepSession
+    from trt_code.runners.search.numpy_search import search
+    from trt_code.runners.vocabulary import check_vocabularies
 
+    graphs = _GRAPHS[precision]
+    step = Path(build_dir) / model_files.name / graphs.files[0]
     memory = ResidentMemory()
     halves = StepSession(step, threads)
-    check_vocabularies(step, halves.metadata, model_files, target)
+    check_vocabularies(step, halves.metadata, model_files, graphs.command)
     return SearchRunner(
-        "ort",
+        name,
         precision,
         device,
         functools.partial(search, halves),
@@ -57,3 +52,16 @@ def create(
         beam,
         len_penalty,
     )
+
+
+RUNNERS = (
+    RunnerSpec(
+        "ort",
+        create,
+        {"cpu": tuple(_GRAPHS)},
+        autoregressive=True,
+        reads="onnx",
+        graphs=lambda precision, device: _GRAPHS[precision],
+        int8_report={"cpu": "model.qdq.onnx"},
+    ),
+)

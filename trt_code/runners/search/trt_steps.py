@@ -18,50 +18,7 @@ from train_model.cli import UserError
 from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.plan import Engine, Plan
 from trt_code.engine.profiles import Shape, best_profile
-from trt_code.runners.base import Unavailable
-from trt_code.runners.one_pass.trt_runner import find_plan, plans_on
-from trt_code.runners.search import BEAM, SearchRunner
-from trt_code.runners.search.graphed_search import Capture, CudaCapture, GraphedSearch
-from trt_code.runners.search.tensors import on_device
-
-
-def create(
-    model_files: Any,
-    precision: str,
-    device: str,
-    *,
-    build_dir: str | Path = "build",
-    beam: int | None = None,
-    len_penalty: float | None = None,
-    **_: Any,
-) -> SearchRunner:
-    """Make the runner of ``<build_dir>/<model>/model.<precision>.plan`` and the encoder's beside it.
-
-    Raises:
-        Unavailable: no TensorRT or GPU here, a plan is missing, stale, foreign or damaged, or the engine
-            was built for fewer hypotheses than ``beam``.
-    """
-    step = find_plan(Path(build_dir) / model_files.name / f"model.{precision}.plan")
-    with plans_on(device, step, instead="ort"):
-        if not torch.cuda.is_available():
-            raise Unavailable("PyTorch, which does the search, sees no CUDA GPU (make doctor)")
-        halves = EngineHalves(step, torch.device(device))
-        halves.check_beam(BEAM if beam is None else beam)
-    held_before = torch.cuda.memory_allocated()  # PyTorch's; engines' weights are TensorRT's
-    torch.cuda.reset_peak_memory_stats()
-    runner = SearchRunner(
-        "trt",
-        precision,
-        device,
-        on_device(halves.search(CudaCapture()), device),
-        halves.max_source,
-        lambda: torch.cuda.max_memory_allocated() - held_before,
-        beam,
-        len_penalty,
-        halves.close,
-    )
-    runner.max_batch = halves.max_batch
-    return runner
+from trt_code.runners.search.graphed_search import Capture, GraphedSearch
 
 
 class EngineHalves:

@@ -6,7 +6,7 @@ import pytest
 
 from train_model.cli import Parser, UserError, number, whole_number
 from trt_code import arguments
-from trt_code.runners import RUNNERS
+from trt_code.runners import names
 
 PROGRAMS = [
     "trt_code.bench",
@@ -108,6 +108,6 @@ def test_lists_of_runners_have_rivals_only_where_asked():
     parser = Parser()
     arguments.add_runners(parser, "fp32,fp16")
     given = parser.parse_args([])
-    assert (given.runner, given.precision) == (list(RUNNERS), ["fp32", "fp16"])
+    assert (given.runner, given.precision) == (names(), ["fp32", "fp16"])
     with pytest.raises(UserError, match="no runner 'torch-compile'"):
         parser.parse_args(["--runner", "torch-compile"])

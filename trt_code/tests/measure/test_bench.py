@@ -14,7 +14,7 @@ from trt_code.tests.runners import fake_runner
 @pytest.fixture
 def fake(monkeypatch):
     """Registers the runner ``fake``; the returned function sets its fault."""
-    monkeypatch.setitem(RUNNERS, "fake", "trt_code.tests.runners.fake_runner")
+    monkeypatch.setitem(RUNNERS, "fake", fake_runner.SPECS)
     return lambda fault: monkeypatch.setattr(fake_runner, "fault", fault)
 
 
@@ -116,6 +116,17 @@ def test_what_disagrees_is_bad_and_not_timed(fault, fake, zoo, tmp_path, monkeyp
     assert bad["lt"] is None
     expected = "RuntimeError: out of memory" if fault == "raises" else "not timed"
     assert bad["reason"] == expected
+
+
+def test_a_run_without_a_runner_keeps_the_last_results(fake, zoo, tmp_path, capsys):
+    _, results = run_bench(tmp_path, "--model", "tiny", "--runner", "torch", "--shape", "1x5")
+    page = (tmp_path / "results.md").read_bytes()
+    fake("unavailable")
+    with pytest.raises(UserError, match="none of the runners can run here"):
+        run_bench(tmp_path, "--model", "tiny", "--runner", "fake", "--shape", "1x5")
+    assert "fake fp32: not run: the fake is not here today" in capsys.readouterr().out
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert (tmp_path / "results.md").read_bytes() == page
 
 
 def test_what_cannot_run_has_its_reason_and_is_not_bad(fake, zoo, tmp_path, capsys):

@@ -10,6 +10,7 @@ from train_model.data.tokenizer import Tokenizer
 from trt_code import evaluate
 from trt_code.runners import RUNNERS
 from trt_code.tests.conftest import SENTENCES
+from trt_code.tests.runners import fake_runner
 from trt_code.text.translator import Translation
 
 
@@ -34,7 +35,7 @@ def test_score_counts_texts_and_lengths(tiny_files):
 
 
 def test_every_runner_has_a_row_or_a_reason(zoo, monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(RUNNERS, "fake", "trt_code.tests.runners.fake_runner")
+    monkeypatch.setitem(RUNNERS, "fake", fake_runner.SPECS)
     evaluate.main(
         [
             *("--model", "tiny", "--runner", "fake,ort", "--precision", "fp32,int8"),
@@ -55,7 +56,7 @@ def test_every_runner_has_a_row_or_a_reason(zoo, monkeypatch, tmp_path, capsys):
 
 
 def test_options_of_a_search_warn_where_there_is_none(zoo, monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(RUNNERS, "fake", "trt_code.tests.runners.fake_runner")
+    monkeypatch.setitem(RUNNERS, "fake", fake_runner.SPECS)
     arguments = ["--model", "tiny", "--runner", "fake", "--precision", "fp32", "--device", "cpu"]
     arguments += ["--output", str(tmp_path), "--beam", "5", "--iter-decode-max-iter", "10"]
     evaluate.main(arguments)
@@ -67,7 +68,7 @@ def test_options_of_a_search_warn_where_there_is_none(zoo, monkeypatch, tmp_path
 
 
 def test_limit(zoo, monkeypatch, tmp_path):
-    monkeypatch.setitem(RUNNERS, "fake", "trt_code.tests.runners.fake_runner")
+    monkeypatch.setitem(RUNNERS, "fake", fake_runner.SPECS)
     arguments = ["--model", "tiny", "--runner", "fake", "--output", str(tmp_path), "--limit"]
     evaluate.main([*arguments, "2"])
     assert json.loads((tmp_path / "tiny.test.json").read_text())["sentences"] == 2

@@ -13,7 +13,7 @@ from trt_code.tests.runners import fake_runner
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch, zoo, tiny_files):
     monkeypatch.setattr("trt_code.measure.sweep.model_files", lambda name, build_dir: tiny_files)
-    monkeypatch.setitem(RUNNERS, "fake", "trt_code.tests.runners.fake_runner")
+    monkeypatch.setitem(RUNNERS, "fake", fake_runner.SPECS)
 
 
 def run_sweep(folder, *flags: str) -> tuple[int, dict]:
@@ -59,9 +59,14 @@ def test_what_the_time_did_not_reach_is_named(tmp_path):
     assert results["not_run"] == [
         {"name": "torch fp32", "reason": "the time was over before 1x12, 2x8, 2x12"}
     ]
-    _, results = run_sweep(tmp_path, "--blocks", "torch:fp32", "--deadline", "0")
-    assert results["rows"] == []
-    assert "--deadline" in results["not_run"][0]["reason"]
+
+
+def test_a_sweep_that_measures_nothing_keeps_the_last_results(tmp_path, capsys):
+    _, results = run_sweep(tmp_path, "--blocks", "torch:fp32", "--block-seconds", "0")
+    with pytest.raises(UserError, match="nothing was measured"):
+        run_sweep(tmp_path, "--blocks", "torch:fp32", "--deadline", "0")
+    assert "the time was over (--deadline)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "results.json").read_text()) == results
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from trt_code.runners.base import Output, Runner, Unavailable
+from trt_code.runners.spec import PRECISIONS, RunnerSpec
 from trt_code.text.batching import PAD
 
 fault = ""
@@ -31,3 +32,12 @@ class FakeRunner(Runner):
 
     def peak_memory(self) -> int:
         return 1
+
+
+SPECS = [
+    RunnerSpec(
+        "fake",
+        lambda *args, **options: create(*args, **options),
+        {"cpu": PRECISIONS, "cuda": PRECISIONS},
+    )
+]

@@ -13,7 +13,8 @@ from train_model.cli import UserError
 from train_model.data.dictionary import Dictionary
 from train_model.models.checkpoint import load_checkpoint
 from trt_code.runners import Runner, Unavailable, create
-from trt_code.runners.base import WARM_UP, ResidentMemory
+from trt_code.runners.base import WARM_UP
+from trt_code.runners.memory import ResidentMemory
 from trt_code.text.batching import pad
 
 BATCH = pad([[0, 5, 6, 7, 8, 2], [0, 9, 2], [0, 4, 4, 2]])

@@ -13,6 +13,7 @@ from train_model.data.tokenizer import Tokenizer
 from trt_code import translate
 from trt_code.runners import RUNNERS
 from trt_code.tests.conftest import SENTENCES, WORDS
+from trt_code.tests.runners import fake_runner
 from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.text.translator import Translator
 
@@ -102,7 +103,7 @@ def test_lines_are_bytes_between_newlines():
 
 @pytest.fixture
 def fake(monkeypatch, zoo):
-    monkeypatch.setitem(RUNNERS, "fake", "trt_code.tests.runners.fake_runner")
+    monkeypatch.setitem(RUNNERS, "fake", fake_runner.SPECS)
     monkeypatch.setattr(translate, "PREFERENCE", ("fake",))
 
 

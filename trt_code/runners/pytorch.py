@@ -1,0 +1,74 @@
+"""What the runners over PyTorch share: precisions, and TF32 for the duration of a call."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trt_code.runners.base import Unavailable
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = {"cpu": ("fp32", "fp16", "bf16"), "cuda": ("fp32", "tf32", "fp16", "bf16")}
+"""The precisions to which PyTorch casts a network on each device."""
+
+
+def check_device(device: str) -> None:
+    """Raise ``Unavailable`` if PyTorch does not see the device."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Unavailable("PyTorch sees no CUDA GPU (make doctor)")
+
+
+def dtype_of(precision: str) -> "torch.dtype":
+    """The type of weights and activations in a precision."""
+    import torch
+
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+
+
+class MatmulPrecision:
+    """PyTorch's setting for FP32 products on a GPU, which belongs to the whole process.
+
+    Calls that want the same value run at the same time. A call that wants the other value waits until
+    they have ended, and the last to end restores what was set before. A call inside another must want
+    the same value.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._calls = {"ieee": 0, "tf32": 0}
+        self._before = "none"
+
+    @contextlib.contextmanager
+    def hold(self, value: str) -> Iterator[None]:
+        """Compute products in ``value``, "ieee" (full FP32) or "tf32", while the block runs."""
+        import torch
+
+        matmul = torch.backends.cuda.matmul
+        other = "ieee" if value == "tf32" else "tf32"
+        with self._condition:
+            self._condition.wait_for(lambda: not self._calls[other])
+            if not self._calls[value]:
+                self._before, matmul.fp32_precision = matmul.fp32_precision, value
+            self._calls[value] += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._calls[value] -= 1
+                if not self._calls[value]:
+                    matmul.fp32_precision = self._before
+                    self._condition.notify_all()
+
+
+_setting = MatmulPrecision()
+
+
+def matmul_precision(precision: str, device: str) -> contextlib.AbstractContextManager[None]:
+    """TF32 for products on a GPU if ``precision`` is "tf32", full FP32 otherwise; nothing on a CPU."""
+    if device == "cpu":
+        return contextlib.nullcontext()
+    return _setting.hold("tf32" if precision == "tf32" else "ieee")

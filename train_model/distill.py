@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from train_model import fairseq_compat
 from train_model.cli import Parser, UserError, atomic_path, number, run, whole_number
@@ -29,6 +28,7 @@ from train_model.models.beam_search import beam_search
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
+from train_model.progress import task
 
 # Sentences whose translations are written together; a stopped run loses at most these.
 PART = 4096
@@ -68,13 +68,13 @@ def distill(
         for start in range(0, len(sources), PART)
     ]
     # ended also by a failure, which is told on a line of its own
-    with tqdm(total=len(sources), desc="teacher", unit=" sentence") as bar:
+    with task("teacher", len(sources), "sentences") as bar:
         for path, rows in parts:
             step(
                 [path],
                 lambda path=path, rows=rows: _write_part(path, model, sources, rows, options),
             )
-            bar.update(len(rows))
+            bar.advance(len(rows))
     binary.mkdir(exist_ok=True)
     # the training targets last: a corpus that has them is complete
     for path in sorted(original.iterdir()):

@@ -139,7 +139,7 @@ def dots(path: Path, title: str, panels: Sequence[tuple[str, Sequence[Dot]]], xl
 
 def three_digits(value: float) -> str:
     """A positive number with three significant digits and no exponent: 0.690, 20.9, 1230."""
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def plain_ticks(*axes: Any) -> None:

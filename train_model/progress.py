@@ -3,22 +3,48 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Protocol, TextIO, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import TextIO, TypeVar
 
 Item = TypeVar("Item")
-EVERY = 30.0
-"""Seconds between two lines on a stream that is not a terminal."""
+LINE_EVERY, BAR_EVERY = 30.0, 0.1
+"""Seconds between two lines on a stream that is not a terminal, and between two states of a bar."""
 
 
-class Task(Protocol):
-    """A piece of work whose progress is shown."""
+class Task:
+    """Work whose progress is shown.
+
+    Args:
+        show: called with the task at most every ``every`` seconds.
+
+    Attributes:
+        description: what is being done.
+        done: units that are done.
+        total: units of the whole; None if unknown.
+    """
+
+    def __init__(
+        self, description: str, total: int | None, show: Callable[["Task"], None], every: float
+    ) -> None:
+        self.description, self.done, self.total = description, 0, total
+        self._show, self._every, self._last = show, every, time.monotonic()
 
     def advance(self, count: int = 1) -> None:
         """Note that ``count`` more units are done."""
+        self.reach(self.done + count)
 
-    def of(self, total: int) -> None:
-        """Note how many units there are, once it is known."""
+    def reach(self, done: int) -> None:
+        """Note that ``done`` units are done in all."""
+        self.done = done
+        now = time.monotonic()
+        if now - self._last >= self._every:
+            self._last = now
+            self._show(self)
+
+    def begin(self, description: str, total: int | None = None) -> None:
+        """Go on with another part, of which nothing is done yet."""
+        self.description, self.total = description, total
+        self.reach(0)
 
 
 @contextlib.contextmanager
@@ -37,7 +63,13 @@ def task(
     """
     stream = stream or sys.stderr
     if not stream.isatty():
-        yield _Lines(description, total, unit, stream)
+
+        def write(shown: Task) -> None:
+            of = "" if shown.total is None else f" of {shown.total}"
+            text = f"{shown.description}: {shown.done}{of} {unit}"
+            print(text.rstrip(), file=stream, flush=True)
+
+        yield Task(description, total, write, LINE_EVERY)
         return
     # imported late, since rich takes a tenth of a second
     from rich.console import Console
@@ -58,8 +90,13 @@ def task(
         console=Console(file=stream),
         transient=True,
     )
+    number = bar.add_task(description, total=total)
+
+    def draw(shown: Task) -> None:
+        bar.update(number, description=shown.description, completed=shown.done, total=shown.total)
+
     with bar:
-        yield _Bar(bar, bar.add_task(description, total=total))
+        yield Task(description, total, draw, BAR_EVERY)
 
 
 def track(
@@ -72,31 +109,3 @@ def track(
         for item in items:
             yield item
             shown.advance()
-
-
-class _Bar:
-    def __init__(self, bar, number) -> None:
-        self._bar, self._number = bar, number
-
-    def advance(self, count: int = 1) -> None:
-        self._bar.advance(self._number, count)
-
-    def of(self, total: int) -> None:
-        self._bar.update(self._number, total=total)
-
-
-class _Lines:
-    def __init__(self, description: str, total: int | None, unit: str, stream: TextIO) -> None:
-        self._description, self._total, self._unit = description, total, unit
-        self._stream, self._done, self._last = stream, 0, time.monotonic()
-
-    def advance(self, count: int = 1) -> None:
-        self._done += count
-        if time.monotonic() - self._last >= EVERY:
-            self._last = time.monotonic()
-            of = "" if self._total is None else f" of {self._total}"
-            text = f"{self._description}: {self._done}{of} {self._unit}".rstrip()
-            print(text, file=self._stream, flush=True)
-
-    def of(self, total: int) -> None:
-        self._total = total

@@ -9,12 +9,10 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from train_model.cli import Parser, UserError, run, standard_input
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import model_files
+from train_model.progress import Task, task
 from trt_code import arguments
 from trt_code.runners import RUNNERS, Runner, Unavailable, create
 from trt_code.text.translator import MAX_SENTENCES, MAX_TOKENS, Translator
@@ -53,26 +51,16 @@ def open_runner(name: str, files, precision: str, device: str, **options) -> Run
 
 def translate_stream(lines: Iterator[str], translator: Translator) -> None:
     """Translate ``lines`` to stdout, window by window, with a progress bar for long input."""
-    bar = Progress(
-        TextColumn("translating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("lines"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    task = bar.add_task("", total=None)
     first_line = 1
-    with contextlib.ExitStack() as shown:
+    with contextlib.ExitStack() as bar:
+        shown: Task | None = None
         while window := list(itertools.islice(lines, WINDOW)):
             if len(window) > LONG_INPUT and first_line == 1:
-                shown.enter_context(bar)
-            if len(window) < WINDOW:  # the last one: now the end is known
-                bar.update(task, total=first_line - 1 + len(window))
-            for translation in translator.translate(
-                window, first_line, lambda count: bar.advance(task, count)
-            ):
+                shown = bar.enter_context(task("translating", unit="lines"))
+            if shown and len(window) < WINDOW:  # the last one: now the end is known
+                shown.total = first_line - 1 + len(window)
+            done = shown.advance if shown else lambda count: None
+            for translation in translator.translate(window, first_line, done):
                 print(translation.text)
             sys.stdout.flush()
             first_line += len(window)

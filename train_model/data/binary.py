@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from train_model.cli import atomic_path
 from train_model.data.dictionary import EOS, Dictionary
 from train_model.data.files import SPLITS, copy, step
+from train_model.progress import track
 
 Units = Callable[[str, str], Iterator[list[str]]]
 """Gives the subword units of every line, for a split and a language."""
@@ -48,7 +47,7 @@ def binarise(folder: Path, units: Units, languages: tuple[str, str], joined: boo
 def _count(units: Units, languages: Iterable[str], paths: list[Path]) -> None:
     frequencies: Counter[str] = Counter()
     for language in languages:
-        for line in tqdm(units("train", language), desc=f"dictionary {language}", unit=" line"):
+        for line in track(units("train", language), f"dictionary {language}", unit="lines"):
             frequencies.update(line)
     dictionary = Dictionary.from_frequencies(frequencies)
     for path in paths:
@@ -57,7 +56,7 @@ def _count(units: Units, languages: Iterable[str], paths: list[Path]) -> None:
 
 def _write_split(stem: Path, lines: Iterable[list[str]], dictionary: Dictionary) -> None:
     rows = ([*map(dictionary.index, units), EOS] for units in lines)
-    write_binary(stem, tqdm(rows, desc=stem.name, unit=" line"), len(dictionary))
+    write_binary(stem, track(rows, stem.name, unit="lines"), len(dictionary))
 
 
 def write_binary(stem: Path, rows: Iterable[Sequence[int]], vocab_size: int) -> None:

@@ -1,44 +1,49 @@
 """A build's progress on stderr."""
 
+import contextlib
 import sys
 import time
 from types import ModuleType
 from typing import TextIO
 
+from train_model.progress import Task, task
+
 
 def progress_monitor(trt: ModuleType, stream: TextIO | None = None):
-    """Return an ``IProgressMonitor`` that writes the build's phases to ``stream`` (default stderr).
+    """Return an ``IProgressMonitor`` that shows the build's phases on ``stream`` (default stderr).
 
-    On a terminal one line is kept up to date; elsewhere each outermost phase is told when it is done.
+    Each outermost phase gets a line with its seconds when it ends.
     """
     stream = stream or sys.stderr
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self):
             trt.IProgressMonitor.__init__(self)
-            self._open: list[tuple[str, int, float]] = []  # name, steps, start; innermost last
-            self._on_terminal = stream.isatty()
+            self._open: list[tuple[str, int]] = []  # name and steps, innermost last
+            self._shown: Task | None = None
+            self._bar = contextlib.ExitStack()
+            self._start = 0.0
 
         def phase_start(self, phase_name, parent_phase, num_steps):
-            self._open.append((phase_name, num_steps, time.monotonic()))
+            if not self._open:
+                self._start = time.monotonic()
+                self._shown = self._bar.enter_context(task(phase_name, num_steps, stream=stream))
+            self._open.append((phase_name, num_steps))
 
         def step_complete(self, phase_name, step):
-            if self._on_terminal:
-                steps = next((n for name, n, _ in reversed(self._open) if name == phase_name), 0)
-                self._rewrite(f"{phase_name}: {step + 1}/{steps}")
+            if self._shown is not None:
+                if phase_name != self._shown.description:
+                    self._shown.begin(phase_name, dict(self._open).get(phase_name))
+                self._shown.reach(step + 1)
             return True  # False would end the build
 
         def phase_finish(self, phase_name):
-            names = [name for name, _, _ in self._open]
+            names = [name for name, _ in self._open]
             if phase_name not in names:
                 return
-            _, _, start = self._open.pop(len(names) - 1 - names[::-1].index(phase_name))
-            if self._on_terminal:
-                self._rewrite("")
+            del self._open[len(names) - 1 - names[::-1].index(phase_name)]
             if not self._open:
-                print(f"{phase_name}: {time.monotonic() - start:.1f} s", file=stream)
-
-        def _rewrite(self, text):
-            print(f"\r\x1b[K{text[:100]}", end="", file=stream, flush=True)
+                self._bar.close()
+                print(f"{phase_name}: {time.monotonic() - self._start:.1f} s", file=stream)
 
     return Monitor()

@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from train_model.cli import UserError, atomic_path
 from train_model.data.binary import binarise
 from train_model.data.bpe import load_bpe
@@ -22,6 +20,7 @@ from train_model.data.corpora.raw_text import (
     tokenizer,
 )
 from train_model.data.files import SPLITS, claim, read_lines, step
+from train_model.progress import track
 
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
 DOWNLOADS = Path("data_model/iwslt14")
@@ -73,7 +72,9 @@ def _write_texts(archive: Path, folder: Path) -> None:
     train = [
         [
             tokenizers[language](line)
-            for line in tqdm(_training_lines(raw[language]["train"]), desc=f"tokenise {language}")
+            for line in track(
+                _training_lines(raw[language]["train"]), f"tokenise {language}", unit="lines"
+            )
         ]
         for language in LANGUAGES
     ]

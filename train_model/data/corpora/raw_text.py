@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import IO
 
 from subword_nmt.learn_bpe import learn_bpe
-from tqdm import tqdm
 
 from train_model.cli import UserError, atomic_path
 from train_model.data.files import BYTE_ORDER_MARK, read_lines
 from train_model.data.transfer import Ledger, fetch, refuse_impostor
+from train_model.progress import task
 
 MAX_DAMAGED = 0.001  # share of the lines of a published text
 BATCH, CHUNK = 100_000, 500  # lines that are in memory, and that a worker takes at once
@@ -126,11 +126,11 @@ def write_tokenised(lines: Iterable[str], language: str, path: Path, processes: 
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="\n") as output,
         multiprocessing.Pool(processes, _start_worker, (language,)) as pool,
-        tqdm(desc=f"tokenise {path.name}", unit=" line") as progress,
+        task(f"tokenise {path.name}", unit="lines") as progress,
     ):
         while batch := list(itertools.islice(lines, BATCH)):
             output.writelines(f"{line}\n" for line in pool.imap(_work, batch, CHUNK))
-            progress.update(len(batch))
+            progress.advance(len(batch))
 
 
 def is_clean(source: str, target: str, max_tokens: int, max_ratio: float) -> bool:

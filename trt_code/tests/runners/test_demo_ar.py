@@ -8,7 +8,7 @@ from train_model.data.tokenizer import Tokenizer
 from train_model.models.zoo import model_files
 from trt_code.evaluate import read_split, score
 from trt_code.runners import create
-from trt_code.runners.search.search_runner import LEN_PENALTY
+from trt_code.runners.search import LEN_PENALTY
 from trt_code.text.translator import Translator
 
 SENTENCES = 100

@@ -9,10 +9,9 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from train_model.data.corpora.demo.phrases import KINDS, Phrase
 from train_model.data.files import SPLITS
+from train_model.progress import task
 
 HELD_OUT_PERCENT = 5  # of all contents, for valid and for test each
 POOL_PER_PAIR = 1.2  # phrases drawn for each training pair
@@ -68,7 +67,7 @@ def _draw_pools(rng: random.Random, sizes: dict[str, int], seed: int) -> dict[st
     wanted["train"] = max(wanted["train"], int(sizes["train"] * POOL_PER_PAIR))
     kinds, weights = list(KINDS), list(KINDS.values())
     pools: dict[str, dict[str, Phrase]] = {split: {} for split in SPLITS}
-    with tqdm(total=sum(wanted.values()), desc="phrases", unit=" phrase") as progress:
+    with task("phrases", sum(wanted.values()), "phrases") as progress:
         while any(len(pools[split]) < wanted[split] for split in SPLITS):
             phrase = rng.choices(kinds, weights)[0](rng)
             pool = pools[split_of(phrase.key, seed)]
@@ -77,7 +76,7 @@ def _draw_pools(rng: random.Random, sizes: dict[str, int], seed: int) -> dict[st
                 raise AssertionError(
                     f"{phrase.source!r} is both {known.target!r} and {phrase.target!r}"
                 )
-            progress.update(sum(min(len(pools[s]), wanted[s]) for s in SPLITS) - progress.n)
+            progress.reach(sum(min(len(pools[s]), wanted[s]) for s in SPLITS))
     return {split: list(pool.values()) for split, pool in pools.items()}
 
 
@@ -88,12 +87,12 @@ def _make_pairs(rng: random.Random, pool: list[Phrase], size: int, split: str) -
     }
     counts = [count for count in JOINED_LENGTHS if count > 1]
     weights = [JOINED_LENGTHS[count] for count in counts]
-    with tqdm(total=size, initial=singles, desc=f"{split} pairs", unit=" pair") as progress:
+    with task(f"{split} pairs", size, "pairs") as progress:
         while len(pairs) < size:
             count = rng.choices(counts, weights)[0]
             pair = join(rng.sample(pool, count), rng)
             pairs.setdefault(pair.source, pair)
-            progress.update(len(pairs) - progress.n)
+            progress.reach(len(pairs))
     result = list(pairs.values())
     rng.shuffle(result)
     return result

@@ -55,6 +55,7 @@ CUDA_BUILD = .venv/lib/python*/site-packages/torch/lib/libtorch_cuda.so
 help:  ## list the targets
 	@echo "usage: make TARGET [MODEL=demo|demo-ar|wmt16|wmt16-random] [PYTHON=...]"; echo
 	@awk -F ':.*## ' '/^[a-z0-9-]+( [a-z0-9-]+)*:.*## / {printf "  %-36s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "options of bench, eval and throughput: RUNNER= PRECISION= DEVICE= THREADS= BEAM= LENPEN= (names with commas or spaces)"
 
 # The doctor needs no package, so it can speak before any is installed.
 ANY_PYTHON = $(if $(PYTHON)$(wildcard .venv/bin/python),$(PY),$(FIND_PYTHON); $${python:-python3})
@@ -245,20 +246,25 @@ endif
 
 # --- Measure and use ----------------------------------------------------------------------------
 .PHONY: bench sweep throughput eval translate report compare triton
-COMPARED = --model $(MODEL) $(INT8:%=--precision $(PRECISIONS),%)
+# Options that are given to make: RUNNER=ort,torch PRECISION="fp32 fp16" DEVICE=cpu THREADS=2 BEAM=4 LENPEN=0.6 ...
+option = $(if $(filter command,$(origin $(1))),--$(2) "$$$(1)")
+RUN_OPTIONS = $(call option,DEVICE,device) $(call option,THREADS,threads) $(call option,BEAM,beam) $(call option,LENPEN,lenpen)
+RUNNER_OPTIONS = $(call option,RUNNER,runner) $(call option,PRECISION,precision) $(RUN_OPTIONS)
+COMPARED = --model $(MODEL) $(INT8:%=--precision $(PRECISIONS),%) $(RUNNER_OPTIONS)
 bench: PRECISIONS := fp32,tf32,fp16
 eval: PRECISIONS := fp32,fp16
 bench: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## the table: latency and agreement of every runner (build/bench)
-	@$(PY) -m trt_code.bench $(COMPARED)
+	@$(PY) -m trt_code.bench $(COMPARED) $(call option,SHAPE,shape)
 
 sweep: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS)  ## runners and rivals over batches and lengths (SWEEP= passes options)
-	@$(PY) -m trt_code.measure.sweep --model $(MODEL) $(SWEEP)
+	@$(PY) -m trt_code.measure.sweep --model $(MODEL) $(RUN_OPTIONS) $(SWEEP)
 
 throughput: $(BUILD)/model.onnx $(SPLIT)  ## sentences a second, text in, text out (THROUGHPUT= passes options)
-	@$(PY) -m trt_code.measure.throughput --model $(MODEL) $(THROUGHPUT)
+	@$(PY) -m trt_code.measure.throughput --model $(MODEL) $(RUNNER_OPTIONS) \
+	  $(call option,MAX_TOKENS,max-tokens) $(THROUGHPUT)
 
 eval: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## exact match, BLEU and chrF of every runner
-	@$(PY) -m trt_code.evaluate $(COMPARED)
+	@$(PY) -m trt_code.evaluate $(COMPARED) $(call option,LIMIT,limit)
 
 ifneq ($(origin TEXT),undefined)
 SENTENCE := -- "$$TEXT"
@@ -272,10 +278,10 @@ translate: $(or $(SPLIT),$(BUILD)/model.onnx)  ## translate TEXT="...", or stdin
 report:  ## plot and tabulate anew what bench measured
 	@$(PY) -m trt_code.report
 
-compare: $(ENV_BASE)  ## both kinds of network side by side: quality, and speed by batch size (build/compare)
+compare: $(ENV_BASE)  ## both kinds of network side by side: quality, and speed by batch size (build/compare; COMPARE=)
 	@$(MAKE) --no-print-directory onnx-split MODEL=demo
 	@$(MAKE) --no-print-directory onnx MODEL=demo-ar
-	@$(PY) -m trt_code.measure.compare
+	@$(PY) -m trt_code.measure.compare $(call option,DEVICE,device) $(call option,THREADS,threads) $(COMPARE)
 
 triton: $(BUILD)/model.onnx  ## a Triton Inference Server model repository in build/triton (doc/serving.md)
 	@$(PY) -m trt_code.triton.repository --model $(MODEL) $(TRITON)

@@ -228,12 +228,12 @@ def parse_sizes(text: str, name: str) -> list[int]:
 
 
 def parse_names(text: str, known: Sequence[str], kind: str) -> list[str]:
-    """Parse a comma-separated choice among ``known``, each once.
+    """Parse a choice among ``known``, separated by commas or spaces, each once.
 
     Raises:
         UserError: a name is not known.
     """
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    names = list(dict.fromkeys(re.split(r"\s*,\s*|\s+", text.strip())))
     for name in names:
         if name not in known:
             raise UserError(f"no {kind} {name!r}; choose from {', '.join(known)}")

@@ -30,8 +30,11 @@ def test_bad_shapes_are_one_line(text):
 
 def test_parse_names_refuses_with_the_known_ones():
     assert arguments.parse_names("a,b,a", ["a", "b", "c"], "runner") == ["a", "b"]
+    assert arguments.parse_names(" a b , c", ["a", "b", "c"], "runner") == ["a", "b", "c"]
     with pytest.raises(UserError, match="no runner 'd'; choose from a, b, c"):
         arguments.parse_names("a,d", ["a", "b", "c"], "runner")
+    with pytest.raises(UserError, match="no runner ''"):
+        arguments.parse_names("a,,b", ["a", "b", "c"], "runner")
 
 
 def test_parse_sizes():

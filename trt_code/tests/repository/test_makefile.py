@@ -170,6 +170,42 @@ def test_a_target_that_lacks_something_says_so(arguments, words, clone):
     assert len(errors) <= 1, reply.stderr
 
 
+def test_options_given_to_make_reach_what_measures(clone):
+    """Whatever is in them: the shell sees a variable, not the text."""
+    program = clone / "python"
+    program.write_text(
+        '#!/bin/sh\n[ "$2" = trt_code.doctor ] && exit 1\nfor word; do echo "[$word]"; done\n'
+    )
+    program.chmod(0o755)
+    options = ["RUNNER=ort,torch", "PRECISION=fp32 fp16", "BEAM=4", "LENPEN=0.6", "DEVICE=cpu"]
+    for target, more in (("bench", ["SHAPE=1x8"]), ("eval", ["LIMIT=5"]), ("throughput", [])):
+        reply = make(target, f"PYTHON={program}", *options, *more, folder=clone)
+        assert reply.returncode == 0, reply.stderr
+        for words in ("[--runner]\n[ort,torch]", "[--precision]\n[fp32 fp16]", "[--beam]\n[4]"):
+            assert words in reply.stdout, target
+        assert "[--lenpen]\n[0.6]" in reply.stdout
+        for option in more:
+            name, _, value = option.partition("=")
+            assert f"[--{name.lower()}]\n[{value}]" in reply.stdout
+    reply = make("eval", f"PYTHON={program}", "RUNNER=a'; echo $HOME", folder=clone)
+    assert "[a'; echo OME]" in reply.stdout or "[a'; echo $HOME]" in reply.stdout
+
+
+def test_the_environment_gives_no_options(clone, monkeypatch):
+    """Variables such as DEVICE are common; only those on make's command line count."""
+    environment = {"PATH": os.environ["PATH"], "RUNNER": "trt", "DEVICE": "cuda"}
+    reply = subprocess.run(
+        ["make", "--dry-run", "bench", "PYTHON=python3"],
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert reply.returncode == 0, reply.stderr
+    assert "--runner" not in reply.stdout
+    assert "--device" not in reply.stdout
+
+
 def test_text_of_any_kind_reaches_translate_as_it_is(clone):
     spy = clone / "python"
     spy.write_text('#!/bin/sh\nfor argument; do printf "<%s>" "$argument"; done\n')

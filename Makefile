@@ -1,9 +1,8 @@
 # The front door: `make help` lists the targets. Every step is one Python module (see its --help),
-# every artefact lands in build/$(MODEL)/, and a target builds what it needs and nothing twice.
+# every artefact lands in build/<name of the model>/, and a target builds what it needs and nothing twice.
 
 MODEL ?= demo
 RECIPE ?= demo
-BUILD := build/$(MODEL)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -53,11 +52,11 @@ CUDA_BUILD = .venv/lib/python*/site-packages/torch/lib/libtorch_cuda.so
 
 .PHONY: help doctor env lock
 help:  ## list the targets
-	@echo "usage: make TARGET [MODEL=demo|demo-ar|wmt16|wmt16-random] [PYTHON=...]"; echo
+	@echo "usage: make TARGET [MODEL=name of a folder in data_model, or a path] [PYTHON=...]"; echo
 	@awk -F ':.*## ' '/^[a-z0-9-]+( [a-z0-9-]+)*:.*## / {printf "  %-36s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; echo "options of bench, eval and throughput: RUNNER= PRECISION= DEVICE= THREADS= BEAM= LENPEN= (names with commas or spaces)"
 
-# The doctor needs no package, so it can speak before any is installed.
+# The doctor and the questions about models need no package, so they can speak before any is installed.
 ANY_PYTHON = $(if $(PYTHON)$(wildcard .venv/bin/python),$(PY),$(FIND_PYTHON); $${python:-python3})
 DOCTOR = $(ANY_PYTHON) -m trt_code.doctor
 doctor:  ## one line a dependency: found, or the command that installs it
@@ -75,56 +74,83 @@ lock: build/lock/bin/uv  ## resolve pyproject.toml anew into requirements/*.lock
 
 # --- The line: checkpoint, ONNX, patched graph, engine ------------------------------------------
 # What builds talks on stderr, so that stdout has the results alone.
-CHECKPOINT.demo := data_model/demo/checkpoint.pt
-CHECKPOINT.wmt16 := data_model/wmt16/checkpoint_last.pt
-CHECKPOINT.wmt16-random := build/wmt16-random/checkpoint.pt
-# A training of your own comes before the committed checkpoint, as in train_model/models/zoo.py.
-CHECKPOINT.demo-ar := $(or $(wildcard build/demo-ar/checkpoint.pt data_model/demo/checkpoint-ar.pt),build/demo-ar/checkpoint.pt)
-CHECKPOINT ?= $(or $(firstword $(CHECKPOINT.$(MODEL))),$(error no model '$(MODEL)'; MODEL is demo, demo-ar, wmt16 or wmt16-random))
-# INT8: the fine-tuned network, or else the calibrated one, as in train_model/models/zoo.py.
-PTQ := build/$(MODEL)-ptq/checkpoint.pt
-QAT := build/$(MODEL)-qat/checkpoint.pt
+# Python reads the model's folder (doc/models.md) and says what has to be known here.
+ASK = $(ANY_PYTHON) -m train_model.model_folder
+WITHOUT_MODEL := help doctor env lock import models download train distill model-stats plugins torch-ops \
+  report compare test test-gpu lint audit clean needs-% .venv/% build/lock/% build/audit/%
+ifneq ($(filter-out $(WITHOUT_MODEL),$(or $(MAKECMDGOALS),help)),)
+ANSWER := $(shell $(ASK) --make '$(subst ','\'',$(MODEL))' 2>&1)
+ifneq ($(words $(ANSWER)),5)
+$(error $(or $(subst error: ,,$(ANSWER)),$(PY) cannot run train_model.model_folder))
+endif
+ifeq ($(origin CHECKPOINT),command line)
+$(error CHECKPOINT= is an option of make import: make import CHECKPOINT=$(CHECKPOINT) SRC_DICT=... TGT_DICT=... \
+  CODES=... NAME=mine, and then make $(firstword $(MAKECMDGOALS)) MODEL=mine)
+endif
+endif
+NAME_OF_MODEL := $(word 1,$(ANSWER))
+AUTOREGRESSIVE := $(filter autoregressive,$(word 2,$(ANSWER)))
+WEIGHTS := $(word 3,$(ANSWER))
+DESCRIPTION := $(word 4,$(ANSWER))
+RANDOM_WEIGHTS := $(filter random,$(word 5,$(ANSWER)))
+BUILD := build/$(NAME_OF_MODEL)
+# INT8: the fine-tuned network, or else the calibrated one, as in train_model/model_folder.py.
+PTQ := $(BUILD)-ptq/checkpoint.pt
+QAT := $(BUILD)-qat/checkpoint.pt
 QUANTIZED ?= $(or $(wildcard $(QAT)),$(PTQ))
 INT8 = $(if $(wildcard $(QUANTIZED)),int8)
 PRECISION ?= fp32 tf32 fp16
 PATCHED := $(PRECISION:%=$(BUILD)/model.%.onnx)
-# Of a network that gives one token at a time every file is a step, and its encoder is written with it.
-AUTOREGRESSIVE := $(filter demo-ar,$(MODEL))
+# Every file of a network that gives one token at a time is a step, and its encoder is written with it.
 ORT_GRAPHS := $(if $(AUTOREGRESSIVE),,$(PATCHED))
-# One-pass networks in two halves as well. Both are written at once, and the decoder stands for both.
-SPLIT := $(if $(AUTOREGRESSIVE),,$(BUILD)/model.decoder.onnx)
-MEASURED = $(if $(INT8),$(BUILD)/model.qdq.onnx)
+# A one-pass network is written in two halves as well, both at once, and the decoder stands for both.
+half_of = $(BUILD)/model$(1)$(if $(AUTOREGRESSIVE),,.decoder).onnx
+SPLIT := $(call half_of,)
+MEASURED = $(if $(INT8),$(BUILD)/model.qdq.onnx $(call half_of,.qdq))
 EXPORTER := $(wildcard train_model/models/*.py train_model/ops/*.py onnx_export/*.py onnx_export/symbols/*.py)
 SURGEON := $(wildcard trt_code/onnx_surgeon.py trt_code/surgeon/*.py trt_code/surgeon/older/*.py trt_code/graph_lint.py trt_code/lint/*.py \
   onnx_export/onnx_file.py onnx_export/reference.py onnx_export/rounding.py onnx_export/symbols/*.py)
 
-.PHONY: onnx onnx-split verify patch patch-split
+.PHONY: import models onnx onnx-split verify patch patch-split
+# An option of the import is passed on if it is given; IMPORT= passes further ones, see its --help.
+given = $(if $($(1)),$(2) "$$$(1)")
+import: $(ENV_BASE)  ## make a model folder of CHECKPOINT= SRC_DICT= TGT_DICT= CODES= [NAME=], or FROM=folder or archive
+	@$(PY) -m train_model.import_model $(call given,FROM,--from) $(call given,CHECKPOINT,--checkpoint) \
+	  $(call given,SRC_DICT,--src-dict) $(call given,TGT_DICT,--tgt-dict) $(call given,CODES,--codes) \
+	  $(call given,LIKE,--like) $(call given,LANGUAGES,--languages) $(call given,TEST_SRC,--test-src) \
+	  $(call given,TEST_TGT,--test-tgt) $(call given,NAME,--name) $(IMPORT)
+
+models:  ## list the models in data_model
+	@$(ASK) --list
+
+# What a model lacks is said before any long work.
+model-has-%:
+	@$(ASK) --$* $(MODEL)
+
 onnx: $(BUILD)/model.onnx  ## export the checkpoint of MODEL to one ONNX file
 
-build/demo-ar/checkpoint.pt:
-	@echo "error: $@ is missing; make it: make train RECIPE=demo-ar; works without it: every target with MODEL=demo" >&2; exit 2
+# Random weights are made; others are there, or a line says where to get them.
+$(WEIGHTS): $(if $(RANDOM_WEIGHTS),$(DESCRIPTION) | $(ENV_BASE))
+	@$(if $(RANDOM_WEIGHTS),rm -f $@; $(PY),$(ANY_PYTHON)) -m train_model.model_folder --checkpoint $(MODEL)
 
-build/wmt16-random/checkpoint.pt: | $(ENV_BASE)
-	@$(PY) -c 'from train_model.models.zoo import model_files; model_files("wmt16-random")'
-
-data_model/wmt16/checkpoint_last.pt:
-	@echo "error: $@ is missing; get it: make download; works without it: every target with MODEL=demo" >&2; exit 2
-
-$(BUILD)/model.onnx: $(CHECKPOINT) $(EXPORTER) | $(ENV_BASE)
+$(BUILD)/model.onnx: $(WEIGHTS) $(DESCRIPTION) $(EXPORTER) | $(ENV_BASE)
 	@$(PY) -m onnx_export.export --checkpoint $< --output $@ >&2
 
-onnx-split: $(BUILD)/model.decoder.onnx  ## the same in two files, which decode no further than needed
+onnx-split: $(SPLIT)  ## the same in two files, which decode no further than needed
 
-$(BUILD)/model.decoder.onnx: $(CHECKPOINT) $(EXPORTER) | $(ENV_BASE)
+$(BUILD)/model.decoder.onnx: $(WEIGHTS) $(DESCRIPTION) $(EXPORTER) | $(ENV_BASE)
 	@$(PY) -m onnx_export.export --checkpoint $< --output $(BUILD)/model.onnx --split >&2
 
 verify: $(BUILD)/model.onnx  ## compare the ONNX file with PyTorch over a grid of shapes
-	@$(PY) -m onnx_export.verify --checkpoint $(CHECKPOINT) --onnx $<
+	@$(PY) -m onnx_export.verify --checkpoint $(WEIGHTS) --onnx $<
 
 patch: $(PATCHED)  ## write the graphs for TensorRT (PRECISION=fp16 for one)
 
 $(BUILD)/model.qdq.onnx: $(QUANTIZED) $(EXPORTER)
 	@$(PY) -m onnx_export.export --checkpoint $< --output $@ >&2
+
+$(BUILD)/model.qdq.decoder.onnx: $(QUANTIZED) $(EXPORTER)
+	@$(PY) -m onnx_export.export --checkpoint $< --output $(BUILD)/model.qdq.onnx --split >&2
 
 $(BUILD)/model.int8.onnx: $(BUILD)/model.qdq.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $< --output $@ --precision int8 >&2
@@ -138,7 +164,11 @@ $(BUILD)/model.%.onnx: $(BUILD)/model.onnx $(SURGEON)
 $(BUILD)/model.%.plain.onnx: $(BUILD)/model.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $< --output $@ --precision $* --plugins none >&2
 
-patch-split: $(PRECISION:%=$(BUILD)/model.%.decoder.onnx)  ## the same for the two files of onnx-split
+patch-split: $(foreach precision,$(PRECISION),$(call half_of,.$(precision)))  ## the same for the two files of onnx-split
+
+$(BUILD)/model.int8.decoder.onnx: $(BUILD)/model.qdq.decoder.onnx $(SURGEON)
+	@$(PY) -m trt_code.onnx_surgeon --input $(BUILD)/model.qdq.onnx --output $(BUILD)/model.int8.onnx \
+	  --precision int8 --split >&2
 
 $(BUILD)/model.%.decoder.onnx: $(BUILD)/model.decoder.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $(BUILD)/model.onnx --output $(BUILD)/model.$*.onnx \
@@ -156,7 +186,7 @@ download: $(call NEEDS,download)  ## the public checkpoint and its WMT16 text, f
 train: $(call NEEDS,train)  ## train RECIPE=demo with fairseq, on a GPU or two cores (TRAIN= passes options)
 	@$(PY) -m train_model.train --recipe $(RECIPE) $(TRAIN)
 
-TEACHER ?= $(firstword $(CHECKPOINT.demo-ar))
+TEACHER ?= data_model/demo-ar/checkpoint.pt
 distill: $(TEACHER) $(call NEEDS,train)  ## a corpus with TEACHER=checkpoint.pt's translations as targets (CORPUS=demo)
 	@$(PY) -m train_model.distill --corpus $(or $(CORPUS),demo) --teacher $(TEACHER)
 
@@ -168,14 +198,18 @@ model-stats: $(ENV_BASE)  ## parameters and Mult-Adds of every recipe beside the
 .PHONY: ptq qat sensitivity
 CALIBRATE = $(PY) -m train_model.quantization.ptq --model $(MODEL) --output $(PTQ) \
   $(foreach pattern,$(KEEP),--keep '$(pattern)') $(QUANTIZE)
-ptq: $(CHECKPOINT) | $(call NEEDS,int8)  ## calibrate INT8: a quantised checkpoint of MODEL in half a minute (KEEP="layers")
+ptq: $(WEIGHTS) | $(call NEEDS,int8)  ## calibrate INT8: a quantised checkpoint of MODEL in half a minute (KEEP="layers")
 	@$(CALIBRATE)
 
-$(PTQ): $(CHECKPOINT) | $(call NEEDS,int8)
+$(PTQ): $(WEIGHTS) | $(call NEEDS,int8)
 	@$(CALIBRATE) >&2
 
-qat: $(PTQ) $(call NEEDS,train int8)  ## fine-tune in INT8 what make ptq calibrated (TRAIN= passes options)
-	@$(PY) -m train_model.train --recipe $(MODEL)-qat $(TRAIN)
+QAT_RECIPE = train_model/configs/$(NAME_OF_MODEL)-qat.yaml
+has-recipe:
+	@test -f $(QAT_RECIPE) || { echo "error: there is no recipe $(QAT_RECIPE); works without it: make ptq" >&2; exit 2; }
+
+qat: has-recipe $(PTQ) $(call NEEDS,train int8)  ## fine-tune in INT8 what make ptq calibrated (TRAIN= passes options)
+	@$(PY) -m train_model.train --recipe $(NAME_OF_MODEL)-qat $(TRAIN)
 
 sensitivity: | $(call NEEDS,int8)  ## what INT8 costs layer by layer: table, plot, layers worth KEEP= (build/sensitivity)
 	@$(PY) -m train_model.quantization.sensitivity --model $(MODEL) $(SENSITIVITY)
@@ -259,11 +293,11 @@ bench: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## the table: lat
 sweep: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS)  ## runners and rivals over batches and lengths (SWEEP= passes options)
 	@$(PY) -m trt_code.measure.sweep --model $(MODEL) $(RUN_OPTIONS) $(SWEEP)
 
-throughput: $(BUILD)/model.onnx $(SPLIT)  ## sentences a second, text in, text out (THROUGHPUT= passes options)
+throughput: model-has-text $(BUILD)/model.onnx $(SPLIT)  ## sentences a second, text in, text out (THROUGHPUT= passes options)
 	@$(PY) -m trt_code.measure.throughput --model $(MODEL) $(RUNNER_OPTIONS) \
 	  $(call option,MAX_TOKENS,max-tokens) $(THROUGHPUT)
 
-eval: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## exact match, BLEU and chrF of every runner
+eval: model-has-test $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## exact match, BLEU and chrF of every runner
 	@$(PY) -m trt_code.evaluate $(COMPARED) $(call option,LIMIT,limit)
 
 ifneq ($(origin TEXT),undefined)
@@ -272,7 +306,7 @@ SENTENCE := -- "$$TEXT"
 override TEXT := $(value TEXT)
 export TEXT
 endif
-translate: $(or $(SPLIT),$(BUILD)/model.onnx)  ## translate TEXT="...", or stdin a line at a time
+translate: model-has-text $(SPLIT)  ## translate TEXT="...", or stdin a line at a time
 	@$(PY) -m trt_code.translate --model $(MODEL) $(SENTENCE)
 
 report:  ## plot and tabulate anew what bench measured
@@ -283,7 +317,7 @@ compare: $(ENV_BASE)  ## both kinds of network side by side: quality, and speed 
 	@$(MAKE) --no-print-directory onnx MODEL=demo-ar
 	@$(PY) -m trt_code.measure.compare $(call option,DEVICE,device) $(call option,THREADS,threads) $(COMPARE)
 
-triton: $(BUILD)/model.onnx  ## a Triton Inference Server model repository in build/triton (doc/serving.md)
+triton: model-has-one-pass model-has-text $(BUILD)/model.onnx  ## a Triton Inference Server model repository in build/triton (doc/serving.md)
 	@$(PY) -m trt_code.triton.repository --model $(MODEL) $(TRITON)
 
 # --- Checks -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from train_model.cli import Parser, UserError, number, run
 from train_model.data.dictionary import BOS, EOS, SPECIALS
 from train_model.data.files import read_lines
 from train_model.data.tokenizer import Tokenizer, normalise
-from train_model.models.zoo import ModelFiles, model_files
+from train_model.model_folder import ModelFolder, find_model
 from trt_code import arguments, report
 from trt_code.measure import layer_precision
 from trt_code.measure.agreement import Agreement, compare, verdict
@@ -81,7 +81,7 @@ class Bench:
 
     def __init__(
         self,
-        files: ModelFiles,
+        files: ModelFolder,
         shapes: list[tuple[int, int]],
         device: str,
         repeats: int,
@@ -179,7 +179,7 @@ def _median_and_p95(milliseconds: list[float]) -> tuple[float, float]:
 
 
 def make_inputs(
-    files: ModelFiles, shapes: list[tuple[int, int]], config: Any
+    files: ModelFolder, shapes: list[tuple[int, int]], config: Any
 ) -> tuple[list[np.ndarray], list[str]]:
     """One [B, S] int64 array a shape, and one line each that says what is in it.
 
@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_search(parser)
     args = parser.parse_args(argv)
     device = arguments.device(args)
-    files = model_files(args.model, args.build_dir)
+    files = find_model(args.model, args.build_dir)
     machine = describe(device, args.threads)
     options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
     measured = Bench(files, args.shape, device, args.repeats, args.seconds, options)

@@ -12,7 +12,7 @@ import sacrebleu
 from train_model.cli import Parser, UserError, run
 from train_model.data.files import read_lines
 from train_model.data.tokenizer import Tokenizer
-from train_model.models.zoo import ModelFiles, model_files
+from train_model.model_folder import ModelFolder, find_model
 from train_model.progress import task
 from train_model.tables import Column, Table, as_json, write_files
 from trt_code import arguments
@@ -32,14 +32,13 @@ TABLE = Table(
 )
 
 
-def read_split(files: ModelFiles, split: str) -> tuple[list[str], list[str]]:
+def read_split(files: ModelFolder, split: str) -> tuple[list[str], list[str]]:
     """Sources and references of ``split``, which lies beside the model's test split.
 
     Raises:
         UserError: the model has no text, there is no such split, or its sides differ in length.
     """
-    if files.test_src is None or files.test_tgt is None:
-        raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
+    files.require_test()
     paths = [test.with_name(split + test.suffix) for test in (files.test_src, files.test_tgt)]
     for path in paths:
         if not path.is_file():
@@ -79,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_search(parser)
     args = parser.parse_args(argv)
 
-    files = model_files(args.model, args.build_dir)
+    files = find_model(args.model, args.build_dir)
     sources, references = (side[: args.limit] for side in read_split(files, args.split))
     tokenizer = Tokenizer.from_files(files)
     device = arguments.device(args)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from train_model.cli import Parser, UserError, run, standard_input
 from train_model.data.tokenizer import Tokenizer
-from train_model.models.zoo import model_files
+from train_model.model_folder import find_model
 from train_model.progress import Task, task
 from trt_code import arguments
 from trt_code.runners import RUNNERS, Runner, Unavailable, create
@@ -78,9 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_search(parser)
     args = parser.parse_args(argv)
 
-    files = model_files(args.model, args.build_dir)
-    if files.bpe_codes is None:
-        raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
+    files = find_model(args.model, args.build_dir).require_text()
     if args.text == [""]:
         raise UserError("the text is empty; give a sentence to translate")
     options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)

@@ -1,13 +1,15 @@
 """How a model's text becomes units and back: the ``text:`` section of a model.yaml."""
 
 import dataclasses
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from train_model.cli import UserError
-from train_model.data.bpe import SEPARATOR
+from train_model.data.bpe import SEPARATOR, glossary_path
 
 CHOICES = {
     "subwords": ("bpe", "sentencepiece", "none"),
@@ -92,9 +94,25 @@ class TextOptions:
             value = getattr(self, field.name)
             if value != field.default:
                 section[field.name] = (
-                    str(value.relative_to(folder)) if isinstance(value, Path) else value
+                    os.path.relpath(value, folder) if isinstance(value, Path) else value
                 )
         return section
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that the steps read, by the names of their options."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Path)}
+
+    def copy_to(self, folder: Path) -> "TextOptions":
+        """Copy the files to ``folder``, glossaries included; return the options that name the copies."""
+        copies = {}
+        for name, path in self.files.items():
+            copies[name] = folder / f"{name.removesuffix('_model')}{path.suffix}"
+            shutil.copyfile(path, copies[name])
+            if glossary_path(path).is_file():
+                shutil.copyfile(glossary_path(path), glossary_path(copies[name]))
+        return dataclasses.replace(self, **copies)
 
     def segmented(self) -> "TextOptions":
         """The options for input and output in units already, as fairseq-generate reads and writes them."""

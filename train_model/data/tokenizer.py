@@ -16,7 +16,7 @@ from train_model.data.subwords import Bpe, SentencePiece, Subwords, Words
 from train_model.data.text import TextOptions
 
 if TYPE_CHECKING:
-    from train_model.models.zoo import ModelFiles
+    from train_model.model_folder import ModelFolder
 
 
 def normalise(text: str, form: str = "NFC") -> str:
@@ -70,12 +70,17 @@ class Tokenizer:
         self._word = functools.lru_cache(WORDS)(self._ids)
 
     @classmethod
-    def from_files(cls, files: "ModelFiles") -> "Tokenizer":
-        """The tokenizer of a model."""
+    def from_files(cls, files: "ModelFolder") -> "Tokenizer":
+        """The tokenizer of a model.
+
+        Raises:
+            UserError: the model has no text processing, or as the constructor.
+        """
+        files.require_text()
         source = Dictionary.load(files.src_dict)
         joined = files.src_dict == files.tgt_dict
         target = source if joined else Dictionary.load(files.tgt_dict)
-        return cls(TextOptions(codes=files.bpe_codes), source, target)
+        return cls(files.text, source, target, tuple(name or "en" for name in files.languages))
 
     def encode(self, text: str, longest: int | None = None) -> list[int]:
         """``[bos, ..., eos]``, as the network expects a source; unknown units become unk.

@@ -2,16 +2,19 @@
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from train_model.cli import UserError, atomic_path
+from train_model.model_folder import padding_policy
 from train_model.models.architectures import ALIASES, ARCHITECTURES
 from train_model.models.config import SIDES
 from train_model.models.fairseq_file import match_weights, read_checkpoint, shapes_of
 from train_model.models.quantized import is_quantizer
+from train_model.models.safetensors_file import SUFFIX, read_safetensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +27,16 @@ class Loaded:
 
 
 def load_checkpoint(path: str | os.PathLike) -> Loaded:
-    """Rebuild the network of a fairseq checkpoint from its own options and weights.
+    """Rebuild the network of a checkpoint from its options and weights.
+
+    A .pt file is fairseq's and holds its options; those of a .safetensors file are in the model.yaml next to
+    it. A padding policy in the model.yaml of the checkpoint's folder takes the place of the checkpoint's.
 
     Raises:
         UserError: the file is missing, damaged, wants to run code, is not a fairseq checkpoint, is of
             another architecture, or its weights do not fit the network that its options describe.
     """
-    file = read_checkpoint(path)
+    file = read_safetensors(Path(path)) if Path(path).suffix == SUFFIX else read_checkpoint(path)
     kind = ALIASES.get(file.architecture, file.architecture)
     if kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
@@ -38,6 +44,8 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
     architecture, sizes = ARCHITECTURES[kind], [file.symbols(side) for side in SIDES]
     try:
         config = architecture.configure(file.options, *sizes)
+        if policy := padding_policy(Path(path)):
+            config = dataclasses.replace(config, padding_policy=policy)
         expected = shapes_of(lambda: architecture.build(config))
         upgraded = architecture.upgrade(file.weights)
     except _MISFITS as error:

@@ -16,10 +16,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from train_model.cli import Parser, UserError, run, whole_number
+from train_model.model_folder import find_model
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.quantized import linears
-from train_model.models.zoo import model_files
 from train_model.quantization.calibration import METHODS, calibrate
 from train_model.quantization.text import batches, calibration_rows
 
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.sentences < 1:
         raise UserError(f"--sentences {options.sentences} calibrates nothing; give 1 or more")
-    files = model_files(options.model, options.build_dir)
+    files = find_model(options.model, options.build_dir)
     loaded = load_checkpoint(files.checkpoint)
     config = loaded.config
     rows, origin = calibration_rows(

@@ -19,9 +19,9 @@ from train_model.cli import Parser, UserError, atomic_path, run, whole_number
 from train_model.data.dictionary import PAD
 from train_model.data.files import read_parallel
 from train_model.data.tokenizer import Tokenizer, normalise
+from train_model.model_folder import ModelFolder, find_model
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint
-from train_model.models.zoo import ModelFiles, model_files
 from train_model.quantization.calibration import METHODS, calibrate
 from train_model.quantization.ptq import layers_to_quantize, with_ranges
 from train_model.quantization.text import batches, calibration_rows
@@ -206,7 +206,7 @@ def plot(path: Path, title: str, rows: list[Row], all_int8: Quality, kept: Colle
 
 
 def _sentences(
-    files: ModelFiles, limit: int, vocabulary: int, longest: int
+    files: ModelFolder, limit: int, vocabulary: int, longest: int
 ) -> tuple[list[list[int]], list[str] | None, Tokenizer | None]:
     """Encoded sentences to measure with: of the test split, or random ones."""
     if files.test_src is None or files.test_tgt is None:
@@ -240,7 +240,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--build-dir", type=Path, default="build", help="default build")
     parser.add_argument("--output", type=Path, help="folder (default build/sensitivity)")
     options = parser.parse_args(argv)
-    files = model_files(options.model, options.build_dir)
+    files = find_model(options.model, options.build_dir)
     if files.autoregressive:
         raise UserError(
             f"{files.name} gives one token at a time; this measures demo and wmt16 alone"

@@ -11,7 +11,7 @@ from train_model.cli import UserError
 from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS
 from train_model.data.files import read_lines
 from train_model.data.tokenizer import Tokenizer, normalise
-from train_model.models.zoo import ModelFiles
+from train_model.model_folder import ModelFolder
 
 BATCH = 64
 _RANDOM_LENGTHS = (8, 16, 32, 64)
@@ -43,7 +43,7 @@ def batches(rows: list[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
 
 
 def calibration_rows(
-    files: ModelFiles, text: Path | None, sentences: int, vocabulary: int, longest: int
+    files: ModelFolder, text: Path | None, sentences: int, vocabulary: int, longest: int
 ) -> tuple[list[list[int]], str]:
     """Encoded sentences to calibrate with, and what they are.
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train_model.cli import UserError
+from train_model.model_folder import find_model
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
-from train_model.models.zoo import model_files
 
 CHECKPOINT = Path(__file__).parent / "fixtures" / "checkpoint_nat.pt"
 
@@ -143,7 +143,7 @@ def test_damaged_files_give_one_line_or_load(tmp_path_factory, data):
 
 def test_models_that_do_not_exist_are_told_with_the_good_names(tmp_path):
     with pytest.raises(UserError, match="demo, demo-ar, wmt16 or wmt16-random"):
-        model_files("wmt17", tmp_path)
+        find_model("wmt17", tmp_path)
 
 
 def test_a_full_disk_is_told(loaded, tmp_path):

@@ -175,12 +175,12 @@ def test_special_and_made_up_symbols_are_no_text():
 
 
 def test_a_joined_dictionary_is_read_once(tmp_path):
-    from train_model.models.zoo import ModelFiles
+    from train_model.model_folder import ModelFolder
 
     path, codes = tmp_path / "dict.txt", tmp_path / "bpe.codes"
     path.write_text("one 1\n")
     codes.write_text("#version: 0.2\no n\n")
-    files = ModelFiles("m", tmp_path, path, path, codes)
+    files = ModelFolder("m", tmp_path, src_dict=path, tgt_dict=path, text=TextOptions(codes=codes))
     tokenizer = Tokenizer.from_files(files)
     assert tokenizer.src_dict is tokenizer.tgt_dict
 

@@ -22,7 +22,7 @@ import numpy as np
 from train_model import plots
 from train_model.cli import Parser, UserError, run
 from train_model.data.tokenizer import Tokenizer
-from train_model.models.zoo import model_files
+from train_model.model_folder import find_model
 from train_model.tables import as_json, facts, markdown_table, not_run, write_files
 from trt_code import arguments
 from trt_code.evaluate import read_split, score
@@ -113,7 +113,7 @@ def measure(entry: Entry, args: argparse.Namespace, device: str) -> dict[str, An
     Raises:
         Unavailable: it cannot run here.
     """
-    files = model_files(entry.model, args.build_dir)
+    files = find_model(entry.model, args.build_dir)
     sources, references = (side[: args.limit] for side in read_split(files, args.split))
     tokenizer = Tokenizer.from_files(files)
     options = arguments.runner_options(args)

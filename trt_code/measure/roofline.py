@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import train_model.model_stats  # noqa: F401  teaches the counter the project's operators
 from train_model import plots
 from train_model.cli import Parser, UserError, run
+from train_model.model_folder import find_model
 from train_model.models.checkpoint import load_checkpoint
-from train_model.models.zoo import model_files
 from train_model.tables import as_json, write_files
 from trt_code import arguments
 from trt_code.measure.kernels import (
@@ -99,7 +99,7 @@ def kernel_points(measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def network_points(measured: dict[str, Any], build_dir: str) -> Iterator[dict[str, Any]]:
     """A point for each timed row of a sweep; the runners that cut the canvas do less and are left out."""
-    model = load_checkpoint(model_files(measured["model"], build_dir).checkpoint).model
+    model = load_checkpoint(find_model(measured["model"], build_dir).checkpoint).model
     model = model.eval().to("meta")
     weights = sum(p.numel() for p in model.parameters())
     counted: dict[tuple[int, int], int] = {}

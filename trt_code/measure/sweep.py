@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from train_model.cli import Parser, UserError, number, run
-from train_model.models.zoo import model_files
+from train_model.model_folder import find_model
 from trt_code import arguments, report
 from trt_code.bench import Bench, add_repeats
 from trt_code.measure import sweep_plots
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     blocks = args.blocks or parse_blocks(BLOCKS[device])
     compiled = args.compiled_shapes
     shapes = list(dict.fromkeys([*itertools.product(args.batches, args.lengths), *compiled]))
-    files = model_files(args.model, args.build_dir)
+    files = find_model(args.model, args.build_dir)
     facts = {"model": files.name, "machine": describe(device, args.threads)}
     options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
     measured = Bench(files, shapes, device, args.repeats, args.seconds, options)

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from train_model.cli import Parser, UserError, run
-from train_model.data.dictionary import Dictionary
-from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
-from train_model.models.zoo import model_files
+from train_model.model_folder import ModelFolder, find_model
 from train_model.tables import Column, Table, as_json, facts, write_files
 from trt_code import arguments
 from trt_code.measure.machine import describe, processors
@@ -34,15 +32,9 @@ BUSY_EVERY_MS = 100
 LEAST_SAMPLES = 5  # of a pass; the share of a shorter one says nothing
 
 
-def make_codec(bpe_codes: Path, src_dict: Path, tgt_dict: Path, max_source: int | None) -> Codec:
+def make_codec(files: ModelFolder, max_source: int | None) -> Codec:
     """A codec that cuts what is too long and keeps what is unknown, as ``make eval`` does."""
-    dictionaries = map(Dictionary.load, (src_dict, tgt_dict))
-    return Codec(
-        Tokenizer(TextOptions(codes=bpe_codes), *dictionaries),
-        max_source,
-        too_long="cut",
-        unknown="keep",
-    )
+    return Codec(Tokenizer.from_files(files), max_source, too_long="cut", unknown="keep")
 
 
 def generate(count: int) -> list[str]:
@@ -167,16 +159,15 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_output(parser, "build/throughput")
     arguments.add_search(parser)
     args = parser.parse_args(argv)
-    files = model_files(args.model, args.build_dir)
-    if files.bpe_codes is None:
-        raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
+    files = find_model(args.model, args.build_dir).require_text()
     if args.text:
         with args.text.open("rb") as stream:
             texts = {args.text.name: list(read_lines(stream))}
     else:
         texts = {f"{args.generate} generated": generate(args.generate)}
-    with files.test_src.open("rb") as stream:
-        texts = {"test split": list(read_lines(stream))} | texts
+    if files.test_src is not None:
+        with files.test_src.open("rb") as stream:
+            texts = {"test split": list(read_lines(stream))} | texts
     device = arguments.device(args)
     options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
     runners = [
@@ -188,9 +179,7 @@ def main(argv: list[str] | None = None) -> None:
         "processes": args.processes,
         "batch": f"{args.max_tokens} tokens, {args.max_sentences} sentences at most",
     }
-    codec = functools.partial(
-        make_codec, files.bpe_codes, files.src_dict, files.tgt_dict, runners[0].max_source
-    )
+    codec = functools.partial(make_codec, files, runners[0].max_source)
     rows = []
     bounds = args.processes, args.max_tokens, args.max_sentences
     with Pipeline(codec, runners, *bounds) as pipeline:

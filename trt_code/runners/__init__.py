@@ -77,7 +77,7 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
 
     Args:
         name: one of ``names()`` or ``rivals()``.
-        model_files: a ``train_model.models.zoo.ModelFiles``.
+        model_files: a ``train_model.model_folder.ModelFolder``.
         precision: one of ``PRECISIONS``.
         device: "cpu" or "cuda".
         options: ``threads`` (CPU threads, 0 = all cores), ``build_dir`` (where the ONNX files and
@@ -100,7 +100,8 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
         kind = "one token at a time" if model_files.autoregressive else "all tokens in one pass"
         raise Unavailable(f"{model_files.name} gives {kind}; {name} does not do that yet")
     options = {"build_dir": "build"} | options
-    chosen.check(precision, device, Path(options["build_dir"]) / model_files.name)
+    folder = Path(options["build_dir"]) / model_files.name
+    chosen.check(precision, device, folder, model_files.argument)
     start = time.perf_counter()
     runner = chosen.create(
         model_files, precision, device, **{"name": name, **options, **chosen.options}

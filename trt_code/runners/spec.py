@@ -58,8 +58,11 @@ class RunnerSpec:
     int8_report: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def check(self, precision: str, device: str, folder: Path) -> None:
+    def check(self, precision: str, device: str, folder: Path, model: str = "") -> None:
         """Check that the runner offers this, and that its ONNX files are in ``folder``.
+
+        Args:
+            model: what ``MODEL=`` takes, for the message; the folder's name if not given.
 
         Raises:
             Unavailable: it does not, or a file is missing.
@@ -81,5 +84,5 @@ class RunnerSpec:
             graphs = self.graphs(precision, device)
             for file in (folder / name for name in graphs.files):
                 if not file.is_file():
-                    command = f"{graphs.command} MODEL={folder.name}"
+                    command = f"{graphs.command} MODEL={model or folder.name}"
                     raise Unavailable(f"{file} has not been built ({command})")

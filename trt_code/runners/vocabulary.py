@@ -18,7 +18,7 @@ def check_vocabularies(graph: Path, metadata: Mapping[str, str], files: Any, rem
     Args:
         graph: the file, for the message.
         metadata: its own, with ``config`` as ``onnx_export`` writes it; one without is not judged.
-        files: what ``model_files`` gave; a model without text is not judged.
+        files: a ``ModelFolder``; a model without text is not judged.
         remedy: the command that makes the graph anew.
 
     Raises:
@@ -36,5 +36,5 @@ def check_vocabularies(graph: Path, metadata: Mapping[str, str], files: Any, rem
         if exported != words:
             raise Unavailable(
                 f"{graph} was exported for a dictionary of {str(exported)[:20]} words and {path} has "
-                f"{words}: remove it and make it again ({remedy} MODEL={files.name})"
+                f"{words}: remove it and make it again ({remedy} MODEL={files.argument})"
             )

@@ -17,8 +17,8 @@ import numpy as np
 
 from train_model.cli import Parser, UserError, run, whole_number
 from train_model.data.tokenizer import Tokenizer
+from train_model.model_folder import ModelFolder, find_model
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
-from train_model.models.zoo import ModelFiles, model_files
 from trt_code.arguments import MAX_BEAM
 from trt_code.evaluate import read_split
 from trt_code.runners import PRECISIONS, RUNNERS, Output, Runner, Unavailable, create
@@ -92,7 +92,7 @@ def in_company(
         yield pad(chosen, min(width, longest))
 
 
-def sources(files: ModelFiles, count: int, longest: int, chance: np.random.Generator) -> list:
+def sources(files: ModelFolder, count: int, longest: int, chance: np.random.Generator) -> list:
     """The first lines of the test split as token ids; random words of a model that has no text."""
     if files.test_src:
         tokenizer = Tokenizer.from_files(files)
@@ -103,7 +103,7 @@ def sources(files: ModelFiles, count: int, longest: int, chance: np.random.Gener
     return [[0, *chance.integers(4, vocabulary, n).tolist(), 2] for n in lengths]
 
 
-def with_policy(files: ModelFiles, policy: str, folder: Path) -> ModelFiles:
+def with_policy(files: ModelFolder, policy: str, folder: Path) -> ModelFolder:
     """The same weights, with padding treated in another way."""
     loaded = load_checkpoint(files.checkpoint)
     config = dataclasses.replace(loaded.config, padding_policy=policy)
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.policy and RUNNERS[arguments.runner][0].reads != "checkpoint":
         parser.error("--policy is for runners that read the checkpoint")
 
-    files, chance = model_files(arguments.model, arguments.build_dir), np.random.default_rng(1)
+    files, chance = find_model(arguments.model, arguments.build_dir), np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as folder:
         if arguments.policy:
             files = with_policy(files, arguments.policy, Path(folder))

@@ -33,8 +33,8 @@ from train_model.cli import Parser, UserError, run, whole_number
 from train_model.data.dictionary import Dictionary
 from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
+from train_model.model_folder import ModelFolder, find_model
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
-from train_model.models.zoo import ModelFiles, model_files
 from trt_code import graph_lint, onnx_surgeon, report
 from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.sidecar import read_sidecar, stale_reason
@@ -79,7 +79,7 @@ class Targets:
         halves: the folder of an exported autoregressive network.
     """
 
-    def __init__(self, files: ModelFiles, built: Path, halves: Path, folder: Path) -> None:
+    def __init__(self, files: ModelFolder, built: Path, halves: Path, folder: Path) -> None:
         self._files, self._folder = files, folder
         self._graph = (built / "model.onnx").read_bytes()
         self._patched = (built / "model.fp16.onnx").read_bytes()
@@ -161,12 +161,12 @@ class Targets:
             how = damage_graph if name == hit else lambda content, chance: content
             self._write(f"halves/{name}", content, chance, how)
         StepSession(self._folder / "halves" / "model.onnx", threads=1)
-        greedy = ModelFiles("halves", CHECKPOINTS[1], autoregressive=True)
+        greedy = ModelFolder("halves", CHECKPOINTS[1], architecture="transformer_multibranch_v2")
         self._translate("fp32", greedy)
 
-    def _translate(self, precision: str, files: ModelFiles | None = None) -> None:
+    def _translate(self, precision: str, files: ModelFolder | None = None) -> None:
         """Two sentences by ONNX Runtime; without dictionaries, which need not be the graph's."""
-        files = files or ModelFiles(self._files.name, CHECKPOINTS[0])
+        files = files or ModelFolder(self._files.name, CHECKPOINTS[0])
         options = {"threads": 1, "build_dir": self._folder}
         try:
             runner = create("ort", files, precision, "cpu", **options)
@@ -207,7 +207,7 @@ class Targets:
 
     def bpe(self, chance: random.Random) -> None:
         """BPE codes, with which sentences are split."""
-        path = self._write("bpe.codes", self._files.bpe_codes.read_bytes(), chance)
+        path = self._write("bpe.codes", self._files.text.codes.read_bytes(), chance)
         tokenizer = Tokenizer(
             TextOptions(codes=path), self._tokenizer.src_dict, self._tokenizer.tgt_dict
         )
@@ -322,7 +322,7 @@ def build(folder: Path) -> Targets:
         onnx_surgeon.main(
             ["--input", str(nat / "model.onnx"), "--output", str(patched), "--precision", "fp16"]
         )
-    return Targets(model_files("demo"), nat, greedy, folder / "damaged")
+    return Targets(find_model("demo"), nat, greedy, folder / "damaged")
 
 
 def tally(target: Callable[[random.Random], None], numbers: Iterable[int]) -> Counter:

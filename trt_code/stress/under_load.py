@@ -25,7 +25,7 @@ from train_model.cli import MAX_THREADS, Parser, UserError, atomic_path, number,
 from train_model.data.corpora.demo.phrases import KINDS
 from train_model.data.corpora.demo.sentences import JOINED_LENGTHS, join
 from train_model.data.tokenizer import Tokenizer
-from train_model.models.zoo import model_files
+from train_model.model_folder import find_model
 from trt_code.measure.machine import describe
 from trt_code.runners import PRECISIONS, Runner, Unavailable, create, names
 from trt_code.stress.batch_neighbours import score_tolerance
@@ -279,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("build/load.json"))
     arguments = parser.parse_args(argv)
 
-    files = model_files(arguments.model, arguments.build_dir)
+    files = find_model(arguments.model, arguments.build_dir)
     tokenizer = Tokenizer.from_files(files)
     encoded = [tokenizer.encode(text) for text in sentences(arguments.pool, seed=1)]
     options = {"threads": 1, "build_dir": arguments.build_dir}

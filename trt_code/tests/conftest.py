@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from train_model.data.dictionary import Dictionary
+from train_model.data.text import TextOptions
+from train_model.model_folder import ModelFolder
 from train_model.models.checkpoint import save_checkpoint
 from train_model.models.conv_crf_transformer import LENGTH_OFFSET, ConvCrfTransformer
-from train_model.models.zoo import ModelFiles
 from train_model.tests.networks import one_pass
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "and"]
@@ -24,18 +25,18 @@ SENTENCES = [
 
 
 @pytest.fixture(scope="session")
-def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """A model named ``tiny`` whose source and target language are the same, of 24 positions.
 
     A translation is as long as its source, so that no canvas cuts it; its words are random.
     """
     folder = tmp_path_factory.mktemp("tiny")
-    files = ModelFiles(
+    files = ModelFolder(
         name="tiny",
         checkpoint=folder / "checkpoint.pt",
         src_dict=folder / "dict.txt",
         tgt_dict=folder / "dict.txt",
-        bpe_codes=folder / "bpe.codes",
+        text=TextOptions(codes=folder / "bpe.codes"),
         test_src=folder / "test.en",
         test_tgt=folder / "test.de",
     )
@@ -43,7 +44,7 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     symbols = [*WORDS, *letters, *(letter + "@@" for letter in letters)]
     dictionary = Dictionary.from_frequencies(dict.fromkeys(symbols, 1))
     dictionary.save(files.src_dict)
-    files.bpe_codes.write_text("#version: 0.2\n" + "".join(_merges()), encoding="utf-8")
+    files.text.codes.write_text("#version: 0.2\n" + "".join(_merges()), encoding="utf-8")
     for path in (files.test_src, files.test_tgt):
         path.write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
     config = one_pass(
@@ -68,7 +69,7 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
 
 
 @pytest.fixture(scope="session")
-def tiny_build(tiny_files: ModelFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_build(tiny_files: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A build folder with the exported graph of ``tiny`` in it."""
     from onnx_export.export import main
 
@@ -79,14 +80,12 @@ def tiny_build(tiny_files: ModelFiles, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
-def zoo(monkeypatch: pytest.MonkeyPatch, tiny_files: ModelFiles) -> None:
+def zoo(monkeypatch: pytest.MonkeyPatch, tiny_files: ModelFolder) -> None:
     """Lets the command lines find ``--model tiny``, and ``mute``, which has no text."""
-    mute = dataclasses.replace(
-        tiny_files, name="mute", bpe_codes=None, test_src=None, test_tgt=None
-    )
+    mute = dataclasses.replace(tiny_files, name="mute", text=None, test_src=None, test_tgt=None)
     known = {"tiny": tiny_files, "mute": mute}
     for module in ("bench", "evaluate", "translate"):
-        monkeypatch.setattr(f"trt_code.{module}.model_files", lambda name, build_dir: known[name])
+        monkeypatch.setattr(f"trt_code.{module}.find_model", lambda name, build_dir: known[name])
 
 
 def _merges() -> list[str]:

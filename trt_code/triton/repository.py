@@ -18,9 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from train_model.cli import MAX_THREADS, Parser, UserError, run, whole_number
-from train_model.data.bpe import glossary_path
 from train_model.data.files import read_lines
-from train_model.models.zoo import ModelFiles, model_files
+from train_model.model_folder import ModelFolder, find_model
 from trt_code.arguments import MAX_SIZE
 from trt_code.engine.profiles import Shape
 from trt_code.runners import PRECISIONS
@@ -62,25 +61,28 @@ exec perf_analyzer -m {model} -i grpc --input-data "$here/load.json" --shape {te
 LOAD_SENTENCES = 1000
 
 
-def write_repository(files: ModelFiles, network: Network, serving: Serving, output: Path) -> None:
+def write_repository(files: ModelFolder, network: Network, serving: Serving, output: Path) -> None:
     """Write the folder ``output``, replacing what was there once the new one is complete.
 
     Raises:
         UserError: the model has no text, or ``output`` is something else than such a folder.
         OSError: the folder cannot be written.
     """
-    if files.bpe_codes is None:
-        raise UserError(f"{files.name} has no text, only random weights; use MODEL=demo or wmt16")
+    files.require_text()
     with _replaced(output) as folder:
         models = folder / "models"
         network.copy_to(_add_model(models, configs.network(serving)), folder / "plugins")
         _add_translate(models, configs.translate(serving), files)
         _add_script(folder / "serve.sh", SERVE.format(options=network.options))
-        load = LOAD.format(model=configs.TRANSLATE, text=configs.TEXT["name"])
-        _add_script(folder / "load.sh", load)
-        sentences = itertools.islice(filter(str.strip, read_lines(files.test_src)), LOAD_SENTENCES)
-        load_data = [{configs.TEXT["name"]: [sentence]} for sentence in sentences]
-        (folder / "load.json").write_text(json.dumps({"data": load_data}))
+        if files.test_src is not None:
+            load = LOAD.format(model=configs.TRANSLATE, text=configs.TEXT["name"])
+            _add_script(folder / "load.sh", load)
+        if files.test_src is not None:
+            lines = filter(str.strip, read_lines(files.test_src))
+            load_data = [
+                {configs.TEXT["name"]: [line]} for line in itertools.islice(lines, LOAD_SENTENCES)
+            ]
+            (folder / "load.json").write_text(json.dumps({"data": load_data}))
 
 
 def _add_script(path: Path, text: str) -> None:
@@ -96,16 +98,16 @@ def _add_model(models: Path, config: dict) -> Path:
     return version
 
 
-def _add_translate(models: Path, config: dict, files: ModelFiles) -> None:
+def _add_translate(models: Path, config: dict, files: ModelFolder) -> None:
     """The same for the model of text, with the tokenizer's modules and files beside it."""
     version = _add_model(models, config)
     shutil.copy(Path(__file__).parent / "translate.py", version / "model.py")
     shutil.copy(files.src_dict, version / "dict.src.txt")
     shutil.copy(files.tgt_dict, version / "dict.tgt.txt")
-    shutil.copy(files.bpe_codes, version / "bpe.codes")
-    glossary = glossary_path(files.bpe_codes)
-    if glossary.is_file():
-        shutil.copy(glossary, version / "bpe.glossary")
+    text = files.text.copy_to(version)
+    languages = [name or "en" for name in files.languages]
+    described = {"languages": languages, "text": text.to_mapping(version)}
+    (version / "text.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     for name in TOKENIZER:
         (version / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, version / name)
@@ -197,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
-    files = model_files(args.model, args.build_dir)
+    files = find_model(args.model, args.build_dir)
     network = choose_network(args.backend, args.build_dir / files.name, args.precision)
     max_batch = args.max_batch or network.max_batch
     serving = Serving(

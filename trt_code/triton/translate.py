@@ -36,7 +36,9 @@ class TritonPythonModel:
     def initialize(self, args):
         folder = Path(__file__).parent
         dictionaries = [Dictionary.load(folder / f"dict.{side}.txt") for side in ("src", "tgt")]
-        self._tokenizer = Tokenizer(TextOptions(codes=folder / "bpe.codes"), *dictionaries)
+        described = json.loads((folder / "text.json").read_text(encoding="utf-8"))
+        text = TextOptions.from_mapping(described["text"], folder)
+        self._tokenizer = Tokenizer(text, *dictionaries, tuple(described["languages"]))
         parameters = json.loads(args["model_config"])["parameters"]
         self._network = parameters["network"]["string_value"]
         self._max_batch = int(parameters["max_batch"]["string_value"])

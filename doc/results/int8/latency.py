@@ -15,8 +15,8 @@ import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
+from train_model.model_folder import find_model
 from train_model.models.checkpoint import load_checkpoint
-from train_model.models.zoo import model_files
 from trt_code.arguments import parse_shapes
 from trt_code.bench import make_inputs
 
@@ -38,7 +38,7 @@ def processor_ms(one: onnxruntime.InferenceSession, tokens) -> float:
 
 
 def main(name: str, shapes: str) -> None:
-    files = model_files(name)
+    files = find_model(name)
     config = load_checkpoint(files.checkpoint).config
     inputs, notes = make_inputs(files, parse_shapes(shapes), config)
     sessions = {key: session(Path("build") / name / file) for key, file in FILES.items()}

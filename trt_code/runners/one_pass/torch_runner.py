@@ -43,7 +43,7 @@ def checkpoint_files(
     """
     import torch
 
-    from train_model.models.zoo import quantized_checkpoint
+    from train_model.model_folder import quantized_checkpoint
 
     check_device(device)
     if threads:

@@ -4,7 +4,6 @@ import json
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from onnx import TensorProto
 
 from train_model.cli import UserError
 from train_model.data.tokenizer import Tokenizer
+from train_model.model_folder import ModelFolder
 from trt_code import build_engine
 from trt_code.engine.graph_files import sha256
 from trt_code.engine.profiles import Profile, Shape, best_profile
@@ -26,7 +26,7 @@ from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.text.translator import Translator
 
 PLAN = Path("build/demo/model.fp16.plan")
-DEMO = SimpleNamespace(name="demo", autoregressive=False)
+DEMO = ModelFolder("demo", Path("checkpoint.pt"))
 
 
 @pytest.fixture

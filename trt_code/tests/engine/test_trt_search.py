@@ -16,10 +16,10 @@ import torch
 from onnx_export import export_ar
 from onnx_export.paths import half_path
 from train_model.cli import UserError
+from train_model.model_folder import ModelFolder
 from train_model.models.beam_search import as_hypotheses, search
 from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import DecoderStep, IncrementalDecoder, SourceEncoder
-from train_model.models.zoo import ModelFiles
 from train_model.tests.networks import network
 from trt_code import build_engine, onnx_surgeon
 from trt_code.cuda_graph import capture
@@ -28,7 +28,7 @@ from trt_code.runners.search import graphed_search
 from trt_code.runners.search.trt_steps import EngineHalves
 from trt_code.tests.engine import mock_tensorrt
 
-FILES = ModelFiles("small-ar", Path("checkpoint.pt"), autoregressive=True)
+FILES = ModelFolder("small-ar", Path("checkpoint.pt"), architecture="transformer_multibranch_v2")
 STEP = Path("build/small-ar/model.fp16.plan")
 ENCODER = half_path(STEP, "encoder")
 MODEL = network("dynamic")

@@ -1,13 +1,13 @@
 """The TensorRT runner over two engines against mocks: control flow alone. No engine is run."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
 from train_model.cli import UserError
+from train_model.model_folder import ModelFolder
 from trt_code import build_engine
 from trt_code.runners import Unavailable, create
 from trt_code.runners.one_pass import trt_runner
@@ -16,7 +16,7 @@ from trt_code.stress.under_load import in_threads
 from trt_code.tests.engine import mock_tensorrt
 
 MODEL = Path("build/demo/model.fp16.plan")
-DEMO = SimpleNamespace(name="demo", autoregressive=False)
+DEMO = ModelFolder("demo", Path("checkpoint.pt"))
 SOURCE = ["batch", "src_len"]
 CANVAS = ["batch", "canvas"]
 HALVES = {

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from train_model.model_folder import ModelFolder
 from train_model.models.checkpoint import save_checkpoint
-from train_model.models.zoo import ModelFiles
 from train_model.ops import load_cuda_library
 from train_model.tests.networks import follows_its_source, step_by_step
 from trt_code.cuda_graph.capture import capture
@@ -58,7 +58,9 @@ def test_a_replay_gives_the_bits_of_a_plain_launch(options, dtype):
 @pytest.mark.parametrize("beam", [1, 4])
 def test_a_search_repeats_its_bits(beam, precision, tmp_path):
     network = follows_its_source(step_by_step(max_source_positions=24, max_target_positions=16))
-    files = ModelFiles("search", tmp_path / "checkpoint.pt", autoregressive=True)
+    files = ModelFolder(
+        "search", tmp_path / "checkpoint.pt", architecture="transformer_multibranch_v2"
+    )
     save_checkpoint(files.checkpoint, network, network.config)
     random = np.random.default_rng(7)
     batches = [

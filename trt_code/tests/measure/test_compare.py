@@ -23,9 +23,11 @@ def zoo(tiny_files, tmp_path, monkeypatch):
     config = step_by_step(16, **sizes, max_source_positions=1024, max_target_positions=12)
     path = tmp_path / "ar.pt"
     save_checkpoint(path, TransformerMultibranch(config), config)
-    other = dataclasses.replace(tiny_files, name="tiny-ar", checkpoint=path, autoregressive=True)
+    other = dataclasses.replace(
+        tiny_files, name="tiny-ar", checkpoint=path, architecture="transformer_multibranch_v2"
+    )
     known = {"tiny": tiny_files, "tiny-ar": other}
-    monkeypatch.setattr("trt_code.measure.compare.model_files", lambda name, build_dir: known[name])
+    monkeypatch.setattr("trt_code.measure.compare.find_model", lambda name, build_dir: known[name])
 
 
 def test_every_entry_has_quality_and_times(zoo, tmp_path, capsys):

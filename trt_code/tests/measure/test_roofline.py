@@ -16,7 +16,7 @@ CEILINGS = {
 
 @pytest.fixture
 def files(tmp_path, monkeypatch, tiny_files):
-    monkeypatch.setattr(roofline, "model_files", lambda name, build_dir: tiny_files)
+    monkeypatch.setattr(roofline, "find_model", lambda name, build_dir: tiny_files)
     row = {
         "op": "layer_norm",
         "shape": "16x32",

@@ -12,7 +12,7 @@ from trt_code.tests.runners import fake_runner
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch, zoo, tiny_files):
-    monkeypatch.setattr("trt_code.measure.sweep.model_files", lambda name, build_dir: tiny_files)
+    monkeypatch.setattr("trt_code.measure.sweep.find_model", lambda name, build_dir: tiny_files)
     monkeypatch.setitem(RUNNERS, "fake", fake_runner.SPECS)
 
 

@@ -19,6 +19,9 @@ DOCTOR_FILES = ["trt_code/__init__.py", "trt_code/doctor.py"]
 DOCTOR_FILES += ["trt_code/headers.py", "trt_code/engine/install.py", "trt_code/engine/__init__.py"]
 DOCTOR_FILES += [f"trt_code/engine/{name}.py" for name in ("gpu", "library_alias", "tensorrt_api")]
 DOCTOR_FILES += [f"train_model/{name}.py" for name in ("__init__", "cli", "interrupt")]
+DOCTOR_FILES += ["train_model/model_folder.py", "train_model/models/__init__.py"]
+DOCTOR_FILES += ["train_model/models/architectures.py"]
+MODELS = ("demo", "demo-ar", "wmt16", "wmt16-random")
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="no make")
 
@@ -38,8 +41,12 @@ def clone(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
-    (tmp_path / "data_model" / "demo").mkdir(parents=True)
-    (tmp_path / "data_model" / "demo" / "checkpoint.pt").touch()
+    for name in MODELS:
+        folder = tmp_path / "data_model" / name
+        folder.mkdir(parents=True)
+        shutil.copy(ROOT / "data_model" / name / "model.yaml", folder)
+    for name in ("demo", "demo-ar"):
+        (tmp_path / "data_model" / name / "checkpoint.pt").touch()
     return tmp_path
 
 
@@ -92,6 +99,38 @@ def test_halves_are_built_and_patched_together(clone):
     assert "--split" not in make("--dry-run", "bench", "MODEL=demo-ar", folder=clone).stdout
 
 
+def test_halves_in_int8_come_from_the_quantised_network(clone):
+    planned = make("--dry-run", "patch-split", "PRECISION=int8", folder=clone).stdout
+    assert (
+        "--checkpoint build/demo-ptq/checkpoint.pt --output build/demo/model.qdq.onnx --split"
+        in planned
+    )
+    assert "--input build/demo/model.qdq.onnx --output build/demo/model.int8.onnx" in planned
+
+
+@pytest.mark.parametrize("target", ["onnx-split", "patch-split", "engine-split"])
+def test_an_autoregressive_network_is_two_files_already(target, clone):
+    planned = make("--dry-run", target, "PRECISION=fp16", "MODEL=demo-ar", folder=clone).stdout
+    assert planned.count("onnx_export.export") == 1
+    assert "--split" not in planned
+
+
+def test_a_folder_elsewhere_is_a_model_too(clone):
+    shutil.copytree(clone / "data_model" / "demo", clone / "elsewhere" / "mine")
+    planned = make("--dry-run", "onnx", "MODEL=elsewhere/mine", folder=clone).stdout
+    found = re.search(r"--checkpoint (\S+) --output build/(\S+)/model.onnx", planned)
+    assert found[1] == "elsewhere/mine/checkpoint.pt"
+    assert re.fullmatch(r"mine-[0-9a-f]{10}", found[2])
+    assert (
+        "build/demo/model.onnx" in make("-n", "onnx", "MODEL=data_model/demo", folder=clone).stdout
+    )
+
+
+def test_random_weights_are_made_first(clone):
+    planned = make("--dry-run", "onnx", "MODEL=wmt16-random", folder=clone).stdout
+    assert planned.index("model_folder --checkpoint") < planned.index("onnx_export.export")
+
+
 def test_an_autoregressive_network_is_patched_and_built_in_two_parts(clone):
     planned = make("--dry-run", "patch", "PRECISION=fp16", "MODEL=demo-ar", folder=clone).stdout
     assert planned.count("trt_code.onnx_surgeon") == 1  # which patches the encoder too
@@ -123,12 +162,16 @@ def test_tests_get_what_training_needs(clone):
 
 
 def test_another_interpreter_installs_nothing(clone):
+    python = clone / "opt" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
     for target in ("test", "bench", "lint", "translate"):
-        reply = make("--dry-run", target, "PYTHON=/opt/conda/bin/python", folder=clone)
+        reply = make("--dry-run", target, f"PYTHON={python}", folder=clone)
         assert reply.returncode == 0, reply.stderr
         assert "pip" not in reply.stdout
         assert ".venv" not in reply.stdout
-        assert "/opt/conda/bin/python -m" in reply.stdout
+        assert f"{python} -m" in reply.stdout
 
 
 @pytest.mark.parametrize(
@@ -138,7 +181,15 @@ def test_another_interpreter_installs_nothing(clone):
             ["onnx", "MODEL=nonsense"],
             ["no model 'nonsense'", "demo, demo-ar, wmt16 or wmt16-random"],
         ),
+        (["onnx", "MODEL=no/where"], ["no/where is not a model", "make import CHECKPOINT="]),
+        (["onnx", "MODEL=it's"], ["""no model "it's\""""]),
+        (["onnx", "CHECKPOINT=x.pt"], ["make import CHECKPOINT=x.pt", "make onnx MODEL=mine"]),
         (["onnx", "MODEL=wmt16"], ["make download", "MODEL=demo"]),
+        (["translate", "MODEL=wmt16-random"], ["wmt16-random has no text processing"]),
+        (["eval", "MODEL=wmt16-random"], ["wmt16-random has no text processing"]),
+        (["throughput", "MODEL=wmt16-random"], ["wmt16-random has no text processing"]),
+        (["triton", "MODEL=demo-ar"], ["demo-ar gives one token per step"]),
+        (["qat", "MODEL=demo-ar"], ["no recipe train_model/configs/demo-ar-qat.yaml", "make ptq"]),
         (["test-gpu"], ["gpu is missing", "get it: ", "works without it: make bench"]),
         (
             ["engine-fp16", "TENSORRT=full", "PYTHON=python3"],
@@ -208,7 +259,10 @@ def test_the_environment_gives_no_options(clone, monkeypatch):
 
 def test_text_of_any_kind_reaches_translate_as_it_is(clone):
     spy = clone / "python"
-    spy.write_text('#!/bin/sh\nfor argument; do printf "<%s>" "$argument"; done\n')
+    spy.write_text(
+        '#!/bin/sh\ncase "$2" in *model_folder) exec ' + sys.executable + ' "$@" ;; esac\n'
+        'for argument; do printf "<%s>" "$argument"; done\n'
+    )
     spy.chmod(0o755)
     (clone / "build" / "demo").mkdir(parents=True)
     (clone / "build" / "demo" / "model.decoder.onnx").touch()

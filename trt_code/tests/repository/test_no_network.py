@@ -68,11 +68,13 @@ for main, arguments in (
 """
 TRANSLATE = """
 from pathlib import Path
-from train_model.models.zoo import ModelFiles
+from train_model.data.text import TextOptions
+from train_model.model_folder import ModelFolder
 from trt_code import translate
 text = Path(sys.argv[1]).parent
-tiny = ModelFiles("tiny", Path(sys.argv[1]), text / "dict.txt", text / "dict.txt", text / "bpe.codes")
-translate.model_files = lambda name, build_dir: tiny
+tiny = ModelFolder("tiny", Path(sys.argv[1]), src_dict=text / "dict.txt", tgt_dict=text / "dict.txt",
+                   text=TextOptions(codes=text / "bpe.codes"))
+translate.find_model = lambda name, build_dir: tiny
 for runner in ("torch", "ort"):
     translate.main(["--model", "tiny", "--device", "cpu", "--runner", runner,
                     "--build-dir", sys.argv[2], "--", *sys.argv[3:]])

@@ -17,10 +17,13 @@ LINES = 40  # of each split
 
 
 def put_into(folder: Path) -> Path:
-    """Make ``data_model/demo`` in ``folder`` anew, and return it."""
-    demo = folder / "data_model" / "demo"
-    shutil.rmtree(demo, ignore_errors=True)
-    shutil.copytree(ROOT / "data_model" / "demo", demo, ignore=shutil.ignore_patterns("*.pt"))
+    """Make ``data_model/demo`` and ``demo-ar`` in ``folder`` anew, and return the first."""
+    demo, demo_ar = (folder / "data_model" / name for name in ("demo", "demo-ar"))
+    for model in (demo, demo_ar):
+        shutil.rmtree(model, ignore_errors=True)
+        shutil.copytree(
+            ROOT / "data_model" / model.name, model, ignore=shutil.ignore_patterns("*.pt")
+        )
     for split, side in itertools.product(("test", "valid"), ("en", "de")):
         path = demo / f"{split}.{side}"
         lines = path.read_text(encoding="utf-8").split("\n")[:LINES]
@@ -47,5 +50,5 @@ def put_into(folder: Path) -> Path:
     )
     save_checkpoint(demo / "checkpoint.pt", ConvCrfTransformer(whole), whole)
     greedy = step_by_step(16, **small, max_source_positions=128, max_target_positions=64)
-    save_checkpoint(demo / "checkpoint-ar.pt", TransformerMultibranch(greedy), greedy)
+    save_checkpoint(demo_ar / "checkpoint.pt", TransformerMultibranch(greedy), greedy)
     return demo

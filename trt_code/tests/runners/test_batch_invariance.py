@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from onnx_export import export
+from train_model.model_folder import ModelFolder
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
-from train_model.models.zoo import ModelFiles
 from train_model.tests.networks import follows_its_source, step_by_step
 from trt_code import onnx_surgeon
 from trt_code.runners import create
@@ -38,12 +38,14 @@ def one_pass(tiny_files, tmp_path_factory):
 def search(tmp_path_factory):
     """A small Lite Transformer, its weights so small that what it says follows its source."""
     model = follows_its_source(step_by_step(max_source_positions=24, max_target_positions=16))
-    return saved("search", model, model.config, tmp_path_factory, autoregressive=True)
+    return saved(
+        "search", model, model.config, tmp_path_factory, architecture="transformer_multibranch_v2"
+    )
 
 
-def saved(name, model, config, tmp_path_factory, autoregressive=False):
-    files = ModelFiles(
-        name, tmp_path_factory.mktemp(name) / "checkpoint.pt", autoregressive=autoregressive
+def saved(name, model, config, tmp_path_factory):
+    files = ModelFolder(
+        name, tmp_path_factory.mktemp(name) / "checkpoint.pt", architecture=config.architecture
     )
     save_checkpoint(files.checkpoint, model, config)
     return files

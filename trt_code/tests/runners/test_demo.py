@@ -1,7 +1,7 @@
 """The committed demo model translates its task; a floor below which something has broken."""
 
 from train_model.data.tokenizer import Tokenizer
-from train_model.models.zoo import model_files
+from train_model.model_folder import find_model
 from trt_code.evaluate import read_split, score
 from trt_code.runners import create
 from trt_code.text.translator import Translator
@@ -10,7 +10,7 @@ SENTENCES = 200
 
 
 def test_translations_are_good():
-    files = model_files("demo")
+    files = find_model("demo")
     sources, references = (side[:SENTENCES] for side in read_split(files, "test"))
     tokenizer = Tokenizer.from_files(files)
     with create("torch", files, "fp32", "cpu") as runner:

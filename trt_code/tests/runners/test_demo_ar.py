@@ -5,7 +5,7 @@ import torch
 
 from train_model.cli import UserError
 from train_model.data.tokenizer import Tokenizer
-from train_model.models.zoo import model_files
+from train_model.model_folder import find_model
 from trt_code.evaluate import read_split, score
 from trt_code.runners import create
 from trt_code.runners.search import LEN_PENALTY
@@ -17,7 +17,7 @@ SENTENCES = 100
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     try:
-        return model_files("demo-ar", tmp_path_factory.mktemp("nothing-trained-here"))
+        return find_model("demo-ar", tmp_path_factory.mktemp("nothing-trained-here"))
     except UserError as reason:
         pytest.skip(str(reason))
 

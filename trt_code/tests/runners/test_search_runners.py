@@ -8,13 +8,15 @@ import pytest
 from onnx_export import export
 from train_model.cli import UserError
 from train_model.data.tokenizer import Tokenizer
-from train_model.models.zoo import ModelFiles, model_files
+from train_model.model_folder import ModelFolder, find_model
 from trt_code.evaluate import read_split
 from trt_code.runners import Unavailable, create
 from trt_code.text.batching import pad
 
 FIXTURES = Path(export.__file__).parents[1] / "train_model" / "tests" / "fixtures"
-FILES = ModelFiles("small-ar", FIXTURES / "checkpoint_ar.pt", autoregressive=True)
+FILES = ModelFolder(
+    "small-ar", FIXTURES / "checkpoint_ar.pt", architecture="transformer_multibranch_v2"
+)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +117,7 @@ def test_graphs_find_what_the_network_finds(precision, beam, share, monkeypatch)
     from trt_code.runners.search import graphed_search
 
     monkeypatch.setattr(graphed_search, "CAPACITY", 2)
-    files = model_files("demo-ar", "nothing-trained-here")
+    files = find_model("demo-ar", "nothing-trained-here")
     tokenizer = Tokenizer.from_files(files)
     rows = [tokenizer.encode(line) for line in read_split(files, "test")[0][:60]]
     sizes = [1, 3, 8, 1, 3, 32, 12]

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
+from train_model.model_folder import ModelFolder
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
-from train_model.models.zoo import ModelFiles
 from trt_code.runners import create
 from trt_code.stress import fuzz
 from trt_code.stress.under_load import Pool, faults, latency, load
@@ -39,7 +39,9 @@ def test_eight_threads_on_one_runner_get_what_each_sentence_gives_alone(
 def test_eight_threads_on_one_search_get_what_each_sentence_gives_alone(rows, tmp_path):
     loaded = load_checkpoint(fuzz.CHECKPOINTS[1])
     masked = dataclasses.replace(loaded.config, padding_policy="masked")
-    files = ModelFiles("greedy", tmp_path / "checkpoint.pt", autoregressive=True)
+    files = ModelFolder(
+        "greedy", tmp_path / "checkpoint.pt", architecture="transformer_multibranch_v2"
+    )
     save_checkpoint(files.checkpoint, loaded.model, masked)
     with create("torch", files, "fp32", "cpu", threads=1) as runner:
         books = load(runner, Pool.of(rows, runner), 600, THREADS, seconds=60)

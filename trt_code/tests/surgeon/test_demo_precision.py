@@ -12,8 +12,8 @@ from onnx_export import export
 from onnx_export.reference import with_reference_functions
 from train_model.cli import UserError
 from train_model.data.tokenizer import Tokenizer
+from train_model.model_folder import find_model
 from train_model.models.checkpoint import load_checkpoint
-from train_model.models.zoo import model_files
 from trt_code import onnx_surgeon
 
 BATCH = 50
@@ -23,7 +23,7 @@ LARGEST_DROP = {"tf32": 0.0, "fp16": 0.1, "bf16": 2.0}  # points of exact match
 @pytest.fixture(scope="module")
 def files():
     try:
-        return model_files("demo")
+        return find_model("demo")
     except UserError as error:
         pytest.skip(str(error))
 

@@ -7,12 +7,12 @@ import torch
 from onnx_export import export
 from onnx_export.step_session import StepSession
 from onnx_export.verify_ar import random_source
+from train_model.model_folder import ModelFolder
 from train_model.models.beam_search import search
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.models.quantized import QuantizedLinear, linears
-from train_model.models.zoo import ModelFiles
 from train_model.quantization import ptq
 from train_model.tests.networks import network
 from trt_code.measure import layer_precision
@@ -102,7 +102,9 @@ def test_the_patched_files_are_int8_and_fp16(tmp_path):
 def test_runners_of_int8(tmp_path):
     model, int8, _ = quantized("dynamic")
     save_checkpoint(tmp_path / "plain.pt", model, model.config)
-    files = ModelFiles("small-ar", tmp_path / "plain.pt", autoregressive=True)
+    files = ModelFolder(
+        "small-ar", tmp_path / "plain.pt", architecture="transformer_multibranch_v2"
+    )
     for name, remedy in (
         ("torch", "make ptq"),
         ("ort", "make patch PRECISION=int8 MODEL=small-ar"),

@@ -33,8 +33,7 @@ class Backwards(FakeRunner):
 
 @pytest.fixture
 def codec(tiny_files):
-    files = (tiny_files.bpe_codes, tiny_files.src_dict, tiny_files.tgt_dict)
-    return functools.partial(make_codec, *files, 24)
+    return functools.partial(make_codec, tiny_files, 24)
 
 
 def expected(tiny_files):
@@ -86,7 +85,7 @@ def test_a_runner_that_breaks_ends_the_run(codec):
 
 
 def test_throughput_counts_and_writes(tiny_files, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(throughput, "model_files", lambda name, build_dir: tiny_files)
+    monkeypatch.setattr(throughput, "find_model", lambda name, build_dir: tiny_files)
     monkeypatch.setattr(throughput, "open_runner", lambda *_, **__: Backwards())
     monkeypatch.setattr(
         throughput, "Pipeline", lambda codec, runners, _, *b: Pipeline(codec, runners, 0, *b)

@@ -26,7 +26,7 @@ from trt_code.triton.text_format import Enum, dump
 
 @pytest.fixture
 def zoo(monkeypatch, tiny_files):
-    monkeypatch.setattr(repository, "model_files", lambda name, build_dir: tiny_files)
+    monkeypatch.setattr(repository, "find_model", lambda name, build_dir: tiny_files)
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_buckets_end_at_the_longest():
 
 
 def test_model_without_text(monkeypatch, tiny_files, tiny_build, tmp_path):
-    mute = dataclasses.replace(tiny_files, bpe_codes=None)
-    monkeypatch.setattr(repository, "model_files", lambda name, build_dir: mute)
+    mute = dataclasses.replace(tiny_files, text=None)
+    monkeypatch.setattr(repository, "find_model", lambda name, build_dir: mute)
     with pytest.raises(UserError, match="has no text"):
         repository.main(["--build-dir", str(tiny_build), "--output", str(tmp_path / "triton")])

@@ -119,7 +119,7 @@ def _environment() -> dict[str, str]:
 def triton(tmp_path_factory, tiny_files, tiny_build):
     folder = tmp_path_factory.mktemp("triton")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repository, "model_files", lambda name, build_dir: tiny_files)
+        patch.setattr(repository, "find_model", lambda name, build_dir: tiny_files)
         flags = ["--build-dir", str(tiny_build), "--output", str(folder / "repository")]
         repository.main([*flags, "--bucket", "8", "--bucket", "16"])
     network = folder / "repository/models/lite_network"

@@ -1,0 +1,527 @@
+"""A model is a folder: its checkpoint, dictionaries and text processing, and the model.yaml that names them.
+
+``data_model/<name>/`` is known by its name, a folder anywhere else by its path; doc/models.md describes
+model.yaml, and ``python -m train_model.import_model`` writes one. Nothing else in the project knows models
+by name.
+
+    python -m train_model.model_folder --list
+    python -m train_model.model_folder --make demo      (what the Makefile asks)
+
+The Makefile asks before anything is installed, so neither this module nor what it imports at its head needs
+a package, and the keys that matter there stand on lines of their own in model.yaml.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from train_model.cli import Parser, UserError, run
+from train_model.models.architectures import ALIASES, ARCHITECTURES, Family
+
+if TYPE_CHECKING:
+    from train_model.data.text import TextOptions
+
+DATA = Path(__file__).resolve().parents[1] / "data_model"
+DESCRIPTION = "model.yaml"
+MAX_BYTES = 1 << 16
+"""Of a model.yaml; real ones have a few hundred."""
+IMPORT = "make import CHECKPOINT=... SRC_DICT=... TGT_DICT=... CODES=... NAME=..."
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+# What else has a folder in build/.
+RESERVED = re.compile(
+    r"audit|bench|cmake|compare|curves|data|eval|figures|load|lock|plugins|plugin_.*|roofline|sensitivity"
+    r"|sweep|throughput|torch_ops|triton|timing\.cache|.*-(ptq|qat|distilled)"
+)
+SPECIAL_SYMBOLS = {"bos": 0, "pad": 1, "eos": 2, "unk": 3}
+KEYS = {
+    "architecture": str,
+    "checkpoint": str,
+    "options": dict,
+    "random_weights": int,
+    "padding_policy": str,
+    "source_language": str,
+    "target_language": str,
+    "source_dictionary": str,
+    "target_dictionary": str,
+    "special_symbols": dict,
+    "text": dict,
+    "test": dict,
+    "summary": str,
+    "source": str,
+    "licence": str,
+    "obtain": str,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFolder:
+    """What a model.yaml says, with absolute paths; what the model does not have is None.
+
+    Attributes:
+        name: the name in messages and of the folder in build/; no two models share one.
+        given: what ``MODEL=`` takes for it, if that is not the name.
+        checkpoint: the weights: fairseq's .pt, or .safetensors with ``options``.
+        architecture: a name in ``train_model.models.architectures.ARCHITECTURES``.
+        languages: source and target, for Moses' rules; empty where unknown.
+        src_dict, tgt_dict: dictionaries; the same path if it is a joined one.
+        text: the steps between sentences and the dictionary's units.
+        test_src, test_tgt: parallel text in the models' input and output form; other splits lie next to it.
+        options: fairseq's options of the network, where the checkpoint does not hold them.
+        random_weights: the seed of the weights of a model without a checkpoint.
+        folder: where model.yaml is; None for a model that a program put together.
+        obtain: the command that gets the checkpoint where it is missing.
+    """
+
+    name: str
+    checkpoint: Path
+    architecture: str = "conv_crf_transformer"
+    languages: tuple[str, str] = ("", "")
+    src_dict: Path | None = None
+    tgt_dict: Path | None = None
+    text: "TextOptions | None" = None
+    test_src: Path | None = None
+    test_tgt: Path | None = None
+    options: Mapping[str, Any] | None = None
+    random_weights: int | None = None
+    folder: Path | None = None
+    obtain: str = ""
+    given: str = ""
+
+    @property
+    def argument(self) -> str:
+        """What ``MODEL=`` and ``--model`` take for it."""
+        return self.given or self.name
+
+    @property
+    def family(self) -> Family:
+        """The kind of network, see ``train_model.models.architectures``."""
+        return ARCHITECTURES[self.architecture].family
+
+    @property
+    def autoregressive(self) -> bool:
+        """Whether the network gives one token per step."""
+        return self.family == "autoregressive"
+
+    def require_text(self) -> Self:
+        """Return the model itself.
+
+        Raises:
+            UserError: it has no dictionaries or text processing.
+        """
+        if self.text is None or self.src_dict is None or self.tgt_dict is None:
+            raise UserError(_no_text(self.name))
+        return self
+
+    def require_test(self) -> Self:
+        """Return the model itself.
+
+        Raises:
+            UserError: it has no text processing, or no test text.
+        """
+        self.require_text()
+        if self.test_src is None or self.test_tgt is None:
+            raise UserError(_no_test(self.name))
+        return self
+
+
+def _no_text(name: str) -> str:
+    return (
+        f"{name} has no text processing (text: in its {DESCRIPTION}), so it cannot read sentences; "
+        f"import it with its dictionaries and codes ({IMPORT}), or use MODEL=demo"
+    )
+
+
+def _no_test(name: str) -> str:
+    return (
+        f"{name} has no test text (test: in its {DESCRIPTION}), so there is nothing to measure; "
+        "import it with TEST_SRC= and TEST_TGT=, or use MODEL=demo"
+    )
+
+
+def names() -> list[str]:
+    """The models in data_model."""
+    return sorted(path.parent.name for path in DATA.glob(f"*/{DESCRIPTION}"))
+
+
+def find_model(model: str, build_dir: str | Path = "build") -> ModelFolder:
+    """Return the model of a name or a path, with its files; random weights are made on the first call.
+
+    Raises:
+        UserError: there is no such model, its model.yaml is damaged, or a file is missing.
+    """
+    found = dataclasses.replace(read_folder(locate(model), model_name(model)), given=model)
+    if found.random_weights is not None:
+        checkpoint = Path(build_dir) / found.name / "checkpoint.pt"
+        found = dataclasses.replace(found, checkpoint=checkpoint)
+        if not checkpoint.is_file():
+            _make_random_weights(found)
+    if not found.checkpoint.is_file():
+        raise UserError(_no_checkpoint(found.name, found.checkpoint, found.obtain))
+    return found
+
+
+def locate(model: str) -> Path:
+    """Return the folder of a name in data_model, or of a path (with a "/", or "." or "..").
+
+    Raises:
+        UserError: there is none.
+    """
+    if "/" in model or model in (".", ".."):
+        folder = Path(model)
+        if not (folder / DESCRIPTION).is_file():
+            what = f"no {DESCRIPTION}" if folder.is_dir() else "no such folder"
+            raise UserError(f"{model} is not a model: {what}; make one: {IMPORT}")
+        return folder.resolve()
+    if not NAME.fullmatch(model) or not (DATA / model / DESCRIPTION).is_file():
+        raise UserError(f"no model {model!r}; MODEL is {_either(names())}, or the path of a folder")
+    return DATA / model
+
+
+def model_name(model: str) -> str:
+    """Return the name of a model: that of its folder, and for one elsewhere a hash of its path behind it."""
+    folder = locate(model)
+    if folder.parent == DATA:
+        return folder.name
+    plain = re.sub(r"[^A-Za-z0-9._+-]", "_", folder.name).lstrip("._+-") or "model"
+    return f"{plain[:48]}-{hashlib.sha256(str(folder).encode()).hexdigest()[:10]}"
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it can name a folder in data_model and in build.
+
+    Raises:
+        UserError: it has a path or odd characters in it, or means something else in build.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} cannot name a model: give letters, digits and . _ + -, at most 64"
+        )
+    if RESERVED.fullmatch(name):
+        raise UserError(f"build/{name} is the folder of something else; give another name")
+    return name
+
+
+def quantized_checkpoint(name: str, build_dir: str | Path = "build") -> Path | None:
+    """Return the model's checkpoint in INT8: the fine-tuned one, else the calibrated one, else None."""
+    made = (Path(build_dir) / f"{name}-{how}" / "checkpoint.pt" for how in ("qat", "ptq"))
+    return next((path for path in made if path.exists()), None)
+
+
+def read_folder(folder: Path, name: str | None = None) -> ModelFolder:
+    """Read ``folder``'s model.yaml; its text files must be there, its checkpoint need not.
+
+    Raises:
+        UserError: it is not YAML, has unknown keys or wrong values, or a file is missing.
+    """
+    from train_model.data.text import TextOptions
+
+    path = folder / DESCRIPTION
+    content = _check(_load_yaml(path), path)
+    if content.get("special_symbols", SPECIAL_SYMBOLS) != SPECIAL_SYMBOLS:
+        given = content["special_symbols"]
+        raise UserError(
+            f"{path}: special_symbols are {given}; networks here have {SPECIAL_SYMBOLS}"
+        )
+    try:
+        text = TextOptions.from_mapping(content["text"], folder) if "text" in content else None
+    except UserError as error:
+        remedy = f"; get it: {content['obtain']}" if "obtain" in content else ""
+        raise UserError(f"{path}: {error}{remedy}") from error
+    for file in (text.codes, text.target_codes, text.truecase_model) if text else ():
+        if file is not None:
+            inside(folder, str(file), path)
+    file = functools.partial(_file, folder, path, content.get("obtain", ""))
+    test = content.get("test", {})
+    if test and set(test) != {"source", "target"}:
+        raise UserError(f"{path}: test: give source and target, and no more")
+    return ModelFolder(
+        name=name or folder.name,
+        checkpoint=inside(folder, content.get("checkpoint", "checkpoint.pt"), path),
+        architecture=ALIASES.get(content["architecture"], content["architecture"]),
+        languages=(content.get("source_language", ""), content.get("target_language", "")),
+        src_dict=file(content.get("source_dictionary")),
+        tgt_dict=file(content.get("target_dictionary", content.get("source_dictionary"))),
+        text=text,
+        test_src=file(test.get("source")),
+        test_tgt=file(test.get("target")),
+        options=content.get("options"),
+        random_weights=content.get("random_weights"),
+        folder=folder,
+        obtain=content.get("obtain", ""),
+    )
+
+
+def read_options(checkpoint: Path) -> dict[str, Any]:
+    """Return the options of the network that the model.yaml next to ``checkpoint`` has.
+
+    Raises:
+        UserError: there is no model.yaml, or it has none.
+    """
+    path = checkpoint.parent / DESCRIPTION
+    if not path.is_file():
+        raise UserError(
+            f"{checkpoint} holds weights alone, and there is no {path} with the network's options"
+        )
+    content = _check(_load_yaml(path), path)
+    if "options" not in content:
+        raise UserError(f"{path} has no options:, which {checkpoint.name} needs")
+    return {"arch": content["architecture"]} | content["options"]
+
+
+def padding_policy(checkpoint: Path) -> str | None:
+    """Return the padding policy that the model.yaml next to ``checkpoint`` sets for it, or None.
+
+    Raises:
+        UserError: that file is damaged.
+    """
+    path = checkpoint.parent / DESCRIPTION
+    if not path.is_file() or plain_lines(path).get("checkpoint") != checkpoint.name:
+        return None
+    return _check(_load_yaml(path), path).get("padding_policy")
+
+
+def inside(folder: Path, name: str, where: Path) -> Path:
+    """Return the path of the file ``name`` in a model folder or in its sibling.
+
+    Raises:
+        UserError: it leads out of the folder that holds both.
+    """
+    path = Path(os.path.normpath(folder / name))
+    if not path.is_relative_to(folder.parent) or path == folder.parent:
+        raise UserError(
+            f"{where}: {name} leads out of {folder.parent}; put the file into the folder"
+        )
+    return path
+
+
+def _file(folder: Path, where: Path, obtain: str, name: str | None) -> Path | None:
+    if name is None:
+        return None
+    path = inside(folder, str(name), where)
+    if not path.is_file():
+        remedy = f"get it: {obtain}" if obtain else "put it there, or import the model again"
+        raise UserError(f"{where} names {path}, which is missing; {remedy}")
+    return path
+
+
+def _check(content: Any, path: Path) -> dict[str, Any]:
+    """Return ``content`` if its keys are known and their values of the right kind."""
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a model's description: it has to be a mapping of keys")
+    for key, value in content.items():
+        if key not in KEYS:
+            raise UserError(f"{path}: unknown key {str(key)!r}; there are: {', '.join(KEYS)}")
+        if not isinstance(value, KEYS[key]) or isinstance(value, bool):
+            kind = {str: "text", int: "a whole number", dict: "a mapping"}[KEYS[key]]
+            raise UserError(f"{path}: {key} is {str(value)[:40]!r}; it has to be {kind}")
+    if "architecture" not in content:
+        raise UserError(f"{path} lacks architecture:; it is one of {', '.join(ARCHITECTURES)}")
+    _known_architecture(content["architecture"], path)
+    for key, value in plain_lines(path).items():
+        if content.get(key) != value:
+            raise UserError(f"{path}: write {key} once, on a line of its own, without quotes")
+    for key in PLAIN.keys() & content.keys() - plain_lines(path).keys():
+        raise UserError(f"{path}: write {key} on a line of its own, without quotes")
+    policies = ("upstream", "masked")
+    if content.get("padding_policy", "masked") not in policies:
+        raise UserError(f"{path}: padding_policy is one of {', '.join(policies)}")
+    if "random_weights" in content and "options" not in content:
+        raise UserError(f"{path}: random_weights needs options:, which say what the network is")
+    return content
+
+
+def _load_yaml(path: Path) -> Any:
+    """Read a file with PyYAML's safe loader, which must not repeat parts of it by aliases."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                mark = self.peek_event().start_mark
+                raise yaml.composer.ComposerError(problem="it has an alias", problem_mark=mark)
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+            met = set()
+            for key, _ in node.value:
+                if str(key.value) in met:
+                    problem = f"{key.value!r} comes twice"
+                    raise yaml.constructor.ConstructorError(
+                        problem=problem, problem_mark=key.start_mark
+                    )
+                met.add(str(key.value))
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(_text(path), Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise UserError(f"{path}{where} is not YAML of a model: {problem}; mend it") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise UserError(f"{path} is larger than {MAX_BYTES} bytes, so it is no {DESCRIPTION}")
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; mend it") from None
+
+
+PLAIN = {"architecture": str, "checkpoint": str, "random_weights": int, "obtain": str}
+"""Keys that are read without PyYAML too."""
+
+
+def plain_lines(path: Path) -> dict[str, Any]:
+    """Return the values of the keys ``PLAIN``, each from a line of its own, without a YAML parser."""
+    found = re.findall(rf"^({'|'.join(PLAIN)}):[ \t]+([^#\n]*\S)[ \t]*(?:#.*)?$", _text(path), re.M)
+    return {
+        key: int(value) if PLAIN[key] is int and value.isdecimal() else value
+        for key, value in found
+    }
+
+
+def _known_architecture(name: str, path: Path) -> str:
+    if ALIASES.get(name, name) not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise UserError(f"{path}: architecture is {name!r}; this project runs {known}")
+    return ALIASES.get(name, name)
+
+
+def _make_random_weights(model: ModelFolder) -> None:
+    import argparse
+
+    import torch
+
+    from train_model.models.checkpoint import save_checkpoint
+
+    architecture = ARCHITECTURES[model.architecture]
+    options = dict(model.options or {})
+    sizes = options.pop("src_vocab", None), options.pop("tgt_vocab", None)
+    try:
+        config = architecture.configure(argparse.Namespace(**options), *sizes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(model.random_weights)
+            network = architecture.build(config)
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{model.folder / DESCRIPTION}: options: {error}") from error
+    save_checkpoint(model.checkpoint, network, config)
+
+
+def _no_checkpoint(name: str, checkpoint: Path, obtain: str) -> str:
+    remedy = obtain or IMPORT
+    return (
+        f"model {name} is not here: {checkpoint} is missing; get it: {remedy}; "
+        "works without it: every target with MODEL=demo"
+    )
+
+
+def _either(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; see ``--help``."""
+    parser = Parser(prog="python -m train_model.model_folder", description=__doc__.splitlines()[0])
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument(
+        "--list", action="store_true", help="the models in data_model, one per line"
+    )
+    action.add_argument(
+        "--make",
+        metavar="MODEL",
+        help='name, family, checkpoint, model.yaml and "random" or "file", for the Makefile',
+    )
+    action.add_argument(
+        "--checkpoint", metavar="MODEL", help="make its random weights, if it has such"
+    )
+    action.add_argument("--text", metavar="MODEL", help="fail unless it can read sentences")
+    action.add_argument("--test", metavar="MODEL", help="fail unless it has test text")
+    action.add_argument("--one-pass", metavar="MODEL", help="fail unless it is a one-pass network")
+    arguments = parser.parse_args(argv)
+    if arguments.list:
+        print("\n".join(names()))
+    elif arguments.make is not None:
+        print(*_for_make(arguments.make))
+    elif arguments.checkpoint is not None:
+        _ready(arguments.checkpoint)
+    elif arguments.one_pass is not None:
+        answer = _for_make(arguments.one_pass)
+        if answer.family != "one-pass":
+            raise UserError(
+                f"{answer.name} gives one token per step; this needs a one-pass network, "
+                "such as MODEL=demo"
+            )
+    else:
+        _check_text(arguments.text or arguments.test, test=arguments.test is not None)
+
+
+class _Answer(NamedTuple):
+    name: str
+    family: Family
+    checkpoint: str
+    description: str
+    kind: str
+
+
+def _for_make(model: str) -> _Answer:
+    """What the Makefile must know: words without spaces, found without any package."""
+    folder, name = locate(model), model_name(model)
+    path = folder / DESCRIPTION
+    plain = plain_lines(path)
+    if "architecture" not in plain:
+        raise UserError(f"{path} lacks a line with architecture:; see doc/models.md")
+    architecture = _known_architecture(plain["architecture"], path)
+    is_random = "random_weights" in plain
+    checkpoint = inside(folder, plain.get("checkpoint", "checkpoint.pt"), path)
+    if is_random:
+        checkpoint = Path("build", name, "checkpoint.pt")
+    answer = _Answer(
+        name,
+        ARCHITECTURES[architecture].family,
+        _from_here(checkpoint),
+        _from_here(path),
+        "random" if is_random else "file",
+    )
+    if odd := [word for word in (model, *answer) if not re.fullmatch(r"[\w./+@,=~-]+", word)]:
+        raise UserError(
+            f"make cannot handle the path {odd[0]!r}; link the folder under a plain name"
+        )
+    return answer
+
+
+def _from_here(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _ready(model: str) -> None:
+    answer = _for_make(model)
+    if answer.kind == "random":
+        find_model(model)
+    elif not Path(answer.checkpoint).is_file():
+        obtain = plain_lines(Path(answer.description)).get("obtain", "")
+        raise UserError(_no_checkpoint(answer.name, Path(answer.checkpoint), obtain))
+
+
+def _check_text(model: str, test: bool) -> None:
+    """Fail at once if a model has no ``text:`` or no ``test:``, which begin a line of their own."""
+    name = model_name(model)
+    content = _text(locate(model) / DESCRIPTION)
+    if not re.search(r"^text:", content, re.M):
+        raise UserError(_no_text(name))
+    if test and not re.search(r"^test:", content, re.M):
+        raise UserError(_no_test(name))
+
+
+if __name__ == "__main__":
+    run(main)

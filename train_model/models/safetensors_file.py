@@ -1,0 +1,44 @@
+"""Reads weights from a .safetensors file; the network's options are in the model.yaml next to it."""
+
+import argparse
+from pathlib import Path
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from train_model.cli import UserError, atomic_path
+from train_model.model_folder import read_options
+from train_model.models.fairseq_file import FairseqFile
+
+SUFFIX = ".safetensors"
+
+
+def read_safetensors(path: Path) -> FairseqFile:
+    """Read the weights and their options.
+
+    Raises:
+        UserError: the file is missing or damaged, or no model.yaml next to it has the options.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}; import one (make import)")
+    options = argparse.Namespace(**read_options(path))
+    try:
+        weights = load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged or not a safetensors file; get it again") from error
+    return FairseqFile(str(path), options, weights)
+
+
+def save_safetensors(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write weights, atomically; tensors that share memory are written once each.
+
+    Raises:
+        UserError: the file cannot be written there.
+    """
+    copies = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(copies, temporary)
+        except safetensors.SafetensorError as error:
+            raise UserError(f"cannot write {path}: {error}") from error

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Container, Iterable, Mapping
+from typing import Any
 
 from train_model.cli import UserError, atomic_path
 from train_model.data.files import read_lines
@@ -101,3 +102,30 @@ class Dictionary:
         )
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def misfit(
+    origin: str | os.PathLike,
+    made: str,
+    sizes: Mapping[str, Any],
+    dictionaries: Mapping[str, str | os.PathLike | None],
+) -> str | None:
+    """Why dictionaries are not those that a network was made for; None if nothing speaks against them.
+
+    A network takes any number below its vocabulary, so another dictionary would give wrong words without
+    an error.
+
+    Args:
+        origin: the file of the network, for the message.
+        made: how the network got its vocabulary, e.g. "was trained with".
+        sizes: of the network's vocabularies, under ``src_vocab`` and ``tgt_vocab``, as far as known.
+        dictionaries: paths under ``src`` and ``tgt``; None for a model without text.
+    """
+    for side, path in dictionaries.items():
+        size = sizes.get(f"{side}_vocab")
+        if path is None or size is None:
+            continue
+        words = len(Dictionary.load(path))
+        if size != words:
+            return f"{origin} {made} a dictionary of {str(size)[:20]} words and {path} has {words}"
+    return None

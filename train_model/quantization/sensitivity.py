@@ -24,7 +24,7 @@ from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint
 from train_model.quantization.calibration import METHODS, calibrate
 from train_model.quantization.ptq import layers_to_quantize, with_ranges
-from train_model.quantization.text import batches, calibration_rows
+from train_model.quantization.text import batches, calibration_rows, check_dictionary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +211,7 @@ def _sentences(
     """Encoded sentences to measure with: of the test split, or random ones."""
     if files.test_src is None or files.test_tgt is None:
         return calibration_rows(files, None, limit, vocabulary, longest)[0], None, None
+    check_dictionary(files, vocabulary)
     tokenizer = Tokenizer.from_files(files)
     pairs = [pair for pair in read_parallel(files.test_src, files.test_tgt) if normalise(pair[0])]
     encoded = [(tokenizer.encode(source), target) for source, target in pairs[:limit]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from train_model.cli import UserError
-from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS
+from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS, misfit
 from train_model.data.files import read_lines
 from train_model.data.tokenizer import Tokenizer, normalise
 from train_model.model_folder import ModelFolder
@@ -58,6 +58,7 @@ def calibration_rows(
     if files.test_src is None:
         raise UserError(f"{files.name} has no dictionary to read {text} with")
     path = text or files.test_src.with_name(f"valid{files.test_src.suffix}")
+    check_dictionary(files, vocabulary)
     tokenizer = Tokenizer.from_files(files)
     most = tokenizer.characters(longest)
     lines = [line for line in read_sentences(path, sentences) if len(line) <= most]
@@ -65,6 +66,13 @@ def calibration_rows(
     if not fitting:
         raise UserError(f"every sentence of {path} is longer than {longest} tokens")
     return fitting, f"{len(fitting)} sentences of {path}"
+
+
+def check_dictionary(files: ModelFolder, vocabulary: int) -> None:
+    """Raise ``UserError`` unless the source dictionary has ``vocabulary`` symbols, as the network has."""
+    sizes, paths = {"src_vocab": vocabulary}, {"src": files.src_dict}
+    if reason := misfit(files.checkpoint, "was trained with", sizes, paths):
+        raise UserError(f"{reason}: give the dictionary that the network was trained with")
 
 
 def _random_rows(sentences: int, vocabulary: int) -> list[list[int]]:

@@ -13,6 +13,7 @@ from typing import Any
 from train_model.cli import UserError
 from trt_code.runners.base import Output, Runner, Timing, Unavailable
 from trt_code.runners.spec import PRECISIONS, RunnerSpec
+from trt_code.runners.vocabulary import check_config
 
 __all__ = [
     "PRECISIONS",
@@ -107,4 +108,10 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
         model_files, precision, device, **{"name": name, **options, **chosen.options}
     )
     runner.make_ms = (time.perf_counter() - start) * 1e3
+    if runner.config is not None:
+        try:
+            check_config(model_files.checkpoint, runner.config, model_files)
+        except Unavailable:
+            runner.close()
+            raise
     return runner

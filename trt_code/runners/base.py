@@ -2,7 +2,7 @@
 
 import abc
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -65,12 +65,14 @@ class Runner(abc.ABC):
         device: "cpu" or "cuda".
         max_source: the longest source it takes, in tokens with bos and eos; None if unknown.
         max_batch: the most sentences it takes at once; None if only memory limits them.
+        config: the network's configuration where it was made from a checkpoint; None for a graph or a plan.
         make_ms: milliseconds that ``create`` took to make it; 0 where something else did.
     """
 
     make_ms: float = 0.0
     max_source: int | None = None
     max_batch: int | None = None
+    config: Any = None
 
     def __init__(self, name: str, precision: str, device: str):
         self.name, self.precision, self.device = name, precision, device

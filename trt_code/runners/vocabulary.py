@@ -1,40 +1,59 @@
-"""Finds a graph that was exported for other dictionaries than its model has now."""
+"""Finds networks that were made for other dictionaries than their model has now."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from train_model.data.dictionary import Dictionary
+from train_model.data.dictionary import misfit
 from trt_code.runners.base import Unavailable
+
+ADVICE = "give the dictionary that the network was trained with"
+
+
+def check_config(checkpoint: Path, config: Any, files: Any) -> None:
+    """Compare the vocabularies of a checkpoint with the model's dictionaries.
+
+    Args:
+        checkpoint: the file, for the message.
+        config: the network's configuration.
+        files: a ``ModelFolder``; a model without text is not judged.
+
+    Raises:
+        Unavailable: they differ.
+    """
+    if reason := misfit(checkpoint, "was trained with", vars(config), _dictionaries(files)):
+        raise Unavailable(f"{reason}: {ADVICE}")
 
 
 def check_vocabularies(graph: Path, metadata: Mapping[str, str], files: Any, remedy: str) -> None:
-    """Hold the sizes that the graph was exported with to the model's dictionaries.
-
-    Without this a word that the graph has no row for fails deep in its first layer, or a word that it
-    gives has no text.
+    """Compare the vocabularies that a graph was exported with to the model's dictionaries.
 
     Args:
         graph: the file, for the message.
         metadata: its own, with ``config`` as ``onnx_export`` writes it; one without is not judged.
-        files: a ``ModelFolder``; a model without text is not judged.
+        files: see :func:`check_config`.
         remedy: the command that makes the graph anew.
 
     Raises:
         Unavailable: they differ.
     """
+    sizes = sizes_in(metadata)
+    if reason := misfit(graph, "was exported for", sizes, _dictionaries(files)):
+        raise Unavailable(
+            f"{reason}: remove it and make it again ({remedy} MODEL={files.argument}) if you trained a new "
+            f"network, otherwise {ADVICE}"
+        )
+
+
+def sizes_in(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration in a graph's metadata; empty if there is none that can be read."""
     try:
         config = json.loads(metadata.get("config", "{}"))
-    except ValueError:
-        return
-    for side, path in (("src", files.src_dict), ("tgt", files.tgt_dict)):
-        exported = config.get(f"{side}_vocab") if isinstance(config, dict) else None
-        if path is None or exported is None:
-            continue
-        words = len(Dictionary.load(path))
-        if exported != words:
-            raise Unavailable(
-                f"{graph} was exported for a dictionary of {str(exported)[:20]} words and {path} has "
-                f"{words}: remove it and make it again ({remedy} MODEL={files.argument})"
-            )
+    except (ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _dictionaries(files: Any) -> dict[str, Any]:
+    return {"src": files.src_dict, "tgt": files.tgt_dict}

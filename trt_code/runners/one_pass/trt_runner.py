@@ -19,12 +19,14 @@ from onnx_export.paths import half_path, plain_path
 from train_model.cli import UserError
 from train_model.models.signatures import WHOLE
 from trt_code.engine.gpu import DeviceBuffer, check, installed_gpus, load_cudart
+from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Shape, best_profile
 from trt_code.engine.sidecar import describe_build, read_sidecar
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
 from trt_code.runners.spec import PRECISIONS, RunnerSpec
 from trt_code.runners.turns import Turns
+from trt_code.runners.vocabulary import check_vocabularies
 
 MAX_SHAPES = 64
 """Shapes that are kept ready. Each costs a context and small buffers; the longest unused one goes."""
@@ -52,7 +54,16 @@ def create(
     """
     plan = find_plan(Path(build_dir) / model_files.name / f"model.{precision}.plan")
     with plans_on(device, plan, instead="ort"):
-        return TrtRunner(plan, precision, RuntimeOptions(kernels, cuda_graph))
+        runner = TrtRunner(plan, precision, RuntimeOptions(kernels, cuda_graph))
+    check_plan(plan, model_files, f"make engine-{precision}")
+    return runner
+
+
+def check_plan(plan: Path, model_files: Any, remedy: str) -> None:
+    """Raise ``Unavailable`` if the graph beside a plan is for other dictionaries than the model has."""
+    graph = plan.parent / read_sidecar(plan).graph.path
+    if graph.is_file():
+        check_vocabularies(graph, read_graph_files(graph).metadata, model_files, remedy)
 
 
 def find_plan(plan: Path, half: str | None = None) -> Path:

@@ -27,6 +27,7 @@ from trt_code.runners.one_pass.trt_runner import (
     ReadyShapes,
     ShapeRun,
     Stream,
+    check_plan,
     find_plan,
     plans_on,
     source_shape,
@@ -55,7 +56,9 @@ def create(
     """
     path = find_plan(Path(build_dir) / model_files.name / f"model.{precision}.plan", "decoder")
     with plans_on(device, half_path(path, "decoder"), instead="ort-split"):
-        return TrtSplitRunner(path, precision, RuntimeOptions(kernels, cuda_graph))
+        runner = TrtSplitRunner(path, precision, RuntimeOptions(kernels, cuda_graph))
+    check_plan(half_path(path, "decoder"), model_files, f"make engine-{precision}-split")
+    return runner
 
 
 class TrtSplitRunner(Runner):

@@ -5,7 +5,7 @@ from typing import Any
 
 from trt_code.runners.base import Unavailable
 from trt_code.runners.memory import AllocatorMemory
-from trt_code.runners.one_pass.trt_runner import find_plan, plans_on
+from trt_code.runners.one_pass.trt_runner import check_plan, find_plan, plans_on
 from trt_code.runners.search import BEAM, SearchRunner
 from trt_code.runners.spec import PRECISIONS, RunnerSpec
 
@@ -39,6 +39,7 @@ def create(
             raise Unavailable("PyTorch, which does the search, sees no CUDA GPU (make doctor)")
         halves = EngineHalves(step, torch.device(device))
         halves.check_beam(BEAM if beam is None else beam)
+    check_plan(step, model_files, f"make engine-{precision}")
     memory = AllocatorMemory()  # PyTorch's; the engines' weights are TensorRT's
     runner = SearchRunner(
         name,

@@ -12,6 +12,7 @@ import torch
 from train_model.cli import UserError
 from train_model.data.dictionary import Dictionary
 from train_model.models.checkpoint import load_checkpoint
+from train_model.quantization.text import calibration_rows
 from trt_code.runners import Runner, Unavailable, create
 from trt_code.runners.base import WARM_UP
 from trt_code.runners.memory import ResidentMemory
@@ -52,6 +53,22 @@ def test_a_graph_of_another_dictionary_is_one_line(side, tiny_files, tiny_build,
     )
     with pytest.raises(Unavailable, match=re.escape(reason)):
         create("ort", files, "fp32", "cpu", build_dir=tiny_build)
+
+
+@pytest.mark.parametrize("side", ["src_dict", "tgt_dict"])
+def test_a_checkpoint_of_another_dictionary_is_one_line(side, tiny_files, tmp_path):
+    more = Dictionary.load(tiny_files.src_dict)
+    Dictionary([*more.counts, ("eleven", 1)]).save(tmp_path / "dict.txt")
+    files = dataclasses.replace(tiny_files, **{side: tmp_path / "dict.txt"})
+    reason = (
+        f"{tiny_files.checkpoint} was trained with a dictionary of {len(more)} words and "
+        f"{tmp_path}/dict.txt has {len(more) + 1}: give the dictionary that"
+    )
+    with pytest.raises(Unavailable, match=re.escape(reason)):
+        create("torch", files, "fp32", "cpu")
+    if side == "src_dict":
+        with pytest.raises(UserError, match=re.escape(reason)):
+            calibration_rows(files, None, 4, len(more), 24)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -45,6 +45,7 @@ from trt_code.engine.tensorrt_api import (
     deserialize,
     family_of,
     load_tensorrt,
+    one_line,
     process_logger,
     title_of,
 )
@@ -175,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _options(trt, args, graph)
     gpu = None if family_of(trt) is RTX else current_gpu()
     process_logger(trt).verbose = args.verbose
-    libraries = _plugin_libraries(trt, args.plugins)
+    libraries = _plugin_libraries(trt, graph, args.plugins)
     for library in libraries:
         load_plugins(trt, library)
 
@@ -310,9 +311,10 @@ def _refuse_functions(graph: GraphFiles) -> None:
         )
 
 
-def _plugin_libraries(trt: ModuleType, given: list[Path] | None) -> list[Path]:
-    if given:
-        return given
+def _plugin_libraries(trt: ModuleType, graph: GraphFiles, given: list[Path] | None) -> list[Path]:
+    """The libraries to load; none for a graph of standard operators alone, whose plan then needs none."""
+    if given or graph.metadata.get("plugins") == "none":
+        return given or []
     default = default_library(trt)
     return [default] if default.is_file() else []
 
@@ -325,7 +327,7 @@ def _parse(trt: ModuleType, network: Any, graph: GraphFiles) -> Any:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     lines = [
         f"node {error.node()} {error.node_name()!r} ({error.node_operator()}): "
-        + " ".join(error.desc().split())
+        + one_line(error.desc())
         for error in errors
     ]
     for line in lines[1:]:

@@ -157,12 +157,12 @@ def process_logger(trt: ModuleType):
         def first_error(self) -> str:
             """Return the first error since the last call as one line and forget all of them.
 
-            Those behind it are its consequences; without a GPU each comes with one that misses a driver.
+            Those behind it are its consequences.
             """
-            told = [message for message in self.errors if "catchCudaError" not in message]
-            message = next(iter(told or self.errors), "TensorRT gave no reason")
+            lines = filter(None, map(one_line, self.errors))
+            message = next(lines, "TensorRT gave no reason")
             self.errors.clear()
-            return " ".join(message.split())
+            return message
 
         def _is_news(self, msg: str) -> bool:
             known = msg in self._warned or any(part in msg for part in _EXPECTED_WARNINGS)
@@ -170,6 +170,15 @@ def process_logger(trt: ModuleType):
             return not known
 
     return Logger()
+
+
+# Without a GPU every error of the builder is followed by one that misses a driver.
+_NO_DRIVER = "[checkMacros.cpp::catchCudaError"
+
+
+def one_line(error: str) -> str:
+    """An error of TensorRT's as one line, without the missing driver that it may end with."""
+    return " ".join(error.partition(_NO_DRIVER)[0].split())
 
 
 # What the parser says about every network of this project, and nothing is wrong with.

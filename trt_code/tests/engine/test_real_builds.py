@@ -1,0 +1,200 @@
+"""Every kind of graph that the surgeon writes, through TensorRT's own parser and builder, without a GPU.
+
+The networks are small and of the public architectures. Nodes for plugins are parsed with creators in Python,
+made from the operators' schemas (``trt_code.engine.python_creators``). No engine is run.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from onnx_export import export, export_ar
+from onnx_export.paths import half_path
+from onnx_export.reference import with_reference_functions
+from onnx_export.tests.conftest import export_tiny
+from train_model.cli import UserError
+from train_model.tests.networks import network
+from trt_code import build_engine, onnx_surgeon
+from trt_code.build_engine import BuildOptions, build_plan
+from trt_code.engine import profiles as shapes
+from trt_code.engine.capabilities import PORTABLE
+from trt_code.engine.graph_files import read_graph_files
+from trt_code.engine.profiles import Profile, Shape, named_sizes
+from trt_code.engine.python_creators import registered
+from trt_code.engine.tensorrt_api import RTX, load_tensorrt, process_logger
+from trt_code.tests.surgeon import older_export
+
+PROFILE = Profile(Shape(1, 1), Shape(4, 6), Shape(8, 20))
+FORMS = ("lite", "none")
+
+
+@pytest.fixture(scope="module")
+def trt():
+    try:
+        return load_tensorrt(RTX)
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory) -> dict[str, Path]:
+    """Exported graphs: a one-pass network whole and in halves, and the steps of an autoregressive one."""
+    folder = tmp_path_factory.mktemp("exports")
+    exported = export_tiny(tmp_path_factory.mktemp("tiny"))
+    given = ["--checkpoint", str(exported.checkpoint), "--output", str(folder / "model.onnx")]
+    export.main([*given, "--split"])
+    (folder / "steps").mkdir()
+    export_ar.write(network("dynamic"), folder / "steps" / "model.onnx")
+    return {
+        "whole": exported.onnx,
+        "split": folder / "model.onnx",
+        "steps": folder / "steps" / "model.onnx",
+    }
+
+
+def patched(source: Path, kind: str, folder: Path, *flags: str) -> list[Path]:
+    """The graphs that the surgeon makes of an export; the lint is silent on them."""
+    output = folder / "model.patched.onnx"
+    split = ["--split"] if kind == "split" else []
+    given = ["--input", str(source), "--output", str(output), *split, *flags]
+    assert onnx_surgeon.main(given) == 0
+    halves = {"whole": [], "split": ["encoder", "decoder"], "steps": ["encoder"]}[kind]
+    return [*(half_path(output, half) for half in halves), *([] if split else [output])]
+
+
+def build(trt, path: Path, profile: Profile = PROFILE) -> bytes:
+    graph = read_graph_files(path)
+    options = BuildOptions(graph.is_tf32, compute_capabilities=PORTABLE)
+    creators = (
+        registered(trt) if graph.metadata.get("plugins") != "none" else contextlib.nullcontext()
+    )
+    with creators:
+        return bytes(build_plan(trt, graph, [profile], options, build_engine._ranges(graph, {})))
+
+
+@pytest.mark.parametrize(
+    ("kind", "plugins", "precision"),
+    [
+        ("whole", "lite", "fp32"),
+        *itertools.product(("whole", "split", "steps"), ["lite"], ("tf32", "fp16", "bf16")),
+        *itertools.product(("whole",), ["none"], ("tf32", "fp16", "bf16")),
+        *itertools.product(("split", "steps"), ["none"], ("fp16", "bf16")),
+    ],
+)
+def test_every_graph_is_built(trt, exports, tmp_path, kind, plugins, precision):
+    for path in patched(
+        exports[kind], kind, tmp_path, "--precision", precision, "--plugins", plugins
+    ):
+        model = onnx.load(path)
+        assert any(node.domain for node in model.graph.node) <= (plugins == "lite")
+        inspect(trt, model)
+        assert len(build(trt, path)) > 10_000
+
+
+def inspect(trt, model: onnx.ModelProto) -> None:
+    """Types and shapes as TensorRT infers them, for the smallest, usual and largest input, against the file.
+
+    Of every tensor that keeps its name: its type, its rank and the sizes that the file knows. Of the outputs:
+    the shapes that ONNX Runtime gives them.
+    """
+    runtime = onnxruntime.InferenceSession(
+        with_reference_functions(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    ranges = shapes.default_ranges(20)
+    for sizes in named_sizes(PROFILE, ranges):
+        fixed, feeds = onnx.ModelProto(), {}
+        fixed.CopyFrom(model)
+        for item in fixed.graph.input:
+            for dim in item.type.tensor_type.shape.dim:
+                if dim.HasField("dim_param"):
+                    dim.dim_value = sizes[dim.dim_param]
+            feeds[item.name] = example(item)
+        results = dict(
+            zip([o.name for o in model.graph.output], runtime.run(None, feeds), strict=True)
+        )
+        known = {item.name: item.type.tensor_type for item in model.graph.value_info}
+        with (
+            registered(trt)
+            if any(node.domain for node in model.graph.node)
+            else (contextlib.nullcontext())
+        ):
+            builder = trt.Builder(process_logger(trt))
+            flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+            parsed = builder.create_network(flags)
+            parser = trt.OnnxParser(parsed, process_logger(trt))
+            assert parser.parse(fixed.SerializeToString())
+            outputs = {t.name: t for t in map(parsed.get_output, range(parsed.num_outputs))}
+            assert outputs.keys() == results.keys()
+            for name, tensor in outputs.items():
+                assert tuple(tensor.shape) == results[name].shape, name
+                assert trt.nptype(tensor.dtype) == results[name].dtype, name
+            compared = 0
+            for layer in map(parsed.get_layer, range(parsed.num_layers)):
+                for tensor in map(layer.get_output, range(layer.num_outputs)):
+                    if tensor.name not in known:
+                        continue
+                    expected = known[tensor.name]
+                    kind = onnx.TensorProto.DataType.Name(expected.elem_type)
+                    assert tensor.dtype.name == NAMES.get(kind, kind), tensor.name
+                    if expected.HasField("shape"):
+                        dims = [
+                            d.dim_value if d.HasField("dim_value") else sizes.get(d.dim_param)
+                            for d in expected.shape.dim
+                        ]
+                        assert len(dims) == len(tensor.shape), tensor.name
+                        pairs = zip(dims, tensor.shape, strict=True)
+                        assert all(a in (None, b) for a, b in pairs), (tensor.name, dims)
+                    compared += 1
+            assert compared > len(known) / 2
+
+
+NAMES = {"FLOAT16": "HALF", "BFLOAT16": "BF16"}
+
+
+def example(item: onnx.ValueInfoProto) -> np.ndarray:
+    """An input of these sizes that every half takes: words, no padding, position 0."""
+    kind = item.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+    sizes = [dim.dim_value for dim in kind.shape.dim]
+    return np.full(sizes, 4 if item.name in ("src_tokens", "canvas", "tokens") else 0, dtype)
+
+
+def test_the_torchscript_form_is_refused_as_it_is_and_built_when_patched(trt, tmp_path):
+    older = tmp_path / "lite.onnx"
+    older_export.export_older(older)
+    with pytest.raises(UserError) as error:
+        build(trt, older, Profile(*[Shape(2, older_export.LENGTH)] * 3))
+    assert "dynamicconv_forward" in str(error.value)
+    assert "Plugin not found" in str(error.value)
+    for precision, plugins in itertools.product(("fp32", "fp16"), FORMS):
+        (path,) = patched(older, "whole", tmp_path, "--precision", precision, "--plugins", plugins)
+        assert len(build(trt, path, Profile(*[Shape(2, older_export.LENGTH)] * 3))) > 10_000
+
+
+def test_the_command_line_builds_and_says_what_for(trt, exports, tmp_path):
+    (path,) = patched(
+        exports["whole"], "whole", tmp_path, "--precision", "fp16", "--plugins", "none"
+    )
+    plan = tmp_path / "model.plan"
+    command = [sys.executable, "-m", "trt_code.build_engine", "--onnx", path, "--output", plan]
+    reply = subprocess.run(
+        [*command, "--compute-capability", "8.6"],
+        env=os.environ | {"TENSORRT": "rtx"},
+        capture_output=True,
+        text=True,
+    )
+    assert reply.returncode == 0, reply.stderr
+    assert f"{plan}: built by TensorRT RTX " in reply.stdout
+    assert " for 8.6 in " in reply.stdout
+    assert "WARNING" not in reply.stderr
+    sidecar = json.loads(Path(f"{plan}.json").read_text())
+    assert (sidecar["compute_capabilities"], sidecar["plugins"]) == (["8.6"], [])

@@ -51,28 +51,42 @@ class SplitSession:
         was not decoded is padding.
         """
         src_tokens = feeds[SRC_TOKENS]
+        encoded, lengths = self.encode(src_tokens)
+        outputs = self.decode(src_tokens, encoded, lengths)
+        return [outputs[name] for name in names]
+
+    def encode(self, src_tokens: np.ndarray) -> tuple[onnxruntime.OrtValue, np.ndarray]:
+        """The encoder's output, which stays where it was computed, and the predicted lengths [B] int64."""
         binding = self._encoder.io_binding()
         binding.bind_cpu_input(SRC_TOKENS, src_tokens)
         binding.bind_output("encoded", self._device)
         binding.bind_output("lengths", "cpu")
         self._encoder.run_with_iobinding(binding)
         encoded, lengths = binding.get_outputs()
+        return encoded, lengths.numpy()
 
-        lengths = lengths.numpy()
-        widest = canvas_width(src_tokens.shape[1], self._max_target)
+    def canvas_width(self, src_tokens: np.ndarray) -> int:
+        """The most tokens of a translation of these sources [B, S], both ends included."""
+        return canvas_width(src_tokens.shape[1], self._max_target)
+
+    def decode(
+        self, src_tokens: np.ndarray, encoded: onnxruntime.OrtValue, lengths: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The outputs by name for translations of these lengths [B], which are cut to the canvas."""
+        widest = self.canvas_width(src_tokens)
         width = min(int(lengths.max()), widest)
         binding = self._decoder.io_binding()
         binding.bind_cpu_input(SRC_TOKENS, src_tokens)
         binding.bind_ortvalue_input("encoded", encoded)
         binding.bind_cpu_input("canvas", initial_canvas(lengths, width))
-        for name in names:
+        for name in _FILL:
             binding.bind_output(name, "cpu")
         self._decoder.run_with_iobinding(binding)
         outputs = [value.numpy() for value in binding.get_outputs()]
-        return [
-            np.pad(output, ((0, 0), (0, widest - width)), constant_values=_FILL[name])
-            for name, output in zip(names, outputs, strict=True)
-        ]
+        return {
+            name: np.pad(output, ((0, 0), (0, widest - width)), constant_values=fill)
+            for (name, fill), output in zip(_FILL.items(), outputs, strict=True)
+        }
 
 
 def signature_names(session: onnxruntime.InferenceSession) -> tuple[list[str], list[str]]:

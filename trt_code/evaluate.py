@@ -18,7 +18,8 @@ from train_model.tables import Column, Table, as_json, write_files
 from trt_code import arguments
 from trt_code.measure.machine import describe
 from trt_code.runners import Unavailable, create
-from trt_code.text.translator import Translation, Translator
+from trt_code.text.codec import Translation
+from trt_code.text.translator import Translator
 
 TABLE = Table(
     [

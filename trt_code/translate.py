@@ -1,80 +1,146 @@
-"""Translate text: ``make translate TEXT="..."``, or sentences on stdin, one a line.
+"""Translate text: ``make translate TEXT="..."``, or sentences on stdin, one per line.
 
-Translations go to stdout in the order of the input, everything else to stderr. Exit status 2 and one
-line for what cannot be translated.
+Translations go to stdout in the order of the input, everything else to stderr. On a terminal each line is
+translated as it is entered. Exit status: 0; 1 if ``--on-error skip`` left lines out; 2 and one line of
+explanation if nothing more can be translated.
 """
 
 import contextlib
+import dataclasses
+import functools
 import itertools
+import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from train_model.cli import Parser, UserError, run, standard_input
 from train_model.data.tokenizer import Tokenizer
-from train_model.model_folder import find_model
-from train_model.progress import Task, task
+from train_model.model_folder import ModelFolder, find_model
+from train_model.progress import task
 from trt_code import arguments
-from trt_code.runners import RUNNERS, Runner, Unavailable, create
-from trt_code.text.translator import MAX_SENTENCES, MAX_TOKENS, Translator
+from trt_code.measure.machine import processors
+from trt_code.runners import Runner
+from trt_code.text.choice import open_runner
+from trt_code.text.codec import Codec, OnError, TooLong, Translation, Unknown
+from trt_code.text.pipeline import Pipeline
+from trt_code.text.translator import MAX_SENTENCES, MAX_TOKENS
 
-# Lines that are held at a time: sorting by length inside a window this large wastes little padding,
-# and input without end needs no memory without end.
-WINDOW = 8192
+MANY = 1024
+"""Lines from which on processes encode and decode, and a GPU has two runners."""
 LONG_INPUT = 256
-# The fastest first.
-PREFERENCE = ("trt-split", "trt", "cuda-graph", "ort-split", "ort", "torch")
+"""Lines from which on there is a progress bar."""
+PROMPT = "> "
 
 
 def read_lines(stream: Iterable[bytes]) -> Iterator[str]:
-    """Decode lines of bytes as UTF-8; what is no UTF-8 becomes U+FFFD, which no dictionary has."""
+    """Decode lines of bytes as UTF-8; other bytes become U+FFFD, which no dictionary has."""
     for number, line in enumerate(stream):
         text = line.decode("utf-8", errors="replace").removesuffix("\n").removesuffix("\r")
         yield text.removeprefix("\ufeff") if number == 0 else text
 
 
-def open_runner(name: str, files, precision: str, device: str, **options) -> Runner:
-    """The runner ``name``, or for "auto" the fastest that this machine can run.
+def prompted_lines() -> Iterator[str]:
+    """Lines that are entered on a terminal, up to Ctrl-D."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (input then has a history and can be edited)
+    with contextlib.suppress(EOFError):
+        while True:
+            yield input(PROMPT)
+    print(file=sys.stderr)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How lines are translated and written; see ``--help``."""
+
+    max_tokens: int = MAX_TOKENS
+    max_sentences: int = MAX_SENTENCES
+    too_long: TooLong = "refuse"
+    unknown: Unknown | None = None
+    on_error: OnError = "stop"
+    segmented: bool = False
+    n_best: int = 0
+    format: str = "text"
+
+
+def make_codec(files: ModelFolder, max_source: int | None, settings: Settings) -> Codec:
+    """The codec of a model, in any process."""
+    tokenizer = Tokenizer.from_files(files)
+    if settings.segmented:
+        options = tokenizer.options.segmented()
+        tokenizer = Tokenizer(options, tokenizer.src_dict, tokenizer.tgt_dict)
+    return Codec(tokenizer, max_source, settings.too_long, settings.unknown, settings.on_error)
+
+
+def written(number: int, source: str, translation: Translation, settings: Settings) -> str:
+    """What stdout gets for a line, without the last line end.
+
+    As text the translation; with hypotheses, line number, score and translation of each, between tabs. As
+    JSON one object.
+    """
+    if settings.format == "json":
+        entry = {"line": number, "source": source, "text": translation.text}
+        if translation.error:
+            entry["error"] = translation.error
+        else:
+            entry["hypotheses"] = [dataclasses.asdict(one) for one in translation.hypotheses]
+        return json.dumps(entry, ensure_ascii=False)
+    if not translation.hypotheses:
+        return translation.text
+    rows = (f"{number}\t{one.score:.4f}\t{one.text}" for one in translation.hypotheses)
+    return "\n".join(rows)
+
+
+def translate_stream(lines: Iterable[str], pipeline: Pipeline, settings: Settings) -> int:
+    """Translate ``lines`` to stdout; returns how many were refused.
 
     Raises:
-        UserError: none of them can run; the message has each one's reason.
+        UserError: a line is refused and lines are not skipped. What came before its window is written.
     """
-    reasons = []
-    for candidate in PREFERENCE if name == "auto" else [name]:
-        if candidate not in RUNNERS:
-            continue
-        try:
-            return create(candidate, files, precision, device, **options)
-        except Unavailable as unavailable:
-            reasons.append(f"{candidate}: {unavailable}")
-    raise UserError(f"cannot run {files.name} in {precision} on {device}: {'; '.join(reasons)}")
+    lines, sources = itertools.tee(lines)
+    refused = 0
+    for number, (source, translation) in enumerate(
+        zip(sources, pipeline.translate(lines), strict=True), start=1
+    ):
+        if translation.error:
+            refused += 1
+            print(f"skipped: {translation.error}", file=sys.stderr)
+        print(written(number, source, translation, settings))
+    sys.stdout.flush()
+    return refused
 
 
-def translate_stream(lines: Iterator[str], translator: Translator) -> None:
-    """Translate ``lines`` to stdout, window by window, with a progress bar for long input."""
-    first_line = 1
-    with contextlib.ExitStack() as bar:
-        shown: Task | None = None
-        while window := list(itertools.islice(lines, WINDOW)):
-            if len(window) > LONG_INPUT and first_line == 1:
-                shown = bar.enter_context(task("translating", unit="lines"))
-            if shown and len(window) < WINDOW:  # the last one: now the end is known
-                shown.total = first_line - 1 + len(window)
-            done = shown.advance if shown else lambda count: None
-            for translation in translator.translate(window, first_line, done):
-                print(translation.text)
-            sys.stdout.flush()
-            first_line += len(window)
+def converse(lines: Iterator[str], pipeline: Pipeline, settings: Settings) -> None:
+    """Translate each line as it comes; a line that is refused gets a message."""
+    for number, line in enumerate(lines, start=1):
+        (translation,) = pipeline.translate([line])
+        if translation.error:
+            print(translation.error.removeprefix("line 1: "), file=sys.stderr)
+        else:
+            print(written(number, line, translation, settings), flush=True)
 
 
-def main(argv: list[str] | None = None) -> None:
+def start_runners(
+    first: Runner, many: bool, again: Callable[[], Runner]
+) -> tuple[list[Runner], int]:
+    """The runners of a pipeline and its processes.
+
+    For a file a GPU gets two runners, so that the copies of one overlap with the work of the other, and
+    the processors encode and decode. On a CPU the network itself needs them.
+    """
+    if not many or first.device == "cpu":
+        return [first], 0
+    return [first, again()], max(1, processors() - 2)
+
+
+def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="python -m trt_code.translate", description=__doc__)
-    parser.add_argument("text", nargs="*", help="sentences; stdin, one a line, where none is given")
+    parser.add_argument("text", nargs="*", help="sentences; without any, stdin, one per line")
     arguments.add_model(parser)
     arguments.add_machine(parser)
     arguments.add_runner(parser)
     arguments.add_batching(parser, MAX_TOKENS, MAX_SENTENCES)
-    parser.add_argument("--too-long", choices=["refuse", "cut"], default="refuse")
-    parser.add_argument("--unknown", choices=["refuse", "keep"], default="refuse")
+    add_text(parser)
     arguments.add_search(parser)
     args = parser.parse_args(argv)
 
@@ -82,19 +148,81 @@ def main(argv: list[str] | None = None) -> None:
     if args.text == [""]:
         raise UserError("the text is empty; give a sentence to translate")
     options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
-    tokenizer = Tokenizer.from_files(files)
     device = arguments.device(args)
-    lines = iter(args.text) if args.text else read_lines(standard_input())
-    with open_runner(args.runner, files, args.precision, device, **options) as runner:
-        translator = Translator(
-            runner,
-            tokenizer,
-            args.max_tokens,
-            args.max_sentences,
-            args.too_long,
-            args.unknown,
+    interactive = not args.text and sys.stdin is not None and sys.stdin.isatty()
+    settings = Settings(
+        args.max_tokens,
+        args.max_sentences,
+        args.too_long,
+        args.unknown,
+        args.on_error or ("skip" if interactive else "stop"),
+        args.segmented,
+        args.n_best or int(args.scores or args.format == "json"),
+        args.format,
+    )
+    if interactive:
+        lines, many = prompted_lines(), False
+    else:
+        lines = iter(args.text) if args.text else read_lines(standard_input())
+        start = list(itertools.islice(lines, MANY))
+        many = len(start) == MANY
+        lines = itertools.chain(start, lines)
+    open_one = functools.partial(
+        open_runner,
+        args.runner,
+        files,
+        args.precision,
+        device,
+        "one" if interactive or len(start) < LONG_INPUT else "many",
+        **options,
+    )
+    with contextlib.ExitStack() as stack:
+        runners, processes = start_runners(open_one(), many, open_one)
+        for runner in runners:
+            stack.enter_context(runner)
+        codec = functools.partial(make_codec, files, runners[0].max_source, settings)
+        done: Callable[[int], None] = lambda count: None  # noqa: E731
+        if not interactive and len(start) > LONG_INPUT:
+            total = None if many else len(start)
+            done = stack.enter_context(task("translating", total, "lines")).advance
+        bounds = settings.max_tokens, settings.max_sentences
+        pipeline = stack.enter_context(
+            Pipeline(codec, runners, processes, *bounds, settings.n_best, done)
         )
-        translate_stream(lines, translator)
+        if interactive:
+            converse(lines, pipeline, settings)
+            return 0
+        return 1 if translate_stream(lines, pipeline, settings) else 0
+
+
+def add_text(parser: Parser) -> None:
+    """Add the options for what is read and written."""
+    text = parser.add_argument_group("text")
+    text.add_argument(
+        "--too-long", choices=["refuse", "cut"], default="refuse", help="default: refuse"
+    )
+    text.add_argument(
+        "--unknown",
+        choices=["refuse", "keep", "drop"],
+        help="units that the dictionary lacks: refuse the line, keep them as <unk>, or drop them; "
+        "default: the model's own policy",
+    )
+    text.add_argument(
+        "--on-error",
+        choices=["stop", "skip"],
+        help="a line that is refused ends everything, or is reported and left empty, with exit status 1; "
+        "default: stop, on a terminal skip",
+    )
+    text.add_argument(
+        "--segmented",
+        action="store_true",
+        help="input and output are subword units, separated by spaces",
+    )
+    text.add_argument("--format", choices=["text", "json"], default="text", help="default: text")
+    text.add_argument(
+        "--scores", action="store_true", help="write line number, score and translation, with tabs"
+    )
+    arguments.add_count(text, "--n-best", None, "translations per line, with scores; default: 1")
 
 
 if __name__ == "__main__":

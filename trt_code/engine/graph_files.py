@@ -4,9 +4,6 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-
 from train_model.cli import UserError
 
 OLD_EXPORT_POSITIONS = 254  # of the published lite.onnx, which does not say
@@ -52,6 +49,10 @@ def read_graph_files(path: Path) -> GraphFiles:
     Raises:
         UserError: the file is missing, is not ONNX, or lacks a file of its weights.
     """
+    # late: runners that need no graph come past this module
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
     if not path.is_file():
         raise UserError(f"no graph at {path}; make it with `make onnx patch`")
     try:

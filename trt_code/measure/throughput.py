@@ -19,9 +19,10 @@ from train_model.model_folder import ModelFolder, find_model
 from train_model.tables import Column, Table, as_json, facts, write_files
 from trt_code import arguments
 from trt_code.measure.machine import describe, processors
+from trt_code.text.choice import open_runner
+from trt_code.text.codec import Codec
 from trt_code.text.pipeline import Pipeline
-from trt_code.text.translator import Codec
-from trt_code.translate import open_runner, read_lines
+from trt_code.translate import read_lines
 
 SEED = 20261122
 """Of the generated sentences; no corpus of the project has the same."""

@@ -18,9 +18,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from trt_code.runners import Output, Runner
+from train_model.cli import UserError
+from train_model.models.hypotheses import Found
+from trt_code.runners import Runner
 from trt_code.text import batching
-from trt_code.text.translator import Codec, Translation
+from trt_code.text.codec import Codec, Translation
+from trt_code.text.translator import run_batch
 
 WINDOW = 8192
 CHUNK = 256
@@ -64,6 +67,8 @@ class Pipeline:
         runners: they are used by one thread each and stay the caller's.
         processes: for encoding and decoding; 0 does both in the calling process.
         max_tokens, max_sentences: bounds of a batch, padding included.
+        n_best: hypotheses with scores for each line; 0 gives the text alone.
+        done: called with the number of lines finished, after every batch and from any thread.
     """
 
     def __init__(
@@ -73,8 +78,10 @@ class Pipeline:
         processes: int,
         max_tokens: int,
         max_sentences: int,
+        n_best: int = 0,
+        done: Callable[[int], None] = lambda count: None,
     ):
-        self._runners = runners
+        self._runners, self._n_best, self._done = runners, n_best, done
         self._max_tokens = max_tokens
         limits = [runner.max_batch for runner in runners if runner.max_batch]
         self._max_sentences = min([max_sentences, *limits])
@@ -108,18 +115,18 @@ class Pipeline:
                 encoding.append(self._encode(window, first))
                 first += len(window)
             if encoding:
-                decoding.append(self._run(self._rows(encoding.popleft())))
+                try:
+                    rows = self._rows(encoding.popleft())
+                except UserError:
+                    for window in decoding:
+                        yield from self._texts(*window)
+                    raise
+                decoding.append(self._run(*rows))
             if not decoding:
                 break
             if len(decoding) > 1 or not encoding:
                 yield from self._texts(*decoding.popleft())
         self.spent.wall += time.perf_counter() - begin
-
-    def warm_up(self) -> None:
-        """Start every process, so that the first lines need not wait for it."""
-        if isinstance(self._pool, concurrent.futures.ProcessPoolExecutor):
-            count = self._pool._max_workers
-            concurrent.futures.wait([self._pool.submit(time.sleep, 0.2) for _ in range(count)])
 
     def close(self) -> None:
         """End the processes."""
@@ -137,17 +144,25 @@ class Pipeline:
             for at in range(0, len(lines), CHUNK)
         ]
 
-    def _rows(self, encoding: list[concurrent.futures.Future]) -> list[np.ndarray]:
+    def _rows(
+        self, encoding: list[concurrent.futures.Future]
+    ) -> tuple[list[np.ndarray], list[str]]:
+        """The rows of a window, and why a line was skipped, or ""."""
         rows: list[np.ndarray] = []
+        errors: list[str] = []
         for future in encoding:
-            tokens, ends, seconds = future.result()
+            tokens, ends, reasons, seconds = future.result()
             rows += np.split(tokens, ends[:-1])
+            errors += reasons
             self.spent.add(encode=seconds)
-        return rows
+        return rows, errors
 
-    def _run(self, rows: list[np.ndarray]) -> tuple[int, list[tuple[list[int], Any]]]:
-        """Translate a window: how many lines it has, and for each batch its lines and their texts."""
+    def _run(
+        self, rows: list[np.ndarray], errors: list[str]
+    ) -> tuple[list[str], list[tuple[list[int], Any]]]:
+        """Translate a window: its errors, and for each batch its lines and their texts."""
         filled = [i for i, row in enumerate(rows) if len(row)]
+        self._done(len(rows) - len(filled))
         lengths = [len(rows[i]) for i in filled]
         batches = batching.by_length(lengths, self._max_tokens, self._max_sentences)
         todo = collections.deque([filled[i] for i in batch] for batch in batches)
@@ -157,23 +172,22 @@ class Pipeline:
             with contextlib.suppress(IndexError):  # none is left
                 while True:
                     batch = todo.popleft()
-                    output = self._run_batch(runner, [rows[i] for i in batch])
-                    # a quarter of what would go to the process otherwise
-                    narrow = output.tokens.astype(
-                        np.uint16 if output.tokens.max() < 2**16 else np.int32
-                    )
-                    decoding.append((batch, self._pool.submit(_decode, narrow)))
+                    result = self._run_batch(runner, [rows[i] for i in batch])
+                    if isinstance(result, np.ndarray):  # a quarter of what would go to the process
+                        result = result.astype(np.uint16 if result.max() < 2**16 else np.int32)
+                    decoding.append((batch, self._pool.submit(_decode, result)))
+                    self._done(len(batch))
 
         with concurrent.futures.ThreadPoolExecutor(len(self._runners)) as threads:
             running = [threads.submit(keep_busy, runner) for runner in self._runners]
             for thread in running:
                 thread.result()
-        return len(rows), list(decoding)
+        return errors, list(decoding)
 
-    def _run_batch(self, runner: Runner, rows: list[np.ndarray]) -> Output:
+    def _run_batch(self, runner: Runner, rows: list[np.ndarray]) -> np.ndarray | Found:
         tokens = batching.pad(rows)
         start = time.perf_counter()
-        output = runner.run(tokens)
+        result = run_batch(runner, tokens, self._n_best)
         self.spent.add(
             network=time.perf_counter() - start,
             batches=1,
@@ -181,10 +195,10 @@ class Pipeline:
             source_tokens=sum(map(len, rows)),
             padded_tokens=tokens.size,
         )
-        return output
+        return result
 
-    def _texts(self, count: int, decoding: list[tuple[list[int], Any]]) -> list[Translation]:
-        translations = [Translation("", 0)] * count
+    def _texts(self, errors: list[str], decoding: list[tuple[list[int], Any]]) -> list[Translation]:
+        translations = [Translation("", 0, error=error) for error in errors]
         for batch, future in decoding:
             results, seconds = future.result()
             self.spent.add(decode=seconds, target_tokens=sum(result.tokens for result in results))
@@ -216,14 +230,14 @@ def _start(make_codec: Callable[[], Codec]) -> None:
     _codec = make_codec()
 
 
-def _encode(lines: list[str], first: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Tokens of all lines in a row, where each line ends in it, and the seconds it took."""
+def _encode(lines: list[str], first: int) -> tuple[np.ndarray, np.ndarray, list[str], float]:
+    """Tokens of all lines in a row, where each line ends in it, errors, and the seconds it took."""
     start = time.process_time()
-    rows = [_codec.encode(line, number) for number, line in enumerate(lines, start=first)]
+    rows, errors = _codec.encode_lines(lines, first)
     tokens = np.fromiter(itertools.chain.from_iterable(rows), np.int64)
-    return tokens, np.cumsum([len(row) for row in rows]), time.process_time() - start
+    return tokens, np.cumsum([len(row) for row in rows]), errors, time.process_time() - start
 
 
-def _decode(tokens: np.ndarray) -> tuple[list[Translation], float]:
+def _decode(result: np.ndarray | Found) -> tuple[list[Translation], float]:
     start = time.process_time()
-    return [_codec.decode(row) for row in tokens], time.process_time() - start
+    return _codec.decode(result), time.process_time() - start

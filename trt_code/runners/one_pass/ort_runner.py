@@ -4,20 +4,25 @@ A patched file is written for TensorRT and has plugin nodes that ONNX Runtime do
 reference functions are put back in memory, so what runs is the very graph that TensorRT gets.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from train_model.cli import UserError
+from train_model.data.dictionary import PAD
+from train_model.models.hypotheses import Found
 from train_model.models.signatures import SPLIT, SRC_TOKENS, WHOLE
-from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
+from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable, rank
 from trt_code.runners.memory import DeviceMemory, ResidentMemory
 from trt_code.runners.spec import Graphs, RunnerSpec
 from trt_code.runners.timing import wall_ms
 
 _INT8 = "model.qdq"
+SHORTEST = 3  # tokens of a translation with something between both ends
 OUTPUTS = [*WHOLE.outputs]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -109,12 +114,32 @@ class OrtRunner(Runner):
         self.max_source = int(limit) if limit else None
 
     def run(self, src_tokens: np.ndarray) -> Output:
+        with self._failures():
+            return Output(*self._session.run(OUTPUTS, {SRC_TOKENS: src_tokens}))
+
+    def candidates(self, src_tokens: np.ndarray, count: int) -> Found:
+        """Translations of the predicted length and of those next to it; only of two halves."""
+        if not self._is_split or count == 1:
+            return super().candidates(src_tokens, count)
+        outputs = []
+        with self._failures():
+            encoded, predicted = self._session.encode(src_tokens)
+            widest = self._session.canvas_width(src_tokens)
+            for lengths in nearest_lengths(predicted, count, widest).T:
+                found = self._session.decode(src_tokens, encoded, np.maximum(lengths, SHORTEST))
+                tokens, scores = (found[name] for name in OUTPUTS)
+                tokens[lengths == 0] = PAD
+                outputs.append(Output(tokens, scores))
+        return rank(outputs)
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Shapes that do not fit are found when the network runs, not when it is opened."""
         try:
-            tokens, scores = self._session.run(OUTPUTS, {SRC_TOKENS: src_tokens})
-        except Exception as error:  # shapes that do not fit are found here, not when it is opened
+            yield
+        except Exception as error:  # onnxruntime's own types differ between versions
             reason = str(error).splitlines()[0]
             raise UserError(f"ONNX Runtime fails in {self._path}: {reason}") from error
-        return Output(tokens, scores)
 
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
         if self.device == "cpu" or self._is_split:
@@ -140,6 +165,20 @@ class OrtRunner(Runner):
 
     def close(self) -> None:
         self._session = None
+
+
+def nearest_lengths(predicted: np.ndarray, count: int, widest: int) -> np.ndarray:
+    """The ``count`` lengths nearest to each predicted one [B], that one first, as [B, count].
+
+    They have room for a token between both ends and are at most ``widest``; 0 where there are fewer.
+    """
+    predicted = np.clip(predicted, 2, widest)
+    offsets = np.array(sorted(range(-widest, widest + 1), key=lambda offset: (abs(offset), offset)))
+    lengths = predicted[:, None] + offsets
+    valid = (lengths == predicted[:, None]) | ((lengths >= SHORTEST) & (lengths <= widest))
+    order = np.argsort(~valid, axis=1, kind="stable")[:, :count]
+    chosen = np.take_along_axis(np.where(valid, lengths, 0), order, 1)
+    return np.pad(chosen, ((0, 0), (0, count - chosen.shape[1])))
 
 
 def _open(path: Path, precision: str, device: str, threads: int):

@@ -5,6 +5,7 @@ with its own framework.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -70,14 +71,28 @@ class SearchRunner(Runner):
             raise UserError(error) from error
 
     def run(self, src_tokens: np.ndarray) -> Output:
+        return as_output(self._found(src_tokens, self._options))
+
+    def candidates(self, src_tokens: np.ndarray, count: int) -> Found:
+        beam = max(self._options.beam, count)
+        found = self._found(src_tokens, dataclasses.replace(self._options, beam=beam))
+        return Found(
+            np.minimum(found.counts, count),
+            *(
+                array[:, :count]
+                for array in (found.tokens, found.positional_scores, found.lengths, found.scores)
+            ),
+        )
+
+    def _found(self, src_tokens: np.ndarray, options: SearchOptions) -> Found:
         try:
             with self._turns, self._during():
-                found = self._search(without_bos(src_tokens), self._options)
+                found = self._search(without_bos(src_tokens), options)
         except ValueError as error:  # the beam does not fit the vocabulary
             raise UserError(error) from error
         if not found.counts.all():  # no score is above another where they are not numbers
             raise UserError("the network gives scores that are no numbers; make its files again")
-        return as_output(found)
+        return found
 
     def peak_memory(self) -> int:
         return self._peak_memory()

@@ -11,7 +11,7 @@ from trt_code import evaluate
 from trt_code.runners import RUNNERS
 from trt_code.tests.conftest import SENTENCES
 from trt_code.tests.runners import fake_runner
-from trt_code.text.translator import Translation
+from trt_code.text.codec import Translation
 
 
 def test_score_counts_texts_and_lengths(tiny_files):

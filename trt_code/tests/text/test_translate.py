@@ -1,20 +1,31 @@
 """Text in, text out: order, batches, empty lines, and what is refused."""
 
+import dataclasses
 import io
 import itertools
+import json
+import os
+import pickle
+import subprocess
 import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from train_model.cli import UserError
+from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
 from trt_code import translate
 from trt_code.runners import RUNNERS
 from trt_code.tests.conftest import SENTENCES, WORDS
 from trt_code.tests.runners import fake_runner
 from trt_code.tests.runners.fake_runner import FakeRunner
+from trt_code.text import choice, pipeline
 from trt_code.text.translator import Translator
 
 
@@ -104,12 +115,12 @@ def test_lines_are_bytes_between_newlines():
 @pytest.fixture
 def fake(monkeypatch, zoo):
     monkeypatch.setitem(RUNNERS, "fake", fake_runner.SPECS)
-    monkeypatch.setattr(translate, "PREFERENCE", ("fake",))
+    monkeypatch.setattr(choice, "CANDIDATES", ("fake",))
 
 
-def run_translate(monkeypatch, *arguments: str, stdin: bytes = b"") -> None:
+def run_translate(monkeypatch, *arguments: str, stdin: bytes = b"") -> int:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-    translate.main(["--model", "tiny", "--device", "cpu", *arguments])
+    return translate.main(["--model", "tiny", "--device", "cpu", *arguments])
 
 
 def test_stdin_to_stdout(fake, monkeypatch, capsys):
@@ -121,7 +132,7 @@ def test_stdin_to_stdout(fake, monkeypatch, capsys):
 
 
 def test_windows_keep_order_and_line_numbers(fake, monkeypatch, capsys):
-    monkeypatch.setattr(translate, "WINDOW", 3)
+    monkeypatch.setattr(pipeline, "WINDOW", 3)
     monkeypatch.setattr(translate, "LONG_INPUT", 2)
     lines = list(itertools.islice(itertools.cycle(WORDS), 11))
     run_translate(monkeypatch, stdin="\n".join(lines).encode())
@@ -165,3 +176,218 @@ def test_options_of_beam_search_warn(option, value, warned, fake, monkeypatch, c
     captured = capsys.readouterr()
     assert captured.out == "one\n"
     assert (f"warning: {option} {value} is ignored" in captured.err) == warned
+
+
+def test_skipped_lines_are_reported_and_the_others_translated(fake, monkeypatch, capsys):
+    lines = "one\nж two\nthree\n"
+    assert run_translate(monkeypatch, "--on-error", "skip", stdin=lines.encode()) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "one\n\nthree\n"
+    assert captured.err.startswith("skipped: line 2: the model's dictionary has no")
+    assert run_translate(monkeypatch, "--on-error", "skip", stdin=b"one\n") == 0
+
+
+def test_unknown_symbols_are_dropped(tokenizer):
+    translator = Translator(FakeRunner(), tokenizer, unknown="drop")
+    assert texts(translator, ["one ж two", "ж"]) == ["one two", ""]
+
+
+def test_json_has_the_source_the_scores_and_the_units(fake, monkeypatch, capsys):
+    assert run_translate(monkeypatch, "--format", "json", stdin=b"two hundred\n\n") == 0
+    first, empty = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {
+        "line": 1,
+        "source": "two hundred",
+        "text": "two hundred",
+        "hypotheses": [
+            {
+                "text": "two hundred",
+                "score": -1.0,
+                "tokens": ["two", "hundred"],
+                "token_scores": [-1.0, -1.0],
+            }
+        ],
+    }
+    assert empty == {"line": 2, "source": "", "text": "", "hypotheses": []}
+
+
+def test_json_has_the_reason_of_a_skipped_line(fake, monkeypatch, capsys):
+    assert run_translate(monkeypatch, "--format", "json", "--on-error", "skip", "ж") == 1
+    assert "no 'ж'" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_scores_as_text_have_columns(fake, monkeypatch, capsys):
+    run_translate(monkeypatch, "--scores", "one", "two")
+    assert capsys.readouterr().out == "1\t-1.0000\tone\n2\t-1.0000\ttwo\n"
+
+
+def test_several_translations_need_a_runner_that_gives_them(fake, monkeypatch):
+    with pytest.raises(UserError, match="one translation per sentence; for more use --runner"):
+        run_translate(monkeypatch, "--n-best", "3", "one")
+
+
+def test_input_and_output_in_units(fake, monkeypatch, capsys):
+    run_translate(monkeypatch, "--segmented", "t@@ w@@ o one")
+    assert capsys.readouterr().out == "t@@ w@@ o one\n"
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gives_a_prompt_and_answers_line_by_line(fake, monkeypatch, capsys):
+    entered = iter(["one two", "ж", "three"])
+    shown = []
+
+    def ask(prompt):
+        shown.append(capsys.readouterr().out)
+        assert prompt == "> "
+        try:
+            return next(entered)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", ask)
+    monkeypatch.setattr(sys, "stdin", Terminal(io.BytesIO()))
+    assert translate.main(["--model", "tiny", "--device", "cpu"]) == 0
+    assert shown == ["", "one two\n", "", "three\n"]
+
+
+def test_lengths_next_to_the_predicted_one():
+    from trt_code.runners.one_pass.ort_runner import nearest_lengths
+
+    lengths = nearest_lengths(np.array([5, 3, 2, 9]), 4, 6)
+    assert lengths.tolist() == [[5, 4, 6, 3], [3, 4, 5, 6], [2, 3, 4, 5], [6, 5, 4, 3]]
+    assert nearest_lengths(np.array([3]), 4, 4).tolist() == [[3, 4, 0, 0]]
+
+
+def test_candidates_of_one_pass_are_those_of_the_decoder_alone(tiny_files, tmp_path):
+    """Each hypothesis is what the decoder gives for its length; the first is what ``run`` gives."""
+    from onnx_export import export
+    from train_model.models.canvas import initial_canvas
+    from train_model.models.checkpoint import load_checkpoint
+    from train_model.models.split import SplitDecoder, SplitEncoder
+    from trt_code.runners import create
+
+    output = tmp_path / "tiny" / "model.onnx"
+    export.main(["--checkpoint", str(tiny_files.checkpoint), "--output", str(output), "--split"])
+    tokens = Tokenizer.from_files(tiny_files).encode("two hundred and three")
+    source = np.array([tokens, [*tokens[:-2], 2, 1]])
+    with create("ort-split", tiny_files, "fp32", "cpu", build_dir=tmp_path) as runner:
+        found, plain = runner.candidates(source, 3), runner.run(source)
+    assert found.counts.tolist() == [3, 3]
+    assert (found.scores[:, 1] >= found.scores[:, 2]).all()
+    model = load_checkpoint(tiny_files.checkpoint).model.eval()
+    with torch.inference_mode():
+        encoded, predicted = SplitEncoder(model)(torch.from_numpy(source))
+        for row in range(2):
+            lengths = found.lengths[row] + 1
+            assert lengths[0] == predicted[row]
+            assert sorted(lengths - lengths[0]) == [-1, 0, 1]
+            for rank in range(3):
+                canvas = initial_canvas(lengths[rank : rank + 1], int(lengths[rank]))
+                expected, scores = SplitDecoder(model)(
+                    torch.from_numpy(source[row : row + 1]),
+                    encoded[row : row + 1],
+                    torch.from_numpy(canvas),
+                )
+                width = found.lengths[row, rank]
+                assert found.tokens[row, rank, :width].tolist() == expected[0, 1:].tolist()
+                np.testing.assert_allclose(
+                    found.positional_scores[row, rank, :width], scores[0, 1:], atol=1e-4
+                )
+        assert (found.tokens[:, 0] == plain.tokens[:, 1:]).all()
+
+
+def test_the_fastest_of_two_is_measured_once(tiny_files, tmp_path, monkeypatch, capsys):
+    from trt_code.runners import Runner
+
+    opened = []
+
+    class Timed(FakeRunner):
+        def run(self, src_tokens):
+            time.sleep(0.002 if (self.name == "slow") == (len(src_tokens) == 1) else 0)
+            return super().run(src_tokens)
+
+    def create(name, *_, **__) -> Runner:
+        opened.append(name)
+        runner = Timed()
+        runner.name = name
+        return runner
+
+    for name in ("slow", "fast"):
+        monkeypatch.setitem(RUNNERS, name, "")
+    monkeypatch.setattr(choice, "CANDIDATES", ("slow", "fast"))
+    monkeypatch.setattr(choice, "create", create)
+    folder = tmp_path / tiny_files.name
+    folder.mkdir()
+    (folder / "model.onnx").touch()
+
+    def opens(load):
+        runner = choice.open_runner("auto", tiny_files, "fp32", "cpu", load, build_dir=tmp_path)
+        return runner.name
+
+    assert opens("one") == "fast"
+    assert "fastest here for 1 x 16 tokens: slow" in capsys.readouterr().err
+    assert opened == ["slow", "fast"]
+    assert (opens("one"), opens("many")) == ("fast", "slow")
+    assert opened == ["slow", "fast", "fast", "slow"]
+    os.utime(folder / "model.onnx", (0, 0))
+    assert opens("one") == "fast"
+    assert opened[4:] == ["slow", "fast"]
+    (folder / "fastest.json").write_text("[]")
+    assert opens("many") == "slow"
+
+
+WITHOUT_TORCH = """
+import pickle, sys
+from pathlib import Path
+from trt_code import translate
+files = pickle.loads(Path(sys.argv[1]).read_bytes())
+translate.find_model = lambda *_: files
+translate.main(["--device", "cpu", "--build-dir", sys.argv[2], "--n-best", "2", *sys.argv[3:]])
+print([name for name in ("torch", "onnx", "onnx_ir") if name in sys.modules])
+"""
+
+
+def run_without_torch(files, build, folder, *arguments: str) -> list[str]:
+    """Lines of stdout of a process that translates and then names the large packages it imported."""
+    pickled = folder / "files"
+    pickled.write_bytes(pickle.dumps(files))
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(pickled), str(build), *arguments]
+    reply = subprocess.run(command, capture_output=True, text=True)
+    assert reply.returncode == 0, reply.stderr
+    return reply.stdout.splitlines()
+
+
+def test_a_one_pass_network_needs_no_pytorch(tiny_files, tmp_path):
+    from onnx_export import export
+
+    output = tmp_path / "tiny" / "model.onnx"
+    export.main(["--checkpoint", str(tiny_files.checkpoint), "--output", str(output), "--split"])
+    *translations, imported = run_without_torch(tiny_files, tmp_path, tmp_path, "two", "ten")
+    assert [line[0] for line in translations] == ["1", "1", "2", "2"]
+    assert imported == "[]"
+
+
+def test_an_autoregressive_network_needs_no_pytorch(tiny_files, tmp_path):
+    from onnx_export import export
+
+    fixture = Path(export.__file__).parents[1] / "train_model/tests/fixtures/checkpoint_ar.pt"
+    dictionary = tmp_path / "dict.txt"
+    dictionary.write_text("".join(f"w{index} 1\n" for index in range(196)))
+    files = dataclasses.replace(
+        tiny_files,
+        name="small",
+        architecture="transformer_multibranch_v2",
+        checkpoint=fixture,
+        src_dict=dictionary,
+        tgt_dict=dictionary,
+        text=TextOptions(subwords="none"),
+    )
+    output = tmp_path / "small" / "model.onnx"
+    export.main(["--checkpoint", str(fixture), "--output", str(output)])
+    *translations, imported = run_without_torch(files, tmp_path, tmp_path, "--beam", "3", "w5 w9")
+    assert [line[0] for line in translations] == ["1", "1"]
+    assert imported == "[]"

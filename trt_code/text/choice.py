@@ -1,0 +1,117 @@
+"""The runner of a translation: the one asked for, or the fastest here, by a measurement that is kept."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from train_model.cli import UserError, atomic_path
+from train_model.data.dictionary import BOS, EOS, SPECIALS, Dictionary
+from trt_code.runners import RUNNERS, Runner, Unavailable, create
+from trt_code.runners.base import wall_ms
+
+CANDIDATES = ("trt-split", "trt", "cuda-graph", "ort-split", "ort")
+FALLBACK = "torch"
+Load = Literal["one", "many"]
+SHAPES: dict[Load, tuple[int, int]] = {"one": (1, 16), "many": (32, 32)}
+"""What is measured: sentences and source tokens of an interactive use and of a file."""
+PASSES = 5
+
+
+def open_runner(
+    name: str,
+    files: Any,
+    precision: str,
+    device: str,
+    load: Load = "many",
+    **options: Any,
+) -> Runner:
+    """Open the runner ``name``, or for "auto" the fastest of those that are built.
+
+    The first "auto" with several of them measures each, which takes seconds, and writes what it found to
+    ``fastest.json`` in the folder of the built files. Files that are built later are measured again.
+
+    Args:
+        load: whether a sentence at a time counts, or many of them.
+        options: see ``runners.create``.
+
+    Raises:
+        UserError: none of them can run; the message has each one's reason.
+    """
+    names = [known for known in CANDIDATES if known in RUNNERS] if name == "auto" else [name]
+    folder = Path(options.get("build_dir", "build")) / files.name
+    record = folder / "fastest.json"
+    key, built = f"{device} {precision} {options.get('threads', 0)} threads", _built(folder)
+    kept = _read(record)
+    if name == "auto" and (found := _kept(kept, key, built, load)) in names:
+        with contextlib.suppress(Unavailable):
+            return create(found, files, precision, device, **options)
+    runners, reasons = [], []
+    for candidate in names:
+        try:
+            runners.append(create(candidate, files, precision, device, **options))
+        except Unavailable as unavailable:
+            reasons.append(f"{candidate}: {unavailable}")
+    if not runners and name == "auto":
+        with contextlib.suppress(Unavailable):
+            return create(FALLBACK, files, precision, device, **options)
+    if not runners:
+        raise UserError(f"cannot run {files.name} in {precision} on {device}: {'; '.join(reasons)}")
+    if len(runners) == 1:
+        return runners[0]
+    times = {load: _measure(runners, files, *shape) for load, shape in SHAPES.items()}
+    with contextlib.suppress(UserError), atomic_path(record) as path:  # a folder that is read-only
+        entry = {"built": built, "milliseconds": times}
+        path.write_text(json.dumps(kept | {key: entry}, indent=1) + "\n", encoding="utf-8")
+    fastest = min(times[load], key=times[load].__getitem__)
+    shown = ", ".join(f"{name} {times[load][name]:.1f} ms" for name in times[load])
+    batch, length = SHAPES[load]
+    print(f"fastest here for {batch} x {length} tokens: {shown}; kept in {record}", file=sys.stderr)
+    for runner in runners:
+        if runner.name != fastest:
+            runner.close()
+    return next(runner for runner in runners if runner.name == fastest)
+
+
+def _measure(runners: list[Runner], files: Any, batch: int, length: int) -> dict[str, float]:
+    """Milliseconds of each runner's fastest pass; they take turns, so that other work hits them alike."""
+    length = min([length, *(r.max_source for r in runners if r.max_source)])
+    batch = min([batch, *(r.max_batch for r in runners if r.max_batch)])
+    words = len(Dictionary.load(files.src_dict))
+    tokens = np.random.default_rng(0).integers(len(SPECIALS), words, (batch, length))
+    tokens[:, 0], tokens[:, -1] = BOS, EOS
+    passes: dict[str, list[float]] = {runner.name: [] for runner in runners}
+    for _ in range(1 + PASSES):
+        for runner in runners:
+            passes[runner.name].append(wall_ms(lambda runner=runner: runner.run(tokens)))
+    return {name: round(min(times[1:]), 3) for name, times in passes.items()}
+
+
+def _built(folder: Path) -> dict[str, int]:
+    """The files that runners open and when they were written."""
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in sorted(folder.glob("*"))
+        if path.suffix in (".onnx", ".plan")
+    }
+
+
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _kept(kept: dict[str, Any], key: str, built: dict[str, int], load: Load) -> str | None:
+    """The runner that was the fastest with the same files, or None."""
+    try:
+        entry = kept[key]
+        times = entry["milliseconds"][load]
+        return min(times, key=times.__getitem__) if entry["built"] == built else None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None

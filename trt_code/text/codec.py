@@ -1,0 +1,175 @@
+"""One line of text to a network's tokens, and what the network gives back to text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from train_model.cli import UserError
+from train_model.data.dictionary import EOS, UNK
+from train_model.data.tokenizer import Tokenizer, normalise
+from train_model.models.hypotheses import Found
+from trt_code.text import batching
+
+Unknown = Literal["refuse", "keep", "drop"]
+TooLong = Literal["refuse", "cut"]
+OnError = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One of the translations of a sentence.
+
+    Attributes:
+        text: without subword marks and special symbols.
+        score: higher is better. For a search the sum of the log-probabilities by the length to the power
+            of its penalty; for a one-pass network the mean of its token scores, which only ranks.
+        tokens: subword units.
+        token_scores: one per unit.
+    """
+
+    text: str
+    score: float
+    tokens: tuple[str, ...]
+    token_scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A line's translation.
+
+    Attributes:
+        text: the best one, without subword marks and special symbols; empty for a line without text.
+        tokens: how many tokens the network gave, both ends included; 0 for an empty line.
+        hypotheses: the best ones, if they were asked for; the first has ``text``.
+        error: why the line was refused; its text is then empty.
+    """
+
+    text: str
+    tokens: int
+    hypotheses: tuple[Hypothesis, ...] = ()
+    error: str = ""
+
+
+class Codec:
+    """Text to what a network takes, and what it gives to text.
+
+    What the model cannot translate is refused by default, with the line that holds it: a sentence
+    longer than the model's positions, and symbols that its dictionary does not have.
+
+    Args:
+        max_source: the most tokens of a sentence; None if unknown.
+        too_long: "refuse", or "cut" the tokens behind the last position.
+        unknown: "refuse", "keep" them as ``<unk>``, or "drop" them; None takes the model's own policy.
+        on_error: "stop" at a line that is refused, or "skip" it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        max_source: int | None,
+        too_long: TooLong = "refuse",
+        unknown: Unknown | None = None,
+        on_error: OnError = "stop",
+    ):
+        self._tokenizer, self._max_source = tokenizer, max_source
+        self._too_long, self._unknown = too_long, unknown or tokenizer.options.unknown
+        self._on_error = on_error
+
+    def encode_lines(self, lines: Sequence[str], first: int) -> tuple[list[list[int]], list[str]]:
+        """The tokens of every line, none for one without text, and why a line was skipped, or "".
+
+        Raises:
+            UserError: a line is refused, and lines are not skipped.
+        """
+        rows, errors = [], []
+        for number, line in enumerate(lines, start=first):
+            row, error = [], ""
+            try:
+                row = self.encode(line, number)
+            except UserError as reason:
+                if self._on_error == "stop":
+                    raise
+                error = str(reason)
+            rows.append(row)
+            errors.append(error)
+        return rows, errors
+
+    def encode(self, line: str, number: int) -> list[int]:
+        """The tokens of a line, none if it has no text; ``number`` is for messages.
+
+        Raises:
+            UserError: the line is refused.
+        """
+        text = normalise(line, "none")
+        if not text:
+            return []
+        limit = self._max_source
+        if limit and len(text) > limit * self._longest_symbol:
+            # too long whatever its tokens are: said before the slow part, which is finding them
+            if self._too_long == "refuse":
+                raise UserError(_too_long(number, f"{len(text)} characters", limit))
+            text = text[: limit * self._longest_symbol]
+        row = self._tokenizer.encode(text)
+        if UNK in row and self._unknown == "drop":
+            row = [index for index in row if index != UNK]
+            if len(row) == 2:  # nothing is left between both ends
+                return []
+        if limit and len(row) > limit:
+            if self._too_long == "refuse":
+                raise UserError(_too_long(number, f"{len(row)} tokens", limit))
+            row = [*row[: limit - 1], EOS]
+        if UNK in row and self._unknown == "refuse":
+            units = zip(self._tokenizer.source_units(text), row[1:], strict=False)
+            symbols = sorted({unit for unit, index in units if index == UNK})
+            some = ", ".join(map(repr, symbols[:5])) + (" and more" if len(symbols) > 5 else "")
+            raise UserError(
+                f"line {number}: the model's dictionary has no {some}; mend the line, "
+                "or translate it as unknown with --unknown keep"
+            )
+        return row
+
+    def decode(self, result: np.ndarray | Found) -> list[Translation]:
+        """The translations of a batch: of a network's tokens [B, T], or of what a search found."""
+        if isinstance(result, Found):
+            return [self._ranked(result, sentence) for sentence in range(len(result.counts))]
+        return [
+            Translation(self._tokenizer.decode(row), int((row != batching.PAD).sum()))
+            for row in result
+        ]
+
+    def _ranked(self, found: Found, sentence: int) -> Translation:
+        hypotheses = []
+        for rank in range(found.counts[sentence]):
+            ids = found.tokens[sentence, rank]
+            hypotheses.append(
+                Hypothesis(
+                    self._tokenizer.decode(ids),
+                    float(found.scores[sentence, rank]),
+                    *self._units(ids, found.positional_scores[sentence, rank]),
+                )
+            )
+        tokens = int(found.lengths[sentence, 0]) + 1  # bos
+        return Translation(hypotheses[0].text, tokens, tuple(hypotheses))
+
+    def _units(
+        self, ids: np.ndarray, scores: np.ndarray
+    ) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """The units of a hypothesis up to its eos, and their scores; unk and the like are shown here."""
+        count = int((ids == EOS).argmax()) if EOS in ids else len(ids)
+        symbols = self._tokenizer.tgt_dict.symbols
+        return tuple(symbols[i] for i in ids[:count]), tuple(map(float, scores[:count]))
+
+    @cached_property
+    def _longest_symbol(self) -> int:
+        """Characters that one token can stand for at most, a space behind it counted in."""
+        return 1 + max(map(len, self._tokenizer.src_dict.symbols))
+
+
+def _too_long(number: int, size: str, limit: int) -> str:
+    return (
+        f"line {number}: {size} are more than the {limit} positions of the model; "
+        "split the line, or cut it with --too-long cut"
+    )

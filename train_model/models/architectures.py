@@ -131,6 +131,22 @@ ARCHITECTURES = {
             ),
         ),
         Architecture(
+            name="nonautoregressive_transformer",
+            family="one-pass",
+            config_class="nonautoregressive_transformer:NatTransformerConfig",
+            network_class="nonautoregressive_transformer:NonautoregressiveTransformer",
+            upgrade_function="transformer:upgrade",
+            aliases=("nonautoregressive_transformer_wmt_en_de",),
+        ),
+        Architecture(
+            name="nacrf_transformer",
+            family="one-pass",
+            config_class="nonautoregressive_transformer:NacrfConfig",
+            network_class="nonautoregressive_transformer:NacrfTransformer",
+            upgrade_function="transformer:upgrade",
+            unsure_function="dynamic_crf:unsure_scores",
+        ),
+        Architecture(
             name="transformer",
             family="autoregressive",
             config_class="transformer:TransformerConfig",

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train_model.data.dictionary import BOS, EOS, PAD, UNK
-from train_model.models.canvas import PER_SOURCE_TOKEN, canvas_width
+from train_model.data.dictionary import PAD, UNK
 from train_model.models.config import NatConfig
 from train_model.models.conv_block import ConvBlock
 from train_model.models.dynamic_crf import DynamicCRF
@@ -27,11 +26,13 @@ from train_model.models.layers import (
     positions,
     token_positions,
 )
+from train_model.models.one_pass import (
+    LENGTH_CLASSES,
+    LENGTH_OFFSET,
+    OnePassTranslator,
+    length_logits,
+)
 from train_model.models.quantized import QuantizedLinear, replace_linears
-
-LENGTH_CLASSES = 256
-# With --pred-length-offset, the class is the difference of target and source length plus this.
-LENGTH_OFFSET = 128
 
 
 class EncoderOut(NamedTuple):
@@ -187,9 +188,8 @@ class Decoder(nn.Module):
 
     def length_logits(self, source: EncoderOut) -> Tensor:
         """Scores of the length classes [B, 256] from the mean over the real source positions."""
-        real = (~source.padding_mask)[:, :, None].type_as(source.x)
-        pooled = (source.x * real).sum(1) / real.sum(1).clamp(min=1)
-        return F.linear(pooled.detach() if self.detach_length else pooled, self.embed_length.weight)
+        weight = self.embed_length.weight
+        return length_logits(source.x, source.padding_mask, weight, self.detach_length)
 
     def source_keys(self, source: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Every layer's keys and values [B, heads, S, C / heads] of the encoder's output [B, S, C]."""
@@ -227,7 +227,7 @@ class Decoder(nn.Module):
         return self.output_projection(x)
 
 
-class ConvCrfTransformer(nn.Module):
+class ConvCrfTransformer(OnePassTranslator):
     """The whole network. Specials: ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3."""
 
     def __init__(self, config: NatConfig) -> None:
@@ -247,65 +247,13 @@ class ConvCrfTransformer(nn.Module):
                 layer.conv.linear2 = None
             replace_linears(self, config.int8_layers, QuantizedLinear)
 
-    def forward(self, src_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Translate [B, S] int64 tokens in one pass.
-
-        Returns:
-            output_tokens [B, T] int64 and output_scores [B, T] float32; T is twice S, at most the
-            decoder's positions; a sentence's tokens include both ends, ``<pad>`` and 0 follow.
-        """
-        source = self.encode(src_tokens)
-        canvas = self.initial_canvas(
-            self.predict_length(source), self.canvas_width(src_tokens.shape[1])
-        )
-        return self.choose(self.decode(canvas, source), canvas)
-
-    def encode(self, src_tokens: Tensor) -> EncoderOut:
-        """Encode [B, S] int64 tokens."""
-        return self.encoder(src_tokens)
-
     def with_output(self, src_tokens: Tensor, encoded: Tensor) -> EncoderOut:
         """Return what :meth:`encode` gave for ``src_tokens`` [B, S], from its part ``x``."""
         return EncoderOut(encoded, src_tokens.eq(PAD), *self.encoder.embed(src_tokens))
 
-    def predict_length(self, source: EncoderOut) -> Tensor:
-        """The most likely target length [B] int64, both ends counted, at least 2.
-
-        With the padding policy ``masked`` it is at most twice the sentence's own source.
-        """
-        lengths = self.decoder.length_logits(source).argmax(-1)
-        if self.config.pred_length_offset:
-            lengths = lengths - LENGTH_OFFSET + (~source.padding_mask).sum(1)
-        lengths = lengths.clamp(min=2)
-        if self.config.padding_policy == "masked":
-            # at most the canvas that the sentence has in a batch by itself
-            own = (~source.padding_mask).sum(1).clamp(min=1)
-            lengths = torch.minimum(lengths, PER_SOURCE_TOKEN * own)
-        return lengths
-
-    def canvas_width(self, src_len: int | torch.SymInt) -> int | torch.SymInt:
-        """Return the width of the whole canvas for sources of ``src_len`` tokens, padding included."""
-        return canvas_width(src_len, self.config.max_target_positions, torch.sym_min)
-
-    def initial_canvas(self, lengths: Tensor, width: int) -> Tensor:
-        """The decoder's first input [B, width]: ``<s> <unk> ... <unk> </s> <pad> ...``.
-
-        ``lengths`` [B] greater than the width are cut to it.
-        """
-        index = torch.arange(width, device=lengths.device)
-        last = lengths[:, None].clamp(max=width) - 1
-        canvas = torch.where(index < last, UNK, torch.where(index == last, EOS, PAD))
-        return torch.where(index == 0, BOS, canvas)
-
-    def decode(self, canvas: Tensor, source: EncoderOut) -> Tensor:
-        """Scores [B, T, V] of every token at every position of the canvas [B, T]."""
-        return self.decoder(canvas, source)
-
     def choose(self, logits: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens and scores of the best path through ``logits`` [B, T, V]; padding stays."""
-        real = canvas.ne(PAD)
-        tokens, scores = self.crf_layer.decode(logits, real)
-        return torch.where(real, tokens, PAD), torch.where(real, scores, 0.0)
+        return self.crf_layer.choose(logits, canvas.ne(PAD))
 
     def training_outputs(
         self, src_tokens: Tensor, prev_output_tokens: Tensor, tgt_tokens: Tensor

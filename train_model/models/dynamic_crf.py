@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train_model.data.dictionary import PAD
 from train_model.ops import crf_decode
 
 
@@ -40,6 +41,11 @@ class DynamicCRF(nn.Module):
             scores, targets.int(), self.E1.weight, self.E2.weight, mask.int()
         )
         return tokens.long(), scores
+
+    def choose(self, emissions: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`decode`, with pad and score 0 where ``real`` [B, T] is False."""
+        tokens, scores = self.decode(emissions, real)
+        return torch.where(real, tokens, PAD), torch.where(real, scores, 0.0)
 
     def _path_score(self, emissions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         scores = emissions.gather(2, targets[:, :, None])[:, :, 0]

@@ -1,6 +1,7 @@
-"""fairseq's own autoregressive networks, small and random, through a checkpoint: the same numbers here."""
+"""fairseq's own networks, small and random, through a checkpoint: the same numbers here."""
 
 import argparse
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -75,6 +76,33 @@ CASES = {
     "lightconv of learned positions": ("lightconv", KERNELS | LEARNED),
 }
 
+ONE_PASS = {
+    "nonautoregressive": ("nonautoregressive_transformer", {}),
+    "nonautoregressive with copied embeddings": (
+        "nonautoregressive_transformer",
+        {"src_embedding_copy": True} | LEARNED,
+    ),
+    "nonautoregressive pre-norm, length as a difference": (
+        "nonautoregressive_transformer",
+        PRE_NORM | {"pred_length_offset": True, "share_all_embeddings": True},
+    ),
+    "nonautoregressive with gelu": (
+        "nonautoregressive_transformer",
+        {"activation_fn": "gelu", "share_decoder_input_output_embed": True},
+    ),
+    "nacrf": ("nacrf_transformer", {"crf_lowrank_approx": 4, "crf_beam_approx": 6}),
+    "nacrf post-norm with copied embeddings": (
+        "nacrf_transformer",
+        {
+            "crf_lowrank_approx": 4,
+            "crf_beam_approx": 6,
+            "encoder_normalize_before": False,
+            "decoder_normalize_before": False,
+            "src_embedding_copy": True,
+        },
+    ),
+}
+
 
 def fairseq_model(arch: str, changes: dict):
     """fairseq's network with the defaults of ``arch``, and the arguments that it was built from."""
@@ -95,15 +123,23 @@ def fairseq_model(arch: str, changes: dict):
     return model, args, dictionary
 
 
-@pytest.fixture(params=CASES, scope="module")
-def pair(request, tmp_path_factory):
+def both(case: tuple[str, dict], folder: Path):
     """fairseq's network, ours of its checkpoint, and the dictionary."""
     pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
     fairseq_compat.prepare()
-    theirs, args, dictionary = fairseq_model(*CASES[request.param])
-    path = tmp_path_factory.mktemp("fairseq") / "checkpoint.pt"
-    torch.save({"args": args, "model": theirs.state_dict()}, path)
-    return theirs, load_checkpoint(path).model, dictionary
+    theirs, args, dictionary = fairseq_model(*case)
+    torch.save({"args": args, "model": theirs.state_dict()}, folder / "checkpoint.pt")
+    return theirs, load_checkpoint(folder / "checkpoint.pt").model, dictionary
+
+
+@pytest.fixture(params=CASES, scope="module")
+def pair(request, tmp_path_factory):
+    return both(CASES[request.param], tmp_path_factory.mktemp("fairseq"))
+
+
+@pytest.fixture(params=ONE_PASS, scope="module")
+def one_pass(request, tmp_path_factory):
+    return both(ONE_PASS[request.param], tmp_path_factory.mktemp("fairseq"))
 
 
 def batch(seed: int = 0) -> torch.Tensor:
@@ -145,3 +181,43 @@ def test_hypotheses_are_fairseqs(pair, beam):
         assert [h.tokens.tolist() for h in hypotheses] == [h["tokens"].tolist() for h in sentence]
         for mine, other in zip(hypotheses, sentence, strict=True):
             assert mine.score == pytest.approx(float(other["score"]), abs=1e-5)
+
+
+@torch.inference_mode()
+def test_one_pass_is_fairseqs(one_pass):
+    """Encoder output, predicted lengths, scores of all tokens, and the translation of the whole pass."""
+    theirs, ours, _ = one_pass
+    source = batch()
+    expected = theirs.encoder(source, src_lengths=source.ne(1).sum(1))
+    found = ours.encode(source)
+    real = ~found.padding_mask
+    encoded = expected["encoder_out"][0].transpose(0, 1)
+    torch.testing.assert_close(found.x[real], encoded[real], rtol=0, atol=1e-5)
+    start = theirs.initialize_output_tokens(expected, source)
+    canvas = start.output_tokens.clone()
+    lengths = ours.predict_length(found)
+    assert lengths.tolist() == canvas.ne(1).sum(1).tolist()
+    assert ours.initial_canvas(lengths, canvas.shape[1]).equal(canvas)
+    logits = theirs.decoder(
+        normalize=False, prev_output_tokens=canvas, encoder_out=expected, step=0
+    )
+    real = canvas.ne(1)
+    torch.testing.assert_close(ours.decode(canvas, found)[real], logits[real], rtol=0, atol=1e-5)
+    decoded = theirs.forward_decoder(start, expected)
+    tokens, scores = ours.choose(ours.decode(canvas, found), canvas)
+    assert tokens.equal(decoded.output_tokens)
+    torch.testing.assert_close(scores, decoded.output_scores, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_wider_canvas_changes_nothing_in_one_pass(one_pass):
+    """The whole network decodes on twice the source; the tokens are those of the canvas just wide enough."""
+    _, ours, _ = one_pass
+    source = batch(seed=3)
+    encoded = ours.encode(source)
+    lengths = ours.predict_length(encoded).clamp(max=2 * source.shape[1])
+    canvas = ours.initial_canvas(lengths, int(lengths.max()))
+    tokens, _ = ours.choose(ours.decode(canvas, encoded), canvas)
+    whole, _ = ours(source)
+    assert whole[:, : tokens.shape[1]].equal(tokens)
+    assert whole[:, tokens.shape[1] :].eq(1).all()

@@ -1,0 +1,162 @@
+"""``nonautoregressive_transformer`` and ``nacrf_transformer``: fairseq's one-pass Transformers.
+
+Gu et al. 2018 (arXiv 1711.02281) with length prediction in place of fertilities, and Sun et al. 2019
+(arXiv 1910.11555) with a CRF on top. Computation and names follow fairseq 0.12.2, ``fairseq/models/nat``.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from train_model.data.dictionary import PAD
+from train_model.models import transformer
+from train_model.models.dynamic_crf import DynamicCRF
+from train_model.models.layers import embedding
+from train_model.models.one_pass import LENGTH_CLASSES, OnePassTranslator, length_logits
+from train_model.models.quantized import QuantizedLinear, replace_linears
+from train_model.models.transformer import TransformerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class NatTransformerConfig(TransformerConfig):
+    """Options of ``nonautoregressive_transformer``.
+
+    Raises:
+        ValueError: options that contradict each other or that this network does not have.
+    """
+
+    architecture = "nonautoregressive_transformer"
+
+    _: dataclasses.KW_ONLY
+    src_embedding_copy: bool = False
+    pred_length_offset: bool = False
+    sg_length_pred: bool = False
+
+    own_decoder_width = False
+    fixed: ClassVar[dict[str, Any]] = TransformerConfig.fixed | {"layernorm_embedding": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class NacrfConfig(NatTransformerConfig):
+    """Options of ``nacrf_transformer``."""
+
+    architecture = "nacrf_transformer"
+
+    _: dataclasses.KW_ONLY
+    encoder_normalize_before: bool = True
+    decoder_normalize_before: bool = True
+    crf_lowrank_approx: int = 32
+    crf_beam_approx: int = 64
+
+
+class Source(NamedTuple):
+    """What the decoder needs from the encoder; S is the padded length of the source."""
+
+    x: Tensor  # [B, S, C], the encoder's output
+    padding_mask: Tensor  # [B, S] bool, True at padding
+    embedding: Tensor  # [B, S, C], scaled token embeddings without positions
+
+
+class DecoderLayer(transformer.DecoderLayer):
+    """Self-attention in both directions, attention to the source, feed-forward block."""
+
+    def build_mixing(self, config: NatTransformerConfig, side: str, index: int) -> None:
+        """See :meth:`autoregressive.Layer.build_mixing`."""
+        super().build_mixing(config, side, index)
+        self.causal = False
+
+    def forward(self, x: Tensor, source: Source, padding_mask: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, C]; the mask [B, T], True at padding, hides positions of the target."""
+
+        def attend(x: Tensor) -> Tensor:
+            return self.encoder_attn(x, source.x, source.padding_mask)
+
+        x = self.residual(self.mixing_norm, x, lambda x: self.mix(x, padding_mask))
+        x = self.residual(self.encoder_attn_layer_norm, x, attend)
+        return self.residual(self.ffn_norm, x, self.ffn)
+
+
+class Decoder(transformer.Decoder):
+    """Length prediction, and the canvas to the scores of every token at every position."""
+
+    layer_class = DecoderLayer
+
+    def __init__(self, config: NatTransformerConfig, embed_tokens: torch.nn.Embedding) -> None:
+        super().__init__(config, embed_tokens)
+        self.embed_length = embedding(LENGTH_CLASSES, config.encoder_embed_dim, padding_idx=None)
+        self.detach_length, self.copy_source = config.sg_length_pred, config.src_embedding_copy
+
+    def length_logits(self, source: Source) -> Tensor:
+        """Scores of the length classes [B, 256]."""
+        weight = self.embed_length.weight
+        return length_logits(source.x, source.padding_mask, weight, self.detach_length)
+
+    def forward(self, canvas: Tensor, source: Source) -> Tensor:
+        """Scores [B, T, V] for the canvas [B, T]."""
+        padding_mask = canvas.eq(PAD)
+        x = self.embed_scale * self.embed_tokens(canvas)
+        if self.copy_source:
+            x = _copy(source, ~padding_mask)
+        if self.embed_positions is not None:
+            x = x + self.embed_positions(canvas)
+        x = F.dropout(x, self.dropout, self.training)
+        for layer in self.layers:
+            x = layer(x, source, padding_mask)
+        return self.project(self.normalize(x))
+
+
+def _copy(source: Source, real: Tensor) -> Tensor:
+    """Source embeddings [B, T, C] at even distances over the ``real`` [B, T] target positions."""
+    lengths, targets = (~source.padding_mask).sum(1), real.sum(1)
+    step = (lengths.float() - 1) / (targets.float() - 1)
+    index = torch.arange(real.shape[1], device=real.device, dtype=torch.float32)
+    index = torch.round(step[:, None] * index).long().masked_fill(~real, 0)
+    return source.embedding.gather(1, index[:, :, None].expand(-1, -1, source.embedding.shape[2]))
+
+
+class NonautoregressiveTransformer(OnePassTranslator):
+    """The whole network; each position takes its best token."""
+
+    def __init__(self, config: NatTransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        src_embed = embedding(config.src_vocab, config.encoder_embed_dim)
+        tgt_embed = src_embed
+        if not config.share_all_embeddings:
+            tgt_embed = embedding(config.tgt_vocab, config.encoder_embed_dim)
+        self.encoder = transformer.Encoder(config, src_embed)
+        self.decoder = Decoder(config, tgt_embed)
+        replace_linears(self, config.int8_layers, QuantizedLinear)
+
+    def encode(self, src_tokens: Tensor) -> Source:
+        """Encode [B, S] int64 tokens."""
+        return self.with_output(src_tokens, self.encoder(src_tokens).x)
+
+    def with_output(self, src_tokens: Tensor, encoded: Tensor) -> Source:
+        """See :meth:`OnePassTranslator.with_output`."""
+        embedded = self.encoder.embed_scale * self.encoder.embed_tokens(src_tokens)
+        return Source(encoded, src_tokens.eq(PAD), embedded)
+
+    def choose(self, logits: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+        """The best token of each position, and its log-probability; see ``OnePassTranslator``."""
+        real, logits = canvas.ne(PAD), logits.float()
+        tokens = logits.argmax(-1)
+        scores = logits.gather(2, tokens[:, :, None])[:, :, 0] - logits.logsumexp(-1)
+        return torch.where(real, tokens, PAD), torch.where(real, scores, 0.0)
+
+
+class NacrfTransformer(NonautoregressiveTransformer):
+    """The same with a CRF, which picks the best path."""
+
+    def __init__(self, config: NacrfConfig) -> None:
+        super().__init__(config)
+        self.crf_layer = DynamicCRF(
+            config.tgt_vocab, config.crf_lowrank_approx, config.crf_beam_approx
+        )
+
+    def choose(self, logits: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`OnePassTranslator.choose`."""
+        return self.crf_layer.choose(logits, canvas.ne(PAD))

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from train_model.data.dictionary import BOS, EOS, PAD, UNK
 from train_model.models.checkpoint import load_checkpoint
-from train_model.models.conv_crf_transformer import BOS, EOS, PAD, UNK, ConvCrfTransformer
+from train_model.models.conv_crf_transformer import ConvCrfTransformer
 from train_model.tests.networks import one_pass
 
 FIXTURES = Path(__file__).parent / "fixtures"

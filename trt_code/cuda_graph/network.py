@@ -10,15 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from train_model.data.dictionary import PAD
 from train_model.models.conv_crf_transformer import (
-    LENGTH_OFFSET,
-    PAD,
     ConvCrfTransformer,
     DecoderLayer,
     EncoderLayer,
 )
 from train_model.models.fold import fold
 from train_model.models.layers import DynamicConv, masked_softmax
+from train_model.models.one_pass import LENGTH_OFFSET
 from trt_code.cuda_graph.packing import LayerWeights
 from trt_code.cuda_graph.stack import ConvStack, StackLayer
 

@@ -10,7 +10,8 @@ from train_model.data.dictionary import Dictionary
 from train_model.data.text import TextOptions
 from train_model.model_folder import ModelFolder
 from train_model.models.checkpoint import save_checkpoint
-from train_model.models.conv_crf_transformer import LENGTH_OFFSET, ConvCrfTransformer
+from train_model.models.conv_crf_transformer import ConvCrfTransformer
+from train_model.models.one_pass import LENGTH_OFFSET
 from train_model.tests.networks import one_pass
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "and"]

@@ -317,7 +317,7 @@ def test_the_fastest_of_two_is_measured_once(tiny_files, tmp_path, monkeypatch, 
         return runner
 
     for name in ("slow", "fast"):
-        monkeypatch.setitem(RUNNERS, name, "")
+        monkeypatch.setitem(RUNNERS, name, fake_runner.SPECS)
     monkeypatch.setattr(choice, "CANDIDATES", ("slow", "fast"))
     monkeypatch.setattr(choice, "create", create)
     folder = tmp_path / tiny_files.name

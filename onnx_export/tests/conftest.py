@@ -1,38 +1,8 @@
 """A small network of the full architecture, exported once."""
 
-import dataclasses
-from pathlib import Path
-
 import pytest
-import torch
 
-from onnx_export import export_one_pass, onnx_file
-from train_model.models.checkpoint import save_checkpoint
-from train_model.models.conv_crf_transformer import ConvCrfTransformer
-from train_model.models.fold import fold
-from train_model.tests.networks import one_pass
-
-TINY = one_pass()
-
-
-@dataclasses.dataclass(frozen=True)
-class Exported:
-    model: ConvCrfTransformer
-    checkpoint: Path
-    onnx: Path
-
-
-def export_tiny(folder: Path, **changes) -> Exported:
-    """Export the network with some options changed; biases and norms are random, not 0 and 1."""
-    torch.manual_seed(0)
-    model = ConvCrfTransformer(dataclasses.replace(TINY, **changes)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += torch.randn_like(parameter) * 0.1
-    exported = Exported(model, folder / "checkpoint.pt", folder / "model.onnx")
-    save_checkpoint(exported.checkpoint, model, model.config)
-    onnx_file.save_onnx(export_one_pass.to_onnx(fold(model)), exported.onnx)
-    return exported
+from onnx_export.tests.tiny import Exported, export_tiny
 
 
 @pytest.fixture(scope="session")

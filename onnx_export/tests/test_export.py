@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from onnx_export import export, onnx_file, verify, verify_one_pass
-from onnx_export.tests.conftest import TINY, export_tiny
+from onnx_export.tests.tiny import TINY, export_tiny
 from train_model.cli import UserError
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.conv_crf_transformer import ConvCrfTransformer

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from onnx_export import export_one_pass, onnx_file
-from onnx_export.tests.conftest import TINY, export_tiny
+from onnx_export.tests.tiny import TINY, export_tiny
 from onnx_export.verify_one_pass import random_source
 from train_model.models.fold import fold
 from train_model.quantization import ptq

@@ -10,7 +10,7 @@ import torch
 
 from onnx_export import export, split_session, verify_one_pass
 from onnx_export.paths import half_path
-from onnx_export.tests.conftest import export_tiny
+from onnx_export.tests.tiny import export_tiny
 from train_model.cli import UserError
 from train_model.models.canvas import initial_canvas
 from train_model.models.checkpoint import save_checkpoint

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from train_model.models.config import NatConfig
+from train_model.models.conv_crf_transformer import ConvCrfTransformer
 from train_model.models.multibranch_config import MultibranchConfig
 from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 
@@ -118,3 +119,25 @@ def follows_its_source(config: MultibranchConfig) -> TransformerMultibranch:
             else:
                 torch.nn.init.normal_(parameter, std=0.15)
     return model
+
+
+def small(**options) -> ConvCrfTransformer:
+    """A one-pass network of 40 words with random weights."""
+    torch.manual_seed(0)
+    sizes = {
+        "src_vocab": 40,
+        "tgt_vocab": 40,
+        "encoder_ffn_embed_dim": 32,
+        "encoder_attention_heads": 3,
+        "decoder_attention_heads": 3,
+        "encoder_kernel_size_list": (3, 7),
+        "decoder_kernel_size_list": (4, 7),
+        "max_source_positions": 20,
+        "max_target_positions": 20,
+        "crf_beam_approx": 8,
+    }
+    model = ConvCrfTransformer(one_pass(**sizes | options))
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # biases start at zero, which would hide the padding's leak
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()

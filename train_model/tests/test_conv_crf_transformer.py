@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from train_model.data.dictionary import BOS, EOS, PAD, UNK
 from train_model.models.checkpoint import load_checkpoint
-from train_model.models.conv_crf_transformer import ConvCrfTransformer
-from train_model.tests.networks import one_pass
+from train_model.tests.networks import small
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -24,29 +23,6 @@ def original():
 @pytest.fixture(scope="module")
 def reference():
     return np.load(FIXTURES / "nat_io.npz")
-
-
-def small(**options) -> ConvCrfTransformer:
-    torch.manual_seed(0)
-    sizes = {
-        "src_vocab": 40,
-        "tgt_vocab": 40,
-        "encoder_ffn_embed_dim": 32,
-        "encoder_attention_heads": 3,
-        "decoder_attention_heads": 3,
-        "encoder_kernel_size_list": (3, 7),
-        "decoder_kernel_size_list": (4, 7),
-        "max_source_positions": 20,
-        "max_target_positions": 20,
-        "crf_beam_approx": 8,
-    }
-    model = ConvCrfTransformer(one_pass(**sizes | options))
-    for (
-        parameter
-    ) in model.parameters():  # biases start at zero, which would hide the padding's leak
-        if parameter.dim() == 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model.eval()
 
 
 @pytest.mark.parametrize("batch", ["b0", "b1", "b3"])

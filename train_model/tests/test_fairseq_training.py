@@ -1,7 +1,5 @@
 """A whole training through fairseq on a small corpus: start, go on, convert, refuse."""
 
-import dataclasses
-import functools
 import subprocess
 import sys
 
@@ -10,31 +8,14 @@ import torch
 
 from train_model import fairseq_compat, recipe, train
 from train_model.cli import UserError
-from train_model.data.corpora import CORPORA, demo, prepare
+from train_model.data.corpora import prepare
 from train_model.data.dictionary import EOS, Dictionary
 from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.checkpoint import load_checkpoint
+from train_model.tests.small_training import SMALL
 
 pytestmark = pytest.mark.fairseq
-SMALL = [
-    *("encoder_layers=1", "decoder_layers=1", "encoder_embed_dim=16", "decoder_embed_dim=16"),
-    *("encoder_ffn_embed_dim=16", "decoder_ffn_embed_dim=16", "crf_lowrank_approx=4"),
-    *("encoder_kernel_size_list=[3]", "decoder_kernel_size_list=[3]", "crf_beam_approx=8"),
-    *("encoder_attention_heads=2", "decoder_attention_heads=2", "batch_size=16", "num_workers=0"),
-    *("warmup_updates=2", "total_num_update=20", "cpu=true"),
-]
-
-
-@pytest.fixture(scope="module")
-def build_dir(tmp_path_factory):
-    """A build folder with a corpus of 1,200 pairs: enough for every unit in every form."""
-    folder = tmp_path_factory.mktemp("build")
-    sizes = {"train": 1200, "valid": 16, "test": 16}
-    small = functools.partial(demo.prepare, sizes=sizes, merges=40)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(CORPORA, "demo", dataclasses.replace(CORPORA["demo"], prepare=small))
-        yield folder
 
 
 def test_binary_corpus_is_what_fairseq_reads(build_dir):

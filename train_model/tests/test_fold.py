@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from train_model.models.fold import fold
-from train_model.tests.test_conv_crf_transformer import small
+from train_model.tests.networks import small
 
 
 @pytest.mark.parametrize(

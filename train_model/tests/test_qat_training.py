@@ -12,7 +12,7 @@ from train_model import recipe, train
 from train_model.cli import UserError
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.quantization import ptq
-from train_model.tests.test_fairseq_training import SMALL, build_dir  # noqa: F401  a fixture
+from train_model.tests.small_training import SMALL
 from trt_code.measure import layer_precision
 
 pytestmark = pytest.mark.fairseq
@@ -21,7 +21,7 @@ SHORT = ["batch_size=16", "num_workers=0", "warmup_updates=2", "cpu=true", "lr=1
 
 
 @pytest.fixture(scope="module")
-def calibrated(build_dir):  # noqa: F811
+def calibrated(build_dir):
     """A network of the corpus, trained for a moment and calibrated on random sentences."""
     pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed (make env)")
     trained = load_checkpoint(train.train(recipe.load("demo", [*SMALL, "max_update=2"]), build_dir))
@@ -100,7 +100,7 @@ def test_the_recipe_of_the_public_checkpoint_trains_and_its_network_runs(calibra
         ("nowhere.pt", "there is no checkpoint nowhere.pt"),
     ],
 )
-def test_what_cannot_be_tuned_is_refused(start, message, build_dir):  # noqa: F811
+def test_what_cannot_be_tuned_is_refused(start, message, build_dir):
     options = [*SHORT, f"start_from={start}", "max_update=1"]
     with pytest.raises(UserError, match=message):
         train.train(recipe.load("demo-qat", options), build_dir)

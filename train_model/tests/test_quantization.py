@@ -17,7 +17,7 @@ from train_model.ops import fake_quantize
 from train_model.quantization import ptq, sensitivity
 from train_model.quantization.calibration import calibrate, rounded
 from train_model.quantization.sensitivity import Probe, Quality, Row, measure, suggest
-from train_model.tests.test_conv_crf_transformer import small
+from train_model.tests.networks import small
 
 
 def sentences(count: int = 3) -> list[torch.Tensor]:

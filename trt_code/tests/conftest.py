@@ -13,16 +13,7 @@ from train_model.models.checkpoint import save_checkpoint
 from train_model.models.conv_crf_transformer import ConvCrfTransformer
 from train_model.models.one_pass import LENGTH_OFFSET
 from train_model.tests.networks import one_pass
-
-WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "and"]
-WORDS += ["twenty", "thirty", "hundred"]
-SENTENCES = [
-    "one",
-    "two hundred and three",
-    "twenty five",
-    "nine hundred and thirty seven and one and two",
-    "four hundred and six",
-]
+from trt_code.tests.tiny import SENTENCES, WORDS, merges
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +36,7 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     symbols = [*WORDS, *letters, *(letter + "@@" for letter in letters)]
     dictionary = Dictionary.from_frequencies(dict.fromkeys(symbols, 1))
     dictionary.save(files.src_dict)
-    files.text.codes.write_text("#version: 0.2\n" + "".join(_merges()), encoding="utf-8")
+    files.text.codes.write_text("#version: 0.2\n" + "".join(merges()), encoding="utf-8")
     for path in (files.test_src, files.test_tgt):
         path.write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
     config = one_pass(
@@ -87,14 +78,3 @@ def zoo(monkeypatch: pytest.MonkeyPatch, tiny_files: ModelFolder) -> None:
     known = {"tiny": tiny_files, "mute": mute}
     for module in ("bench", "evaluate", "translate"):
         monkeypatch.setattr(f"trt_code.{module}.find_model", lambda name, build_dir: known[name])
-
-
-def _merges() -> list[str]:
-    """The merges that join each word from its letters, in order."""
-    merges = []
-    for word in WORDS:
-        parts = [*word[:-1], word[-1] + "</w>"]
-        while len(parts) > 1:
-            merges.append(f"{parts[0]} {parts[1]}\n")
-            parts[:2] = [parts[0] + parts[1]]
-    return list(dict.fromkeys(merges))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from train_model.tests.test_conv_crf_transformer import small
+from train_model.tests.networks import small
 from trt_code.cuda_graph.network import FusedNetwork, why_not
 from trt_code.runners.buckets import batch_bucket, length_bucket
 from trt_code.tests.kernels import reference_ops

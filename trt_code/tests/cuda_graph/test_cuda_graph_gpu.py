@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from train_model.ops import load_cuda_library
-from train_model.tests.test_conv_crf_transformer import small
 from trt_code.cuda_graph.graphs import GraphedNetwork
 from trt_code.cuda_graph.network import FusedNetwork
+from trt_code.tests.cuda_graph.networks import ONE_KERNEL, model
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,11 +24,6 @@ def batch(rng, most_rows=20, most_tokens=20, vocab=40):
     for row, length in zip(rows, lengths, strict=True):
         row[:length] = rng.integers(4, vocab, length)
     return rows
-
-
-def model(**options):
-    wide = {"encoder_embed_dim": 64, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    return small(**wide | options)
 
 
 def graphed(plain, dtype=torch.float32, canvas="cut", **options):
@@ -68,15 +63,6 @@ def test_sixteen_bits_come_close(dtype):
     rng = np.random.default_rng(1)
     share, _ = agreement(graphed(plain, dtype), plain, [batch(rng) for _ in range(20)])
     assert share > (0.97 if dtype == torch.float16 else 0.85)
-
-
-# What the kernel of all layers takes: heads of 64 channels, inner channels by 128 a head.
-ONE_KERNEL = {
-    "encoder_embed_dim": 128,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_embed_dim": 256,
-}
 
 
 @pytest.mark.parametrize("canvas", ["cut", "full"])

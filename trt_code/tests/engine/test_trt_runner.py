@@ -12,7 +12,6 @@ from onnx import TensorProto
 from train_model.cli import UserError
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder
-from trt_code import build_engine
 from trt_code.engine.graph_files import sha256
 from trt_code.engine.profiles import Profile, Shape, best_profile
 from trt_code.runners import Unavailable, create
@@ -20,12 +19,12 @@ from trt_code.runners.one_pass import trt_runner
 from trt_code.runners.one_pass.trt_runner import TrtRunner, find_plan
 from trt_code.stress.under_load import in_threads
 from trt_code.tests.engine import mock_tensorrt
+from trt_code.tests.engine.graphs import write_graph
 from trt_code.tests.engine.mock_cudart import MockCudart
-from trt_code.tests.engine.test_build_engine import write_graph
+from trt_code.tests.engine.plans import PLAN, build, tokens
 from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.text.translator import Translator
 
-PLAN = Path("build/demo/model.fp16.plan")
 DEMO = ModelFolder("demo", Path("checkpoint.pt"))
 
 
@@ -35,13 +34,6 @@ def trt(monkeypatch, tmp_path):
     return mock_tensorrt.install(monkeypatch)
 
 
-def build(*flags, elem_type=TensorProto.INT64):
-    PLAN.parent.mkdir(parents=True, exist_ok=True)
-    graph = PLAN.with_suffix(".onnx")
-    write_graph(graph, elem_type=elem_type)
-    build_engine.main(["--onnx", str(graph), "--output", str(PLAN), *flags])
-
-
 def rewrite_sidecar(**changes):
     path = Path(f"{PLAN}.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -49,10 +41,6 @@ def rewrite_sidecar(**changes):
 
 def runner() -> TrtRunner:
     return create("trt", DEMO, "fp16", "cuda")
-
-
-def tokens(batch, length):
-    return np.arange(batch * length, dtype=np.int64).reshape(batch, length)
 
 
 @pytest.mark.parametrize("elem_type", [TensorProto.INT64, TensorProto.INT32])

@@ -13,7 +13,7 @@ import torch
 from train_model.cli import UserError
 from trt_code.runners.one_pass.trt_runner import TrtRunner
 from trt_code.tests.engine import mock_tensorrt
-from trt_code.tests.engine.test_trt_runner import PLAN, build, tokens
+from trt_code.tests.engine.plans import PLAN, build, tokens
 
 pytestmark = pytest.mark.gpu
 SCRATCH = 1 << 30  # bytes

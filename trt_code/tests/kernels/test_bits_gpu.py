@@ -14,7 +14,7 @@ from train_model.tests.networks import follows_its_source, step_by_step
 from trt_code.cuda_graph.capture import capture
 from trt_code.cuda_graph.network import FusedNetwork
 from trt_code.runners import create
-from trt_code.tests.cuda_graph.test_cuda_graph_gpu import ONE_KERNEL, model
+from trt_code.tests.cuda_graph.networks import ONE_KERNEL, model
 from trt_code.text.batching import pad
 
 pytestmark = [

@@ -8,8 +8,9 @@ import torch
 
 from train_model.ops import load_cuda_library
 from trt_code.tests.kernels import reference_ops
+from trt_code.tests.kernels.conv_stack_cases import on_hopper
+from trt_code.tests.kernels.graph_ops_cases import ALL, mask_of, tensors, widen
 from trt_code.tests.kernels.reference_ops import as_tuple, relative_error
-from trt_code.tests.kernels.test_conv_stack_gpu import on_hopper
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,18 +19,6 @@ pytestmark = [
 ]
 
 FLOOR = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-ALL = [torch.float32, torch.float16, torch.bfloat16]
-
-
-def tensors(dtype, *shapes, seed=0):
-    generator = torch.Generator("cuda").manual_seed(seed)
-    return [torch.randn(shape, device="cuda", generator=generator).to(dtype) for shape in shapes]
-
-
-def widen(value):
-    return (
-        value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-    )
 
 
 def check(name, *arguments, dtype):
@@ -45,10 +34,6 @@ def check(name, *arguments, dtype):
             continue
         assert a.isfinite().all()
         assert relative_error(a, e) <= max(2 * relative_error(n, e), FLOOR[dtype])
-
-
-def mask_of(lengths, width):
-    return (torch.arange(width) < torch.tensor(lengths)[:, None]).int().cuda()
 
 
 @pytest.mark.parametrize("dtype", ALL)

@@ -9,9 +9,9 @@ import torch
 
 from train_model.ops import load_cuda_library
 from trt_code.tests.kernels import reference_ops
+from trt_code.tests.kernels.conv_stack_cases import make, on_hopper, reference
+from trt_code.tests.kernels.graph_ops_cases import ALL, mask_of, tensors, widen
 from trt_code.tests.kernels.reference_ops import as_tuple
-from trt_code.tests.kernels.test_conv_stack_gpu import make, on_hopper, reference
-from trt_code.tests.kernels.test_graph_ops_gpu import ALL, mask_of, tensors, widen
 
 pytestmark = [
     pytest.mark.gpu,

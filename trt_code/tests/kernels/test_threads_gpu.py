@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from train_model.ops import load_cuda_library
-from trt_code.tests.kernels.test_conv_stack_gpu import make, on_hopper
-from trt_code.tests.kernels.test_graph_ops_gpu import ALL, mask_of, tensors
+from trt_code.tests.kernels.conv_stack_cases import make, on_hopper
+from trt_code.tests.kernels.graph_ops_cases import ALL, mask_of, tensors
 
 pytestmark = [
     pytest.mark.gpu,

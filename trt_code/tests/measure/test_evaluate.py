@@ -9,8 +9,8 @@ from train_model.cli import UserError
 from train_model.data.tokenizer import Tokenizer
 from trt_code import evaluate
 from trt_code.runners import RUNNERS
-from trt_code.tests.conftest import SENTENCES
 from trt_code.tests.runners import fake_runner
+from trt_code.tests.tiny import SENTENCES
 from trt_code.text.codec import Translation
 
 

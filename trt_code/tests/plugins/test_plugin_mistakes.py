@@ -11,7 +11,7 @@ import torch
 from trt_code.tests.plugins import plugin_cases as cases
 from trt_code.tests.plugins.plugin_build import Mistake, PluginBuild, plugin_build
 from trt_code.tests.plugins.plugin_cases import Planned
-from trt_code.tests.plugins.test_plugins import REFUSED, check
+from trt_code.tests.plugins.plugin_checks import REFUSED, check
 
 pytestmark = pytest.mark.tensorrt_headers
 

@@ -12,24 +12,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-PAGES = sorted(
-    page
-    for folder in ("", "doc", "docker", "plugin_attrs_issue", "data_model/demo")
-    for page in (ROOT / folder).glob("*.md")
-)
+from trt_code.tests.repository.pages import PAGES, ROOT, code, command_lines
+
 TARGETS = set(
     " ".join(re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)).split()
 )
-
-
-def code(page: Path) -> str:
-    """What is set as code on a page: indented lines, fenced blocks, spans in backticks."""
-    text = page.read_text(encoding="utf-8")
-    parts = re.findall(r"```.*?\n(.*?)```", text, re.DOTALL)
-    parts += re.findall(r"^ {4,}\S.*$", text, re.MULTILINE)
-    parts += re.findall(r"(?<!`)`([^`]+)`(?!`)", text)
-    return "\n".join(parts)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -52,19 +39,6 @@ def test_make_targets_exist(page):
     }
     families = {target.rpartition("-")[0] + "-*" for target in TARGETS}
     assert named <= TARGETS | families
-
-
-def command_lines(start: str) -> list[str]:
-    """Every command line of every page that begins so, without its remark and what it is piped to."""
-    found = set()
-    for page in PAGES:
-        if page.parent.name == "plugin_attrs_issue" and start == "make":
-            continue
-        joined = code(page).replace("\\\n", " ")
-        for line in re.findall(rf"(?:^|[\s`$])({start}(?: .*|$))", joined, re.MULTILINE):
-            line = re.sub(r"\s+#.*|\s+(?:[|&;]|[<>] ).*|\s*\(.*", "", line.strip())
-            found.add(line)
-    return sorted(found)
 
 
 class Parsed(Exception):

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trt_code.tests.repository.test_docs import ROOT, command_lines
+from trt_code.tests.repository.pages import ROOT, command_lines
 from trt_code.tests.repository.warm_python import warm_python
 from trt_code.tests.runners import small_demo
 from trt_code.triton import client

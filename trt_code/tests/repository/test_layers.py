@@ -92,6 +92,20 @@ def test_no_module_imports_from_the_tests():
     assert not wrong
 
 
+def test_no_test_imports_from_a_file_of_tests_or_fixtures():
+    """What several files of tests need is in a module with a name of its own."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for stage in (*STAGES, "plugin_attrs_issue")
+        for path in (ROOT / stage).rglob("*.py")
+        for name in sorted(imported(path))
+        if "tests" in name.split(".")
+        and any(part.startswith("test_") or part == "conftest" for part in name.split("."))
+        and (ROOT / name.rpartition(".")[0].replace(".", "/")).with_suffix(".py").is_file()
+    ]
+    assert not wrong
+
+
 def test_the_list_of_runners_loads_no_framework():
     code = (
         "import sys, trt_code.runners; "

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from trt_code.tests.conftest import SENTENCES
+from trt_code.tests.tiny import SENTENCES
 
 # Put in front of a script: whoever opens a connection or asks for an address ends the process.
 BLOCKED = """

@@ -11,24 +11,10 @@ from trt_code import graph_lint
 from trt_code.graph_lint import lint
 from trt_code.lint import operators, plugins
 from trt_code.tests.plugins.plugin_build import plugin_build
+from trt_code.tests.surgeon.graph_texts import body, model
 
-HEADER = '<ir_version: 10, opset_import: ["" : {opset}, "lite" : 1]>'
 PLUGIN = 'plugin_version = "1", plugin_namespace = ""'
 FUSED = f"padding_l = 1, fused = 1, heads = 2, kernel_size = 3, {PLUGIN}"
-
-
-def model(text: str, opset: int = 20, **constants) -> onnx.ModelProto:
-    parsed = onnx.parser.parse_model(f"{HEADER.format(opset=opset)}\n{text}")
-    for name, array in constants.items():
-        parsed.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
-    try:
-        return onnx.shape_inference.infer_shapes(parsed)
-    except onnx.shape_inference.InferenceError:  # some of these are not even valid ONNX
-        return parsed
-
-
-def body(text: str, inputs: str = "float[B,T] x", output: str = "float[B,T] y", **kwargs):
-    return model(f"g ({inputs}) => ({output}) {{ {text} }}", **kwargs)
 
 
 BAD = {

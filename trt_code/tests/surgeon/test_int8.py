@@ -12,7 +12,7 @@ import torch
 
 from onnx_export import export, export_one_pass, onnx_file
 from onnx_export.reference import with_reference_functions
-from onnx_export.tests.conftest import TINY, export_tiny
+from onnx_export.tests.tiny import TINY, export_tiny
 from onnx_export.verify_one_pass import random_source
 from train_model.cli import UserError
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
@@ -24,7 +24,7 @@ from trt_code.graph_lint import lint
 from trt_code.measure import layer_precision
 from trt_code.runners import Unavailable, create
 from trt_code.tests.engine import mock_tensorrt
-from trt_code.tests.surgeon.test_graph_lint import body
+from trt_code.tests.surgeon.graph_texts import body
 
 NORMS = 2 * TINY.encoder_layers + 3 * TINY.decoder_layers
 SHAPES = [(1, 1, "none"), (3, 7, "right"), (8, 20, "right"), (2, 40, "none")]

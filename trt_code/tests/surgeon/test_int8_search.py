@@ -17,7 +17,7 @@ from train_model.quantization import ptq
 from train_model.tests.networks import network
 from trt_code.measure import layer_precision
 from trt_code.runners import Unavailable, create
-from trt_code.tests.surgeon.test_surgeon_search import forced, patched, runnable
+from trt_code.tests.surgeon.patched_search import forced, patched, runnable
 
 STEPS = 8
 

@@ -4,14 +4,13 @@ import collections
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon
 import onnxruntime
 import pytest
 import torch
 
 from onnx_export import onnx_file, verify_one_pass
 from onnx_export.reference import with_reference_functions
-from onnx_export.tests.conftest import TINY, Exported, export_tiny
+from onnx_export.tests.tiny import TINY, Exported, export_tiny
 from train_model.cli import UserError
 from trt_code import onnx_surgeon
 
@@ -283,6 +282,9 @@ def test_int8_graph(exported, tmp_path):
 
 
 def test_nvidias_own_surgeon_reads_it_and_finds_nothing_to_tidy(exported, tmp_path):
+    onnx_graphsurgeon = pytest.importorskip(
+        "onnx_graphsurgeon", reason="onnx-graphsurgeon is not installed (make env)"
+    )
     model = patched(exported, tmp_path, "--precision", "fp16")
     graph = onnx_graphsurgeon.import_onnx(model)
     graph.cleanup(remove_unused_graph_inputs=True).toposort()

@@ -11,8 +11,8 @@ from train_model.data.tokenizer import Tokenizer
 from trt_code.measure import throughput
 from trt_code.measure.throughput import make_codec
 from trt_code.runners.base import Output
-from trt_code.tests.conftest import SENTENCES
 from trt_code.tests.runners.fake_runner import FakeRunner
+from trt_code.tests.tiny import SENTENCES
 from trt_code.text import pipeline
 from trt_code.text.pipeline import Pipeline
 from trt_code.text.translator import Translator

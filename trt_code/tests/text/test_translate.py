@@ -22,9 +22,9 @@ from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
 from trt_code import translate
 from trt_code.runners import RUNNERS
-from trt_code.tests.conftest import SENTENCES, WORDS
 from trt_code.tests.runners import fake_runner
 from trt_code.tests.runners.fake_runner import FakeRunner
+from trt_code.tests.tiny import SENTENCES, WORDS
 from trt_code.text import choice, pipeline
 from trt_code.text.translator import Translator
 

@@ -15,9 +15,9 @@ from train_model.data.tokenizer import Tokenizer
 from trt_code.build_engine import main as build_engine
 from trt_code.engine.profiles import Shape
 from trt_code.runners import create
-from trt_code.tests.conftest import SENTENCES
 from trt_code.tests.engine import mock_tensorrt
-from trt_code.tests.engine.test_build_engine import write_graph
+from trt_code.tests.engine.graphs import write_graph
+from trt_code.tests.tiny import SENTENCES
 from trt_code.tests.triton.triton_stand_in import Server, model_config
 from trt_code.text.translator import Translator
 from trt_code.triton import repository

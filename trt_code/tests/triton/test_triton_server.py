@@ -19,7 +19,7 @@ import pytest
 
 from train_model.data.tokenizer import Tokenizer
 from trt_code.runners import create
-from trt_code.tests.conftest import SENTENCES
+from trt_code.tests.tiny import SENTENCES
 from trt_code.text.translator import Translator
 from trt_code.triton import repository
 

@@ -1,0 +1,20 @@
+"""A small corpus for trainings."""
+
+import dataclasses
+import functools
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def build_dir(tmp_path_factory):
+    """A build folder with a corpus of 1,200 pairs: enough for every unit in every form."""
+    # here, since these need packages that only training needs
+    from train_model.data.corpora import CORPORA, demo
+
+    folder = tmp_path_factory.mktemp("build")
+    sizes = {"train": 1200, "valid": 16, "test": 16}
+    small = functools.partial(demo.prepare, sizes=sizes, merges=40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CORPORA, "demo", dataclasses.replace(CORPORA["demo"], prepare=small))
+        yield folder

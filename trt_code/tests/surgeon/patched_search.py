@@ -1,0 +1,36 @@
+"""The halves of a small autoregressive network, patched."""
+
+import onnx
+import torch
+
+from onnx_export.paths import half_path
+from onnx_export.reference import with_reference_functions
+from onnx_export.step_session import StepSession
+from trt_code import onnx_surgeon
+from trt_code.graph_lint import lint
+
+
+def patched(exported, folder, precision):
+    """Patch both halves; return where the step is. What TensorRT would refuse fails here."""
+    output = folder / f"model.{precision}.onnx"
+    arguments = ["--input", str(exported), "--output", str(output), "--precision", precision]
+    assert onnx_surgeon.main(arguments) == 0
+    for file in (output, half_path(output, "encoder")):
+        assert not lint(onnx.load(file))
+    return output
+
+
+def runnable(path):
+    """Both patched files with reference functions, opened."""
+    for file in (path, half_path(path, "encoder")):
+        onnx.save(with_reference_functions(onnx.load(file)), file)
+    return StepSession(path, threads=1).decoder()
+
+
+def forced(decoder, source, words):
+    """Log-probabilities of every step when the hypotheses are ``words`` [B, beam, T]."""
+    decoder.begin(source, words.shape[1], words.shape[2])
+    parents = torch.arange(words.shape[1]).expand(words.shape[:2]).contiguous()
+    with torch.inference_mode():
+        steps = [decoder.step(words[..., t].contiguous(), parents) for t in range(words.shape[2])]
+    return torch.stack([step.float() for step in steps])

@@ -11,7 +11,7 @@ from train_model import fairseq_compat
 from train_model.models.beam_search import SearchOptions, beam_search
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.incremental import IncrementalDecoder
-from train_model.tests.test_transformer_multibranch_v2 import incremental_logprobs, sentences
+from train_model.tests.step_by_step import incremental_logprobs, sentences
 
 pytestmark = pytest.mark.fairseq
 VOCAB = 48

@@ -18,6 +18,7 @@ from train_model.models.incremental import IncrementalDecoder
 from train_model.models.multibranch import Branch
 from train_model.models.multibranch_config import MultibranchConfig
 from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
+from train_model.tests.step_by_step import incremental_logprobs, sentences
 
 FIXTURES = Path(__file__).parent / "fixtures"
 # The original's own FP32 rounding: its logits, of size 8.6, are 1.2e-5 from ours in FP64.
@@ -59,27 +60,6 @@ def network(seed=0, **changes):
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
-
-
-def sentences(lengths, vocab=40, seed=0):
-    """Random right-padded sources [B, S]."""
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.full((len(lengths), max(lengths)), 1)
-    for row, length in zip(tokens, lengths, strict=True):
-        row[: length - 1] = torch.randint(4, vocab, (length - 1,), generator=generator)
-        row[length - 1] = 2
-    return tokens
-
-
-@torch.inference_mode()
-def incremental_logprobs(model, src_tokens, prev_output_tokens):
-    """Teacher forcing one token at a time, [B, T, V]."""
-    decoder = IncrementalDecoder.of(model)
-    decoder.begin(src_tokens, 1, prev_output_tokens.shape[1])
-    parents = torch.zeros(len(src_tokens), 1, dtype=torch.int64)
-    return torch.cat(
-        [decoder.step(column, parents) for column in prev_output_tokens.split(1, 1)], 1
-    )
 
 
 @pytest.mark.parametrize("batch", ["b0", "b1"])

@@ -20,7 +20,7 @@ import pytest
 from onnx_export import export, export_ar
 from onnx_export.paths import half_path
 from onnx_export.reference import with_reference_functions
-from onnx_export.tests.conftest import export_tiny
+from onnx_export.tests.tiny import export_tiny
 from train_model.cli import UserError
 from train_model.tests.networks import network
 from trt_code import build_engine, onnx_surgeon

@@ -295,25 +295,27 @@ class _Layer:
             self.fc2.weight,
             *(x.weight for x in self._attention_linears()),
         )
-        constants = [
-            self.linear1.bias,
-            self.conv.linear1.bias,
-            self.linear2.bias,
-            self.conv_norm.scale,
-            self.conv_norm.shift,
-            *self._attention_constants(),
-            self.fc1.bias,
-            self.fc2.bias,
-            self.ffn_norm.scale,
-            self.ffn_norm.shift,
-        ]
+        constants = {
+            "linear1_bias": self.linear1.bias,
+            "conv_linear1_bias": self.conv.linear1.bias,
+            "linear2_bias": self.linear2.bias,
+            **_norm_constants("conv", self.conv_norm),
+            **self._attention_constants(),
+            "fc1_bias": self.fc1.bias,
+            "fc2_bias": self.fc2.bias,
+            **_norm_constants("ffn", self.ffn_norm),
+        }
         return StackLayer(weights, constants, *self.conv.shape[1:])
 
     def _attention_linears(self) -> list[Linear]:
         return []
 
-    def _attention_constants(self) -> list[Tensor]:
-        return []
+    def _attention_constants(self) -> dict[str, Tensor]:
+        return {}
+
+
+def _norm_constants(name: str, norm: LayerNorm) -> dict[str, Tensor]:
+    return {f"{name}_norm_scale": norm.scale, f"{name}_norm_shift": norm.shift}
 
 
 class _EncoderLayer(_Layer):
@@ -356,9 +358,9 @@ class _DecoderLayer(_Layer):
     def _attention_linears(self) -> list[Linear]:
         return [self.q_proj, self.out_proj]
 
-    def _attention_constants(self) -> list[Tensor]:
-        norm = self.attention_norm
-        return [self.q_proj.bias, self.out_proj.bias, norm.scale, norm.shift]
+    def _attention_constants(self) -> dict[str, Tensor]:
+        biases = {"query_bias": self.q_proj.bias, "out_bias": self.out_proj.bias}
+        return biases | _norm_constants("attention", self.attention_norm)
 
     def _attend(self, query: Tensor, source: Source) -> Tensor:
         keys_values, mask = source.keys_values, source.mask

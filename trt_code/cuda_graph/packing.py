@@ -1,4 +1,4 @@
-"""Weights in the order in which ``trt_code/kernels/conv_stack.cu`` reads them.
+"""Weights in the order in which the kernel in ``trt_code/kernels/conv_stack`` reads them.
 
 Each of the kernel's blocks owns a head of 64 channels. Its weights are one stream of stages of 16 KiB, two
 tiles of 64 outputs x 64 inputs each. A tile is 8 groups of 8 inputs, a group 64 rows of 8 contiguous
@@ -15,11 +15,12 @@ from torch.nn import functional as F
 TILE = 64
 STAGE = 2 * TILE * TILE  # numbers
 MAX_TAPS = 16
+ORDER = ("linear1", "conv_linear1", "taps", "linear2", "query", "out", "fc1", "fc2")
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerWeights:
-    """The matrices of one layer, [outputs, inputs] each; the encoder's have no attention."""
+    """The matrices of one layer, [outputs, inputs] each. An encoder layer has no query and no out."""
 
     linear1: Tensor
     conv_linear1: Tensor
@@ -29,6 +30,11 @@ class LayerWeights:
     fc2: Tensor
     query: Tensor | None = None
     out: Tensor | None = None
+
+    @property
+    def order(self) -> list[str]:
+        """The names of the matrices in the order in which ``pack`` writes them."""
+        return [name for name in ORDER if getattr(self, name) is not None]
 
 
 def pack(layers: Sequence[LayerWeights], heads: int) -> Tensor:
@@ -42,16 +48,14 @@ def _stream(layer: LayerWeights, heads: int, head: int) -> Tensor:
     def own(weight: Tensor, dim: int = 0) -> Tensor:
         return weight.chunk(heads, dim)[head]
 
-    parts = [
-        _product(own(_gates_beside_values(layer.linear1))),
-        _product(own(_gates_beside_values(layer.conv_linear1))),
-        _taps(own(layer.taps)),
-        _product(own(layer.linear2)),
-    ]
-    if layer.query is not None and layer.out is not None:
-        parts += [_product(own(layer.query)), _product(own(layer.out))]
-    parts += [_product(own(layer.fc1)), _product(own(layer.fc2, 1))]
-    return torch.cat(parts)
+    packed = {
+        "linear1": lambda x: _product(own(_gates_beside_values(x))),
+        "conv_linear1": lambda x: _product(own(_gates_beside_values(x))),
+        "taps": lambda x: _taps(own(x)),
+        "fc2": lambda x: _product(own(x, 1)),
+    }
+    whole = lambda x: _product(own(x))  # noqa: E731
+    return torch.cat([packed.get(name, whole)(getattr(layer, name)) for name in layer.order])
 
 
 def _product(weight: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """All layers of one side in one kernel, where it can run: see ``trt_code/kernels/conv_stack.h``."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,10 +13,10 @@ lite = torch.ops.lite
 
 @dataclasses.dataclass(frozen=True)
 class StackLayer:
-    """One layer, with its biases and norms in the order of use, all FP32."""
+    """One layer: its matrices, and its biases and norms by the kernel's names for them."""
 
     weights: LayerWeights
-    constants: Sequence[Tensor]
+    constants: Mapping[str, Tensor]
     kernel_size: int
     padding_l: int
 
@@ -29,17 +29,31 @@ class ConvStack:
         heads: of the convolutions and of the attention.
         eps: of every LayerNorm.
         mask_conv: whether padding counts as zero in the convolution.
+
+    Raises:
+        ValueError: a layer's constants, or the order of the packed matrices, are not the kernel's.
     """
 
     def __init__(
         self, layers: Sequence[StackLayer], heads: int, eps: float, mask_conv: bool
     ) -> None:
-        self._constants = torch.cat([x.float() for layer in layers for x in layer.constants])
-        first = layers[0].weights
-        self._heads, self._ffn = heads, len(first.fc1)
+        self._heads, self._ffn = heads, len(layers[0].weights.fc1)
+        self._constants = torch.cat([x for layer in layers for x in self._in_order(layer)])
         self._shape = [x.kernel_size for x in layers], [x.padding_l for x in layers]
         self._eps, self._mask_conv = eps, mask_conv
         self._weights = pack([layer.weights for layer in layers], heads)
+
+    def _in_order(self, layer: StackLayer) -> list[Tensor]:
+        """The layer's constants in the order in which the kernel reads them."""
+        matrices, names, lengths = lite.conv_stack_order(
+            self._heads, self._ffn, layer.weights.query is not None
+        )
+        if layer.weights.order != matrices:
+            raise ValueError(f"packed: {layer.weights.order}, read by the kernel: {matrices}")
+        given = {name: len(x) for name, x in layer.constants.items()}
+        if given != dict(zip(names, lengths, strict=True)):
+            raise ValueError(f"constants {given}, the kernel reads {names} of {lengths} numbers")
+        return [layer.constants[name].float() for name in names]
 
     def fits(self, x: Tensor, source: Tensor | None = None) -> bool:
         """Whether the kernel can run [B, T, C] on this GPU, and is the faster way."""

@@ -3,12 +3,12 @@
 // online softmax (Dao et al. 2022), all products on the matrix units, sums in FP32. Sources are
 // short, so nothing is pipelined; small grids take one warp a block to have more blocks.
 //
-// FP32 operands are split in two TF32 parts, or with `tf32` rounded to one (mma.cuh).
+// FP32 operands are split in two TF32 parts, or with `tf32` rounded to one (products.cuh).
 //
 // Measured on an H100 (16 x 64 queries of 32 x 512, 8 heads), FP32: without matrix units 36 us a
 // layer with operands read one at a time and 30.5 us with four; with `tf32` as it is 7.2 us.
 #include "attention.h"
-#include "mma.cuh"
+#include "products.cuh"
 
 namespace lite {
 namespace {
@@ -66,7 +66,7 @@ struct Products {
 #pragma unroll
     for (int d = 0; d < kWidth / 16; ++d) {
       uint32_t b[4];
-      loadTransposed(b, values + lane % 16 * kValueRow + d * 16 + lane / 16 * 8);
+      loadTransposed(b, sharedAddress(values + lane % 16 * kValueRow + d * 16 + lane / 16 * 8));
       mma16816<T>(sums[d * 2], a, {b[0], b[1]});
       mma16816<T>(sums[d * 2 + 1], a, {b[2], b[3]});
     }

@@ -10,6 +10,9 @@
 #include <limits>
 
 #include "common.h"
+#include "ptx/arithmetic.cuh"
+#include "ptx/shared_address.cuh"
+#include "ptx/sync.cuh"
 
 namespace lite {
 
@@ -44,6 +47,15 @@ inline cudaError_t deviceAttribute(cudaDeviceAttr attribute, int* value) {
   int device = 0;
   const cudaError_t status = cudaGetDevice(&device);
   return status == cudaSuccess ? cudaDeviceGetAttribute(value, attribute, device) : status;
+}
+
+/// Whether the current device runs code for sm_90a.
+inline cudaError_t isHopper(bool* hopper) {
+  int major = 0, minor = 0;
+  cudaError_t status = deviceAttribute(cudaDevAttrComputeCapabilityMajor, &major);
+  if (status == cudaSuccess) status = deviceAttribute(cudaDevAttrComputeCapabilityMinor, &minor);
+  *hopper = major == 9 && minor == 0;
+  return status;
 }
 
 /// Let `kernel` be launched with `bytes` of dynamic shared memory on the current device.
@@ -121,20 +133,6 @@ cudaError_t dispatch(DataType dtype, const F& f) {
 
 // ---- device -------------------------------------------------------------------------------------
 
-/// Wait until every earlier kernel of the stream is done and its results can be seen.
-__device__ __forceinline__ void waitForPrevious() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-/// Let the next kernel's blocks come in as this one's leave room.
-__device__ __forceinline__ void admitNext() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
 /// N elements that move as one access.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Vector {
@@ -175,13 +173,6 @@ __device__ __forceinline__ void storeVector(T* to, const float (&values)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) packed.item[i] = fromFloat<T>(values[i]);
   *reinterpret_cast<Vector<T, N>*>(to) = packed;
-}
-
-/// max(value, 0), and NaN of NaN, as in PyTorch.
-__device__ __forceinline__ float relu(float value) {
-  float result;
-  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(result) : "f"(value));
-  return result;
 }
 
 /// Sum over the lanes of a warp, given to every lane.

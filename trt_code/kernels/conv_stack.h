@@ -29,6 +29,76 @@ struct ConvStackParams {
   DataType dtype;
 };
 
+/// A matrix of a layer.
+struct StackMatrix {
+  const char* name;
+  bool attention;  // an encoder does not have it
+};
+
+/// The matrices of a layer in the order in which the packed weights hold them.
+constexpr StackMatrix kStackMatrices[] = {
+    {"linear1", false}, {"conv_linear1", false}, {"taps", false}, {"linear2", false},
+    {"query", true},    {"out", true},           {"fc1", false},  {"fc2", false},
+};
+
+/// The constants of a layer, FP32, in the order in which memory holds them.
+enum StackConstant : int32_t {
+  kLinear1Bias,
+  kConvLinear1Bias,
+  kLinear2Bias,
+  kConvNormScale,
+  kConvNormShift,
+  kQueryBias,
+  kOutBias,
+  kAttentionNormScale,
+  kAttentionNormShift,
+  kFc1Bias,
+  kFc2Bias,
+  kFfnNormScale,
+  kFfnNormShift,
+  kStackConstantCount
+};
+
+/// A number of floats: so many times the channels, and so many times the inner channels.
+struct StackLength {
+  int32_t channels, inner;
+};
+
+struct StackConstantInfo {
+  const char* name;
+  StackLength length;
+  bool attention;  // an encoder does not have it
+};
+
+constexpr StackConstantInfo kStackConstants[kStackConstantCount] = {
+    {"linear1_bias", {2, 0}, false},
+    {"conv_linear1_bias", {2, 0}, false},
+    {"linear2_bias", {1, 0}, false},
+    {"conv_norm_scale", {1, 0}, false},
+    {"conv_norm_shift", {1, 0}, false},
+    {"query_bias", {1, 0}, true},
+    {"out_bias", {1, 0}, true},
+    {"attention_norm_scale", {1, 0}, true},
+    {"attention_norm_shift", {1, 0}, true},
+    {"fc1_bias", {0, 1}, false},
+    {"fc2_bias", {1, 0}, false},
+    {"ffn_norm_scale", {1, 0}, false},
+    {"ffn_norm_shift", {1, 0}, false},
+};
+
+/// All constants of a layer, with the attention's or without.
+constexpr StackLength stackConstantTotal(bool attends) {
+  StackLength total{};
+  for (const StackConstantInfo& constant : kStackConstants) {
+    if (constant.attention && !attends) continue;
+    total.channels += constant.length.channels;
+    total.inner += constant.length.inner;
+  }
+  return total;
+}
+constexpr StackLength kStackConstantsAlways = stackConstantTotal(false);
+constexpr StackLength kStackConstantsAll = stackConstantTotal(true);
+
 /// How the rows are dealt out: groups of blocks take `sentences` whole sentences each, and a block
 /// has room for `stages` pieces of weights. A group is a cluster or, where too few of those fit on
 /// the GPU at once, blocks that exchange everything through memory.
@@ -47,9 +117,7 @@ cudaError_t planConvStack(const ConvStackParams& params, ConvStackPlan* plan);
 /// Elements of the packed weights, all layers together.
 size_t convStackWeightSize(const ConvStackParams& params);
 
-/// Floats of the constants, all layers together. A layer's follow each other as they are used
-/// above: b1 (2C), b2 (2C), b3, norm1's scale and shift, [bq, bo, norm2's scale and shift], b4 (F),
-/// b5, norm3's scale and shift.
+/// Floats of the constants, all layers together.
 size_t convStackConstantSize(const ConvStackParams& params);
 
 /// Bytes of scratch memory.
@@ -57,8 +125,8 @@ size_t convStackScratchSize(const ConvStackParams& params, const ConvStackPlan& 
 
 struct ConvStackTensors {
   const void* x;
-  const void* weights;  // packed, see trt_code/cuda_graph/packing.py
-  const float* constants;
+  const void* weights;        // packed, see trt_code/cuda_graph/packing.py
+  const float* constants;     // of each layer in the order of StackConstant
   const int32_t* mask;        // [batch, length], nullable
   const void* keysValues;     // decoder: [batch, source, sourceStride], of each layer C keys, then
                               // C values, side by side

@@ -13,7 +13,7 @@
 #include <type_traits>
 
 #include "copy_source.h"
-#include "mma.cuh"
+#include "products.cuh"
 
 namespace lite {
 namespace {

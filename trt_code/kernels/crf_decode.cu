@@ -2,7 +2,7 @@
 //
 //   - kWorkers warps compute the transitions E1[i] . E2[j] of the steps ahead, beam x beam each,
 //     on the matrix units, and leave them in shared memory with the step's emissions and mask.
-//     Products of 16-bit types are exact in the FP32 sums; FP32 operands are split (mma.cuh);
+//     Products of 16-bit types are exact in the FP32 sums; FP32 operands are split (products.cuh);
 //   - kSearchers warps run the recursion over the steps that are ready. It is the critical path:
 //     one step after another. Each warp finds the best of its share of the sources for every
 //     target, and after a barrier among the searchers all of them combine the shares, so that each
@@ -28,7 +28,7 @@
 // for beam 32 or short sentences; with one warp there is no such pair, and racecheck reports
 // nothing.
 #include "crf_decode.h"
-#include "mma.cuh"
+#include "products.cuh"
 
 namespace lite {
 namespace {
@@ -237,9 +237,7 @@ __device__ __forceinline__ Candidate bestOf(Candidate (&candidates)[kCount]) {
 }
 
 /// A barrier of the searchers alone.
-__device__ __forceinline__ void meetSearchers() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kSearchers * kWarpSize) : "memory");
-}
+__device__ __forceinline__ void meetSearchers() { syncThreads<1, kSearchers * kWarpSize>(); }
 
 /// The recursion as one of the searching warps sees it. Lane l holds what belongs to the target
 /// slots l, l + 32, ...; slots past the beam have score -inf and so never win.

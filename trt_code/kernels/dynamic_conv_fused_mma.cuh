@@ -18,7 +18,7 @@
 #include <type_traits>
 
 #include "dynamic_conv.h"
-#include "mma.cuh"
+#include "products.cuh"
 
 namespace lite {
 namespace conv_fused_mma {
@@ -199,12 +199,13 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
   float sum[kColumnTiles][2][4] = {};
   for (int step = 0; step < tiling.steps; ++step) {
     uint32_t a[4];
-    loadTiles(a, band + (unit + tileRow) * tiling.bandStride + step * kUnit + tileColumn);
+    loadTiles(
+        a, sharedAddress(band + (unit + tileRow) * tiling.bandStride + step * kUnit + tileColumn));
     const T* row = inputs + (unit + step * kUnit + tileRow) * kStride + firstChannel + tileColumn;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
       uint32_t b[4];
-      loadTransposed(b, row + n * kUnit);
+      loadTransposed(b, sharedAddress(row + n * kUnit));
       mma16816<T>(sum[n][0], a, {b[0], b[1]});
       mma16816<T>(sum[n][1], a, {b[2], b[3]});
     }

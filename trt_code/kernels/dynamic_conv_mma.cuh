@@ -14,34 +14,16 @@
 #pragma once
 
 #include "dynamic_conv.h"
-#include "mma.cuh"
+#include "products.cuh"
+#include "ptx/async_copy.cuh"
 
 namespace lite {
-
-/// 16 bytes from `from` if `inside`, else zeros, into shared memory.
-__device__ __forceinline__ void copyAsync(void* to, const void* from, bool inside) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
-               "r"(inside ? 16 : 0)
-               : "memory");
-}
-
-/// Closes a group of the copies that this thread asked for since the last one.
-__device__ __forceinline__ void commitCopies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/// Waits for this thread's copies but those of the kPending youngest groups.
-template <int kPending>
-__device__ __forceinline__ void waitForCopies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
 
 /// Vectors of a row that lies in memory, shifted and cut, into a row of shared memory.
 template <typename T, int kVec>
 __device__ __forceinline__ void copyVector(T* to, const T* from, bool inside) {
   if constexpr (kVec == kWidest<T>) {
-    copyAsync(to, from, inside);
+    copyAsync(sharedAddress(to), from, inside);
   } else {
     *to = inside ? *from : fromFloat<T>(0.0f);
   }
@@ -147,7 +129,8 @@ __global__ void __launch_bounds__(kThreads)
       const int row = firstChannel + m * kUnit;
       if (row >= channels) break;
       uint32_t a[4];
-      loadTiles(a, inputs + (row + lane % kUnit) * tiling.columns + column + lane / kUnit * 8);
+      loadTiles(a, sharedAddress(inputs + (row + lane % kUnit) * tiling.columns + column +
+                                 lane / kUnit * 8));
       mma16816<T>(sum[m][0], a, band[0]);
       mma16816<T>(sum[m][1], a, band[1]);
     }

@@ -10,7 +10,8 @@
 // operands from L2 too often. At 32 and 64 rows the tuner takes it; the whole takes 0.73 ms there,
 // and 0.84 without the early start.
 #include "linear.h"
-#include "mma.cuh"
+#include "products.cuh"
+#include "ptx/async_copy.cuh"
 
 namespace lite {
 namespace {
@@ -18,17 +19,6 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kDepth = 64;  // inputs of a slice: 128 bytes of a row, eight chunks
 constexpr int kStages = 4;
-
-__device__ __forceinline__ void copyAsync(uint32_t to, const void* from, bool inside) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(inside ? 16 : 0));
-}
-
-__device__ __forceinline__ void loadTiles(uint32_t (&tiles)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
-               : "r"(address));
-}
 
 /// Byte offset of a chunk in a slice.
 __device__ __forceinline__ uint32_t chunkAt(int row, int chunk) {
@@ -44,7 +34,7 @@ __global__ void __launch_bounds__(kThreads) linearKernel(LinearParams p, LinearT
   static_assert(kOutTiles % 2 == 0 && kRowTiles >= 1);
   constexpr uint32_t kSlice = (kRows + kOuts) * kDepth * 2;
   extern __shared__ __align__(128) unsigned char shared[];
-  const uint32_t base = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  const uint32_t base = sharedAddress(shared);
 
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int warpRow = warp % kWarpRows, warpOut = warp / kWarpRows;
@@ -91,7 +81,7 @@ __global__ void __launch_bounds__(kThreads) linearKernel(LinearParams p, LinearT
 #pragma unroll
   for (int slice = 0; slice < kStages - 1; ++slice) {
     if (slice < slices) loadInputs(slice);
-    asm volatile("cp.async.commit_group;");
+    commitCopies();
   }
 
   // The first row of this warp's i-th tile of 8 outputs in the weight's slice: values and gates
@@ -102,13 +92,13 @@ __global__ void __launch_bounds__(kThreads) linearKernel(LinearParams p, LinearT
   };
   float sums[kRowTiles][kOutTiles][4] = {};
   for (int slice = 0; slice < slices; ++slice) {
-    asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2));
+    waitForCopies<kStages - 2>();
     __syncthreads();
     if (slice + kStages - 1 < slices) {
       loadInputs(slice + kStages - 1);
       loadWeight(slice + kStages - 1);
     }
-    asm volatile("cp.async.commit_group;");
+    commitCopies();
 
     const uint32_t from = base + slice % kStages * kSlice;
 #pragma unroll

@@ -29,8 +29,11 @@
 // 2 x 2: 7.6 us instead of 6.4 in the first row, both of a first version), nor that two blocks
 // share the inputs of a result and add up their sums (64 x 64: 5.9, 5.0, 11.5 and 10.7 us in the
 // first four rows), nor blocks of 128 x 256 (127 us in the last).
-#include "hopper.cuh"
+#include "common.cuh"
 #include "linear.h"
+#include "ptx/bulk_copy.cuh"
+#include "ptx/mbarrier.cuh"
+#include "ptx/wgmma.cuh"
 
 namespace lite {
 namespace {

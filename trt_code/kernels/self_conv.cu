@@ -13,7 +13,7 @@
 // takes 7.6 us with the gate. In TF32, 11.3 us, where the gate, cuBLASLt's logits and the
 // convolution in kernels of their own took 19 on average. 64 x 128 positions in FP16: tiles of 8
 // positions 26 us a layer, of 16 positions 18.
-#include "mma.cuh"
+#include "products.cuh"
 #include "self_conv.h"
 
 namespace lite {

@@ -73,21 +73,15 @@ template <typename T>
 __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b);
 template <>
 __device__ __forceinline__ uint32_t larger<float>(uint32_t a, uint32_t b) {
-  float result;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(__uint_as_float(a)), "f"(__uint_as_float(b)));
-  return __float_as_uint(result);
+  return __float_as_uint(maxNan(__uint_as_float(a), __uint_as_float(b)));
 }
 template <>
 __device__ __forceinline__ uint32_t larger<__half>(uint32_t a, uint32_t b) {
-  uint32_t result;
-  asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-  return result;
+  return maxNanHalf2(a, b);
 }
 template <>
 __device__ __forceinline__ uint32_t larger<__nv_bfloat16>(uint32_t a, uint32_t b) {
-  uint32_t result;
-  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-  return result;
+  return maxNanBFloat162(a, b);
 }
 
 /// The largest elements of four words, as a word.

@@ -9,6 +9,9 @@
 
 #include <algorithm>
 #include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
 
 #include "tensors.h"
 
@@ -47,6 +50,22 @@ lite::ConvStackParams paramsOf(const Tensor& x, int64_t heads, int64_t ffn,
   params.sourceStride = sourceStride;
   params.dtype = dataType(kName, x);
   return params;
+}
+
+// The order in which the kernel reads a layer's matrices, and its constants and their lengths.
+std::tuple<std::vector<std::string>, std::vector<std::string>, std::vector<int64_t>> convStackOrder(
+    int64_t heads, int64_t ffn, bool attends) {
+  std::vector<std::string> matrices, constants;
+  std::vector<int64_t> lengths;
+  for (const lite::StackMatrix& matrix : lite::kStackMatrices) {
+    if (attends || !matrix.attention) matrices.emplace_back(matrix.name);
+  }
+  for (const lite::StackConstantInfo& constant : lite::kStackConstants) {
+    if (constant.attention && !attends) continue;
+    constants.emplace_back(constant.name);
+    lengths.push_back(constant.length.channels * 64 * heads + constant.length.inner * ffn);
+  }
+  return {matrices, constants, lengths};
 }
 
 // Whether the kernel can run, and should.
@@ -112,6 +131,10 @@ Tensor convStack(const Tensor& x, const Tensor& weights, const Tensor& constants
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(lite, library) {
+  library.def(
+      "conv_stack_order(int heads, int ffn, bool attends) -> (str[] matrices, str[] constants, "
+      "int[] lengths)",
+      &convStackOrder);
   library.def(
       "conv_stack_fits(Tensor x, int heads, int ffn, int[] kernel_sizes, int[] paddings, "
       "int source, int source_stride) -> bool");

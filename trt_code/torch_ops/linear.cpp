@@ -444,29 +444,6 @@ Tensor linearGlu(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
   return y;
 }
 
-// Our own product in TF32, cut in one of its ways.
-Tensor linearTf32(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                  const OptionalTensor& residual, const OptionalTensor& mask, bool relu, bool glu,
-                  int64_t variant) {
-  constexpr const char* kOp = "linear_tf32";
-  auto shape = checkedShape(kOp, x, weight, bias);
-  TORCH_CHECK(!(relu && glu) && !(residual && (relu || glu)),
-              "lite::linear_tf32: relu, glu and residual do not go together");
-  const auto params = paramsOf(kOp, x, weight,
-                               glu    ? lite::Activation::kGlu
-                               : relu ? lite::Activation::kRelu
-                                      : lite::Activation::kNone);
-  const char* reason = checkTf32(params);
-  TORCH_CHECK(reason == nullptr, "lite::linear_tf32: ", reason);
-  if (glu) shape.back() /= 2;
-  if (residual) requireTensor(kOp, "residual", *residual, shape, x);
-  const c10::cuda::CUDAGuard guard(x.device());
-  Tensor y = at::empty(shape, x.options());
-  const auto tensors = tensorsOf(kOp, x, weight, bias, residual, mask, y);
-  C10_CUDA_CHECK(lite::linearTf32(params, tensors, narrow(kOp, variant), stream()));
-  return y;
-}
-
 // Whether the gate costs least in the product's epilogue, rather than where its result is read.
 bool gatesInProduct(const Tensor& x, bool tf32) {
   const c10::cuda::CUDAGuard guard(x.device());
@@ -482,15 +459,11 @@ TORCH_LIBRARY_FRAGMENT(lite, library) {
       "Tensor");
   library.def(
       "linear_glu(Tensor x, Tensor weight, Tensor? bias, Tensor? mask, bool tf32) -> Tensor");
-  library.def(
-      "linear_tf32(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor? mask, "
-      "bool relu, bool glu, int variant) -> Tensor");
   library.def("gates_in_product(Tensor x, bool tf32) -> bool");
 }
 
 TORCH_LIBRARY_IMPL(lite, CUDA, library) {
   library.impl("linear", &linear);
   library.impl("linear_glu", &linearGlu);
-  library.impl("linear_tf32", &linearTf32);
   library.impl("gates_in_product", &gatesInProduct);
 }

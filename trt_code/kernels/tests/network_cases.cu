@@ -1,3 +1,6 @@
+#include <cstring>
+#include <numeric>
+
 #include "../attention.h"
 #include "../conv_stack.h"
 #include "../copy_source.h"
@@ -30,11 +33,54 @@ std::vector<int32_t> padding(int batch, int width) {
   return mask;
 }
 
+/// A number as the matrix units get it: a float rounded to TF32, halves away from zero.
+template <typename T>
+double operand(T value) {
+  if constexpr (!std::is_same_v<T, float>) {
+    return float(value);
+  } else {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    bits = (bits + 0x1000) & ~0x1fffu;
+    std::memcpy(&value, &bits, sizeof(bits));
+    return value;
+  }
+}
+
+/// What lite::linear computes, in FP64; one of bias and residual is nullptr.
+template <typename T>
+std::vector<double> linearOnHost(int rows, int in, int out, Activation activation,
+                                 const std::vector<T>& x, const std::vector<T>& weight,
+                                 const std::vector<T>* bias, const std::vector<T>* residual,
+                                 const std::vector<int32_t>* mask) {
+  const int outs = activation == Activation::kGlu ? out / 2 : out;
+  std::vector<double> a(x.size()), b(weight.size()), y(size_t(rows) * outs);
+  std::transform(x.begin(), x.end(), a.begin(), operand<T>);
+  std::transform(weight.begin(), weight.end(), b.begin(), operand<T>);
+  const auto product = [&](int row, int column) {
+    const double* first = a.data() + size_t(row) * in;
+    const double sum = std::inner_product(first, first + in, b.data() + size_t(column) * in, 0.0);
+    return sum + (bias == nullptr ? 0.0 : float((*bias)[column]));
+  };
+  for (int row = 0; row < rows; ++row) {
+    for (int column = 0; column < outs; ++column) {
+      double value = product(row, column);
+      if (activation == Activation::kRelu) value = std::max(value, 0.0);
+      if (activation == Activation::kGlu) value /= 1.0 + std::exp(-product(row, outs + column));
+      const size_t at = size_t(row) * outs + column;
+      if (residual != nullptr) value += float((*residual)[at]);
+      y[at] = mask != nullptr && (*mask)[row] == 0 ? 0.0 : value;
+    }
+  }
+  return y;
+}
+
 template <typename T>
 void runLinear(Mode mode, int rows, int in, int out, DataType dtype, cudaStream_t stream) {
   constexpr bool kTf32 = std::is_same_v<T, float>;
   const auto launch = kTf32 ? lite::linearTf32 : lite::linear;
   const int variants = kTf32 ? lite::kTf32LinearVariants : lite::kLinearVariants;
+  const double tolerance = kTf32 ? 1e-4 : dtype == DataType::kHalf ? 1e-3 : 8e-3;
   if (kTf32 && !lite::hasLinearTf32()) return;
   Session session(mode, stream);
   const auto x = session.input<T>(size_t(rows) * in), weight = session.input<T>(size_t(out) * in);
@@ -49,6 +95,11 @@ void runLinear(Mode mode, int rows, int in, int out, DataType dtype, cudaStream_
                                       plain ? residual->data() : nullptr,
                                       glu ? mask->data() : nullptr,
                                       y->data()};
+    const auto biases = bias->get(), residuals = residual->get();
+    const auto masks = mask->get();
+    const std::vector<double> expected =
+        linearOnHost(rows, in, out, activation, x->get(), weight->get(), plain ? nullptr : &biases,
+                     plain ? &residuals : nullptr, glu ? &masks : nullptr);
     for (int variant = 0; variant < variants; ++variant) {
       session.call(
           kTf32 ? "linear in TF32" : "linear",
@@ -56,6 +107,10 @@ void runLinear(Mode mode, int rows, int in, int out, DataType dtype, cudaStream_
             return launch({rows, in, out, activation, dtype}, tensors, variant, on);
           },
           Outputs{y});
+      const std::vector<T> values = y->get();
+      requireClose(
+          {values.begin(), values.end()}, expected, tolerance,
+          (kTf32 ? "linear in TF32, variant " : "linear, variant ") + std::to_string(variant));
     }
   }
 }

@@ -37,6 +37,17 @@ inline void require(cudaError_t status, const std::string& what) {
   if (status != cudaSuccess) throw std::runtime_error(what + ": " + cudaGetErrorString(status));
 }
 
+/// Refuse numbers that are further from those expected than `tolerance`, of all of them together.
+inline void requireClose(const std::vector<float>& given, const std::vector<double>& expected,
+                         double tolerance, const std::string& what) {
+  double error = 0.0, size = 0.0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    error += (given[i] - expected[i]) * (given[i] - expected[i]);
+    size += expected[i] * expected[i];
+  }
+  require(std::sqrt(error) <= tolerance * std::sqrt(size), what + ": wrong numbers");
+}
+
 /// Device memory of some bytes, of which the first lies `offset` bytes after an aligned address.
 class Memory {
  public:
@@ -90,10 +101,14 @@ class Buffer : public Memory {
     require(cudaMemcpy(data(), values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice),
             "copy to device");
   }
-  bool written() const override {
+  std::vector<T> get() const {
     std::vector<T> values(count_);
     require(cudaMemcpy(values.data(), data(), count_ * sizeof(T), cudaMemcpyDeviceToHost),
             "copy from device");
+    return values;
+  }
+  bool written() const override {
+    const std::vector<T> values = get();
     return std::none_of(values.begin(), values.end(), [](T value) {
       if constexpr (std::is_unsigned_v<T>) {
         return false;

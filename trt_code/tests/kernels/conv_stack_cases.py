@@ -27,17 +27,18 @@ def layer(generator, dtype, heads, ffn, kernel_size, padding_l, attends):
     def vector(count, scale=0.3, around=0.0):
         return torch.randn(count, device="cuda", generator=generator) * scale + around
 
-    def norm():
-        return [vector(width, 0.2, 1.0), vector(width)]
+    def norm(name):
+        return {f"{name}_norm_scale": vector(width, 0.2, 1.0), f"{name}_norm_shift": vector(width)}
 
     rows = (2 * width, 2 * width, heads * kernel_size, width)
     weights = [matrix(n, width) for n in rows] + [matrix(ffn, width), matrix(width, ffn)]
-    constants = [vector(2 * width), vector(2 * width), vector(width), *norm()]
+    constants = {"linear1_bias": vector(2 * width), "conv_linear1_bias": vector(2 * width)}
+    constants |= {"linear2_bias": vector(width)} | norm("conv")
     if attends:
         weights += [matrix(width, width), matrix(width, width)]
-        constants += [vector(width), vector(width), *norm()]
-    constants += [vector(ffn), vector(width), *norm()]
-    constants = [x.to(dtype).float() for x in constants]
+        constants |= {"query_bias": vector(width), "out_bias": vector(width)} | norm("attention")
+    constants |= {"fc1_bias": vector(ffn), "fc2_bias": vector(width)} | norm("ffn")
+    constants = {name: x.to(dtype).float() for name, x in constants.items()}
     return StackLayer(LayerWeights(*weights), constants, kernel_size, padding_l)
 
 
@@ -46,29 +47,29 @@ def reference(layers, heads, mask_conv, x, mask, keys_values, source_mask, posit
     as_dtype = lambda x: None if x is None else x.to(dtype)  # noqa: E731
     x, keys_values, positions = map(as_dtype, (x, keys_values, positions))
 
-    def norm(x, scale, shift):
-        return F.layer_norm(x, scale.shape, scale.to(dtype), shift.to(dtype), EPS)
+    def norm(x, name, constants):
+        scale, shift = (constants[f"{name}_norm_{part}"].to(dtype) for part in ("scale", "shift"))
+        return F.layer_norm(x, scale.shape, scale, shift, EPS)
 
     for i, each in enumerate(layers):
-        weights, rest = each.weights, iter(each.constants)
+        weights, given = each.weights, each.constants
 
         def linear(x, weight, bias=None):
             return F.linear(x, weight.to(dtype), None if bias is None else bias.to(dtype))
 
-        h = reference_ops.glu_mask(linear(x, weights.linear1, next(rest)), mask)
-        g = F.glu(linear(h, weights.conv_linear1, next(rest)), -1)
+        h = reference_ops.glu_mask(linear(x, weights.linear1, given["linear1_bias"]), mask)
+        g = F.glu(linear(h, weights.conv_linear1, given["conv_linear1_bias"]), -1)
         logits = linear(g, weights.taps)
         keep = mask if mask_conv else None
         shape = heads, each.kernel_size, each.padding_l
         y = reference_ops.dynamic_conv_fused(g, logits, keep, *shape)
-        x = norm(x + linear(y, weights.linear2, next(rest)), next(rest), next(rest))
+        x = norm(x + linear(y, weights.linear2, given["linear2_bias"]), "conv", given)
         if keys_values is not None:
-            query_bias, out_bias = next(rest), next(rest)
-            query = linear(x, weights.query, query_bias)
+            query = linear(x, weights.query, given["query_bias"])
             found = reference_ops.attention(query, keys_values, source_mask, i, heads)
-            x = norm(x + linear(found, weights.out, out_bias), next(rest), next(rest))
-        inner = linear(x, weights.fc1, next(rest)).relu()
-        x = norm(x + linear(inner, weights.fc2, next(rest)), next(rest), next(rest))
+            x = norm(x + linear(found, weights.out, given["out_bias"]), "attention", given)
+        inner = linear(x, weights.fc1, given["fc1_bias"]).relu()
+        x = norm(x + linear(inner, weights.fc2, given["fc2_bias"]), "ffn", given)
         if positions is not None and i + 1 < len(layers):
             x = x + positions
     return x

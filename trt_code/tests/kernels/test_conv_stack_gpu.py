@@ -3,6 +3,8 @@
 An error may be twice what PyTorch's own operators make of the same inputs in the same dtype.
 """
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -135,6 +137,22 @@ def test_what_starts_early_before_and_behind_it_sees_all(batch, length, source):
         captured.zero_()
         graph.replay()
         assert captured.equal(expected)
+
+
+@pytest.mark.parametrize("attends", [False, True])
+def test_constants_are_checked_against_the_kernels_order(attends):
+    generator = torch.Generator("cuda").manual_seed(0)
+    good = layer(generator, torch.float16, 2, 256, 3, 1, attends)
+    _, names, lengths = torch.ops.lite.conv_stack_order(2, 256, attends)
+    assert ("query_bias" in names) == attends
+    assert sum(lengths) == sum(len(x) for x in good.constants.values())
+    for wrong in (
+        good.constants | {"fc1_bias": good.constants["fc2_bias"]},
+        {name: x for name, x in good.constants.items() if name != "ffn_norm_scale"},
+        good.constants | {"another": good.constants["fc1_bias"]},
+    ):
+        with pytest.raises(ValueError, match="the kernel reads"):
+            ConvStack([dataclasses.replace(good, constants=wrong)], 2, EPS, mask_conv=False)
 
 
 def test_what_does_not_fit_is_refused():

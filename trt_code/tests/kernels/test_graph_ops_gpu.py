@@ -8,7 +8,6 @@ import torch
 
 from train_model.ops import load_cuda_library
 from trt_code.tests.kernels import reference_ops
-from trt_code.tests.kernels.conv_stack_cases import on_hopper
 from trt_code.tests.kernels.graph_ops_cases import ALL, mask_of, tensors, widen
 from trt_code.tests.kernels.reference_ops import as_tuple, relative_error
 
@@ -63,41 +62,31 @@ def test_linear_glu(dtype, shape, masked):
     check("linear_glu", x, weight * inner**-0.5, bias, mask, False, dtype=dtype)
 
 
-def rounded_to_tf32(x):
-    """FP32 ``x`` with TF32's ten bits of mantissa, as the bulk engine rounds it, in float64."""
-    bits = x.view(torch.int32)
-    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32).double()
-
-
-@on_hopper
-@pytest.mark.parametrize("variant", range(4))
 @pytest.mark.parametrize(
     ("rows", "inner", "outer"),
     [(1, 4, 4), (63, 8, 24), (65, 36, 132), (200, 200, 40), (512, 512, 1024), (130, 2048, 512)],
 )
 @pytest.mark.parametrize("kind", ["plain", "relu", "residual", "glu"])
-def test_linear_in_tf32(kind, rows, inner, outer, variant):
+def test_linear_in_tf32(kind, rows, inner, outer):
+    """The fastest way to multiply in TF32; ``kernel_driver`` compares every variant of our own kernel."""
     x, weight, bias, residual = tensors(
         torch.float32, (rows, inner), (outer, inner), (outer,), (rows, outer)
     )
     weight = weight * inner**-0.5
     torch.cuda.synchronize()  # the kernel reads its weight before it waits for what runs before
-    relu, glu = kind == "relu", kind == "glu"
-    residual = residual if kind == "residual" else None
     bias = None if kind == "plain" else bias
-    mask = mask_of([rows // 2], rows)[0] if glu else None
-    arguments = x, weight, bias, residual, mask, relu, glu, variant
-    actual, again = (torch.ops.lite.linear_tf32(*arguments) for _ in range(2))
-    exact = reference_ops.linear(
-        rounded_to_tf32(x), rounded_to_tf32(weight), *map(widen, (bias, residual)), relu, True
-    )
-    if glu:
-        exact = reference_ops.glu_mask(exact, mask)
+    if kind == "glu":
+        name, arguments = "linear_glu", (x, weight, bias, mask_of([rows // 2], rows)[0], True)
+    else:
+        residual = residual if kind == "residual" else None
+        name, arguments = "linear", (x, weight, bias, residual, kind == "relu", True)
+    operator, reference = getattr(torch.ops.lite, name), getattr(reference_ops, name)
+    actual, again = operator(*arguments), operator(*arguments)
+    exact = reference(*map(widen, arguments))
     assert actual.equal(again)
     assert actual.shape == exact.shape
     assert actual.isfinite().all()
-    # a number halfway between two of TF32's may be rounded to either
-    assert relative_error(actual, exact) < 1e-4
+    assert relative_error(actual, exact) < 2e-3  # ten bits of mantissa
 
 
 @pytest.mark.parametrize("dtype", ALL)
@@ -288,13 +277,6 @@ def test_a_choice_made_while_capturing_is_not_kept():
         ("linear", lambda x: (x, x.new_ones(8, 16), x.new_ones(7), None, False, False)),
         ("self_conv", lambda x: (x, x.new_ones(6, 8), None, 2, 3, 1, False)),
         ("linear_glu", lambda x: (x, x.new_ones(7, 16), None, None, False)),
-        ("linear_tf32", lambda x: (x, x.new_ones(7, 16), *[None] * 3, False, False, 0)),
-        ("linear_tf32", lambda x: (x, x.new_ones(8, 16), *[None] * 3, False, False, 9)),
-        ("linear_tf32", lambda x: (x, x.new_ones(8, 16), *[None] * 3, True, True, 0)),
-        (
-            "linear_tf32",
-            lambda x: (x.half(), x.new_ones(8, 16).half(), *[None] * 3, False, False, 0),
-        ),
         ("attention", lambda x: (x.half(), x.new_ones(2, 4, 32).half(), None, 0, 3)),
         ("embed_source", lambda x: (x[0].int(), x[0], x[0])),
         ("predict_length", lambda x: (x, x[:, :, 0], x[0], x[0, :2, 0].long(), 0, False)),

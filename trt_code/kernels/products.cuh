@@ -1,7 +1,9 @@
-// Warp-wide matrix products (sm_80 and later) as the kernels use them.
+// Products on the matrix units of a warp (sm_80 and later): FP32 operands as well, and whole tiles.
 #pragma once
 
 #include "common.cuh"
+#include "ptx/mma.cuh"
+#include "ptx/tiles.cuh"
 
 namespace lite {
 
@@ -19,71 +21,7 @@ __device__ __forceinline__ uint32_t packPair(__nv_bfloat16 a, __nv_bfloat16 b) {
   return uint32_t(__bfloat16_as_ushort(a)) | uint32_t(__bfloat16_as_ushort(b)) << 16;
 }
 
-/// c [16, 8] += a [16, 16] * b [16, 8], FP32 sums. Lane l holds, with g = l / 4 and q = l % 4,
-/// a: rows g, g+8 x columns 2q, 2q+1 (then the same at columns + 8); b: rows 2q, 2q+1 (then + 8) of
-/// column g; c: columns 2q, 2q+1 of row g, then of row g + 8.
-template <typename T>
-__device__ __forceinline__ void mma16816(float (&c)[4], const uint32_t (&a)[4],
-                                         const uint32_t (&b)[2]);
-
-template <>
-__device__ __forceinline__ void mma16816<__half>(float (&c)[4], const uint32_t (&a)[4],
-                                                 const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-template <>
-__device__ __forceinline__ void mma16816<__nv_bfloat16>(float (&c)[4], const uint32_t (&a)[4],
-                                                        const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-/// Four 8 x 8 tiles of shared memory; lane l gives the address of row l % 8 of tile l / 8, 16-byte
-/// aligned.
-template <typename T>
-__device__ __forceinline__ void loadTiles(uint32_t (&tiles)[4], const T* row) {
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
-               : "r"(address));
-}
-
-/// Four 8 x 8 tiles of shared memory, transposed on the way; lane l gives the address of row l % 8
-/// of tile l / 8, 16-byte aligned.
-template <typename T>
-__device__ __forceinline__ void loadTransposed(uint32_t (&tiles)[4], const T* row) {
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
-               : "r"(address));
-}
-
 // ---- FP32 operands ------------------------------------------------------------------------------
-
-/// c [16, 8] += a [16, 8] * b [8, 8] of TF32 numbers, FP32 sums. Lane l holds, with g = l / 4 and
-/// q = l % 4, a: column q of rows g, g + 8, then column q + 4; b: rows q, q + 4 of column g; c as
-/// mma16816.
-__device__ __forceinline__ void mma1688(float (&c)[4], const uint32_t (&a)[4],
-                                        const uint32_t (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
-      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-__device__ __forceinline__ uint32_t toTf32(float value) {
-  uint32_t result;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(value));
-  return result;
-}
 
 /// The part of a float that TF32 holds, and with kLow the part that this leaves.
 template <bool kLow>

@@ -1,0 +1,12 @@
+// Addresses of shared memory as PTX instructions take them.
+#pragma once
+
+#include <cstdint>
+
+namespace lite {
+
+__device__ __forceinline__ uint32_t sharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+}  // namespace lite

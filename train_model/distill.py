@@ -31,8 +31,8 @@ from train_model.models.incremental import IncrementalDecoder
 from train_model.progress import task
 
 # Sentences whose translations are written together; a stopped run loses at most these.
-PART = 4096
-MAX_TOKENS = 8192
+PART = 16384
+MAX_TOKENS = {"cpu": 8192, "cuda": 32768}  # source tokens of a batch
 
 
 def distill(
@@ -114,7 +114,7 @@ def _write_part(path: Path, model: nn.Module, sources, rows: range, options: Sea
     decoder = IncrementalDecoder.of(model)
     device = next(model.parameters()).device
     limit = model.config.max_source_positions
-    for batch in _batches(sources, rows):
+    for batch in _batches(sources, rows, MAX_TOKENS[device.type]):
         tokens = [sources[row][-limit:].long() for row in batch]
         source = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=PAD)
         for row, hypotheses in zip(
@@ -127,11 +127,11 @@ def _write_part(path: Path, model: nn.Module, sources, rows: range, options: Sea
         np.savez(temporary, tokens=tokens, lengths=lengths)
 
 
-def _batches(sources, rows: range) -> Iterator[list[int]]:
-    """Rows of like length together, at most ``MAX_TOKENS`` tokens a batch."""
+def _batches(sources, rows: range, max_tokens: int) -> Iterator[list[int]]:
+    """Rows of like length together, at most ``max_tokens`` tokens in a batch."""
     batch: list[int] = []
     for row in sorted(rows, key=lambda row: len(sources[row]), reverse=True):
-        if batch and (len(batch) + 1) * len(sources[batch[0]]) > MAX_TOKENS:
+        if batch and (len(batch) + 1) * len(sources[batch[0]]) > max_tokens:
             yield batch
             batch = []
         batch.append(row)

@@ -14,7 +14,8 @@ project does. What stands in the way, and what is done about each:
 
 And one thing that has nothing to do with versions: fairseq writes a checkpoint to a temporary name, but
 copies it in place to ``checkpoint_last.pt`` and ``checkpoint_best.pt``, so that a training that is killed
-there leaves half a file, from which it cannot go on. The copies are given a temporary name too.
+there leaves half a file, from which it cannot go on. The copies are given a temporary name too. And its
+parser takes ``--bf16`` for a wish to train on a TPU; here it trains on GPUs.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import importlib.util
 import inspect
 import logging
 import shutil
+import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +55,7 @@ def prepare() -> None:
         import fairseq  # noqa: F401
     _allow_checkpoint_classes()
     _copy_whole_files()
+    _train_bf16_on_gpus()
     _hold_back_tracebacks()
 
 
@@ -124,6 +127,23 @@ def _copy_whole_files() -> None:
         return True
 
     PathManager.copy = staticmethod(copy)
+
+
+def _train_bf16_on_gpus() -> None:
+    """``--bf16`` means a TPU to fairseq's parser; let it train where ``--tpu`` was not given."""
+    from fairseq import options
+
+    parse = options.parse_args_and_arch
+
+    @functools.wraps(parse)
+    def parse_args_and_arch(parser, *args, **kwargs):
+        parsed = parse(parser, *args, **kwargs)
+        for namespace in parsed if isinstance(parsed, tuple) else (parsed,):
+            if isinstance(namespace, argparse.Namespace):
+                namespace.tpu = "--tpu" in sys.argv
+        return parsed
+
+    options.parse_args_and_arch = parse_args_and_arch
 
 
 def _hold_back_tracebacks() -> None:

@@ -15,12 +15,17 @@ _ON_BY_DEFAULT = ("left_pad_source",)  # fairseq's --left-pad-source switches it
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What to train, on which corpus, with which fairseq flags."""
+    """What to train, on which corpus, with which fairseq flags.
+
+    ``average`` is the number of checkpoints, the newest that the training keeps, whose mean becomes the
+    model; without it the best checkpoint does.
+    """
 
     name: str
     summary: str
     corpus: str
     flags: dict[str, Any]
+    average: int | None = None
 
     def arguments(self) -> list[str]:
         """The flags as fairseq's command line takes them.
@@ -69,20 +74,22 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a recipe's file holds: "summary" and "corpus", which are text, and the mapping "flags"."""
+    """What a recipe's file holds: texts "summary" and "corpus", the mapping "flags", perhaps "average"."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that is none
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where} is not YAML; mend it, or check it out again") from error
-    expected = {"summary": str, "corpus": str, "flags": dict}
-    if not isinstance(content, dict) or content.keys() != expected.keys():
-        raise UserError(f"{path} is no recipe: it has to have {', '.join(expected)}, and no more")
-    for key, kind in expected.items():
-        if not isinstance(content[key], kind):
-            meant = "a mapping of fairseq's flags" if kind is dict else "text"
-            raise UserError(f"{path} is no recipe: its {key} has to be {meant}")
+    expected = {"summary": str, "corpus": str, "flags": dict, "average": int}
+    if not isinstance(content, dict) or content.keys() | {"average"} != expected.keys():
+        raise UserError(
+            f"{path} is no recipe: it has to have summary, corpus, flags, and may have average"
+        )
+    for key, value in content.items():
+        if not isinstance(value, expected[key]) or (key == "average" and value < 1):
+            meant = {"flags": "a mapping of fairseq's flags", "average": "1 or more"}
+            raise UserError(f"{path} is no recipe: its {key} has to be {meant.get(key, 'text')}")
     odd = [name for name in content["flags"] if not isinstance(name, str)]
     if odd:
         raise UserError(f"{path} is no recipe: flag {odd[0]!r} has to be a name")

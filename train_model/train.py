@@ -9,7 +9,7 @@ Several GPUs of one machine share the work, each with the recipe's batch; the sa
     torchrun --nproc-per-node 8 -m train_model.train --recipe wmt16-ar-496
 
 Prepares the corpus if need be, goes on from the last checkpoint if there is one, and leaves the best
-weights in build/<recipe>/checkpoint.pt, which export and runners take.
+weights, or the mean of the last checkpoints, in build/<recipe>/checkpoint.pt, which export and runners take.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import dataclasses
 import errno
 import os
 import pickle
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from train_model.cli import Parser, UserError, one_at_a_time, run
 from train_model.data.corpora import DISTILLED, prepare
 
 WARM_UPDATES, TIMED_UPDATES = 3, 20
+HALF = ("bf16", "fp16")  # flags that are left out without a GPU, where they only cost time
 
 
 def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path:
@@ -39,6 +41,8 @@ def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path
             of another network.
     """
     fairseq_compat.prepare()
+    import torch
+
     import train_model.fairseq_plugin  # noqa: F401
 
     # processes that torchrun started wait for the first to prepare the corpus, and find it ready
@@ -53,10 +57,14 @@ def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path
         start = f"going on from {last}" if last.is_file() else "from the start"
         print(f"recipe {chosen.name}: {chosen.summary}")
         print(f"device: {_device()}; {start}")
+    if not torch.cuda.is_available() and not chosen.flags.keys().isdisjoint(HALF):
+        flags = {name: value for name, value in chosen.flags.items() if name not in HALF}
+        chosen = dataclasses.replace(chosen, flags=flags)
     _run_fairseq([str(data), "--save-dir", str(save_dir), *chosen.arguments()])
     best = save_dir / "checkpoint_best.pt"
     if first:
-        _convert(best if best.is_file() else last, output / "checkpoint.pt")
+        newest = _newest(save_dir, chosen.average) if chosen.average else []
+        _convert(newest or [best if best.is_file() else last], output / "checkpoint.pt")
     return output / "checkpoint.pt"
 
 
@@ -169,12 +177,28 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def _convert(source: Path, target: Path) -> Path:
+def _newest(save_dir: Path, count: int) -> list[Path]:
+    """The last ``count`` checkpoints that were saved after a number of updates and are still there."""
+    found = [
+        (int(match[1]), path)
+        for path in save_dir.iterdir()
+        if (match := re.fullmatch(r"checkpoint_\d+_(\d+)\.pt", path.name))
+    ]
+    return [path for _, path in sorted(found)[-count:]]
+
+
+def _convert(sources: list[Path], target: Path) -> None:
+    """Write the network with the mean of the checkpoints' weights."""
     from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 
-    loaded = load_checkpoint(source)
+    loaded = load_checkpoint(sources[0])
+    mean = loaded.model.state_dict()
+    for number, source in enumerate(sources[1:], start=2):
+        for name, value in load_checkpoint(source).model.state_dict().items():
+            if value.is_floating_point():
+                mean[name] += (value - mean[name]) / number
+    loaded.model.load_state_dict(mean)
     save_checkpoint(target, loaded.model, loaded.config)
-    return target
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What fairseq knows of this project: the network, a task and a criterion, registered on import.
+"""What fairseq knows of this project: networks, tasks, a criterion, an optimizer; registered on import.
 
 ``train_model.train`` imports this package. fairseq's own tools take it as ``--user-dir
 train_model/fairseq_plugin`` in a process that called :func:`train_model.fairseq_compat.prepare`.
@@ -12,6 +12,8 @@ from . import (  # noqa: E402, F401
     conv_crf_transformer,
     fused_adam,
     glat_loss,
+    master_weights,
     transformer_multibranch_v2,
+    translation_ar,
     translation_nat,
 )

@@ -22,6 +22,11 @@ class FusedAdam(FairseqAdam):
         FairseqOptimizer.__init__(self, cfg)
         self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
 
+    @property
+    def supports_flat_params(self) -> bool:
+        """Yes: every weight is updated by itself."""
+        return True
+
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.params if parameter.grad is not None]
 

@@ -5,16 +5,20 @@ the worse that translation was, and it learns to fill in the rest. ``--task tran
 share of wrong tokens to show.
 """
 
+import math
 from typing import Any
 
 import torch
-from fairseq import metrics
+from fairseq import metrics, utils
 from fairseq.criterions import register_criterion
 from fairseq.criterions.nat_loss import (
     LabelSmoothedDualImitationCriterion,
     LabelSmoothedDualImitationCriterionConfig,
 )
 from torch import Tensor
+from torch.nn import functional as F
+
+_IGNORED = -100  # a target that the word loss leaves out
 
 
 def glance(
@@ -41,7 +45,10 @@ def glance(
 
 @register_criterion("glat_loss", dataclass=LabelSmoothedDualImitationCriterionConfig)
 class GlancingLoss(LabelSmoothedDualImitationCriterion):
-    """The word loss counts hidden positions alone; CRF and length loss are those of ``nat_loss``."""
+    """The word loss counts hidden positions alone; CRF and length loss are those of ``nat_loss``.
+
+    The losses are computed in FP32 whatever the network computes in, and nothing waits for the GPU.
+    """
 
     def forward(self, model: torch.nn.Module, sample: dict[str, Any], reduce: bool = True):
         """Loss, sample size 1, and what to log; glances only where the sample has a ratio."""
@@ -49,26 +56,43 @@ class GlancingLoss(LabelSmoothedDualImitationCriterion):
         if ratio is None:
             return super().forward(model, sample, reduce)
         target, canvas = sample["target"], sample["prev_target"]
-        unk = self.task.target_dictionary.unk()
-        hidden = canvas.eq(unk)
+        hidden = canvas.eq(self.task.target_dictionary.unk())
         source = sample["net_input"]["src_tokens"]
         with torch.no_grad():
             predicted = model.decode(canvas, model.encode(source)).argmax(-1)
-        sample["prev_target"], shown = glance(canvas, predicted, target, hidden, ratio)
-
-        def outputs_of_hidden(*inputs: Tensor) -> dict[str, dict[str, Any]]:
-            outputs = model(*inputs)
-            outputs["word_ins"]["mask"] = outputs["word_ins"]["mask"] & ~shown
-            return outputs
-
-        loss, sample_size, logging_output = super().forward(outputs_of_hidden, sample, reduce)
+        canvas, shown = glance(canvas, predicted, target, hidden, ratio)
+        sample["prev_target"] = canvas
+        outputs = model(source, sample["net_input"]["src_lengths"], canvas, target)
+        words, length = outputs["word_ins"], outputs["length"]
+        wanted = words["tgt"].masked_fill(~words["mask"] | shown, _IGNORED)
+        logits = words["out"].float().flatten(0, 1)
+        word_loss = _cross_entropy(logits, wanted.flatten(), label_smoothing=words["ls"])
+        length_loss = F.cross_entropy(length["out"].float(), length["tgt"])
+        crf_loss = outputs["word_crf"]["loss"]
+        loss = words["factor"] * word_loss + crf_loss + length["factor"] * length_loss
         right = (predicted.eq(target) & hidden).sum() / hidden.sum().clamp(min=1)
-        return loss, sample_size, logging_output | {"glat_accuracy": right, "glat_ratio": ratio}
+        logging_output = {
+            "loss": loss.detach(),
+            "nll_loss": word_loss.detach(),
+            "word_ins-loss": word_loss.detach(),
+            "word_crf-loss": crf_loss.detach(),
+            "length-loss": length_loss.detach(),
+            "glat_accuracy": right,
+            "glat_ratio": ratio,
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["nsentences"],
+            "sample_size": 1,
+        }
+        return loss, 1, logging_output
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
-        """As ``nat_loss``, with the first pass's accuracy and the ratio."""
-        LabelSmoothedDualImitationCriterion.reduce_metrics(logging_outputs)
+        """As ``nat_loss``, with the first pass's accuracy and the ratio; losses in bits."""
+        batches = len(logging_outputs)
+        for name in ("loss", "nll_loss", "word_ins-loss", "word_crf-loss", "length-loss"):
+            mean = sum(log.get(name, 0) for log in logging_outputs) / batches
+            metrics.log_scalar(name.removesuffix("-loss"), mean / math.log(2), batches, round=3)
+        metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["loss"].avg))
         for name in ("glat_accuracy", "glat_ratio"):
             values = [log[name] for log in logging_outputs if name in log]
             if values:
@@ -78,3 +102,11 @@ class GlancingLoss(LabelSmoothedDualImitationCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """No: the two shares are averages."""
         return False
+
+
+def _cross_entropy(logits: Tensor, wanted: Tensor, label_smoothing: float) -> Tensor:
+    """The mean over the positions that count, 0 where there is none."""
+    total = F.cross_entropy(
+        logits, wanted, ignore_index=_IGNORED, reduction="sum", label_smoothing=label_smoothing
+    )
+    return total / wanted.ne(_IGNORED).sum().clamp(min=1)

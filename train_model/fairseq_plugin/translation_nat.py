@@ -22,10 +22,12 @@ from fairseq.tasks.translation_lev import (
     TranslationLevenshteinTask,
 )
 
+from train_model.fairseq_plugin.kept_batches import KeepsBatches
+
 
 @dataclass
 class TranslationNatConfig(TranslationLevenshteinConfig):
-    """The options of ``translation_lev`` and the schedule of glancing."""
+    """The options of ``translation_lev``, the schedule of glancing, and where the batches are."""
 
     glancing_start: float = field(
         default=0.5, metadata={"help": "share of the wrong tokens shown at first (glat_loss)"}
@@ -36,10 +38,13 @@ class TranslationNatConfig(TranslationLevenshteinConfig):
     glancing_updates: int = field(
         default=100_000, metadata={"help": "updates between the two shares (glat_loss)"}
     )
+    keep_batches: bool = field(
+        default=False, metadata={"help": "collate every batch once (needs --num-workers 0)"}
+    )
 
 
 @register_task("translation_nat", dataclass=TranslationNatConfig)
-class TranslationNatTask(TranslationLevenshteinTask):
+class TranslationNatTask(KeepsBatches, TranslationLevenshteinTask):
     """Non-autoregressive translation."""
 
     cfg: TranslationNatConfig

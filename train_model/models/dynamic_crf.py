@@ -21,7 +21,7 @@ class DynamicCRF(nn.Module):
         self.beam = min(beam, vocab)
 
     def forward(self, emissions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-        """Approximate log-likelihood [B] of ``targets``.
+        """Approximate log-likelihood [B] of ``targets``, in FP32 where the network computes in less.
 
         The normaliser runs over the ``beam`` best tokens of a position, the target always among them.
 
@@ -48,16 +48,18 @@ class DynamicCRF(nn.Module):
         return torch.where(real, tokens, PAD), torch.where(real, scores, 0.0)
 
     def _path_score(self, emissions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-        scores = emissions.gather(2, targets[:, :, None])[:, :, 0]
-        transitions = (self.E1(targets[:, :-1]) * self.E2(targets[:, 1:])).sum(2)
+        scores = _full(emissions.gather(2, targets[:, :, None])[:, :, 0])
+        transitions = _full(self.E1(targets[:, :-1]) * self.E2(targets[:, 1:])).sum(2)
         scores = torch.cat([scores[:, :1], scores[:, 1:] + transitions], dim=1)
         return (scores * mask.type_as(scores)).sum(1)
 
     def _normaliser(self, emissions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         forced = emissions.detach().scatter(2, targets[:, :, None], float("inf"))
         beam_targets = forced.topk(self.beam, dim=2).indices
-        beam_scores = emissions.gather(2, beam_targets)
-        transitions = self.E1(beam_targets[:, :-1]) @ self.E2(beam_targets[:, 1:]).transpose(2, 3)
+        beam_scores = _full(emissions.gather(2, beam_targets))
+        transitions = _full(
+            self.E1(beam_targets[:, :-1]) @ self.E2(beam_targets[:, 1:]).transpose(2, 3)
+        )
         # unbind, because the gradient of every single slice would be as large as the whole tensor
         score, *beam_scores = beam_scores.unbind(1)
         real = mask[:, 1:, None].unbind(1)
@@ -91,3 +93,8 @@ def unsure_scores(model: nn.Module, logits: Tensor, tokens: Tensor, tolerance: f
     read = best.gather(2, F.pad(rank[:, 1:], (0, 1))[:, :, None])
     path = F.pad(ties(chosen)[:, 1:], (0, 1)) | ties(read)
     return path | F.pad(path[:, :-1], (1, 0))
+
+
+def _full(scores: Tensor) -> Tensor:
+    """FP32 for a half precision, whose rounding a sum over a sentence would gather."""
+    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores

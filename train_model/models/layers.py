@@ -14,6 +14,10 @@ from torch.nn import functional as F
 from train_model.data.dictionary import PAD
 from train_model.models.config import check_heads
 from train_model.ops import dynamic_conv
+from train_model.ops.dynamic_conv import banded_conv
+
+BANDED_LENGTH = 256
+"""The longest sentence on which training convolves by a matrix product."""
 
 
 def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
@@ -270,9 +274,12 @@ class DynamicConv(_Convolution):
 
     def convolve(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Compute taps from the unmasked input and apply them to the masked input."""
-        weight = self.taps(self.tap_logits(x), -1).permute(0, 2, 3, 1)
-        x = _zero(x, padding_mask).transpose(1, 2)
-        return dynamic_conv(x, weight, self.padding_l).transpose(1, 2)
+        weight = self.taps(self.tap_logits(x), -1)
+        x = _zero(x, padding_mask)
+        if self.training and x.shape[1] <= BANDED_LENGTH:
+            return banded_conv(x, weight, self.padding_l)
+        weight = weight.permute(0, 2, 3, 1)
+        return dynamic_conv(x.transpose(1, 2), weight, self.padding_l).transpose(1, 2)
 
 
 class LightweightConv(_Convolution):

@@ -1,0 +1,132 @@
+"""What makes fairseq's updates faster, against fairseq without it."""
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from train_model import fairseq_compat
+from train_model.cli import UserError
+
+pytestmark = pytest.mark.fairseq
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugin():
+    fairseq_compat.prepare()
+    import train_model.fairseq_plugin
+
+    return train_model.fairseq_plugin
+
+
+def config(mode):
+    from omegaconf import OmegaConf
+
+    adam = {
+        "_name": "fused_adam",
+        "lr": [0.1],
+        "adam_betas": "(0.9, 0.98)",
+        "adam_eps": 1e-8,
+        "weight_decay": 0.01,
+        "fp16_adam_stats": False,
+    }
+    common = {mode: True, "fp16_scale_window": 4, "fp16_init_scale": 4, "model_parallel_size": 1}
+    common |= {"fp16_scale_tolerance": 0.0, "threshold_loss_scale": None, "min_loss_scale": 1e-4}
+    cfg = {"optimizer": adam, "common": common, "optimization": {"update_freq": [1]}}
+    return OmegaConf.create(cfg | {"distributed_training": {"distributed_world_size": 1}})
+
+
+@pytest.mark.parametrize("mode", ["bf16", "fp16"])
+def test_master_weights_are_those_of_adamw_in_fp32(mode):
+    from fairseq.optim.fp16_optimizer import FP16Optimizer
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[mode]
+    torch.manual_seed(0)
+    weights = [
+        torch.nn.Parameter(torch.randn(shape).to(dtype)) for shape in [(5, 3), (7,), (2, 2, 2)]
+    ]
+    expected = [torch.nn.Parameter(weight.data.float()) for weight in weights]
+    optimizer = FP16Optimizer.build_optimizer(config(mode), weights)
+    reference = torch.optim.AdamW(expected, lr=0.1, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.01)
+    for update in range(4):
+        optimizer.zero_grad()
+        factors = [torch.randn(weight.shape).to(dtype) for weight in weights]
+        if update == 2:
+            factors[1].zero_()
+        loss = sum((w * f).sum() for w, f in zip(weights, factors, strict=True))
+        optimizer.backward(loss)
+        optimizer.multiply_grads(0.5)
+        gradients = [0.5 * factor.float() for factor in factors]
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        torch.testing.assert_close(torch.as_tensor(optimizer.clip_grad_norm(1.0)), norm)
+        for parameter, gradient in zip(expected, gradients, strict=True):
+            parameter.grad = gradient * min(1.0, 1.0 / (float(norm) + 1e-6))
+        optimizer.step()
+        reference.step()
+        for weight, parameter in zip(weights, expected, strict=True):
+            torch.testing.assert_close(weight.data, parameter.data.to(dtype), rtol=2e-2, atol=1e-2)
+    masters = optimizer.fp32_params
+    (flat,) = masters.values() if isinstance(masters, dict) else masters
+    wanted = torch.cat([parameter.data.flatten() for parameter in expected])
+    torch.testing.assert_close(flat.data, wanted, rtol=1e-5, atol=1e-6)
+
+
+def language_pairs():
+    from fairseq.data import Dictionary, LanguagePairDataset, ListDataset
+
+    dictionary = Dictionary()
+    for index in range(20):
+        dictionary.add_symbol(f"w{index}")
+    generator = torch.Generator().manual_seed(0)
+
+    def rows():
+        lengths = torch.randint(1, 9, (30,), generator=generator).tolist()
+        texts = [torch.randint(4, 24, (length,), generator=generator) for length in lengths]
+        rows = [torch.cat([text, torch.tensor([2])]) for text in texts]
+        return ListDataset(rows, np.array([len(row) for row in rows]))
+
+    source, target = rows(), rows()
+    return LanguagePairDataset(
+        source, source.sizes, dictionary, target, target.sizes, dictionary, shuffle=True
+    )
+
+
+def iterate(task_type, keep, workers=0):
+    """The batches of two epochs of a task with nothing but the data."""
+    dataset = language_pairs()
+    task = object.__new__(task_type)
+    task.cfg = SimpleNamespace(keep_batches=keep, train_subset="train")
+    task.dataset_to_epoch_iter = {}
+    if keep:
+        from train_model.fairseq_plugin.kept_batches import KeptBatches
+
+        dataset = KeptBatches(dataset)
+    task.datasets = {"train": dataset}
+    iterator = task.get_batch_iterator(
+        dataset, max_tokens=40, seed=3, num_workers=workers, data_buffer_size=0
+    )
+    return [copy.deepcopy(batch) for _ in range(2) for batch in iterator.next_epoch_itr()]
+
+
+@pytest.mark.parametrize("name", ["translation_ar", "translation_nat"])
+def test_kept_batches_are_the_same_batches_in_the_same_order(name):
+    from fairseq.tasks import TASK_REGISTRY
+
+    kept, fresh = (iterate(TASK_REGISTRY[name], keep) for keep in (True, False))
+    assert len(kept) == len(fresh) > 4
+    for ours, theirs in zip(kept, fresh, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert ours["nsentences"] == theirs["nsentences"]
+        for key in ("id", "target"):
+            assert torch.equal(ours[key], theirs[key])
+        for key, value in theirs["net_input"].items():
+            assert torch.equal(ours["net_input"][key], value)
+
+
+def test_kept_batches_refuse_workers():
+    from fairseq.tasks import TASK_REGISTRY
+
+    with pytest.raises(UserError, match="num_workers 0"):
+        iterate(TASK_REGISTRY["translation_ar"], keep=True, workers=1)

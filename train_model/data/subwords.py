@@ -85,6 +85,10 @@ class SentencePiece:
     def split(self, text: str) -> list[str]:
         return self._processor.EncodeAsPieces(text)
 
+    def pieces(self) -> list[str]:
+        """All units of the model."""
+        return [self._processor.IdToPiece(i) for i in range(self._processor.GetPieceSize())]
+
     def join(self, units: Sequence[str]) -> str:
         return " ".join(self._processor.DecodePieces(list(units)).split())
 

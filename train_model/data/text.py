@@ -108,7 +108,8 @@ class TextOptions:
         """Copy the files to ``folder``, glossaries included; return the options that name the copies."""
         copies = {}
         for name, path in self.files.items():
-            copies[name] = folder / f"{name.removesuffix('_model')}{path.suffix}"
+            taken = {copy.name for copy in copies.values()}
+            copies[name] = folder / (f"{name}.{path.name}" if path.name in taken else path.name)
             shutil.copyfile(path, copies[name])
             if glossary_path(path).is_file():
                 shutil.copyfile(glossary_path(path), glossary_path(copies[name]))

@@ -1,0 +1,551 @@
+"""Make a model folder of a fairseq checkpoint, its dictionaries and its text processing.
+
+    python -m train_model.import_model --checkpoint checkpoint_best.pt --src-dict dict.en.txt \\
+        --tgt-dict dict.de.txt --codes bpe.codes --name mine
+    python -m train_model.import_model --from data-bin/mine --checkpoint checkpoint_best.pt --codes bpe.codes
+    python -m train_model.import_model --from wmt16.en-de.tar.gz
+
+``--from`` takes fairseq's data-bin folder, or a hub archive (``model.pt``, ``dict.*.txt``, ``bpecodes``),
+packed or not; what is given besides takes the place of what is found there. The pieces are compared with
+each other and a sentence goes through the network before ``data_model/<name>`` appears. doc/models.md
+describes the folder.
+"""
+
+import argparse
+import dataclasses
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from train_model.cli import Parser, UserError, run
+from train_model.data.dictionary import BOS, EOS, UNK, Dictionary
+from train_model.data.files import check_parallel, read_lines
+from train_model.data.text import CHOICES, TextOptions
+from train_model.data.tokenizer import Tokenizer, normalise
+from train_model.model_folder import (
+    DATA,
+    DESCRIPTION,
+    NAME,
+    ModelFolder,
+    check_name,
+    find_model,
+    read_folder,
+)
+from train_model.models.architectures import architecture_of
+from train_model.models.beam_search import search
+from train_model.models.checkpoint import Loaded, load_checkpoint, save_checkpoint
+from train_model.models.fairseq_file import read_checkpoint
+from train_model.models.hypotheses import SearchOptions
+from train_model.models.incremental import IncrementalDecoder
+from train_model.progress import task
+
+# How the files of a data-bin folder or a hub archive are called, the first that is there counts.
+CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt", "checkpoint.pt")
+CODES = ("bpecodes", "bpe.codes", "codes", "bpe.32000", "code")
+SENTENCEPIECE = ("sentencepiece.bpe.model", "spm.model", "sentencepiece.model", "bpe.model")
+DICTIONARY = re.compile(r"dict\.([A-Za-z_-]+)\.txt")
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MAX_MEMBERS = 10_000
+MAX_UNPACKED = 64 << 30
+"""Bytes of the files that are taken out of an archive."""
+LEAST_SHARE = 0.5
+"""Of a dictionary's units that have to come from the codes, and of a text's units in the dictionary."""
+WORDS_TRIED = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """The files of a model, wherever they are; None for what it does not have."""
+
+    checkpoint: Path | None = None
+    src_dict: Path | None = None
+    tgt_dict: Path | None = None
+    codes: Path | None = None
+    target_codes: Path | None = None
+    truecase_model: Path | None = None
+    test_src: Path | None = None
+    test_tgt: Path | None = None
+    languages: tuple[str, str] = ("", "")
+
+    def updated(self, other: "Pieces") -> "Pieces":
+        """These pieces, and those of ``other`` in the place of the same ones here."""
+        given = {
+            name: value for name, value in vars(other).items() if value not in (None, ("", ""))
+        }
+        return dataclasses.replace(self, **given)
+
+
+def import_model(
+    name: str,
+    pieces: Pieces,
+    text: TextOptions | None,
+    facts: dict[str, str],
+    policy: str | None = None,
+    models: Path = DATA,
+) -> ModelFolder:
+    """Make the folder ``models/name``, complete or not at all.
+
+    Args:
+        name: of the new folder.
+        pieces: the files; a checkpoint at least.
+        text: the steps of text, or None for a network without text.
+        facts: further keys of model.yaml, such as the licence.
+        policy: the padding policy, if not the checkpoint's.
+        models: where the folder is made.
+
+    Raises:
+        UserError: the folder exists, a piece is missing or damaged, or the pieces do not belong together.
+    """
+    target = models / check_name(name)
+    if target.exists():
+        raise UserError(f"{target} exists; remove it, or give another name")
+    if pieces.checkpoint is None:
+        raise UserError(
+            "there is no checkpoint; give one with --checkpoint (make import CHECKPOINT=...)"
+        )
+    with task("reading the checkpoint") as shown:
+        loaded = load_checkpoint(pieces.checkpoint)
+        if policy:
+            loaded.model.config = dataclasses.replace(loaded.config, padding_policy=policy)
+            loaded = dataclasses.replace(loaded, config=loaded.model.config)
+        shown.begin("comparing the pieces")
+        if text is not None:
+            _check_dictionaries(pieces, loaded)
+            _check_units(pieces, text)
+        if pieces.test_src and pieces.test_tgt:
+            check_parallel(pieces.test_src, pieces.test_tgt)
+        shown.begin("writing")
+        models.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=models) as scratch:
+            draft = Path(scratch, name)
+            draft.mkdir()
+            _write(draft, pieces, loaded, text, facts)
+            shown.begin("translating a sentence")
+            _try(read_folder(draft))
+            try:
+                draft.rename(target)
+            except OSError as error:  # made meanwhile
+                raise UserError(f"{target} exists; remove it, or give another name") from error
+    return read_folder(target)
+
+
+def _check_dictionaries(pieces: Pieces, loaded: Loaded) -> None:
+    """Compare the sizes of the dictionaries with those of the embeddings."""
+    rows = loaded.config.src_vocab, loaded.config.tgt_vocab
+    if pieces.src_dict is None or pieces.tgt_dict is None:
+        raise UserError(
+            "there are no dictionaries; give --src-dict and --tgt-dict (make import SRC_DICT= TGT_DICT=), "
+            "or one of them if they are the same"
+        )
+    words = tuple(len(Dictionary.load(path)) for path in (pieces.src_dict, pieces.tgt_dict))
+    for side, path, own, row in zip(
+        ("source", "target"), (pieces.src_dict, pieces.tgt_dict), words, rows, strict=True
+    ):
+        if own != row:
+            swapped = words == rows[::-1] and rows[0] != rows[1]
+            hint = "the two are swapped" if swapped else "give the one that it was trained with"
+            raise UserError(
+                f"{path} has {own} symbols and {pieces.checkpoint} {row} in its {side} embedding; {hint}"
+            )
+
+
+def _check_units(pieces: Pieces, text: TextOptions) -> None:
+    """Compare the codes with the dictionaries."""
+    sides = [(pieces.src_dict, text.codes), (pieces.tgt_dict, text.target_codes or text.codes)]
+    for dictionary, codes in sides:
+        if codes is None:
+            continue
+        known = _units_of(codes, text)
+        loaded = Dictionary.load(dictionary)
+        words = [s for i, s in enumerate(loaded.symbols) if not loaded.is_filler(i)]
+        units = [word for word in words if len(word.removesuffix(text.separator)) > 1]
+        found = sum(unit.removesuffix(text.separator) in known for unit in units)
+        if found < LEAST_SHARE * len(units):
+            raise UserError(
+                f"{codes} does not belong to {dictionary}: {found} of {len(units)} units come from it; give "
+                "the codes that the text was segmented with"
+            )
+
+
+def _units_of(codes: Path, text: TextOptions) -> set[str]:
+    """The units of more than one character that merges or a SentencePiece model give."""
+    if text.subwords == "sentencepiece":
+        from train_model.data.subwords import SentencePiece
+
+        return set(SentencePiece(codes).pieces())
+    merges = [line.strip("\r ").split(" ") for line in read_lines(codes)]
+    # fastBPE writes a count behind the two symbols
+    return {"".join(merge[:2]).removesuffix("</w>") for merge in merges if len(merge) > 1}
+
+
+def _write(
+    folder: Path, pieces: Pieces, loaded: Loaded, text: TextOptions | None, facts: dict[str, str]
+) -> None:
+    """Write the files and model.yaml into the empty ``folder``."""
+    save_checkpoint(folder / "checkpoint.pt", loaded.model, loaded.config, _dtype(loaded.model))
+    source, target = pieces.languages
+    content: dict[str, Any] = {
+        "architecture": loaded.kind,
+        "checkpoint": "checkpoint.pt",
+        "padding_policy": loaded.config.padding_policy,
+    }
+    if source and target:
+        content |= {"source_language": source, "target_language": target}
+    if text is not None:
+        joined = pieces.src_dict.read_bytes() == pieces.tgt_dict.read_bytes()
+        names = (
+            ["dict.txt"] * 2
+            if joined
+            else [f"dict.{source or 'src'}.txt", f"dict.{target or 'tgt'}.txt"]
+        )
+        shutil.copyfile(pieces.src_dict, folder / names[0])
+        shutil.copyfile(pieces.tgt_dict, folder / names[1])
+        content |= {"source_dictionary": names[0], "target_dictionary": names[1]}
+        content["special_symbols"] = {"bos": 0, "pad": 1, "eos": 2, "unk": 3}
+        text = text.copy_to(folder)
+        for codes in {text.codes, text.target_codes} - {None} if text.subwords == "bpe" else ():
+            _without_counts(codes)
+        content["text"] = text.to_mapping(folder)
+    if pieces.test_src and pieces.test_tgt:
+        content["test"] = {"source": f"test.{source or 'src'}", "target": f"test.{target or 'tgt'}"}
+        shutil.copyfile(pieces.test_src, folder / content["test"]["source"])
+        shutil.copyfile(pieces.test_tgt, folder / content["test"]["target"])
+    content |= facts
+    text_of = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10**6)
+    head = "# Written by make import; doc/models.md describes the keys.\n"
+    (folder / DESCRIPTION).write_text(head + text_of, encoding="utf-8")
+
+
+def _without_counts(codes: Path) -> None:
+    """Turn merges of fastBPE, which end in counts, into those of subword-nmt, in place."""
+    merges = [line.strip("\r ").split(" ") for line in read_lines(codes)]
+    if merges and all(len(merge) == 3 and merge[2].isdecimal() for merge in merges):
+        lines = ["#version: 0.2", *(" ".join(merge[:2]) for merge in merges)]
+        codes.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """FP16 if the weights are numbers of FP16, so that a small checkpoint stays small."""
+    weights = (value for value in model.state_dict().values() if value.is_floating_point())
+    return torch.float16 if all(w.half().float().equal(w) for w in weights) else torch.float32
+
+
+@torch.inference_mode()
+def _try(folder: ModelFolder) -> None:
+    """Translate a sentence with what was written: the first of the test text, or some units.
+
+    Raises:
+        UserError: the network gives no numbers, or the dictionary lacks most of the sentence.
+    """
+    loaded = load_checkpoint(folder.checkpoint)
+    config = loaded.config
+    row = [BOS, *range(4, min(4 + WORDS_TRIED, config.src_vocab)), EOS]
+    tokenizer = None
+    if folder.text is not None:
+        tokenizer = Tokenizer.from_files(folder)
+        if folder.test_src is not None:
+            sentence = next(filter(normalise, read_lines(folder.test_src)), "")
+            units = tokenizer.encode(sentence)[1:-1]
+            if units.count(UNK) > LEAST_SHARE * len(units):
+                raise UserError(
+                    f"the dictionary lacks {units.count(UNK)} of the {len(units)} units of the test text's "
+                    f"first sentence, {sentence[:40]!r}; is it in another language, or preprocessed?"
+                )
+            row = [BOS, *units[: config.max_source_positions - 2], EOS]
+    row = row[: config.max_source_positions]
+    model = loaded.model
+    if architecture_of(model).family == "autoregressive":
+        options = SearchOptions(beam=1, max_len_b=min(2 * len(row), 64))
+        found = search(IncrementalDecoder.of(model), torch.tensor([row[1:]]), options)
+        if not found.counts.all():
+            raise UserError("the network gives scores that are no numbers; take another checkpoint")
+        tokens = found.tokens[0, 0]
+    else:
+        tokens, scores = (output[0] for output in model(torch.tensor([row])))
+        if not scores.isfinite().all():
+            raise UserError("the network gives scores that are no numbers; take another checkpoint")
+    if tokenizer is not None:
+        tokenizer.decode(tokens)
+
+
+# --- Finding the pieces ---------------------------------------------------------------------------
+
+
+def pieces_in(folder: Path, languages: tuple[str, str] = ("", "")) -> Pieces:
+    """Find the pieces of a data-bin folder or an unpacked hub archive.
+
+    Args:
+        folder: where they are.
+        languages: source and target; without them the checkpoint says them, or the folder's name.
+
+    Raises:
+        UserError: there are dictionaries of other languages, or it is not known which one is the source's.
+    """
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+
+    def first(names: Iterable[str]) -> Path | None:
+        return next((files[name] for name in names if name in files), None)
+
+    checkpoint = first(CHECKPOINTS)
+    only = [path for name, path in files.items() if name.endswith((".pt", ".safetensors"))]
+    if checkpoint is None and len(only) == 1:
+        checkpoint = only[0]
+    sentencepiece = [path for name, path in files.items() if name.endswith(".model")]
+    codes = first(CODES) or first(SENTENCEPIECE)
+    if codes is None and len(sentencepiece) == 1:
+        codes = sentencepiece[0]
+    found = sorted(match[1] for name in files if (match := DICTIONARY.fullmatch(name)))
+    if not all(languages):
+        languages = _languages(folder, files, found, checkpoint)
+    missing = [name for name in languages if name and name not in found]
+    if missing and "dict.txt" not in files:
+        raise UserError(
+            f"{folder} has no dict.{missing[0]}.txt; it has dictionaries of "
+            f"{', '.join(found) or 'no language'}"
+        )
+    source, target = (files.get(f"dict.{name}.txt", files.get("dict.txt")) for name in languages)
+    if not any(languages):
+        source = target = files.get("dict.txt")
+    return Pieces(checkpoint, source, target, codes, languages=languages)
+
+
+def _languages(
+    folder: Path, files: dict[str, Path], found: list[str], checkpoint: Path | None
+) -> tuple[str, str]:
+    """Source and target: of the checkpoint's options, or of the names of binary files."""
+    pairs = {
+        match.group(1, 2) for name in files if (match := re.match(r"\w+\.([\w]+)-([\w]+)\.", name))
+    }
+    pairs = {pair for pair in pairs if {*pair} <= {*found}}
+    if len(pairs) == 1:
+        return pairs.pop()
+    if checkpoint is not None and checkpoint.suffix == ".pt":
+        options = read_checkpoint(checkpoint).options
+        pair = (getattr(options, "source_lang", None), getattr(options, "target_lang", None))
+        if all(isinstance(name, str) for name in pair):
+            return pair
+    if len(found) == 2 and (
+        match := re.search(rf"({'|'.join(found)})[-_.]({'|'.join(found)})", folder.name)
+    ):
+        return match[1], match[2]
+    if found:
+        raise UserError(
+            f"{folder} does not say which of {', '.join(found)} is the source; give --languages, "
+            f"such as --languages {'-'.join((found * 2)[:2])}"
+        )
+    return "", ""
+
+
+@contextmanager
+def unpacked(source: Path) -> Iterator[Path]:
+    """Give the folder ``source``, or one with the files of the archive ``source``, whatever their folders.
+
+    Raises:
+        UserError: it is neither, or the archive is damaged, or has what no model has.
+    """
+    if source.is_dir():
+        yield source
+        return
+    if not source.is_file():
+        raise UserError(f"there is no {source}; give fairseq's data-bin folder or a hub archive")
+    if not source.name.endswith(ARCHIVES):
+        raise UserError(f"{source} is neither a folder nor one of {', '.join(ARCHIVES)}")
+    with tempfile.TemporaryDirectory(prefix="import.") as scratch:
+        folder = Path(scratch)
+        try:
+            _unpack(source, folder)
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            raise UserError(f"{source} is a damaged archive: {error}; get it again") from error
+        yield folder
+
+
+def _unpack(source: Path, folder: Path) -> None:
+    """Copy the archive's ordinary files into ``folder``; paths in it and links count for nothing."""
+    left = MAX_UNPACKED
+    with tarfile.open(source) as archive:
+        for number, member in enumerate(archive):
+            if number >= MAX_MEMBERS:
+                raise UserError(
+                    f"{source} has more than {MAX_MEMBERS} files; unpack it and give the folder"
+                )
+            name = Path(member.name).name
+            if not member.isfile() or not _is_piece(name):
+                continue
+            left -= member.size
+            if left < 0:
+                raise UserError(f"{source} is larger than a model; unpack it and give the folder")
+            if (folder / name).exists():
+                raise UserError(
+                    f"{source} has two files {name}; unpack it and give one of the folders"
+                )
+            with archive.extractfile(member) as content, (folder / name).open("wb") as file:
+                shutil.copyfileobj(content, file)
+
+
+def _is_piece(name: str) -> bool:
+    return (
+        name in (*CHECKPOINTS, *CODES, "dict.txt")
+        or DICTIONARY.fullmatch(name) is not None
+        or name.endswith((".pt", ".safetensors", ".model", ".glossary"))
+    )
+
+
+# --- Command line ---------------------------------------------------------------------------------
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m train_model.import_model", description=__doc__.partition("\n")[0]
+    )
+    add = parser.add_argument
+    add("--from", dest="source", type=Path, metavar="PATH", help="data-bin folder or hub archive")
+    add("--like", metavar="MODEL", help="take dictionaries, text and languages of another model")
+    add(
+        "--checkpoint",
+        type=Path,
+        help="fairseq's .pt, or .safetensors with a model.yaml next to it",
+    )
+    add("--src-dict", type=Path, help="the source's dictionary, dict.*.txt")
+    add("--tgt-dict", type=Path, help="the target's; default: the source's")
+    add("--codes", type=Path, help="merges of subword-nmt, or a SentencePiece model (.model)")
+    add("--target-codes", type=Path, help="the target's, if it has its own")
+    add("--languages", metavar="SRC-TGT", help="such as en-de")
+    add("--test-src", type=Path, help="test text, one sentence per line")
+    add("--test-tgt", type=Path, help="its translations")
+    add("--name", help="of the new folder in data_model; default: that of --from, or mine")
+    add("--models", type=Path, default=DATA, help="where the folder is made; default: data_model")
+    add("--padding-policy", choices=("upstream", "masked"), help="default: the checkpoint's")
+    add("--summary", help="what the model does")
+    add("--origin", help="where it comes from")
+    add("--licence", help="its licence")
+    text = parser.add_argument_group("text processing", "see doc/models.md; found where it can be")
+    add = text.add_argument
+    add("--subwords", choices=CHOICES["subwords"], help="default: what --codes is; none without it")
+    add("--separator", help="ends a BPE unit inside a word; default: @@")
+    add("--unicode", choices=CHOICES["unicode"], help="normalisation form; default: NFC")
+    add("--moses", action=argparse.BooleanOptionalAction, help="Moses' tokenisation")
+    add("--aggressive-dashes", action="store_true", default=None, help="Moses' option -a")
+    add("--no-escape", dest="escape", action="store_false", default=None, help="Moses' -no-escape")
+    add("--case", choices=CHOICES["case"], help="default: keep")
+    add("--truecase-model", type=Path, help="of Moses' truecaser, with --case truecase")
+    add(
+        "--unknown",
+        choices=CHOICES["unknown"],
+        help="units outside the dictionary; default: refuse",
+    )
+    return parser
+
+
+def _languages_argument(text: str | None) -> tuple[str, str]:
+    if text is None:
+        return "", ""
+    match = re.fullmatch(r"([A-Za-z_]+)-([A-Za-z_]+)", text)
+    if not match:
+        raise UserError(f"--languages {text!r} is not SOURCE-TARGET, such as en-de")
+    return match[1], match[2]
+
+
+def _text_options(
+    args: argparse.Namespace, pieces: Pieces, like: ModelFolder | None
+) -> TextOptions | None:
+    """The text processing: of another model, else of what the pieces are; what is given counts first."""
+    names = {field.name for field in dataclasses.fields(TextOptions)}
+    given = {
+        name: value for name, value in vars(args).items() if name in names and value is not None
+    }
+    files = {name: getattr(pieces, name) for name in ("codes", "target_codes", "truecase_model")}
+    given |= {name: path for name, path in files.items() if path is not None}
+    if like is not None and like.text is not None:
+        return dataclasses.replace(like.text, **given)
+    if pieces.src_dict is None and not given:
+        return None
+    if "subwords" not in given:
+        codes = given.get("codes")
+        kind = "sentencepiece" if codes is not None and codes.suffix == ".model" else "bpe"
+        given["subwords"] = kind if codes is not None else "none"
+    return TextOptions(**given)
+
+
+def _default_name(source: Path | None) -> str:
+    if source is None:
+        return "mine"
+    stem = source.resolve().name
+    for suffix in sorted(ARCHIVES, key=len, reverse=True):
+        stem = stem.removesuffix(suffix)
+    return stem if NAME.fullmatch(stem) else "mine"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; see ``--help``."""
+    args = _parser().parse_args(argv)
+    name = check_name(_default_name(args.source) if args.name is None else args.name)
+    if (target := args.models / name).exists():
+        raise UserError(f"{target} exists; remove it, or give another name (NAME=)")
+    if args.source is None and args.checkpoint is None:
+        raise UserError(
+            "there is nothing to import; give --checkpoint or --from (make import CHECKPOINT=)"
+        )
+    languages = _languages_argument(args.languages)
+    given = Pieces(
+        **{
+            field.name: getattr(args, field.name)
+            for field in dataclasses.fields(Pieces)
+            if field.name != "languages"
+        },
+        languages=languages,
+    )
+    like = find_model(args.like) if args.like else None
+    with unpacked(args.source) if args.source else _nothing() as folder:
+        pieces = Pieces()
+        if like is not None:
+            pieces = Pieces(
+                src_dict=like.src_dict,
+                tgt_dict=like.tgt_dict,
+                test_src=like.test_src,
+                test_tgt=like.test_tgt,
+                languages=like.languages,
+            )
+        if folder is not None:
+            pieces = pieces.updated(pieces_in(folder, languages))
+        pieces = pieces.updated(given)
+        if (pieces.test_src is None) != (pieces.test_tgt is None):
+            raise UserError("test text needs both sides; give --test-src and --test-tgt")
+        one = pieces.src_dict or pieces.tgt_dict
+        pieces = dataclasses.replace(
+            pieces, src_dict=pieces.src_dict or one, tgt_dict=pieces.tgt_dict or one
+        )
+        files = (pieces.codes, pieces.target_codes, pieces.truecase_model)
+        for path in (*files, pieces.test_src, pieces.test_tgt):
+            if path is not None and not path.is_file():
+                raise UserError(f"there is no file {path}")
+        text = _text_options(args, pieces, like)
+        facts = {"summary": args.summary, "source": args.origin, "licence": args.licence}
+        facts["source"] = (
+            facts["source"] or f"imported from {(args.source or args.checkpoint).name}"
+        )
+        facts = {key: value for key, value in facts.items() if value}
+        made = import_model(name, pieces, text, facts, args.padding_policy, args.models)
+    argument = name if args.models == DATA else target
+    print(
+        f"{made.folder}: {made.architecture} ({made.family}); the pieces fit, a sentence went through"
+    )
+    then = "translate" if made.text is not None else "bench"
+    print(f"next: make {then} MODEL={argument}")
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield None
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,281 @@
+"""A model folder is made of every form that fairseq leaves, complete or not at all."""
+
+import io
+import shutil
+import tarfile
+
+import pytest
+import torch
+
+from train_model import import_model, model_folder
+from train_model.cli import UserError
+from train_model.data.dictionary import Dictionary
+from train_model.data.tokenizer import Tokenizer
+from train_model.model_folder import read_folder
+from train_model.models.checkpoint import load_checkpoint
+from train_model.tests.model_pieces import AR, FIXTURES, NAT, data_bin, hub_archive, write_pieces
+
+
+def run(folder, *arguments, name="mine"):
+    import_model.main([*map(str, arguments), "--name", name, "--models", str(folder)])
+    return read_folder(folder / name)
+
+
+def options(pieces, *names):
+    return [part for name in names or pieces for part in (f"--{name}", pieces[name])]
+
+
+@pytest.fixture
+def pieces(tmp_path):
+    return write_pieces(tmp_path / "pieces")
+
+
+@pytest.fixture
+def models(tmp_path):
+    return tmp_path / "models"
+
+
+def nothing_was_made(models):
+    return not models.exists() or not [*models.iterdir()]
+
+
+def test_separate_files(models, pieces, capsys):
+    found = run(models, "--checkpoint", NAT, *options(pieces), "--licence", "MIT")
+    assert (found.architecture, found.family) == ("conv_crf_transformer", "one-pass")
+    assert [path.name for path in models.iterdir()] == ["mine"]
+    tokenizer = Tokenizer.from_files(found)
+    assert tokenizer.source_units("ab c") == ["ab", "c"]
+    original, copy = load_checkpoint(NAT), load_checkpoint(found.checkpoint)
+    assert copy.config == original.config
+    for key, value in original.model.state_dict().items():
+        assert copy.model.state_dict()[key].equal(value), key
+    assert "make translate MODEL=" in capsys.readouterr().out
+    assert found.test_src.read_text() == pieces["test-src"].read_text()
+
+
+def test_a_hub_archive_as_it_is(models, tmp_path):
+    archive = hub_archive(tmp_path)
+    found = run(models, "--from", archive)
+    assert (found.architecture, found.languages) == ("transformer_multibranch_v2", ("en", "de"))
+    assert found.text.codes.name == "bpecodes"
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    same = run(models, "--from", tmp_path / "small.en-de", name="unpacked")
+    assert same.src_dict.read_bytes() == found.src_dict.read_bytes() != found.tgt_dict.read_bytes()
+
+
+def test_a_data_bin_folder_and_a_checkpoint(models, tmp_path, pieces):
+    folder = data_bin(tmp_path)
+    found = run(models, "--from", folder, "--checkpoint", NAT, *options(pieces, "codes"))
+    assert found.languages == ("en", "de")
+    assert found.test_src is None
+    assert Dictionary.load(found.src_dict).symbols == Dictionary.load(pieces["src-dict"]).symbols
+
+
+def test_pieces_of_another_model(models, pieces):
+    run(models, "--checkpoint", NAT, *options(pieces), "--languages", "en-de", name="first")
+    like = models / "first"
+    found = run(models, "--checkpoint", AR, "--like", like, name="second")
+    assert found.autoregressive
+    assert found.languages == ("en", "de")
+    assert found.text.codes == models / "second" / "bpecodes"
+
+
+def test_without_dictionaries_the_model_has_no_text(models):
+    found = run(models, "--checkpoint", NAT)
+    assert found.text is None
+    with pytest.raises(UserError, match=r"mine has no text processing .*make import CHECKPOINT="):
+        found.require_text()
+
+
+def test_one_dictionary_for_both_sides_is_kept_once(models, pieces):
+    found = run(models, "--checkpoint", NAT, *options(pieces, "src-dict", "codes"))
+    assert found.src_dict == found.tgt_dict == models / "mine" / "dict.txt"
+
+
+def test_text_in_units_already(models, pieces):
+    found = run(models, "--checkpoint", NAT, *options(pieces, "src-dict", "tgt-dict"))
+    assert found.text.subwords == "none"
+    assert Tokenizer.from_files(found).source_units("ab q@@ c") == ["ab", "q@@", "c"]
+
+
+def test_merges_of_fastbpe_lose_their_counts(models, pieces):
+    lines = pieces["codes"].read_text().splitlines()[1:]
+    pieces["codes"].write_text("".join(f"{line} 7\n" for line in lines))
+    found = run(models, "--checkpoint", NAT, *options(pieces, "src-dict", "tgt-dict", "codes"))
+    assert Tokenizer.from_files(found).source_units("ab c") == ["ab", "c"]
+
+
+def test_the_padding_policy_can_be_chosen(models):
+    found = run(models, "--checkpoint", NAT, "--padding-policy", "masked")
+    assert load_checkpoint(found.checkpoint).config.padding_policy == "masked"
+    description = found.folder / "model.yaml"
+    text = description.read_text()
+    description.write_text(text.replace("padding_policy: masked", "padding_policy: upstream"))
+    assert load_checkpoint(found.checkpoint).config.padding_policy == "upstream"
+
+
+def test_sentencepiece(models, pieces, tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    text = tmp_path / "text"
+    words = [a + b for a in "abcdefghij" for b in "klmnopqrst"]
+    text.write_text("\n".join(" ".join(words[i : i + 7]) for i in range(90)) + "\n")
+    prefix = tmp_path / "spm"
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(prefix), vocab_size=100, minloglevel=2
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+    units = [processor.id_to_piece(i) for i in range(3, 100)]
+    path = tmp_path / "dict.spm.txt"
+    fill = 200 - 4 - len(units)
+    Dictionary([*((u, 9) for u in units), *((f"madeupword{i:04d}", 0) for i in range(fill))]).save(
+        path
+    )
+    files = ["--src-dict", path, "--codes", f"{prefix}.model"]
+    found = run(models, "--checkpoint", NAT, *files)
+    assert found.text.subwords == "sentencepiece"
+    assert Tokenizer.from_files(found).source_units("ak bl") == processor.encode_as_pieces("ak bl")
+    with pytest.raises(UserError, match=r"spm.model does not belong to .*dict.en.txt: "):
+        run(models, "--checkpoint", NAT, "--src-dict", pieces["src-dict"], *files[2:], name="other")
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        (None, ["--name", "a/b"], "'a/b' cannot name a model"),
+        (None, ["--name", "../mine"], "cannot name a model"),
+        (None, ["--name", ""], "'' cannot name a model"),
+        (None, ["--name", "plugins"], "build/plugins is the folder of something else"),
+        (None, ["--name", "demo-ptq"], "build/demo-ptq is the folder of something else"),
+        (None, ["--checkpoint", "/nowhere.pt"], "there is no checkpoint /nowhere.pt"),
+        (None, ["--checkpoint", FIXTURES / "README.md"], "is refused|damaged or"),
+        (None, ["--src-dict", "/nowhere"], "no dictionary at /nowhere"),
+        (None, ["--codes", "/nowhere"], "no file /nowhere|no BPE codes at /nowhere"),
+        (None, ["--test-src", "/nowhere"], "/nowhere"),
+        (None, ["--languages", "english"], "is not SOURCE-TARGET, such as en-de"),
+        (None, ["--from", "/nowhere"], "there is no /nowhere"),
+        ("short dictionary", [], r"has 199 symbols and .* 200 in its target embedding"),
+        ("other codes", [], "bpecodes does not belong to .*: 0 of 144 units come from it"),
+        ("text of another language", [], "lacks 2 of the 2 units of the test text"),
+        ("one line less", [], "has more lines than"),
+        ("NaN", [], "infinite or not numbers"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_leaves_nothing(
+    change, arguments, message, models, pieces, tmp_path
+):
+    checkpoint = NAT
+    if change == "short dictionary":
+        path = pieces["tgt-dict"]
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    elif change == "other codes":
+        pieces["codes"].write_text("#version: 0.2\nx y\nxy z</w>\n")
+    elif change == "text of another language":
+        pieces["test-src"].write_text("ж щ\nы\n")
+    elif change == "one line less":
+        pieces["test-tgt"].write_text("a\n")
+    elif change == "NaN":
+        content = torch.load(NAT, weights_only=False)
+        content["model"]["decoder.embed_length.weight"][0, 0] = torch.nan
+        checkpoint = tmp_path / "nan.pt"
+        torch.save(content, checkpoint)
+    given = ["--checkpoint", checkpoint, *options(pieces), "--name", "mine", *arguments]
+    with pytest.raises(UserError, match=message) as error:
+        import_model.main([*map(str, given), "--models", str(models)])
+    assert "\n" not in str(error.value)
+    assert nothing_was_made(models)
+
+
+def test_pieces_of_two_models(models, pieces, tmp_path):
+    """Dictionaries of other sizes, and swapped ones."""
+    wide = tmp_path / "dict.wide.txt"
+    Dictionary((f"w{i}", 1) for i in range(300)).save(wide)
+    with pytest.raises(
+        UserError, match=r"has 304 symbols and .* 200 in its source embedding; give"
+    ):
+        run(models, "--checkpoint", NAT, "--src-dict", wide, "--tgt-dict", pieces["tgt-dict"])
+    assert nothing_was_made(models)
+
+
+def test_an_existing_folder_is_not_touched(models):
+    (models / "mine").mkdir(parents=True)
+    (models / "mine" / "file").write_text("kept")
+    with pytest.raises(UserError, match="mine exists; remove it, or give another name"):
+        run(models, "--checkpoint", NAT)
+    assert [path.name for path in (models / "mine").iterdir()] == ["file"]
+
+
+def test_a_folder_that_does_not_say_its_languages(models, tmp_path, pieces):
+    folder = tmp_path / "pieces"
+    shutil.copy(NAT, folder / "model.pt")
+    with pytest.raises(UserError, match="which of de, en is the source; give --languages"):
+        run(models, "--from", folder)
+    with pytest.raises(UserError, match=r"has no dict.fr.txt; it has dictionaries of de, en"):
+        run(models, "--from", folder, "--languages", "fr-de")
+    found = run(models, "--from", folder, "--languages", "de-en")
+    assert found.src_dict.read_bytes() == pieces["tgt-dict"].read_bytes()
+
+
+def packed(path, members):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_paths_and_links_in_an_archive_lead_nowhere(models, tmp_path):
+    archive = hub_archive(tmp_path)
+    hostile = tmp_path / "hostile.tar.gz"
+    with tarfile.open(archive) as good, tarfile.open(hostile, "w:gz") as bad:
+        for member in good:
+            content = good.extractfile(member) if member.isfile() else None
+            member.name = "../../" + member.name.rpartition("/")[2]
+            bad.addfile(member, content)
+        link = tarfile.TarInfo("checkpoint_best.pt")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        bad.addfile(link)
+    found = run(models, "--from", hostile)
+    assert found.languages == ("en", "de")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "hostile.tar.gz",
+        "models",
+        "pieces",
+        "small.en-de.tar.gz",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("a/model.pt", b"x"), ("b/model.pt", b"y")], "has two files model.pt"),
+        ([("README", b"nothing here")], "there is no checkpoint; give one"),
+        (None, "is a damaged archive|file could not be opened"),
+    ],
+)
+def test_archives_that_are_no_model(members, message, models, tmp_path):
+    archive = tmp_path / "some.tar.gz"
+    if members is None:
+        archive.write_bytes(b"\x1f\x8bnot an archive")
+    else:
+        packed(archive, members)
+    with pytest.raises(UserError, match=message):
+        run(models, "--from", archive)
+    assert nothing_was_made(models)
+
+
+def test_an_archive_without_end_is_refused(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(import_model, "MAX_UNPACKED", 10)
+    with pytest.raises(UserError, match="is larger than a model"):
+        run(models, "--from", packed(tmp_path / "a.tar.gz", [("model.pt", b"x" * 11)]))
+    monkeypatch.setattr(import_model, "MAX_MEMBERS", 2)
+    members = [(f"file{i}", b"") for i in range(3)]
+    with pytest.raises(UserError, match="has more than 2 files"):
+        run(models, "--from", packed(tmp_path / "b.tar.gz", members))
+
+
+def test_the_default_name_is_that_of_the_archive(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_folder, "DATA", models)
+    import_model.main(["--from", str(hub_archive(tmp_path)), "--models", str(models)])
+    assert model_folder.names() == ["small.en-de"]

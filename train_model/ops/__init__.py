@@ -1,9 +1,11 @@
 """The operators of the networks as PyTorch sees them, in the namespace ``lite``.
 
-Importing this package registers ``lite::dynamic_conv``, ``lite::crf_decode`` and ``lite::fake_quantize``
-with a PyTorch form that runs on any device. Where the CUDA build of the first two is found
-(``make torch-ops``), it is loaded and takes over for CUDA tensors.
+Importing this package registers the operator of every module in it with a PyTorch form that runs on any
+device. If the CUDA library (``make torch-ops``) is found, it is loaded and takes over for CUDA tensors.
 """
+
+import importlib
+import pkgutil
 
 from train_model.ops.crf_decode import crf_decode
 from train_model.ops.cuda_library import cuda_library_path, load_cuda_library
@@ -19,4 +21,6 @@ __all__ = [
     "load_cuda_library",
 ]
 
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 load_cuda_library()

@@ -16,7 +16,7 @@ from trt_code.plugin_host.host import Case, Outcome, PluginHost
 ATTRIBUTES = {"scalar": 2.5, "times": 3, "offsets": [10, 20, 30], "mode": "subtract"}
 
 
-def make_model() -> onnx.ModelProto:
+def make_model(attributes: dict[str, object] = ATTRIBUTES) -> onnx.ModelProto:
     """One AddScalar node over x [batch, 5], as an exporter or a surgeon would write it."""
     node = helper.make_node(
         "AddScalar",
@@ -26,12 +26,12 @@ def make_model() -> onnx.ModelProto:
         domain="demo",
         plugin_version="1",
         plugin_namespace="",
-        **ATTRIBUTES,
+        **attributes,
     )
     tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 5]) for n in "xy"]
     graph = helper.make_graph([node], "add_scalar", tensors[:1], tensors[1:])
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("demo", 1)]
-    return helper.make_model(graph, opset_imports=opsets)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
 def case_of(node: onnx.NodeProto, batches: tuple[int, ...] = (2, 1, 7)) -> Case:

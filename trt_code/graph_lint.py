@@ -2,8 +2,9 @@
 
     python -m trt_code.graph_lint build/demo/model.fp16.onnx
 
-No TensorRT is needed. A file without findings is not proven to build; one with findings will not, or
-will not compute what is meant.
+No TensorRT is needed. If one is installed that can parse here (TensorRT RTX can without a GPU), its parser
+reads a file in which the rules find nothing. A file with findings does not build, or does not compute what
+the graph says.
 """
 
 from pathlib import Path
@@ -12,8 +13,10 @@ import onnx
 
 from onnx_export.onnx_file import load_onnx
 from train_model.cli import Parser, run
+from trt_code.engine.tensorrt_api import title_of
+from trt_code.lint.library import installed, parse_errors
 from trt_code.lint.plugins import declared_fields, find_library, schema_fields
-from trt_code.lint.rules import RULES, Finding, Graph, check_declared
+from trt_code.lint.rules import INT8_RULES, RULES, Finding, Graph, check_declared
 
 
 def lint(model: onnx.ModelProto, fields: dict[str, dict[str, str]] | None = None) -> list[Finding]:
@@ -25,7 +28,7 @@ def lint(model: onnx.ModelProto, fields: dict[str, dict[str, str]] | None = None
             operators' schemas say.
     """
     graph = Graph(model)
-    findings = [finding for rule in RULES for finding in rule(graph)]
+    findings = [finding for rule in (*RULES, *INT8_RULES) for finding in rule(graph)]
     return [*findings, *check_declared(graph, schema_fields() if fields is None else fields)]
 
 
@@ -33,9 +36,18 @@ def report(model: onnx.ModelProto, library: Path | None = None) -> int:
     """Print the findings of ``model`` and their number; return 1 if there are any."""
     library = library or find_library()
     findings = lint(model, declared_fields(library) if library else None)
+    parsed = "not parsed, no TensorRT here"
+    trt = installed()
+    if trt is not None and not findings:
+        findings = [
+            Finding(node, f"{title_of(trt)} refuses it: {words}", "rewrite the node")
+            for node, words in parse_errors(trt, model)
+        ]
+        parsed = f"parsed by {title_of(trt)}"
     for finding in findings:
         print(f"lint  {finding}")
-    print(f"lint: {len(findings)} findings; attributes as declared by {library or 'the schemas'}")
+    declared = f"attributes as declared by {library or 'the schemas'}"
+    print(f"lint: {len(findings)} findings; {declared}; {parsed if not findings else 'not parsed'}")
     return 1 if findings else 0
 
 

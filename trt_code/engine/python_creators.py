@@ -21,22 +21,21 @@ from onnx_export.symbols.schema import NAMING, Operator, Type
 def registered(trt: ModuleType, operators: Iterable[Operator] | None = None) -> Iterator[None]:
     """Keep a creator of each operator in TensorRT's plugin registry; by default of all operators.
 
-    Args:
-        trt: ``tensorrt`` or ``tensorrt_rtx``, with the logger of the process already given to it.
-        operators: those to register.
+    An operator that has a creator there, of the plugin library for example, keeps it.
 
-    Raises:
-        RuntimeError: the registry refuses one, for example because the plugin library is loaded.
+    Args:
+        trt: ``tensorrt`` or ``tensorrt_rtx``.
+        operators: those to register.
     """
     registry = trt.get_plugin_registry()
     creator_type = _creator_type(trt)
+    known = {creator.name for creator in registry.all_creators}
     added = []
     try:
         for operator in OPERATORS.values() if operators is None else operators:
-            creator = creator_type(operator)
-            if not registry.register_creator(creator, NAMING["plugin_namespace"]):
-                raise RuntimeError(f"TensorRT does not register a creator of {operator.name}")
-            added.append(creator)
+            if operator.name not in known:
+                added.append(creator_type(operator))
+                registry.register_creator(added[-1], NAMING["plugin_namespace"])
         yield
     finally:
         for creator in added:

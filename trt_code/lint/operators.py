@@ -1,73 +1,56 @@
-"""Which ONNX operators TensorRT 10 imports, and for which types of their first input.
+"""Which ONNX operators TensorRT imports, and what the importers refuse.
 
-From onnx-tensorrt's operator table and its importers (release 10.1, operator sets 9 to 20); where the
-two differ the importers' source was followed (Clip takes integers, ReverseSequence no BOOL). FP32 stands
-for FP32, FP16 and BF16; DOUBLE is left out, TensorRT narrows it.
+The operators come from the installed TensorRT (``OnnxParser.supports_operator``); without one the table
+``KNOWN``, which TensorRT RTX 1.7.1 gave, stands in. The other tables hold what the parser or the builder of
+1.7.1 refuses and ONNX allows; tests compare all of them with the installed library.
 """
 
 import onnx
 
+from trt_code.lint import library
+
 T = onnx.TensorProto
-FLOAT = frozenset((T.FLOAT, T.FLOAT16, T.BFLOAT16))
-NUMBER = FLOAT | {T.INT32, T.INT64}
-ANY = NUMBER | {T.BOOL}
-BOOL = frozenset((T.BOOL,))
 
-_FLOAT = """
-    Acos Acosh Asin Asinh Atan Atanh AveragePool BatchNormalization Ceil Celu Conv ConvTranspose Cos Cosh
-    CumSum DeformConv Dropout Einsum Elu Erf Exp Floor Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool
-    GridSample GroupNormalization GRU Hardmax HardSigmoid HardSwish ImageScaler InstanceNormalization
-    IsInf LayerNormalization LeakyRelu Log LogSoftmax LpNormalization LpPool LRN LSTM MatMul MaxPool
-    MeanVarianceNormalization Mish NonMaxSuppression NonZero ParametricSoftplus Pow PRelu QuantizeLinear
-    Reciprocal Resize RNN RoiAlign Round ScaledTanh Selu Sigmoid Sin Sinh Softmax Softplus Softsign Sqrt
-    Tan Tanh ThresholdedRelu Upsample
+_KNOWN = """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool BatchNormalization
+    BlackmanWindow Cast CastLike CausalConvWithState Ceil Celu Clip Concat Constant ConstantOfShape Conv
+    ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp
+    Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool
+    GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HammingWindow
+    HannWindow HardSigmoid HardSwish Hardmax Identity If InstanceNormalization IsInf IsNaN LRN LSTM
+    LayerNormalization LeakyRelu Less LessOrEqual LinearAttention Log LogSoftmax Loop LpNormalization
+    LpPool MatMul Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul Neg NonMaxSuppression
+    NonZero Not OneHot Or PRelu Pad Pow QuantizeLinear RMSNormalization RNN RandomNormal
+    RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum
+    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape
+    Resize ReverseSequence RoiAlign RotaryEmbedding Round STFT Scan Scatter ScatterElements ScatterND
+    Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt
+    Squeeze Sub Sum Swish Tan Tanh TensorScatter ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze
+    Upsample Where Xor
 """
-_NUMBER = """
-    Abs Add ArgMax ArgMin Clip DepthToSpace Div Equal Gelu Greater GreaterOrEqual IsNaN Less LessOrEqual
-    Max Mean Min Mod Mul Neg Pad RandomNormalLike RandomUniformLike Range ReduceL1 ReduceL2 ReduceLogSum
-    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu
-    ReverseSequence Scatter ScatterElements ScatterND Shrink Sign SpaceToDepth Sub Sum TopK
-"""
-_ANY = """
-    Cast CastLike Concat Constant ConstantOfShape Expand EyeLike Flatten Gather GatherElements GatherND
-    Identity If Loop OneHot RandomNormal RandomUniform Reshape Scan Shape Size Slice Split Squeeze Tile
-    Transpose Trilu Unsqueeze Where
-"""
-_BOOL = "And Not Or Xor"
+KNOWN = frozenset(_KNOWN.split())
 
-SUPPORTED: dict[str, frozenset[int]] = {
-    name: types
-    for names, types in ((_FLOAT, FLOAT), (_NUMBER, NUMBER), (_ANY, ANY), (_BOOL, BOOL))
-    for name in names.split()
-} | {"DequantizeLinear": frozenset((T.INT8, T.FLOAT8E4M3FN, T.INT4))}
-
-OPSETS = range(9, 21)
-
+# Element types that graph inputs and outputs cannot have.
+NO_TYPE = frozenset((T.INT16, T.UINT16, T.UINT32, T.UINT64, T.STRING, T.COMPLEX64, T.COMPLEX128))
+# Imported by a plugin that TensorRT RTX does not bring.
+NEEDS_PLUGIN = frozenset(["NonZero"])
+_INTEGERS = frozenset((T.INT32, T.INT64))
+# Input types that ONNX allows and the importer refuses.
+REFUSED_TYPES: dict[str, frozenset[int]] = {
+    "Gemm": _INTEGERS,
+    "MatMul": _INTEGERS,
+    "Relu": frozenset((T.INT32,)),
+}
 # Inputs that the importer reads while it builds the network, so they must be constants.
 CONSTANT_INPUTS = {
     "CumSum": {1: "axis"},
-    "Slice": {3: "axes"},
     "Squeeze": {1: "axes"},
-    "TopK": {1: "k"},
     "Unsqueeze": {1: "axes"},
-    **{name: {1: "axes"} for name in SUPPORTED if name.startswith("Reduce")},
+    **{name: {1: "axes"} for name in KNOWN if name.startswith("Reduce")},
 }
-# Inputs that make a shape: what they hold must follow from shapes and constants alone.
-SHAPE_INPUTS = {
-    "ConstantOfShape": (0,),
-    "Expand": (1,),
-    "Pad": (1,),
-    "RandomNormal": (0,),
-    "Range": (0, 1, 2),
-    "Reshape": (1,),
-    "Slice": (1, 2, 4),
-    "Split": (1,),
-    "Tile": (1,),
-}
-# What TensorRT computes on shapes; through these a value stays one that follows from shapes.
-_ON_SHAPES = """
-    Add And Cast Ceil Clip Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather Greater
-    Identity Less Max Min Mod Mul Neg Not Or Range ReduceMax ReduceMin ReduceProd ReduceSum Reshape Slice
-    Squeeze Sub Unsqueeze Where
-"""
-SHAPE_ARITHMETIC = frozenset(_ON_SHAPES.split())
+
+
+def supported() -> frozenset[str]:
+    """The ONNX operators that the installed TensorRT imports, or ``KNOWN`` if none is installed."""
+    trt = library.installed()
+    return KNOWN if trt is None else library.operators_of(trt)

@@ -16,7 +16,7 @@ LARGEST_K = 3840
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that TensorRT would refuse or do otherwise than meant."""
+    """One thing that TensorRT would refuse, or do otherwise than the graph says."""
 
     node: str
     reason: str
@@ -61,6 +61,20 @@ class Graph:
             np.array(onnx.helper.get_attribute_value(node.attribute[0])),
         )
 
+    def is_constant(self, name: str) -> bool:
+        """Whether a value follows from initializers and constants alone."""
+        pending, seen = [name], set()
+        while pending:
+            name = pending.pop()
+            if not name or name in seen or name in self.initializers:
+                continue
+            seen.add(name)
+            node = self.producers.get(name)
+            if node is None:
+                return False
+            pending += node.input
+        return True
+
 
 def attributes(node: onnx.NodeProto) -> dict:
     """The attributes of a node by name."""
@@ -79,13 +93,6 @@ def type_name(elem_type: int) -> str:
 
 def check_file(graph: Graph) -> Iterator[Finding]:
     """What the parser looks at before any node."""
-    for entry in graph.model.opset_import:
-        if entry.domain in ("", "ai.onnx") and entry.version not in operators.OPSETS:
-            yield Finding(
-                "the model",
-                f"operator set {entry.version} is outside the importer's 9 to 20",
-                "export with another opset",
-            )
     for function in graph.model.functions:
         yield Finding(
             f"function {function.name}",
@@ -93,31 +100,38 @@ def check_file(graph: Graph) -> Iterator[Finding]:
             "strip it (the surgeon's pass `functions`)",
         )
     for item in (*graph.model.graph.input, *graph.model.graph.output):
-        if item.type.tensor_type.elem_type not in operators.ANY:
+        if item.type.tensor_type.elem_type in operators.NO_TYPE:
             kind = type_name(item.type.tensor_type.elem_type)
-            yield Finding(item.name, f"{kind} inputs and outputs are not supported", "cast inside")
+            yield Finding(item.name, f"TensorRT has no {kind}", "cast outside the graph")
+        elif item.type.tensor_type.elem_type == T.DOUBLE:
+            yield Finding(item.name, "TensorRT makes FLOAT of DOUBLE", "cast outside the graph")
 
 
 def check_support(graph: Graph) -> Iterator[Finding]:
-    """Operators and types that the importer has no form for."""
+    """Operators that TensorRT does not import, and types that an importer refuses."""
+    supported = operators.supported()
     for node in graph.nodes:
         if node.op_type in OPERATORS:
             continue
-        types = operators.SUPPORTED.get(node.op_type)
-        if types is None:
+        if node.op_type not in supported:
             yield Finding(
                 label(node),
                 "TensorRT imports no such operator and the project has no such plugin",
                 "rewrite it with supported operators",
             )
             continue
-        index = 1 if node.op_type == "Where" else 0
-        kind = graph.types.get(node.input[index]) if len(node.input) > index else None
-        if kind is not None and kind not in types and kind != T.DOUBLE:
+        if node.op_type in operators.NEEDS_PLUGIN:
             yield Finding(
                 label(node),
-                f"{type_name(kind)} is not supported here",
-                f"cast to {' or '.join(sorted(map(type_name, types)))}",
+                "TensorRT RTX imports it by a plugin that it does not have",
+                "use a mask and Where",
+            )
+        kinds = [graph.types.get(name) for name in node.input if name]
+        refused = operators.REFUSED_TYPES.get(node.op_type, ())
+        kind = next((kind for kind in kinds if kind in refused), None)
+        if kind is not None:
+            yield Finding(
+                label(node), f"{type_name(kind)} is not supported here", "cast to a floating type"
             )
 
 
@@ -127,68 +141,29 @@ def check_constants(graph: Graph) -> Iterator[Finding]:
         for index, name in operators.CONSTANT_INPUTS.get(node.op_type, {}).items():
             if len(node.input) <= index or not node.input[index]:
                 continue
-            if graph.constant(node.input[index]) is None:
+            if not graph.is_constant(node.input[index]):
                 yield Finding(label(node), f"{name} is not a constant", "make it an initializer")
 
 
-def check_shapes(graph: Graph) -> Iterator[Finding]:
-    """Shapes that depend on data."""
-    for node in graph.nodes:
-        for index in operators.SHAPE_INPUTS.get(node.op_type, ()):
-            if len(node.input) <= index:
-                continue
-            source = _data_source(graph, node.input[index])
-            if source:
-                yield Finding(
-                    label(node),
-                    f"a shape depends on data that {source} gives",
-                    "take the limit from Shape",
-                )
-        if node.op_type == "NonZero":
-            yield Finding(
-                label(node), "the size of its output depends on data", "use a mask and Where"
-            )
-
-
-def _data_source(graph: Graph, name: str) -> str | None:
-    """What gives the data that a shape follows from; None where shapes and constants are all."""
-    pending, seen = [name], set()
-    while pending:
-        name = pending.pop()
-        if not name or name in seen or name in graph.initializers:
-            continue
-        seen.add(name)
-        node = graph.producers.get(name)
-        if node is None:
-            return f"the input {name}"
-        if node.op_type in ("Shape", "Size"):
-            continue
-        if node.op_type not in operators.SHAPE_ARITHMETIC:
-            return label(node)
-        pending += node.input
-    return None
-
-
 def check_limits(graph: Graph) -> Iterator[Finding]:
-    """Attributes that the importer refuses or reads otherwise."""
+    """Sizes, attributes and outputs that the importer or the builder refuses."""
     for node in graph.nodes:
         attrs = attributes(node)
         if node.op_type == "TopK":
             k = graph.constant(node.input[1]) if len(node.input) > 1 else None
             if k is not None and int(k.item()) > LARGEST_K:
                 yield Finding(label(node), f"k={k.item()} is above {LARGEST_K}", "take fewer")
-            if not attrs.get("sorted", 1):
-                yield Finding(label(node), "only sorted=1 is supported", "set sorted=1")
-        elif node.op_type == "ScatterND" and attrs.get("reduction", b"none") != b"none":
-            yield Finding(
-                label(node), "`reduction` is not supported", "scatter into zeros, then add"
-            )
+        elif node.op_type in ("ScatterElements", "ScatterND"):
+            if attrs.get("reduction", b"none") != b"none":
+                yield Finding(
+                    label(node), "`reduction` is not supported", "scatter into zeros, then add"
+                )
         elif node.op_type in ("LayerNormalization", "MaxPool") and any(node.output[1:]):
             yield Finding(label(node), "only the first output is supported", "drop the others")
 
 
 def check_scatter_types(graph: Graph) -> Iterator[Finding]:
-    """Data and updates of one type, which older exporters do not see to."""
+    """Data and updates must be of one type, which older exporters do not ensure."""
     for node in graph.nodes:
         if node.op_type not in ("ScatterND", "ScatterElements"):
             continue
@@ -202,32 +177,29 @@ def check_scatter_types(graph: Graph) -> Iterator[Finding]:
 
 
 def check_quantization(graph: Graph) -> Iterator[Finding]:
-    """Q/DQ nodes: symmetric, zero point written, axis written for scales of more than one number."""
+    """Q/DQ nodes are symmetric INT8 with positive scales; UINT8 becomes INT8 with a warning only."""
     for node in graph.nodes:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
+        scale = graph.constant(node.input[1])
+        if scale is not None and not (scale > 0).all():
+            yield Finding(label(node), "a scale is not positive", "calibrate with a larger range")
         zero = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if zero is None:
-            yield Finding(label(node), "no constant zero point", "give an int8 zero point of zeros")
+            if node.op_type == "QuantizeLinear":
+                yield Finding(
+                    label(node),
+                    "without a zero point ONNX means UINT8 and TensorRT INT8",
+                    "give an int8 zero point of zeros",
+                )
         elif np.any(np.asarray(zero, np.float32)):
             yield Finding(label(node), "the zero point is not zero", "quantize symmetrically")
-        elif zero.dtype != np.int8:
+        elif zero.dtype in (np.uint8, np.int16, np.uint16):
             yield Finding(label(node), f"the zero point is {zero.dtype}", "make it int8")
-        scale = graph.constant(node.input[1])
-        if scale is None:
-            yield Finding(label(node), "the scale is not a constant", "fold it")
-        elif scale.size > 1 and "axis" not in attributes(node):
-            yield Finding(label(node), "a scale a channel without `axis`", "write `axis`")
-        elif scale.dtype == np.float16 and (scale < np.finfo(np.float16).tiny).any():
-            yield Finding(
-                label(node),
-                "a scale is below the normal numbers of FP16, which lose digits or are zero",
-                "calibrate with a larger range",
-            )
 
 
 def check_quantized_products(graph: Graph) -> Iterator[Finding]:
-    """A product is INT8 only if both of its inputs are; with one the pair costs time for nothing."""
+    """A product is INT8 only if both of its inputs are; one pair alone builds, and costs time for nothing."""
     for node in graph.nodes:
         if node.op_type not in ("Gemm", "MatMul") or len(node.input) < 2:
             continue
@@ -239,6 +211,22 @@ def check_quantized_products(graph: Graph) -> Iterator[Finding]:
                 label(node),
                 f"its {which} input is not quantized, so TensorRT multiplies in higher precision",
                 "quantize both inputs or neither",
+            )
+
+
+def check_small_scales(graph: Graph) -> Iterator[Finding]:
+    """Scales that FP16 cannot hold exactly: they build, and the numbers are wrong."""
+    for node in graph.nodes:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scale = graph.constant(node.input[1])
+        if scale is None or scale.dtype != np.float16:
+            continue
+        if ((scale > 0) & (scale < np.finfo(np.float16).tiny)).any():
+            yield Finding(
+                label(node),
+                "a scale is below the normal numbers of FP16, which lose digits",
+                "calibrate with a larger range",
             )
 
 
@@ -255,7 +243,7 @@ def check_plugins(graph: Graph) -> Iterator[Finding]:
         except ValueError as error:
             yield Finding(label(node), str(error), "let the surgeon write the node")
             continue
-        for name in (*form.needs, *NAMING):
+        for name in form.needs:
             if name not in attrs:
                 yield Finding(
                     label(node), f"attribute {name} is missing", "let the surgeon write it"
@@ -328,14 +316,15 @@ def check_declared(graph: Graph, fields: Mapping[str, Mapping[str, str]]) -> Ite
                 )
 
 
+# What TensorRT refuses, or does otherwise than the graph says; doc/graph_surgery.md has its words for each.
 RULES = (
     check_file,
     check_support,
     check_constants,
-    check_shapes,
     check_limits,
     check_scatter_types,
     check_quantization,
-    check_quantized_products,
     check_plugins,
 )
+# What TensorRT builds as it stands, and this project does not want in an INT8 graph; see doc/int8.md.
+INT8_RULES = (check_quantized_products, check_small_scales)

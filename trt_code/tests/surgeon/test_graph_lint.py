@@ -1,4 +1,4 @@
-"""Each rule of the lint on a graph that breaks it, and silence on one that does not."""
+"""Each rule of the lint on graphs that break it, and what the real TensorRT makes of the same graphs."""
 
 import json
 
@@ -6,10 +6,12 @@ import numpy as np
 import onnx
 import pytest
 
+from onnx_export.reference import with_reference_functions
 from train_model.cli import UserError
 from trt_code import graph_lint
 from trt_code.graph_lint import lint
-from trt_code.lint import operators, plugins
+from trt_code.lint import library, operators, plugins
+from trt_code.tests.engine import real_tensorrt
 from trt_code.tests.plugins.plugin_build import plugin_build
 from trt_code.tests.surgeon.graph_texts import body, model
 
@@ -17,61 +19,81 @@ PLUGIN = 'plugin_version = "1", plugin_namespace = ""'
 FUSED = f"padding_l = 1, fused = 1, heads = 2, kernel_size = 3, {PLUGIN}"
 
 
-BAD = {
+# Per graph: words of the lint's finding, who in TensorRT refuses it, and TensorRT RTX 1.7.1's words.
+PLUGIN_TYPES = "getOutputDataTypes reported a non-zero return code"
+NOT_CREATED = "Could not create the plugin"
+REFUSED = {
     "an operator without importer": (
         body("y, s, z = DynamicQuantizeLinear(x)", output="uint8[B,T] y"),
         "imports no such operator",
+        "parser",
+        "",
     ),
-    "an operator for floats on integers": (
-        body("y = CumSum(x, axis)", "int64[B,T] x", "int64[B,T] y", axis=np.array(1)),
+    "NonZero": (
+        body("y = NonZero(x)", output="int64[2,N] y"),
+        "by a plugin that it does not have",
+        "parser",
+        "NonZero plugin creator version 1 was not found in plugin registry",
+    ),
+    "a product of integers": (
+        body("y = MatMul(x, x)", "int64[4,4] x", "int64[4,4] y"),
         "INT64 is not supported here",
+        "parser",
+        "Found unsupported input type of INT64",
     ),
-    "Equal of booleans": (
-        body("y = Equal(x, x)", "bool[B] x", "bool[B] y"),
-        "BOOL is not supported here",
+    "Relu of INT32": (
+        body("y = Relu(x)", "int32[B,T] x", "int32[B,T] y"),
+        "INT32 is not supported here",
+        "parser",
+        "Found unsupported input type of INT32",
     ),
-    "an opset before the importer's": (body("y = Relu(x)", opset=8), "outside the importer's"),
-    "an opset after the importer's": (body("y = Relu(x)", opset=22), "outside the importer's"),
-    "axes from data": (
+    "a type that TensorRT lacks": (
+        body("y = Cast<to = 1>(x)", "uint32[B,T] x"),
+        "TensorRT has no UINT32",
+        "parser",
+        "Failed to convert ONNX date type to TensorRT data type",
+    ),
+    "an axis from data": (
+        body("y = CumSum(x, a)", "float[B,T] x, int64 a"),
+        "axis is not a constant",
+        "builder",
+        "'axis' value must be a build time constant",
+    ),
+    "axes of Unsqueeze from data": (
         body("y = Unsqueeze(x, axes)", "float[B,T] x, int64[1] axes", "float[1,B,T] y"),
         "axes is not a constant",
+        "parser",
+        "unsqueeze axis is not a constant",
     ),
-    "k from data": (
-        body("y, i = TopK(x, k)", "float[B,T] x, int64[1] k"),
-        "k is not a constant",
+    "axes of Squeeze from data": (
+        body("y = Squeeze(x, axes)", "float[1,T] x, int64[1] axes", "float[T] y"),
+        "axes is not a constant",
+        "parser",
+        "squeeze axis is not a constant",
     ),
-    "too large a k": (body("y, i = TopK(x, k)", k=np.array([4000])), "k=4000 is above 3840"),
-    "an unsorted TopK": (
-        body("y, i = TopK<sorted = 0>(x, k)", k=np.array([4])),
-        "only sorted=1",
+    "axes of a sum from data": (
+        body("y = ReduceSum(x, axes)", "float[B,T] x, int64[1] axes"),
+        "axes is not a constant",
+        "parser",
+        "Axis input must resolve to a build-time constant",
     ),
-    "a shape from data": (
-        body(
-            "i = ArgMax<axis = 1, keepdims = 0>(x)  n = ReduceMax<keepdims = 0>(i)"
-            "y = Range(zero, n, one)",
-            output="int64[N] y",
-            zero=np.array(0),
-            one=np.array(1),
-        ),
-        "depends on data that i (ArgMax) gives",
+    "too large a k": (
+        body("y, i = TopK(x, k)", "float[B,5000] x", k=np.array([4000])),
+        "k=4000 is above 3840",
+        "builder",
+        "K exceeds the maximum value allowed (3840)",
     ),
-    "a shape from a scatter": (
-        body(
-            "s = ScatterND(base, at, new)  y = Reshape(x, s)",
-            base=np.array([1, 1]),
-            at=np.array([[0]]),
-            new=np.array([6]),
-        ),
-        "(ScatterND) gives",
-    ),
-    "a shape from an input": (
-        body("y = Reshape(x, s)", "float[B,T] x, int64[2] s"),
-        "the input s",
-    ),
-    "NonZero": (body("y = NonZero(x)", output="int64[2,N] y"), "size of its output"),
-    "a reducing scatter": (
+    "a reducing ScatterND": (
         body('y = ScatterND<reduction = "add">(x, at, x)', at=np.array([[0]])),
         "`reduction` is not supported",
+        "parser",
+        "ScatterND with reduction is not supported",
+    ),
+    "a reducing ScatterElements": (
+        body('y = ScatterElements<reduction = "add">(x, i, x)', "float[2,2] x, int64[2,2] i"),
+        "`reduction` is not supported",
+        "parser",
+        "Unsupported reduction type",
     ),
     "statistics of a norm": (
         body(
@@ -80,6 +102,18 @@ BAD = {
             s=np.ones(4, np.float32),
         ),
         "only the first output",
+        "parser",
+        "1 outputs for LayerNormalization nodes",
+    ),
+    "positions of a maximum": (
+        body(
+            "y, i = MaxPool<kernel_shape = [2]>(x)",
+            "float[1,3,8] x",
+            "float[1,3,7] y, int64[1,3,7] i",
+        ),
+        "only the first output",
+        "parser",
+        "1 outputs for MaxPool nodes",
     ),
     "a scatter of two types": (
         body(
@@ -88,10 +122,8 @@ BAD = {
             "int64[2,2] y",
         ),
         "updates are INT32",
-    ),
-    "no zero point": (
-        body("y = QuantizeLinear(x, s)", output="uint8[B,T] y", s=np.array(0.1, np.float32)),
-        "no constant zero point",
+        "parser",
+        "`input` and `updates` must have identical types",
     ),
     "a zero point that is not zero": (
         body(
@@ -101,41 +133,56 @@ BAD = {
             z=np.array(3, np.int8),
         ),
         "not zero",
+        "parser",
+        "Non-zero zero point is not supported",
     ),
-    "a zero point without sign": (
+    "a zero point of 16 bits": (
         body(
             "y = QuantizeLinear(x, s, z)",
-            output="uint8[B,T] y",
+            output="int16[B,T] y",
             s=np.array(0.1, np.float32),
-            z=np.array(0, np.uint8),
+            z=np.array(0, np.int16),
+            opset=21,
         ),
         "make it int8",
+        "parser",
+        "Failed to import initializer",
     ),
-    "scales a channel without axis": (
+    "a scale of zero": (
         body(
             "q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z)",
-            "float[B,2] x",
-            "float[B,2] y",
-            s=np.array([0.1, 0.2], np.float32),
-            z=np.zeros(2, np.int8),
+            s=np.array(0, np.float32),
+            z=np.array(0, np.int8),
         ),
-        "without `axis`",
-    ),
-    "a double output": (
-        body("y = Cast<to = 11>(x)", output="double[B,T] y"),
-        "DOUBLE inputs and outputs",
-    ),
-    "a plugin without version": (
-        body("y, i = lite.LiteTopK<k = 4>(x)", output="float[B,T] y, int32[B,T] i"),
-        "attribute plugin_version is missing",
+        "a scale is not positive",
+        "parser",
+        "Scale coefficients must all be positive",
     ),
     "a plugin without what it needs": (
-        body(f"y = lite.LiteDynamicConv<{PLUGIN}>(x, x)"),
+        body(
+            f"y = lite.LiteDynamicConv<{PLUGIN}>(x, w)",
+            "float[B,4,T] x, float[B,2,3,T] w",
+            "float[B,4,T] y",
+        ),
         "attribute padding_l is missing",
+        "parser",
+        NOT_CREATED,
     ),
     "a fused plugin without its sizes": (
-        body(f"y = lite.LiteDynamicConv<padding_l = 1, fused = 1, {PLUGIN}>(x, x)"),
+        body(
+            f"y = lite.LiteDynamicConv<padding_l = 1, fused = 1, {PLUGIN}>(x, l)",
+            "float[B,T,4] x, float[B,T,6] l",
+            "float[B,T,4] y",
+        ),
         "attribute heads is missing",
+        "parser",
+        NOT_CREATED,
+    ),
+    "an unknown form": (
+        body(f"y = lite.LiteDynamicConv<padding_l = 1, fused = 2, {PLUGIN}>(x, x)"),
+        "no form of LiteDynamicConv",
+        "parser",
+        NOT_CREATED,
     ),
     "an INT64 mask": (
         body(
@@ -144,6 +191,8 @@ BAD = {
             "float[B,T,6] y",
         ),
         "input m is INT64; cast it to INT32",
+        "parser",
+        PLUGIN_TYPES,
     ),
     "a BOOL mask": (
         body(
@@ -152,44 +201,51 @@ BAD = {
             "float[B,T,6] y",
         ),
         "input m is BOOL; cast it to INT32",
+        "parser",
+        PLUGIN_TYPES,
     ),
     "a low scale of a norm": (
         body(
             f"y = lite.LiteLayerNorm<eps = 0.1, {PLUGIN}>(x, s, s)",
+            "float[B,4] x",
+            "float[B,4] y",
             s=np.ones(4, np.float16),
         ),
         "input s is FLOAT16; cast it to FLOAT",
+        "parser",
+        PLUGIN_TYPES,
     ),
     "two precisions": (
         body(
             f"y = lite.LiteDynamicConv<padding_l = 1, {PLUGIN}>(x, w)",
-            "float[B,T] x, float16[B,T] w",
+            "float[B,4,T] x, float16[B,2,3,T] w",
+            "float[B,4,T] y",
         ),
         "input w is FLOAT16; cast it to FLOAT",
+        "parser",
+        PLUGIN_TYPES,
     ),
-    "too few outputs": (body(f"y = lite.LiteTopK<k = 4, {PLUGIN}>(x)"), "the plugin has 2"),
+    "too few outputs": (
+        body(f"y = lite.LiteTopK<k = 2, {PLUGIN}>(x)"),
+        "the plugin has 2",
+        "parser",
+        "expected output size is 2, actual output size is 1",
+    ),
     "too many inputs": (
-        body(f"y, i = lite.LiteTopK<k = 4, {PLUGIN}>(x, x)", output="float[B,T] y, int32[B,T] i"),
+        body(f"y, i = lite.LiteTopK<k = 2, {PLUGIN}>(x, x)", output="float[B,T] y, int32[B,T] i"),
         "2 inputs instead of 1",
+        "parser",
+        PLUGIN_TYPES,
     ),
     "a mask on ready weights": (
         body(
             f"y = lite.LiteDynamicConv<padding_l = 1, {PLUGIN}>(x, w, m)",
-            "float[B,C,T] x, float[B,H,K,T] w, int32[B,T] m",
-            "float[B,C,T] y",
+            "float[B,4,T] x, float[B,2,3,T] w, int32[B,T] m",
+            "float[B,4,T] y",
         ),
         "3 inputs instead of 2",
-    ),
-    "an unknown form": (
-        body(f"y = lite.LiteDynamicConv<padding_l = 1, fused = 2, {PLUGIN}>(x, x)"),
-        "no form of LiteDynamicConv",
-    ),
-    "an attribute that no plugin has": (
-        body(
-            f"y, i = lite.LiteTopK<k = 4, largest = 1, {PLUGIN}>(x)",
-            output="float[B,T] y, int32[B,T] i",
-        ),
-        "does not declare largest, so the parser drops it",
+        "parser",
+        PLUGIN_TYPES,
     ),
     "ranks of the other form": (
         body(
@@ -198,13 +254,106 @@ BAD = {
             "float[B,T,C] y",
         ),
         "input l is of rank 3; give weight as [B H K T]",
+        "parser",
+        "output shape computation failed",
     ),
 }
 
+# What TensorRT builds without an error and does otherwise than the graph says.
+SCALE = np.array(0.1, np.float32)
+CHANGED = {
+    "no zero point": (
+        body("y = QuantizeLinear(x, s)", output="uint8[B,T] y", s=SCALE),
+        "ONNX means UINT8 and TensorRT INT8",
+        {"y": "INT8"},
+    ),
+    "a zero point without sign": (
+        body(
+            "y = QuantizeLinear(x, s, z)", output="uint8[B,T] y", s=SCALE, z=np.array(0, np.uint8)
+        ),
+        "make it int8",
+        {"y": "INT8"},
+    ),
+    "a double output": (
+        body("y = Cast<to = 11>(x)", output="double[B,T] y"),
+        "TensorRT makes FLOAT of DOUBLE",
+        {"y": "FLOAT"},
+    ),
+}
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_broken_rule_is_told(name):
-    broken, words = BAD[name]
+# What the lint once found, from the source of onnx-tensorrt 10.1, and TensorRT RTX 1.7.1 builds.
+BUILT = {
+    "sums of integers": body("y = CumSum(x, a)", "int64[B,T] x", "int64[B,T] y", a=np.array(1)),
+    "Equal of booleans": body("y = Equal(x, x)", "bool[B] x", "bool[B] y"),
+    "a body": model("""
+g (float[T,2] x, float[2] s) => (float[2] e, float[T,2] y)
+{ e, y = Scan <num_scan_inputs = 1, body = step (float[2] a, float[2] b) => (float[2] c, float[2] d)
+  { c = Add(a, b)  d = Identity(c) }> (s, x) }
+"""),
+    "opset 8": body("y = Relu(x)", opset=8),
+    "opset 22": body("y = Relu(x)", opset=22),
+    "k from data": body("y, i = TopK(x, k)", "float[B,9] x, int64[1] k"),
+    "an unsorted TopK": body("y, i = TopK<sorted = 0>(x, k)", k=np.array([2])),
+    "axes that are computed": body(
+        "a = Add(one, one)  y = Unsqueeze(x, a)", output="float[B,T,1] y", one=np.array([1])
+    ),
+    "a range from data": body(
+        "i = ArgMax<axis = 1, keepdims = 0>(x)  n = ReduceMax<keepdims = 0>(i)"
+        "y = Range(zero, n, one)",
+        output="int64[N] y",
+        zero=np.array(0),
+        one=np.array(1),
+    ),
+    "a shape from a scatter": body(
+        "s = ScatterND(base, at, v)  y = Reshape(x, s)",
+        base=np.array([1, 1]),
+        at=np.array([[0]]),
+        v=np.array([-1]),
+    ),
+    "a shape from an input": body("y = Reshape(x, s)", "float[B,T] x, int64[2] s"),
+    "a scale per channel without axis": body(
+        "q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z)",
+        "float[B,2] x",
+        "float[B,2] y",
+        s=np.array([0.1, 0.2], np.float32),
+        z=np.zeros(2, np.int8),
+    ),
+    "a plugin without version": body(
+        "y, i = lite.LiteTopK<k = 2>(x)", output="float[B,2] y, int32[B,2] i"
+    ),
+}
+
+# What is right.
+GOOD = {
+    "a shape from Shape": body("s = Shape(x)  y = Reshape(x, s)"),
+    "a range from Shape": body(
+        "s = Shape<start = 1>(x)  n = Squeeze(s, first)  y = Range(zero, n, one)",
+        output="int64[N] y",
+        first=np.array([0]),
+        zero=np.array(0),
+        one=np.array(1),
+    ),
+    "TopK": body("y, i = TopK(x, k)", "float[B,5000] x", k=np.array([3840])),
+    "Clip of integers": body("y = Clip(x, one)", "int64[B] x", "int64[B] y", one=np.array(1)),
+    "Q/DQ": body(
+        "q = QuantizeLinear<axis = 1>(x, s, z)  y = DequantizeLinear<axis = 1>(q, s, z)",
+        "float[B,2] x",
+        "float[B,2] y",
+        s=np.array([0.1, 0.2], np.float32),
+        z=np.zeros(2, np.int8),
+    ),
+    "a fused convolution": body(
+        f"y = lite.LiteDynamicConv<{FUSED}>(x, x, m)",
+        "float[B,T,6] x, int32[B,T] m",
+        "float[B,T,6] y",
+    ),
+    "Where": body("y = Where(c, x, x)", "bool[B,T] c, float[B,T] x"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED | CHANGED)
+def test_a_broken_rule_is_found(name):
+    broken, words = (REFUSED | CHANGED)[name][:2]
     findings = [str(finding) for finding in lint(broken)]
     assert any(words in finding for finding in findings), findings
     for finding in findings:
@@ -212,42 +361,80 @@ def test_a_broken_rule_is_told(name):
         assert finding.count(";") >= 1  # the remedy
 
 
-GOOD = [
-    body("s = Shape(x)  y = Reshape(x, s)"),
-    body(
-        "s = Shape<start = 1>(x)  n = Squeeze(s, first)  y = Range(zero, n, one)",
-        output="int64[N] y",
-        first=np.array([0]),
-        zero=np.array(0),
-        one=np.array(1),
-    ),
-    body("y, i = TopK(x, k)", k=np.array([32])),
-    body("y = Clip(x, one)", "int64[B] x", "int64[B] y", one=np.array(1)),
-    body(
-        "q = QuantizeLinear<axis = 1>(x, s, z)  y = DequantizeLinear<axis = 1>(q, s, z)",
-        "float[B,2] x",
-        "float[B,2] y",
-        s=np.array([0.1, 0.2], np.float32),
-        z=np.zeros(2, np.int8),
-    ),
-    body(
-        f"y = lite.LiteDynamicConv<{FUSED}>(x, x, m)",
-        "float[B,T,6] x, int32[B,T] m",
-        "float[B,T,6] y",
-    ),
-    body("y = Where(c, x, x)", "bool[B,T] c, float[B,T] x"),
-]
+@pytest.mark.parametrize("name", BUILT | GOOD)
+def test_what_is_right_is_not_found(name):
+    assert lint((BUILT | GOOD)[name]) == []
 
 
-@pytest.mark.parametrize("good", GOOD)
-def test_what_is_right_is_not_told(good):
-    assert lint(good) == []
+@pytest.mark.parametrize("name", REFUSED)
+def test_tensorrt_refuses_what_the_lint_finds(name):
+    broken, _, refused_by, words = REFUSED[name]
+    reply = real_tensorrt.build(real_tensorrt.tensorrt(), broken)
+    assert reply.refused_by == refused_by, reply
+    assert words in reply.words
 
 
-def test_functions_left_are_told():
-    left = body("y = Relu(x)")
-    left.functions.add(name="LiteDynamicConv", domain="lite")
+@pytest.mark.parametrize("name", CHANGED)
+def test_tensorrt_changes_what_the_lint_finds(name):
+    broken, _, types = CHANGED[name]
+    reply = real_tensorrt.build(real_tensorrt.tensorrt(), broken)
+    assert (reply.refused_by, reply.types) == ("", types)
+    declared = broken.graph.output[0].type.tensor_type.elem_type
+    assert onnx.TensorProto.DataType.Name(declared) not in types.values()
+
+
+@pytest.mark.parametrize("name", BUILT | GOOD)
+def test_tensorrt_builds_what_the_lint_passes(name):
+    reply = real_tensorrt.build(real_tensorrt.tensorrt(), (BUILT | GOOD)[name])
+    assert reply.refused_by == "", reply
+
+
+def test_tensorrt_takes_a_function_instead_of_the_plugin():
+    trt = real_tensorrt.tensorrt()
+    node = f"y, i = lite.LiteTopK<k = 2, {PLUGIN}>(x)"
+    clean = body(node, output="float[B,2] y, int32[B,2] i")
+    assert real_tensorrt.build(trt, clean).plugins == 1
+    left = with_reference_functions(clean, native=True)
     assert "instead of the plugin" in str(lint(left)[0])
+    assert real_tensorrt.build(trt, left).plugins == 0
+
+
+def test_tensorrt_builds_a_node_whose_attribute_nobody_declares():
+    undeclared = body(
+        f"y, i = lite.LiteTopK<k = 2, largest = 0, {PLUGIN}>(x)",
+        output="float[B,2] y, int32[B,2] i",
+    )
+    assert ["does not declare largest, so the parser drops it" in str(f) for f in lint(undeclared)]
+    assert real_tensorrt.build(real_tensorrt.tensorrt(), undeclared).refused_by == ""
+
+
+def test_table_of_operators_is_that_of_the_library():
+    trt = real_tensorrt.tensorrt()
+    if trt.__name__ == "tensorrt_rtx" and trt.__version__.startswith("1.7"):
+        assert operators.supported() == operators.KNOWN
+    assert {"MatMul", "LayerNormalization", "TopK"} <= operators.supported()
+
+
+@pytest.mark.parametrize("op_type", operators.CONSTANT_INPUTS)
+def test_axes_must_be_constants(op_type):
+    """In opset 20 every one of these takes its axes as an input, at one place."""
+    scalar = "" if op_type == "CumSum" else "[1]"
+    graph = body(f"y = {op_type}(x, a)", f"float[1,T] x, int64{scalar} a", "float[M,N] y")
+    assert any("not a constant" in str(finding) for finding in lint(graph))
+    reply = real_tensorrt.build(real_tensorrt.tensorrt(), graph)
+    assert reply.refused_by
+
+
+@pytest.mark.parametrize(
+    ("op_type", "kind"),
+    [(name, kind) for name, kinds in operators.REFUSED_TYPES.items() for kind in sorted(kinds)],
+)
+def test_types_that_importers_refuse(op_type, kind):
+    name = onnx.TensorProto.DataType.Name(kind).lower()
+    inputs = {"Gemm": "x, x", "MatMul": "x, x"}.get(op_type, "x")
+    graph = body(f"y = {op_type}({inputs})", f"{name}[4,4] x", f"{name}[4,4] y")
+    assert any("is not supported here" in str(finding) for finding in lint(graph))
+    assert real_tensorrt.build(real_tensorrt.tensorrt(), graph).refused_by
 
 
 FIELDS = {"LiteTopK": {"k": "INT32"}}
@@ -283,9 +470,9 @@ def host(folder, script: str):
 def test_fields_are_read_through_the_plugin_host(tmp_path):
     creators = [{"name": "LiteTopK", "version": "1", "namespace": "", "fields": {"k": "INT32"}}]
     said = json.dumps({"tensorrt_major": 10, "creators": creators})
-    library = host(tmp_path, f"test $2 = --fields && echo '{said}'")
-    assert plugins.find_library(tmp_path) == library
-    assert plugins.declared_fields(library) == FIELDS
+    built = host(tmp_path, f"test $2 = --fields && echo '{said}'")
+    assert plugins.find_library(tmp_path) == built
+    assert plugins.declared_fields(built) == FIELDS
 
 
 @pytest.mark.parametrize("case", ["no library", "no host", "a host that fails"])
@@ -324,19 +511,36 @@ g (float[B,T,8] x, float[B,T,6] l, float[B,T,8] r, int32[B,T] m) => (int32[B,T] 
 def test_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)  # no plugin library here
     onnx.save(body("y = Relu(x)"), tmp_path / "good.onnx")
-    onnx.save(BAD["NonZero"][0], tmp_path / "bad.onnx")
+    onnx.save(REFUSED["NonZero"][0], tmp_path / "bad.onnx")
     assert graph_lint.main(["good.onnx"]) == 0
-    assert "0 findings" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    trt = library.installed()
+    assert "0 findings" in said
+    assert ("parsed by " if trt else "no TensorRT here") in said
     assert graph_lint.main(["bad.onnx"]) == 1
     said = capsys.readouterr().out
-    assert "(NonZero): the size of its output depends on data; use a mask and Where" in said
+    assert (
+        "y (NonZero): TensorRT RTX imports it by a plugin that it does not have; use a mask" in said
+    )
     with pytest.raises(UserError):
         graph_lint.main(["none.onnx"])
 
 
+def test_the_parser_reports_what_no_rule_knows(tmp_path, capsys, monkeypatch):
+    real_tensorrt.tensorrt()
+    monkeypatch.chdir(tmp_path)
+    mixed = body("c = Cast<to = 10>(x)  z = Add(c, h)  y = Cast<to = 1>(z)", h=np.float32(1))
+    assert lint(mixed) == []
+    onnx.save(mixed, tmp_path / "mixed.onnx")
+    assert graph_lint.main(["mixed.onnx"]) == 1
+    said = capsys.readouterr().out
+    assert "(Add): TensorRT" in said
+    assert "must have same input types" in said
+    assert "1 findings" in said
+
+
 def test_tables_name_only_operators_that_onnx_has():
-    known = {schema.name for schema in onnx.defs.get_all_schemas()}
-    old = {"ImageScaler", "ParametricSoftplus", "ScaledTanh", "Scatter", "Upsample"}
-    assert operators.SUPPORTED.keys() - known <= old
-    assert operators.SUPPORTED.keys() >= operators.SHAPE_ARITHMETIC
-    assert operators.SHAPE_INPUTS.keys() <= operators.SUPPORTED.keys()
+    known = {schema.name for schema in onnx.defs.get_all_schemas_with_history()}
+    assert known >= operators.KNOWN
+    assert operators.CONSTANT_INPUTS.keys() <= operators.KNOWN
+    assert operators.REFUSED_TYPES.keys() | operators.NEEDS_PLUGIN <= operators.KNOWN

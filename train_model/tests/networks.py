@@ -1,9 +1,12 @@
 """The tests' small networks: options of either kind, and Lite Transformers with random weights."""
 
+import argparse
 from typing import Any
 
 import torch
+from torch import nn
 
+from train_model.models.architectures import ARCHITECTURES
 from train_model.models.config import NatConfig
 from train_model.models.conv_crf_transformer import ConvCrfTransformer
 from train_model.models.multibranch_config import MultibranchConfig
@@ -111,14 +114,17 @@ def network(variant: str) -> TransformerMultibranch:
 def follows_its_source(config: MultibranchConfig) -> TransformerMultibranch:
     """A network with random weights so small that what it says follows its source."""
     torch.manual_seed(5)
-    model = TransformerMultibranch(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn_like(parameter) / 10)
-            else:
-                torch.nn.init.normal_(parameter, std=0.15)
-    return model
+    return _with_small_weights(TransformerMultibranch(config))
+
+
+@torch.no_grad()
+def _with_small_weights(model: nn.Module) -> nn.Module:
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.add_(torch.randn_like(parameter) / 10)
+        else:
+            torch.nn.init.normal_(parameter, std=0.15)
+    return model.eval()
 
 
 def small(**options) -> ConvCrfTransformer:
@@ -141,3 +147,33 @@ def small(**options) -> ConvCrfTransformer:
         if parameter.dim() == 1:  # biases start at zero, which would hide the padding's leak
             torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
+
+
+# Options beyond the common ones of ``of_architecture``.
+_OWN: dict[str, dict[str, Any]] = {
+    "conv_crf_transformer": {"conv_linear": True, "src_embedding_copy": True, "crf_beam_approx": 6},
+    "lightconv": {"encoder_kernel_size_list": (3, 7), "decoder_kernel_size_list": (3, 5)},
+    "nacrf_transformer": {"crf_beam_approx": 6},
+    "nonautoregressive_transformer": {"src_embedding_copy": True},
+    "transformer": {"decoder_normalize_before": True, "encoder_normalize_before": True},
+    "transformer_multibranch_v2": VARIANTS["dynamic"],
+}
+
+
+def of_architecture(name: str) -> nn.Module:
+    """A small random network of an entry in ``ARCHITECTURES``; its scores follow its source."""
+    options = {
+        "encoder_embed_dim": 32,
+        "encoder_ffn_embed_dim": 48,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "max_source_positions": 40,
+        "max_target_positions": 48,
+    }
+    entry = ARCHITECTURES[name]
+    args = argparse.Namespace(arch=name, **options | _OWN[name])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return _with_small_weights(entry.build(entry.configure(args, 40, 48)))

@@ -7,18 +7,18 @@ package imports no framework; a machine needs only the framework of the runner i
 
 import importlib
 import time
-from pathlib import Path
 from typing import Any
 
 from train_model.cli import UserError
 from trt_code.runners.base import Output, Runner, Timing, Unavailable
-from trt_code.runners.spec import PRECISIONS, RunnerSpec
+from trt_code.runners.spec import PRECISIONS, Request, RunnerSpec
 from trt_code.runners.vocabulary import check_config
 
 __all__ = [
     "PRECISIONS",
     "RUNNERS",
     "Output",
+    "Request",
     "Runner",
     "RunnerSpec",
     "Timing",
@@ -81,9 +81,7 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
         model_files: a ``train_model.model_folder.ModelFolder``.
         precision: one of ``PRECISIONS``.
         device: "cpu" or "cuda".
-        options: ``threads`` (CPU threads, 0 = all cores), ``build_dir`` (where the ONNX files and
-            engines are; "build"), ``beam`` and ``len_penalty`` of a search. Each runner takes what it
-            knows.
+        options: the other fields of ``spec.Request``, e.g. ``threads`` and ``build_dir``.
 
     Raises:
         Unavailable: this machine cannot run it, or what it runs has not been built.
@@ -100,13 +98,10 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
     if chosen is None:
         kind = "one token at a time" if model_files.autoregressive else "all tokens in one pass"
         raise Unavailable(f"{model_files.name} gives {kind}; {name} does not do that yet")
-    options = {"build_dir": "build"} | options
-    folder = Path(options["build_dir"]) / model_files.name
-    chosen.check(precision, device, folder, model_files.argument)
+    request = Request(model_files, precision, device, name, **options)
+    chosen.check(request)
     start = time.perf_counter()
-    runner = chosen.create(
-        model_files, precision, device, **{"name": name, **options, **chosen.options}
-    )
+    runner = chosen.create(request, **chosen.options)
     runner.make_ms = (time.perf_counter() - start) * 1e3
     if runner.config is not None:
         try:

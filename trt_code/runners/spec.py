@@ -23,6 +23,38 @@ class Graphs(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Request:
+    """What a runner is made for.
+
+    Attributes:
+        model: a ``train_model.model_folder.ModelFolder``.
+        precision: one of ``PRECISIONS``.
+        device: "cpu" or "cuda".
+        name: the runner's.
+        build_dir: folder of the built files.
+        threads: CPU threads; 0 for all cores.
+        beam, len_penalty: of a search; None for ``trt_code.runners.search``'s defaults.
+        kernels, cuda_graph: as ``trt_code.engine.plan.RuntimeOptions`` has them.
+    """
+
+    model: Any
+    precision: str
+    device: str
+    name: str
+    build_dir: str | Path = "build"
+    threads: int = 0
+    beam: int | None = None
+    len_penalty: float | None = None
+    kernels: str = "eager"
+    cuda_graph: str = "runner"
+
+    @property
+    def folder(self) -> Path:
+        """Where the built files of the model are."""
+        return Path(self.build_dir) / self.model.name
+
+
+@dataclass(frozen=True)
 class RunnerSpec:
     """A runner for one kind of network: what it can do, and how to make it.
 
@@ -30,8 +62,7 @@ class RunnerSpec:
 
     Attributes:
         name: what ``--runner`` calls it. Runners for both kinds of network share their names.
-        create: makes the runner; called as ``create(model_files, precision, device, name=...,
-            **options)``, and takes from the options what it knows.
+        create: makes the runner; called as ``create(request, **options)``.
         precisions: the precisions that it offers on each device.
         autoregressive: whether its networks give one token at a time, or the whole translation.
         rival: whether it is there to be compared with. Rivals are not run unless asked for, and none
@@ -43,7 +74,7 @@ class RunnerSpec:
         compiles: whether it compiles each new shape, for half a minute and more.
         int8_report: by device, the file in ``<build_dir>/<model>`` that shows which products run in
             INT8 (``trt_code.measure.layer_precision``).
-        options: passed to ``create``.
+        options: how this runner differs from others that the same ``create`` makes.
     """
 
     name: str
@@ -58,15 +89,13 @@ class RunnerSpec:
     int8_report: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def check(self, precision: str, device: str, folder: Path, model: str = "") -> None:
-        """Check that the runner offers this, and that its ONNX files are in ``folder``.
-
-        Args:
-            model: what ``MODEL=`` takes, for the message; the folder's name if not given.
+    def check(self, request: Request) -> None:
+        """Check that the runner offers what is asked for, and that its ONNX files are there.
 
         Raises:
             Unavailable: it does not, or a file is missing.
         """
+        precision, device = request.precision, request.device
         if device not in self.precisions:
             if self.reads == "engine":
                 return  # ``create`` says which engine was built, although it cannot run here
@@ -82,7 +111,7 @@ class RunnerSpec:
             raise Unavailable(f"{self.name} runs in {known} on {where}, not in {precision}")
         if self.graphs is not None:
             graphs = self.graphs(precision, device)
-            for file in (folder / name for name in graphs.files):
+            for file in (request.folder / name for name in graphs.files):
                 if not file.is_file():
-                    command = f"{graphs.command} MODEL={model or folder.name}"
+                    command = f"{graphs.command} MODEL={request.model.argument}"
                     raise Unavailable(f"{file} has not been built ({command})")

@@ -1,39 +1,37 @@
 """The folded network in our kernels and cuBLASLt, captured in CUDA graphs: a GPU without TensorRT."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trt_code.runners.base import Output, Runner, Unavailable
 from trt_code.runners.memory import AllocatorMemory
 from trt_code.runners.pytorch import PRECISIONS, check_device, dtype_of
-from trt_code.runners.spec import RunnerSpec
+from trt_code.runners.spec import Request, RunnerSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def create(
-    model_files: Any, precision: str, device: str, *, name: str, canvas: str, **_: Any
-) -> "CudaGraphRunner":
+def create(request: Request, *, canvas: str) -> "CudaGraphRunner":
     """Load and fold the checkpoint; see ``trt_code.runners.create``.
 
     ``canvas`` is ``cut`` (decode as far as the longest predicted length) or ``full`` (twice the
     source, as the original does).
     """
-    check_device(device)
+    check_device(request.device)
     from train_model.models.checkpoint import load_checkpoint
     from train_model.ops import cuda_library_path, load_cuda_library
     from trt_code.cuda_graph.network import FUSED, why_not
 
     if not load_cuda_library():
         raise Unavailable(f"{cuda_library_path()} is missing; build it with `make torch-ops`")
-    loaded = load_checkpoint(model_files.checkpoint)
+    loaded = load_checkpoint(request.model.checkpoint)
     if loaded.kind not in FUSED:
         raise Unavailable(f"fused kernels run {', '.join(FUSED)}, and the model is {loaded.kind}")
     if reason := why_not(loaded.model):
         raise Unavailable(reason)
-    return CudaGraphRunner(name, loaded.model, precision, canvas)
+    return CudaGraphRunner(request.name, loaded.model, request.precision, canvas)
 
 
 class CudaGraphRunner(Runner):

@@ -8,7 +8,6 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from train_model.models.hypotheses import Found
 from train_model.models.signatures import SPLIT, SRC_TOKENS, WHOLE
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable, rank
 from trt_code.runners.memory import DeviceMemory, ResidentMemory
-from trt_code.runners.spec import Graphs, RunnerSpec
+from trt_code.runners.spec import Graphs, Request, RunnerSpec
 from trt_code.runners.timing import wall_ms
 
 _INT8 = "model.qdq"
@@ -27,17 +26,7 @@ OUTPUTS = [*WHOLE.outputs]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def create(
-    model_files: Any,
-    precision: str,
-    device: str,
-    *,
-    name: str,
-    split: bool,
-    build_dir: str | Path = "build",
-    threads: int = 0,
-    **_: Any,
-) -> "OrtRunner":
+def create(request: Request, *, split: bool) -> "OrtRunner":
     """Open the files of ``graphs``; see ``trt_code.runners.create``.
 
     The canvas of a decoder in a file of its own ends with the longest translation.
@@ -46,16 +35,15 @@ def create(
         import onnxruntime
     except ImportError as error:
         raise Unavailable("onnxruntime is not installed (make env)") from error
-    if _PROVIDERS[device] not in onnxruntime.get_available_providers():
+    if _PROVIDERS[request.device] not in onnxruntime.get_available_providers():
         raise Unavailable("this onnxruntime has no CUDA (pip install onnxruntime-gpu instead)")
     from trt_code.runners.vocabulary import check_vocabularies
 
-    folder = Path(build_dir) / model_files.name
-    names, command = graphs(precision, device, split)
-    files = [folder / file for file in names]
-    path = folder / graphs(precision, device).files[0]
-    runner = OrtRunner(name, path, files, precision, device, threads)
-    check_vocabularies(files[-1], runner.metadata, model_files, command)
+    names, command = graphs(request.precision, request.device, split)
+    files = [request.folder / file for file in names]
+    path = request.folder / graphs(request.precision, request.device).files[0]
+    runner = OrtRunner(request, path, files)
+    check_vocabularies(files[-1], runner.metadata, request.model, command)
     return runner
 
 
@@ -79,7 +67,7 @@ class OrtRunner(Runner):
     """One ONNX Runtime session, or two that take turns.
 
     Args:
-        name: what the runner is called.
+        request: what it is made for.
         path: what the network is called in messages.
         files: the file, or its two halves.
 
@@ -87,22 +75,14 @@ class OrtRunner(Runner):
         UserError: a file is no ONNX model of this project.
     """
 
-    def __init__(
-        self,
-        name: str,
-        path: Path,
-        files: list[Path],
-        precision: str,
-        device: str,
-        threads: int,
-    ):
-        super().__init__(name, precision, device)
+    def __init__(self, request: Request, path: Path, files: list[Path]):
+        super().__init__(request.name, request.precision, request.device)
         self._path = path
-        self._memory = ResidentMemory() if device == "cpu" else DeviceMemory()
+        self._memory = ResidentMemory() if self.device == "cpu" else DeviceMemory()
         from onnx_export.split_session import SplitSession, signature_names
 
         self._is_split = len(files) > 1
-        sessions = [_open(file, precision, device, threads) for file in files]
+        sessions = [_open(file, request) for file in files]
         if self._is_split:
             self._session = SplitSession(*sessions, path)
         else:
@@ -181,11 +161,12 @@ def nearest_lengths(predicted: np.ndarray, count: int, widest: int) -> np.ndarra
     return np.pad(chosen, ((0, 0), (0, count - chosen.shape[1])))
 
 
-def _open(path: Path, precision: str, device: str, threads: int):
+def _open(path: Path, request: Request):
     import onnxruntime as ort
 
+    precision, device = request.precision, request.device
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = request.threads
     options.log_severity_level = 4  # what fails is raised as well, and told once
     providers = [_PROVIDERS[device]]
     if device == "cuda":

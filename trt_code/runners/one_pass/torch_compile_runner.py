@@ -1,33 +1,31 @@
 """``torch.compile`` of the plain network: what one gets by asking PyTorch to be fast."""
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trt_code.runners.one_pass.torch_runner import TorchRunner
-from trt_code.runners.pytorch import PRECISIONS, check_device
-from trt_code.runners.spec import RunnerSpec
+from trt_code.runners.one_pass.torch_runner import TorchRunner, checkpoint_of
+from trt_code.runners.pytorch import PRECISIONS
+from trt_code.runners.spec import Request, RunnerSpec
 
 if TYPE_CHECKING:
     import torch
 
 
-def create(
-    model_files: Any, precision: str, device: str, *, name: str, mode: str, **_: Any
-) -> "TorchCompileRunner":
+def create(request: Request, *, mode: str) -> "TorchCompileRunner":
     """Load the checkpoint, cast and compile it; see ``trt_code.runners.create``.
 
     ``mode`` is PyTorch's: ``default``, ``reduce-overhead`` (CUDA graphs) or ``max-autotune``.
     """
-    check_device(device)
-    return TorchCompileRunner(model_files, precision, device, name, mode)
+    return TorchCompileRunner(checkpoint_of(request), request, mode)
 
 
 class TorchCompileRunner(TorchRunner):
     """Compiles at the first pass of a shape, which takes long for a deep network."""
 
-    def __init__(self, model_files: Any, precision: str, device: str, name: str, mode: str):
+    def __init__(self, checkpoint: Path, request: Request, mode: str):
         import torch
 
-        super().__init__(model_files, precision, device, name)
+        super().__init__(checkpoint, request)
         self._model = torch.compile(self._model, mode=mode, dynamic=False)
 
     def _forward(self, src_tokens: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":

@@ -3,30 +3,28 @@
 The operators ``lite::`` take their CUDA form where ``make torch-ops`` has built it, here too.
 """
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trt_code.runners.base import WARM_UP
-from trt_code.runners.one_pass.torch_runner import TorchRunner
-from trt_code.runners.pytorch import PRECISIONS, check_device
-from trt_code.runners.spec import RunnerSpec
+from trt_code.runners.one_pass.torch_runner import TorchRunner, checkpoint_of
+from trt_code.runners.pytorch import PRECISIONS
+from trt_code.runners.spec import Request, RunnerSpec
 
 if TYPE_CHECKING:
     import torch
 
 
-def create(
-    model_files: Any, precision: str, device: str, *, name: str, **_: Any
-) -> "TorchGraphRunner":
+def create(request: Request) -> "TorchGraphRunner":
     """Load the checkpoint and cast it; see ``trt_code.runners.create``."""
-    check_device(device)
-    return TorchGraphRunner(model_files, precision, device, name)
+    return TorchGraphRunner(checkpoint_of(request), request)
 
 
 class TorchGraphRunner(TorchRunner):
     """Keeps a graph for every shape that was met: for measurements, not for a server."""
 
-    def __init__(self, model_files: Any, precision: str, device: str, name: str):
-        super().__init__(model_files, precision, device, name)
+    def __init__(self, checkpoint: Path, request: Request):
+        super().__init__(checkpoint, request)
         self._graphs: dict[tuple[int, ...], tuple] = {}
 
     def _forward(self, src_tokens: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":

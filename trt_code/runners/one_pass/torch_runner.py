@@ -1,42 +1,29 @@
 """The network in PyTorch as it is: the reference in FP32, and the baseline in other precisions."""
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
 from trt_code.runners.memory import AllocatorMemory, ResidentMemory
 from trt_code.runners.pytorch import PRECISIONS, check_device, dtype_of, matmul_precision
-from trt_code.runners.spec import RunnerSpec
+from trt_code.runners.spec import Request, RunnerSpec
 
 if TYPE_CHECKING:
     import torch
 
 
-def create(
-    model_files: Any,
-    precision: str,
-    device: str,
-    *,
-    name: str,
-    build_dir: str | Path = "build",
-    threads: int = 0,
-    **_: Any,
-) -> "TorchRunner":
+def create(request: Request) -> "TorchRunner":
     """Load the checkpoint and cast it; see ``trt_code.runners.create``.
 
     INT8 is the checkpoint that ``make qat`` or else ``make ptq`` made.
     """
-    files = checkpoint_files(model_files, precision, device, build_dir, threads)
-    return TorchRunner(files, precision, device, name)
+    return TorchRunner(checkpoint_of(request), request)
 
 
-def checkpoint_files(
-    model_files: Any, precision: str, device: str, build_dir: str | Path, threads: int
-) -> Any:
-    """The model's files, for INT8 with its quantised checkpoint; sets PyTorch's CPU threads.
+def checkpoint_of(request: Request) -> Path:
+    """The model's checkpoint, for INT8 the quantised one; sets PyTorch's CPU threads.
 
     Raises:
         Unavailable: there is no such device, or the model is not quantised.
@@ -45,29 +32,31 @@ def checkpoint_files(
 
     from train_model.model_folder import quantized_checkpoint
 
-    check_device(device)
-    if threads:
-        torch.set_num_threads(threads)
-    if precision != "int8":  # which PyTorch computes in FP32, with INT8's rounding around products
-        return model_files
-    checkpoint = quantized_checkpoint(model_files.name, build_dir)
+    check_device(request.device)
+    if request.threads:
+        torch.set_num_threads(request.threads)
+    if (
+        request.precision != "int8"
+    ):  # PyTorch rounds to INT8 around the products, and computes in FP32
+        return request.model.checkpoint
+    checkpoint = quantized_checkpoint(request.model.name, request.build_dir)
     if checkpoint is None:
-        raise Unavailable(f"{model_files.name} is not quantised (make ptq or make qat)")
-    return dataclasses.replace(model_files, checkpoint=checkpoint)
+        raise Unavailable(f"{request.model.name} is not quantised (make ptq or make qat)")
+    return checkpoint
 
 
 class TorchRunner(Runner):
     """Weights and activations are cast outright, without autocast, as an engine would have them."""
 
-    def __init__(self, model_files: Any, precision: str, device: str, name: str):
+    def __init__(self, checkpoint: Path, request: Request):
         from train_model.models.checkpoint import load_checkpoint
 
-        super().__init__(name, precision, device)
-        self._memory = AllocatorMemory() if device == "cuda" else ResidentMemory()
-        loaded = load_checkpoint(model_files.checkpoint)
+        super().__init__(request.name, request.precision, request.device)
+        self._memory = AllocatorMemory() if self.device == "cuda" else ResidentMemory()
+        loaded = load_checkpoint(checkpoint)
         self.config = loaded.config
         self.max_source = self.config.max_source_positions
-        self._model = loaded.model.eval().to(device, dtype_of(precision))
+        self._model = loaded.model.eval().to(self.device, dtype_of(self.precision))
 
     def run(self, src_tokens: np.ndarray) -> Output:
         import torch

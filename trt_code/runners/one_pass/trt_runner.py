@@ -24,7 +24,7 @@ from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Shape, best_profile
 from trt_code.engine.sidecar import describe_build, read_sidecar
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
-from trt_code.runners.spec import PRECISIONS, RunnerSpec
+from trt_code.runners.spec import PRECISIONS, Request, RunnerSpec
 from trt_code.runners.turns import Turns
 from trt_code.runners.vocabulary import check_vocabularies
 
@@ -34,28 +34,17 @@ MAX_SHAPES = 64
 OUTPUTS = tuple(WHOLE.outputs)
 
 
-def create(
-    model_files: Any,
-    precision: str,
-    device: str,
-    *,
-    build_dir: str | Path = "build",
-    kernels: str = "eager",
-    cuda_graph: str = "runner",
-    **_: Any,
-) -> "TrtRunner":
+def create(request: Request) -> "TrtRunner":
     """Make the runner of ``<build_dir>/<model>/model.<precision>.plan``, or of the plan without plugins.
-
-    Args:
-        kernels, cuda_graph: as ``RuntimeOptions`` has them, for plans of TensorRT for RTX.
 
     Raises:
         Unavailable: no TensorRT or GPU here, or the plan is missing, stale, foreign or damaged.
     """
-    plan = find_plan(Path(build_dir) / model_files.name / f"model.{precision}.plan")
-    with plans_on(device, plan, instead="ort"):
-        runner = TrtRunner(plan, precision, RuntimeOptions(kernels, cuda_graph))
-    check_plan(plan, model_files, f"make engine-{precision}")
+    plan = find_plan(request.folder / f"model.{request.precision}.plan")
+    with plans_on(request.device, plan, instead="ort"):
+        options = RuntimeOptions(request.kernels, request.cuda_graph)
+        runner = TrtRunner(plan, request.precision, options)
+    check_plan(plan, request.model, f"make engine-{request.precision}")
     return runner
 
 

@@ -8,7 +8,6 @@ one hands to the other, lies at one place for all shapes, so nothing is copied b
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,32 +31,21 @@ from trt_code.runners.one_pass.trt_runner import (
     plans_on,
     source_shape,
 )
-from trt_code.runners.spec import RunnerSpec
+from trt_code.runners.spec import Request, RunnerSpec
 from trt_code.runners.turns import Turns
 
 
-def create(
-    model_files: Any,
-    precision: str,
-    device: str,
-    *,
-    build_dir: str | Path = "build",
-    kernels: str = "eager",
-    cuda_graph: str = "runner",
-    **_: Any,
-) -> "TrtSplitRunner":
+def create(request: Request) -> "TrtSplitRunner":
     """Make the runner of ``<build_dir>/<model>/model.<precision>.encoder.plan`` and ``.decoder.plan``.
-
-    Args:
-        kernels, cuda_graph: as ``RuntimeOptions`` has them, for plans of TensorRT for RTX.
 
     Raises:
         Unavailable: no TensorRT or GPU here, or a plan is missing, stale, foreign or damaged.
     """
-    path = find_plan(Path(build_dir) / model_files.name / f"model.{precision}.plan", "decoder")
-    with plans_on(device, half_path(path, "decoder"), instead="ort-split"):
-        runner = TrtSplitRunner(path, precision, RuntimeOptions(kernels, cuda_graph))
-    check_plan(half_path(path, "decoder"), model_files, f"make engine-{precision}-split")
+    path = find_plan(request.folder / f"model.{request.precision}.plan", "decoder")
+    with plans_on(request.device, half_path(path, "decoder"), instead="ort-split"):
+        options = RuntimeOptions(request.kernels, request.cuda_graph)
+        runner = TrtSplitRunner(path, request.precision, options)
+    check_plan(half_path(path, "decoder"), request.model, f"make engine-{request.precision}-split")
     return runner
 
 

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from train_model.cli import UserError
 from train_model.data.dictionary import BOS
 from train_model.models.hypotheses import Found, SearchOptions
 from trt_code.runners.base import Output, Runner
+from trt_code.runners.spec import Request
 from trt_code.runners.turns import Turns
 
 # Greedy is the fastest and, on the demo, also the best. mit-han-lab scores its WMT16 models with 4 and 0.6.
@@ -26,42 +26,34 @@ class SearchRunner(Runner):
     """Beam search over a network that takes one step at a time.
 
     The network's side holds the state of one search, so threads that call one runner take turns.
-
-    Attributes:
-        config: the network's, if the runner reads its checkpoint.
     """
-
-    config: Any = None
 
     def __init__(
         self,
-        name: str,
-        precision: str,
-        device: str,
+        request: Request,
         search: Callable[[np.ndarray, SearchOptions], Found],
         max_source: int,
         peak_memory: Callable[[], int],
-        beam: int | None = None,
-        len_penalty: float | None = None,
         close: Callable[[], None] = lambda: None,
         during: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         """See ``Runner``.
 
         Args:
+            request: what it is made for.
             search: translates source tokens [B, S] int64.
-            beam: as ``SearchOptions`` has it; 1 is greedy. ``len_penalty`` likewise.
             close: gives back what the search holds.
             during: makes the context in which every search runs.
 
         Raises:
-            UserError: one of the two is out of its bounds.
+            UserError: beam or length penalty is out of its bounds.
         """
-        super().__init__(name, precision, device)
+        super().__init__(request.name, request.precision, request.device)
         self.max_source = max_source
         self._search, self._peak_memory, self._close = search, peak_memory, close
         self._during = during
         self._turns = Turns()
+        beam, len_penalty = request.beam, request.len_penalty
         try:
             self._options = SearchOptions(
                 beam=BEAM if beam is None else beam,

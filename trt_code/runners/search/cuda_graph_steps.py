@@ -5,32 +5,23 @@ from typing import TYPE_CHECKING, Any
 from trt_code.runners.memory import AllocatorMemory
 from trt_code.runners.pytorch import PRECISIONS, check_device, dtype_of, matmul_precision
 from trt_code.runners.search import SearchRunner
-from trt_code.runners.spec import RunnerSpec
+from trt_code.runners.spec import Request, RunnerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def create(
-    model_files: Any,
-    precision: str,
-    device: str,
-    *,
-    name: str,
-    beam: int | None = None,
-    len_penalty: float | None = None,
-    **_: Any,
-) -> SearchRunner:
+def create(request: Request) -> SearchRunner:
     """Load the checkpoint and cast it; see ``trt_code.runners.create``."""
-    check_device(device)
+    check_device(request.device)
     from train_model.models.checkpoint import load_checkpoint
     from train_model.models.incremental import DecoderStep, SourceEncoder
     from trt_code.runners.search.graphed_search import CudaCapture, GraphedSearch
     from trt_code.runners.search.tensors import on_device
 
     memory = AllocatorMemory()
-    dtype = dtype_of(precision)
-    model = load_checkpoint(model_files.checkpoint).model.to(device, dtype)
+    dtype, device = dtype_of(request.precision), request.device
+    model = load_checkpoint(request.model.checkpoint).model.to(device, dtype)
     encoder, step = SourceEncoder(model).eval(), DecoderStep(model).eval()
 
     def greedy(tokens: "Tensor", parents: "Tensor", *rest: Any) -> "tuple[Tensor, list[Tensor]]":
@@ -48,15 +39,11 @@ def create(
         model.config.max_source_positions if model.config.padding_policy == "masked" else 0,
     )
     runner = SearchRunner(
-        name,
-        precision,
-        device,
+        request,
         on_device(search, device),
         model.config.max_source_positions,
         memory.peak,
-        beam,
-        len_penalty,
-        during=lambda: matmul_precision(precision, device),
+        during=lambda: matmul_precision(request.precision, device),
     )
     runner.config = model.config
     return runner

@@ -1,13 +1,11 @@
 """Beam search with the steps in ONNX Runtime, over the files of ``onnx_export/export_ar.py``."""
 
 import functools
-from pathlib import Path
-from typing import Any
 
 from trt_code.runners.base import Unavailable
 from trt_code.runners.memory import ResidentMemory
 from trt_code.runners.search import SearchRunner
-from trt_code.runners.spec import Graphs, RunnerSpec
+from trt_code.runners.spec import Graphs, Request, RunnerSpec
 
 # The files of the step and of the encoder.
 _GRAPHS = {
@@ -16,18 +14,7 @@ _GRAPHS = {
 }
 
 
-def create(
-    model_files: Any,
-    precision: str,
-    device: str,
-    *,
-    name: str,
-    build_dir: str | Path = "build",
-    threads: int = 0,
-    beam: int | None = None,
-    len_penalty: float | None = None,
-    **_: Any,
-) -> SearchRunner:
+def create(request: Request) -> SearchRunner:
     """Open the step in ``build/<model>`` and its encoder; see ``trt_code.runners.create``."""
     try:
         import onnxruntime  # noqa: F401
@@ -37,21 +24,13 @@ def create(
     from trt_code.runners.search.numpy_search import search
     from trt_code.runners.vocabulary import check_vocabularies
 
-    graphs = _GRAPHS[precision]
-    step = Path(build_dir) / model_files.name / graphs.files[0]
+    graphs = _GRAPHS[request.precision]
+    step = request.folder / graphs.files[0]
     memory = ResidentMemory()
-    halves = StepSession(step, threads)
-    check_vocabularies(step, halves.metadata, model_files, graphs.command)
-    return SearchRunner(
-        name,
-        precision,
-        device,
-        functools.partial(search, halves),
-        halves.max_source,
-        memory.peak,
-        beam,
-        len_penalty,
-    )
+    halves = StepSession(step, request.threads)
+    check_vocabularies(step, halves.metadata, request.model, graphs.command)
+    search_steps = functools.partial(search, halves)
+    return SearchRunner(request, search_steps, halves.max_source, memory.peak)
 
 
 RUNNERS = (

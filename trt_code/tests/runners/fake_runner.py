@@ -3,17 +3,17 @@
 import numpy as np
 
 from trt_code.runners.base import Output, Runner, Unavailable
-from trt_code.runners.spec import PRECISIONS, RunnerSpec
+from trt_code.runners.spec import PRECISIONS, Request, RunnerSpec
 from trt_code.text.batching import PAD
 
 fault = ""
 """What is wrong with it: "", "unavailable", "raises", "nan" or "wrong"."""
 
 
-def create(model_files, precision: str, device: str, **options) -> "FakeRunner":
-    if fault == "unavailable" or precision == "int8":
+def create(request: Request) -> "FakeRunner":
+    if fault == "unavailable" or request.precision == "int8":
         raise Unavailable("the fake is not here today")
-    return FakeRunner(precision, device)
+    return FakeRunner(request.precision, request.device)
 
 
 class FakeRunner(Runner):
@@ -37,7 +37,7 @@ class FakeRunner(Runner):
 SPECS = [
     RunnerSpec(
         "fake",
-        lambda *args, **options: create(*args, **options),
+        lambda request: create(request),
         {"cpu": PRECISIONS, "cuda": PRECISIONS},
     )
 ]

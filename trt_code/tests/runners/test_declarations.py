@@ -5,15 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from train_model.model_folder import ModelFolder
 from trt_code.runners import PRECISIONS, RUNNERS, Unavailable, create, names, rivals, spec
 from trt_code.runners.pytorch import MatmulPrecision, matmul_precision
-from trt_code.runners.spec import Graphs, RunnerSpec
+from trt_code.runners.spec import Graphs, Request, RunnerSpec
 
 SPECS = [declared for specs in RUNNERS.values() for declared in specs]
 
 
-def made(*_, **options):
-    return options
+def made(request):
+    return request
+
+
+def asked(precision, device, build_dir="build"):
+    model = ModelFolder("demo", Path("checkpoint.pt"))
+    return Request(model, precision, device, "some", build_dir)
 
 
 def test_every_declaration_is_consistent():
@@ -46,14 +52,14 @@ def test_a_runner_serves_the_kinds_of_network_it_declares():
 def test_what_a_runner_does_not_offer_is_one_line(precision, device, reason):
     some = RunnerSpec("some", made, {"cpu": ("fp32", "fp16"), "cuda": ("tf32",)})
     with pytest.raises(Unavailable, match=reason):
-        some.check(precision, device, Path("build/demo"))
+        some.check(asked(precision, device))
 
 
 def test_a_device_that_a_runner_does_not_offer_is_one_line():
     with pytest.raises(Unavailable, match="gpu-only runs on a GPU only; use --device cuda"):
-        RunnerSpec("gpu-only", made, {"cuda": ("fp32",)}).check("fp32", "cpu", Path("build"))
+        RunnerSpec("gpu-only", made, {"cuda": ("fp32",)}).check(asked("fp32", "cpu"))
     with pytest.raises(Unavailable, match="cpu-only runs on the CPU only"):
-        RunnerSpec("cpu-only", made, {"cpu": ("fp32",)}).check("fp32", "cuda", Path("build"))
+        RunnerSpec("cpu-only", made, {"cpu": ("fp32",)}).check(asked("fp32", "cuda"))
 
 
 def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path):
@@ -63,11 +69,11 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path):
     folder.mkdir()
     (folder / "a.onnx").touch()
     with pytest.raises(Unavailable) as error:
-        some.check("fp32", "cpu", folder)
+        some.check(asked("fp32", "cpu", tmp_path))
     expected = f"{folder}/b.onnx has not been built (make onnx-split MODEL=demo)"
     assert str(error.value) == expected
     (folder / "b.onnx").touch()
-    some.check("fp32", "cpu", folder)
+    some.check(asked("fp32", "cpu", tmp_path))
 
 
 def test_split_graphs_are_not_offered_in_int8(tiny_files, tmp_path):
@@ -110,3 +116,8 @@ def test_threads_that_want_other_precisions_wait_for_each_other():
         thread.join(10)
     assert seen == [("first", "tf32"), ("second", "ieee")]
     assert matmul.fp32_precision == before
+
+
+def test_an_option_that_no_runner_has_is_refused(tiny_files):
+    with pytest.raises(TypeError, match="thread"):
+        create("torch", tiny_files, "fp32", "cpu", thread=1)

@@ -22,7 +22,9 @@ struct Execution {
   std::vector<nvinfer1::PluginTensorDesc> outputs;
   std::vector<Bytes> inputData;
   size_t workspaceBytes;
-  int32_t times;  // enqueue this many times more, without a pause
+  // If not 0, enqueue this many times more, without a pause, and capture no graph: while one thread
+  // captures, no other may wait for the device.
+  int32_t times;
 };
 
 // Runs enqueue plainly and inside a captured CUDA graph, on buffers that end at unmapped memory and

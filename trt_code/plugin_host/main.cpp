@@ -8,7 +8,7 @@
 //     --drop-undeclared    drop attributes that the creator does not declare, as the ONNX parser
 //                          does
 //     --at-once TIMES      run every case in a thread of its own, all at once, and enqueue TIMES
-//                          times more
+//                          times more instead of once from a CUDA graph
 //
 // Exit status: 0 when no plugin broke a rule (a refusal with a reason breaks none), 1 when one did,
 // 2 for a library, file or command line that cannot be used.

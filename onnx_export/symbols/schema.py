@@ -28,7 +28,7 @@ class Type(enum.StrEnum):
 
     @property
     def elements(self) -> tuple[int, ...]:
-        """The members of ``onnx.TensorProto.DataType`` that it stands for."""
+        """The members of ``onnx.TensorProto.DataType`` that a tensor of this type can have."""
         return _ELEMENTS[self]
 
 
@@ -57,7 +57,7 @@ class TensorSpec:
         name: as in the paper or the kernel's header.
         type: of its elements.
         dims: names of the dimensions, separated by spaces: ``"B C T"``. One name is one size. ``...`` at
-            the beginning stands for any number of dimensions. A name may be that of an attribute, and a
+            the beginning means any number of dimensions. A name may be that of an attribute, and a
             dimension may be a product: ``"B T heads*kernel_size"``.
         optional: whether a node may omit it; only the last inputs of a form can be optional.
     """
@@ -128,7 +128,7 @@ class Form:
         """The reference function for ``count`` inputs.
 
         Raises:
-            ValueError: the form does not take so many inputs.
+            ValueError: the form takes another number of inputs.
         """
         if not self.fewest <= count <= len(self.inputs):
             expected = " or ".join(str(n) for n in range(self.fewest, len(self.inputs) + 1))
@@ -182,13 +182,12 @@ class Form:
                     raise ValueError(f"{name} of {tensor.name} is {size}, not {known}")
                 if known is None:
                     sizes[name] = size
-        return [
-            None
-            if tensor.rank is None and leading is None
-            else (leading or [] if tensor.rank is None else [])
-            + [_product(sizes, name) for name in tensor.names]
-            for tensor in self.outputs
-        ]
+        shapes: list[list[Size] | None] = []
+        for tensor in self.outputs:
+            first = leading if tensor.rank is None else []
+            named = [_product(sizes, name) for name in tensor.names]
+            shapes.append(None if first is None else [*first, *named])
+        return shapes
 
 
 def _product(sizes: Mapping[str, Size], names: str) -> Size:

@@ -1,7 +1,7 @@
 """Which ONNX operators TensorRT imports, and what the importers refuse.
 
 The operators come from the installed TensorRT (``OnnxParser.supports_operator``); without one the table
-``KNOWN``, which TensorRT RTX 1.7.1 gave, stands in. The other tables hold what the parser or the builder of
+``KNOWN``, which TensorRT RTX 1.7.1 gave, is used. The other tables hold what the parser or the builder of
 1.7.1 refuses and ONNX allows; tests compare all of them with the installed library.
 """
 

@@ -18,7 +18,7 @@ def schema_fields() -> dict[str, dict[str, str]]:
 
 
 def find_library(folder: Path = Path("build/plugins")) -> Path | None:
-    """The newest plugin library of this checkout that has its host program beside it."""
+    """The newest plugin library of this checkout that has its host program in the same folder."""
     libraries = sorted(
         folder.glob("liblite_plugins_trt*.so"), key=lambda path: path.stat().st_mtime
     )
@@ -31,7 +31,7 @@ def declared_fields(library: Path) -> dict[str, dict[str, str]]:
     The ONNX parser drops every other attribute of a node without a warning.
 
     Raises:
-        UserError: the library or the host program beside it is missing, or does not run.
+        UserError: the library or the host program in its folder is missing, or does not run.
     """
     for path in (library, _host(library)):
         if not path.is_file():

@@ -326,5 +326,5 @@ RULES = (
     check_quantization,
     check_plugins,
 )
-# What TensorRT builds as it stands, and this project does not want in an INT8 graph; see doc/int8.md.
+# What TensorRT builds without a complaint, and this project does not want in an INT8 graph; see doc/int8.md.
 INT8_RULES = (check_quantized_products, check_small_scales)

@@ -17,7 +17,12 @@ from pathlib import Path
 from train_model.cli import Parser, UserError, number, one_at_a_time, run, whole_number
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import read_lines
-from train_model.data.transfer import Ledger, NetworkError, fetch, refuse_impostor
+from train_model.data.transfer import (
+    Ledger,
+    NetworkError,
+    fetch,
+    refuse_impostor,
+)
 
 DRIVE_FOLDER = "1xDC8zLuH-a6Ws0l9ERsmX5UB1Ko2xkmf"
 DRIVE_ARCHIVE = "0B_bZck-ksdkpM25jRUN2X2UxMm8"

@@ -8,9 +8,11 @@ import hashlib
 import http.client
 import json
 import sys
+import tarfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -119,8 +121,36 @@ def refuse_impostor(path: Path) -> None:
         raise UserError(f"{path.name} is a git-lfs pointer, not the file; run `git lfs pull` there")
 
 
+def check_archive(path: Path) -> None:
+    """Refuse what is not a whole .tgz, whatever a server sent instead.
+
+    Raises:
+        UserError: the file cannot be read to its end as such an archive.
+    """
+    refuse_impostor(path)
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for _ in tar:
+                pass
+    except ARCHIVE_ERRORS as error:
+        with path.open("rb") as file:
+            start = file.read(60)
+        raise UserError(
+            f"{path} cannot be unpacked ({error}); it begins with {start!r}. If that is a notice of the "
+            "server's, try again later; otherwise delete it and run again"
+        ) from error
+
+
+ARCHIVE_ERRORS = (tarfile.TarError, EOFError, zlib.error, OSError)
+"""What reading a damaged .tgz raises."""
+
+
 class Ledger:
-    """Size and SHA-256 of accepted files, in one JSON file."""
+    """Size and SHA-256 of accepted files, in one JSON file.
+
+    An entry that was made for a checked file says so. Others, of earlier versions, may be those of a notice
+    that a server sent instead of the file, and give way to a checked one.
+    """
 
     def __init__(self, path: Path):
         """Read ``path`` if it is there.
@@ -130,23 +160,48 @@ class Ledger:
         """
         self._path = path
         try:
-            self._entries = json.loads(path.read_text()) if path.exists() else {}
-        except ValueError as error:
+            entries = json.loads(path.read_bytes()) if path.exists() else {}
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged ({error}); delete it and run again") from error
+        if not isinstance(entries, dict):
+            raise UserError(f"{path} is damaged (no object); delete it and run again")
+        self._entries = {
+            name: entry
+            for name, entry in entries.items()
+            if isinstance(entry, dict) and {"size", "sha256"} <= entry.keys()
+        }
 
-    def accept(self, name: str, path: Path) -> None:
-        """Record the file at ``path`` as ``name``, or hold it against the record.
+    def has_checked(self, name: str, path: Path) -> bool:
+        """Whether the file at ``path`` is the one that was recorded as ``name`` after a check."""
+        known = self._entries.get(name, {})
+        return bool(known.get("checked")) and known["sha256"] == _sha256(path)
+
+    def accept(self, name: str, path: Path, checked: bool = False) -> None:
+        """Record the file at ``path`` as ``name``, or compare it with the record.
+
+        Args:
+            name: of the entry.
+            path: the file.
+            checked: whether the file's content was found to be of its kind.
 
         Raises:
             UserError: it differs from what was recorded.
         """
         entry = {"size": path.stat().st_size, "sha256": _sha256(path)}
-        known = self._entries.setdefault(name, entry)
-        if known != entry:
+        known = self._entries.get(name, entry)
+        same = all(known[key] == entry[key] for key in entry)
+        if not same and (known.get("checked") or not checked):
             raise UserError(
                 f"{path} ({entry['size']} bytes) is not the {name} of {known['size']} bytes that "
                 f"{self._path} records; delete it, or its entry there if it changed on purpose"
             )
+        if not same:
+            print(
+                f"warning: {self._path} recorded a {name} of {known['size']} bytes, which nobody checked; "
+                "it records this one now",
+                file=sys.stderr,
+            )
+        self._entries[name] = entry | ({"checked": True} if checked or known.get("checked") else {})
         with atomic_path(self._path) as temporary:
             temporary.write_text(json.dumps(self._entries, indent=2, sort_keys=True) + "\n")
 

@@ -17,6 +17,7 @@ import pytest
 
 from train_model.cli import UserError
 from train_model.data import download, transfer
+from train_model.data.corpora.raw_text import obtain
 from train_model.data.transfer import Ledger, NetworkError, fetch
 
 ROOT = Path(__file__).parents[2]
@@ -148,6 +149,49 @@ def test_nobody_listens(tmp_path, server):
     server.socket.close()
     with pytest.raises(NetworkError, match="Connection refused"):
         fetch(f"{address}/x", tmp_path / "x", attempts=1)
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        b'{"error": {"code": 403}}',
+        b"Too many requests",
+        b"<!-- x --><html>",
+        b"\x1f\x8b\x08 cut",
+        b"",
+    ],
+)
+def test_a_notice_is_not_recorded_and_a_record_of_one_gives_way(tmp_path, notice, capsys):
+    file, ledger = tmp_path / "x.tgz", tmp_path / "checksums.json"
+    file.write_bytes(notice)
+    with pytest.raises(UserError, match=r"x\.tgz"):
+        obtain(file, "http://127.0.0.1:9/x.tgz")
+    assert not ledger.exists()
+    Ledger(ledger).accept("x.tgz", file)  # as earlier versions did
+    file.write_bytes(archive())
+    obtain(file, "http://127.0.0.1:9/x.tgz")
+    assert "which nobody checked" in capsys.readouterr().err
+    obtain(file, "http://127.0.0.1:9/x.tgz")
+    assert capsys.readouterr().err == ""
+    file.write_bytes(archive(text="other"))
+    with pytest.raises(UserError, match=r"is not the x\.tgz of"):
+        obtain(file, "http://127.0.0.1:9/x.tgz")
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000, '"x"'])
+def test_a_damaged_ledger_is_one_line(tmp_path, content):
+    (tmp_path / "sums.json").write_text(content)
+    with pytest.raises(UserError, match=r"sums\.json is damaged .*; delete it"):
+        Ledger(tmp_path / "sums.json")
+
+
+@pytest.mark.parametrize("entry", [5, None, {}, {"size": 1}, [1]])
+def test_an_entry_of_another_form_counts_as_none(tmp_path, entry):
+    file, ledger = tmp_path / "x", tmp_path / "sums.json"
+    file.write_bytes(b"content")
+    ledger.write_text(json.dumps({"x": entry, "y": entry}))
+    Ledger(ledger).accept("x", file)
+    assert set(json.loads(ledger.read_text())) == {"x"}
 
 
 def test_ledger_holds_files_to_what_they_were(tmp_path):

@@ -17,7 +17,7 @@ from subword_nmt.learn_bpe import learn_bpe
 
 from train_model.cli import UserError, atomic_path
 from train_model.data.files import BYTE_ORDER_MARK, read_lines
-from train_model.data.transfer import Ledger, fetch, refuse_impostor
+from train_model.data.transfer import ARCHIVE_ERRORS, Ledger, check_archive, fetch
 from train_model.progress import task
 
 MAX_DAMAGED = 0.001  # share of the lines of a published text
@@ -41,13 +41,16 @@ def obtain(archive: Path, url: str) -> None:
         part = archive.with_name(f".{archive.name}.part")
         fetch(url, part)
         try:
-            refuse_impostor(part)
-            ledger.accept(archive.name, part)
+            check_archive(part)
+            ledger.accept(archive.name, part, checked=True)
         except UserError:
             part.unlink()  # it would be taken for the beginning of the file next time
             raise
         part.replace(archive)
-    ledger.accept(archive.name, archive)
+        return
+    if not ledger.has_checked(archive.name, archive):
+        check_archive(archive)
+        ledger.accept(archive.name, archive, checked=True)
 
 
 def archived_lines(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, Iterator[str]]]:
@@ -67,7 +70,7 @@ def archived_lines(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, I
                     yield name, _published_lines(content, f"{archive}: {name}")
                 if not missing:
                     return
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except ARCHIVE_ERRORS as error:
         raise UserError(
             f"{archive} cannot be unpacked ({error}); delete it and run again"
         ) from error

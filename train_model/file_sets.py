@@ -1,0 +1,92 @@
+"""Several files, or a folder, that change as one: after a kill there is all of the old or all of the new."""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from train_model.cli import UserError
+
+_PENDING = ".pending-"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that come here with the same folder waiting."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def replace_together(drafts: Mapping[Path, Path]) -> None:
+    """Rename every draft to its final name; all final names are in one folder, the drafts below it.
+
+    A record of the renames is written first, and from then on they are decided: after a kill the next
+    reader or writer, who calls :func:`settle`, does the rest.
+    """
+    (folder,) = {final.parent for final in drafts.values()}
+    names = {str(draft.relative_to(folder)): final.name for draft, final in drafts.items()}
+    token = uuid.uuid4().hex
+    unnamed = folder / f".{token}"
+    unnamed.write_text(json.dumps(names), encoding="utf-8")
+    record = folder / f"{_PENDING}{token}"
+    with locked(folder):
+        unnamed.replace(record)
+        _finish(record)
+
+
+def settle(folder: Path) -> None:
+    """Finish the renames that a killed process had decided on.
+
+    Raises:
+        UserError: a record of renames is damaged.
+    """
+    if not folder.is_dir() or not list(folder.glob(f"{_PENDING}*")):
+        return
+    with locked(folder):
+        for record in sorted(folder.glob(f"{_PENDING}*")):
+            _finish(record)
+
+
+def _finish(record: Path) -> None:
+    folder = record.parent
+    try:
+        names = json.loads(record.read_bytes())
+        drafts = {folder / draft: folder / final for draft, final in names.items()}
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{record} is damaged; delete it, and make the files there again"
+        ) from error
+    for draft, final in drafts.items():
+        if final.parent != folder or draft.parent.parent not in (folder, folder.parent):
+            raise UserError(f"{record} names files elsewhere; delete it")
+        if draft.is_file():  # otherwise it has its name already
+            draft.replace(final)
+    for draft in drafts:
+        if draft.parent != folder:
+            with contextlib.suppress(OSError):  # of a living writer, who removes it too
+                draft.parent.rmdir()
+    record.unlink(missing_ok=True)
+
+
+def swap_folders(first: Path, second: Path) -> None:
+    """Give two folders each other's name in one step.
+
+    Raises:
+        OSError: the system or the file system cannot do it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        raise OSError("this system cannot exchange two names")
+    names = os.fsencode(first), os.fsencode(second)
+    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(second))

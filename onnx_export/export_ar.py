@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from onnx_export.graph import export_graph, metadata
-from onnx_export.onnx_file import save_onnx
+from onnx_export.onnx_file import save_pair
 from onnx_export.paths import half_path
 from train_model.data.dictionary import UNK
 from train_model.models.incremental import DecoderStep, SourceEncoder
@@ -31,8 +31,7 @@ def write(model: nn.Module, path: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    save_onnx(encoder_to_onnx(model), half_path(path, "encoder"))
-    save_onnx(step_to_onnx(model), path)
+    save_pair({half_path(path, "encoder"): encoder_to_onnx(model), path: step_to_onnx(model)})
     return [path, half_path(path, "encoder")]
 
 

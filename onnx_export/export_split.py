@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from onnx_export.graph import export_graph, metadata
-from onnx_export.onnx_file import save_onnx
+from onnx_export.onnx_file import save_pair
 from onnx_export.paths import half_path
 from train_model.data.dictionary import UNK
 from train_model.models.signatures import SPLIT, SRC_TOKENS
@@ -30,9 +30,10 @@ def write(model: nn.Module, path: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    for half, to_onnx in zip(SPLIT, (encoder_to_onnx, decoder_to_onnx), strict=True):
-        save_onnx(to_onnx(model), half_path(path, half))
-    return [half_path(path, half) for half in SPLIT]
+    made = zip(SPLIT, (encoder_to_onnx, decoder_to_onnx), strict=True)
+    halves = {half_path(path, half): to_onnx(model) for half, to_onnx in made}
+    save_pair(halves)
+    return list(halves)
 
 
 def encoder_to_onnx(model: nn.Module) -> ir.Model:

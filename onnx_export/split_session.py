@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from onnx_export.marks import check_pair, positions
 from train_model.cli import UserError
 from train_model.data.dictionary import PAD
 from train_model.models.canvas import canvas_width, initial_canvas
@@ -41,8 +42,8 @@ class SplitSession:
         on_gpu = "CUDAExecutionProvider" in encoder.get_providers()
         self._device = "cuda" if on_gpu else "cpu"
         metadata = encoder.get_modelmeta().custom_metadata_map
-        self.max_source = int(metadata["max_source_positions"])
-        self._max_target = int(metadata["max_target_positions"])
+        check_pair([metadata, decoder.get_modelmeta().custom_metadata_map], path)
+        self.max_source, self._max_target = positions(metadata, path)
 
     def run(self, names: Sequence[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """As ``InferenceSession.run`` on the one file.

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime
 
+from onnx_export.marks import check_pair, positions
 from onnx_export.paths import half_path
+from onnx_export.session import open_session
 from train_model.cli import UserError
 from train_model.models.signatures import SRC_TOKENS, STATE
 
@@ -29,9 +31,8 @@ class StepSession:
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         self._path = path
-        self._encoder, self._step = (
-            _session(p, threads) for p in (half_path(path, "encoder"), path)
-        )
+        files = half_path(path, "encoder"), path
+        self._encoder, self._step = (open_session(file, threads=threads) for file in files)
         for session, half, place in (
             (self._encoder, "encoder", half_path(path, "encoder")),
             (self._step, "step", path),
@@ -41,8 +42,8 @@ class StepSession:
                     f"{place} is not the {half} of an autoregressive network; make it with `make onnx`"
                 )
         self.metadata = self._step.get_modelmeta().custom_metadata_map
-        self.max_source = int(self.metadata["max_source_positions"])
-        self.max_target = int(self.metadata["max_target_positions"])
+        check_pair([self.metadata, self._encoder.get_modelmeta().custom_metadata_map], path)
+        self.max_source, self.max_target = positions(self.metadata, path)
         inputs = self._step.get_inputs()
         self._names = [item.name for item in inputs]
         self._state = [item.shape for item in inputs if item.name.startswith(STATE)]
@@ -97,15 +98,3 @@ class StepSession:
             raise UserError(
                 f"ONNX Runtime fails in {self._path} or its encoder: {reason}"
             ) from error
-
-
-def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    if not path.is_file():
-        raise UserError(f"there is no ONNX file {path}; make one (make onnx)")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what fails is raised as well, and told once
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own types differ between versions
-        raise UserError(f"ONNX Runtime refuses {path}: {str(error).splitlines()[0]}") from error

@@ -18,7 +18,8 @@ import onnxruntime
 import torch
 from torch import nn
 
-from onnx_export.onnx_file import load_onnx
+from onnx_export import session
+from onnx_export.onnx_file import read_graph
 from onnx_export.paths import half_path
 from onnx_export.split_session import SplitSession
 from train_model.cli import UserError
@@ -137,15 +138,14 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     Raises:
         UserError: the file is not a model that ``onnx_export.export`` wrote.
     """
-    model = load_onnx(path)
-    names = [item.name for item in (*model.graph.input, *model.graph.output)]
+    graph = read_graph(path).graph
+    names = [item.name for item in (*graph.input, *graph.output)]
     if names != [*WHOLE.inputs, *WHOLE.outputs]:
         raise UserError(
             f"{path} maps {names}, not {', '.join(WHOLE.inputs)} to {' and '.join(WHOLE.outputs)}; "
             "give a file that onnx_export.export wrote"
         )
-    del model
-    return _open(path)
+    return session.open_session(path)
 
 
 def open_split_session(path: Path) -> SplitSession:
@@ -156,17 +156,8 @@ def open_split_session(path: Path) -> SplitSession:
     """
     files = [half_path(path, half) for half in SPLIT]
     for file in files:
-        load_onnx(file)
-    return SplitSession(*map(_open, files), path)
-
-
-def _open(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised as well, and told once
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no common base of their own
-        raise UserError(f"ONNX Runtime refuses {path}: {str(error).splitlines()[0]}") from error
+        read_graph(file)
+    return SplitSession(*map(session.open_session, files), path)
 
 
 def verify_file(model: nn.Module, path: Path, seed: int, more: int) -> int:

@@ -59,15 +59,17 @@ def settle(folder: Path) -> None:
 def _finish(record: Path) -> None:
     folder = record.parent
     try:
-        names = json.loads(record.read_bytes())
-        drafts = {folder / draft: folder / final for draft, final in names.items()}
+        decoded = json.loads(record.read_bytes())
+        parts = [Path(name).parts for names in decoded.items() for name in names]
+        drafts = {folder / draft: folder / final for draft, final in decoded.items()}
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise UserError(
             f"{record} is damaged; delete it, and make the files there again"
         ) from error
+    inside = all(1 <= len(part) <= 2 and not {"..", "/"} & {*part} for part in parts)
+    if not inside or any(final.parent != folder for final in drafts.values()):
+        raise UserError(f"{record} names files elsewhere; delete it")
     for draft, final in drafts.items():
-        if final.parent != folder or draft.parent.parent not in (folder, folder.parent):
-            raise UserError(f"{record} names files elsewhere; delete it")
         if draft.is_file():  # otherwise it has its name already
             draft.replace(final)
     for draft in drafts:

@@ -16,7 +16,14 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from onnx_export.onnx_file import load_onnx, save_onnx
+from onnx_export.marks import WEIGHTS, check_pair
+from onnx_export.onnx_file import (
+    load_onnx,
+    metadata_of,
+    runnable,
+    save_onnx,
+    save_pair,
+)
 from onnx_export.paths import half_path
 from train_model.cli import Parser, UserError, run
 from train_model.models.signatures import SPLIT
@@ -124,7 +131,7 @@ def load(path: Path) -> ir.Model:
     """
     try:
         upgraded = exports.upgrade(load_onnx(path))
-        onnx.checker.check_model(upgraded, full_check=True)
+        _check(upgraded, path)
     except (
         RuntimeError,
         ValueError,
@@ -142,6 +149,12 @@ def load(path: Path) -> ir.Model:
             "give a file that onnx_export.export wrote, or an older one with dynamicconv_forward nodes"
         )
     return model
+
+
+def _check(model: onnx.ModelProto, path: Path) -> None:
+    """Run ONNX's checker; a graph whose weights are in another file is too large to be checked in memory."""
+    is_large = WEIGHTS in metadata_of(model)
+    onnx.checker.check_model(str(path) if is_large else model, full_check=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -190,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     model = load(arguments.input)
     if model.metadata_props.get("half") != "step":
         report = patch(model, arguments.precision, without)
-        return _write(model, arguments.output, arguments, report)
+        return _write({arguments.output: (model, report)}, arguments)
     encoder = load(half_path(arguments.input, "encoder"))
     outputs = [half_path(arguments.output, "encoder"), arguments.output]
     return _patch_pair(encoder, model, outputs, arguments, without)
@@ -203,36 +216,48 @@ def _patch_pair(
     arguments: argparse.Namespace,
     without: Collection[str],
 ) -> int:
-    """Patch two files that go together and write them.
+    """Patch two files that go together and write them; the decoder is the last, for make takes it for both.
 
-    The decoder comes last: make takes it for both, and a kill between the two must not look like the end.
+    Raises:
+        UserError: they are of two exports.
     """
+    check_pair([encoder.metadata_props, decoder.metadata_props], arguments.input)
     reports = [
         patch(decoder, arguments.precision, without, encoder),
         patch(encoder, arguments.precision, without),
     ]
-    status = _write(encoder, outputs[0], arguments, reports[1])
-    return max(status, _write(decoder, outputs[1], arguments, reports[0]))
+    pair = {outputs[0]: (encoder, reports[1]), outputs[1]: (decoder, reports[0])}
+    return _write(pair, arguments)
 
 
-def _write(model: ir.Model, output: Path, arguments: argparse.Namespace, report: Report) -> int:
-    """Write a patched ``model``, say what was done; 1 if TensorRT would refuse it."""
-    explained = report.explain(model) if arguments.explain else []
-    if arguments.plugins == "none":
-        model = plain.without_plugins(model)
-    model.metadata_props["plugins"] = arguments.plugins
+def _write(patched: dict[Path, tuple[ir.Model, Report]], arguments: argparse.Namespace) -> int:
+    """Write patched models and say what was done; 1 if TensorRT would refuse one of them."""
+    explained = {path: item[1].explain(item[0]) for path, item in patched.items()}
+    models = {path: model for path, (model, _) in patched.items()}
+    for path, model in models.items():
+        if arguments.plugins == "none":
+            models[path] = plain.without_plugins(model)
+        models[path].metadata_props["plugins"] = arguments.plugins
     try:
-        save_onnx(model, output)
+        if len(models) == 1:
+            ((path, model),) = models.items()
+            save_onnx(model, path)
+        else:
+            save_pair(models)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise UserError(
             f"{arguments.input} gives no valid graph: {error}; export it again"
         ) from error
-    for item in PASSES:
-        print(f"{report.counts.get(item.name, 'off'):>5}  {item.help}")
-    if explained:
-        print("\n".join(explained))
-    print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB")
-    return graph_lint.report(ir.serde.serialize_model(model))
+    status = 0
+    for path, (_, report) in patched.items():
+        for item in PASSES:
+            print(f"{report.counts.get(item.name, 'off'):>5}  {item.help}")
+        if arguments.explain:
+            print("\n".join(explained[path]))
+        print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+        with runnable(models[path]) as (message, _folder):
+            status = max(status, graph_lint.report(message))
+    return status
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train_model.cli import UserError
+from train_model.file_sets import settle
 
 OLD_EXPORT_POSITIONS = 254  # of the published lite.onnx, which does not say
 
@@ -26,12 +27,20 @@ class GraphFiles:
     @property
     def positions(self) -> int:
         """The longest source, in tokens."""
-        return int(self.metadata.get("max_source_positions", OLD_EXPORT_POSITIONS))
+        return self._positions("source", OLD_EXPORT_POSITIONS)
 
     @property
     def target_positions(self) -> int:
         """The longest translation, in tokens."""
-        return int(self.metadata.get("max_target_positions", self.positions))
+        return self._positions("target", self.positions)
+
+    def _positions(self, side: str, default: int) -> int:
+        name = f"max_{side}_positions"
+        if name not in self.metadata:
+            return default
+        from onnx_export.marks import position_count
+
+        return position_count(self.metadata, side, self.path)
 
     @property
     def is_tf32(self) -> bool:
@@ -51,8 +60,11 @@ def read_graph_files(path: Path) -> GraphFiles:
     """
     # late: runners that need no graph come past this module
     import onnx
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
+    from onnx_export.graph_bounds import excess
+    from onnx_export.onnx_file import weight_files
+
+    settle(path.parent)
     if not path.is_file():
         raise UserError(f"no graph at {path}; make it with `make onnx patch`")
     try:
@@ -61,15 +73,9 @@ def read_graph_files(path: Path) -> GraphFiles:
         raise UserError(
             f"{path} is not an ONNX file ({error}); make it with `make onnx patch`"
         ) from error
-    locations = {
-        ExternalDataInfo(tensor).location
-        for tensor in model.graph.initializer
-        if uses_external_data(tensor)
-    }
-    weights = tuple(sorted(path.parent / location for location in locations))
-    for file in weights:
-        if not file.is_file():
-            raise UserError(f"{path} keeps weights in {file}, which is missing; export it again")
+    if reason := excess(model):
+        raise UserError(f"{path} is refused: {reason}; export it again")
+    weights = tuple(weight_files(model, path))
     functions = tuple(function.name for function in model.functions)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     axes = {

@@ -5,6 +5,7 @@ graph or the plugins have changed since. So every plan has ``<plan>.json``, and 
 """
 
 import dataclasses
+import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class Sidecar:
 
 # Systems refuse longer names with errors of their own.
 LONGEST_PATH = 255
+LARGEST_SIZE = 1 << 16
 
 
 def sidecar_path(plan: Path) -> Path:
@@ -100,13 +102,13 @@ def read_sidecar(plan: Path) -> Sidecar:
     if not plan.is_file():
         raise UserError(f"no engine at {plan}; build it: {_default_command(plan)}")
     try:
-        return _from_json(json.loads(path.read_text()))
+        return _from_json(json.loads(path.read_bytes()))
     except OSError as error:
         raise UserError(
             f"{plan} has no {path.name}, so nothing says what it was built from; "
             f"build it again: {_default_command(plan)}"
         ) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not a description this version reads ({str(error)[:200]}); "
             f"build the engine again: {_default_command(plan)}"
@@ -245,4 +247,17 @@ def _from_json(data: dict[str, Any]) -> Sidecar:
             raise ValueError(f"a path of {len(file.path)} characters")
     if not sidecar.profiles:
         raise ValueError("no profiles")
+    _check_sizes(sidecar)
     return sidecar
+
+
+def _check_sizes(sidecar: Sidecar) -> None:
+    """Raise ``ValueError`` unless every size is a whole number that an engine can have."""
+    shapes = [
+        shape for profile in sidecar.profiles for shape in (profile.min, profile.opt, profile.max)
+    ]
+    for size in itertools.chain(*shapes, *sidecar.ranges.values()):
+        if type(size) is not int or not 1 <= size <= LARGEST_SIZE:
+            raise ValueError(f"a size of {size!r}")
+    if type(sidecar.version_compatible) is not bool:
+        raise ValueError(f"version_compatible is {sidecar.version_compatible!r}")

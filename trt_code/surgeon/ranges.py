@@ -1,14 +1,16 @@
 """How large the values of a graph get, measured in ONNX Runtime on random sentences."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 
+from onnx_export.onnx_file import runnable
 from onnx_export.reference import with_reference_functions
+from onnx_export.session import WEIGHTS_FOLDER
 from train_model.data.dictionary import EOS
 from train_model.models.canvas import canvas_width, initial_canvas
 from trt_code.surgeon.graph import constant, dim
@@ -49,7 +51,7 @@ def measure_step(encoder: ir.Model, step: ir.Model, seed: int = 0) -> dict[str, 
         seed: of the random tokens.
     """
     probe = _Probe(step)
-    encode = _session(with_reference_functions(ir.serde.serialize_model(encoder)))
+    encode = _session(encoder)
     generator = np.random.default_rng(seed)
     for source in _sources(encoder, seed):
         batch = len(source)
@@ -86,7 +88,7 @@ def measure_decoder(encoder: ir.Model, decoder: ir.Model, seed: int = 0) -> dict
         seed: of the random tokens.
     """
     probe = _Probe(decoder)
-    encode = _session(with_reference_functions(ir.serde.serialize_model(encoder)))
+    encode = _session(encoder)
     longest = int(decoder.metadata_props["max_target_positions"])
     for source in _sources(encoder, seed):
         encoded, lengths = encode.run(["encoded", "lengths"], {"src_tokens": source})
@@ -107,7 +109,7 @@ class _Probe:
         ]
         self.largest = dict.fromkeys(names, 0.0)
         self._outputs = [value.name for value in model.graph.outputs]
-        self._session = _session(_probed(model, names))
+        self._session = _session(model, names)
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The graph's own outputs, by name."""
@@ -120,10 +122,17 @@ class _Probe:
         return dict(zip(self._outputs, values[:count], strict=True))
 
 
-def _session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+def _session(model: ir.Model, probed: Sequence[str] = ()) -> onnxruntime.InferenceSession:
+    """ONNX Runtime for a graph, with one more output for each value in ``probed``."""
+    with runnable(model) as (message, folder):
+        proto = with_reference_functions(message)
+        _add_probes(proto, probed, _masked_with_infinity(model))
+        options = onnxruntime.SessionOptions()
+        if folder is not None:
+            options.add_session_config_entry(WEIGHTS_FOLDER, str(folder))
+        return onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
 
 
 def _names(values: list) -> list[str]:
@@ -141,11 +150,9 @@ def _sources(model: ir.Model, seed: int) -> Iterator[np.ndarray]:
         yield _sentences(generator, *shape, vocab)
 
 
-def _probed(model: ir.Model, names: list[str]) -> onnx.ModelProto:
-    """The graph with one more output a value: its largest magnitude below that of masks."""
-    proto = with_reference_functions(ir.serde.serialize_model(model))
+def _add_probes(proto: onnx.ModelProto, names: Sequence[str], masked: Collection[str]) -> None:
+    """Give the graph one more output for each value: its largest magnitude below that of masks."""
     graph = proto.graph
-    masked = _masked_with_infinity(model)
     graph.initializer.extend(
         [
             onnx.numpy_helper.from_array(np.array(MASKED, np.float32), "range.masked"),

@@ -1,6 +1,7 @@
 """What can stand in the repository as ``lite_network``: a TensorRT plan, or the ONNX file."""
 
 import abc
+import re
 import shutil
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from trt_code.engine.profiles import Shape
 from trt_code.engine.sidecar import plugin_paths, read_sidecar, stale_reason
 
 UPSTREAM_PADDING = "upstream"
+_LIBRARY = re.compile(r"[\w.-]+\.so", re.ASCII)
 
 
 class Network(abc.ABC):
     """A network's files and limits.
 
     Attributes:
+        path: the plan or the graph.
+        metadata: of the graph, as far as it is there.
         profiles: optimisation profiles of a plan; 0 for ONNX Runtime.
         longest: source tokens it takes.
         max_batch: sentences that Triton should put together at most.
@@ -23,6 +27,8 @@ class Network(abc.ABC):
         options: what tritonserver needs on its command line; ``$here`` is the repository.
     """
 
+    path: Path
+    metadata: dict[str, str]
     profiles: int
     longest: int
     max_batch: int
@@ -51,12 +57,10 @@ class OnnxNetwork(Network):
 
     def __init__(self, path: Path):
         self._graph = read_graph_files(path)
-        try:
-            self.longest = int(self._graph.metadata["max_source_positions"])
-        except KeyError:
-            raise UserError(
-                f"{path} has no max_source_positions; write it with `make onnx`"
-            ) from None
+        self.path, self.metadata = path, self._graph.metadata
+        if "max_source_positions" not in self._graph.metadata:
+            raise UserError(f"{path} has no max_source_positions; write it with `make onnx`")
+        self.longest = self._graph.positions
         self.padding_policy = self._graph.metadata.get("padding_policy")
 
     def accepts(self, shape: Shape) -> bool:
@@ -80,7 +84,7 @@ class PlanNetwork(Network):
     """
 
     def __init__(self, plan: Path):
-        self._plan = plan
+        self._plan = self.path = plan
         self._sidecar = read_sidecar(plan)
         if reason := stale_reason(self._sidecar, plan):
             raise UserError(f"{plan} {reason}; build it again: {self._sidecar.command}")
@@ -88,10 +92,16 @@ class PlanNetwork(Network):
         self.longest = max(profile.max.length for profile in self._sidecar.profiles)
         self.max_batch = max(profile.max.batch for profile in self._sidecar.profiles)
         graph = plan.parent / self._sidecar.graph.path
-        metadata = read_graph_files(graph).metadata if graph.is_file() else {}
-        self.padding_policy = metadata.get("padding_policy")
+        self.metadata = read_graph_files(graph).metadata if graph.is_file() else {}
+        self.padding_policy = self.metadata.get("padding_policy")
         self._plugins = plugin_paths(self._sidecar, plan)
         self._loaders = [path.with_name(f"{path.stem}_loader.so") for path in self._plugins]
+        for library in (*self._plugins, *self._loaders):
+            if not _LIBRARY.fullmatch(library.name):  # it becomes part of a shell's command
+                raise UserError(
+                    f"the plugins of {plan} are in a file {library.name!r}; only letters, digits and ._- may "
+                    "be in its name: build the plugins and the engine again"
+                )
         for loader in self._loaders:
             if not loader.is_file():
                 raise UserError(f"no {loader}, which registers the plugins; run `make plugins`")

@@ -18,11 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from train_model.cli import MAX_THREADS, Parser, UserError, run, whole_number
+from train_model.data.dictionary import misfit
 from train_model.data.files import read_lines
+from train_model.file_sets import swap_folders
 from train_model.model_folder import ModelFolder, find_model
 from trt_code.arguments import MAX_SIZE
 from trt_code.engine.profiles import Shape
 from trt_code.runners import PRECISIONS
+from trt_code.runners.vocabulary import ADVICE, sizes_in
 from trt_code.triton import configs
 from trt_code.triton.configs import Serving
 from trt_code.triton.networks import UPSTREAM_PADDING, Network, OnnxNetwork, PlanNetwork
@@ -123,9 +126,14 @@ def _replaced(output: Path) -> Iterator[Path]:
         folder, old = Path(scratch, "new"), Path(scratch, "old")
         folder.mkdir()
         yield folder
-        if output.exists():
+        if not output.exists():
+            folder.rename(output)
+            return
+        try:
+            swap_folders(folder, output)  # in one step: a kill leaves the old one or the new one
+        except OSError:  # the system cannot do that
             output.rename(old)
-        folder.rename(output)
+            folder.rename(output)
 
 
 def choose_network(backend: str, folder: Path, precision: str) -> Network:
@@ -201,6 +209,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     files = find_model(args.model, args.build_dir)
     network = choose_network(args.backend, args.build_dir / files.name, args.precision)
+    dictionaries = {"src": files.src_dict, "tgt": files.tgt_dict}
+    sizes = sizes_in(network.metadata)
+    if reason := misfit(network.path, "was exported for", sizes, dictionaries):
+        raise UserError(f"{reason}: {ADVICE}")
     max_batch = args.max_batch or network.max_batch
     serving = Serving(
         buckets=choose_buckets(network, args.bucket or BUCKETS, max_batch),

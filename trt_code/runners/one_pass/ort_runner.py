@@ -79,6 +79,7 @@ class OrtRunner(Runner):
         super().__init__(request.name, request.precision, request.device)
         self._path = path
         self._memory = ResidentMemory() if self.device == "cpu" else DeviceMemory()
+        from onnx_export.marks import positions
         from onnx_export.split_session import SplitSession, signature_names
 
         self._is_split = len(files) > 1
@@ -90,8 +91,7 @@ class OrtRunner(Runner):
             if signature_names(self._session) != ([*WHOLE.inputs], OUTPUTS):
                 raise UserError(f"{path} has other inputs or outputs; make it with `make onnx`")
         self.metadata = sessions[0].get_modelmeta().custom_metadata_map
-        limit = self.metadata.get("max_source_positions")
-        self.max_source = int(limit) if limit else None
+        self.max_source, _ = positions(self.metadata, path)
 
     def run(self, src_tokens: np.ndarray) -> Output:
         with self._failures():
@@ -162,32 +162,28 @@ def nearest_lengths(predicted: np.ndarray, count: int, widest: int) -> np.ndarra
 
 
 def _open(path: Path, request: Request):
-    import onnxruntime as ort
+    from onnx_export.session import open_session
 
     precision, device = request.precision, request.device
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = request.threads
-    options.log_severity_level = 4  # what fails is raised as well, and told once
     providers = [_PROVIDERS[device]]
     if device == "cuda":
         providers = [(_PROVIDERS[device], {"use_tf32": int(precision == "tf32")})]
     # a GPU has the arithmetic of low precision, a CPU is shown its rounding step by step
     native, patched = device == "cuda", precision != "fp32" and not path.name.startswith(_INT8)
-    graph = _with_reference_functions(path, native) if patched else str(path)
+    model = _with_reference_functions(path, native) if patched else None
     # one fused kernel of sum and norm, which takes longer on a CPU than the two: 12 % of the demo at 16 x 32
     slow = ["SkipLayerNormFusion"] if device == "cpu" else []
-    try:
-        return ort.InferenceSession(graph, options, providers=providers, disabled_optimizers=slow)
-    except Exception as error:  # onnxruntime's own types differ between versions
-        raise UserError(f"ONNX Runtime refuses {path}: {error}") from error
+    return open_session(path, providers, request.threads, model, disabled_optimizers=slow)
 
 
-def _with_reference_functions(path: Path, native: bool) -> bytes:
-    from onnx_export.onnx_file import load_onnx
+def _with_reference_functions(path: Path, native: bool):
+    from onnx_export.onnx_file import load_onnx, read_graph
     from onnx_export.reference import with_reference_functions
 
+    # rounding step by step writes other weights, a GPU reads those of the file
+    read = read_graph if native else load_onnx
     try:
-        return with_reference_functions(load_onnx(path), native=native).SerializeToString()
+        return with_reference_functions(read(path), native=native)
     except ValueError as error:
         raise UserError(f"{path}: {error}; make it again with `make patch`") from error
 

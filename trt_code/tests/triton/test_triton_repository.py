@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from train_model.cli import UserError
+from train_model.data.dictionary import Dictionary
 from train_model.data.tokenizer import Tokenizer
 from trt_code.build_engine import main as build_engine
 from trt_code.engine.profiles import Shape
@@ -273,3 +274,72 @@ def test_model_without_text(monkeypatch, tiny_files, tiny_build, tmp_path):
     monkeypatch.setattr(repository, "find_model", lambda name, build_dir: mute)
     with pytest.raises(UserError, match="has no text"):
         repository.main(["--build-dir", str(tiny_build), "--output", str(tmp_path / "triton")])
+
+
+def test_dictionaries_of_another_network_are_refused(
+    zoo, tiny_build, tiny_files, tmp_path, monkeypatch
+):
+    more = Dictionary.load(tiny_files.src_dict)
+    Dictionary([*more.counts, ("eleven", 1)]).save(tmp_path / "dict.txt")
+    other = dataclasses.replace(tiny_files, src_dict=tmp_path / "dict.txt")
+    monkeypatch.setattr(repository, "find_model", lambda name, build_dir: other)
+    with pytest.raises(
+        UserError, match=r"was exported for a dictionary of .*: give the dictionary"
+    ):
+        repository.main(["--build-dir", str(tiny_build), "--output", str(tmp_path / "triton")])
+    assert not (tmp_path / "triton").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("profiles", [{"min": [1, 1], "opt": [1, 8], "max": [10**12, 10**9]}]),
+        ("profiles", [{"min": [1, 1], "opt": [1, 8], "max": [-1, -5]}]),
+        ("profiles", [{"min": [1, 1], "opt": [1, 8], "max": [1.5, 8.5]}]),
+        ("profiles", [{"min": [1, 1], "opt": [1, 8], "max": [True, 8]}]),
+        ("profiles", [{"min": ["a", "b"], "opt": ["a", "b"], "max": ["a", "b"]}]),
+        ("profiles", [{"min": {}, "opt": {}, "max": {}}]),
+        ("version_compatible", "x"),
+    ],
+    ids=str,
+)
+def test_a_plan_of_impossible_sizes_is_one_line(plan_build, key, value):
+    sidecar = Path("build/tiny/model.fp16.plan.json")
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {key: value}))
+    with pytest.raises(UserError, match=r"build the engine again|excludes its own opt"):
+        repository.main([])
+
+
+def test_a_plan_described_without_end_is_one_line(plan_build):
+    Path("build/tiny/model.fp16.plan.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="build the engine again"):
+        repository.main([])
+
+
+@pytest.mark.parametrize(
+    "name", ["lib$(touch pwned).so", 'lib";touch pwned;".so', "lib x.so", "passwd"]
+)
+def test_no_name_of_a_plugin_becomes_a_command(plan_build, name):
+    sidecar = Path("build/tiny/model.fp16.plan.json")
+    described = json.loads(sidecar.read_text())
+    library = Path("build/plugins") / name
+    library.write_bytes(Path("build/plugins/liblite_plugins_trt11.so").read_bytes())
+    library.with_name(f"{library.stem}_loader.so").write_bytes(b"\x7fELF")
+    described["plugins"][0]["path"] = f"../plugins/{name}"
+    sidecar.write_text(json.dumps(described))
+
+    with pytest.raises(UserError, match=r"only letters, digits|make plugins"):
+        repository.main([])
+    assert not Path("build/triton").exists()
+
+
+def test_a_kill_leaves_the_old_repository_or_the_new_one(plan_build, monkeypatch):
+    repository.main([])
+    seen = []
+    monkeypatch.setattr(
+        Path, "rename", lambda *_: seen.append("renamed")
+    )  # one exchange of names takes the place of two renames
+    repository.main(["--instances", "2"])
+    assert not seen
+    config = model_config(Path("build/triton/models/lite_network/config.pbtxt"))
+    assert config.instance_group[0].count == 2

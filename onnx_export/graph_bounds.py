@@ -1,0 +1,110 @@
+"""What a graph may ask of a runtime: limits that a file is held to before anything runs it.
+
+A runtime inlines functions, folds constants and runs loops as a file says. A file of some kilobytes can
+keep it busy for ever, or fill the memory.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+import onnx
+
+MAX_NODES = 1_000_000
+"""Nodes after all functions are inlined; the largest graph of this project has some thousands."""
+MAX_DEPTH = 16
+"""Graphs inside nodes of graphs."""
+MAX_ELEMENTS = 2**28
+"""Elements of a tensor that a node makes from constants."""
+ENDLESS = ("Loop", "If")
+"""Control flow that no graph of this project has; ``Scan`` ends with its input."""
+_MAKES = ("ConstantOfShape", "Expand", "Tile", "Range")
+
+
+def excess(model: onnx.ModelProto) -> str | None:
+    """What of ``model`` is beyond the limits; None if nothing is."""
+    try:
+        return _calls(model) or _constants(model)
+    except RecursionError:
+        return f"it has graphs more than {MAX_DEPTH} deep inside each other"
+
+
+def _calls(model: onnx.ModelProto) -> str | None:
+    functions = {(function.domain, function.name): function for function in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+
+    def size(nodes: Iterable[onnx.NodeProto], open_calls: tuple) -> int:
+        total = 0
+        for node, depth in _nested(nodes):
+            if depth > MAX_DEPTH:
+                raise RecursionError
+            key = (node.domain, node.op_type)
+            total += 1 + (inlined(key, open_calls) if key in functions else 0)
+        return min(total, 2 * MAX_NODES)
+
+    def inlined(key: tuple[str, str], open_calls: tuple) -> int:
+        if key in open_calls:
+            raise _Recursive(key[1])
+        if key not in sizes:
+            sizes[key] = size(functions[key].node, (*open_calls, key))
+        return sizes[key]
+
+    try:
+        total = max([size(model.graph.node, ()), *(inlined(key, ()) for key in functions)])
+    except _Recursive as error:
+        return f"its function {error} calls itself"
+    if total > MAX_NODES:
+        return f"its functions make more than {MAX_NODES} nodes"
+    return None
+
+
+class _Recursive(Exception):
+    """A function that calls itself; the message is its name."""
+
+
+def _nested(
+    nodes: Iterable[onnx.NodeProto], depth: int = 0
+) -> Iterator[tuple[onnx.NodeProto, int]]:
+    """Every node and those of the graphs inside it, with how deep it is."""
+    for node in nodes:
+        yield node, depth
+        if depth > MAX_DEPTH:
+            continue
+        for attribute in node.attribute:
+            graphs = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+            for graph in graphs:
+                yield from _nested(graph.node, depth + 1)
+
+
+def _constants(model: onnx.ModelProto) -> str | None:
+    scopes = [(model.graph.node, model.graph.initializer), *((f.node, ()) for f in model.functions)]
+    for nodes, initializers in scopes:
+        known = {tensor.name: tensor for tensor in initializers}
+        for node, _ in _nested(nodes):
+            if node.op_type in ENDLESS and not node.domain:
+                return f"node {node.name} is a {node.op_type}, which may never end"
+            if node.op_type == "Constant":
+                values = [a.t for a in node.attribute if a.name == "value"]
+                known |= zip(node.output, values, strict=False)
+            elif node.op_type in _MAKES and _elements(node, known) > MAX_ELEMENTS:
+                return f"node {node.name} ({node.op_type}) makes more than {MAX_ELEMENTS} elements"
+    return None
+
+
+def _elements(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> float:
+    """How many elements a node makes, as far as constants say so; 0 if they do not."""
+    given = [_values(known.get(name)) for name in node.input]
+    if node.op_type == "Range" and len(given) == 3 and all(given):
+        start, limit, delta = (values[0] for values in given)
+        return (limit - start) / delta if delta else math.inf
+    sizes = given[0 if node.op_type == "ConstantOfShape" else -1]
+    return math.prod(abs(size) for size in sizes) if sizes and node.op_type != "Range" else 0
+
+
+def _values(tensor: onnx.TensorProto | None) -> list[float]:
+    """The numbers of a small constant; none for a large one or one that is not known."""
+    if tensor is None or math.prod(tensor.dims) > 64 or tensor.external_data:
+        return []
+    try:
+        return onnx.numpy_helper.to_array(tensor).astype(float).reshape(-1).tolist()
+    except Exception:  # damaged, which is found where weights are read
+        return []

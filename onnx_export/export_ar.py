@@ -21,6 +21,7 @@ from onnx_export.paths import half_path
 from train_model.data.dictionary import UNK
 from train_model.models.incremental import DecoderStep, SourceEncoder
 from train_model.models.signatures import SRC_TOKENS, search_encoder, search_step
+from train_model.progress import stage
 
 _BATCH, _BEAM, _SOURCE, _ROOM = 2, 3, 7, 11  # of the example; all different, so that none is merged
 
@@ -31,7 +32,11 @@ def write(model: nn.Module, path: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    save_pair({half_path(path, "encoder"): encoder_to_onnx(model), path: step_to_onnx(model)})
+    made = {}
+    for file, to_onnx in ((half_path(path, "encoder"), encoder_to_onnx), (path, step_to_onnx)):
+        with stage(f"exporting {file}"):
+            made[file] = to_onnx(model)
+    save_pair(made)
     return [path, half_path(path, "encoder")]
 
 

@@ -13,6 +13,7 @@ from onnx_export.graph import export_graph, metadata
 from onnx_export.onnx_file import save_onnx
 from train_model.data.dictionary import UNK
 from train_model.models.signatures import SRC_TOKENS, WHOLE
+from train_model.progress import stage
 
 
 def write(model: nn.Module, path: Path) -> list[Path]:
@@ -21,7 +22,8 @@ def write(model: nn.Module, path: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    save_onnx(to_onnx(model), path)
+    with stage(f"exporting {path}"):
+        save_onnx(to_onnx(model), path)
     return [path]
 
 

@@ -20,6 +20,7 @@ from onnx_export.paths import half_path
 from train_model.data.dictionary import UNK
 from train_model.models.signatures import SPLIT, SRC_TOKENS
 from train_model.models.split import SplitDecoder, SplitEncoder
+from train_model.progress import stage
 
 _BATCH, _SOURCE, _CANVAS = 2, 7, 11  # of the example; all different, so that none is merged
 
@@ -30,8 +31,10 @@ def write(model: nn.Module, path: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    made = zip(SPLIT, (encoder_to_onnx, decoder_to_onnx), strict=True)
-    halves = {half_path(path, half): to_onnx(model) for half, to_onnx in made}
+    halves = {}
+    for half, to_onnx in zip(SPLIT, (encoder_to_onnx, decoder_to_onnx), strict=True):
+        with stage(f"exporting {half_path(path, half)}"):
+            halves[half_path(path, half)] = to_onnx(model)
     save_pair(halves)
     return list(halves)
 

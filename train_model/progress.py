@@ -99,6 +99,25 @@ def task(
         yield Task(description, total, draw, BAR_EVERY)
 
 
+@contextlib.contextmanager
+def stage(description: str, stream: TextIO | None = None) -> Iterator[None]:
+    """Show what the block does, of which no part can be counted: a moving sign on a terminal, else a line.
+
+    Args:
+        description: e.g. "exporting model.onnx".
+        stream: default stderr.
+    """
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        print(f"{description} ...", file=stream, flush=True)
+        yield
+        return
+    from rich.console import Console
+
+    with Console(file=stream).status(f"{description} ..."):
+        yield
+
+
 def track(
     items: Iterable[Item], description: str, total: int | None = None, unit: str = ""
 ) -> Iterator[Item]:

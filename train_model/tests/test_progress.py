@@ -5,7 +5,7 @@ import io
 import pytest
 
 from train_model import progress
-from train_model.progress import task, track
+from train_model.progress import stage, task, track
 
 
 class Terminal(io.StringIO):
@@ -68,3 +68,13 @@ def test_track_gives_the_items_and_writes_nothing_on_stdout(capsys):
     assert list(track(range(5), "counting")) == [0, 1, 2, 3, 4]
     assert list(track(iter("ab"), "letters")) == ["a", "b"]
     assert capsys.readouterr().out == ""
+
+
+def test_a_stage_is_one_line_at_once_or_a_moving_sign():
+    stream = io.StringIO()
+    with stage("exporting model.onnx", stream):
+        assert stream.getvalue() == "exporting model.onnx ...\n"
+    terminal = Terminal()
+    with stage("exporting model.onnx", terminal):
+        pass
+    assert "exporting model.onnx ..." in terminal.getvalue()

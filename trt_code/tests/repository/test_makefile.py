@@ -225,7 +225,8 @@ def test_options_given_to_make_reach_what_measures(clone):
     """Whatever is in them: the shell sees a variable, not the text."""
     program = clone / "python"
     program.write_text(
-        '#!/bin/sh\n[ "$2" = trt_code.doctor ] && exit 1\nfor word; do echo "[$word]"; done\n'
+        f'#!/bin/sh\n[ "$2" = train_model.model_folder ] && exec {sys.executable} "$@"\n'
+        '[ "$2" = trt_code.doctor ] && exit 1\nfor word; do echo "[$word]"; done\n'
     )
     program.chmod(0o755)
     options = ["RUNNER=ort,torch", "PRECISION=fp32 fp16", "BEAM=4", "LENPEN=0.6", "DEVICE=cpu"]

@@ -38,9 +38,7 @@ def one_pass(tiny_files, tmp_path_factory):
 def search(tmp_path_factory):
     """A small Lite Transformer, its weights so small that what it says follows its source."""
     model = follows_its_source(step_by_step(max_source_positions=24, max_target_positions=16))
-    return saved(
-        "search", model, model.config, tmp_path_factory, architecture="transformer_multibranch_v2"
-    )
+    return saved("search", model, model.config, tmp_path_factory)
 
 
 def saved(name, model, config, tmp_path_factory):

@@ -107,7 +107,7 @@ def import_model(
     """
     target = models / check_name(name)
     if target.exists():
-        raise UserError(f"{target} exists; remove it, or give another name")
+        raise UserError(f"{target} exists already; remove it, or give another name")
     if pieces.checkpoint is None:
         raise UserError(
             "there is no checkpoint; give one with --checkpoint (make import CHECKPOINT=...)"
@@ -134,7 +134,9 @@ def import_model(
             try:
                 draft.rename(target)
             except OSError as error:  # made meanwhile
-                raise UserError(f"{target} exists; remove it, or give another name") from error
+                raise UserError(
+                    f"{target} exists already; remove it, or give another name"
+                ) from error
     return read_folder(target)
 
 
@@ -489,7 +491,7 @@ def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     name = check_name(_default_name(args.source) if args.name is None else args.name)
     if (target := args.models / name).exists():
-        raise UserError(f"{target} exists; remove it, or give another name (NAME=)")
+        raise UserError(f"{target} exists already; remove it, or give another name (NAME=)")
     if args.source is None and args.checkpoint is None:
         raise UserError(
             "there is nothing to import; give --checkpoint or --from (make import CHECKPOINT=)"

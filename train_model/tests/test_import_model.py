@@ -200,7 +200,7 @@ def test_pieces_of_two_models(models, pieces, tmp_path):
 def test_an_existing_folder_is_not_touched(models):
     (models / "mine").mkdir(parents=True)
     (models / "mine" / "file").write_text("kept")
-    with pytest.raises(UserError, match="mine exists; remove it, or give another name"):
+    with pytest.raises(UserError, match="mine exists already; remove it, or give another name"):
         run(models, "--checkpoint", NAT)
     assert [path.name for path in (models / "mine").iterdir()] == ["file"]
 

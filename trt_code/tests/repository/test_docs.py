@@ -78,6 +78,8 @@ def test_scripts_are_there(line):
 def test_make_knows_how(line):
     """A dry run: targets exist, and so do rules for all that they need."""
     words = [word for word in shlex.split(line)[1:] if "..." not in word and "PYTHON=" not in word]
+    # what the pages import; the committed models are there
+    words = [re.sub("^MODEL=(mine|retrained)$", "MODEL=demo", word) for word in words]
     if any("*" in word for word in words):
         pytest.skip("a family of targets")
     made = subprocess.run(

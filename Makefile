@@ -54,7 +54,7 @@ CUDA_BUILD = .venv/lib/python*/site-packages/torch/lib/libtorch_cuda.so
 help:  ## list the targets
 	@echo "usage: make TARGET [MODEL=name of a folder in data_model, or a path] [PYTHON=...]"; echo
 	@awk -F ':.*## ' '/^[a-z0-9-]+( [a-z0-9-]+)*:.*## / {printf "  %-36s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "options of bench, eval and throughput: RUNNER= PRECISION= DEVICE= THREADS= BEAM= LENPEN= (names with commas or spaces)"
+	@echo; echo "options of bench, eval, throughput and translate: RUNNER= PRECISION= DEVICE= THREADS= BEAM= LENPEN= (names with commas or spaces)"
 
 # The doctor and the questions about models need no package, so they can speak before any is installed.
 ANY_PYTHON = $(if $(PYTHON)$(wildcard .venv/bin/python),$(PY),$(FIND_PYTHON); $${python:-python3})
@@ -306,8 +306,14 @@ SENTENCE := -- "$$TEXT"
 override TEXT := $(value TEXT)
 export TEXT
 endif
-translate: model-has-text $(SPLIT)  ## translate TEXT="...", or stdin a line at a time
-	@$(PY) -m trt_code.translate --model $(MODEL) $(SENTENCE)
+# ONNX Runtime reads one graph, in one precision; the other runners read the checkpoint or an engine.
+GRAPH := $(if $(filter command,$(origin PRECISION)),$(patsubst int8,qdq,$(filter-out fp32,$(PRECISION))))
+GRAPH := $(GRAPH:%=.%)
+TRANSLATED := $(if $(filter torch cuda-graph trt trt-split,$(RUNNER)),,$(if $(filter ort,$(RUNNER)),$(BUILD)/model$(GRAPH).onnx,$(call half_of,$(GRAPH))))
+translate: model-has-text $(TRANSLATED)  ## translate TEXT="...", stdin, or what is entered (N_BEST= UNKNOWN= ON_ERROR= FORMAT=, TRANSLATE= passes options)
+	@$(PY) -m trt_code.translate --model $(MODEL) $(RUNNER_OPTIONS) $(call option,MAX_TOKENS,max-tokens) \
+	  $(call option,N_BEST,n-best) $(call option,UNKNOWN,unknown) $(call option,ON_ERROR,on-error) \
+	  $(call option,FORMAT,format) $(TRANSLATE) $(SENTENCE)
 
 report:  ## plot and tabulate anew what bench measured
 	@$(PY) -m trt_code.report

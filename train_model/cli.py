@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 MAX_MESSAGE = 1000
 """Characters of a message; a name from a damaged file can have millions."""
@@ -44,8 +44,15 @@ def one_line(text: str) -> str:
     )
 
 
+program: str | None = None
+"""What every parser calls the program; None leaves that to each. The console command sets it."""
+
+
 class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` that raises ``UserError`` for arguments it cannot use."""
+
+    def __init__(self, *, prog: str | None = None, **options: Any):
+        super().__init__(prog=program or prog, **options)
 
     def error(self, message: str) -> NoReturn:
         # argparse writes "argument --beam: is at least 1", where a number's type gives the second half

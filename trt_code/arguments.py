@@ -14,7 +14,7 @@ from typing import Any
 
 from train_model.cli import MAX_THREADS, MAX_WHOLE_NUMBER, UserError, number, whole_number
 from trt_code import runners
-from trt_code.measure.machine import default_device, processors
+from trt_code.devices import default_device, processors
 from trt_code.runners import PRECISIONS
 
 MAX_BEAM = 1024

@@ -18,7 +18,7 @@ from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
 from train_model.progress import task
 from trt_code import arguments
-from trt_code.measure.machine import processors
+from trt_code.devices import processors
 from trt_code.runners import Runner
 from trt_code.text.choice import open_runner
 from trt_code.text.codec import Codec, OnError, TooLong, Translation, Unknown
@@ -80,6 +80,8 @@ def written(number: int, source: str, translation: Translation, settings: Settin
     """
     if settings.format == "json":
         entry = {"line": number, "source": source, "text": translation.text}
+        if translation.warning:
+            entry["warning"] = translation.warning
         if translation.error:
             entry["error"] = translation.error
         else:
@@ -105,6 +107,8 @@ def translate_stream(lines: Iterable[str], pipeline: Pipeline, settings: Setting
         if translation.error:
             refused += 1
             print(f"skipped: {translation.error}", file=sys.stderr)
+        if translation.warning:
+            print(f"warning: {translation.warning}", file=sys.stderr)
         print(written(number, source, translation, settings))
     sys.stdout.flush()
     return refused
@@ -114,9 +118,10 @@ def converse(lines: Iterator[str], pipeline: Pipeline, settings: Settings) -> No
     """Translate each line as it comes; a line that is refused gets a message."""
     for number, line in enumerate(lines, start=1):
         (translation,) = pipeline.translate([line])
-        if translation.error:
-            print(translation.error.removeprefix("line 1: "), file=sys.stderr)
-        else:
+        for note in (translation.error, translation.warning):
+            if note:
+                print(note.removeprefix("line 1: "), file=sys.stderr)
+        if not translation.error:
             print(written(number, line, translation, settings), flush=True)
 
 

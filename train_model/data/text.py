@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +12,18 @@ from typing import Any
 from train_model.cli import UserError
 from train_model.data.bpe import SEPARATOR, glossary_path
 
+_FIGURES = re.compile("[0-9]+")
 CHOICES = {
     "subwords": ("bpe", "sentencepiece", "none"),
     "unicode": ("NFC", "NFKC", "none"),
     "case": ("keep", "lower", "truecase"),
     "unknown": ("refuse", "keep", "drop"),
 }
+
+
+def patterns(text: str) -> list[str]:
+    """The words of a text, with "0" for every run of figures."""
+    return [_FIGURES.sub("0", word) for word in text.split()]
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class TextOptions:
         separator: ends a BPE unit inside a word.
         unknown: what happens to source units that the dictionary lacks: "refuse" the sentence, "keep" them
             as ``<unk>``, or "drop" them.
+        domain: what the training text is about, for messages.
+        seen: a file with the word patterns of the training text, see :func:`patterns`; a sentence with
+            another one gets a warning.
+        longest: the most tokens of a training sentence, both ends included; a longer one gets a warning.
     """
 
     unicode: str = "NFC"
@@ -49,6 +60,9 @@ class TextOptions:
     target_codes: Path | None = None
     separator: str = SEPARATOR
     unknown: str = "refuse"
+    domain: str = ""
+    seen: Path | None = None
+    longest: int | None = None
 
     def __post_init__(self) -> None:
         """Check the options against each other.

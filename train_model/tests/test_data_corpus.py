@@ -3,12 +3,15 @@
 import itertools
 import random
 import re
+from pathlib import Path
 
 import pytest
 
 from train_model.data.corpora import demo
 from train_model.data.corpora.demo import phrases, sentences
+from train_model.data.text import patterns
 
+DEMO = Path(demo.__file__).parents[4] / "data_model/demo"
 SIZES = {"train": 3000, "valid": 300, "test": 300}
 CONJUNCTIONS = re.compile("|".join(re.escape(joint[0]) for joint in sentences.JOINTS) + "|, and ")
 
@@ -36,6 +39,13 @@ def test_demo_sizes_are_those_promised():
 def test_same_seed_same_corpus_other_seed_another(splits):
     assert sentences.generate(SIZES, seed=1) == splits
     assert sentences.generate(SIZES, seed=2)["test"] != splits["test"]
+
+
+def test_the_demo_has_the_patterns_of_its_training_text(splits):
+    seen = set((DEMO / "seen.txt").read_text(encoding="utf-8").splitlines())
+    found = {word for pair in splits["train"] for word in patterns(pair.source)}
+    assert found <= seen
+    assert len(seen) < 1.1 * len(found | {word for word in seen if "-" in word})
 
 
 def test_sizes_and_no_repeated_sentence(splits):

@@ -1,14 +1,14 @@
 """What a measurement was taken on and with: the header of every table."""
 
-import ctypes
 import datetime
 import importlib.metadata
-import os
 import platform
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+from trt_code.devices import processors
 
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 
@@ -36,22 +36,6 @@ def describe(device: str, threads: int) -> dict[str, str]:
 def machine_name(facts: dict[str, str]) -> str:
     """The GPU, or the CPU of a machine without one, from what ``describe`` gave."""
     return facts.get("gpu", facts["cpu"])
-
-
-def processors() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def default_device() -> str:
-    """ "cuda" if PyTorch sees a GPU, else "cpu"."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:  # no driver, so PyTorch, which takes a second to import, need not be asked
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _module() -> str:

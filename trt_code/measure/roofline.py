@@ -27,6 +27,7 @@ from train_model.model_folder import find_model
 from train_model.models.checkpoint import load_checkpoint
 from train_model.tables import as_json, write_files
 from trt_code import arguments
+from trt_code.devices import processors
 from trt_code.measure.kernels import (
     BEAM,
     CHANNELS,
@@ -39,7 +40,7 @@ from trt_code.measure.kernels import (
     copy_bandwidth,
     device_time,
 )
-from trt_code.measure.machine import describe, machine_name, processors
+from trt_code.measure.machine import describe, machine_name
 from trt_code.runners import RUNNERS, spec
 
 SIZE = 8192

@@ -18,7 +18,8 @@ from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
 from train_model.tables import Column, Table, as_json, facts, write_files
 from trt_code import arguments
-from trt_code.measure.machine import describe, processors
+from trt_code.devices import processors
+from trt_code.measure.machine import describe
 from trt_code.text.choice import open_runner
 from trt_code.text.codec import Codec
 from trt_code.text.pipeline import Pipeline

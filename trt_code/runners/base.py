@@ -85,10 +85,11 @@ class Runner(abc.ABC):
     def run(self, src_tokens: np.ndarray) -> Output:
         """Translate ``src_tokens`` [B, S] int64, padded on the right with 1."""
 
-    def candidates(self, src_tokens: np.ndarray, count: int) -> Found:
+    def candidates(self, src_tokens: np.ndarray, count: int, beam: int | None = None) -> Found:
         """The best ``count`` translations of each sentence, with their scores.
 
         A search gives them all, a one-pass network in two halves (``ort-split``) those of several lengths.
+        ``beam`` is of the search, in place of the runner's own; it is at least ``count``.
 
         Raises:
             UserError: the runner gives no more than one.

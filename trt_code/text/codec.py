@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from train_model.cli import UserError
 from train_model.data.dictionary import EOS, UNK
+from train_model.data.files import read_lines
+from train_model.data.text import patterns
 from train_model.data.tokenizer import Tokenizer, normalise
 from train_model.models.hypotheses import Found
 from trt_code.text import batching
@@ -45,12 +47,21 @@ class Translation:
         tokens: how many tokens the network gave, both ends included; 0 for an empty line.
         hypotheses: the best ones, if they were asked for; the first has ``text``.
         error: why the line was refused; its text is then empty.
+        warning: why the translation may be wrong: the line is unlike the text that trained the model.
     """
 
     text: str
     tokens: int
     hypotheses: tuple[Hypothesis, ...] = ()
     error: str = ""
+    warning: str = ""
+
+
+class Note(NamedTuple):
+    """What there is to say about a line before it is translated; see ``Translation``."""
+
+    error: str = ""
+    warning: str = ""
 
 
 class Codec:
@@ -78,24 +89,25 @@ class Codec:
         self._too_long, self._unknown = too_long, unknown or tokenizer.options.unknown
         self._on_error = on_error
 
-    def encode_lines(self, lines: Sequence[str], first: int) -> tuple[list[list[int]], list[str]]:
-        """The tokens of every line, none for one without text, and why a line was skipped, or "".
+    def encode_lines(self, lines: Sequence[str], first: int) -> tuple[list[list[int]], list[Note]]:
+        """The tokens of every line, none for one without text or that is skipped, and a note on each.
 
         Raises:
             UserError: a line is refused, and lines are not skipped.
         """
-        rows, errors = [], []
+        rows, notes = [], []
         for number, line in enumerate(lines, start=first):
-            row, error = [], ""
+            row, note = [], Note()
             try:
                 row = self.encode(line, number)
+                note = Note(warning=self._unlike_training(line, row, number) if row else "")
             except UserError as reason:
                 if self._on_error == "stop":
                     raise
-                error = str(reason)
+                note = Note(error=str(reason))
             rows.append(row)
-            errors.append(error)
-        return rows, errors
+            notes.append(note)
+        return rows, notes
 
     def encode(self, line: str, number: int) -> list[int]:
         """The tokens of a line, none if it has no text; ``number`` is for messages.
@@ -125,8 +137,10 @@ class Codec:
             units = zip(self._tokenizer.source_units(text), row[1:], strict=False)
             symbols = sorted({unit for unit, index in units if index == UNK})
             some = ", ".join(map(repr, symbols[:5])) + (" and more" if len(symbols) > 5 else "")
+            domain = self._tokenizer.options.domain
             raise UserError(
-                f"line {number}: the model's dictionary has no {some}; mend the line, "
+                f"line {number}: {f'this model knows {domain}; ' if domain else ''}"
+                f"the model's dictionary has no {some}; mend the line, "
                 "or translate it as unknown with --unknown keep"
             )
         return row
@@ -161,6 +175,23 @@ class Codec:
         count = int((ids == EOS).argmax()) if EOS in ids else len(ids)
         symbols = self._tokenizer.tgt_dict.symbols
         return tuple(symbols[i] for i in ids[:count]), tuple(map(float, scores[:count]))
+
+    def _unlike_training(self, line: str, row: Sequence[int], number: int) -> str:
+        """Why a line is not like the text that the model was trained on, or ""."""
+        options = self._tokenizer.options
+        if options.longest and len(row) > options.longest:
+            reason = f"{len(row)} tokens, and {options.longest} is the most that it was trained on"
+        elif self._seen and (new := [w for w in patterns(line) if w not in self._seen]):
+            reason = f"it was not trained on words like {', '.join(map(repr, new[:3]))}"
+        else:
+            return ""
+        knows = f"this model knows {options.domain}; " if options.domain else ""
+        return f"line {number}: {knows}{reason}: the translation may be wrong"
+
+    @cached_property
+    def _seen(self) -> frozenset[str]:
+        path = self._tokenizer.options.seen
+        return frozenset(read_lines(path)) if path else frozenset()
 
     @cached_property
     def _longest_symbol(self) -> int:

@@ -13,7 +13,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +22,7 @@ from train_model.cli import UserError
 from train_model.models.hypotheses import Found
 from trt_code.runners import Runner
 from trt_code.text import batching
-from trt_code.text.codec import Codec, Translation
+from trt_code.text.codec import Codec, Note, Translation
 from trt_code.text.translator import run_batch
 
 WINDOW = 8192
@@ -146,21 +146,21 @@ class Pipeline:
 
     def _rows(
         self, encoding: list[concurrent.futures.Future]
-    ) -> tuple[list[np.ndarray], list[str]]:
-        """The rows of a window, and why a line was skipped, or ""."""
+    ) -> tuple[list[np.ndarray], list[Note]]:
+        """The rows of a window, and a note on each."""
         rows: list[np.ndarray] = []
-        errors: list[str] = []
+        notes: list[Note] = []
         for future in encoding:
-            tokens, ends, reasons, seconds = future.result()
+            tokens, ends, more, seconds = future.result()
             rows += np.split(tokens, ends[:-1])
-            errors += reasons
+            notes += more
             self.spent.add(encode=seconds)
-        return rows, errors
+        return rows, notes
 
     def _run(
-        self, rows: list[np.ndarray], errors: list[str]
-    ) -> tuple[list[str], list[tuple[list[int], Any]]]:
-        """Translate a window: its errors, and for each batch its lines and their texts."""
+        self, rows: list[np.ndarray], notes: list[Note]
+    ) -> tuple[list[Note], list[tuple[list[int], Any]]]:
+        """Translate a window: its notes, and for each batch its lines and their texts."""
         filled = [i for i, row in enumerate(rows) if len(row)]
         self._done(len(rows) - len(filled))
         lengths = [len(rows[i]) for i in filled]
@@ -182,7 +182,7 @@ class Pipeline:
             running = [threads.submit(keep_busy, runner) for runner in self._runners]
             for thread in running:
                 thread.result()
-        return errors, list(decoding)
+        return notes, list(decoding)
 
     def _run_batch(self, runner: Runner, rows: list[np.ndarray]) -> np.ndarray | Found:
         tokens = batching.pad(rows)
@@ -197,13 +197,13 @@ class Pipeline:
         )
         return result
 
-    def _texts(self, errors: list[str], decoding: list[tuple[list[int], Any]]) -> list[Translation]:
-        translations = [Translation("", 0, error=error) for error in errors]
+    def _texts(self, notes: list[Note], decoding: list[tuple[list[int], Any]]) -> list[Translation]:
+        translations = [Translation("", 0, error=note.error) for note in notes]
         for batch, future in decoding:
             results, seconds = future.result()
             self.spent.add(decode=seconds, target_tokens=sum(result.tokens for result in results))
             for i, result in zip(batch, results, strict=True):
-                translations[i] = result
+                translations[i] = replace(result, warning=notes[i].warning)
         return translations
 
 
@@ -230,12 +230,12 @@ def _start(make_codec: Callable[[], Codec]) -> None:
     _codec = make_codec()
 
 
-def _encode(lines: list[str], first: int) -> tuple[np.ndarray, np.ndarray, list[str], float]:
-    """Tokens of all lines in a row, where each line ends in it, errors, and the seconds it took."""
+def _encode(lines: list[str], first: int) -> tuple[np.ndarray, np.ndarray, list[Note], float]:
+    """Tokens of all lines in a row, where each line ends in it, notes, and the seconds it took."""
     start = time.process_time()
-    rows, errors = _codec.encode_lines(lines, first)
+    rows, notes = _codec.encode_lines(lines, first)
     tokens = np.fromiter(itertools.chain.from_iterable(rows), np.int64)
-    return tokens, np.cumsum([len(row) for row in rows]), errors, time.process_time() - start
+    return tokens, np.cumsum([len(row) for row in rows]), notes, time.process_time() - start
 
 
 def _decode(result: np.ndarray | Found) -> tuple[list[Translation], float]:

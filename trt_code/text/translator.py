@@ -1,6 +1,7 @@
 """Text in, text out over any runner: encode, batch by length, translate, decode, keep the order."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -43,6 +44,7 @@ class Translator:
         first_line: int = 1,
         done: Callable[[int], None] = lambda count: None,
         n_best: int = 0,
+        beam: int | None = None,
     ) -> list[Translation]:
         """Translate ``lines``; a line without text gives an empty one.
 
@@ -51,24 +53,29 @@ class Translator:
             first_line: the number of the first in the user's input, for messages.
             done: called with the number of lines finished, after every batch.
             n_best: hypotheses with scores for each line; 0 gives the text alone.
+            beam: of the search for them; None is the runner's.
 
         Raises:
             UserError: a line is refused. Nothing has been translated then.
         """
-        rows, errors = self._codec.encode_lines(lines, first_line)
-        translations = [Translation("", 0, error=error) for error in errors]
+        rows, notes = self._codec.encode_lines(lines, first_line)
+        translations = [Translation("", 0, error=note.error) for note in notes]
         filled = [i for i, row in enumerate(rows) if row]
         done(len(rows) - len(filled))
         lengths = [len(rows[i]) for i in filled]
         for batch in batching.by_length(lengths, self._max_tokens, self._max_sentences):
             chosen = [filled[i] for i in batch]
-            result = run_batch(self._runner, batching.pad([rows[i] for i in chosen]), n_best)
+            result = run_batch(self._runner, batching.pad([rows[i] for i in chosen]), n_best, beam)
             for i, translation in zip(chosen, self._codec.decode(result), strict=True):
-                translations[i] = translation
+                translations[i] = replace(translation, warning=notes[i].warning)
             done(len(batch))
         return translations
 
 
-def run_batch(runner: Runner, src_tokens: np.ndarray, n_best: int) -> np.ndarray | Found:
+def run_batch(
+    runner: Runner, src_tokens: np.ndarray, n_best: int, beam: int | None = None
+) -> np.ndarray | Found:
     """What ``Codec.decode`` takes: the tokens of a batch, or its ``n_best`` candidates."""
-    return runner.candidates(src_tokens, n_best) if n_best else runner.run(src_tokens).tokens
+    if n_best:
+        return runner.candidates(src_tokens, n_best, beam)
+    return runner.run(src_tokens).tokens

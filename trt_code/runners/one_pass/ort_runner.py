@@ -97,7 +97,7 @@ class OrtRunner(Runner):
         with self._failures():
             return Output(*self._session.run(OUTPUTS, {SRC_TOKENS: src_tokens}))
 
-    def candidates(self, src_tokens: np.ndarray, count: int) -> Found:
+    def candidates(self, src_tokens: np.ndarray, count: int, beam: int | None = None) -> Found:
         """Translations of the predicted length and of those next to it; only of two halves."""
         if not self._is_split or count == 1:
             return super().candidates(src_tokens, count)

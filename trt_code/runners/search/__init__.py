@@ -65,8 +65,8 @@ class SearchRunner(Runner):
     def run(self, src_tokens: np.ndarray) -> Output:
         return as_output(self._found(src_tokens, self._options))
 
-    def candidates(self, src_tokens: np.ndarray, count: int) -> Found:
-        beam = max(self._options.beam, count)
+    def candidates(self, src_tokens: np.ndarray, count: int, beam: int | None = None) -> Found:
+        beam = max(beam or self._options.beam, count)
         found = self._found(src_tokens, dataclasses.replace(self._options, beam=beam))
         return Found(
             np.minimum(found.counts, count),

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from train_model.cli import UserError
-from train_model.data.text import TextOptions
+from train_model.data.text import TextOptions, patterns
 from train_model.data.tokenizer import Tokenizer
 from trt_code import translate
 from trt_code.runners import RUNNERS
@@ -145,6 +145,33 @@ def test_windows_keep_order_and_line_numbers(fake, monkeypatch, capsys):
 def test_text_as_arguments(fake, monkeypatch, capsys):
     run_translate(monkeypatch, "five six", "seven")
     assert capsys.readouterr().out == "five six\nseven\n"
+
+
+def test_a_line_unlike_the_training_text_gets_a_warning(tiny_files, tmp_path, monkeypatch, capsys):
+    seen = tmp_path / "seen.txt"
+    seen.write_text("one\ntwo\n0\n")
+    text = dataclasses.replace(tiny_files.text, domain="numbers", seen=seen, longest=5)
+    tokenizer = Tokenizer.from_files(dataclasses.replace(tiny_files, text=text))
+    found = Translator(FakeRunner(), tokenizer, on_error="skip").translate(
+        ["one two", "one ten", "one two one two", "", "ж"]
+    )
+    assert [one.warning for one in found] == [
+        "",
+        "line 2: this model knows numbers; it was not trained on words like 'ten': the translation may be "
+        "wrong",
+        "line 3: this model knows numbers; 6 tokens, and 5 is the most that it was trained on: the "
+        "translation may be wrong",
+        "",
+        "",
+    ]
+    assert found[1].text == "one ten"
+    assert found[4].error.startswith(
+        "line 5: this model knows numbers; the model's dictionary has no 'ж'"
+    )
+
+
+def test_patterns_of_words_leave_figures_out():
+    assert patterns("$12.50, 3 May") == ["$0.0,", "0", "May"]
 
 
 @pytest.mark.parametrize(

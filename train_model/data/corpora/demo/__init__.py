@@ -19,6 +19,7 @@ from train_model.data.bpe import glossary_path, load_bpe
 from train_model.data.corpora.demo import phrases, sentences
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import SPLITS, claim, read_lines, step
+from train_model.data.text import patterns
 from train_model.data.tokenizer import normalise
 
 LANGUAGES = ("en", "de")
@@ -43,8 +44,8 @@ def prepare(folder: Path, sizes: dict[str, int] = SIZES, merges: int = MERGES) -
     """Generate the demo corpus under ``folder`` and return the folder that fairseq reads.
 
     Args:
-        folder: receives train/valid/test/single.en/.de, bpe.codes, bpe.glossary, dict.en.txt,
-            dict.de.txt, and bin/.
+        folder: receives train/valid/test/single.en/.de, bpe.codes, bpe.glossary, seen.txt,
+            dict.en.txt, dict.de.txt, and bin/.
         sizes: pairs per split.
         merges: BPE merges, joint for both languages.
     """
@@ -55,6 +56,7 @@ def prepare(folder: Path, sizes: dict[str, int] = SIZES, merges: int = MERGES) -
     ]
     step(texts, lambda: _write_corpus(folder, sizes))
     step([folder / "bpe.codes"], lambda: _learn_bpe(folder, merges))
+    step([folder / "seen.txt"], lambda: _write_patterns(folder))
     known = folder / "dict.en.txt"
 
     def units(split: str, language: str) -> Iterator[list[str]]:
@@ -83,6 +85,13 @@ def _write_corpus(folder: Path, sizes: dict[str, int]) -> None:
         ):
             with atomic_path(folder / f"{split}.{language}") as temporary:
                 temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_patterns(folder: Path) -> None:
+    """Write the word patterns of the training sources, outside which a model warns (``text: seen``)."""
+    seen = {word for line in read_lines(folder / "train.en") for word in patterns(line)}
+    with atomic_path(folder / "seen.txt") as temporary:
+        temporary.write_text("".join(f"{word}\n" for word in sorted(seen)), encoding="utf-8")
 
 
 def _learn_bpe(folder: Path, merges: int) -> None:

@@ -1,0 +1,71 @@
+"""``lite-transformer-trt COMMAND ...``: the commands under the make targets, for an installed package too."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+import lite_transformer_trt  # noqa: F401  (makes the stages importable)
+from train_model import cli
+from train_model.model_folder import find_model
+from trt_code.text.graphs import cache_folder, ensure_graphs
+
+PROGRAM = "lite-transformer-trt"
+COMMANDS = {
+    "translate": ("trt_code.translate", "translate sentences, a file, or what is entered"),
+    "eval": ("trt_code.evaluate", "exact match, BLEU and chrF of every runner"),
+    "bench": ("trt_code.bench", "latency and agreement of every runner"),
+    "models": ("train_model.model_folder", "list the models"),
+    "import": ("train_model.import_model", "make a model folder from a fairseq checkpoint"),
+    "export": ("onnx_export.export", "a checkpoint to ONNX"),
+    "verify": ("onnx_export.verify", "compare an ONNX file with PyTorch"),
+    "patch": ("trt_code.onnx_surgeon", "an ONNX file to the graph for TensorRT"),
+    "lint": ("trt_code.graph_lint", "check a graph before TensorRT reads it"),
+    "engine": ("trt_code.build_engine", "a graph to a TensorRT engine"),
+    "triton": ("trt_code.triton.repository", "a model repository for Triton Inference Server"),
+    "report": ("trt_code.report", "plot and tabulate what bench measured"),
+    "doctor": ("trt_code.doctor", "what is installed, and what installs the rest"),
+}
+READ_GRAPHS = ("translate", "eval", "bench", "triton")
+
+
+def main() -> None:
+    """The console command; leaves the process with its exit status."""
+    cli.run(_main)
+
+
+def _main() -> int | None:
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(f"usage: {PROGRAM} COMMAND [OPTION ...]\n\n{__doc__}\n")
+        print("\n".join(f"  {command:<11}{about}" for command, (_, about) in COMMANDS.items()))
+        print(f"\n{PROGRAM} COMMAND --help lists the options.")
+        return 0
+    if name not in COMMANDS:
+        raise cli.UserError(f"no command {name!r}; choose from {', '.join(COMMANDS)}")
+    cli.program = f"{PROGRAM} {name}"
+    sys.argv[0] = cli.program
+    if name == "models":
+        arguments = ["--list", *arguments]
+    if name in READ_GRAPHS:
+        arguments = _with_graphs(arguments)
+    return importlib.import_module(COMMANDS[name][0]).main(arguments)
+
+
+def _with_graphs(arguments: list[str]) -> list[str]:
+    """Export the model's graphs if they are missing; without --build-dir into the cache."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--build-dir", type=Path)
+    parser.add_argument("-h", "--help", action="store_true")
+    known, _ = parser.parse_known_args(arguments)
+    if known.help:
+        return arguments
+    files = find_model(known.model, known.build_dir or "build")
+    build_dir = known.build_dir or cache_folder(files)
+    ensure_graphs(files, build_dir)
+    return ["--build-dir", str(build_dir), *arguments]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Every translation that a page prints is what the demo model gives."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from train_model.data.tokenizer import Tokenizer
+from train_model.model_folder import find_model
+from trt_code.runners import create
+from trt_code.text.translator import Translator
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def translator():
+    files = find_model("demo")
+    with create("torch", files, "fp32", "cpu") as runner:
+        yield Translator(runner, Tokenizer.from_files(files))
+
+
+def pairs(page: str) -> list[tuple[str, str]]:
+    """Source and translation: indented pairs of lines, after ``TEXT=``, and in comments after ``translate``."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r'\$ make translate TEXT="(.*)"\n +(.+)\n', text)
+    if page == "doc/demo_task.md":
+        found += re.findall(r"\n\n    (\w.*[a-z0-9])\n    (\w.*)\n\n## What", text)
+    for call, comment in re.findall(r"translate\((\[.*?\])\)\n +# (\[.*\])", text):
+        found += zip(*(re.findall(r"[\"'](.*?)[\"']", one) for one in (call, comment)), strict=True)
+    return found
+
+
+@pytest.mark.parametrize("page", ["README.md", "doc/demo_task.md", "doc/python.md"])
+def test_a_printed_translation_is_the_models(page, translator):
+    printed = pairs(page)
+    assert printed
+    found = translator.translate([source for source, _ in printed])
+    assert [one.text for one in found] == [target for _, target in printed]
+
+
+def test_what_is_called_wrong_is_wrong(translator):
+    """doc/demo_task.md names a sentence that the model gets wrong."""
+    source = "three hundred and forty-two grams, $12.50, and half past three"
+    assert source in (ROOT / "doc/demo_task.md").read_text(encoding="utf-8")
+    (found,) = translator.translate([source])
+    assert found.text != "dreihundertzweiundvierzig Gramm, 12,50 $ und halb vier"

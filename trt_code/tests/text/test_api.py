@@ -1,0 +1,185 @@
+"""``Translator`` as a program uses it, and the wheel in an environment that has never seen the clone."""
+
+import concurrent.futures
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from train_model.cli import UserError
+from trt_code.tests.conftest import SENTENCES
+from trt_code.text import api
+from trt_code.text.graphs import cache_folder
+
+ROOT = Path(api.__file__).parents[2]
+MODEL_YAML = """\
+architecture: conv_crf_transformer
+checkpoint: checkpoint.pt
+source_language: en
+target_language: de
+source_dictionary: dict.txt
+target_dictionary: dict.txt
+text:
+  subwords: bpe
+  codes: bpe.codes
+summary: random weights
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_files, tmp_path_factory):
+    """A model folder of ``tiny``."""
+    folder = shutil.copytree(tiny_files.checkpoint.parent, tmp_path_factory.mktemp("m") / "tiny")
+    (folder / "model.yaml").write_text(MODEL_YAML)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def translator(folder, cache):
+    with api.Translator(folder, device="cpu", cache=cache) as translator:
+        yield translator
+
+
+def test_what_is_exported_is_kept(translator, folder, cache, capfd):
+    assert translator.runner == "ort-split"
+    files = sorted(path.name for path in cache.glob("*/*/*.onnx"))
+    assert files == ["model.decoder.onnx", "model.encoder.onnx"]
+    with api.Translator(folder, device="cpu", cache=cache) as second:
+        assert second.translate(SENTENCES) == translator.translate(SENTENCES)
+    assert capfd.readouterr().err == ""
+
+
+def test_another_checkpoint_has_another_cache(folder, tmp_path):
+    from train_model.model_folder import find_model
+
+    copy = shutil.copytree(folder, tmp_path / "tiny")
+    before = cache_folder(find_model(str(copy)), tmp_path)
+    os.utime(copy / "checkpoint.pt", (1, 1))
+    assert cache_folder(find_model(str(copy)), tmp_path) != before
+
+
+def test_threads_share_a_translator(translator):
+    expected = translator.translate(SENTENCES)
+    with concurrent.futures.ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(lambda line: translator.translate([line])[0], SENTENCES * 8))
+    assert found == expected * 8
+    assert len(set(expected)) > 3
+
+
+def test_hypotheses_and_scores_belong_together(translator):
+    batch = translator.translate_batch([*SENTENCES, ""], n_best=2)
+    # the first token of random weights is not always bos, which is no part of a hypothesis
+    for best, text in zip(batch.texts, translator.translate(SENTENCES), strict=False):
+        assert text.endswith(best[0])
+    assert [len(line) for line in batch.texts] == [2] * len(SENTENCES) + [0]
+    for texts, scores, tokens, positional in zip(*batch, strict=True):
+        for text, score, units, values in zip(texts, scores, tokens, positional, strict=True):
+            assert " ".join(units).replace("@@ ", "") == text
+            assert len(units) == len(values)
+            assert min(values) - 1 <= score <= max(values) + 1
+    texts, *rest = translator.translate_batch(["one"], return_scores=False)
+    assert (len(texts), rest) == (1, [[], [], []])
+
+
+def test_what_is_refused(translator, folder, cache):
+    with pytest.raises(UserError, match="line 2: the model's dictionary has no 'ж'"):
+        translator.translate(["one", "ж"])
+    with pytest.raises(TypeError, match="a list of sentences"):
+        translator.translate("one")
+    with pytest.raises(UserError, match="no runner 'fast'"):
+        api.Translator(folder, device="cpu", cache=cache, runner="fast")
+    closed = api.Translator(folder, device="cpu", cache=cache)
+    closed.close()
+    with pytest.raises(ValueError, match="closed"):
+        closed.translate(["one"])
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    output = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    reply = subprocess.run([*command, "-w", output, ROOT], capture_output=True, text=True)
+    assert reply.returncode == 0, reply.stderr
+    (path,) = output.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """The bin folder of a fresh environment with the wheel; other packages are this environment's."""
+    folder = tmp_path_factory.mktemp("fresh")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "packages.pth").write_text(sysconfig.get_path("purelib"))
+    install = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q"]
+    subprocess.run([*install, "--no-deps", "--no-index", wheel], check=True)
+    return folder / "bin"
+
+
+def test_the_wheel_has_one_package_without_tests(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {
+        "lite_transformer_trt",
+        "lite_transformer_trt-0.1.0.dist-info",
+    }
+    stages = "lite_transformer_trt/stages"
+    for needed in (
+        "train_model/configs/demo.yaml",
+        "trt_code/kernels/dynamic_conv.cu",
+        "trt_code/CrfDecodePlugin",
+        "data_model/demo/checkpoint.pt",
+        "data_model/demo/model.yaml",
+    ):
+        assert any(name.startswith(f"{stages}/{needed}") for name in names), needed
+    assert not [name for name in names if "/tests/" in name or name.endswith(".pyc")]
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from lite_transformer_trt import Translator
+import trt_code
+assert Path(trt_code.__file__).is_relative_to(sys.prefix), trt_code.__file__
+with Translator(sys.argv[1], device="cpu") as translator:
+    print(translator.translate(sys.argv[2:]))
+"""
+
+
+def test_the_wheel_translates(environment, folder, cache, translator, tmp_path):
+    variables = {"PATH": os.environ["PATH"], "LITE_TRANSFORMER_TRT_CACHE": str(cache)}
+
+    def run(*command):
+        reply = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+        return reply.returncode, reply.stdout, reply.stderr
+
+    expected = translator.translate(SENTENCES)
+    found = run(environment / "python", "-c", PROGRAM, folder, *SENTENCES)
+    assert found == (0, f"{expected}\n", "")
+    console = environment / "lite-transformer-trt"
+    options = ("--model", folder, "--device", "cpu")
+    found = run(console, "translate", *options, *SENTENCES)
+    assert found == (0, "".join(f"{line}\n" for line in expected), "")
+    status, shown, _ = run(console, "models")
+    assert status == 0
+    assert "demo" in shown
+    status, shown, _ = run(console, "patch", "--help")
+    assert status == 0
+    assert shown.startswith("usage: lite-transformer-trt patch")
+    assert run(console, "fly")[0::2] == (2, "error: no command 'fly'; choose from " + _commands())
+    assert list(tmp_path.iterdir()) == []
+
+
+def _commands() -> str:
+    source = ROOT / "trt_code/package/lite_transformer_trt/__main__.py"
+    lines = source.read_text().split("COMMANDS = {\n")[1].split("}")[0].splitlines()
+    return ", ".join(line.split('"')[1] for line in lines) + "\n"

@@ -1,0 +1,163 @@
+"""``Translator``, what a program imports: a model folder to translations, on any runner."""
+
+import os
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Self
+
+from train_model.data.tokenizer import Tokenizer
+from train_model.model_folder import find_model
+from trt_code.devices import default_device, processors
+from trt_code.text import translator
+from trt_code.text.choice import open_runner
+from trt_code.text.codec import TooLong, Unknown
+from trt_code.text.graphs import cache_folder, ensure_graphs
+
+
+class Batch(NamedTuple):
+    """Translations with scores; each list has an entry per line, which has one per hypothesis.
+
+    Attributes:
+        texts: the best hypothesis first; a line without text has none.
+        scores: of each hypothesis, see ``trt_code.text.codec.Hypothesis``.
+        tokens: its subword units.
+        positional_scores: one score per unit.
+    """
+
+    texts: list[list[str]]
+    scores: list[list[float]]
+    tokens: list[list[list[str]]]
+    positional_scores: list[list[list[float]]]
+
+
+class Translator:
+    """Translates sentences with a model. Use it as a context manager, or call ``close``.
+
+    The first use of a model exports its ONNX files into the cache, which takes about a minute and is said on
+    stderr. Several threads may share a translator; processes make their own.
+
+    Args:
+        model: a name in data_model, such as "demo", or the path of a model folder.
+        runner: "auto", the fastest that is available, or a name such as "ort-split", "torch" or "trt".
+        device: "cpu", "cuda", or "auto".
+        precision: "fp32", "tf32", "fp16", "bf16" or "int8"; "auto" is fp16 on a GPU and fp32 on a CPU.
+        cache: folder of the exported files; default: see ``trt_code.text.graphs.cache_folder``.
+        build_dir: folder of files that ``make`` built; they are used instead of the cache.
+        threads: CPU threads of the network; 0 takes all processors.
+        max_tokens, max_sentences: bounds of a batch, padding included.
+        unknown: units that the dictionary lacks: "refuse" the sentence, "keep" them as ``<unk>`` or "drop"
+            them; None takes the model's policy.
+        too_long: "refuse" a sentence of more tokens than the model has positions, or "cut" it.
+        beam: hypotheses of a search; 1 is greedy.
+        len_penalty: exponent of a hypothesis' length in its score.
+
+    Raises:
+        UserError: the model or the runner is not available; the message says what to do.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike = "demo",
+        *,
+        runner: str = "auto",
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        precision: str = "auto",
+        cache: str | os.PathLike | None = None,
+        build_dir: str | os.PathLike | None = None,
+        threads: int = 0,
+        max_tokens: int = translator.MAX_TOKENS,
+        max_sentences: int = translator.MAX_SENTENCES,
+        unknown: Unknown | None = None,
+        too_long: TooLong = "refuse",
+        beam: int | None = None,
+        len_penalty: float | None = None,
+    ):
+        files = find_model(os.fspath(model), build_dir or "build").require_text()
+        self.model = files.name
+        device = default_device() if device == "auto" else device
+        if precision == "auto":
+            precision = "fp16" if device == "cuda" else "fp32"
+        folder = build_dir or cache_folder(files, cache)
+        ensure_graphs(files, folder, runner, precision, device)
+        self._runner = open_runner(
+            runner,
+            files,
+            precision,
+            device,
+            threads=threads or processors(),
+            build_dir=folder,
+            beam=beam,
+            len_penalty=len_penalty,
+        )
+        self._translator = translator.Translator(
+            self._runner,
+            Tokenizer.from_files(files),
+            max_tokens,
+            max_sentences,
+            too_long,
+            unknown,
+        )
+        self.runner, self.precision, self.device = self._runner.name, precision, device
+
+    def translate(self, lines: Sequence[str]) -> list[str]:
+        """Translate sentences; one without text gives an empty string.
+
+        Raises:
+            UserError: a sentence is refused; the message names it by its number, from 1. Nothing has been
+                translated then.
+        """
+        return [translation.text for translation in self._open().translate(_lines(lines))]
+
+    def translate_batch(
+        self,
+        lines: Sequence[str],
+        *,
+        beam: int | None = None,
+        n_best: int = 1,
+        return_scores: bool = True,
+    ) -> Batch:
+        """Translate sentences and return their best hypotheses.
+
+        Args:
+            lines: sentences.
+            beam: hypotheses of the search, for this call; at least ``n_best`` are searched. One-pass networks
+                have no search.
+            n_best: hypotheses per sentence. A search has them all. A one-pass network gives translations of
+                several lengths, on the runner ort-split.
+            return_scores: whether scores and tokens are returned; without them these lists are empty.
+
+        Raises:
+            UserError: as :meth:`translate`, or the runner does not give that many hypotheses.
+        """
+        found = self._open().translate(_lines(lines), n_best=n_best, beam=beam)
+        hypotheses = [translation.hypotheses for translation in found]
+        texts = [[one.text for one in line] for line in hypotheses]
+        if not return_scores:
+            return Batch(texts, [], [], [])
+        return Batch(
+            texts,
+            [[one.score for one in line] for line in hypotheses],
+            [[list(one.tokens) for one in line] for line in hypotheses],
+            [[list(one.token_scores) for one in line] for line in hypotheses],
+        )
+
+    def close(self) -> None:
+        """Give back the device's memory; the translator cannot be used afterwards."""
+        self._translator = None
+        self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> translator.Translator:
+        if self._translator is None:
+            raise ValueError("the translator is closed")
+        return self._translator
+
+
+def _lines(lines: Sequence[str]) -> list[str]:
+    if isinstance(lines, str):
+        raise TypeError("give a list of sentences, not one string")
+    return list(lines)

@@ -157,7 +157,7 @@ class Codec:
     def _ranked(self, found: Found, sentence: int) -> Translation:
         hypotheses = []
         for rank in range(found.counts[sentence]):
-            ids = found.tokens[sentence, rank]
+            ids = found.tokens[sentence, rank, : found.lengths[sentence, rank]]
             hypotheses.append(
                 Hypothesis(
                     self._tokenizer.decode(ids),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from train_model.cli import one_at_a_time
 from train_model.model_folder import ModelFolder
-from trt_code.runners import spec
+from trt_code.runners import RUNNERS, spec
 
 CACHE = "LITE_TRANSFORMER_TRT_CACHE"
 """The environment variable that names the cache folder."""
@@ -45,7 +45,7 @@ def ensure_graphs(
     """
     if runner == "auto":
         runner = "ort" if files.autoregressive else "ort-split"
-    chosen = spec(runner, files.autoregressive)
+    chosen = spec(runner, files.autoregressive) if runner in RUNNERS else None
     if (
         chosen is None
         or chosen.graphs is None

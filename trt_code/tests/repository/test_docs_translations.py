@@ -21,7 +21,7 @@ def translator():
 
 
 def pairs(page: str) -> list[tuple[str, str]]:
-    """Source and translation: indented pairs of lines, after ``TEXT=``, and in comments after ``translate``."""
+    """Sources and translations: indented pairs of lines, after ``TEXT=``, in comments after ``translate``."""
     text = (ROOT / page).read_text(encoding="utf-8")
     found = re.findall(r'\$ make translate TEXT="(.*)"\n +(.+)\n', text)
     if page == "doc/demo_task.md":

@@ -183,12 +183,16 @@ $(BUILD)/model.%.plain.decoder.onnx: $(BUILD)/model.decoder.onnx $(SURGEON)
 download: $(call NEEDS,download)  ## the public checkpoint and its WMT16 text, for MODEL=wmt16
 	@PYTHON=$(PY) ./download.sh
 
+# As they were given, through the environment: what is in a name must not become a command.
+override RECIPE := $(value RECIPE)
+override CORPUS := $(value CORPUS)
+export RECIPE CORPUS
 train: $(call NEEDS,train)  ## train RECIPE=demo with fairseq, on a GPU or two cores (TRAIN= passes options)
-	@$(PY) -m train_model.train --recipe $(RECIPE) $(TRAIN)
+	@$(PY) -m train_model.train --recipe "$$RECIPE" $(TRAIN)
 
 TEACHER ?= data_model/demo-ar/checkpoint.pt
 distill: $(TEACHER) $(call NEEDS,train)  ## a corpus with TEACHER=checkpoint.pt's translations as targets (CORPUS=demo)
-	@$(PY) -m train_model.distill --corpus $(or $(CORPUS),demo) --teacher $(TEACHER)
+	@$(PY) -m train_model.distill --corpus "$${CORPUS:-demo}" --teacher $(TEACHER)
 
 model-stats: $(ENV_BASE)  ## parameters and Mult-Adds of every recipe beside the published ones
 	@$(PY) -m train_model.model_stats

@@ -12,7 +12,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from onnx_export.onnx_file import read_graph
+from onnx_export.paths import half_path
 from onnx_export.step_session import StepSession
+from train_model.cli import UserError
 from train_model.data.dictionary import EOS, PAD, SPECIALS
 from train_model.models.beam_search import beam_search
 from train_model.models.hypotheses import SearchOptions
@@ -78,7 +81,13 @@ def verify_files(model: nn.Module, path: Path, seed: int = 0, more: int = 0) -> 
 
     The grid is all there is: ``more`` adds nothing.
     """
+    for file in (half_path(path, "encoder"), path):
+        read_graph(file)
     halves = StepSession(path)
+    sizes = halves.vocab_size, halves.max_source, halves.max_target
+    config = model.config
+    if sizes != (config.tgt_vocab, config.max_source_positions, config.max_target_positions):
+        raise UserError(f"{path} is of another network than the checkpoint; export it again")
     print("batch length beam hypotheses different  score error  check")
     checks = []
     for check in verify(model, halves, seed):

@@ -111,7 +111,14 @@ def compare(
         tokens, scores = model.choose(logits, canvas)
         tied = architecture_of(model).unsure_scores(model, logits, tokens, SCORE_TOLERANCE).numpy()
     tokens, scores = tokens.numpy(), scores.numpy()
-    outputs = session.run([*WHOLE.outputs], {SRC_TOKENS: source.numpy()})
+    try:
+        outputs = session.run([*WHOLE.outputs], {SRC_TOKENS: source.numpy()})
+    except Exception as error:  # onnxruntime's own types differ between versions
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the file does not run a source of {list(source.shape)} ({reason}); is it another network's, or "
+            "of fixed sizes?"
+        ) from error
     if outputs[0].shape != tokens.shape:
         raise UserError(
             f"the file gives {list(outputs[0].shape)} tokens for a source of {list(source.shape)}, "

@@ -3,7 +3,8 @@
 #
 #   requirements/install.sh [--if-any] PYTHON LOCK...
 #
-# --if-any goes on without a lock of which pip's indexes have no such file. A second run waits for the first.
+# --if-any goes on without a lock of which pip's indexes have no such version; a file that is there with
+# another hash is an error as without it. A second run waits for the first.
 set -eu
 fail() {
   echo "error: $*" >&2
@@ -31,7 +32,7 @@ for lock; do
   said=$("$python" -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r "$lock" 2>&1) || {
     case $if_any$said in
     *OSError*) ;; # without room for this build, any other would be larger
-    yes*) continue ;;
+    yes*"No matching distribution"*) continue ;;
     esac
     echo "$said" >&2
     fail "$lock could not be installed; what pip says about it is above"

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 
 from train_model.cli import Parser, UserError, run, standard_input
+from train_model.data.files import raw_lines, take
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
 from train_model.progress import task
@@ -168,8 +169,8 @@ def main(argv: list[str] | None = None) -> int:
     if interactive:
         lines, many = prompted_lines(), False
     else:
-        lines = iter(args.text) if args.text else read_lines(standard_input())
-        start = list(itertools.islice(lines, MANY))
+        lines = iter(args.text) if args.text else read_lines(raw_lines(standard_input(), "stdin"))
+        start = take(lines, MANY)
         many = len(start) == MANY
         lines = itertools.chain(start, lines)
     open_one = functools.partial(

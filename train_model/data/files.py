@@ -12,6 +12,8 @@ from train_model.cli import UserError, atomic_path
 
 SPLITS = ("train", "valid", "test")
 BYTE_ORDER_MARK = "\ufeff"
+MAX_TAKEN = 1 << 24
+"""Characters of the lines that are in memory at a time, the last line left out."""
 MAX_LINE = 1 << 24
 """Bytes of a line; a longer one is no sentence, and a file without line ends would fill the memory."""
 
@@ -42,9 +44,7 @@ def decode_lines(stream: BinaryIO, name: str) -> Iterator[str]:
     Raises:
         UserError: a line is not UTF-8, or is longer than ``MAX_LINE`` bytes.
     """
-    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), start=1):
-        if len(line) > MAX_LINE:
-            raise UserError(f"{name} line {number} is longer than {MAX_LINE} bytes; split it")
+    for number, line in enumerate(raw_lines(stream, name), start=1):
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
@@ -54,6 +54,25 @@ def decode_lines(stream: BinaryIO, name: str) -> Iterator[str]:
             ) from None
         text = text.removesuffix("\n").removesuffix("\r")
         yield text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
+
+
+def raw_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """Yield the lines of a stream with their ends; raises ``UserError`` for one above ``MAX_LINE`` bytes."""
+    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), start=1):
+        if len(line) > MAX_LINE:
+            raise UserError(f"{name} line {number} is longer than {MAX_LINE} bytes; split it")
+        yield line
+
+
+def take(lines: Iterator[str], count: int) -> list[str]:
+    """The next ``count`` lines, or fewer if they have more than ``MAX_TAKEN`` characters; none at the end."""
+    taken, characters = [], 0
+    for line in itertools.islice(lines, count):
+        taken.append(line)
+        characters += len(line)
+        if characters > MAX_TAKEN:
+            break
+    return taken
 
 
 def read_parallel(

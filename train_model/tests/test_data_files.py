@@ -181,3 +181,12 @@ def test_a_text_that_no_tokens_could_hold_is_refused_before_it_is_split(tmp_path
         tokenizer.encode("x" * 100_000, longest=10)
     with pytest.raises(UserError, match="the text is empty"):
         tokenizer.encode(" " * 100_000, longest=10)
+
+
+def test_what_is_in_memory_is_bounded_by_characters_too(monkeypatch):
+    monkeypatch.setattr(files, "MAX_TAKEN", 1000)
+    lines = iter(["x" * 300] * 10 + ["y"] * 50)
+    taken = []
+    while window := files.take(lines, 20):
+        taken.append(len(window))
+    assert taken == [4, 4, 20, 20, 12]

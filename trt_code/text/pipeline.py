@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from train_model.cli import UserError
+from train_model.data.files import take
 from train_model.models.hypotheses import Found
 from trt_code.runners import Runner
 from trt_code.text import batching
@@ -111,7 +112,7 @@ class Pipeline:
         while True:
             # a window is encoded while the one before it is translated, and that one's predecessor
             # decoded
-            while len(encoding) < 2 and (window := list(itertools.islice(lines, WINDOW))):
+            while len(encoding) < 2 and (window := take(lines, WINDOW)):
                 encoding.append(self._encode(window, first))
                 first += len(window)
             if encoding:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from train_model.cli import UserError
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.hypotheses import Found
 from trt_code.runners import Runner
@@ -75,7 +76,14 @@ class Translator:
 def run_batch(
     runner: Runner, src_tokens: np.ndarray, n_best: int, beam: int | None = None
 ) -> np.ndarray | Found:
-    """What ``Codec.decode`` takes: the tokens of a batch, or its ``n_best`` candidates."""
+    """What ``Codec.decode`` takes: the tokens of a batch, or its ``n_best`` candidates.
+
+    Raises:
+        UserError: the network's scores are not numbers, so its tokens mean nothing.
+    """
     if n_best:
         return runner.candidates(src_tokens, n_best, beam)
-    return runner.run(src_tokens).tokens
+    output = runner.run(src_tokens)
+    if np.isnan(output.scores).any():
+        raise UserError("the network gives scores that are not numbers; make its files again")
+    return output.tokens

@@ -50,6 +50,28 @@ def clone(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize(("target", "name"), [("train", "RECIPE"), ("distill", "CORPUS")])
+@pytest.mark.parametrize(
+    "value", ["$(touch pwned)", "`touch pwned`", "x; touch pwned", '"; touch pwned; "']
+)
+def test_a_name_on_the_command_line_runs_nothing(target, name, value, tmp_path):
+    """A program that only writes down what it is given takes Python's place."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nfor word; do printf "[%s]" "$word"; done\n')
+    python.chmod(0o755)
+    teacher = tmp_path / "teacher.pt"
+    teacher.write_text("")
+    escaped = value.replace("$", "$$")  # make's own sign, as in every variable that is given to it
+    for given in {value, escaped}:
+        command = ["make", "-C", str(ROOT), target, f"PYTHON={python}", f"{name}={given}"]
+        reply = subprocess.run(
+            [*command, f"TEACHER={teacher}"], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert f"[{given}]" in reply.stdout, reply.stderr
+        assert not (ROOT / "pwned").exists()
+        assert not (tmp_path / "pwned").exists()
+
+
 def test_help_lists_every_target():
     listed = set(re.findall(r"^  ([a-z0-9-]+) ", make("help").stdout, re.MULTILINE))
     declared = set(" ".join(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)).split())

@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper
 
 from onnx_export.reference import with_reference_functions
+from onnx_export.symbols.schema import NAMING
 from trt_code import onnx_surgeon
 from trt_code.plugin_host.host import Case, PluginHost
 from trt_code.tests.plugins.plugin_build import plugin_build
@@ -26,7 +27,6 @@ DTYPES = {
     TensorProto.BFLOAT16: torch.bfloat16,
     TensorProto.INT32: torch.int32,
 }
-NAMING = ("plugin_version", "plugin_namespace")
 SHAPES = ((3, 7), (1, 4), (2, 12))
 # Of the largest value; the reference rounds where the kernel keeps FP32.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}

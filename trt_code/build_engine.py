@@ -48,9 +48,11 @@ from trt_code.engine.tensorrt_api import (
     one_line,
     process_logger,
     title_of,
+    version_tuple,
 )
 
 TIMING_CACHE = Path("build/timing.cache")
+RTX_READS_PLUGINS = (1, 7)  # from ONNX files; 1.5 and 1.6 refuse every operator that is not ONNX's
 
 
 @dataclass(frozen=True)
@@ -333,8 +335,13 @@ def _parse(trt: ModuleType, network: Any, graph: GraphFiles) -> Any:
     for line in lines[1:]:
         print(f"{graph.path}: {line}", file=sys.stderr)
     hint = ""
-    if any(error.node_operator().startswith("Lite") for error in errors):
-        hint = "; a Lite operator needs its plugin: run `make plugins` or give --plugins"
+    if family_of(trt) is RTX and version_tuple(trt.__version__) < RTX_READS_PLUGINS:
+        hint = "; TensorRT RTX reads plugins from 1.7 on: update it, or build with PLUGINS=none"
+    elif any(error.node_operator().startswith("Lite") for error in errors):
+        hint = (
+            "; a Lite operator needs its plugin: run `make plugins`, give --plugins, or patch the graph "
+            "with --plugins none"
+        )
     first = lines[0] if lines else process_logger(trt).first_error()
     raise UserError(f"TensorRT cannot read {graph.path}: {first}{hint}")
 

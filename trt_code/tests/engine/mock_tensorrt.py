@@ -148,6 +148,17 @@ class IProgressMonitor:
         raise NotImplementedError
 
 
+class NoMonitor:
+    def phase_start(self, phase_name, parent_phase, num_steps):
+        pass
+
+    def step_complete(self, phase_name, step):
+        return True
+
+    def phase_finish(self, phase_name):
+        pass
+
+
 class ITensor:
     def __init__(self, value: onnx.ValueInfoProto):
         self.name = value.name
@@ -467,7 +478,7 @@ class MockTensorRT:
 
             def build_serialized_network(self, network, config):
                 trt.built_config = config
-                monitor = config.progress_monitor
+                monitor = config.progress_monitor or NoMonitor()
                 monitor.phase_start("Building Engine", None, 2)
                 monitor.phase_start("Timing", "Building Engine", 5)
                 assert monitor.step_complete("Timing", 0)
@@ -526,7 +537,7 @@ def mocked_classes(trt: MockTensorRT) -> dict[str, type]:
     module = {
         k: v for k, v in globals().items() if isinstance(v, type) and v.__module__ == __name__
     }
-    mine = {"MockTensorRT", "Severity"}
+    mine = {"MockTensorRT", "NoMonitor", "Severity"}
     nested = {"Builder": trt.Builder, "OnnxParser": trt.OnnxParser, "Runtime": trt.Runtime}
     return {name: value for name, value in (module | nested).items() if name not in mine}
 

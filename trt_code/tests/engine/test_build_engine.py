@@ -381,6 +381,16 @@ def test_what_tensorrt_for_rtx_has_no_use_for_is_ignored_with_a_word(rtx, capsys
     assert sidecar()["hardware_compatible"] == "none"
 
 
+def test_plugins_need_a_newer_tensorrt_for_rtx(rtx):
+    rtx.__version__ = "1.6.1.120"
+    words = "Op type LiteTopK is not supported in TensorRT-RTX."
+    rtx.parser_errors = [ParserError(3, "topk", "LiteTopK", words)]
+    message = refusal()
+    assert words in message
+    assert "TensorRT RTX reads plugins from 1.7 on" in message
+    assert "PLUGINS=none" in message
+
+
 def test_compute_capabilities_are_of_tensorrt_for_rtx_alone(trt):
     assert "builds for the GPU of this machine" in refusal("--compute-capability", "8.6")
 

@@ -28,9 +28,12 @@ from trt_code.build_engine import BuildOptions, build_plan
 from trt_code.engine import profiles as shapes
 from trt_code.engine.capabilities import PORTABLE
 from trt_code.engine.graph_files import read_graph_files
+from trt_code.engine.plugin_library import default_library
 from trt_code.engine.profiles import Profile, Shape, named_sizes
 from trt_code.engine.python_creators import registered
 from trt_code.engine.tensorrt_api import RTX, load_tensorrt, process_logger
+from trt_code.tests.engine import mock_tensorrt
+from trt_code.tests.engine.test_build_engine import write_graph
 from trt_code.tests.surgeon import older_export
 
 PROFILE = Profile(Shape(1, 1), Shape(4, 6), Shape(8, 20))
@@ -180,9 +183,14 @@ def test_the_torchscript_form_is_refused_as_it_is_and_built_when_patched(trt, tm
         assert len(build(trt, path, Profile(*[Shape(2, older_export.LENGTH)] * 3))) > 10_000
 
 
-def test_the_command_line_builds_and_says_what_for(trt, exports, tmp_path):
+@pytest.mark.parametrize("plugins", FORMS)
+def test_a_plan_is_built_with_the_compiled_plugins_too(trt, exports, tmp_path, plugins):
+    """In a process of its own, where nothing has helped the parser to find its library."""
+    library = default_library(trt)
+    if plugins == "lite" and not library.is_file():
+        pytest.skip(f"no {library} (make plugins)")
     (path,) = patched(
-        exports["whole"], "whole", tmp_path, "--precision", "fp16", "--plugins", "none"
+        exports["whole"], "whole", tmp_path, "--precision", "fp16", "--plugins", plugins
     )
     plan = tmp_path / "model.plan"
     command = [sys.executable, "-m", "trt_code.build_engine", "--onnx", path, "--output", plan]
@@ -197,4 +205,53 @@ def test_the_command_line_builds_and_says_what_for(trt, exports, tmp_path):
     assert " for 8.6 in " in reply.stdout
     assert "WARNING" not in reply.stderr
     sidecar = json.loads(Path(f"{plan}.json").read_text())
-    assert (sidecar["compute_capabilities"], sidecar["plugins"]) == (["8.6"], [])
+    assert sidecar["compute_capabilities"] == ["8.6"]
+    assert len(sidecar["plugins"]) == (plugins == "lite")
+
+
+def test_a_library_gets_a_second_name_without_a_file():
+    """``preload_alias`` with a library of the system, since TensorRT's has its second name after any build."""
+    script = """
+import ctypes, ctypes.util
+from trt_code.engine.library_alias import preload_alias
+name = ctypes.util.find_library("m")
+ctypes.CDLL(name)
+try:
+    ctypes.CDLL("liblite_second_name.so")
+except OSError:
+    pass
+else:
+    raise SystemExit("it was there before")
+preload_alias("liblite_second_name.so", name)
+second = ctypes.CDLL("liblite_second_name.so")
+second.cos.restype, second.cos.argtypes = ctypes.c_double, [ctypes.c_double]
+assert second.cos(0.0) == 1.0
+"""
+    reply = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert reply.returncode == 0, reply.stderr
+
+
+def answers(trt, graph: Path, logger) -> dict:
+    """What a builder says of a graph, of profiles and of a file that is not a graph."""
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    said = {"parsed": parser.parse_from_file(str(graph)), "errors": parser.num_errors}
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    said["inputs"] = [(tensor.name, tuple(tensor.shape)) for tensor in inputs]
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    profile.set_shape(inputs[0].name, (1, 1), (4, 6), (8, 20))
+    said["profile"] = config.add_optimization_profile(profile)
+    said["plan"] = builder.build_serialized_network(network, config) is not None
+    return said
+
+
+def test_the_mock_answers_a_build_as_the_library_does(trt, tmp_path, monkeypatch):
+    graph = tmp_path / "model.onnx"
+    write_graph(graph)
+    real = answers(trt, graph, process_logger(trt))
+    mock = mock_tensorrt.install(monkeypatch, version=trt.__version__)
+    assert answers(mock, graph, mock_tensorrt.ILogger()) == real
+    assert real["profile"] == 0
+    assert real["plan"]

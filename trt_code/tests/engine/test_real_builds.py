@@ -210,7 +210,7 @@ def test_a_plan_is_built_with_the_compiled_plugins_too(trt, exports, tmp_path, p
 
 
 def test_a_library_gets_a_second_name_without_a_file():
-    """``preload_alias`` with a library of the system, since TensorRT's has its second name after any build."""
+    """With a library of the system, since TensorRT's has its second name after any build of this process."""
     script = """
 import ctypes, ctypes.util
 from trt_code.engine.library_alias import preload_alias

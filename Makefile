@@ -243,7 +243,8 @@ torch-ops: needs-cmake nvcc $(ENV_BASE)  ## the same kernels as PyTorch operator
 export TENSORRT ?= auto
 PLUGINS ?= $(if $(wildcard build/plugins/liblite_plugins_trt*.so),lite,none)
 FORM := $(if $(filter none,$(PLUGINS)),.plain)
-MADE_PLUGINS := $(if $(filter none,$(PLUGINS)),,plugins)
+# What measures takes the library as it is.
+MADE_PLUGINS := $(if $(filter none,$(PLUGINS))$(filter bench sweep eval,$(MAKECMDGOALS)),,plugins)
 PLANS = $(BUILD)/model.$(1)$(FORM).plan $(AUTOREGRESSIVE:%=$(BUILD)/model.$(1)$(FORM).encoder.plan)
 engine-tf32: tensorrt $(call PLANS,tf32)  ## the TensorRT engine, FP32 with TF32 GEMMs (PLUGINS=lite|none)
 engine-fp16: tensorrt $(call PLANS,fp16)  ## the TensorRT engine in FP16 (ENGINE_FLAGS="--compute-capability 8.6")

@@ -33,7 +33,7 @@ from trt_code.engine.profiles import Profile, Shape, named_sizes
 from trt_code.engine.python_creators import registered
 from trt_code.engine.tensorrt_api import RTX, load_tensorrt, process_logger
 from trt_code.tests.engine import mock_tensorrt
-from trt_code.tests.engine.test_build_engine import write_graph
+from trt_code.tests.engine.graphs import write_graph
 from trt_code.tests.surgeon import older_export
 
 PROFILE = Profile(Shape(1, 1), Shape(4, 6), Shape(8, 20))

@@ -4,15 +4,14 @@ import collections
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
 from onnx_export import onnx_file, verify_one_pass
-from onnx_export.reference import with_reference_functions
 from onnx_export.tests.tiny import TINY, Exported, export_tiny
 from train_model.cli import UserError
 from trt_code import onnx_surgeon
+from trt_code.tests.surgeon.patched_network import patched, session_of
 
 LAYERS = TINY.encoder_layers + TINY.decoder_layers
 NORMS = 2 * TINY.encoder_layers + 3 * TINY.decoder_layers
@@ -21,18 +20,6 @@ NORMS = 2 * TINY.encoder_layers + 3 * TINY.decoder_layers
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Exported:
     return export_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-def patched(exported: Exported, folder, *flags: str) -> onnx.ModelProto:
-    path = folder / "patched.onnx"
-    assert onnx_surgeon.main(["--input", str(exported.onnx), "--output", str(path), *flags]) == 0
-    return onnx.load(path)
-
-
-def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(
-        with_reference_functions(model).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
 
 
 def count(model: onnx.ModelProto) -> collections.Counter:

@@ -5,11 +5,11 @@ import onnx
 import pytest
 import torch
 
-from onnx_export import verify
-from onnx_export.tests.conftest import Exported, export_tiny
+from onnx_export import verify_one_pass
+from onnx_export.tests.tiny import Exported, export_tiny
 from onnx_export.verify_one_pass import random_source
 from trt_code.graph_lint import lint
-from trt_code.tests.surgeon.test_surgeon import patched, session_of
+from trt_code.tests.surgeon.patched_network import patched, session_of
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def test_in_fp32_it_is_the_network(exported, tmp_path):
     assert not model.functions
     assert not lint(model)
     assert {"plugins": "none"}.items() <= {e.key: e.value for e in model.metadata_props}.items()
-    checks = verify.verify(exported.model, session_of(model))
+    checks = verify_one_pass.verify(exported.model, session_of(model))
     assert [check for check in checks if not check.good] == []
 
 

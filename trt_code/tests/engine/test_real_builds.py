@@ -5,11 +5,13 @@ made from the operators' schemas (``trt_code.engine.python_creators``). No engin
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,19 +51,24 @@ def trt():
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory) -> dict[str, Path]:
-    """Exported graphs: a one-pass network whole and in halves, and the steps of an autoregressive one."""
-    folder = tmp_path_factory.mktemp("exports")
-    exported = export_tiny(tmp_path_factory.mktemp("tiny"))
-    given = ["--checkpoint", str(exported.checkpoint), "--output", str(folder / "model.onnx")]
-    export.main([*given, "--split"])
-    (folder / "steps").mkdir()
-    export_ar.write(network("dynamic"), folder / "steps" / "model.onnx")
-    return {
-        "whole": exported.onnx,
-        "split": folder / "model.onnx",
-        "steps": folder / "steps" / "model.onnx",
-    }
+def exports(tmp_path_factory) -> Callable[[str], Path]:
+    """Gives the exported graphs of a kind: a one-pass network whole or in halves, or a search's steps."""
+
+    @functools.cache
+    def made(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(kind)
+        path = folder / "model.onnx"
+        if kind == "steps":
+            export_ar.write(network("dynamic"), path)
+            return path
+        exported = export_tiny(folder)
+        if kind == "split":
+            export.main(
+                ["--checkpoint", str(exported.checkpoint), "--output", str(path), "--split"]
+            )
+        return path
+
+    return made
 
 
 def patched(source: Path, kind: str, folder: Path, *flags: str) -> list[Path]:
@@ -95,7 +102,7 @@ def build(trt, path: Path, profile: Profile = PROFILE) -> bytes:
 )
 def test_every_graph_is_built(trt, exports, tmp_path, kind, plugins, precision):
     for path in patched(
-        exports[kind], kind, tmp_path, "--precision", precision, "--plugins", plugins
+        exports(kind), kind, tmp_path, "--precision", precision, "--plugins", plugins
     ):
         model = onnx.load(path)
         assert any(node.domain for node in model.graph.node) <= (plugins == "lite")
@@ -190,7 +197,7 @@ def test_a_plan_is_built_with_the_compiled_plugins_too(trt, exports, tmp_path, p
     if plugins == "lite" and not library.is_file():
         pytest.skip(f"no {library} (make plugins)")
     (path,) = patched(
-        exports["whole"], "whole", tmp_path, "--precision", "fp16", "--plugins", plugins
+        exports("whole"), "whole", tmp_path, "--precision", "fp16", "--plugins", plugins
     )
     plan = tmp_path / "model.plan"
     command = [sys.executable, "-m", "trt_code.build_engine", "--onnx", path, "--output", plan]

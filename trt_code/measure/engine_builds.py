@@ -29,16 +29,14 @@ def graphs(folder: Path) -> list[Path]:
     return [path for path in found if "precision" in read_graph_files(path).metadata]
 
 
-def build(graph: Path, flags: list[str]) -> dict[str, Any]:
+def build(graph: Path) -> dict[str, Any]:
     """Build one graph in a process; the row says what came of it."""
     row: dict[str, Any] = {"graph": f"{graph.parent.name}/{graph.name}"}
     row["plugins"] = read_graph_files(graph).metadata.get("plugins", "lite")
     with tempfile.TemporaryDirectory() as name, (Path(name) / "said").open("w+") as said:
         plan = Path(name) / "model.plan"
         command = [sys.executable, "-m", "trt_code.build_engine", "--onnx", str(graph)]
-        process = subprocess.Popen(
-            [*command, "--output", str(plan), *flags], stdout=said, stderr=said
-        )
+        process = subprocess.Popen([*command, "--output", str(plan)], stdout=said, stderr=said)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
@@ -77,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="demo", help="names, comma-separated (demo)")
     arguments.add_build_dir(parser)
     arguments.add_output(parser, "build/engine_builds")
-    given, flags = parser.parse_known_args(argv)
+    given = parser.parse_args(argv)
     paths = [
         path for name in given.model.split(",") for path in graphs(Path(given.build_dir) / name)
     ]
@@ -85,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"no patched graphs in {given.build_dir}; make them with `make patch`")
     start, rows = time.monotonic(), []
     for path in paths:
-        rows.append(build(path, flags))
+        rows.append(build(path))
         print(rows[-1], flush=True)
     results = {"machine": describe("cpu", os.cpu_count() or 1), "rows": rows}
     with atomic_path(given.output / "results.json") as path:

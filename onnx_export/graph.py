@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from onnx_export.int8_weights import quantize_weights
 from onnx_export.naming import name_by_scope
 from onnx_export.symbols import EXPORTED, FUNCTIONS, TRANSLATIONS
-from train_model.data.dictionary import BOS, EOS, PAD, UNK
+from train_model.data.dictionary import SPECIAL_IDS
 from train_model.models.signatures import Signature
 
 OPSET = 20
@@ -87,7 +87,7 @@ def metadata(config: Any) -> dict[str, str]:
         "config": json.dumps(dataclasses.asdict(config), sort_keys=True),
         "padding_policy": config.padding_policy,
         "left_pad_source": str(config.left_pad_source).lower(),
-        "special_ids": json.dumps({"bos": BOS, "pad": PAD, "eos": EOS, "unk": UNK}),
+        "special_ids": json.dumps(SPECIAL_IDS),
         "max_source_positions": str(config.max_source_positions),
         "max_target_positions": str(config.max_target_positions),
     }

@@ -27,7 +27,7 @@ import yaml
 from torch import nn
 
 from train_model.cli import Parser, UserError, run
-from train_model.data.dictionary import BOS, EOS, UNK, Dictionary
+from train_model.data.dictionary import BOS, EOS, SPECIAL_IDS, SPECIALS, UNK, Dictionary
 from train_model.data.files import check_parallel, read_lines
 from train_model.data.text import CHOICES, TextOptions
 from train_model.data.tokenizer import Tokenizer, normalise
@@ -212,7 +212,7 @@ def _write(
         shutil.copyfile(pieces.src_dict, folder / names[0])
         shutil.copyfile(pieces.tgt_dict, folder / names[1])
         content |= {"source_dictionary": names[0], "target_dictionary": names[1]}
-        content["special_symbols"] = {"bos": 0, "pad": 1, "eos": 2, "unk": 3}
+        content["special_symbols"] = dict(SPECIAL_IDS)
         text = text.copy_to(folder)
         for codes in {text.codes, text.target_codes} - {None} if text.subwords == "bpe" else ():
             _without_counts(codes)
@@ -250,7 +250,8 @@ def _try(folder: ModelFolder) -> None:
     """
     loaded = load_checkpoint(folder.checkpoint)
     config = loaded.config
-    row = [BOS, *range(4, min(4 + WORDS_TRIED, config.src_vocab)), EOS]
+    words = range(len(SPECIALS), min(len(SPECIALS) + WORDS_TRIED, config.src_vocab))
+    row = [BOS, *words, EOS]
     tokenizer = None
     if folder.text is not None:
         tokenizer = Tokenizer.from_files(folder)

@@ -31,13 +31,13 @@ DESCRIPTION = "model.yaml"
 MAX_BYTES = 1 << 16
 """Of a model.yaml; real ones have a few hundred."""
 IMPORT = "make import CHECKPOINT=... SRC_DICT=... TGT_DICT=... CODES=... NAME=..."
+MODEL_HELP = "a name in data_model, or the path of a model folder (default demo)"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 # What else has a folder in build/.
 RESERVED = re.compile(
     r"audit|bench|cmake|compare|curves|data|eval|figures|load|lock|plugins|plugin_.*|roofline|sensitivity"
     r"|sweep|throughput|torch_ops|triton|timing\.cache|.*-(ptq|qat|distilled)"
 )
-SPECIAL_SYMBOLS = {"bos": 0, "pad": 1, "eos": 2, "unk": 3}
 KEYS = {
     "architecture": str,
     "checkpoint": str,
@@ -218,15 +218,14 @@ def read_folder(folder: Path, name: str | None = None) -> ModelFolder:
     Raises:
         UserError: it is not YAML, has unknown keys or wrong values, or a file is missing.
     """
+    from train_model.data.dictionary import SPECIAL_IDS
     from train_model.data.text import TextOptions
 
     path = folder / DESCRIPTION
     content = _check(_load_yaml(path), path)
-    if content.get("special_symbols", SPECIAL_SYMBOLS) != SPECIAL_SYMBOLS:
+    if content.get("special_symbols", SPECIAL_IDS) != SPECIAL_IDS:
         given = content["special_symbols"]
-        raise UserError(
-            f"{path}: special_symbols are {given}; networks here have {SPECIAL_SYMBOLS}"
-        )
+        raise UserError(f"{path}: special_symbols are {given}; networks here have {SPECIAL_IDS}")
     try:
         text = TextOptions.from_mapping(content["text"], folder) if "text" in content else None
     except UserError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from train_model.cli import MAX_THREADS, MAX_WHOLE_NUMBER, UserError, number, whole_number
+from train_model.model_folder import MODEL_HELP
 from trt_code import runners
 from trt_code.devices import default_device, processors
 from trt_code.runners import PRECISIONS
@@ -25,7 +26,7 @@ MAX_SIZE = 1 << 16
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add ``--model`` and ``--build-dir``."""
-    parser.add_argument("--model", default="demo", help="demo, demo-ar, wmt16 or wmt16-random")
+    parser.add_argument("--model", default="demo", help=MODEL_HELP)
     add_build_dir(parser)
 
 
@@ -125,7 +126,7 @@ def add_sizes(parser: argparse.ArgumentParser, name: str, default: str, meaning:
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the options of a beam search under fairseq-generate's names."""
     search = parser.add_argument_group(
-        "options of fairseq-generate", "for autoregressive models (demo-ar); others have no search"
+        "options of fairseq-generate", "for autoregressive models; others have no search"
     )
     add_count(search, "--beam", None, "hypotheses; default: 1, greedy", MAX_BEAM)
     add_lenpen(search)

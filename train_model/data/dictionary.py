@@ -10,6 +10,7 @@ from train_model.data.files import read_lines
 
 BOS, PAD, EOS, UNK = range(4)
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+SPECIAL_IDS = {"bos": BOS, "pad": PAD, "eos": EOS, "unk": UNK}
 MULTIPLE = 8  # tensor cores like vocabularies of such a size, and fairseq pads to it too
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from train_model.cli import Parser, UserError, run, whole_number
-from train_model.model_folder import find_model
+from train_model.model_folder import MODEL_HELP, find_model
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.quantized import linears
@@ -86,7 +86,7 @@ def _examples(names: list[str]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="demo", help="demo, demo-ar, wmt16 or wmt16-random")
+    parser.add_argument("--model", default="demo", help=MODEL_HELP)
     parser.add_argument("--output", type=Path, help="default build/<model>-ptq/checkpoint.pt")
     parser.add_argument(
         "--keep",

@@ -19,7 +19,7 @@ from train_model.cli import Parser, UserError, atomic_path, run, whole_number
 from train_model.data.dictionary import PAD
 from train_model.data.files import read_parallel
 from train_model.data.tokenizer import Tokenizer, normalise
-from train_model.model_folder import ModelFolder, find_model
+from train_model.model_folder import MODEL_HELP, ModelFolder, find_model
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint
 from train_model.quantization.calibration import METHODS, calibrate
@@ -222,7 +222,7 @@ def _sentences(
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="demo", help="demo, wmt16 or wmt16-random")
+    parser.add_argument("--model", default="demo", help=MODEL_HELP)
     parser.add_argument("--method", choices=METHODS, default="max", help="of calibration")
     parser.add_argument(
         "--sentences",

@@ -21,7 +21,7 @@ from train_model.cli import MAX_THREADS, Parser, UserError, run, whole_number
 from train_model.data.dictionary import misfit
 from train_model.data.files import read_lines
 from train_model.file_sets import swap_folders
-from train_model.model_folder import ModelFolder, find_model
+from train_model.model_folder import MODEL_HELP, ModelFolder, find_model
 from trt_code.arguments import MAX_SIZE
 from trt_code.engine.profiles import Shape
 from trt_code.runners import PRECISIONS
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m trt_code.triton.repository", description=__doc__.split("\n\n")[0]
     )
     add = parser.add_argument
-    add("--model", default="demo", help="demo or wmt16")
+    add("--model", default="demo", help=MODEL_HELP)
     add("--build-dir", type=Path, default=Path("build"), help="where the built files are")
     add("--output", type=Path, default=Path("build/triton"), help="folder to write")
     add("--backend", choices=("auto", "tensorrt", "onnxruntime"), default="auto")

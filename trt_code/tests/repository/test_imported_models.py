@@ -128,7 +128,8 @@ def test_throughput(imported):
 
 
 def test_sweep(imported):
-    quick = ("--batches", "1", "--lengths", "4", "--repeats", 1, "--seconds", 0.1)
+    quick = ("--blocks", "torch:fp32,ort:fp32", "--batches", "1", "--lengths", "4")
+    quick += ("--compiled-shapes", "1x4", "--repeats", 1, "--seconds", 0.1)
     status = imported.run(sweep.main, "--device", "cpu", *quick, output="sweep")
     assert not status
 

@@ -1,0 +1,35 @@
+"""The registry of networks: what its entries name exists, and asking it for a family needs no package."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from train_model.models import architectures
+from train_model.models.architectures import ALIASES, ARCHITECTURES, Architecture
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_what_an_entry_names_is_there(name):
+    entry = ARCHITECTURES[name]
+    for field in dataclasses.fields(Architecture):
+        place = getattr(entry, field.name)
+        if field.name.endswith(("_class", "_function")) and place is not None:
+            assert callable(architectures._find(place)), place
+    assert architectures._find(entry.config_class).architecture == name
+
+
+def test_aliases_are_no_names():
+    assert not ALIASES.keys() & ARCHITECTURES.keys()
+    assert set(ALIASES.values()) <= ARCHITECTURES.keys()
+
+
+def test_the_registry_is_read_without_a_package():
+    script = "from train_model.models.architectures import ARCHITECTURES as a; print(*a)"
+    command = [sys.executable, "-S", "-c", script]
+    reply = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert reply.stdout.split() == [*ARCHITECTURES], reply.stderr

@@ -63,6 +63,26 @@ ODD_VALUES = [
 ODD_VALUES += ["\0", "9" * 400, [], [3], [[]], {}, {"a": []}, [-1, 10**9], ("attn:1:0:0",), b"\xff"]
 
 
+METADATA = (
+    "",
+    "0",
+    "-1",
+    "1e9",
+    "9" * 400,
+    "nan",
+    "true",
+    "{}",
+    "[]",
+    '{"src_vocab": []}',
+    "[" * 9000,
+)
+EXTERNAL = {
+    "location": ("/etc/passwd", "../model.onnx", "model.onnx", "nowhere", "", "."),
+    "offset": ("0", "-1", "999999999", "x", ""),
+    "length": ("0", "4", "-1", "999999999999", "x"),
+}
+
+
 def damage(content: bytes, chance: random.Random) -> bytes:
     """``content`` with one to four of: a cut, changed bytes, a piece lost, doubled or put in."""
     data = bytearray(content)
@@ -91,7 +111,7 @@ def damage_graph(content: bytes, chance: random.Random) -> bytes:
     graph = model.graph
     for _ in range(chance.choice([1, 1, 2])):
         node, weight = chance.choice(graph.node), chance.choice(graph.initializer)
-        match chance.randrange(10):
+        match chance.randrange(14):
             case 0:
                 graph.node.remove(node)
             case 1:
@@ -111,6 +131,16 @@ def damage_graph(content: bytes, chance: random.Random) -> bytes:
                 weight.raw_data = chance.randbytes(len(weight.raw_data))
             case 8:
                 graph.initializer.remove(weight)
+            case 9 | 10 if model.metadata_props:
+                entry = chance.choice(model.metadata_props)
+                entry.value = chance.choice([*METADATA, damage(entry.value.encode(), chance).hex()])
+            case 11 if model.metadata_props:
+                model.metadata_props.remove(chance.choice(model.metadata_props))
+            case 12:
+                weight.ClearField("raw_data")
+                weight.data_location = onnx.TensorProto.EXTERNAL
+                for key in ("location", "offset", "length"):
+                    weight.external_data.add(key=key, value=chance.choice(EXTERNAL[key]))
             case _:
                 model.opset_import[0].version = chance.choice([0, 7, 13, 99])
     return model.SerializeToString()

@@ -30,7 +30,9 @@ from onnx_export.step_session import StepSession
 from onnx_export.verify_one_pass import open_session
 from train_model import recipe
 from train_model.cli import Parser, UserError, run, whole_number
+from train_model.data.corpora.demo import GLOSSARY
 from train_model.data.dictionary import Dictionary
+from train_model.data.files import decode_lines, raw_lines
 from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
@@ -206,8 +208,13 @@ class Targets:
         Dictionary.load(self._write("dict.txt", content, chance)).index("one")
 
     def bpe(self, chance: random.Random) -> None:
-        """BPE codes, with which sentences are split."""
-        path = self._write("bpe.codes", self._files.text.codes.read_bytes(), chance)
+        """BPE codes and their glossary, one of them damaged, with which sentences are split."""
+        codes, glossary = self._files.text.codes.read_bytes(), "\n".join(GLOSSARY).encode()
+        hit = chance.random() < 0.5
+        path = self._write("bpe.codes", codes, chance, damage if hit else _whole)
+        if not hit and chance.random() < 0.5:
+            glossary += b"\n" + chance.choice(EXPLOSIVE).encode()
+        self._write("bpe.glossary", glossary, chance, _whole if hit else damage)
         tokenizer = Tokenizer(
             TextOptions(codes=path), self._tokenizer.src_dict, self._tokenizer.tgt_dict
         )
@@ -253,7 +260,9 @@ class Targets:
                 content = content.replace(b"\n", b" ") + chance.choice([b"x", b" ", b"\0"]) * 10**7
             case 2:  # any bytes at all
                 content = chance.randbytes(1000)
-        lines = list(read_lines(io.BytesIO(content)))
+        lines = list(read_lines(raw_lines(io.BytesIO(content), "text")))
+        with contextlib.suppress(UserError):
+            assert list(decode_lines(io.BytesIO(content), "text")) == lines
         options = {name: chance.choice(values) for name, values in _TEXT_OPTIONS.items()}
         found = Translator(FakeRunner(), self._tokenizer, **options).translate(lines)
         assert len(found) == len(lines)
@@ -275,6 +284,10 @@ def _saved_again(path: Path, place: Path) -> bytes:
     return place.read_bytes()
 
 
+def _whole(content: bytes, chance: random.Random) -> bytes:
+    return content
+
+
 def _each(*readers: Callable[[], object]) -> None:
     """Call every reader, also behind one that refuses; raise the first refusal."""
     refusals = []
@@ -287,6 +300,7 @@ def _each(*readers: Callable[[], object]) -> None:
         raise refusals[0]
 
 
+EXPLOSIVE = ("(?:a+)+$", "(?:[a-z]|e)*!", "(?:a?){30}a{30}", "x*", "(a)", ".*.*.*!", "(?i)e", "[")
 _TEXT_OPTIONS = {"too_long": ("refuse", "cut"), "unknown": ("refuse", "keep")}
 
 

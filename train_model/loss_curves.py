@@ -7,11 +7,14 @@
 The first is the one that the others are held against. Writes ``results.json``, ``.md`` and ``.png``.
 """
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import Parser, UserError, atomic_path, run
+from train_model import plots
+from train_model.cli import Parser, UserError, run
+from train_model.tables import markdown_table, write_files
 
 KEYS = ("loss", "gnorm")  # as fairseq prints them, rounded to three decimals
 ROWS = 10  # of the table
@@ -64,38 +67,31 @@ def markdown(results: dict[str, Any], notes: list[str]) -> str:
     """The comparison as a Markdown page."""
     runs, updates = results["runs"], results["updates"]
     lines = ["# Loss curves", "", *(f"- {note}" for note in notes), ""]
-    lines += [f"Over {len(updates)} updates, held against the first:", ""]
-    lines += ["| | largest difference of loss | of gradient norm |"]
-    lines += ["| --- | ---: | ---: |"]
-    for item in runs:
-        apart = [f"{item[f'largest {key} difference']:g}" for key in KEYS]
-        lines += [f"| {item['name']} | {' | '.join(apart)} |"]
+    lines += [f"Over {len(updates)} updates, compared with the first:", ""]
+    apart = (
+        [item["name"], *(f"{item[f'largest {key} difference']:g}" for key in KEYS)] for item in runs
+    )
+    lines += markdown_table(["", "largest difference of loss", "of gradient norm"], apart)
     names = [f"{item['name']}: {key}" for item in runs for key in ("loss", "gradient norm")]
-    lines += ["", f"| update | {' | '.join(names)} |", "| ---: " * (1 + len(names)) + "|"]
     steps = [round(i * (len(updates) - 1) / (ROWS - 1)) for i in range(ROWS)]
-    for index in sorted(set(steps)):
-        cells = [item["curves"][key][index] for item in runs for key in KEYS]
-        lines += [f"| {updates[index]} | {' | '.join(f'{cell:g}' for cell in cells)} |"]
+    cells = (
+        [str(updates[i]), *(f"{item['curves'][key][i]:g}" for item in runs for key in KEYS)]
+        for i in sorted(set(steps))
+    )
+    lines += ["", *markdown_table(["update", *names], cells)]
     return "\n".join(lines) + "\n"
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
     """Loss and gradient norm by update as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for axis, key, label in ((axes[0], "loss", "loss, bits"), (axes[1], "gnorm", "gradient norm")):
-        for number, item in enumerate(results["runs"]):
-            style = {"linewidth": 4, "alpha": 0.4} if number == 0 else {"linewidth": 1}
-            axis.plot(results["updates"], item["curves"][key], label=item["name"], **style)
-        axis.set(xlabel="update", ylabel=label)
-        axis.grid(alpha=0.3)
-    axes[0].legend()
-    figure.savefig(path, dpi=130, format="png")
-    pyplot.close(figure)
+    rows = []
+    for key, label in (("loss", "loss, bits"), ("gnorm", "gradient norm")):
+        series = {
+            item["name"]: list(zip(results["updates"], item["curves"][key], strict=True))
+            for item in results["runs"]
+        }
+        rows.append((label, [plots.Panel("", series)]))
+    plots.lines(path, "training", rows, "update", log=False, width=8)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -112,12 +108,14 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{text!r} is not name=log")
         runs[name] = read(Path(path))
     results = compare(runs)
-    with atomic_path(arguments.output / "results.json") as path:
-        path.write_text(json.dumps({"notes": arguments.note} | results) + "\n", encoding="utf-8")
-    with atomic_path(arguments.output / "results.md") as path:
-        path.write_text(markdown(results, arguments.note), encoding="utf-8")
-    with atomic_path(arguments.output / "results.png") as path:
-        plot(results, path)
+    write_files(
+        arguments.output,
+        {
+            "results.json": json.dumps({"notes": arguments.note} | results) + "\n",
+            "results.md": markdown(results, arguments.note),
+            "results.png": functools.partial(plot, results),
+        },
+    )
     print(f"wrote {arguments.output}/results.json, .md and .png")
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 Point = tuple[float, float]
 DPI = 130
+MANY = 40  # points of a line; it is drawn without dots
 _SMALL = 7.5
 _LABEL_HEIGHT = 9.5  # points between two names at the end of lines
 
@@ -73,12 +74,12 @@ def lines(
                 axis.set_axis_off()
                 continue
             panel = panels[column]
-            for name, points in panel.series.items():
+            for above, (name, points) in enumerate(reversed(panel.series.items())):
                 at, heights = zip(*sorted(points), strict=True)
-                marker = "o" if len(points) < 40 else ""
-                axis.plot(
-                    at, heights, marker=marker, markersize=2.5, linewidth=1.2, color=colour[name]
-                )
+                style = {"marker": "o", "markersize": 2.5, "linewidth": 1.2}
+                if len(points) >= MANY:  # a curve shows below one that covers it
+                    style = {"linewidth": 1 + 2.5 * above, "alpha": 0.5 if above else 1}
+                axis.plot(at, heights, color=colour[name], zorder=3 - 0.1 * above, **style)
             if log:
                 axis.set(xscale="log", yscale="log")
                 plain_ticks(axis.xaxis, axis.yaxis)
@@ -125,9 +126,9 @@ def dots(path: Path, title: str, panels: Sequence[tuple[str, Sequence[Dot]]], xl
                 fontsize=_SMALL,
             )
         axis.set_xscale("log")
-        plain_ticks(axis.xaxis)
         low, high = _limits([x for dot in some for x in (dot.value, dot.upper)] or [1.0], True)
         axis.set_xlim(low, high * (high / low) ** 0.3)  # room for the numbers
+        plain_ticks(axis.xaxis, dense=high < 15 * low)
         axis.set_title(heading, fontsize="small")
         axis.set_xlabel(xlabel, fontsize="small")
         axis.set_yticks(range(len(names)), names, fontsize=_SMALL)
@@ -142,13 +143,15 @@ def three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
-def plain_ticks(*axes: Any) -> None:
-    """Label logarithmic axes with 1, 2, 5, 10, ... instead of powers of ten."""
+def plain_ticks(*axes: Any, dense: bool = True) -> None:
+    """Label logarithmic axes with 1, 2, 5, 10, ... (1, 10, ... unless ``dense``), without exponents."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for axis in axes:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if dense else (1,), numticks=8))
+        axis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+        )
         axis.set_minor_formatter(NullFormatter())
 
 

@@ -23,12 +23,12 @@ class Column:
     """
 
     title: str
-    value: str | Callable[[Mapping[str, Any]], Any]
+    value: str | Callable[[Any], Any]
     form: str = ""
     width: int = 8
     left: bool = False
 
-    def cell(self, row: Mapping[str, Any]) -> str:
+    def cell(self, row: Any) -> str:
         """The text of this column in ``row``."""
         value = row[self.value] if isinstance(self.value, str) else self.value(row)
         return "-" if value is None else format(value, self.form)
@@ -49,11 +49,11 @@ class Table:
         """The head for a terminal."""
         return self._line(column.title for column in self._columns)
 
-    def line(self, row: Mapping[str, Any]) -> str:
+    def line(self, row: Any) -> str:
         """One row for a terminal."""
         return self._line(column.cell(row) for column in self._columns)
 
-    def markdown(self, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    def markdown(self, rows: Iterable[Any]) -> list[str]:
         """The lines of the whole table in Markdown."""
         return markdown_table(
             [column.title for column in self._columns],

@@ -8,14 +8,14 @@ mean over the vocabulary, which changes nothing. Writes build/sensitivity/<model
 """
 
 import dataclasses
-import json
 from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from train_model.cli import Parser, UserError, atomic_path, run, whole_number
+from train_model import plots
+from train_model.cli import Parser, UserError, run, whole_number
 from train_model.data.dictionary import PAD
 from train_model.data.files import read_parallel
 from train_model.data.tokenizer import Tokenizer, normalise
@@ -25,6 +25,7 @@ from train_model.models.checkpoint import load_checkpoint
 from train_model.quantization.calibration import METHODS, calibrate
 from train_model.quantization.ptq import layers_to_quantize, with_ranges
 from train_model.quantization.text import batches, calibration_rows, check_dictionary
+from train_model.tables import Column, Table, as_json, write_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,20 +147,20 @@ def measure(probe: Probe, names: list[str]) -> list[Row]:
         others = [other for other in names if other != name]
         share = sizes[name] / sum(sizes.values())
         rows.append(Row(name, share, probe.quality([name]), probe.quality(others)))
-        print(f"{index + 1:>4}/{len(names)} {_line(rows[-1])}", flush=True)
+        print(f"{index + 1:>4}/{len(names)} {TABLE.line(rows[-1])}", flush=True)
     return rows
 
 
-_HEAD = (
-    f"{'layer':<46}{'weights':>8}{'error alone':>13}{'exact':>8}{'error without':>15}{'exact':>8}"
+TABLE = Table(
+    [
+        Column("layer", lambda row: row.layer, width=46, left=True),
+        Column("weights", lambda row: row.share, ".1%"),
+        Column("error alone", lambda row: row.only.error, ".5f", 13),
+        Column("exact", lambda row: row.only.exact, ".1f"),
+        Column("error without", lambda row: row.without.error, ".5f", 15),
+        Column("exact", lambda row: row.without.exact, ".1f"),
+    ]
 )
-
-
-def _line(row: Row) -> str:
-    return (
-        f"{row.layer:<46}{row.share:>8.1%}{row.only.error:>13.5f}{_percent(row.only.exact):>8}"
-        f"{row.without.error:>15.5f}{_percent(row.without.exact):>8}"
-    )
 
 
 def _percent(value: float | None) -> str:
@@ -168,27 +169,17 @@ def _percent(value: float | None) -> str:
 
 def markdown(title: str, summary: list[str], rows: list[Row]) -> str:
     """The report: what was measured, the layers with the largest error first."""
-    lines = [f"# {title}", "", *(f"- {line}" for line in summary), ""]
-    lines += [
-        "| layer | share of weights | error alone in INT8 | exact match | error without it | exact match |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in sorted(rows, key=lambda row: -row.only.error):
-        lines.append(
-            f"| {row.layer} | {row.share:.1%} | {row.only.error:.5f} | {_percent(row.only.exact)} | "
-            f"{row.without.error:.5f} | {_percent(row.without.exact)} |"
-        )
-    return "\n".join(lines) + "\n"
+    worst_first = sorted(rows, key=lambda row: -row.only.error)
+    head = [f"# {title}", "", *(f"- {line}" for line in summary), ""]
+    return "\n".join([*head, *TABLE.markdown(worst_first), ""])
 
 
 def plot(path: Path, title: str, rows: list[Row], all_int8: Quality, kept: Collection[str]) -> None:
-    """One bar a layer: its error alone in INT8; the suggested layers in another colour."""
-    import matplotlib
+    """One bar per layer: its error alone in INT8; the suggested layers in another colour."""
+    from matplotlib import patches
 
-    matplotlib.use("Agg")
-    from matplotlib import patches, pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 0.19 * len(rows) + 1.5))
+    figure, grid = plots.grid(1, 1, (9, 0.19 * len(rows) + 1.5))
+    axes = grid[0][0]
     colours = ["tab:red" if row.layer in kept else "tab:blue" for row in rows]
     axes.barh([row.layer for row in rows], [row.only.error for row in rows], color=colours)
     line = axes.axvline(all_int8.error, color="black", linestyle="--", label="all layers in INT8")
@@ -197,12 +188,8 @@ def plot(path: Path, title: str, rows: list[Row], all_int8: Quality, kept: Colle
     axes.margins(y=0.005)
     axes.tick_params(axis="y", labelsize=6)
     axes.set_xlabel("logit error with this layer alone in INT8")
-    axes.set_title(title, fontsize=10)
     axes.legend(handles=[line, suggested], fontsize=8, loc="center right")
-    figure.tight_layout()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    pyplot.close(figure)
+    plots.save(figure, title, path)
 
 
 def _sentences(
@@ -254,7 +241,7 @@ def main(argv: list[str] | None = None) -> None:
     tokens = [tokens for _, tokens in batches(rows)]
     ranges = calibrate(merged, names, tokens, options.method)
     probe = Probe(merged, ranges, names, *_sentences(files, options.sentences, *limits))
-    print(f"     {_HEAD}")
+    print(f"{'':>8}{TABLE.head()}")
     measured = measure(probe, names)
     all_int8, kept = probe.quality(names), suggest(measured)
     partly = probe.quality([name for name in names if name not in kept])
@@ -277,11 +264,14 @@ def main(argv: list[str] | None = None) -> None:
         "with_keep": dataclasses.asdict(partly),
         "layers": [dataclasses.asdict(row) for row in measured],
     }
-    with atomic_path(folder / f"{files.name}.json") as path:
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    with atomic_path(folder / f"{files.name}.md") as path:
-        path.write_text(markdown(title, summary, measured), encoding="utf-8")
-    plot(folder / f"{files.name}.png", title, measured, all_int8, kept)
+    write_files(
+        folder,
+        {
+            f"{files.name}.json": as_json(report),
+            f"{files.name}.md": markdown(title, summary, measured),
+            f"{files.name}.png": lambda path: plot(path, title, measured, all_int8, kept),
+        },
+    )
     print("\n".join(["", *summary, f"wrote {folder}/{files.name}.json, .md and .png"]))
 
 

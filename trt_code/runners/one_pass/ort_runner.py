@@ -17,7 +17,7 @@ from train_model.models.hypotheses import Found
 from train_model.models.signatures import SPLIT, SRC_TOKENS, WHOLE
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable, rank
 from trt_code.runners.memory import DeviceMemory, ResidentMemory
-from trt_code.runners.spec import Graphs, Request, RunnerSpec
+from trt_code.runners.spec import PRECISIONS, Graphs, Request, RunnerSpec
 from trt_code.runners.timing import wall_ms
 
 _INT8 = "model.qdq"
@@ -188,13 +188,13 @@ def _with_reference_functions(path: Path, native: bool):
         raise UserError(f"{path}: {error}; make it again with `make patch`") from error
 
 
-_ON_CPU, _ON_GPU = ("fp32", "fp16", "bf16"), ("fp32", "tf32", "fp16", "bf16")
+_PRECISIONS = {"cpu": ("fp32", "fp16", "bf16", "int8"), "cuda": PRECISIONS}
 
 RUNNERS = (
     RunnerSpec(
         "ort",
         create,
-        {"cpu": (*_ON_CPU, "int8"), "cuda": (*_ON_GPU, "int8")},
+        _PRECISIONS,
         reads="onnx",
         graphs=graphs,
         int8_report={"cpu": f"{_INT8}.onnx"},
@@ -203,7 +203,7 @@ RUNNERS = (
     RunnerSpec(
         "ort-split",
         create,
-        {"cpu": _ON_CPU, "cuda": _ON_GPU},
+        _PRECISIONS,
         reads="onnx",
         graphs=functools.partial(graphs, split=True),
         cuts_canvas=True,

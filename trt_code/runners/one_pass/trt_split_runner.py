@@ -31,7 +31,7 @@ from trt_code.runners.one_pass.trt_runner import (
     plans_on,
     source_shape,
 )
-from trt_code.runners.spec import Request, RunnerSpec
+from trt_code.runners.spec import PRECISIONS, Request, RunnerSpec
 from trt_code.runners.turns import Turns
 
 
@@ -190,7 +190,7 @@ RUNNERS = (
     RunnerSpec(
         "trt-split",
         create,
-        {"cuda": ("fp32", "tf32", "fp16", "bf16")},
+        {"cuda": PRECISIONS},
         reads="engine",
         cuts_canvas=True,
     ),

@@ -57,6 +57,7 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_MEMBERS = 10_000
 MAX_UNPACKED = 64 << 30
 """Bytes of the files that are taken out of an archive."""
+IN_CHECKOUT = (DATA.parent / "Makefile").is_file()
 LEAST_SHARE = 0.5
 """Of a dictionary's units that have to come from the codes, and of a text's units in the dictionary."""
 WORDS_TRIED = 6
@@ -425,7 +426,12 @@ def _parser() -> Parser:
     add("--test-src", type=Path, help="test text, one sentence per line")
     add("--test-tgt", type=Path, help="its translations")
     add("--name", help="of the new folder in data_model; default: that of --from, or mine")
-    add("--models", type=Path, default=DATA, help="where the folder is made; default: data_model")
+    add(
+        "--models",
+        type=Path,
+        default=DATA if IN_CHECKOUT else Path("."),
+        help="where the folder is made; default: data_model, or here for an installed package",
+    )
     add("--padding-policy", choices=("upstream", "masked"), help="default: the checkpoint's")
     add("--summary", help="what the model does")
     add("--origin", help="where it comes from")
@@ -537,12 +543,14 @@ def main(argv: list[str] | None = None) -> None:
         )
         facts = {key: value for key, value in facts.items() if value}
         made = import_model(name, pieces, text, facts, args.padding_policy, args.models)
-    argument = name if args.models == DATA else target
+    argument = name if args.models == DATA else target.resolve()
     print(
         f"{made.folder}: {made.architecture} ({made.family}); the pieces fit, a sentence went through"
     )
     then = "translate" if made.text is not None else "bench"
-    print(f"next: make {then} MODEL={argument}")
+    print(
+        f"next: make {then} MODEL={argument}" if IN_CHECKOUT else f"next: {then} --model {argument}"
+    )
 
 
 @contextmanager

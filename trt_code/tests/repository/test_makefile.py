@@ -294,6 +294,10 @@ def test_text_of_any_kind_reaches_translate_as_it_is(clone):
     assert reply.stdout.endswith(f"<--><{text}>")
     assert make("translate", f"PYTHON={spy}", "TEXT=", folder=clone).stdout.endswith("<--><>")
     assert make("translate", f"PYTHON={spy}", folder=clone).stdout.endswith("<--model><demo>")
+    options = ("RUNNER=torch", "PRECISION=fp16", "N_BEST=2", "UNKNOWN=drop", "FORMAT=json")
+    assert make("translate", f"PYTHON={spy}", *options, "TEXT=one", folder=clone).stdout.endswith(
+        "<--runner><torch><--precision><fp16><--n-best><2><--unknown><drop><--format><json><--><one>"
+    )
 
 
 def test_locks_hold_what_pyproject_asks_for():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-MAX_MESSAGE = 1000
+MAX_MESSAGE = 900
 """Characters of a message; a name from a damaged file can have millions."""
 MAX_THREADS = 256
 MAX_WHOLE_NUMBER = 2**31 - 1

@@ -39,7 +39,8 @@ from train_model.model_folder import ModelFolder, find_model
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from trt_code import graph_lint, onnx_surgeon, report
 from trt_code.engine.graph_files import read_graph_files
-from trt_code.engine.sidecar import read_sidecar, stale_reason
+from trt_code.engine.sidecar import FORMAT, read_sidecar, stale_reason
+from trt_code.engine.tensorrt_api import FULL
 from trt_code.runners import Unavailable, create
 from trt_code.stress.damage import Damage, damage, damage_checkpoint, damage_graph, damage_json
 from trt_code.tests.runners.fake_runner import FakeRunner
@@ -57,7 +58,9 @@ HANG = 300  # seconds after which a case hangs; the slowest that ends by itself 
 LONGEST_LINE = 1000  # of a refusal; it may quote ONNX Runtime's own words, not a whole file
 WHOLE = hashlib.sha256(b"whole").hexdigest()
 SIDECAR = {
+    "family": FULL.name,
     "tensorrt": "10.16.0",
+    "compute_capabilities": [],
     "gpu": {"name": "NVIDIA H100", "compute_capability": "9.0"},
     "graph": {"path": "built.onnx", "sha256": "0" * 64},  # not there, so nothing is compared
     "plugins": [{"path": "liblite.so", "sha256": WHOLE}],
@@ -68,7 +71,7 @@ SIDECAR = {
     "plan_sha256": WHOLE,
     "build_seconds": 1.0,
     "command": "make engine-fp16",
-    "format": 1,
+    "format": FORMAT,
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from train_model.models.architectures import ARCHITECTURES
 from trt_code.tests.repository.pages import PAGES, ROOT, code, command_lines
 
 TARGETS = set(
@@ -163,3 +164,10 @@ def test_messages_that_are_explained_are_those_of_the_code():
         if not any(pattern.fullmatch(part) for pattern in patterns)
     ]
     assert not unknown
+
+
+def test_the_readme_names_every_architecture():
+    """The table of networks is complete, and has no network that the registry lacks."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Which networks\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == set(ARCHITECTURES)

@@ -76,7 +76,7 @@ lock: build/lock/bin/uv  ## resolve pyproject.toml anew into requirements/*.lock
 # What builds talks on stderr, so that stdout has the results alone.
 # Python reads the model's folder (doc/models.md) and says what has to be known here.
 ASK = $(ANY_PYTHON) -m train_model.model_folder
-WITHOUT_MODEL := help doctor env lock import models download train distill model-stats plugins torch-ops \
+WITHOUT_MODEL := help doctor env lock import models download corpus train distill model-stats plugins torch-ops \
   report compare test test-gpu lint audit clean needs-% .venv/% build/lock/% build/audit/%
 ifneq ($(filter-out $(WITHOUT_MODEL),$(or $(MAKECMDGOALS),help)),)
 ANSWER := $(shell $(ASK) --make '$(subst ','\'',$(MODEL))' 2>&1)
@@ -179,14 +179,20 @@ $(BUILD)/model.%.plain.decoder.onnx: $(BUILD)/model.decoder.onnx $(SURGEON)
 	  --precision $* --split --plugins none >&2
 
 # --- Data and training --------------------------------------------------------------------------
-.PHONY: download train distill model-stats
+.PHONY: download corpus train distill model-stats
 download: $(call NEEDS,download)  ## the public checkpoint and its WMT16 text, for MODEL=wmt16
 	@PYTHON=$(PY) ./download.sh
 
 # As they were given, through the environment: what is in a name must not become a command.
 override RECIPE := $(value RECIPE)
 override CORPUS := $(value CORPUS)
-export RECIPE CORPUS
+override SIZE := $(value SIZE)
+export RECIPE CORPUS SIZE
+
+corpus: $(call NEEDS,train)  ## prepare CORPUS=demo for training; en-de comes from Debian packages (SIZE=core: a fifth of them)
+	@name="$${CORPUS:-demo}"; test "$${SIZE:-full}" = full || name="$$name-$$SIZE"; \
+	  $(PY) -m train_model.data.prepare --corpus "$$name"
+
 train: $(call NEEDS,train)  ## train RECIPE=demo with fairseq, on a GPU or two cores (TRAIN= passes options)
 	@$(PY) -m train_model.train --recipe "$$RECIPE" $(TRAIN)
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).resolve().parents[1] / "data_model"
 DESCRIPTION = "model.yaml"
+CORPORA = Path("build/data")
+"""Where ``train_model.data.corpora`` puts corpora, which model.yaml may name for its test text."""
 MAX_BYTES = 1 << 16
 """Of a model.yaml; real ones have a few hundred."""
 IMPORT = "make import CHECKPOINT=... SRC_DICT=... TGT_DICT=... CODES=... NAME=..."
@@ -126,6 +128,12 @@ class ModelFolder:
         self.require_text()
         if self.test_src is None or self.test_tgt is None:
             raise UserError(_no_test(self.name))
+        for path in (self.test_src, self.test_tgt):
+            if not path.is_file():
+                raise UserError(
+                    f"{self.name} is measured on {path}, which is missing; "
+                    f"run `make corpus CORPUS={path.parent.name}`"
+                )
         return self
 
 
@@ -236,18 +244,24 @@ def read_folder(folder: Path, name: str | None = None) -> ModelFolder:
             inside(folder, str(file), path)
     file = functools.partial(_file, folder, path, content.get("obtain", ""))
     test = content.get("test", {})
-    if test and set(test) != {"source", "target"}:
-        raise UserError(f"{path}: test: give source and target, and no more")
+    languages = (content.get("source_language", ""), content.get("target_language", ""))
+    if set(test) == {"corpus"}:  # text that is not committed; make corpus makes it
+        corpus = CORPORA / str(test["corpus"])
+        test_src, test_tgt = (corpus / f"test.{language}" for language in languages)
+    elif not test or set(test) == {"source", "target"}:
+        test_src, test_tgt = file(test.get("source")), file(test.get("target"))
+    else:
+        raise UserError(f"{path}: test: give source and target, or corpus, and no more")
     return ModelFolder(
         name=name or folder.name,
         checkpoint=inside(folder, content.get("checkpoint", "checkpoint.pt"), path),
         architecture=ALIASES.get(content["architecture"], content["architecture"]),
-        languages=(content.get("source_language", ""), content.get("target_language", "")),
+        languages=languages,
         src_dict=file(content.get("source_dictionary")),
         tgt_dict=file(content.get("target_dictionary", content.get("source_dictionary"))),
         text=text,
-        test_src=file(test.get("source")),
-        test_tgt=file(test.get("target")),
+        test_src=test_src,
+        test_tgt=test_tgt,
         options=content.get("options"),
         random_weights=content.get("random_weights"),
         folder=folder,

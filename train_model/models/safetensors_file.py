@@ -10,6 +10,7 @@ from torch import Tensor
 from train_model.cli import UserError, atomic_path
 from train_model.model_folder import read_options
 from train_model.models.fairseq_file import FairseqFile
+from train_model.models.int8_rows import pack_rows, unpack_rows
 
 SUFFIX = ".safetensors"
 
@@ -24,7 +25,10 @@ def read_safetensors(path: Path) -> FairseqFile:
         raise UserError(f"there is no checkpoint {path}; import one (make import)")
     options = argparse.Namespace(**read_options(path))
     try:
-        weights = load_file(path)
+        weights = unpack_rows(load_file(path))
+        with safetensors.safe_open(path, "pt") as file:
+            names = file.metadata() or {}
+        weights |= {alias: weights[name] for alias, name in names.items() if name in weights}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged or not a safetensors file; get it again") from error
     return FairseqFile(str(path), options, weights)
@@ -40,5 +44,19 @@ def save_safetensors(path: Path, weights: dict[str, Tensor]) -> None:
     with atomic_path(path) as temporary:
         try:
             save_file(copies, temporary)
+        except safetensors.SafetensorError as error:
+            raise UserError(f"cannot write {path}: {error}") from error
+
+
+def save_compact(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write weights with large matrices as INT8 rows, atomically; :func:`read_safetensors` reads them.
+
+    Raises:
+        UserError: the file cannot be written there.
+    """
+    packed, aliases = pack_rows({name: value.detach().cpu() for name, value in weights.items()})
+    with atomic_path(path) as temporary:
+        try:
+            save_file({n: v.contiguous() for n, v in packed.items()}, temporary, metadata=aliases)
         except safetensors.SafetensorError as error:
             raise UserError(f"cannot write {path}: {error}") from error

@@ -130,3 +130,25 @@ def test_kept_batches_refuse_workers():
 
     with pytest.raises(UserError, match="num_workers 0"):
         iterate(TASK_REGISTRY["translation_ar"], keep=True, workers=1)
+
+
+def test_the_model_is_the_mean_of_the_newest_checkpoints(tmp_path):
+    from train_model import train
+    from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+
+    loaded = load_checkpoint("data_model/demo-ar/checkpoint.pt")
+    weights = loaded.model.decoder.layers[0].fc1.weight
+    first = weights.detach().clone()
+    for epoch, updates, factor in ((1, 90, 7.0), (2, 100, 1.0), (10, 1000, 2.0), (9, 900, 6.0)):
+        weights.data = first * factor
+        save_checkpoint(tmp_path / f"checkpoint_{epoch}_{updates}.pt", loaded.model, loaded.config)
+    (tmp_path / "checkpoint_last.pt").touch()
+    newest = train._newest(tmp_path, 3)
+    assert [path.name for path in newest] == [
+        "checkpoint_2_100.pt",
+        "checkpoint_9_900.pt",
+        "checkpoint_10_1000.pt",
+    ]
+    train._convert(newest, tmp_path / "mean.pt")
+    mean = load_checkpoint(tmp_path / "mean.pt").model.decoder.layers[0].fc1.weight
+    torch.testing.assert_close(mean, 3 * first)

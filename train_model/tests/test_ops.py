@@ -133,3 +133,27 @@ def test_crf_decode_refuses(change, word):
     }
     with pytest.raises(ValueError, match=word):
         crf_decode(**(arguments | change))
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "channels", "heads", "kernel", "padding_l"),
+    [(2, 5, 8, 4, 3, 1), (3, 9, 8, 2, 31, 30), (1, 1, 4, 1, 7, 6), (2, 40, 16, 4, 15, 7)],
+)
+def test_banded_conv_is_dynamic_conv_with_its_gradients(
+    batch, length, channels, heads, kernel, padding_l
+):
+    from train_model.ops.dynamic_conv import banded_conv
+
+    torch.manual_seed(0)
+    x = torch.randn(batch, length, channels, dtype=torch.double, requires_grad=True)
+    taps = torch.randn(batch, length, heads, kernel, dtype=torch.double, requires_grad=True)
+    ours = banded_conv(x, taps, padding_l)
+    theirs = dynamic_conv(x.transpose(1, 2), taps.permute(0, 2, 3, 1), padding_l).transpose(1, 2)
+    torch.testing.assert_close(ours, theirs)
+    gradient = torch.randn_like(ours)
+    for a, b in zip(
+        torch.autograd.grad(ours, (x, taps), gradient),
+        torch.autograd.grad(theirs, (x, taps), gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)

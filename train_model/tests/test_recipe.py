@@ -102,3 +102,19 @@ def test_unknown_recipe_is_answered_with_the_known_ones():
 def test_bad_overrides_are_quoted(override):
     with pytest.raises(UserError, match=re.escape(repr(override))):
         recipe.load("demo", [override])
+
+
+def test_a_recipe_may_average_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "CONFIGS", tmp_path)
+    content = "summary: s\ncorpus: demo\nflags: {arch: a}\n"
+    (tmp_path / "a.yaml").write_text(content + "average: 3\n")
+    (tmp_path / "b.yaml").write_text(content)
+    assert (recipe.load("a").average, recipe.load("b").average) == (3, None)
+    for wrong, message in {
+        "average: 0": "1 or more",
+        "average: no": "1 or more",
+        "more: 1": "may have average",
+    }.items():
+        (tmp_path / "a.yaml").write_text(f"{content}{wrong}\n")
+        with pytest.raises(UserError, match=message):
+            recipe.load("a")

@@ -25,17 +25,20 @@ class Corpus:
     prepare: Callable[[Path], Path]
 
 
-def _module(name: str) -> Callable[[Path], Path]:
-    """``prepare`` of a module in this folder, which is imported when the corpus is prepared."""
+def _module(name: str, function: str = "prepare") -> Callable[[Path], Path]:
+    """A function of a module in this folder, which is imported when the corpus is prepared."""
 
     def prepare(folder: Path) -> Path:
-        return importlib.import_module(f"{__name__}.{name}").prepare(folder)
+        return getattr(importlib.import_module(f"{__name__}.{name}"), function)(folder)
 
     return prepare
 
 
 CORPORA = {
     "demo": Corpus(("en", "de"), _module("demo")),
+    "en-de": Corpus(("en", "de"), _module("en_de")),
+    "en-de-core": Corpus(("en", "de"), _module("en_de", "prepare_core")),
+    "en-de-sampled": Corpus(("en", "de"), _module("en_de", "prepare_sampled")),
     "wmt16": Corpus(("en", "de"), _module("wmt16")),
     "wmt16-raw": Corpus(("en", "de"), _module("wmt16_raw")),
     "iwslt14": Corpus(("de", "en"), _module("iwslt14")),

@@ -1,0 +1,199 @@
+"""English to German, text that people wrote: manuals, interfaces and descriptions from Debian packages.
+
+    make corpus CORPUS=en-de                 # full: 92 packages, 558 MB of downloads
+    make corpus CORPUS=en-de SIZE=core       # 46 packages, 104 MB
+
+Packages are fetched into data_model/en-de-packages with apt-get, or lie there (doc/real_text.md); nothing is
+installed. Under the corpus' folder: train, valid and test in .en, .de and .tsv (kind and document of every
+line), manifest.tsv (version, SHA-256 and licences of every package), statistics.json, the SentencePiece
+model and what fairseq reads. The same packages give the same bytes.
+"""
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from train_model.cli import UserError, atomic_path
+from train_model.data.binary import Units, binarise
+from train_model.data.corpora.en_de import debian, packages
+from train_model.data.corpora.en_de.pieces import MODEL, SYMBOLS, learn, load
+from train_model.data.corpora.en_de.readers import clean_pairs, read_descriptions, read_packages
+from train_model.data.corpora.en_de.splitting import Row, Split, split
+from train_model.data.dictionary import Dictionary
+from train_model.data.files import SPLITS, claim, copy, read_lines, step
+from train_model.progress import track
+
+LANGUAGES = ("en", "de")
+PACKAGES = Path("data_model/en-de-packages")
+VARIANTS, DROPOUT, SEED = 4, 0.1, 1
+"""Of the sampled corpus: segmentations of a training pair, and the share of merges that all but one lack."""
+
+
+def prepare(
+    folder: Path, source: Path = PACKAGES, core: bool = False, symbols: int = SYMBOLS
+) -> Path:
+    """Prepare the corpus under ``folder`` and return the folder that fairseq reads.
+
+    Args:
+        folder: receives text, manifest, statistics, SentencePiece model, dictionaries and bin/.
+        source: where the packages and package lists are, or are put.
+        core: only the bundles with the most text per megabyte, and those held out.
+        symbols: of the dictionary.
+
+    Raises:
+        UserError: packages are missing and cannot be fetched, or are damaged.
+    """
+    _write_text(folder, source, core, symbols)
+    processor = load(folder / MODEL)
+
+    def units(name: str, language: str) -> Iterator[list[str]]:
+        return map(processor.split, read_lines(folder / f"{name}.{language}"))
+
+    paths = [folder / f"dict.{language}.txt" for language in LANGUAGES]
+    step(paths, lambda: _write_dictionary(paths, processor.symbols(), units))
+    return binarise(folder, units, LANGUAGES)
+
+
+def _write_dictionary(paths: list[Path], symbols: list[str], units: Units) -> None:
+    """All pieces, also those that only a sampled segmentation has, the most frequent first."""
+    frequencies = Counter(dict.fromkeys(symbols, 0))
+    for language in LANGUAGES:
+        for line in track(units("train", language), f"dictionary {language}", unit="lines"):
+            frequencies.update(line)
+    # a character that the model does not know is no symbol
+    dictionary = Dictionary.from_frequencies({symbol: frequencies[symbol] for symbol in symbols})
+    for path in paths:
+        dictionary.save(path)
+
+
+prepare_core = functools.partial(prepare, core=True)
+
+
+def prepare_sampled(folder: Path, source: Path = PACKAGES, symbols: int = SYMBOLS) -> Path:
+    """The corpus with several segmentations of each training pair, for BPE dropout.
+
+    The first is the usual one; the others leave out merges at random (Provilkov et al. 2020, arXiv
+    1910.13267). Valid, test, dictionary and SentencePiece model are those of the plain corpus.
+
+    Raises:
+        UserError: see :func:`prepare`.
+    """
+    plain = folder.with_name("en-de")
+    prepare(plain, source, symbols=symbols)
+    digest = hashlib.sha256((plain / "settings.json").read_bytes()).hexdigest()
+    claim(folder, {"en-de": digest, "variants": VARIANTS, "dropout": DROPOUT, "seed": SEED})
+    for language in LANGUAGES:
+        name = f"dict.{language}.txt"
+        step([folder / name], lambda name=name: copy(plain / name, folder / name))
+    processor = load(plain / MODEL)
+
+    def units(name: str, language: str) -> Iterator[list[str]]:
+        lines = list(read_lines(plain / f"{name}.{language}"))
+        yield from map(processor.split, lines)
+        if name == "train":
+            processor.seed(SEED + LANGUAGES.index(language))
+            for _ in range(VARIANTS - 1):
+                yield from (processor.sample(line, DROPOUT) for line in lines)
+
+    return binarise(folder, units, LANGUAGES)
+
+
+def _write_text(folder: Path, source: Path, core: bool, symbols: int) -> None:
+    """Write the splits, manifest and statistics, and learn the SentencePiece model."""
+    bundles = packages.bundles(core)
+    wanted = sorted({names for bundle in bundles.values() for names in bundle})
+    debian.fetch(source, wanted)
+    found = debian.packages(source, wanted)
+    by_name = {package.name: package for package in found}
+    lists = {name: _digest(debian.read_list(source, name)) for name in LANGUAGES}
+    versions = {package.name: [package.version, package.sha256] for package in found}
+    claim(folder, {"packages": versions, "descriptions": lists, "symbols": symbols})
+    jobs = [(packages.DESCRIPTIONS, [], source, folder)]
+    for name, bundle in bundles.items():
+        paths = [by_name[next(n for n in names if n in by_name)].path for names in bundle]
+        jobs.append((name, paths, source, folder))
+    texts = [folder / f"{name}.{end}" for name in SPLITS for end in (*LANGUAGES, "tsv")]
+    step([*texts, folder / "statistics.json"], lambda: _write_splits(folder, jobs))
+    step([folder / "manifest.tsv"], lambda: _write_manifest(folder, found))
+    step([folder / MODEL], lambda: learn(folder, LANGUAGES, symbols))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write_splits(folder: Path, jobs: list[tuple[str, list[Path], Path, Path]]) -> None:
+    """Read the bundles on all processors, then split their pairs and write them."""
+    with multiprocessing.Pool(len(os.sched_getaffinity(0))) as pool:
+        done = track(pool.imap_unordered(_read_bundle, jobs), "read", len(jobs), "bundles")
+        paths = sorted(done)
+    rows: list[Row] = []
+    read: dict[str, dict[str, int]] = {}
+    for path in paths:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        read[path.stem] = content["counts"]
+        rows += [Row.of(path.stem, *pair) for pair in content["pairs"]]
+    if not rows:
+        raise UserError("the packages have no translations; are they those of the corpus?")
+    result = split(rows)
+    for name, chosen in result.rows.items():
+        columns = {
+            "en": [row.english for row in chosen],
+            "de": [row.german for row in chosen],
+            "tsv": [f"{row.kind}\t{row.document}" for row in chosen],
+        }
+        for end, lines in columns.items():
+            with atomic_path(folder / f"{name}.{end}") as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with atomic_path(folder / "statistics.json") as temporary:
+        temporary.write_text(json.dumps(_statistics(result, read), indent=1) + "\n")
+
+
+def _read_bundle(job: tuple[str, list[Path], Path, Path]) -> Path:
+    """Write the clean pairs of a bundle to a file, unless they are there; returns the file."""
+    name, paths, source, folder = job
+    path = folder / "bundles" / f"{name}.json"
+    if not path.is_file():
+        texts = read_descriptions(source) if name == packages.DESCRIPTIONS else read_packages(paths)
+        counts: Counter[str] = Counter()
+        pairs = clean_pairs(name, texts, counts)
+        with atomic_path(path) as temporary:
+            text = json.dumps({"counts": counts, "pairs": pairs}, ensure_ascii=False)
+            temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def _statistics(result: Split, read: dict[str, dict[str, int]]) -> dict:
+    digest = hashlib.sha256()
+    splits = {}
+    for name, rows in result.rows.items():
+        for row in rows:
+            digest.update(f"{name}\t{row.english}\t{row.german}\n".encode())
+        splits[name] = {
+            "pairs": len(rows),
+            "words_en": sum(len(row.english.split()) for row in rows),
+            "words_de": sum(len(row.german.split()) for row in rows),
+            "kinds": dict(sorted(Counter(row.kind for row in rows).items())),
+        }
+    return {
+        **splits,
+        "taken out of train": dict(result.dropped),
+        "read": read,
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _write_manifest(folder: Path, found: list[debian.Package]) -> None:
+    lines = ["package\tversion\tbytes\tsha256\tlicences\n"]
+    for package in track(found, "licences", unit="packages"):
+        named = ", ".join(debian.licences(package.path)) or "see its copyright file"
+        size = package.path.stat().st_size
+        fields = (package.name, package.version, str(size), package.sha256, named)
+        lines.append("\t".join(fields) + "\n")
+    with atomic_path(folder / "manifest.tsv") as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,79 @@
+"""Reads the strings of user interfaces: compiled gettext catalogues and JSON catalogues."""
+
+import io
+import json
+import re
+import struct
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+from train_model.data.corpora.en_de.documents import Files, Text
+
+_LITTLE_ENDIAN = 0x950412DE
+_CONTEXT = "\x04"
+
+
+def read_mo(data: bytes) -> Iterator[tuple[str, str]]:
+    """Yield the messages and translations of a .mo file; a plural is a pair of its own.
+
+    A catalogue that is not in UTF-8 yields nothing.
+    """
+    order = "<" if struct.unpack("<I", data[:4])[0] == _LITTLE_ENDIAN else ">"
+    count, originals, translations = struct.unpack(f"{order}3I", data[8:20])
+    for index in range(count):
+        message, translation = (
+            _string(data, order, table + 8 * index) for table in (originals, translations)
+        )
+        if not message:  # the header
+            header = translation.lower()
+            if "charset=" in header and "charset=utf-8" not in header and "ascii" not in header:
+                return
+            continue
+        messages = message.split(_CONTEXT, 1)[-1].split("\0")
+        yield from list(zip(messages, translation.split("\0"), strict=False))[:2]
+
+
+def _string(data: bytes, order: str, at: int) -> str:
+    length, offset = struct.unpack_from(f"{order}2I", data, at)
+    return data[offset : offset + length].decode("utf-8", "replace")
+
+
+def gettext(files: Files) -> Iterator[Text]:
+    """The pairs of all catalogues; names of countries and cities are left out."""
+    for path, data in files.items():
+        if path.endswith(".mo"):
+            domain = path.rsplit("/", 1)[1].removesuffix(".mo")
+            if domain.startswith("iso_") or "continents-cities" in domain:
+                continue
+            for english, german in read_mo(data):
+                if (
+                    "libreoffice" in path
+                ):  # context|text, with ~ before a letter that selects an entry
+                    english = re.sub(r"^[\w.]+\|", "", english, count=1)
+                    english, german = (re.sub(r"~(?=\w)", "", t) for t in (english, german))
+                yield Text("ui", domain, english, german)
+        elif path.endswith("localization/locales.zip"):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                for english, german in read_mo(archive.read("de/messages.mo")):
+                    yield Text("ui", "calibre", english, german)
+
+
+def json_catalogues(files: Files) -> Iterator[Text]:
+    """The strings of de.json and en.json in the same folder, by their keys."""
+    for path, data in sorted(files.items()):
+        other = path.removesuffix("/de.json") + "/en.json"
+        if path.endswith("/de.json") and other in files:
+            english = dict(_strings(json.loads(files[other])))
+            for key, german in _strings(json.loads(data)):
+                if key in english and key[0] != "@metadata":
+                    yield Text("ui", path[-60:], english[key], german)
+
+
+def _strings(value: Any, key: tuple = ()) -> Iterator[tuple[tuple, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, part in parts:
+            yield from _strings(part, (*key, name))

@@ -1,0 +1,193 @@
+"""Fetches Debian packages without installing them, and reads their files.
+
+Packages and lists lie in one folder: ``*.deb`` and ``lists/*i18n_Translation-{en,de}``. On Debian apt-get
+fills it, with package lists of its own, so that nothing of the system is touched. Elsewhere the folder can
+be filled by hand or in a container (doc/real_text.md).
+"""
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from train_model.cli import UserError
+from train_model.progress import track
+
+BATCH = 6
+"""Packages that one call of apt-get fetches; a stopped download loses at most these."""
+_SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
+_AR_MAGIC = b"!<arch>\n"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package file: its name, version, path and the SHA-256 of its bytes."""
+
+    name: str
+    version: str
+    path: Path
+    sha256: str
+
+
+def fetch(folder: Path, wanted: list[tuple[str, ...]], lists: bool = True) -> None:
+    """Fetch the packages and lists that the folder lacks.
+
+    Args:
+        folder: receives the files.
+        wanted: for each package its possible names.
+        lists: whether the package descriptions are wanted too.
+
+    Raises:
+        UserError: something is missing and apt-get is not here, or apt-get fails.
+    """
+    missing = [names for names in wanted if not _find(folder, names)]
+    if not missing and (not lists or not missing_lists(folder)):
+        return
+    if not shutil.which("apt-get"):
+        first = "|".join(missing[0]) if missing else "lists/*i18n_Translation-de"
+        raise UserError(
+            f"{folder} lacks {len(missing)} packages, {first} among them, and there is no apt-get here; "
+            "doc/real_text.md says how to fill it elsewhere"
+        )
+    for place in ("lists/partial", "archives/partial", "incoming"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    _apt(folder, "apt-get", ["-qq", "update"])
+    known = set(_apt(folder, "apt-cache", ["pkgnames"]).split())
+    chosen = [next((name for name in names if name in known), None) for names in missing]
+    unknown = ["|".join(n) for n, name in zip(missing, chosen, strict=True) if name is None]
+    if unknown:
+        raise UserError(
+            f"this system's package lists do not have {', '.join(unknown)}; "
+            "the corpus is made from Debian 12 or 13"
+        )
+    batches = [chosen[at : at + BATCH] for at in range(0, len(chosen), BATCH)]
+    incoming = folder / "incoming"
+    for batch in track(batches, f"download {len(chosen)} packages", unit="parts"):
+        _apt(folder, "apt-get", ["-qq", "download", *batch], incoming)
+        for path in incoming.glob("*.deb"):
+            path.replace(folder / path.name)
+
+
+def _apt(folder: Path, program: str, arguments: list[str], place: Path | None = None) -> str:
+    """Run apt with lists and archives of its own.
+
+    Raises:
+        UserError: it fails; the last line of what it says is in the message.
+    """
+    folder = folder.resolve()
+    options = {
+        "Dir::State::Lists": folder / "lists",
+        "Dir::Cache::Archives": folder / "archives",
+        "Dir::Cache::pkgcache": "",
+        "Dir::Cache::srcpkgcache": "",
+        "Acquire::Languages": "de,en",
+        "Acquire::GzipIndexes": "false",
+        "APT::Sandbox::User": "root",
+    }
+    if _SOURCES.is_file():  # no other repositories
+        options |= {"Dir::Etc::sourcelist": _SOURCES, "Dir::Etc::sourceparts": "-"}
+    command = [program]
+    for name, value in options.items():
+        command += ["-o", f"{name}={value}"]
+    done = subprocess.run([*command, *arguments], cwd=place, capture_output=True, text=True)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("E:")] or ["?"]
+        raise UserError(f"{program} {arguments[-1]}: {said[-1]}; run it again to go on")
+    return done.stdout
+
+
+def _find(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The newest file of a package."""
+    for name in names:
+        if found := sorted(folder.glob(f"{name}_*.deb")):
+            return found[-1]
+    return None
+
+
+def packages(folder: Path, wanted: list[tuple[str, ...]]) -> list[Package]:
+    """The package files, in the order of their names.
+
+    Raises:
+        UserError: one is missing.
+    """
+    found = []
+    for names in track(wanted, "checksums", unit="packages"):
+        path = _find(folder, names)
+        if path is None:
+            raise UserError(f"{folder} lacks the package {'|'.join(names)}; fetch it again")
+        name, version, _ = urllib.parse.unquote(path.stem).split("_")
+        with path.open("rb") as file:
+            found.append(
+                Package(name, version, path, hashlib.file_digest(file, "sha256").hexdigest())
+            )
+    return sorted(found, key=lambda package: package.name)
+
+
+def missing_lists(folder: Path) -> bool:
+    """Whether a list of package descriptions is missing."""
+    return any(_list(folder, language) is None for language in ("en", "de"))
+
+
+def read_list(folder: Path, language: str) -> str:
+    """The list of package descriptions in a language.
+
+    Raises:
+        UserError: it is missing.
+    """
+    path = _list(folder, language)
+    if path is None:
+        raise UserError(f"{folder}/lists lacks *_main_i18n_Translation-{language}; fetch it again")
+    return path.read_text(encoding="utf-8")
+
+
+def _list(folder: Path, language: str) -> Path | None:
+    """The list of the release itself, not of its updates."""
+    found = sorted((folder / "lists").glob(f"*_main_i18n_Translation-{language}"))
+    return next((p for p in found if not re.search("security|updates|backports", p.name)), None)
+
+
+def members(package: Path, wanted: re.Pattern) -> Iterator[tuple[str, bytes]]:
+    """Yield path and content of the files in a package with paths that match.
+
+    Raises:
+        UserError: the file is not a package, or is damaged.
+    """
+    try:
+        with tarfile.open(fileobj=_data(package), mode="r:*") as tar:
+            for member in tar:
+                if member.isfile() and wanted.search(member.name):
+                    yield member.name.lstrip("."), tar.extractfile(member).read()
+    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
+        raise UserError(f"{package} is damaged ({error}); delete it and run again") from error
+
+
+def _data(package: Path) -> io.BytesIO:
+    """The part of a package that has its files: an ar archive's member data.tar.*"""
+    with package.open("rb") as file:
+        if file.read(len(_AR_MAGIC)) != _AR_MAGIC:
+            raise ValueError("not an ar archive")
+        while header := file.read(60):
+            name, size = header[:16].decode("ascii").strip(), int(header[48:58])
+            if name.startswith("data.tar"):
+                content = file.read(size)
+                if len(content) != size:
+                    raise EOFError("cut off")
+                return io.BytesIO(content)
+            file.seek(size + size % 2, os.SEEK_CUR)
+    raise ValueError("no data.tar in it")
+
+
+def licences(package: Path) -> list[str]:
+    """The licences that the package's copyright file names; empty where it is not machine-readable."""
+    pattern = re.compile(r"/share/doc/[^/]+/copyright$")
+    text = "\n".join(data.decode("utf-8", "replace") for _, data in members(package, pattern))
+    if "Format:" not in text:
+        return []
+    return sorted(set(re.findall(r"^License: *(\S[^\n]*)", text, re.M)))

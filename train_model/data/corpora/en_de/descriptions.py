@@ -1,0 +1,57 @@
+"""Reads Debian's package descriptions from the lists Translation-en and Translation-de."""
+
+import re
+from collections.abc import Iterator
+
+from train_model.data.corpora.en_de.alignment import Block, align_blocks
+from train_model.data.corpora.en_de.documents import Text
+
+# Packages of one source have similar names; they count as one document.
+_PREFIX = re.compile(r"^(lib|python3?-|ruby-|golang-|node-|r-cran-|haskell-|php-)")
+
+
+def package_descriptions(english: str, german: str) -> Iterator[Text]:
+    """The paragraphs of descriptions that both lists have, by the checksum of the English one."""
+    known = _stanzas(english, "en")
+    for checksum, (package, description) in _stanzas(german, "de").items():
+        if checksum in known:
+            stem = _PREFIX.sub("", package).split("-")[0].rstrip("0123456789.")
+            blocks = _blocks(known[checksum][1]), _blocks(description)
+            for pair in align_blocks(*blocks):
+                yield Text("ddtp", f"ddtp/{stem or package}", *pair)
+
+
+def _stanzas(text: str, language: str) -> dict[str, tuple[str, str]]:
+    """Package and description by checksum; the first package with a description counts."""
+    found: dict[str, tuple[str, str]] = {}
+    for stanza in text.split("\n\n"):
+        checksum = re.search(r"^Description-md5: (\w+)", stanza, re.M)
+        package = re.search(r"^Package: (\S+)", stanza, re.M)
+        _, field, description = stanza.partition(f"Description-{language}:")
+        if checksum and package and field:
+            found.setdefault(checksum[1], (package[1], description))
+    return found
+
+
+def _blocks(description: str) -> list[Block]:
+    """The title, paragraphs, items of lists and verbatim lines of a description."""
+    title, *lines = description.split("\n")
+    blocks = [("s", title.strip())]
+    kind = ""  # of the block that the next line goes on
+    for line in lines:
+        line = line.removeprefix(" ")
+        item = re.match(r"\s*[-*+o•]\s+", line)
+        if line.strip() in (".", ""):
+            kind = ""
+        elif item:
+            kind = "b"
+            blocks.append((kind, line[item.end() :].strip()))
+        elif line.startswith(" ") and kind != "b":
+            kind = ""
+            blocks.append(("v", line.strip()))
+        elif not kind:
+            kind = "p"
+            blocks.append((kind, line.strip()))
+        else:
+            blocks[-1] = (kind, f"{blocks[-1][1]} {line.strip()}")
+    return blocks

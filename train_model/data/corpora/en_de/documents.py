@@ -1,0 +1,225 @@
+"""Reads manuals: HTML, DocBook, Mallard and LyX documents in both languages."""
+
+import html
+import re
+from collections.abc import Iterator, Mapping
+from html.parser import HTMLParser
+from typing import NamedTuple
+
+from train_model.data.corpora.en_de.alignment import Block, align_blocks
+from train_model.data.corpora.en_de.packages import words
+
+Files = Mapping[str, bytes]
+"""The files of a bundle's packages by path."""
+
+DROP = "\x00"
+"""Stands in a text for what cannot be read; cleaning drops the pair."""
+
+
+class Text(NamedTuple):
+    """A raw pair: its kind, the document that it comes from, and both languages."""
+
+    kind: str
+    document: str
+    english: str
+    german: str
+
+
+class Element(NamedTuple):
+    """The text of an element, without those inside it that are blocks of their own."""
+
+    tag: str
+    id: str | None
+    text: str
+
+
+_BLOCKS = words(
+    """p h1 h2 h3 h4 h5 h6 li dt dd td th caption blockquote div table ul ol dl tr body section para
+    simpara title term entry listitem varlistentry row sect1 sect2 sect3 sect4 chapter note tip
+    warning caution important itemizedlist orderedlist variablelist informaltable tgroup thead tbody
+    item desc page steps list terms procedure step subtitle answer question qandaentry figure
+    screenshot mediaobject subject"""
+)
+_SKIPPED = words(
+    """script style pre head nav aside noscript programlisting screen synopsis literallayout
+    cmdsynopsis indexterm authorgroup othercredit address footnote remark comment legalnotice credit
+    revision revhistory date releaseinfo pubdate copyright keywordset license mal:credit textobject
+    guimenu_ media svg math equation informalequation author editor email button"""
+)
+# Entities of KDE's manuals that stand for keys, credits or licences.
+_KDE_DROPPED = re.compile(
+    r"^(LMB|RMB|MMB|Ctrl|Alt|Shift|Enter|Esc|Tab|Del|Ins|Home|End|Space|Backspace|F\d+|ROLES|CREDIT|underGPL|"
+    r"underFDL|install\.\w+|documentation\.index|reporting\.bugs|updating\.documentation)"
+)
+
+
+class _Parser(HTMLParser):
+    """Collects the elements of a document with markup; broken nesting is tolerated."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=False)
+        self.elements: list[Element] = []
+        self._text: list[str] = []
+        self._open: list[tuple[str, str | None]] = []
+        self._skipped: list[str] = []
+        self._in_menu = False
+
+    def flush(self) -> None:
+        text = re.sub(r"\s+", " ", "".join(self._text)).strip()
+        self._text = []
+        if text:
+            self.elements.append(Element(*(self._open[-1] if self._open else ("", None)), text))
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        attributes = dict(attrs)
+        if self._skipped:
+            if tag == self._skipped[-1]:
+                self._skipped.append(tag)
+        elif tag in _SKIPPED or (tag == "span" and attributes.get("class") in ("MAC", "WIN")):
+            self._skipped = [tag]
+        elif tag in ("guisubmenu", "guimenuitem"):
+            if self._in_menu and re.search(r"\w\s*$", "".join(self._text[-2:])):
+                self._text.append(" - ")
+        elif tag == "menuchoice":
+            self._in_menu = True
+        elif tag in _BLOCKS:
+            self.flush()
+            self._open.append((tag, attributes.get("id")))
+        elif tag == "br":
+            self._text.append(" ")
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        if tag == "br" and not self._skipped:
+            self._text.append(" ")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._skipped:
+            if tag == self._skipped[-1]:
+                self._skipped.pop()
+            return
+        if tag == "menuchoice":
+            self._in_menu = False
+        if tag in _BLOCKS:
+            self.flush()
+            for index in reversed(range(len(self._open))):
+                if self._open[index][0] == tag:
+                    del self._open[index:]
+                    break
+
+    def handle_data(self, data: str) -> None:
+        if not self._skipped:
+            self._text.append(data)
+
+    def handle_charref(self, name: str) -> None:
+        self.handle_data(html.unescape(f"&#{name};"))
+
+    def handle_entityref(self, name: str) -> None:
+        text = html.unescape(f"&{name};")
+        if text != f"&{name};":
+            self.handle_data(text)
+        elif _KDE_DROPPED.match(name):
+            self.handle_data(DROP)
+        else:  # &kate; is Kate
+            self.handle_data({"kde": "KDE"}.get(name, name[:1].upper() + name[1:]))
+
+
+def elements(data: bytes) -> list[Element]:
+    """The elements of an HTML, DocBook or Mallard document."""
+    latin = "iso-8859-1" in data[:600].decode("latin-1").lower()
+    text = data.decode("latin-1" if latin else "utf-8", "replace")
+    parser = _Parser()
+    parser.feed(re.sub(r"<(\w+)\s*\n\s*>", r"<\1>", text))
+    parser.close()
+    parser.flush()
+    return parser.elements
+
+
+_FOLDERS = (
+    ("/share/help/de/", "/share/help/C/"),
+    ("/doc/HTML/de/", "/doc/HTML/en/"),
+    ("/libreoffice/help/de/", "/libreoffice/help/en-US/"),
+    ("/html/de-DE/", "/html/en-US/"),
+    ("/developers-reference/de/", "/developers-reference/"),
+)
+_FORMATS = (".html", ".page", ".xml", ".docbook")
+
+
+def english_path(path: str) -> str | None:
+    """Where the English edition of a German document lies; None for other files."""
+    for german, english in _FOLDERS:
+        if german in path:
+            return path.replace(german, english)
+    if "installation-guide" in path and "/de/" in path:
+        return path.replace("/de/", "/en/")
+    if path.endswith(".de.html"):
+        path = path.replace("/maint-guide-de/", "/maint-guide/").replace("/FAQ/de/", "/FAQ/")
+        return path.replace(".de.html", ".en.html")
+    return None
+
+
+def _kind(path: str) -> str:
+    for mark, kind in (
+        ("libreoffice", "lohelp"),
+        ("/HTML/", "kdedoc"),
+        ("/share/help/", "gnomehelp"),
+    ):
+        if mark in path:
+            return kind
+    return "book"
+
+
+def manuals(files: Files) -> Iterator[Text]:
+    """The paragraphs of manuals: by the elements' ids in LibreOffice's, by their order in others."""
+    for path, data in sorted(files.items()):
+        other = english_path(path)
+        if other not in files or other == path or not path.endswith(_FORMATS):
+            continue
+        if "/developers-reference.html" in path or "/index.de.html" in path:
+            continue
+        english, german = elements(files[other]), elements(data)
+        kind, document = _kind(path), re.sub(r"^/usr/share/(doc/)?", "", path)
+        if kind == "lohelp":
+            by_id = {element.id: element.text for element in english if element.id}
+            pairs = [(by_id[e.id], e.text) for e in german if e.id and e.id in by_id]
+        else:
+            left, right = ([(e.tag, e.text) for e in side] for side in (english, german))
+            pairs = align_blocks(left, right)
+        for pair in pairs:
+            yield Text(kind, document, *pair)
+
+
+_LYX_NAMES = {"ldots": "...", "menuseparator": " - ", "endofsentence": "."}
+
+
+def lyx_blocks(data: bytes) -> list[Block]:
+    """The paragraphs of a LyX document by their layouts."""
+    text = data.decode("utf-8", "replace")
+    body = text[text.find("\\begin_body") :]
+    blocks = []
+    for layout, content in re.findall(r"\\begin_layout ([\w* ]+)\n(.*?)\n\\end_layout", body, re.S):
+        content = re.sub(r"\\begin_inset Quotes[^\n]*\n.*?\\end_inset", '"', content, flags=re.S)
+        content = re.sub(
+            r"\\begin_inset (?:space|Newline)[^\n]*\n.*?\\end_inset", " ", content, flags=re.S
+        )
+        unread = re.search(r"inset|begin_layout|^status |LatexCommand", content, re.M)
+        content = re.sub(r"\\SpecialChar +(\w+)", _lyx_name, content)
+        content = re.sub(r"^\\[a-z_]+.*$", "", content, flags=re.M)
+        # LyX breaks lines inside sentences; a line that starts with a space goes on behind a word
+        content = re.sub(r"\s+", " ", content.replace("\n", "")).strip()
+        if content or unread:
+            blocks.append((layout, DROP if unread else content))
+    return blocks
+
+
+def _lyx_name(match: re.Match) -> str:
+    name = match[1]
+    return name if name in ("LyX", "TeX", "LaTeX") else _LYX_NAMES.get(name, "")
+
+
+def lyx_manuals(files: Files) -> Iterator[Text]:
+    """The paragraphs of LyX' own manuals."""
+    for path, data in sorted(files.items()):
+        other = path.replace("/de/", "/")
+        if "/lyx/doc/de/" in path and other in files:
+            for pair in align_blocks(lyx_blocks(files[other]), lyx_blocks(data)):
+                yield Text("book", path.split("/share/")[1], *pair)

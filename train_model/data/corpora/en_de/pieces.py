@@ -1,0 +1,93 @@
+"""The corpus' SentencePiece model: 8,000 symbols for both languages, and the characters it unifies."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from train_model.cli import UserError, atomic_path
+from train_model.data.corpora.en_de.cleaning import CHARACTERS
+from train_model.data.dictionary import SPECIALS
+from train_model.data.files import read_lines
+from train_model.data.subwords import require
+
+MODEL, RULES = "sentencepiece.model", "characters.tsv"
+SYMBOLS = 8000
+"""Of the dictionary, its four special ones included."""
+
+
+class Pieces:
+    """Splits text by a SentencePiece model, also with merges left out at random."""
+
+    def __init__(self, path: Path) -> None:
+        self._package = require("sentencepiece")
+        self._processor = self._package.SentencePieceProcessor(model_file=str(path))
+
+    def symbols(self) -> list[str]:
+        """All pieces but SentencePiece's special ones."""
+        ids = range(self._processor.get_piece_size())
+        special = self._processor.is_control, self._processor.is_unknown
+        return [
+            self._processor.id_to_piece(index)
+            for index in ids
+            if not any(is_special(index) for is_special in special)
+        ]
+
+    def split(self, text: str) -> list[str]:
+        """The pieces of a text."""
+        return self._processor.EncodeAsPieces(text)
+
+    def sample(self, text: str, dropout: float) -> list[str]:
+        """The pieces when each merge is left out with the probability ``dropout``."""
+        return self._processor.encode(
+            text, out_type=str, enable_sampling=True, alpha=dropout, nbest_size=-1
+        )
+
+    def seed(self, seed: int) -> None:
+        """Start the random numbers of :meth:`sample`; the generator is the process' own."""
+        self._package.set_random_generator_seed(seed)
+
+
+def load(path: Path) -> Pieces:
+    """Load a model that :func:`learn` wrote."""
+    return Pieces(path)
+
+
+def learn(folder: Path, languages: Sequence[str], symbols: int = SYMBOLS) -> None:
+    """Learn the model from the training text of all languages and write it into ``folder``.
+
+    Raises:
+        UserError: there is too little text for as many symbols.
+    """
+    package = require("sentencepiece")
+    folder = folder.resolve()
+    with atomic_path(folder / RULES) as temporary:
+        lines = (f"{_code(a)}\t{' '.join(map(_code, b))}\n" for a, b in sorted(CHARACTERS.items()))
+        temporary.write_text("".join(lines), encoding="utf-8")
+    text = (line for name in languages for line in read_lines(folder / f"train.{name}"))
+    # SentencePiece's own three specials stand for fairseq's four
+    size = symbols - len(SPECIALS) + 3
+    with (
+        atomic_path(folder / MODEL) as temporary,
+        temporary.open("wb") as file,
+        contextlib.chdir(folder),  # the model records the path of the rules
+    ):
+        try:
+            package.SentencePieceTrainer.train(
+                sentence_iterator=text,
+                model_writer=file,
+                model_type="bpe",
+                vocab_size=size,
+                character_coverage=0.99999,
+                split_digits=True,
+                normalization_rule_tsv=RULES,
+                unk_surface="<unk>",
+                num_threads=os.cpu_count(),
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise UserError(f"no SentencePiece model of {size} pieces: {error}") from error
+
+
+def _code(character: str) -> str:
+    return f"{ord(character):X}"

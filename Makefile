@@ -247,7 +247,7 @@ torch-ops: needs-cmake nvcc $(ENV_BASE)  ## the same kernels as PyTorch operator
 # TENSORRT=rtx|full|auto: TensorRT for RTX, which builds without a GPU and is installed if no TensorRT is here,
 # or the full TensorRT. PLUGINS=lite|none: graphs for our plugins, or of standard operators alone (*.plain.*).
 export TENSORRT ?= auto
-PLUGINS ?= $(if $(wildcard build/plugins/liblite_plugins_trt*.so),lite,none)
+PLUGINS ?= $(if $(wildcard build/plugins/liblite_plugins_trt*.so)$(filter plugins,$(MAKECMDGOALS)),lite,none)
 FORM := $(if $(filter none,$(PLUGINS)),.plain)
 # What measures takes the library as it is.
 MADE_PLUGINS := $(if $(filter none,$(PLUGINS))$(filter bench sweep eval,$(MAKECMDGOALS)),,plugins)

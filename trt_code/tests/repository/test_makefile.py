@@ -168,6 +168,8 @@ def test_an_autoregressive_network_is_patched_and_built_in_two_parts(clone):
 
 def test_engines_are_of_graphs_for_plugins_where_these_are_built(clone):
     assert "fp16.plain.plan" in make("--dry-run", "engine-fp16", folder=clone).stdout
+    planned = make("--dry-run", "plugins", "engine-fp16", folder=clone).stdout
+    assert planned.index("cmake/build.sh") < planned.index("--output build/demo/model.fp16.plan")
     library = clone / "build" / "plugins" / "liblite_plugins_trt11.so"
     library.parent.mkdir(parents=True)
     library.touch()

@@ -63,6 +63,7 @@ def lines(
         width: of a panel, in inches.
         height: of a panel, in inches.
     """
+    rows = [(label, panels) for label, panels in rows if panels] or [("", [Panel("", {})])]
     columns = max(len(panels) for _, panels in rows)
     names = list(dict.fromkeys(name for _, panels in rows for p in panels for name in p.series))
     colour = colours(names)

@@ -57,6 +57,12 @@ def test_lines_write_a_png(tmp_path, log):
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.parametrize("rows", [[], [("fp32", [])]])
+def test_lines_of_nothing_write_a_png(tmp_path, rows):
+    plots.lines(tmp_path / "a.png", "title", rows, "tokens", "ms")
+    assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+
+
 def test_dots_write_a_png(tmp_path):
     dots = [plots.Dot("ort fp32", "fp32", 1.0, 1.5), plots.Dot("trt fp16", "fp16", 0.1, 0.1)]
     plots.dots(tmp_path / "a.png", "title", [("1 x 8", dots), ("2 x 8", dots[:1])], "ms")

@@ -18,7 +18,9 @@ from fairseq.models import (
 )
 from torch import Tensor, nn
 
+from train_model.cli import UserError
 from train_model.models.autoregressive import EncoderOut, Source
+from train_model.models.checkpoint import load_checkpoint
 from train_model.models.multibranch_config import MultibranchConfig
 from train_model.models.transformer_multibranch_v2 import Decoder, Encoder, TransformerMultibranch
 
@@ -151,16 +153,29 @@ class TransformerMultibranchModel(TransformerMultibranch, BaseFairseqModel):
             default="masked",
             help="masked: a sentence's result does not depend on its padding; upstream: as the original",
         )
+        parser.add_argument(
+            "--start-from",
+            metavar="CHECKPOINT",
+            help="begin with the weights of this network, which has the same sizes",
+        )
 
     @classmethod
     def build_model(cls, args: argparse.Namespace, task: Any) -> "TransformerMultibranchModel":
-        """Build the network for the task's dictionaries."""
+        """Build the network for the task's dictionaries, with random weights or those of ``--start-from``."""
         sizes = len(task.source_dictionary), len(task.target_dictionary)
         model = cls(MultibranchConfig.from_args(args, *sizes))
         if getattr(args, "ffn_init_ratio", None):
             for layer in [*model.encoder.layers, *model.decoder.layers]:
                 _widen_init(layer.fc1.weight, args.ffn_init_ratio)
                 _widen_init(layer.fc2.weight, args.ffn_init_ratio)
+        if getattr(args, "start_from", None):
+            try:
+                model.load_state_dict(load_checkpoint(args.start_from).model.state_dict())
+            except RuntimeError as error:
+                raise UserError(
+                    f"{args.start_from} has other sizes than the network to train; "
+                    "give its options, or start without it"
+                ) from error
         return model
 
     def forward(

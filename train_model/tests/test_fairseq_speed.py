@@ -152,3 +152,22 @@ def test_the_model_is_the_mean_of_the_newest_checkpoints(tmp_path):
     train._convert(newest, tmp_path / "mean.pt")
     mean = load_checkpoint(tmp_path / "mean.pt").model.decoder.layers[0].fc1.weight
     torch.testing.assert_close(mean, 3 * first)
+
+
+def test_an_autoregressive_training_starts_from_given_weights():
+    from train_model.fairseq_plugin.transformer_multibranch_v2 import TransformerMultibranchModel
+    from train_model.models.checkpoint import load_checkpoint
+
+    path = "data_model/demo-ar/checkpoint.pt"
+    start = load_checkpoint(path)
+    words = range(start.config.tgt_vocab)
+    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
+    args = start.config.to_args()
+    args.start_from, args.dropout = path, 0.3
+    model = TransformerMultibranchModel.build_model(args, task)
+    assert model.config.dropout == 0.3
+    for name, value in start.model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    args.encoder_ffn_embed_dim *= 2
+    with pytest.raises(UserError, match="other sizes than the network to train"):
+        TransformerMultibranchModel.build_model(args, task)

@@ -225,3 +225,27 @@ def test_the_makefiles_question_is_answered_in_one_line(folder, tmp_path):
         assert reply.returncode == 2
         assert len(reply.stderr.splitlines()) == 1
         assert reply.stderr.startswith("error: ")
+
+
+def test_test_text_may_be_that_of_a_corpus(tmp_path, monkeypatch):
+    """It is not committed with the model, which works without it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("dict.txt", "codes"):
+        (folder / name).write_text("a 1\n")
+    (folder / "model.yaml").write_text(
+        "architecture: conv_crf_transformer\nsource_language: en\ntarget_language: de\n"
+        "source_dictionary: dict.txt\ntext: {codes: codes}\ntest: {corpus: some-corpus}\n"
+    )
+    model = read_folder(folder)
+    assert model.require_text() is model
+    with pytest.raises(
+        UserError, match=r"test.en, which is missing; run `make corpus CORPUS=some-"
+    ):
+        model.require_test()
+    corpus = tmp_path / "build" / "data" / "some-corpus"
+    corpus.mkdir(parents=True)
+    for language in ("en", "de"):
+        (corpus / f"test.{language}").write_text("x\n")
+    assert model.require_test().test_tgt.read_text() == "x\n"

@@ -189,7 +189,7 @@ override CORPUS := $(value CORPUS)
 override SIZE := $(value SIZE)
 export RECIPE CORPUS SIZE
 
-corpus: $(call NEEDS,train)  ## prepare CORPUS=demo for training; en-de comes from Debian packages (SIZE=core: a fifth of them)
+corpus: $(call NEEDS,train)  ## prepare CORPUS=demo for training; en-de comes from Debian packages (SIZE=core: half of them)
 	@name="$${CORPUS:-demo}"; test "$${SIZE:-full}" = full || name="$$name-$$SIZE"; \
 	  $(PY) -m train_model.data.prepare --corpus "$$name"
 

@@ -1,7 +1,7 @@
 """English to German, text that people wrote: manuals, interfaces and descriptions from Debian packages.
 
-    make corpus CORPUS=en-de                 # full: 92 packages, 558 MB of downloads
-    make corpus CORPUS=en-de SIZE=core       # 46 packages, 104 MB
+    make corpus CORPUS=en-de                 # full: 92 packages, 542 MB of downloads
+    make corpus CORPUS=en-de SIZE=core       # 46 packages
 
 Packages are fetched into data_model/en-de-packages with apt-get, or lie there (doc/real_text.md); nothing is
 installed. Under the corpus' folder: train, valid and test in .en, .de and .tsv (kind and document of every

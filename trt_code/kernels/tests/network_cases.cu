@@ -108,9 +108,11 @@ void runLinear(Mode mode, int rows, int in, int out, DataType dtype, cudaStream_
           },
           Outputs{y});
       const std::vector<T> values = y->get();
-      requireClose(
-          {values.begin(), values.end()}, expected, tolerance,
-          (kTf32 ? "linear in TF32, variant " : "linear, variant ") + std::to_string(variant));
+      requireClose({values.begin(), values.end()}, expected, tolerance,
+                   (kTf32 ? "linear in TF32, variant " : "linear, variant ") +
+                       std::to_string(variant) + ", activation " +
+                       std::to_string(int32_t(activation)) + ", " + std::to_string(rows) + " x " +
+                       std::to_string(in) + " x " + std::to_string(out));
     }
   }
 }

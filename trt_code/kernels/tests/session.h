@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <functional>
 #include <initializer_list>
 #include <memory>
@@ -45,7 +46,10 @@ inline void requireClose(const std::vector<float>& given, const std::vector<doub
     error += (given[i] - expected[i]) * (given[i] - expected[i]);
     size += expected[i] * expected[i];
   }
-  require(std::sqrt(error) <= tolerance * std::sqrt(size), what + ": wrong numbers");
+  char found[64];
+  std::snprintf(found, sizeof found, ": relative error %.3g of at most %.3g",
+                std::sqrt(error / size), tolerance);
+  require(std::sqrt(error) <= tolerance * std::sqrt(size), what + found);
 }
 
 /// Device memory of some bytes, of which the first lies `offset` bytes after an aligned address.

@@ -46,7 +46,7 @@ CONSTANT_INPUTS = {
     "CumSum": {1: "axis"},
     "Squeeze": {1: "axes"},
     "Unsqueeze": {1: "axes"},
-    **{name: {1: "axes"} for name in KNOWN if name.startswith("Reduce")},
+    **{name: {1: "axes"} for name in sorted(KNOWN) if name.startswith("Reduce")},
 }
 
 

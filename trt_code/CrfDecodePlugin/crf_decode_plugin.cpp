@@ -1,4 +1,5 @@
-// LiteCrfDecode: Viterbi and back-trace of fairseq's DynamicCRF over the K best tokens a position.
+// LiteCrfDecode: Viterbi decoding and back-trace of fairseq's DynamicCRF over the K best tokens of
+// each position.
 //
 //   emissions [B,T,K], targets [B,T,K] INT32 (their token ids), E1 and E2 [V,R] (transitions are
 //   E1[i] . E2[j]), mask [B,T] INT32 (1 = real)  -> tokens [B,T] INT32, scores [B,T] FP32

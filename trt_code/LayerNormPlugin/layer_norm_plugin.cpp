@@ -1,5 +1,5 @@
-// LiteLayerNorm: normalises x, or x + residual, over its last axis, then scale and shift.
-// Statistics are FP32 whatever the type of x.
+// LiteLayerNorm: normalises x, or x + residual, over its last axis, then applies scale and shift.
+// Statistics are FP32 for every type of x.
 //
 //   x [..,C], scale [C] FP32, shift [C] FP32, optional residual like x  -> y like x
 //

@@ -1,4 +1,5 @@
-// LiteTopK: the k largest of the last axis in descending order, ties by lowest index.
+// LiteTopK: the k largest entries of the last axis, in descending order. Among equal entries the
+// lowest index comes first.
 //
 //   x [..,V]  -> values [..,k] of x's type, indices [..,k] INT32
 //

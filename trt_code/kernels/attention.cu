@@ -1,32 +1,34 @@
-// A block takes one head of one sentence and some tiles of 16 queries, a warp each. Keys and values
-// come to shared memory, at most kChunk positions at once, and every warp walks over them with an
-// online softmax (Dao et al. 2022), all products on the matrix units, sums in FP32. Sources are
-// short, so nothing is pipelined; small grids take one warp a block to have more blocks.
+// One block computes one head of one sentence for a few tiles of 16 queries, one tile per warp. The
+// block loads keys and values into shared memory, at most kChunk positions at a time. Every warp
+// loops over them with an online softmax (Dao et al. 2022). All products run on the matrix units
+// and accumulate in FP32. Sources are short, so the loads are not pipelined. Small grids use one
+// warp per block, which gives more blocks.
 //
-// FP32 operands are split in two TF32 parts, or with `tf32` rounded to one (products.cuh).
+// FP32 operands are split into two TF32 parts. With `tf32` they are rounded to one (products.cuh).
 //
-// Measured on an H100 (16 x 64 queries of 32 x 512, 8 heads), FP32: without matrix units 36 us a
-// layer with operands read one at a time and 30.5 us with four; with `tf32` as it is 7.2 us.
+// Measured on an H100 (16 x 64 queries of 32 x 512, 8 heads), FP32, per layer: 36 us without matrix
+// units when operands are read one at a time, 30.5 us when they are read four at a time; 7.2 us for
+// this kernel with `tf32`.
 #include "attention.h"
 #include "products.cuh"
 
 namespace lite {
 namespace {
 
-constexpr int kQueries = 16;  // of a warp
-constexpr int kKeys = 16;     // of a step
-constexpr int kMaxWarps = 4;  // of a block
+constexpr int kQueries = 16;  // per warp
+constexpr int kKeys = 16;     // per step
+constexpr int kMaxWarps = 4;  // per block
 constexpr float kHidden = -1e30f;
 
-/// How a warp multiplies 16-bit rows: kKeyRow and kValueRow are the elements from one row of shared
-/// memory to the next, which spread accesses over all banks.
+/// Products of one warp for 16-bit rows. kKeyRow and kValueRow are the row strides in shared
+/// memory, in elements. They spread accesses over all banks.
 template <typename T, int kWidth, bool kTf32>
 struct Products {
   static constexpr int kChunk = 128;
   static constexpr int kKeyRow = kWidth + 8, kValueRow = kWidth + 8;
   uint32_t query[kWidth / 16][4];
 
-  /// The queries of a lane's two rows; nullptr for a row that there is not.
+  /// Loads the queries of a lane's two rows. A row pointer is nullptr if the row does not exist.
   __device__ void load(const T* row0, const T* row1, int /*width*/, bool /*vectorised*/) {
     const int quad = threadIdx.x % 4;
 #pragma unroll
@@ -40,7 +42,7 @@ struct Products {
     }
   }
 
-  /// scores [16 queries, 2 x 8 keys], as mma16816 leaves them.
+  /// Computes scores [16 queries, 2 x 8 keys], in the register layout of mma16816.
   __device__ void score(float (&scores)[2][4], const T* keys) const {
     const int lane = threadIdx.x % kWarpSize, group = lane / 4, quad = lane % 4;
 #pragma unroll
@@ -53,7 +55,7 @@ struct Products {
     }
   }
 
-  /// sums [16 queries, kWidth] += weights, which lie like scores, * values.
+  /// Adds weights * values to sums [16 queries, kWidth]. The weights have the layout of the scores.
   __device__ static void add(float (&sums)[kWidth / 8][4], const float (&weights)[2][4],
                              const T* values) {
     const int lane = threadIdx.x % kWarpSize;
@@ -73,7 +75,7 @@ struct Products {
   }
 };
 
-/// Four floats of a row of `width`, zeros past its end.
+/// Loads four floats of a row of `width` elements; elements past its end are zero.
 __device__ __forceinline__ uint4 loadFour(const float* row, int column, int width,
                                           bool vectorised) {
   uint4 words{};
@@ -85,8 +87,9 @@ __device__ __forceinline__ uint4 loadFour(const float* row, int column, int widt
   return {at(0), at(1), at(2), at(3)};
 }
 
-/// FP32 rows. The order of the channels, and of the keys, does not matter to a sum, so every lane
-/// feeds the matrix units from four neighbouring channels, and with the weights where they are.
+/// Products of one warp for FP32 rows. The order of the channels and of the keys does not change a
+/// sum. So every lane passes four neighbouring channels to the matrix units, and passes the weights
+/// from the registers that already hold them.
 template <int kWidth, bool kTf32>
 struct Products<float, kWidth, kTf32> {
   static constexpr int kChunk = 64;
@@ -136,15 +139,15 @@ struct Products<float, kWidth, kTf32> {
   }
 };
 
-/// Bytes of shared memory for `rows` keys, values, and what is added to their scores.
+/// Bytes of shared memory for `rows` keys, their values and the terms added to their scores.
 template <typename T, int kWidth>
 constexpr size_t sharedBytes(int rows) {
   using Warp = Products<T, kWidth, false>;
   return rows * ((Warp::kKeyRow + Warp::kValueRow) * sizeof(T) + sizeof(float));
 }
 
-/// kWidth is the head's width, for FP32 rounded up; `vectorised` says that FP32 rows can be read 16
-/// bytes at a time, as 16-bit rows always can.
+/// kWidth is the head's width, rounded up for FP32. `vectorised` means that FP32 rows can be read
+/// in 16-byte accesses. 16-bit rows always can.
 template <typename T, int kWidth, bool kTf32>
 __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
     attentionKernel(AttentionParams p, int tiles, bool vectorised, const T* __restrict__ query,
@@ -207,7 +210,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
   float largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
   for (int chunk = 0; chunk < p.source; chunk += rows) {
     if (chunk > 0) {
-      __syncthreads();  // all have done with the last one
+      __syncthreads();  // all warps have finished with the previous chunk
       fetch(chunk);
     }
     __syncthreads();
@@ -220,7 +223,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float hidden = bias[s + n * 8 + quad * 2 + i % 2];
-          // replaced, not added: hidden positions are all alike, whatever their scores
+          // replaced, not added: all hidden positions get the same score
           scores[n][i] = hidden == 0.0f ? scores[n][i] : hidden;
           peak[i / 2] = fmaxf(peak[i / 2], scores[n][i]);
         }

@@ -1,13 +1,14 @@
-// Scaled-dot-product attention from a short target to a short source, heads side by side in the
-// channels: out = softmax(q k^T) v, padding hidden. The query brings its scale with it.
+// Scaled-dot-product attention from a short target to a short source: out = softmax(q k^T) v, with
+// padding hidden. The heads lie side by side in the channels. The caller has already scaled the
+// query.
 #pragma once
 
 #include "common.h"
 
 namespace lite {
 
-/// query and out are [batch, length, channels]; row s of sentence b of the keys starts at
-/// keys + (b * source + s) * stride, and so do the values.
+/// query and out are [batch, length, channels]. Row s of sentence b of the keys starts at keys + (b
+/// * source + s) * stride; the values are laid out in the same way.
 struct AttentionParams {
   int32_t batch, length, source, channels, heads;
   int64_t stride;
@@ -15,7 +16,7 @@ struct AttentionParams {
   bool tf32 = false;  // round FP32 operands to TF32
 };
 
-/// Why these parameters cannot run, in one line; nullptr when they can.
+/// Returns nullptr if the kernel supports these parameters, otherwise the reason in one line.
 inline const char* check(const AttentionParams& p) {
   if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.batch < 0 || p.length < 0) return "batch and length must not be negative";
@@ -35,8 +36,9 @@ inline const char* check(const AttentionParams& p) {
   return nullptr;
 }
 
-/// mask [batch, source] is 0 at padding and may be nullptr. 16-bit tensors are 16-byte aligned. A
-/// sentence of nothing but padding attends to all of it alike, as PyTorch with a finite mask does.
+/// mask [batch, source] is 0 at padding and may be nullptr. 16-bit tensors are 16-byte aligned. In
+/// a sentence that is all padding, every position gets the same weight, as in PyTorch with a finite
+/// mask.
 cudaError_t attention(const AttentionParams& params, const void* query, const void* keys,
                       const void* values, const int32_t* mask, void* out, cudaStream_t stream);
 

@@ -1,4 +1,4 @@
-// Device-side helpers that the kernels share: conversions, 16-byte vectors, launching.
+// Device-side helpers shared by the kernels: conversions, 16-byte vectors, launches.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -19,8 +19,8 @@ namespace lite {
 constexpr int32_t kWarpSize = 32;
 constexpr uint32_t kFullWarp = 0xffffffffu;
 
-/// Dynamic shared memory up to this size needs no permission: every architecture gives a block
-/// 48 KiB, and no kernel here has 16 KiB of static shared memory beside dynamic memory.
+/// The largest dynamic shared memory that needs no opt-in: every architecture gives a block 48 KiB,
+/// and no kernel here has 16 KiB of static shared memory in addition to dynamic memory.
 constexpr size_t kFreeSharedBytes = 32 * 1024;
 
 template <typename Integer>
@@ -35,21 +35,21 @@ __host__ __device__ constexpr Integer roundUp(Integer a, Integer b) {
 
 // ---- host ---------------------------------------------------------------------------------------
 
-/// Whether every pointer is a multiple of `bytes`; null pointers are.
+/// Returns whether every pointer is a multiple of `bytes`. Null pointers are.
 inline bool aligned(size_t bytes, std::initializer_list<const void*> pointers) {
   return std::all_of(pointers.begin(), pointers.end(), [bytes](const void* pointer) {
     return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
   });
 }
 
-/// Read one attribute of the current device.
+/// Reads one attribute of the current device.
 inline cudaError_t deviceAttribute(cudaDeviceAttr attribute, int* value) {
   int device = 0;
   const cudaError_t status = cudaGetDevice(&device);
   return status == cudaSuccess ? cudaDeviceGetAttribute(value, attribute, device) : status;
 }
 
-/// Whether the current device runs code for sm_90a.
+/// Reports whether the current device runs code for sm_90a.
 inline cudaError_t isHopper(bool* hopper) {
   int major = 0, minor = 0;
   cudaError_t status = deviceAttribute(cudaDevAttrComputeCapabilityMajor, &major);
@@ -58,11 +58,11 @@ inline cudaError_t isHopper(bool* hopper) {
   return status;
 }
 
-/// Let `kernel` be launched with `bytes` of dynamic shared memory on the current device.
+/// Allows launches of `kernel` with `bytes` of dynamic shared memory on the current device.
 ///
-/// The limit belongs to the kernel, not to a launch, and all threads share it. So it is only ever
-/// raised, from its default to the device's maximum: a thread that set it to the size of its own
-/// launch would lower it under the launch of another thread.
+/// The limit belongs to the kernel, not to a launch, and all threads share it. So this function
+/// only ever raises it, from the default to the device's maximum. If a thread set it to the size of
+/// its own launch, it could lower the limit below the launch of another thread.
 template <typename... Parameters>
 cudaError_t allowSharedBytes(void (*kernel)(Parameters...), size_t bytes) {
   if (bytes <= kFreeSharedBytes) return cudaSuccess;
@@ -77,10 +77,11 @@ cudaError_t allowSharedBytes(void (*kernel)(Parameters...), size_t bytes) {
                               most - int(now.sharedSizeBytes));
 }
 
-/// Launch over `blocks` blocks in one dimension, with `sharedBytes` of dynamic shared memory.
-/// With `early`, the kernel may start while the one before it on the stream still runs (Hopper and
-/// later): it must call waitForPrevious() before it touches what any earlier kernel reads or
-/// writes. Returns this launch's own status (cudaGetLastError could be some earlier caller's).
+/// Launches `kernel` over `blocks` blocks in one dimension, with `sharedBytes` of dynamic shared
+/// memory. With `early`, the kernel may start while the previous kernel on the stream still runs
+/// (Hopper and later). It must then call waitForPrevious() before it touches data that an earlier
+/// kernel reads or writes. Returns the status of this launch only; cudaGetLastError could return an
+/// earlier caller's error.
 template <typename... Parameters, typename... Arguments>
 cudaError_t launchAt(bool early, void (*kernel)(Parameters...), int64_t blocks, dim3 threads,
                      size_t sharedBytes, cudaStream_t stream, const Arguments&... arguments) {
@@ -106,8 +107,8 @@ cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, 
   return launchAt(false, kernel, blocks, threads, sharedBytes, stream, arguments...);
 }
 
-/// Launch a kernel that calls waitForPrevious(), early where the device knows how: Hopper and
-/// later.
+/// Launches a kernel that calls waitForPrevious(). The launch is early on devices that support it
+/// (Hopper and later).
 template <typename... Parameters, typename... Arguments>
 cudaError_t launchEarly(void (*kernel)(Parameters...), int64_t blocks, dim3 threads,
                         size_t sharedBytes, cudaStream_t stream, const Arguments&... arguments) {
@@ -117,7 +118,7 @@ cudaError_t launchEarly(void (*kernel)(Parameters...), int64_t blocks, dim3 thre
   return launchAt(major >= 9, kernel, blocks, threads, sharedBytes, stream, arguments...);
 }
 
-/// Call f with a value of the element type that `dtype` names.
+/// Calls f with a value of the element type given by `dtype`.
 template <typename F>
 cudaError_t dispatch(DataType dtype, const F& f) {
   switch (dtype) {
@@ -133,13 +134,13 @@ cudaError_t dispatch(DataType dtype, const F& f) {
 
 // ---- device -------------------------------------------------------------------------------------
 
-/// N elements that move as one access.
+/// N elements that are loaded or stored in one access.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Vector {
   T item[N];
 };
 
-/// Elements in the widest access, 16 bytes.
+/// The number of elements in the widest access, 16 bytes.
 template <typename T>
 constexpr int kWidest = 16 / int(sizeof(T));
 
@@ -175,7 +176,7 @@ __device__ __forceinline__ void storeVector(T* to, const float (&values)[N]) {
   *reinterpret_cast<Vector<T, N>*>(to) = packed;
 }
 
-/// Sum over the lanes of a warp, given to every lane.
+/// Returns the sum over the lanes of a warp, in every lane.
 __device__ __forceinline__ float warpSum(float value) {
 #pragma unroll
   for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
@@ -184,14 +185,14 @@ __device__ __forceinline__ float warpSum(float value) {
   return value;
 }
 
-/// exp, exact enough for T, or for what TF32 leaves of a float.
+/// Returns exp(x), accurate enough for T, or for a float that is then rounded to TF32.
 template <typename T, bool kTf32>
 __device__ __forceinline__ float exponential(float value) {
   return sizeof(T) == sizeof(float) && !kTf32 ? expf(value) : __expf(value);
 }
 
-/// a * sigmoid(b), exact enough for T or TF32: the fast forms err by 2 ulp of FP32, far below their
-/// rounding.
+/// Returns a * sigmoid(b), accurate enough for T or TF32: the fast forms have an error of 2 ulp of
+/// FP32, far below the rounding of those types.
 template <typename T, bool kTf32 = false>
 __device__ __forceinline__ float glu(T a, T b) {
   if constexpr (sizeof(T) == sizeof(float) && !kTf32) {

@@ -1,13 +1,16 @@
-// What every operator's interface shares. Plain C++ and the CUDA runtime's types: no framework.
+// Conventions for the interface of every operator. Plain C++ and the CUDA runtime's types, no
+// framework.
 //
-// Each operator is a pair of files, `name.h` and `name.cu`, with a `NameParams` struct, a `check`
-// that says in one line why given parameters cannot be run (nullptr when they can), and a launcher:
+// Each operator is a pair of files, `name.h` and `name.cu`. It has a `NameParams` struct, a
+// launcher, and a `check` function that returns nullptr if the kernel supports the parameters,
+// otherwise the reason in one line. A launcher:
 //
-//   - it validates first, and returns cudaErrorInvalidValue without launching anything;
-//   - it launches on the caller's stream alone, allocates nothing and synchronises nothing, so it
-//     may be captured into a CUDA graph;
-//   - it returns the status of every CUDA call that it made;
-//   - tensors are dense and row-major; nothing is assumed about the alignment of their first
+//   - validates first, and returns cudaErrorInvalidValue without launching anything;
+//   - launches only on the caller's stream. It neither allocates nor synchronises, so it can be
+//     captured into a CUDA graph;
+//   - returns the status of every CUDA call that it made;
+//   - expects dense, row-major tensors. It assumes no more about the alignment of their first
+//     element than the element type requires. It does nothing if a batch, length or row count is 0.
 //     element beyond that of the element type. A batch, length or row count of 0 does nothing.
 #pragma once
 
@@ -24,7 +27,7 @@ inline bool isKnown(DataType dtype) {
   return dtype == DataType::kFloat || dtype == DataType::kHalf || dtype == DataType::kBFloat16;
 }
 
-/// Bytes of one element.
+/// Returns the size of one element in bytes.
 inline size_t elementSize(DataType dtype) { return dtype == DataType::kFloat ? 4 : 2; }
 
 constexpr const char* kUnknownDataType = "the data type must be float, half or bfloat16";

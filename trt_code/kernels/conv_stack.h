@@ -1,14 +1,15 @@
-// All layers of the encoder or of the decoder in one launch: gate, dynamic convolution, attention
-// over the source (decoder alone) and feed-forward part, each with its residual and LayerNorm.
-// For few rows, where a launch an operator is mostly waiting. 16-bit types, Hopper (sm_90) alone.
+// All layers of the encoder or of the decoder in one launch. A layer has a gate, a dynamic
+// convolution, attention over the source (decoder only) and a feed-forward part, each with its
+// residual and LayerNorm. Made for few rows, where one launch per operator spends most of its time
+// waiting. Supports 16-bit types on Hopper (sm_90) only.
 //
-// A layer, with C channels in heads of 64, F inner channels of the feed-forward part:
+// A layer with C channels in heads of 64, and F inner channels in the feed-forward part:
 //
 //   h = glu(x W1 + b1), 0 where mask is 0
 //   g = glu(h W2 + b2);  y = dynamicConv(g * mask, softmax over K of (g Wt))
 //   x = norm1(x + y W3 + b3)
-//   x = norm2(x + attention(x Wq + bq, keys, values) Wo + bo)                  decoder alone
-//   x = norm3(x + relu(x W4 + b4) W5 + b5), + positions but after the last layer
+//   x = norm2(x + attention(x Wq + bq, keys, values) Wo + bo)                  decoder only
+//   x = norm3(x + relu(x W4 + b4) W5 + b5), + positions except after the last layer
 #pragma once
 
 #include "common.h"
@@ -17,14 +18,15 @@ namespace lite {
 
 constexpr int kMaxStackLayers = 16;
 
-/// x and y are [batch, length, 64 * heads]. `source` is 0 for the encoder; for the decoder the
-/// source's length, and `sourceStride` the elements from one of its positions to the next.
+/// x and y are [batch, length, 64 * heads]. `source` is 0 for the encoder. For the decoder it is
+/// the length of the source, and `sourceStride` is the number of elements from one source position
+/// to the next.
 struct ConvStackParams {
   int32_t batch, length, heads, ffn, layers;
   int32_t kernelSizes[kMaxStackLayers], paddings[kMaxStackLayers];
   int32_t source;
   int64_t sourceStride;
-  bool maskConv;  // whether the mask also counts for the convolution's input
+  bool maskConv;  // whether the mask also applies to the convolution's input
   float eps;      // of every LayerNorm
   DataType dtype;
 };
@@ -41,7 +43,7 @@ constexpr StackMatrix kStackMatrices[] = {
     {"query", true},    {"out", true},           {"fc1", false},  {"fc2", false},
 };
 
-/// The constants of a layer, FP32, in the order in which memory holds them.
+/// The FP32 constants of a layer, in the order in which memory holds them.
 enum StackConstant : int32_t {
   kLinear1Bias,
   kConvLinear1Bias,
@@ -59,7 +61,7 @@ enum StackConstant : int32_t {
   kStackConstantCount
 };
 
-/// A number of floats: so many times the channels, and so many times the inner channels.
+/// A number of floats: a multiple of the channels plus a multiple of the inner channels.
 struct StackLength {
   int32_t channels, inner;
 };
@@ -86,7 +88,7 @@ constexpr StackConstantInfo kStackConstants[kStackConstantCount] = {
     {"ffn_norm_shift", {1, 0}, false},
 };
 
-/// All constants of a layer, with the attention's or without.
+/// The number of floats of a layer's constants, with or without those of the attention.
 constexpr StackLength stackConstantTotal(bool attends) {
   StackLength total{};
   for (const StackConstantInfo& constant : kStackConstants) {
@@ -99,28 +101,29 @@ constexpr StackLength stackConstantTotal(bool attends) {
 constexpr StackLength kStackConstantsAlways = stackConstantTotal(false);
 constexpr StackLength kStackConstantsAll = stackConstantTotal(true);
 
-/// How the rows are dealt out: groups of blocks take `sentences` whole sentences each, and a block
-/// has room for `stages` pieces of weights. A group is a cluster or, where too few of those fit on
-/// the GPU at once, blocks that exchange everything through memory.
+/// How the rows are divided: each group of blocks takes `sentences` whole sentences, and each block
+/// has `stages` buffers for pieces of weights. A group is a cluster. If too few clusters fit on the
+/// GPU at once, it is a set of blocks that exchange everything through global memory.
 struct ConvStackPlan {
   int32_t sentences, groups, stages;
   bool clustered;
 };
 
-/// Why these parameters cannot run, in one line; nullptr when they can.
+/// Returns nullptr if the kernel supports these parameters, otherwise the reason in one line.
 const char* check(const ConvStackParams& params);
 
-/// The plan for these parameters on the current device, or cudaErrorNotSupported where the device
-/// lacks what is needed or the rows are so many that one launch an operator is better.
+/// Computes the plan for these parameters on the current device. Returns cudaErrorNotSupported if
+/// the device lacks a required feature, or if there are so many rows that one launch per operator
+/// is faster.
 cudaError_t planConvStack(const ConvStackParams& params, ConvStackPlan* plan);
 
-/// Elements of the packed weights, all layers together.
+/// The number of elements in the packed weights of all layers.
 size_t convStackWeightSize(const ConvStackParams& params);
 
-/// Floats of the constants, all layers together.
+/// The number of floats in the constants of all layers.
 size_t convStackConstantSize(const ConvStackParams& params);
 
-/// Bytes of scratch memory.
+/// The size of the scratch memory in bytes.
 size_t convStackScratchSize(const ConvStackParams& params, const ConvStackPlan& plan);
 
 struct ConvStackTensors {

@@ -1,15 +1,15 @@
-// A block takes kQueries neighbouring positions of one sentence:
+// One block computes kQueries neighbouring positions of one sentence:
 //
-//   1. their queries come to shared memory;
-//   2. the scores, on the matrix units, a tile of keys a warp; of odd widths with a warp a key,
-//      which is read once and multiplied with all queries;
-//   3. a warp a query does the softmax, FP32 and exact;
-//   4. every thread owns channels at half of the positions and adds up the embeddings.
+//   1. It loads their queries into shared memory.
+//   2. The matrix units compute the scores, one tile of keys per warp. For odd widths, each warp
+//      instead reads one key once and multiplies it with all queries.
+//   3. Each warp computes the softmax of one query, in FP32 and exactly.
+//   4. Every thread owns channels at half of the positions and sums the embeddings.
 //
-// Measured on an H100 at 16 x 64 positions of 32 x 512, FP16: a first version with a warp a query
-// that read keys and queries from cache 50 us, nearly all of it latency; with step 2 as odd widths
-// have it 26 us; as it is 12 us (64 x 128 positions of 64 x 512: 284 and 66 us). FP32 inside a
-// network: 14.2 us with step 2 as odd widths have it, 12.4 us as it is.
+// Measured on an H100 at 16 x 64 positions of 32 x 512, FP16: a first version, with one warp per
+// query that read keys and queries from cache, took 50 us, nearly all of it latency. With step 2 as
+// for odd widths it took 26 us. This version takes 12 us (64 x 128 positions of 64 x 512: 284 and
+// 66 us). FP32 inside a network: 14.2 us with step 2 as for odd widths, 12.4 us for this version.
 #include <type_traits>
 
 #include "copy_source.h"
@@ -25,7 +25,7 @@ constexpr int kBegin = 0, kPadding = 1, kEnd = 2;
 constexpr int kFirstPosition = 2;
 constexpr float kHidden = -1e30f;
 
-/// Sum each of eight values over a warp; lane l gets the sum of value l / 4.
+/// Sums each of eight values over a warp. Lane l gets the sum of value l / 4.
 __device__ __forceinline__ float sumOfEight(float (&value)[kQueries]) {
   const int lane = threadIdx.x % kWarpSize;
 #pragma unroll
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
   const Product product(p.source, kWarps);
   extern __shared__ __align__(16) float shared[];
   float* weights = shared;                       // [source][kQueries]
-  float* parts = weights + p.source * kQueries;  // of the product
+  float* parts = weights + p.source * kQueries;  // partial sums of the product
   Query* queries = reinterpret_cast<Query*>(kMatrix ? parts + product.bytes() / 4
                                                     : parts);  // [kQueries][stride]
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kThreads)
   const T* embedded = static_cast<const T*>(tensors.embedded) + sentence * p.source * p.channels;
   const int32_t* real = tensors.sourceMask + sentence * p.source;
 
-  const bool copies = t0 < last;  // else the block holds the end and padding alone
+  const bool copies = t0 < last;  // otherwise the block holds only the end and padding
   if (copies) {
     const T* from =
         static_cast<const T*>(tensors.queries) + int64_t(t0 + kFirstPosition) * p.channels;
@@ -130,8 +130,8 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
   }
 
-  constexpr int kOwn = kVec > 1 ? 2 : 1;  // channels of a thread
-  constexpr int kEach = kQueries / 2;     // positions of a thread
+  constexpr int kOwn = kVec > 1 ? 2 : 1;  // channels per thread
+  constexpr int kEach = kQueries / 2;     // positions per thread
   const int own = p.channels / kOwn;
   for (int i = threadIdx.x; i < 2 * own; i += kThreads) {
     const int c = i % own * kOwn, q0 = i / own * kEach;

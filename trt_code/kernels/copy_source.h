@@ -1,19 +1,20 @@
-// The decoder's first input: at unknown positions the attention copy of the source embeddings, at
-// the ends their own embeddings, and the position embeddings on top.
+// Computes the decoder's first input. Unknown positions get the attention copy of the source
+// embeddings, the two ends get their own embeddings. The position embeddings are added to all of
+// them.
 #pragma once
 
 #include "common.h"
 
 namespace lite {
 
-/// The canvas of a sentence of length n is <s> (0), n - 2 times <unk> (3), </s> (2), then <pad>
-/// (1).
+/// The canvas of a sentence of length n is <s> (0), then n - 2 times <unk> (3), </s> (2), then
+/// <pad> (1).
 struct CopySourceParams {
   int32_t batch, length, source, channels, vocab, positions;
   DataType dtype;
 };
 
-/// Why these parameters cannot run, in one line; nullptr when they can.
+/// Returns nullptr if the kernel supports these parameters, otherwise the reason in one line.
 inline const char* check(const CopySourceParams& p) {
   if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.batch < 0 || p.length < 0) return "batch and length must not be negative";
@@ -26,9 +27,9 @@ inline const char* check(const CopySourceParams& p) {
 
 struct CopySourceTensors {
   const int64_t* lengths;  // [batch], of the targets
-  const void* queries;     // [positions, channels], of the copy, by position (the first is row 2)
-  const void* keys;        // [batch, source, channels]
-  const void* embedded;    // [batch, source, channels], what is copied
+  const void* queries;   // [positions, channels], queries of the copy (row 2 is the first position)
+  const void* keys;      // [batch, source, channels]
+  const void* embedded;  // [batch, source, channels], the embeddings to copy
   const int32_t* sourceMask;  // [batch, source], 0 at padding
   const void* embedding;      // [vocab, channels], of the target's tokens
   const void* positionRows;   // [positions, channels], of the target

@@ -1,18 +1,18 @@
 // One block decodes one sentence, in a pipeline over its positions:
 //
-//   - kWorkers warps compute the transitions E1[i] . E2[j] of the steps ahead, beam x beam each,
-//     on the matrix units, and leave them in shared memory with the step's emissions and mask.
-//     Products of 16-bit types are exact in the FP32 sums; FP32 operands are split (products.cuh);
-//   - kSearchers warps run the recursion over the steps that are ready. It is the critical path:
-//     one step after another. Each warp finds the best of its share of the sources for every
-//     target, and after a barrier among the searchers all of them combine the shares, so that each
-//     knows the new scores without another barrier.
+//   - kWorkers warps compute the transitions E1[i] . E2[j] of the next steps, beam x beam each, on
+//     the matrix units. They store them in shared memory with the step's emissions and mask.
+//     Products of 16-bit types are exact in the FP32 sums; FP32 operands are split (products.cuh).
+//   - kSearchers warps run the recursion over the steps that are ready. The recursion is the
+//     critical path, since each step depends on the previous one. For every target, each warp finds
+//     the best source in its share. After a barrier among the searchers, all of them combine the
+//     shares, so each searcher has the new scores without another barrier.
 //
-// All meet at one barrier per chunk of steps, the same instruction for searchers and workers: two
-// __syncthreads() in the two branches of an `if` count as well on the hardware, but C++ forbids it,
-// and synccheck stops the kernel with a launch failure. Back pointers stay in shared memory; prefix
-// scores go to the workspace, since only the back-trace knows which of them count. The first warp
-// wrote both, and goes back along the path alone.
+// All warps meet at one barrier per chunk of steps, which is the same instruction for searchers and
+// workers. Two __syncthreads() in the two branches of an `if` also work on the hardware, but C++
+// forbids them, and synccheck stops the kernel with a launch failure. Back pointers stay in shared
+// memory. Prefix scores go to the workspace, since only the back-trace knows which of them are
+// needed. The first warp wrote both, and follows the path back alone.
 //
 // Measured on an H100 (FP16, beam 32, rank 32), batch x length 16 x 64, 64 x 128 and 256 x 512, us:
 //
@@ -23,10 +23,10 @@
 //   four and one barrier for all, every warp writing results at the end   22.9   43.5   327
 //   the same, the first warp ending alone                                 23.3   44.8   340
 //
-// The last form is the one here. With every warp at the end racecheck reported some of the path's
-// bytes for beam 64 and length 512, written before a __syncthreads() and read after it, and nothing
-// for beam 32 or short sentences; with one warp there is no such pair, and racecheck reports
-// nothing.
+// The last form is the one in this file. When every warp wrote results at the end, racecheck
+// reported some of the path's bytes for beam 64 and length 512, which were written before a
+// __syncthreads() and read after it. It reported nothing for beam 32 or short sentences. With one
+// warp there is no such pair of accesses, and racecheck reports nothing.
 #include "crf_decode.h"
 #include "products.cuh"
 
@@ -52,8 +52,8 @@ struct Tensors {
 
 // ---- shared memory ------------------------------------------------------------------------------
 
-/// What the recursion needs for one step: transitions [kBeam][kPitch], emissions [kBeam], the mask.
-/// The pitch spreads the rows that a tensor core's result touches together over all banks.
+/// The input of the recursion for one step: transitions [kBeam][kPitch], emissions [kBeam], the
+/// mask. The pitch spreads the rows that one tensor-core result touches over all banks.
 template <int kBeam>
 struct StepLayout {
   static constexpr int kPitch = kBeam + 8;
@@ -62,7 +62,7 @@ struct StepLayout {
   static constexpr int kFloats = kMask + 4;
 };
 
-/// A way into a slot: its score and the slot that it comes from.
+/// A candidate for the best way into a slot: its score and the slot it comes from.
 struct Candidate {
   float score;
   int slot;
@@ -76,8 +76,8 @@ size_t sharedBytes(int length, int chunk) {
 
 // ---- transitions --------------------------------------------------------------------------------
 
-/// Consecutive ranks of a row that one lane holds: 16 bytes, packed, since elements of 16 bits
-/// would each take a register.
+/// The number of consecutive ranks of a row that one lane holds: 16 bytes. They are packed, because
+/// each 16-bit element would otherwise take a register.
 template <typename T>
 struct RankSlice {
   static constexpr int kRanks = kWidest<T>;
@@ -85,8 +85,8 @@ struct RankSlice {
   uint32_t word[kWords];
 };
 
-/// Ranks first.. of a row in one access; zeros where the row has ended. The row's length is a
-/// multiple of kRanks.
+/// Loads consecutive ranks of a row, starting at `first`, in one access. Returns zeros past the end
+/// of the row. The row's length is a multiple of kRanks.
 template <typename T>
 __device__ __forceinline__ RankSlice<T> loadVector(const T* row, int rank, int first) {
   uint4 words{};
@@ -94,7 +94,7 @@ __device__ __forceinline__ RankSlice<T> loadVector(const T* row, int rank, int f
   return {{words.x, words.y, words.z, words.w}};
 }
 
-/// The same element by element, for any rank and alignment.
+/// Loads the same elements one by one, for any rank and alignment.
 template <typename T>
 __device__ __forceinline__ RankSlice<T> loadElements(const T* row, int rank, int first) {
   RankSlice<T> slice;
@@ -112,9 +112,9 @@ __device__ __forceinline__ RankSlice<T> loadElements(const T* row, int rank, int
   return slice;
 }
 
-/// c += rows (16 x ranks) . columns (8 x ranks)^T over the ranks that the four lanes of a row hold.
-/// The order of the ranks does not matter as long as both sides agree on it, so each lane feeds the
-/// matrix unit from its own slice.
+/// Computes c += rows (16 x ranks) . columns (8 x ranks)^T over the ranks that the four lanes of a
+/// row hold. The order of the ranks does not matter if both operands use the same one, so each lane
+/// passes its own slice to the matrix unit.
 template <typename T>
 __device__ __forceinline__ void multiplyRanks(float (&c)[4], const RankSlice<T>& upper,
                                               const RankSlice<T>& lower,
@@ -126,7 +126,7 @@ __device__ __forceinline__ void multiplyRanks(float (&c)[4], const RankSlice<T>&
   }
 }
 
-/// A tile of one step's transitions: from slots i0.. at position t - 1 to slots j0.. at position t.
+/// One tile of a step's transitions, from slots i0.. at position t - 1 to slots j0.. at position t.
 struct Tile {
   int t, i0, j0;
 };
@@ -137,7 +137,7 @@ struct TileTokens {
   int32_t target[kTile / 8];
 };
 
-/// Slots past the beam read as its last one; what comes of them is never looked at.
+/// Slots past the beam read the last slot. Their results are never used.
 template <typename T>
 __device__ __forceinline__ TileTokens loadTokens(const CrfDecodeParams& p,
                                                  const Tensors<T>& tensors, int64_t firstPosition,
@@ -155,8 +155,8 @@ __device__ __forceinline__ TileTokens loadTokens(const CrfDecodeParams& p,
   return tokens;
 }
 
-/// One warp: a tile's transitions, and with i0 == 0 the emissions of its targets, and with j0 == 0
-/// too the step's mask, into `step`.
+/// Writes a tile's transitions into `step`, with one warp. The tiles with i0 == 0 also write the
+/// emissions of their targets, and the tile with i0 == 0 and j0 == 0 also writes the step's mask.
 template <typename T, int kBeam>
 __device__ void prepareTile(const CrfDecodeParams& p, const Tensors<T>& tensors, bool vectorised,
                             int64_t firstPosition, const Tile& tile, const TileTokens& tokens,
@@ -218,12 +218,13 @@ __device__ void prepareTile(const CrfDecodeParams& p, const Tensors<T>& tensors,
 
 // ---- recursion ----------------------------------------------------------------------------------
 
-/// The better of two, where `second` has the higher slot: on ties the first stays.
+/// Returns the better of two candidates. `second` has the higher slot, so `first` wins a tie.
 __device__ __forceinline__ Candidate better(Candidate first, Candidate second) {
   return second.score > first.score ? second : first;
 }
 
-/// The best of kCount candidates in the order of their slots. A tree: few comparisons in a row.
+/// Returns the best of kCount candidates, given in the order of their slots. It reduces them as a
+/// tree, to keep the chain of dependent comparisons short.
 template <int kCount>
 __device__ __forceinline__ Candidate bestOf(Candidate (&candidates)[kCount]) {
 #pragma unroll
@@ -236,16 +237,16 @@ __device__ __forceinline__ Candidate bestOf(Candidate (&candidates)[kCount]) {
   return candidates[0];
 }
 
-/// A barrier of the searchers alone.
+/// Synchronises the searchers only.
 __device__ __forceinline__ void meetSearchers() { syncThreads<1, kSearchers * kWarpSize>(); }
 
-/// The recursion as one of the searching warps sees it. Lane l holds what belongs to the target
-/// slots l, l + 32, ...; slots past the beam have score -inf and so never win.
+/// The recursion of one searching warp. Lane l holds the data of the target slots l, l + 32, ...
+/// Slots past the beam have the score -inf, so they never win.
 template <int kBeam>
 struct Search {
   using Layout = StepLayout<kBeam>;
-  static constexpr int kSlots = kBeam / kWarpSize;     // targets of a lane
-  static constexpr int kSources = kBeam / kSearchers;  // of a warp
+  static constexpr int kSlots = kBeam / kWarpSize;     // targets per lane
+  static constexpr int kSources = kBeam / kSearchers;  // sources per warp
 
   int beam;
   int warp, lane;
@@ -267,7 +268,7 @@ struct Search {
     }
   }
 
-  /// Position 0, whose scores are its emissions.
+  /// Starts at position 0, where the scores are the emissions.
   template <typename Emission>
   __device__ void start(const Emission& emission) {
 #pragma unroll
@@ -280,7 +281,7 @@ struct Search {
     }
   }
 
-  /// The slot of the best score; for all lanes of a warp.
+  /// Returns the slot of the best score, to all lanes of a warp.
   __device__ int best() const {
     Candidate last{score[0], lane};
 #pragma unroll
@@ -294,8 +295,8 @@ struct Search {
     return last.slot;
   }
 
-  /// Steps start..end-1 from their buffer. The transitions of a step are read during the one
-  /// before.
+  /// Runs steps start..end-1 from their buffer. The transitions of a step are read during the step
+  /// before it.
   __device__ void run(const float* buffer, int start, int end) {
     float transitions[kSlots][kSources];
     loadTransitions(buffer, transitions);
@@ -365,8 +366,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int lane = threadIdx.x % kWarpSize;
   const int chunks = ceilDiv(p.length - 1, chunk);  // of the steps 1..length-1
 
-  // What a warp keeps from chunk to chunk: a searcher the scores, a worker the tokens of its next
-  // tile. The tiles of a worker are worker, worker + kWorkers, ... of each chunk.
+  // The state that a warp keeps between chunks: the scores for a searcher, the tokens of the next
+  // tile for a worker. A worker computes the tiles worker, worker + kWorkers, ... of each chunk.
   const bool searches = warp < kSearchers;
   constexpr int kTiles = kBeam / kTile;
   const int worker = warp - kSearchers;
@@ -409,7 +410,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     __syncthreads();
   }
 
-  // The first warp, which wrote the back pointers and the prefix scores, ends alone.
+  // The first warp, which wrote the back pointers and the prefix scores, finishes alone.
   if (warp > 0) return;
   int slot = search.best();
   if (lane == 0) {

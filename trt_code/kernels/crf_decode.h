@@ -20,7 +20,7 @@ struct CrfDecodeParams {
   DataType dtype;  // of emissions, E1 and E2
 };
 
-/// Why these parameters cannot run, in one line; nullptr when they can.
+/// Returns nullptr if the kernel supports these parameters, otherwise the reason in one line.
 inline const char* check(const CrfDecodeParams& p) {
   if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.batch < 0 || p.length < 0) return "batch and length must not be negative";
@@ -30,15 +30,16 @@ inline const char* check(const CrfDecodeParams& p) {
   return nullptr;
 }
 
-/// Bytes of device memory that crfDecode needs as scratch; 4-byte aligned, contents do not matter.
+/// Returns the size in bytes of the scratch memory that crfDecode needs. The memory is 4-byte
+/// aligned device memory, and its initial contents do not matter.
 size_t crfDecodeWorkspaceSize(const CrfDecodeParams& params);
 
-/// Where mask[b, t] is 0 for t >= 1 the state is kept, as in fairseq. tokens[b, t] is the entry of
-/// targets that the best path takes (the lowest slot where paths tie).
+/// Decodes the best path. Where mask[b, t] is 0 for t >= 1, the path keeps its state, as in
+/// fairseq. tokens[b, t] is the entry of targets on the best path (the lowest slot if paths tie).
 ///
-/// scores are fairseq's: the difference of the prefix scores at t and t - 1, where the prefix score
-/// at t is read through the slot chosen for t + 1. They are not the textbook per-position scores,
-/// but add up to the score of the best path. Path scores are FP32 whatever the data type.
+/// scores are fairseq's: the difference between the prefix scores at t and t - 1. The prefix score
+/// at t is read through the slot chosen for t + 1. These are not the textbook per-position scores,
+/// but they add up to the score of the best path. Path scores are FP32 for every data type.
 ///
 /// A target outside [0, vocab) reads the nearest row of E1 and E2.
 cudaError_t crfDecode(const CrfDecodeParams& params, const void* emissions, const int32_t* targets,

@@ -1,49 +1,48 @@
-// 16-bit types run on the matrix units (dynamic_conv_mma.cuh); FP32 here, product by product.
+// Handles FP32, product by product. 16-bit types run on the matrix units (dynamic_conv_mma.cuh).
 //
-// A block computes a tile of positions for some channels of one head, a slice of channels after the
-// other. The taps of the tile are copied to shared memory once, the inputs slice by slice: while
-// one is computed the next is on its way. Every thread owns 4 neighbouring positions of kChannels
-// channels and slides a window of 8 inputs along the taps, so that a tap read from shared memory
-// serves kChannels products and an input those of up to 4 taps. Where there are few blocks, each
-// takes fewer slices.
+// A block computes a tile of positions for some channels of one head, one slice of channels after
+// another. It copies the taps of the tile to shared memory once, and the inputs slice by slice: the
+// next slice is copied while the current one is computed. Every thread owns 4 neighbouring
+// positions of kChannels channels and slides a window of 8 inputs along the taps. So a tap read
+// from shared memory serves kChannels products, and an input serves the products of up to 4 taps.
+// If there are few blocks, each takes fewer slices.
 //
-// Long kernels are taken in chunks of taps, each summed by itself: that keeps the rounding of long
-// sums small. To keep vector loads aligned, whatever padding_l, the tile's first input is rounded
-// down to a vector's start and the taps are counted from there: the first `lead` of them do not
-// exist and are skipped.
+// Long kernels are processed in chunks of taps, and each chunk is summed separately, which keeps
+// the rounding error of long sums small. To keep vector loads aligned for any padding_l, the tile's
+// first input is rounded down to the start of a vector. The taps are counted from there, and the
+// first `lead` of them do not exist and are skipped.
 //
-// What bounds it, on an H100 for 512 channels, 8 heads, K 15, batch x length 256 x 512: the bytes
-// that must move, 600 MB, take 200 us at the bandwidth of a copy (2.99 TB/s); the products 34 us,
-// and their reads of shared memory, 2 bytes a product, 68 us. So nothing but the memory, if the
-// copies never pause. Measured there, and for 64 x 128 and 16 x 64, us:
+// The limits, on an H100 for 512 channels, 8 heads, K 15, batch x length 256 x 512: the 600 MB that
+// must move take 200 us at the bandwidth of a copy (2.99 TB/s). The products take 34 us, and their
+// reads of shared memory, 2 bytes per product, take 68 us. So memory is the only limit if the
+// copies never pause. Measured for this size, 64 x 128 and 16 x 64, us:
 //
-//   one slice a block, loads through registers                      390
-//   one slice a block, asynchronous copies                          249   19.0   4.3
-//   several slices, the next one copied meanwhile, 109 registers    228   22.2   4.5
-//   the same in 80 registers: 6 blocks a processor instead of 4     217   18.6   4.4   (92 % of
-//   copy)
+//   one slice per block, loads through registers               390
+//   one slice per block, asynchronous copies                   249   19.0   4.3
+//   several slices, next copy overlapped, 109 registers        228   22.2   4.5
+//   the same in 80 registers, 6 blocks per processor, not 4    217   18.6   4.4   (92 % of copy)
 #include "dynamic_conv_mma.cuh"
 
 namespace lite {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kPositions = 4;           // of a thread
-constexpr int kChannels = 4;            // of a thread
-constexpr int kMaxTaps = 32;            // of a chunk
+constexpr int kPositions = 4;           // per thread
+constexpr int kChannels = 4;            // per thread
+constexpr int kMaxTaps = 32;            // per chunk
 constexpr int kTapStep = 4;             // chunks are multiples of this, the widest vector
 constexpr int kStages = 2;              // buffers: one is read while the other is filled
-constexpr int kResidentBlocks = 6;      // of a processor: bounds the registers
-constexpr int kBlocksPerProcessor = 8;  // that should be there before a block takes several slices
+constexpr int kResidentBlocks = 6;      // per processor: limits the registers
+constexpr int kBlocksPerProcessor = 8;  // needed before a block takes several slices
 
 template <int kTile>
 constexpr int kSliceChannels = kThreads / (kTile / kPositions) * kChannels;
 
 struct Tiling {
-  int lead;    // taps that do not exist before the first
-  int taps;    // of a chunk, a multiple of kTapStep
+  int lead;    // taps before the first one, which do not exist
+  int taps;    // per chunk, a multiple of kTapStep
   int chunks;  // of the kernel's taps
-  int slices;  // of kSliceChannels channels, of a head
+  int slices;  // slices of kSliceChannels channels per head
   int slicesPerBlock;
   int sliceBlocks;  // blocks over the slices of a head
   int positionBlocks;
@@ -141,7 +140,7 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks)
     const float* input = inputsOf(step) + row * columns + lane * kPositions;
     const float* tap = tapsOf(step) + lane * kPositions;
     float window[kChannels][2 * kPositions];
-    const auto shift = [&](int column) {  // let the window start 4 inputs later
+    const auto shift = [&](int column) {  // move the window 4 inputs on
 #pragma unroll
       for (int r = 0; r < kChannels; ++r) {
         const auto next = loadVector<kPositions>(input + r * kRows * columns + column);
@@ -193,7 +192,7 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks)
         for (int i = 0; i < kPositions; ++i) sum[r][i] = 0.0f;
       }
     }
-    __syncthreads();  // the buffers may be filled again
+    __syncthreads();  // the buffers may be refilled now
   }
 }
 

@@ -12,8 +12,8 @@ namespace lite {
 
 constexpr int32_t kDynamicConvMaxKernelSize = 255;
 
-/// Sizes of the plain form. x and y are [batch, channels, length], weight (already softmaxed) is
-/// [batch, heads, kernelSize, length].
+/// Sizes of the plain form. x and y are [batch, channels, length]. weight is [batch, heads,
+/// kernelSize, length], after the softmax.
 struct DynamicConvParams {
   int32_t batch;
   int32_t channels;
@@ -35,7 +35,7 @@ struct DynamicConvFusedParams {
   DataType dtype;
 };
 
-/// Why these parameters cannot run, in one line; nullptr when they can.
+/// Returns nullptr if the kernel supports these parameters, otherwise the reason in one line.
 inline const char* check(const DynamicConvParams& p) {
   if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.batch < 0 || p.length < 0) return "batch and length must not be negative";
@@ -55,22 +55,21 @@ inline const char* check(const DynamicConvFusedParams& p) {
       DynamicConvParams{p.batch, p.channels, p.length, p.heads, p.kernelSize, p.paddingL, p.dtype});
 }
 
-/// y = DynamicConv(x, weight).
+/// Computes y = DynamicConv(x, weight).
 cudaError_t dynamicConv(const DynamicConvParams& params, const void* x, const void* weight, void* y,
                         cudaStream_t stream);
 
-/// Both gradients of dynamicConv: gradX [batch, channels, length] and
-/// gradWeight [batch, heads, kernelSize, length]. Deterministic: no atomics.
+/// Computes both gradients of dynamicConv: gradX [batch, channels, length] and gradWeight [batch,
+/// heads, kernelSize, length]. Deterministic: no atomics.
 cudaError_t dynamicConvBackward(const DynamicConvParams& params, const void* grad, const void* x,
                                 const void* weight, void* gradX, void* gradWeight,
                                 cudaStream_t stream);
 
-/// Channels-last form with its neighbours folded in: y [B, T, C] = DynamicConv(x * mask,
-/// softmax(logits)).
+/// The channels-last form, fused with the padding mask and the softmax: y [B, T, C] = DynamicConv(x
+/// * mask, softmax(logits)).
 ///
-/// x is [B, T, C] and counts as 0 where mask [B, T] (nullable) is 0. logits is
-/// [B, T, heads * kernelSize], head-major; the softmax runs over each head's kernelSize entries in
-/// FP32.
+/// x is [B, T, C] and counts as 0 where mask [B, T] (may be nullptr) is 0. logits is [B, T, heads *
+/// kernelSize], head-major. The softmax runs in FP32 over each head's kernelSize entries.
 cudaError_t dynamicConvFused(const DynamicConvFusedParams& params, const void* x,
                              const void* logits, const int32_t* mask, void* y, cudaStream_t stream);
 

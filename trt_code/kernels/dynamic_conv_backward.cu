@@ -1,7 +1,7 @@
-// Gradients of dynamicConv, for training. Each output element is summed by one thread in a fixed
-// order, so that runs repeat bit for bit; neighbouring threads take neighbouring positions, which
-// keeps the loads coalesced and lets the caches serve the overlap of the windows. Terms are summed
-// in groups of kTerms, which keeps the rounding of long sums small.
+// Gradients of dynamicConv, for training. One thread sums each output element in a fixed order, so
+// runs repeat bit for bit. Neighbouring threads take neighbouring positions, so loads are coalesced
+// and the caches serve the overlap of the windows. Terms are summed in groups of kTerms, which
+// keeps the rounding error of long sums small.
 #include "common.cuh"
 #include "dynamic_conv.h"
 
@@ -9,9 +9,9 @@ namespace lite {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kChannels = 8;  // of a thread of the gradient of x: each tap is read once for them
-constexpr int kTaps = 8;      // of a thread of the gradient of the weight, likewise for grad
-constexpr int kTerms = 16;    // of a partial sum
+constexpr int kChannels = 8;  // per thread, gradient of x: each tap is read once for all of them
+constexpr int kTaps = 8;    // per thread, gradient of the weight: grad is read once for all of them
+constexpr int kTerms = 16;  // per partial sum
 
 // gradX[b, c, s] = sum_k weight[b, h, k, t] * grad[b, c, t] with t = s - k + paddingL inside [0,
 // T).

@@ -1,16 +1,17 @@
-// The channels-last DynamicConv with what surrounds it: padding mask of the input, softmax of the
-// taps. 16-bit types run on the matrix units (dynamic_conv_fused_mma.cuh); FP32 here, product by
-// product. A block computes a tile of positions for a slice of one head's channels:
+// The channels-last DynamicConv, fused with the padding mask of the input and the softmax of the
+// taps. Handles FP32, product by product; 16-bit types run on the matrix units
+// (dynamic_conv_fused_mma.cuh). A block computes a tile of positions for a slice of one head's
+// channels:
 //
-//   1. the logits of the tile and the inputs that its windows reach are loaded together; the mask
-//      is applied to the inputs on their way into shared memory;
-//   2. four threads a position turn the logits into taps, in place;
-//   3. every thread owns one vector of channels at kPositions neighbouring positions, and walks the
-//      inputs of their windows once. Taps are stored so that those which meet the same input
-//      (tap k of position i where i + k is equal) lie side by side: one access reads them.
+//   1. It loads the logits of the tile together with the inputs that its windows reach, and applies
+//      the mask to the inputs on their way into shared memory.
+//   2. Four threads per position turn the logits into taps, in place.
+//   3. Every thread owns one vector of channels at kPositions neighbouring positions, and reads the
+//      inputs of their windows once. Taps that meet the same input (tap k of position i where i + k
+//      is equal) are stored side by side, so that one access reads them.
 //
-// Large grids take long tiles (less overlap of windows); small ones take short tiles, to have more
-// blocks, and fewer positions a thread, to have more threads.
+// Large grids use long tiles, which reduces the overlap of windows. Small grids use short tiles to
+// have more blocks, and fewer positions per thread to have more threads.
 #include "dynamic_conv_fused_mma.cuh"
 
 namespace lite {
@@ -18,21 +19,21 @@ namespace {
 
 constexpr int kMaxThreads = 512;
 constexpr int kMaxTile = 64;
-constexpr int kSliceChannels = 64;  // at most, of a block
-constexpr int kLogitsAhead = 4;     // logits of a thread that are loaded before the inputs
-constexpr int kInputsAhead = 4;     // input vectors of a thread that are loaded together
+constexpr int kSliceChannels = 64;  // at most, per block
+constexpr int kLogitsAhead = 4;     // logits per thread that are loaded before the inputs
+constexpr int kInputsAhead = 4;     // input vectors per thread that are loaded together
 constexpr int kSoftmaxLanes = 4;    // threads that share one softmax
-constexpr int kSumRows = 16;  // inputs summed by themselves, against the rounding of long sums
+constexpr int kSumRows = 16;  // inputs per partial sum, to limit the rounding error of long sums
 constexpr size_t kMaxSharedBytes = 96 * 1024;
 
 struct Tiling {
-  int tile;    // positions of a block, a multiple of kPositions
-  int lanes;   // vectors of channels of a block
+  int tile;    // positions per block, a multiple of kPositions
+  int lanes;   // vectors of channels per block
   int slices;  // blocks over the channels of a head
   int tiles;   // blocks over the positions
 };
 
-/// Row of taps per group of kPositions positions: one entry an input of their joined window.
+/// The row of taps of a group of kPositions positions: one entry per input of their joined window.
 template <int kPositions>
 __host__ __device__ constexpr int windowSize(int kernelSize) {
   return kernelSize + kPositions - 1;
@@ -81,7 +82,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
 
   const int vectors = (positions + p.kernelSize - 1) * tiling.lanes;
   for (int base = threadIdx.x; base < vectors; base += blockDim.x * kInputsAhead) {
-    // Masked inputs are loaded and dropped: a load that waited for its mask would cost more.
+    // Masked inputs are loaded and discarded: waiting for the mask before loading would cost more.
     Vector<float, kVec> value[kInputsAhead];
     bool real[kInputsAhead];
 #pragma unroll
@@ -113,7 +114,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   }
   __syncthreads();
 
-  // 2. Softmax. Every lane takes part in the shuffles, with a position or without.
+  //   2. Softmax. Every lane takes part in the shuffles, even without a position.
   for (int base = 0; base < positions; base += blockDim.x / kSoftmaxLanes) {
     const int position = base + threadIdx.x / kSoftmaxLanes;
     const int first = position < positions ? threadIdx.x % kSoftmaxLanes : p.kernelSize;

@@ -1,18 +1,19 @@
 // The fused, channels-last DynamicConv in 16-bit types on the matrix units.
 //
-// As in dynamic_conv_mma.cuh the taps of 16 neighbouring positions make a banded matrix over the
-// inputs of their windows, here y [16, channels] = band [16, s] * x [s, channels]. A block takes a
-// tile of positions for up to kChannels channels of one head:
+// As in dynamic_conv_mma.cuh, the taps of 16 neighbouring positions form a banded matrix over the
+// inputs of their windows. Here y [16, channels] = band [16, s] * x [s, channels]. A block computes
+// a tile of positions for up to kChannels channels of one head:
 //
-//   1. logits and inputs are loaded together; the mask is applied to the inputs on their way into
-//      shared memory;
-//   2. four threads a position turn its logits into taps and write them as a row of the band. The
-//      logits of kernels up to kShortKernel stay in registers meanwhile, others are read again;
-//   3. each warp multiplies 16 positions with a share of the channels, and leaves the result in
-//      shared memory, from where it goes out in whole vectors.
+//   1. It loads logits and inputs together, and applies the mask to the inputs on their way into
+//      shared memory.
+//   2. Four threads per position turn its logits into taps and write them as a row of the band. The
+//      logits of kernels up to kShortKernel stay in registers in between; longer ones are read
+//      again.
+//   3. Each warp multiplies 16 positions with a share of the channels and writes the result to
+//      shared memory. From there it is stored in whole vectors.
 //
-// Taps are rounded to T, as they are where the softmax is an operator of its own. A sum that comes
-// out as NaN is done again over its window alone: see dynamic_conv_mma.cuh.
+// Taps are rounded to T, as they are when the softmax is a separate operator. A sum that is NaN is
+// computed again over its window alone: see dynamic_conv_mma.cuh.
 #pragma once
 
 #include <type_traits>
@@ -25,23 +26,23 @@ namespace conv_fused_mma {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpSize;
-constexpr int kUnit = 16;      // positions of a warp's result, depth of a matrix instruction
-constexpr int kChannels = 64;  // of a block
-constexpr int kPad = 8;        // elements that make a row an odd number of 16-byte vectors
+constexpr int kUnit = 16;      // positions in the result of a warp, depth of a matrix instruction
+constexpr int kChannels = 64;  // per block
+constexpr int kPad = 8;        // padding that makes a row an odd number of 16-byte vectors
 constexpr int kStride = kChannels + kPad;  // of inputs and results
-constexpr int kInputsAhead = 4;            // input vectors of a thread that are loaded together
+constexpr int kInputsAhead = 4;            // input vectors per thread that are loaded together
 constexpr int kSoftmaxLanes = 4;           // threads that share one softmax
 constexpr int kShortKernel = 16;
-constexpr int kShortLogits = kShortKernel / kSoftmaxLanes;  // of a lane
+constexpr int kShortLogits = kShortKernel / kSoftmaxLanes;  // per lane
 
-/// Blocks that should share a processor: what registers allow. bfloat16's conversions take more.
+/// Blocks that should share a processor, limited by registers. bfloat16's conversions use more.
 template <typename T>
 constexpr int kResidentBlocks = std::is_same_v<T, __half> ? 6 : 4;
 
 struct Tiling {
   int steps;       // matrix instructions along the inputs
-  int bandStride;  // elements of a row of the band
-  int lanes;       // vectors of channels of a block
+  int bandStride;  // elements per row of the band
+  int lanes;       // vectors of channels per block
   int slices;      // blocks over the channels of a head
   int tiles;       // blocks over the positions
   int64_t blocks;
@@ -60,7 +61,8 @@ struct Tiling {
   }
 };
 
-// kUnits units of positions a block; kWarps / kUnits warps share each and divide its channels.
+// A block has kUnits units of positions. kWarps / kUnits warps share each unit and divide its
+// channels.
 template <typename T, int kVec, int kUnits>
 __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
     kernel(DynamicConvFusedParams p, Tiling tiling, const T* __restrict__ x,
@@ -83,8 +85,8 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
   const int channels = min(kChannels, headChannels - slice);
   const int c0 = head * headChannels + slice;
 
-  // 1. Logits that stay in registers, and inputs. Rows past the last window are zero: the band is
-  // zero there, but what memory held before need not be a number.
+  //   1. Logits that stay in registers, and inputs. Rows past the last window are set to zero: the
+  //      band is zero there, but uninitialised memory may hold NaN or infinity.
   constexpr int kRounds = (kTile * kSoftmaxLanes + kThreads - 1) / kThreads;
   constexpr int kPositionsPerRound = kThreads / kSoftmaxLanes;
   const int part = threadIdx.x % kSoftmaxLanes;
@@ -113,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
   const bool loads = threadIdx.x < rowsPerRound * tiling.lanes && lane * kVec < channels;
   for (int first = threadIdx.x / tiling.lanes; loads && first < rows;
        first += rowsPerRound * kInputsAhead) {
-    // Masked inputs are loaded and dropped: a load that waited for its mask would cost more.
+    // Masked inputs are loaded and discarded: waiting for the mask before loading would cost more.
     Vector<T, kVec> value[kInputsAhead];
     bool real[kInputsAhead];
 #pragma unroll
@@ -135,7 +137,7 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
     }
   }
 
-  // 2. Softmax, and the band. Every lane takes part in the shuffles, with a position or without.
+  //   2. Softmax and band. Every lane takes part in the shuffles, even without a position.
   const auto largestOfLanes = [](float value) {
     value = fmaxf(value, __shfl_xor_sync(kFullWarp, value, 1));
     return fmaxf(value, __shfl_xor_sync(kFullWarp, value, 2));
@@ -193,7 +195,7 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
   const int warpLane = threadIdx.x % kWarpSize;
   const int unit = warp % kUnits * kUnit;
   const int firstChannel = warp / kUnits * kColumnTiles * kUnit;
-  // The address that this lane gives for a 16 x 16 tile.
+  // The address that this lane passes for a 16 x 16 tile.
   const int tileRow = warpLane % kUnit;
   const int tileColumn = warpLane / kUnit * 8;
   float sum[kColumnTiles][2][4] = {};
@@ -244,7 +246,7 @@ cudaError_t run(const DynamicConvFusedParams& p, const Tiling& tiling, const T* 
                 x, logits, mask, y);
 }
 
-/// Long tiles where there are blocks enough, else short ones, which make more.
+/// Uses long tiles if they give enough blocks, otherwise short tiles, which give more.
 template <typename T, int kVec>
 cudaError_t run(const DynamicConvFusedParams& p, int processors, size_t maxShared, const T* x,
                 const T* logits, const int32_t* mask, T* y, cudaStream_t stream) {

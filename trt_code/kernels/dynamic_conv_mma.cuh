@@ -1,16 +1,17 @@
 // DynamicConv in 16-bit types on the matrix units.
 //
-// The taps of 16 neighbouring positions are the columns of a banded matrix over the inputs that
-// their windows reach, the same for all channels of a head: y [channels, 16] = x [channels, s] *
-// band [s, 16]. That multiplies some zeros, and is still several times fewer instructions than
-// products one by one, which leaves the memory as the limit. Products are exact in the FP32 sums.
+// The taps of 16 neighbouring positions form the columns of a banded matrix over the inputs that
+// their windows reach. The matrix is the same for all channels of a head: y [channels, 16] = x
+// [channels, s] * band [s, 16]. This multiplies some zeros, but still needs several times fewer
+// instructions than separate products. Memory is then the limit. Products are exact in the FP32
+// sums.
 //
-// A zero of the band meets inputs that are outside of a position's window, and turns an infinite
-// one into NaN. So a sum that comes out as NaN is done again over its window alone.
+// A zero of the band may meet an input outside of the position's window. If that input is infinite,
+// the product is NaN. So a sum that is NaN is computed again over its window alone.
 //
 // Measured on an H100 (FP16, 512 channels, 8 heads, K 15; doc/results/h100/kernels.md), batch x
-// length 256 x 512 and 16 x 64: product by product, as FP32 still is, 215 and 6.7 us; on the matrix
-// units 109 and 3.6 us. The bytes take 100 us at the bandwidth of a copy.
+// length 256 x 512 and 16 x 64: 215 and 6.7 us product by product, as FP32 still runs; 109 and 3.6
+// us on the matrix units. Moving the bytes takes 100 us at the bandwidth of a copy.
 #pragma once
 
 #include "dynamic_conv.h"
@@ -19,7 +20,7 @@
 
 namespace lite {
 
-/// Vectors of a row that lies in memory, shifted and cut, into a row of shared memory.
+/// Copies one vector of a row to shared memory, or writes zeros if it is not `inside` the row.
 template <typename T, int kVec>
 __device__ __forceinline__ void copyVector(T* to, const T* from, bool inside) {
   if constexpr (kVec == kWidest<T>) {
@@ -33,14 +34,14 @@ namespace conv_mma {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarpSize;
-constexpr int kUnit = 16;      // positions of a warp's result, depth of a matrix instruction
-constexpr int kChannels = 64;  // of a block
+constexpr int kUnit = 16;      // positions in the result of a warp, depth of a matrix instruction
+constexpr int kChannels = 64;  // per block
 constexpr size_t kMaxSharedBytes = 96 * 1024;
 
 struct Tiling {
-  int lead;     // columns before the first window, so that vectors are aligned
+  int lead;     // columns before the first window, which keep vectors aligned
   int steps;    // matrix instructions along the inputs
-  int columns;  // inputs of the tile; an odd number of 16-byte vectors, for the banks' sake
+  int columns;  // inputs of the tile; an odd number of 16-byte vectors, to avoid bank conflicts
   int channelBlocks;
   int positionBlocks;
   size_t shared;
@@ -55,13 +56,14 @@ struct Tiling {
   }
 };
 
-// kUnits units of positions a block; kWarps / kUnits warps share each and divide its channels.
+// A block has kUnits units of positions. kWarps / kUnits warps share each unit and divide its
+// channels.
 template <typename T, int kVec, int kUnits>
 __global__ void __launch_bounds__(kThreads)
     kernel(DynamicConvParams p, Tiling tiling, const T* __restrict__ x,
            const T* __restrict__ weight, T* __restrict__ y) {
   constexpr int kTile = kUnits * kUnit;
-  constexpr int kRowTiles = kChannels / kUnit * kUnits / kWarps;  // of a warp
+  constexpr int kRowTiles = kChannels / kUnit * kUnits / kWarps;  // per warp
   extern __shared__ __align__(16) unsigned char shared[];
   T* inputs = reinterpret_cast<T*>(shared);       // [kChannels][columns]
   T* taps = inputs + kChannels * tiling.columns;  // [kernelSize][kTile]

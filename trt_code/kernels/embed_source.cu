@@ -1,5 +1,5 @@
-// A warp a token: it counts the tokens before its own that are not padding, 32 at a time, and then
-// moves one row of each table.
+// One warp computes one token. It counts the tokens before its own that are not padding, 32 at a
+// time, and then copies one row of each table.
 #include "common.cuh"
 #include "embed_source.h"
 

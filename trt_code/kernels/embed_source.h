@@ -1,4 +1,5 @@
-// The encoder's input: token embeddings, with position embeddings counted over what is not padding.
+// Computes the encoder's input: token embeddings plus position embeddings. Positions are counted
+// over tokens that are not padding.
 #pragma once
 
 #include "common.h"
@@ -11,7 +12,7 @@ struct EmbedSourceParams {
   DataType dtype;
 };
 
-/// Why these parameters cannot run, in one line; nullptr when they can.
+/// Returns nullptr if the kernel supports these parameters, otherwise the reason in one line.
 inline const char* check(const EmbedSourceParams& p) {
   if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.batch < 0 || p.length < 0) return "batch and length must not be negative";
@@ -21,9 +22,9 @@ inline const char* check(const EmbedSourceParams& p) {
   return nullptr;
 }
 
-/// A token outside the vocabulary counts as <unk> (3). Written: embedded [batch, length, channels],
-/// the token embeddings alone; x, the same plus the positions (from 2 on, 1 at padding); mask
-/// [batch, length], 0 at padding (token 1) and 1 elsewhere.
+/// Writes embedded [batch, length, channels], the token embeddings alone; x, the same plus the
+/// position embeddings (positions from 2 on, 1 at padding); and mask [batch, length], 0 at padding
+/// (token 1) and 1 elsewhere. A token outside the vocabulary counts as <unk> (3).
 cudaError_t embedSource(const EmbedSourceParams& params, const int64_t* tokens,
                         const void* embedding, const void* positions, void* x, void* embedded,
                         int32_t* mask, cudaStream_t stream);

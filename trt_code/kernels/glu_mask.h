@@ -13,7 +13,7 @@ struct GluMaskParams {
   DataType dtype;
 };
 
-/// Why these parameters cannot run, in one line; nullptr when they can.
+/// Returns nullptr if the kernel supports these parameters, otherwise the reason in one line.
 inline const char* check(const GluMaskParams& p) {
   if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.rows < 0) return "rows must not be negative";
@@ -21,7 +21,7 @@ inline const char* check(const GluMaskParams& p) {
   return nullptr;
 }
 
-/// mask may be nullptr: no row is masked.
+/// If mask is nullptr, no row is masked.
 cudaError_t gluMask(const GluMaskParams& params, const void* x, const int32_t* mask, void* y,
                     cudaStream_t stream);
 

@@ -14,7 +14,7 @@ struct LayerNormParams {
   DataType dtype;
 };
 
-/// Why these parameters cannot run, in one line; nullptr when they can.
+/// Returns nullptr if the kernel supports these parameters, otherwise the reason in one line.
 inline const char* check(const LayerNormParams& p) {
   if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.rows < 0) return "rows must not be negative";
@@ -23,9 +23,9 @@ inline const char* check(const LayerNormParams& p) {
   return nullptr;
 }
 
-/// residual [rows, width] has x's type and may be nullptr; scale and shift [width] are FP32. The
-/// variance is the biased one, as PyTorch's and ONNX's. With `after` [period, width] of x's type,
-/// row i of the result has row i % period of it added last.
+/// residual [rows, width] has the type of x and may be nullptr. scale and shift [width] are FP32.
+/// The variance is biased, as in PyTorch and ONNX. If `after` [period, width], of the type of x, is
+/// given, its row i % period is added last to row i of the result.
 cudaError_t layerNorm(const LayerNormParams& params, const void* x, const void* residual,
                       const float* scale, const float* shift, void* y, cudaStream_t stream,
                       const void* after = nullptr, int64_t period = 1);

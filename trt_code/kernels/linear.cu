@@ -1,14 +1,14 @@
-// A block makes kRows x kOuts of the result with four warps, on the matrix units. Slices of 64
-// inputs of both operands stream through kStages buffers in shared memory (cp.async); 16-byte
-// chunks are swizzled by their row, so that neither the copies nor ldmatrix meet a bank twice. The
-// gate's columns are loaded beside the values' they belong to, so both are in the same thread at
-// the end. The weight's first slices, which no earlier kernel writes, are asked for before the wait
-// for that kernel.
+// A block computes kRows x kOuts of the result with four warps, on the matrix units. Slices of 64
+// inputs of both operands stream through kStages buffers in shared memory (cp.async). 16-byte
+// chunks are swizzled by their row, so neither the copies nor ldmatrix have bank conflicts. The
+// gate's columns are loaded next to the columns of their values, so the same thread holds both at
+// the end. The first slices of the weight are loaded before the wait for the previous kernel, since
+// no earlier kernel writes them.
 //
-// Measured on an H100, the full-size network in FP16: with this kernel for every product of 512 and
-// 1,024 rows the whole took 1.08 ms, with cuBLASLt's 0.89, since blocks this small read their
-// operands from L2 too often. At 32 and 64 rows the tuner takes it; the whole takes 0.73 ms there,
-// and 0.84 without the early start.
+// Measured on an H100, the full-size network in FP16: it took 1.08 ms when this kernel computed
+// every product of 512 and 1,024 rows, and 0.89 ms with cuBLASLt's kernels, since blocks this small
+// read their operands from L2 too often. At 32 and 64 rows the tuner selects this kernel. The
+// network then takes 0.73 ms, and 0.84 ms without the early start.
 #include "linear.h"
 #include "products.cuh"
 #include "ptx/async_copy.cuh"
@@ -17,10 +17,10 @@ namespace lite {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kDepth = 64;  // inputs of a slice: 128 bytes of a row, eight chunks
+constexpr int kDepth = 64;  // inputs per slice: 128 bytes of a row, eight chunks
 constexpr int kStages = 4;
 
-/// Byte offset of a chunk in a slice.
+/// Returns the byte offset of a chunk in a slice.
 __device__ __forceinline__ uint32_t chunkAt(int row, int chunk) {
   return row * kDepth * 2 + ((chunk ^ (row & 7)) << 4);
 }
@@ -29,7 +29,7 @@ template <typename T, int kRows, int kOuts, bool kGlu>
 __global__ void __launch_bounds__(kThreads) linearKernel(LinearParams p, LinearTensors tensors) {
   constexpr int kWarpRows = kRows >= 64 ? 4 : kRows / 16;  // warps over the rows
   constexpr int kWarpOuts = 4 / kWarpRows;
-  constexpr int kRowTiles = kRows / 16 / kWarpRows;  // of a warp
+  constexpr int kRowTiles = kRows / 16 / kWarpRows;  // per warp
   constexpr int kOutTiles = kOuts / 8 / kWarpOuts;
   static_assert(kOutTiles % 2 == 0 && kRowTiles >= 1);
   constexpr uint32_t kSlice = (kRows + kOuts) * kDepth * 2;
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) linearKernel(LinearParams p, LinearT
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int warpRow = warp % kWarpRows, warpOut = warp / kWarpRows;
   const int outs = kGlu ? p.out / 2 : p.out;            // columns of y
-  constexpr int kBlockOuts = kGlu ? kOuts / 2 : kOuts;  // of this block
+  constexpr int kBlockOuts = kGlu ? kOuts / 2 : kOuts;  // per block
   const int outBlocks = (outs + kBlockOuts - 1) / kBlockOuts;
   const int64_t row0 = int64_t(blockIdx.x / outBlocks) * kRows;
   const int out0 = blockIdx.x % outBlocks * kBlockOuts;
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads) linearKernel(LinearParams p, LinearT
   const int slices = (p.in + kDepth - 1) / kDepth;
 #pragma unroll
   for (int slice = 0; slice < kStages - 1; ++slice) {
-    if (slice < slices) loadWeight(slice);  // a constant: it need not wait
+    if (slice < slices) loadWeight(slice);  // constant: no need to wait for the previous kernel
   }
   admitNext();
   waitForPrevious();
@@ -84,8 +84,8 @@ __global__ void __launch_bounds__(kThreads) linearKernel(LinearParams p, LinearT
     commitCopies();
   }
 
-  // The first row of this warp's i-th tile of 8 outputs in the weight's slice: values and gates
-  // take turns.
+  // The first row of this warp's i-th tile of 8 outputs in the weight's slice. Tiles of values and
+  // gates alternate.
   const auto outRow = [&](int i) {
     return kGlu ? (warpOut * kOutTiles / 2 + i / 2) * 8 + i % 2 * kBlockOuts
                 : (warpOut * kOutTiles + i) * 8;
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kThreads) linearKernel(LinearParams p, LinearT
         for (int e = 0; e < 2; ++e) {
           result[e] = biased(sums[i][j][half * 2 + e], out + e);
           if constexpr (kGlu) {
-            // rounded as it would be in memory, where both halves usually stop by
+            // rounded as it would be in memory, where both halves are usually stored first
             const T gate = fromFloat<T>(biased(sums[i][j + 1][half * 2 + e], outs + out + e));
             result[e] = glu(fromFloat<T>(result[e]), gate);
           } else if (p.activation == Activation::kRelu) {

@@ -1,5 +1,6 @@
-// A linear layer with what follows it: y = act(x weight^T + bias) + residual. cuBLASLt is made for
-// large products; below a thousand rows its kernels mostly wait, and it has no gate.
+// A linear layer fused with its activation and residual: y = act(x weight^T + bias) + residual.
+// cuBLASLt is made for large products: below a thousand rows its kernels mostly wait. It has no
+// gate either.
 #pragma once
 
 #include "common.h"
@@ -8,8 +9,8 @@ namespace lite {
 
 enum class Activation : int32_t { kNone = 0, kRelu = 1, kGlu = 2 };
 
-/// x is [rows, in], weight [out, in], y [rows, out]; with the gate, the weight's first half gives
-/// the values and the second the gates, and y is [rows, out / 2].
+/// x is [rows, in], weight [out, in], y [rows, out]. With the gate, the first half of the weight
+/// computes the values and the second half the gates, and y is [rows, out / 2].
 struct LinearParams {
   int64_t rows;
   int32_t in, out;
@@ -17,13 +18,14 @@ struct LinearParams {
   DataType dtype;
 };
 
-/// Why there cannot be so many outputs; nullptr when there can.
+/// Returns nullptr if the kernels support this number of outputs, otherwise the reason in one line.
 inline const char* checkOutputs(const LinearParams& p) {
   const bool good = p.out >= 2 && p.out % (p.activation == Activation::kGlu ? 4 : 2) == 0;
   return good ? nullptr : "the outputs must be even, and the gates too";
 }
 
-/// Why linear(), which is for few rows, cannot run with these parameters; nullptr when it can.
+/// Returns nullptr if linear(), which is made for few rows, supports these parameters, otherwise
+/// the reason in one line.
 inline const char* check(const LinearParams& p) {
   if (p.dtype != DataType::kHalf && p.dtype != DataType::kBFloat16) {
     return "the data type must be half or bfloat16";
@@ -38,29 +40,30 @@ struct LinearTensors {
   const void* weight;
   const void* bias;      // [out], nullable
   const void* residual;  // like y, nullable; added last
-  const int32_t* mask;   // [rows], nullable: rows of y where it is 0 are zero
+  const int32_t* mask;   // [rows], nullable: rows of y are zero where the mask is 0
   void* y;
 };
 
-/// How many ways there are to cut the product into blocks; which is fastest depends on the sizes.
+/// The number of ways to divide the product into blocks. The fastest depends on the sizes.
 constexpr int kLinearVariants = 5;
 
-/// All pointers are 16-byte aligned; variant is 0 to kLinearVariants - 1. The weight is read while
-/// the kernel before on the stream may still run, which must therefore not write it.
+/// All pointers are 16-byte aligned; variant is 0 to kLinearVariants - 1. The kernel may read the
+/// weight while the previous kernel on the stream still runs, so that kernel must not write it.
 cudaError_t linear(const LinearParams& params, const LinearTensors& tensors, int variant,
                    cudaStream_t stream);
 
-/// Whether the current GPU can multiply in TF32 by linearTf32(): a Hopper.
+/// Returns whether the current GPU supports linearTf32(), that is, whether it is a Hopper GPU.
 bool hasLinearTf32();
 
-/// Why linearTf32() cannot run with these parameters; nullptr when it can.
+/// Returns nullptr if linearTf32() supports these parameters, otherwise the reason in one line.
 const char* checkTf32(const LinearParams& params);
 
-/// How many ways there are to cut that.
+/// The number of ways to divide the product of linearTf32().
 constexpr int kTf32LinearVariants = 4;
 
-/// The same for floats, rounded to TF32 to be multiplied, and for any number of rows; a residual
-/// only without activation. cudaErrorNotSupported where the GPU is no Hopper.
+/// Does the same for FP32 tensors of any number of rows. Operands are rounded to TF32 for the
+/// products. A residual is only supported without activation. Returns cudaErrorNotSupported if the
+/// GPU is not a Hopper GPU.
 cudaError_t linearTf32(const LinearParams& params, const LinearTensors& tensors, int variant,
                        cudaStream_t stream);
 

@@ -1,16 +1,17 @@
-// A block makes kRows x kOuts of the result on the warpgroups' matrix units, 64 rows each. The bulk
-// engine brings 32 inputs of all its rows at a time into a ring of stages in shared memory, which
-// one thread of a warp of its own keeps filled, and rounds them to TF32 on their way.
+// A block computes kRows x kOuts of the result on the warpgroups' matrix units, 64 rows each. The
+// bulk engine copies 32 inputs of all its rows at a time into a ring of stages in shared memory,
+// and rounds them to TF32 on the way. One thread of a separate warp keeps the ring filled.
 //
-//   - The weights of the first stages, which no earlier kernel writes, are asked for before the
-//     wait for that kernel. Two blocks find room on a multiprocessor, so that this goes on while
-//     the kernel before still runs.
-//   - Bias and residual are under way with the first inputs where registers are enough.
-//   - The gate's weights lie behind their values' in a stage, so both are in the same thread at the
-//     end.
+//   - The weights of the first stages are requested before the wait for the previous kernel, since
+//     no earlier kernel writes them. Two blocks fit on a multiprocessor, so this happens while the
+//     previous kernel still runs.
+//   - Bias and residual are loaded together with the first inputs if there are enough registers.
+//   - In a stage, the gate's weights follow those of their values, so the same thread holds both at
+//     the end.
 //
 // Measured on an H100, eight in a row in a CUDA graph, with bias and residual or activation, us.
-// The last column has the fastest of cuBLASLt's candidates, with a kernel for the gate behind it:
+// The last column is the fastest of cuBLASLt's candidates, followed by a separate kernel for the
+// gate:
 //
 //   rows    in   out         64 x 32   64 x 64   64 x 128   128 x 128   cuBLASLt
 //    512   512  1024, gate       5.6       5.4        6.1         8.1        8.7
@@ -24,11 +25,11 @@
 //   1024  2048   512            20.6      16.0       18.0        23.9       14.1
 //   1024   512 32768             377       231        162         140        107
 //
-// What comes into a multiprocessor is the limit, about 67 bytes a ns however the result is cut. So
-// it was no help that blocks of a cluster hand each other what they read (64 x 64 in clusters of
-// 2 x 2: 7.6 us instead of 6.4 in the first row, both of a first version), nor that two blocks
-// share the inputs of a result and add up their sums (64 x 64: 5.9, 5.0, 11.5 and 10.7 us in the
-// first four rows), nor blocks of 128 x 256 (127 us in the last).
+// The limit is the data that enters a multiprocessor, about 67 bytes per ns however the result is
+// divided. So three variants did not help. Blocks of a cluster that pass on the data they read: 64
+// x 64 in clusters of 2 x 2 took 7.6 us instead of 6.4 in the first row, both in a first version.
+// Two blocks that divide the inputs of a result and add up their sums: 64 x 64 took 5.9, 5.0, 11.5
+// and 10.7 us in the first four rows. Blocks of 128 x 256: 127 us in the last row.
 #include "common.cuh"
 #include "linear.h"
 #include "ptx/bulk_copy.cuh"
@@ -39,12 +40,12 @@ namespace lite {
 namespace {
 
 constexpr int kWarpgroup = 4 * kWarpSize;
-constexpr int kDepth = 32;  // inputs of a stage, 128 bytes of a row
+constexpr int kDepth = 32;  // inputs per stage, 128 bytes of a row
 constexpr int kRowBytes = kDepth * int(sizeof(float));
-constexpr uint32_t kAlignment = 1024;            // of eight rows
-constexpr uint32_t kMostRingBytes = 110 * 1024;  // two blocks find room on a multiprocessor
+constexpr uint32_t kAlignment = 1024;            // of eight rows, in bytes
+constexpr uint32_t kMostRingBytes = 110 * 1024;  // two blocks fit on a multiprocessor
 
-/// How a product is cut.
+/// How a product is divided into blocks.
 template <int kRows_, int kOuts_>
 struct Cut {
   static constexpr int kRows = kRows_, kOuts = kOuts_;
@@ -56,7 +57,7 @@ struct Cut {
       kAlignment + kStages * kStageBytes + 2 * kStages * sizeof(uint64_t);
 };
 
-/// The matrices as the bulk engine takes them.
+/// Descriptors of the matrices for the bulk engine.
 struct Matrices {
   CUtensorMap x, weight;
 };
@@ -74,7 +75,7 @@ __global__ void __launch_bounds__(C::kThreads, 2)
   const int rowTiles = int(ceilDiv<int64_t>(p.rows, C::kRows));
   const int row0 = int(blockIdx.x) % rowTiles * C::kRows;
   const int outs = kGlu ? p.out / 2 : p.out;                  // columns of y
-  constexpr int kBlockOuts = kGlu ? C::kOuts / 2 : C::kOuts;  // of this block
+  constexpr int kBlockOuts = kGlu ? C::kOuts / 2 : C::kOuts;  // per block
   const int out0 = int(blockIdx.x) / rowTiles * kBlockOuts;
   const int steps = ceilDiv(p.in, kDepth);
 
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(C::kThreads, 2)
       const int first = min(C::kStages, steps);
       for (int step = 0; step < first; ++step) {
         arriveExpecting(full(step), C::kStageBytes);
-        loadWeight(step, step);  // a constant: it need not wait
+        loadWeight(step, step);  // constant: no need to wait for the previous kernel
       }
       waitForPrevious();
       for (int step = 0; step < first; ++step) loadInput(step, step);
@@ -120,7 +121,7 @@ __global__ void __launch_bounds__(C::kThreads, 2)
     return;
   }
 
-  // A lane's sums, as warpgroupProduct() has them: two rows, pairs of columns.
+  // A lane's sums, in the layout of warpgroupProduct(): two rows, pairs of columns.
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   constexpr int kPairs = C::kOuts / 8;
   const auto rowOf = [&](int half) { return int64_t(row0) + warp * 16 + half * 8 + lane / 4; };
@@ -152,8 +153,8 @@ __global__ void __launch_bounds__(C::kThreads, 2)
     }
   };
   waitForPrevious();
-  // Asked for before the products where registers are enough. The sums cannot begin with them: the
-  // compiler would make every product wait.
+  // Loaded before the products if there are enough registers. The sums cannot start from these
+  // values: the compiler would then make every product wait.
   constexpr bool kEarly = C::kOuts <= 64;
   float early[kEarly ? 4 * kPairs : 1] = {};
   if constexpr (kEarly) addBiasAndResidual(early);
@@ -208,7 +209,7 @@ __global__ void __launch_bounds__(C::kThreads, 2)
         const int at = 4 * j + 2 * half + e;
         result[e] = sums[at];
         if constexpr (kGlu) {
-          constexpr int kGates = 2 * kPairs;  // behind their values
+          constexpr int kGates = 2 * kPairs;  // gates follow their values
           result[e] = glu<float, true>(result[e], sums[kGates + at]);
         } else if (p.activation == Activation::kRelu) {
           result[e] = relu(result[e]);
@@ -222,7 +223,7 @@ __global__ void __launch_bounds__(C::kThreads, 2)
 
 // ---- host ---------------------------------------------------------------------------------------
 
-/// A dense matrix, for boxes of one stage's inputs and so many rows.
+/// Describes a dense matrix, for boxes of `rows` rows and one stage's inputs.
 cudaError_t describe(const void* matrix, int64_t rows, int columns, int boxRows,
                      CUtensorMap* description) {
   static const auto encode = [] {

@@ -1,9 +1,9 @@
-// Some blocks a sentence: the mean goes to the shared memory of each, then every warp takes classes
-// in turn and keeps its best; the best of all blocks is the answer. Where there are clusters, four
-// blocks make one; elsewhere a block is alone.
+// A few blocks compute one sentence. Each block computes the mean in its shared memory. Then the
+// warps take classes in turn, and each keeps its best one. The result is the best of all blocks. On
+// GPUs with clusters, four blocks form one; on others there is one block per sentence.
 //
-// Measured on an H100 (16 x 32 x 512, 251 classes, FP16): one block a sentence 13.9 us, of which
-// the 257 KB of weights that each has to draw take the most.
+// Measured on an H100 (16 x 32 x 512, 251 classes, FP16): one block per sentence took 13.9 us. Most
+// of this time is spent reading 257 KB of weights in each block.
 #include "common.cuh"
 #include "predict_length.h"
 #include "ptx/cluster.cuh"
@@ -13,14 +13,14 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / kWarpSize;
-constexpr int kTogether = 8;  // classes that a warp has under way
-constexpr int kBlocks = 4;    // of a cluster
+constexpr int kTogether = 8;  // classes that a warp processes at the same time
+constexpr int kBlocks = 4;    // per cluster
 
 struct alignas(8) Best {
   float score;
   int index;
 
-  /// The better of two; of equals the one with the lower index.
+  /// Returns the better of two candidates. If they are equal, the one with the lower index.
   __device__ void take(const Best& other) {
     if (other.score > score || (other.score == score && other.index < index)) *this = other;
   }
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t sentence = blockIdx.x / blocks;
   const int block = blockIdx.x % blocks;
 #if __CUDA_ARCH__ >= 900
-  if (blocks > 1) clusterArrive();  // the first block's memory can be written once it has begun
+  if (blocks > 1) clusterArrive();  // other blocks may write to a block once it has started
 #endif
   const int32_t* real = mask + sentence * p.source;
   const T* rows = x + sentence * p.source * p.channels;
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kThreads)
   lengths[sentence] = min(max(length, int64_t{2}), limits[sentence]);
 }
 
-/// Launch the blocks of every sentence, as a cluster if they are several.
+/// Launches the blocks of every sentence, as a cluster if there are several.
 template <typename T, int kVec>
 cudaError_t run(const PredictLengthParams& p, const void* x, const int32_t* mask,
                 const void* weight, const int64_t* limits, int64_t* lengths, cudaStream_t stream) {

@@ -1,4 +1,4 @@
-// The target's length: the best of the length classes for the mean over the real source positions.
+// Predicts the target's length: the best length class for the mean over the real source positions.
 #pragma once
 
 #include "common.h"
@@ -14,7 +14,7 @@ struct PredictLengthParams {
   DataType dtype;
 };
 
-/// Why these parameters cannot run, in one line; nullptr when they can.
+/// Returns nullptr if the kernel supports these parameters, otherwise the reason in one line.
 inline const char* check(const PredictLengthParams& p) {
   if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.batch < 0) return "the batch must not be negative";
@@ -23,8 +23,8 @@ inline const char* check(const PredictLengthParams& p) {
   return nullptr;
 }
 
-/// mask [batch, source] is 0 at padding. lengths [batch] are at least 2 and at most limits [batch];
-/// of equal classes the lowest wins. The mean and the scores are FP32.
+/// mask [batch, source] is 0 at padding. lengths [batch] are at least 2 and at most limits [batch].
+/// If classes have equal scores, the lowest class is chosen. The mean and the scores are FP32.
 cudaError_t predictLength(const PredictLengthParams& params, const void* x, const int32_t* mask,
                           const void* weight, const int64_t* limits, int64_t* lengths,
                           cudaStream_t stream);

@@ -1,4 +1,5 @@
-// Products on the matrix units of a warp (sm_80 and later): FP32 operands as well, and whole tiles.
+// Products on the matrix units of a warp (sm_80 and later), of whole tiles and also of FP32
+// operands.
 #pragma once
 
 #include "common.cuh"
@@ -7,7 +8,7 @@
 
 namespace lite {
 
-/// Two neighbouring 16-bit elements, as the matrix instructions take them.
+/// Packs two neighbouring 16-bit elements for the matrix instructions.
 template <typename T>
 __device__ __forceinline__ uint32_t loadPair(const T* from) {
   return *reinterpret_cast<const uint32_t*>(from);
@@ -23,7 +24,7 @@ __device__ __forceinline__ uint32_t packPair(__nv_bfloat16 a, __nv_bfloat16 b) {
 
 // ---- FP32 operands ------------------------------------------------------------------------------
 
-/// The part of a float that TF32 holds, and with kLow the part that this leaves.
+/// Returns the TF32 part of a float, or with kLow the TF32 part of the remainder.
 template <bool kLow>
 __device__ __forceinline__ uint32_t tf32Part(uint32_t word) {
   const float value = __uint_as_float(word);
@@ -40,9 +41,9 @@ __device__ __forceinline__ void mmaParts(float (&c)[4], const uint32_t (&a)[4],
       {tf32Part<kLowB>(b[0]), tf32Part<kLowB>(b[1])});
 }
 
-/// c += a * b where each word is a float (m16n8k8) or two 16-bit elements (m16n8k16). Floats are
-/// split in two TF32 parts, of which the product of the low parts alone is left out (about 2^-22
-/// relative); with kTf32 they are rounded to TF32 instead.
+/// Computes c += a * b. Each word is a float (m16n8k8) or two 16-bit elements (m16n8k16). Floats
+/// are split into two TF32 parts. Only the product of the two low parts is omitted (about 2^-22
+/// relative). With kTf32, floats are rounded to TF32 instead.
 template <typename T, bool kTf32>
 __device__ __forceinline__ void mmaWords(float (&c)[4], const uint32_t (&a)[4],
                                          const uint32_t (&b)[2]) {
@@ -59,15 +60,16 @@ __device__ __forceinline__ void mmaWords(float (&c)[4], const uint32_t (&a)[4],
 
 // ---- tiles --------------------------------------------------------------------------------------
 
-/// Products of rows of global memory with a tile of kColumns columns, [outputs, depth] x [depth,
-/// kColumns], 8 columns or 16. The rows are split over the block's warps in tiles of 16, the depth
-/// over what warps are left, and the parts are left in shared memory, parts [splits][outTiles *
-/// 16][kColumns], for the caller to add up. The order of the depth does not matter to a sum, so
-/// every lane takes 8 neighbours in one access where the instruction's own order has pairs.
+/// Multiplies rows of global memory with a tile of kColumns (8 or 16) columns: [outputs, depth] x
+/// [depth, kColumns]. The rows are divided among the block's warps in tiles of 16, and the depth
+/// among the warps that remain. The partial sums are stored in shared memory as parts
+/// [splits][outTiles * 16][kColumns], and the caller adds them up. The order of the depth does not
+/// change a sum. So every lane loads 8 neighbouring elements in one access, although the
+/// instruction's own order has pairs.
 template <typename T, int kColumns>
 struct TileProduct {
   static constexpr int kVec = kWidest<T>;
-  static constexpr int kStep = 4 * kVec;  // of the depth, at once
+  static constexpr int kStep = 4 * kVec;  // elements of the depth per step
   int outputs, outTiles, splits;
 
   __host__ __device__ TileProduct(int outputs, int warps)
@@ -78,9 +80,9 @@ struct TileProduct {
   __host__ __device__ int partStride() const { return outTiles * 16 * kColumns; }
   __host__ __device__ size_t bytes() const { return size_t(splits) * partStride() * sizeof(float); }
 
-  /// Elements from one column of the tile to the next in shared memory: whole 64-byte steps, an odd
-  /// number of them, so that the accesses of eight columns meet all banks. What is past the depth
-  /// is not read.
+  /// The stride between columns of the tile in shared memory, in elements: an odd number of 64-byte
+  /// steps, so that the accesses of eight columns use all banks. Elements past the depth are not
+  /// read.
   __host__ __device__ static int columnStride(int depth) {
     return ((depth + kStep - 1) / kStep | 1) * kStep;
   }

@@ -1,18 +1,19 @@
-// A block takes kTile neighbouring positions of one sentence and all channels:
+// A block computes kTile neighbouring positions of one sentence, for all channels:
 //
-//   1. the rows that the windows reach come to shared memory, through the gate if there is one;
-//   2. the logits of the tile, [heads * K, channels] x [channels, kTile], on the matrix units;
-//   3. four lanes a head and position turn logits into taps, stored by the input row that they
-//      meet, zero where a window does not reach, so that the sum needs no conditions;
-//   4. every thread owns a channel pair at half of the positions and walks over the rows once.
+//   1. It loads the rows that the windows reach into shared memory, through the gate if there is
+//      one.
+//   2. The matrix units compute the logits of the tile, [heads * K, channels] x [channels, kTile].
+//   3. Four lanes per head and position turn logits into taps. A tap is stored by the input row
+//      that it meets, and is zero where a window does not reach, so the sum needs no conditions.
+//   4. Every thread owns a pair of channels at half of the positions, and reads the rows once.
 //
-// Rows before and after the sentence are zero; masked ones get zero taps.
+// Rows before and after the sentence are zero. Masked rows get zero taps.
 //
 // Measured on an H100 (16 x 64, 512 channels, 8 heads, K 3 to 15, FP16): a first version with 256
-// threads and 4-byte loads of the weight took 11.8 us a layer, nearly all of it latency; this one
-// takes 7.6 us with the gate. In TF32, 11.3 us, where the gate, cuBLASLt's logits and the
-// convolution in kernels of their own took 19 on average. 64 x 128 positions in FP16: tiles of 8
-// positions 26 us a layer, of 16 positions 18.
+// threads and 4-byte loads of the weight took 11.8 us per layer, nearly all of it latency. This
+// version takes 7.6 us with the gate. In TF32 it takes 11.3 us; separate kernels for the gate,
+// cuBLASLt's logits and the convolution took 19 us on average. 64 x 128 positions in FP16: 26 us
+// per layer with tiles of 8 positions, 18 us with tiles of 16.
 #include "products.cuh"
 #include "self_conv.h"
 
@@ -20,9 +21,9 @@ namespace lite {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kLanes = 4;            // of a softmax
+constexpr int kLanes = 4;            // per softmax
 constexpr int64_t kManyTiles = 256;  // of 16 positions: more than there are multiprocessors
-constexpr size_t kMaxSharedBytes = 99 * 1024;  // what every GPU from sm_80 on has
+constexpr size_t kMaxSharedBytes = 99 * 1024;  // every GPU from sm_80 on has this much
 
 template <typename T, int kTile>
 struct Sizes {
@@ -97,7 +98,7 @@ __global__ void __launch_bounds__(kThreads)
                                    parts);
   __syncthreads();
 
-  // 3. The taps. Every lane takes part in the shuffles, with a position or without.
+  //   3. The taps. Every lane takes part in the shuffles, even without a position.
   const int jobs = p.heads * kTile, partStride = sizes.logits.partStride();
   for (int base = 0; base < jobs; base += kThreads / kLanes) {
     const int job = base + threadIdx.x / kLanes;
@@ -133,7 +134,7 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
 
   // 4. The sum.
-  constexpr int kEach = kTile / 2;  // positions of a thread
+  constexpr int kEach = kTile / 2;  // positions per thread
   const int headChannels = p.channels / p.heads, pairs = p.channels / 2;
   for (int i = threadIdx.x; i < 2 * pairs; i += kThreads) {
     const int c = i % pairs * 2, t1 = i / pairs * kEach;
@@ -152,14 +153,14 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     T* to = y + (sentence + t0 + t1) * p.channels + c;
-    unsigned again = 0;  // a bit a position
+    unsigned again = 0;  // one bit per position
 #pragma unroll
     for (int t = 0; t < kEach; ++t) {
       if (t0 + t1 + t >= p.length) continue;
       storeVector(to + int64_t(t) * p.channels, sum[t]);
       if (isnan(sum[t][0] + sum[t][1])) again |= 1u << t;
     }
-    // Zero taps make NaN of a neighbour's infinity or NaN: once more, over the window alone.
+    // A zero tap times a neighbour's infinity or NaN gives NaN: sum again, over the window alone.
     for (; again != 0; again &= again - 1) {
       const int t = __ffs(again) - 1;
       float own[2] = {};
@@ -187,7 +188,7 @@ cudaError_t runTiles(const SelfConvParams& p, const void* x, const void* weight,
 template <typename T, bool kTf32 = false>
 cudaError_t run(const SelfConvParams& p, const void* x, const void* weight, const int32_t* mask,
                 void* y, cudaStream_t stream) {
-  // Larger tiles read the weight and their neighbours' rows less often.
+  // Larger tiles read the weight and the neighbouring rows less often.
   const bool large = int64_t(p.batch) * ceilDiv(p.length, 16) >= kManyTiles &&
                      Sizes<T, 16>(p).bytes() <= kMaxSharedBytes;
   return large ? runTiles<T, 16, kTf32>(p, x, weight, mask, y, stream)

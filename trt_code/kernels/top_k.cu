@@ -1,32 +1,32 @@
-// One block selects the k largest of one row, reading it from memory once:
+// One block selects the k largest elements of one row, and reads the row from memory once:
 //
-//   1. every thread finds the maximum of its elements, 16 bytes a load;
-//   2. k of these maxima are k different elements, so that a value which k maxima reach is a lower
-//      bound of the k-th largest element. A first bound comes from the warps' own leading maxima;
-//      bisection raises it until at most 2k maxima reach it (rows whose large entries lie close
-//      together need some rounds, others few or none);
-//   3. the elements of the threads whose maximum reaches the bound, 2k at most of 512, are looked
-//      at again (from cache), a vector a thread of the block. Those not below the bound become
-//      candidates in shared memory, and the rank of each is the number of candidates that are
-//      greater.
+//   1. Every thread finds the maximum of its elements, 16 bytes per load.
+//   2. k of these maxima are k different elements. So a value that k maxima reach is a lower bound
+//      of the k-th largest element. A first bound comes from the warps' own leading maxima.
+//      Bisection raises it until at most 2k maxima reach it. Rows whose large entries lie close
+//      together need some rounds, others few or none.
+//   3. The threads whose maximum reaches the bound are at most 2k of 512. Their elements are read
+//      again (from cache), one vector per thread of the block. Elements that are not below the
+//      bound become candidates in shared memory. The rank of a candidate is the number of greater
+//      candidates.
 //
-// Comparisons are made on integer keys with the order of PyTorch: NaN above all, -0 equal to +0,
-// and of equal values the lower index above. Should the candidates not fit (more than
-// kMaxCandidates entries equal, mostly), the block finds the k-th key by bisection over the row in
-// global memory: slower, and as exact.
+// Comparisons use integer keys in the order of PyTorch: NaN is the largest, -0 equals +0, and among
+// equal values the lower index comes first. If the candidates do not fit (mostly when more than
+// kMaxCandidates entries are equal), the block finds the k-th key by bisection over the row in
+// global memory. This is slower and equally exact.
 //
 // Measured on an H100, FP16, width 32768, k = 32, us for 64, 512, 1,024 and 8,192 rows:
 //
-//   each thread that reaches the bound looks at its own again    10.4   26.8   45.9   246
-//   the block shares that look out, as it is here                 5.1   17.9   37.0   191
-//   the same, four blocks a processor, two loads ahead            5.3   17.0   38.8   225
-//   the same, two blocks of 1,024 a processor                     6.7   22.3   46.4   275
+//   each thread that reaches the bound reads its own elements again   10.4   26.8   45.9   246
+//   the block shares that work, as in this file                        5.1   17.9   37.0   191
+//   the same, four blocks per processor, two loads ahead               5.3   17.0   38.8   225
+//   the same, two blocks of 1,024 per processor                        6.7   22.3   46.4   275
 //
-// Asking for the row of the next wave to come to L2 before looking out made it slower: inside the
-// network 8,192 rows of FP16 256 us instead of 193, and 1,024 of FP32 82 us instead of 65.
+// Prefetching the next wave's row into L2 before step 3 made it slower. Inside the network, 8,192
+// rows of FP16 took 256 us instead of 193, and 1,024 rows of FP32 82 us instead of 65.
 //
-// As it is, three blocks of 512 share a processor. 256 threads a row took 75 us for 1,024 rows.
-// Memory alone would need 23 and 180 us for the last two.
+// In this version three blocks of 512 share a processor. With 256 threads per row, 1,024 rows took
+// 75 us. Memory alone would need 23 and 180 us for the last two sizes.
 #include "common.cuh"
 #include "top_k.h"
 
@@ -34,25 +34,26 @@ namespace lite {
 namespace {
 
 constexpr int kMaxCandidates = 2048;
-constexpr int kLoadsAhead = 4;  // vectors that a thread has in flight
+constexpr int kLoadsAhead = 4;  // vectors that a thread loads at the same time
 constexpr int kSmallThreads = 128;
 constexpr int kLargeThreads = 512;
-constexpr int kSmallRowBytes = 16 * 1024;  // rows up to this take the small block
+constexpr int kSmallRowBytes = 16 * 1024;  // rows up to this size use the small block
 
-using Key = unsigned long long;  // the value's order above, the complement of the index below
+using Key = unsigned long long;  // upper half: the value's order; lower half: ~index
 
 // ---- order --------------------------------------------------------------------------------------
 
-constexpr uint32_t kLowest = 0;  // below every value's order
+constexpr uint32_t kLowest = 0;  // below the order of every value
 
-/// An integer that orders as PyTorch orders values: NaN greatest, -0 equal to +0.
+/// Returns an integer that sorts as PyTorch sorts values: NaN is the largest, -0 equals +0.
 __device__ __forceinline__ uint32_t orderOf(float value) {
   if (value != value) return 0xffffffffu;
   const uint32_t bits = __float_as_uint(value + 0.0f);  // -0 + 0 is +0
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-/// Whether only one value has this order, so that valueOf gives it back: not NaN and not zero.
+/// Returns whether only one value has this order, so that valueOf restores it: not NaN and not
+/// zero.
 __device__ __forceinline__ bool isOneValue(uint32_t order) {
   return order != 0xffffffffu && order != 0x80000000u;
 }
@@ -68,7 +69,7 @@ __device__ __forceinline__ uint32_t orderOfKey(Key key) { return uint32_t(key >>
 
 // ---- words: one float or two 16-bit values in 4 bytes ------------------------------------------
 
-/// The larger of two words, element by element; NaN is the largest.
+/// Returns the larger of two words, element by element. NaN is the largest.
 template <typename T>
 __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b);
 template <>
@@ -84,13 +85,13 @@ __device__ __forceinline__ uint32_t larger<__nv_bfloat16>(uint32_t a, uint32_t b
   return maxNanBFloat162(a, b);
 }
 
-/// The largest elements of four words, as a word.
+/// Returns the largest elements of four words, as a word.
 template <typename T>
 __device__ __forceinline__ uint32_t largest(uint4 words) {
   return larger<T>(larger<T>(words.x, words.y), larger<T>(words.z, words.w));
 }
 
-/// The order of the larger element of a word.
+/// Returns the order of the larger element of a word.
 template <typename T>
 __device__ __forceinline__ uint32_t orderOfWord(uint32_t word) {
   constexpr int kElements = 4 / int(sizeof(T));
@@ -113,7 +114,8 @@ struct Shared {
   uint32_t warpLargest[kThreads / kWarpSize];
 };
 
-/// A row as vectors at multiples of 16 bytes in memory, and the few elements before and after them.
+/// A row as vectors at multiples of 16 bytes in memory, plus the few elements before and after
+/// them.
 template <typename T>
 struct Row {
   static constexpr int kVec = kWidest<T>;
@@ -133,8 +135,9 @@ struct Row {
   __device__ int indexOfVector(int vector) const { return head + vector * kVec; }
 };
 
-/// A bound that at least k of the threads' maxima reach, and at most 2k where values allow it;
-/// kLowest where fewer than k threads have elements. `holders` threads, the first ones, have some.
+/// Finds a bound that at least k of the threads' maxima reach, and at most 2k if the values allow
+/// it. Returns kLowest if fewer than k threads have elements. Only the first `holders` threads have
+/// elements.
 template <int kThreads>
 __device__ uint32_t findBound(uint32_t largest, int holders, int k, Shared<kThreads>& shared) {
   const int warp = threadIdx.x / kWarpSize;
@@ -142,7 +145,7 @@ __device__ uint32_t findBound(uint32_t largest, int holders, int k, Shared<kThre
   const int fullWarps = min(holders, kThreads) / kWarpSize;
   const bool enough = fullWarps * kWarpSize >= k;
   if (enough && warp < fullWarps) {
-    // The warp's share of k: its n-th largest maximum.
+    // The n-th largest maximum of the warp, where n is the warp's share of k.
     const int share = ceilDiv(k, fullWarps);
     uint32_t mine = largest;
     uint32_t bound = 0;
@@ -162,7 +165,7 @@ __device__ uint32_t findBound(uint32_t largest, int holders, int k, Shared<kThre
     low = min(low, shared.warpBound[w]);
     high = max(high, shared.warpLargest[w]);
   }
-  // At least k maxima reach low; above high there are none.
+  // At least k maxima reach `low`; no maximum is above `high`.
   int reaching = __syncthreads_count(largest >= low);
   while (reaching > 2 * k && low < high) {
     const uint32_t middle = high - (high - low) / 2;
@@ -177,10 +180,11 @@ __device__ uint32_t findBound(uint32_t largest, int holders, int k, Shared<kThre
   return low;
 }
 
-/// Write the key of each rank below k among the `count` candidates to shared.best. All threads.
+/// Writes the key of each rank below k among the `count` candidates to shared.best. All threads
+/// call it.
 template <int kThreads>
 __device__ void rankCandidates(int count, int k, Shared<kThreads>& shared) {
-  constexpr int kLanes = 4;  // share the comparisons of a candidate
+  constexpr int kLanes = 4;  // lanes that share the comparisons of a candidate
   const int part = threadIdx.x % kLanes;
   for (int first = 0; first < count; first += kThreads / kLanes) {
     const int i = first + threadIdx.x / kLanes;
@@ -195,8 +199,8 @@ __device__ void rankCandidates(int count, int k, Shared<kThreads>& shared) {
   __syncthreads();
 }
 
-/// Gather the k largest as candidates by bisection over the whole row, of which at least k reach
-/// `bound`. All threads.
+/// Collects the k largest elements as candidates, by bisection over the whole row. At least k
+/// elements reach `bound`. All threads call it.
 template <typename T, int kThreads>
 __device__ void bisectRow(const Row<T>& row, uint32_t bound, int k, Shared<kThreads>& shared) {
   const auto count = [&](Key least) {
@@ -224,7 +228,7 @@ __device__ void bisectRow(const Row<T>& row, uint32_t bound, int k, Shared<kThre
       high = middle - 1;
     }
   }
-  __syncthreads();  // all have read the last count
+  __syncthreads();  // all threads have read the previous count
   if (threadIdx.x == 0) shared.count = 0;
   __syncthreads();
   for (int i = threadIdx.x; i < row.width; i += kThreads) {
@@ -234,7 +238,7 @@ __device__ void bisectRow(const Row<T>& row, uint32_t bound, int k, Shared<kThre
   __syncthreads();
 }
 
-/// The order of the largest element of this thread's vectors; several loads ahead of use.
+/// Returns the order of the largest element of this thread's vectors. Several loads are in flight.
 template <int kThreads, typename T>
 __device__ __forceinline__ uint32_t largestOrder(const Row<T>& row) {
   if (threadIdx.x >= row.vectors) return kLowest;
@@ -245,7 +249,7 @@ __device__ __forceinline__ uint32_t largestOrder(const Row<T>& row) {
   for (int first = threadIdx.x + kThreads; first < row.vectors; first += kThreads * kLoadsAhead) {
     uint4 held[kLoadsAhead];
 #pragma unroll
-    for (int v = 0; v < kLoadsAhead; ++v) {  // past the end the first once more
+    for (int v = 0; v < kLoadsAhead; ++v) {  // past the end, read the first vector again
       const int at = first + v * kThreads;
       held[v] = vectorAt(at < row.vectors ? at : first);
     }

@@ -1,5 +1,5 @@
-// The k largest entries of each row, in descending order, with their positions. Exact: among equal
-// values the lowest index comes first, and NaN counts as the greatest value, as in PyTorch.
+// Selects the k largest entries of each row, in descending order, with their positions. Exact:
+// among equal values the lowest index comes first, and NaN is the greatest value, as in PyTorch.
 #pragma once
 
 #include "common.h"
@@ -17,7 +17,7 @@ struct TopKParams {
   DataType dtype;
 };
 
-/// Why these parameters cannot run, in one line; nullptr when they can.
+/// Returns nullptr if the kernel supports these parameters, otherwise the reason in one line.
 inline const char* check(const TopKParams& p) {
   if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.rows < 0) return "rows must not be negative";
@@ -27,10 +27,10 @@ inline const char* check(const TopKParams& p) {
   return nullptr;
 }
 
-/// Bytes of device memory that topK needs as scratch; may be 0.
+/// Returns the size in bytes of the scratch memory on the device that topK needs. May be 0.
 size_t topKWorkspaceSize(const TopKParams& params);
 
-/// One pass over x. values have x's type and are copies of its entries, bit for bit.
+/// Reads x once. values have the type of x and are bit-for-bit copies of its entries.
 cudaError_t topK(const TopKParams& params, const void* x, void* values, int32_t* indices,
                  void* workspace, cudaStream_t stream);
 

@@ -56,7 +56,7 @@ std::string describeAttributes(const Attributes& attributes) {
     char value[32];
     if (a.type == nvinfer1::PluginFieldType::kINT32) {
       std::snprintf(value, sizeof(value), "%d", *static_cast<const int32_t*>(a.value));
-    } else {  // nine digits tell any two floats apart
+    } else {  // nine digits distinguish any two floats
       std::snprintf(value, sizeof(value), "%.9g", *static_cast<const float*>(a.value));
     }
     text += (text.empty() ? "" : " ") + std::string(a.name) + "=" + value;

@@ -1,5 +1,6 @@
-// The attributes of a plugin, told once: what the creator declares, reads, serialises and puts into
-// the timing cache's key all comes from one table, so none of the four can forget an attribute.
+// The attributes of a plugin, defined once. The creator declares, reads and serialises them, and
+// puts them into the timing cache's key, from one table. So none of these four can miss an
+// attribute.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -9,8 +10,8 @@
 
 namespace lite {
 
-// One scalar attribute and the plugin's member that holds it. The table that a plugin returns
-// points into that plugin, so it is made anew at each use and never copied with the plugin.
+// One scalar attribute, and the plugin's member that holds it. A plugin's table points into that
+// plugin, so it is created at each use and never copied with the plugin.
 struct Attribute {
   Attribute(const char* name, int32_t& value, bool required = false)
       : name(name), type(nvinfer1::PluginFieldType::kINT32), value(&value), required(required) {}
@@ -25,19 +26,19 @@ struct Attribute {
 
 using Attributes = std::vector<Attribute>;
 
-// Copies the fields' values into the members. Returns "" or why they cannot be taken: a required
-// one is missing (all of them are when `allRequired`), one has another type or length, one is
-// unknown.
+// Copies the fields' values into the members. Returns "" or the reason for an error: a required
+// attribute is missing (with `allRequired`, all are required), one has the wrong type or length, or
+// one is unknown.
 std::string readAttributes(const nvinfer1::PluginFieldCollection& fields,
                            const Attributes& attributes, bool allRequired);
 
-// Names and types for the creator; the values' pointers are left null.
+// Names and types for the creator. The pointers to values are null.
 std::vector<nvinfer1::PluginField> declareAttributes(const Attributes& attributes);
 
-// Fields that point at the members, for serialisation.
+// Fields that point to the members, for serialisation.
 std::vector<nvinfer1::PluginField> attributeFields(const Attributes& attributes);
 
-// "padding_l=1 fused=0", floats exactly.
+// Returns a text such as "padding_l=1 fused=0". Floats are exact.
 std::string describeAttributes(const Attributes& attributes);
 
 }  // namespace lite

@@ -15,7 +15,7 @@
 
 namespace lite {
 
-// The declared fields are the plugin's own attribute table.
+// The declared fields come from the plugin's own attribute table.
 template <typename PluginType>
 class Creator : public nvinfer1::IPluginCreatorV3One {
  public:
@@ -27,8 +27,8 @@ class Creator : public nvinfer1::IPluginCreatorV3One {
   const char* getPluginVersion() const noexcept override { return kPluginVersion; }
   const char* getPluginNamespace() const noexcept override { return kPluginNamespace; }
 
-  // Only what is named here reaches createPlugin from an ONNX node: the parser drops the rest
-  // without a word.
+  // Only the attributes named here reach createPlugin from an ONNX node. The parser silently drops
+  // all others.
   const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return &collection_; }
 
   nvinfer1::IPluginV3* createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
@@ -51,7 +51,7 @@ class Creator : public nvinfer1::IPluginCreatorV3One {
   nvinfer1::PluginFieldCollection collection_;
 };
 
-// The creators that getCreators hands to TensorRT.
+// The creators that getCreators returns to TensorRT.
 std::vector<nvinfer1::IPluginCreatorInterface*>& registeredCreators();
 
 template <typename PluginType>

@@ -1,6 +1,6 @@
-// The two symbols that TensorRT's IPluginRegistry::loadLibrary looks for, and all that this library
-// exports. TensorRT registers what getCreators returns; a REGISTER_TENSORRT_PLUGIN in the same
-// library would register every plugin twice.
+// The two symbols that TensorRT's IPluginRegistry::loadLibrary looks up. This library exports
+// nothing else. TensorRT registers the creators that getCreators returns. A
+// REGISTER_TENSORRT_PLUGIN in the same library would register every plugin twice.
 
 #include <NvInferRuntime.h>
 
@@ -26,7 +26,8 @@ std::string nameOf(nvinfer1::IPluginCreatorInterface* creator) {
   return static_cast<nvinfer1::IPluginCreatorV3One*>(creator)->getPluginName();
 }
 
-// The order of registration is the linker's; sorted by name it is the same in every build.
+// The linker decides the order of registration. Sorting by name gives the same order in every
+// build.
 const std::vector<nvinfer1::IPluginCreatorInterface*>& creatorsByName() {
   static const auto sorted = [] {
     auto creators = registeredCreators();

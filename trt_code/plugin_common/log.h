@@ -1,6 +1,6 @@
-// Messages to TensorRT's logger, reached through the finder that `setLoggerFinder` is given. Not
-// through libnvinfer's getLogger(): the library then needs no symbol of libnvinfer and also loads
-// where there is none.
+// Messages to TensorRT's logger, which is reached through the finder passed to `setLoggerFinder`.
+// This code does not use libnvinfer's getLogger(), so the library needs no symbol of libnvinfer and
+// also loads where libnvinfer is not installed.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -11,7 +11,7 @@ namespace lite {
 
 void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept;
 
-// To stderr while no finder is set.
+// Writes to stderr if no finder is set.
 void logError(const std::string& message) noexcept;
 
 }  // namespace lite

@@ -9,7 +9,7 @@ namespace lite {
 namespace {
 
 constexpr int32_t kRefused = 1;
-// Far above any memory, and far below where sizes in bytes overflow.
+// Far above any memory size, and far below the point where sizes in bytes overflow.
 constexpr int64_t kMaxElements = int64_t{1} << 40;
 
 bool isData(nvinfer1::DataType type) {
@@ -112,7 +112,7 @@ bool sameDims(const nvinfer1::Dims& a, const nvinfer1::Dims& b) {
 
 std::string PluginBase::initialise(const nvinfer1::PluginFieldCollection& fields,
                                    nvinfer1::TensorRTPhase phase) {
-  // A plan holds every attribute: one that is missing at run time means a foreign or damaged plan.
+  // A plan holds every attribute. If one is missing at run time, the plan is foreign or damaged.
   const bool allRequired = phase == nvinfer1::TensorRTPhase::kRUNTIME;
   const std::string problem = readAttributes(fields, attributes(), allRequired);
   if (!problem.empty()) return problem;
@@ -122,7 +122,7 @@ std::string PluginBase::initialise(const nvinfer1::PluginFieldCollection& fields
 
 nvinfer1::IPluginCapability* PluginBase::getCapabilityInterface(
     nvinfer1::PluginCapabilityType type) noexcept {
-  switch (type) {  // the casts choose one of three IPluginCapability bases
+  switch (type) {  // the casts select one of three IPluginCapability bases
     case nvinfer1::PluginCapabilityType::kCORE:
       return static_cast<nvinfer1::IPluginV3OneCore*>(this);
     case nvinfer1::PluginCapabilityType::kBUILD:
@@ -144,7 +144,7 @@ bool PluginBase::supportsFormatCombination(int32_t pos,
   if (pos < 0 || pos >= nbInputs + nbOutputs) return false;
   const Signature& rules = signature();
   const TensorRule& rule = pos < nbInputs ? rules.inputs[pos] : rules.outputs[pos - nbInputs];
-  const nvinfer1::PluginTensorDesc& tensor = inOut[pos].desc;  // those after pos are not set yet
+  const nvinfer1::PluginTensorDesc& tensor = inOut[pos].desc;  // those after pos are unset
   return tensor.format == nvinfer1::TensorFormat::kLINEAR &&
          obeys(rule, tensor.type, inOut[0].desc.type);
 }
@@ -192,7 +192,7 @@ int32_t PluginBase::getOutputShapes(const nvinfer1::DimsExprs* inputs, int32_t n
 
 int32_t PluginBase::configurePlugin(const nvinfer1::DynamicPluginTensorDesc* in, int32_t nbInputs,
                                     const nvinfer1::DynamicPluginTensorDesc*, int32_t) noexcept {
-  // The kernels' limits hold everywhere in the profile when they hold at its ends.
+  // If the kernels' limits hold at both ends of the profile, they hold everywhere in it.
   for (auto end : {&nvinfer1::DynamicPluginTensorDesc::min, &nvinfer1::DynamicPluginTensorDesc::opt,
                    &nvinfer1::DynamicPluginTensorDesc::max}) {
     const std::vector<nvinfer1::PluginTensorDesc> tensors = at(in, nbInputs, end);
@@ -280,7 +280,7 @@ int32_t PluginBase::refuse(const std::string& reason) const noexcept {
 }
 
 int32_t PluginBase::refuse(const char* reason, const Inputs& inputs) const noexcept {
-  // attributes() hands out pointers to members, so it is not const; reading through them is.
+  // attributes() returns pointers to members, so it is not const. Reading through them is.
   std::string details = describeAttributes(const_cast<PluginBase*>(this)->attributes());
   const std::vector<TensorRule>& rules = signature().inputs;
   for (int32_t i = 0; i < inputs.count; ++i) {

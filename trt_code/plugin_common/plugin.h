@@ -1,9 +1,9 @@
-// What the plugins share: IPluginV3's three interfaces, answered from a short description that each
-// plugin gives of itself. A plugin adds its attributes, the types and ranks of its tensors, its
-// output shapes, the limits of its kernel, and the launch.
+// The base class of the plugins. It implements IPluginV3's three interfaces from a short
+// description that each plugin gives. A plugin adds its attributes, the types and ranks of its
+// tensors, its output shapes, the limits of its kernel, and the launch.
 //
-// The only state besides the attributes is the number of inputs that onShapeChange last told, since
-// enqueue is not told it and some inputs are optional. Everything else is worked out from the
+// The only state besides the attributes is the number of inputs from the last onShapeChange:
+// enqueue does not receive it, and some inputs are optional. Everything else is derived from the
 // tensor descriptions at each call.
 #pragma once
 
@@ -31,7 +31,7 @@ enum class TypeRule {
 struct TensorRule {
   const char* name;
   TypeRule type;
-  int32_t rank = 0;       // of an input; 0 is any from 1 on
+  int32_t rank = 0;       // of an input; 0 allows any rank from 1 on
   bool optional = false;  // only at the end of the inputs
 };
 
@@ -40,8 +40,8 @@ struct Signature {
   std::vector<TensorRule> outputs;
 };
 
-// The inputs of one call. The plugin's own code sees them after the base has checked their number,
-// types, ranks and that every dimension is 0 to 2^31 - 1.
+// The inputs of one call. Before the plugin's own code receives them, the base class has checked
+// their number, types and ranks, and that every dimension is between 0 and 2^31 - 1.
 struct Inputs {
   const nvinfer1::PluginTensorDesc* desc;
   int32_t count;
@@ -50,9 +50,9 @@ struct Inputs {
     return static_cast<int32_t>(desc[tensor].dims.d[axis]);
   }
   int32_t lastDim(int32_t tensor) const { return dim(tensor, desc[tensor].dims.nbDims - 1); }
-  // Product of all dimensions but the last.
+  // The product of all dimensions except the last.
   int64_t rows(int32_t tensor) const;
-  // Type of input 0.
+  // The type of input 0.
   DataType dtype() const;
 };
 
@@ -64,7 +64,7 @@ class PluginBase : public nvinfer1::IPluginV3,
                    public nvinfer1::IPluginV3OneRuntime {
  public:
   PluginBase() = default;
-  // The tables below point into their own plugin: a copy makes its own.
+  // The tables below point into their own plugin, so a copy creates new ones.
   PluginBase(const PluginBase& other)
       : IPluginV3(),
         IPluginV3OneCore(),
@@ -73,10 +73,10 @@ class PluginBase : public nvinfer1::IPluginV3,
         nbInputs_(other.nbInputs_) {}
   PluginBase& operator=(const PluginBase&) = delete;
 
-  // Takes the attributes. Returns "" or why this plugin cannot be made of them.
+  // Sets the attributes. Returns "" or the reason why the plugin cannot be created from them.
   std::string initialise(const nvinfer1::PluginFieldCollection& fields,
                          nvinfer1::TensorRTPhase phase);
-  // Pointers into this plugin's own members.
+  // Pointers to this plugin's own members.
   virtual Attributes attributes() = 0;
 
   nvinfer1::IPluginCapability* getCapabilityInterface(
@@ -115,9 +115,10 @@ class PluginBase : public nvinfer1::IPluginV3,
 
  protected:
   virtual const Signature& signature() const = 0;
-  // What the attributes alone forbid; nullptr when nothing.
+  // Returns nullptr if the attributes are valid on their own, otherwise the reason.
   virtual const char* checkAttributes() const { return nullptr; }
-  // What these shapes forbid, mostly the kernel's own check(); nullptr when nothing.
+  // Returns nullptr if the plugin supports these shapes, otherwise the reason (mostly from the
+  // kernel's check()).
   virtual const char* checkShapes(const Inputs& inputs) const = 0;
   virtual void outputShapes(const nvinfer1::DimsExprs* inputs, nvinfer1::DimsExprs* outputs,
                             nvinfer1::IExprBuilder& builder) const = 0;
@@ -128,7 +129,8 @@ class PluginBase : public nvinfer1::IPluginV3,
  private:
   const char* checkCount(int32_t nbInputs) const;
   const char* checkTensors(const Inputs& inputs) const;
-  // Logs "<plugin>: <reason> [<tensors and attributes>]" and returns 1, TensorRT's "refused".
+  // Logs "<plugin>: <reason> [<tensors and attributes>]" and returns 1, which means "refused" to
+  // TensorRT.
   int32_t refuse(const std::string& reason) const noexcept;
   int32_t refuse(const char* reason, const Inputs& inputs) const noexcept;
 
@@ -138,7 +140,7 @@ class PluginBase : public nvinfer1::IPluginV3,
   nvinfer1::PluginFieldCollection collection_{};
 };
 
-// Adds what needs the plugin's own type.
+// Adds the functions that need the plugin's own type.
 template <typename Derived>
 class Plugin : public PluginBase {
  public:

@@ -1,21 +1,21 @@
-// What the host is told to do with a plugin: one node, as an ONNX graph would hold it, and the
-// shapes to run it at. A case file is lines of words; `#` starts a comment:
+// Describes a test case of the plugin host: one node, as in an ONNX graph, and the shapes to run it
+// with. A case file consists of lines of words; `#` starts a comment:
 //
-//   case conv-fp16                        the name that the report carries
+//   case conv-fp16                        the name in the report
 //   node LiteDynamicConv 1 -              op_type, plugin_version, plugin_namespace ("-" is empty)
 //   attribute padding_l INT 1             INT, INTS, FLOAT, FLOATS or STRING (the rest of the line)
-//   input HALF                            the inputs' types, in order ...
-//   output HALF                           ... and the types that the outputs must get
-//   types HALF HALF HALF                  a combination of all types that the plugin takes; with
-//   one
-//                                         such line given, all others must be refused (optional)
+//   input HALF                            the types of the inputs, in order ...
+//   output HALF                           ... and the types that the outputs must have
+//   types HALF HALF HALF                  a combination of all types that the plugin accepts;
+//                                         if such lines are given, it must refuse all others
+//                                         (optional)
 //   run 2,8,5 2,4,3,5 -> 2,8,5            shapes of inputs and expected outputs ("." is rank 0)
-//   data in.bin                           the inputs' bytes, run after run (optional: random bytes)
-//   result out.bin                        where the outputs' bytes go (optional)
+//   data in.bin                           the bytes of the inputs, run after run (default: random)
+//   result out.bin                        file for the bytes of the outputs (optional)
 //   end
 //
-// A dimension that differs between the runs is dynamic; the optimisation profile is the smallest
-// and largest of each, with the first run as its optimum.
+// A dimension that differs between the runs is dynamic. The optimisation profile has the smallest
+// and the largest value of each dimension, and the first run as its optimum.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -28,13 +28,13 @@
 
 namespace host {
 
-// A case file, a library or a command line that cannot be used.
+// An error: a case file, a library or a command line that cannot be used.
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// An attribute in the form in which the ONNX parser passes it: INT(S) as kINT32, FLOAT(S) as
-// kFLOAT32, STRING as kCHAR with its NUL counted.
+// An attribute in the form that the ONNX parser passes: INT(S) as kINT32, FLOAT(S) as kFLOAT32,
+// STRING as kCHAR with its NUL counted.
 struct NodeAttribute {
   std::string name;
   nvinfer1::PluginFieldType type;
@@ -69,7 +69,8 @@ std::string text(nvinfer1::DataType type);
 std::string text(nvinfer1::PluginFieldType type);
 std::string text(const nvinfer1::Dims& dims);
 bool same(const nvinfer1::Dims& a, const nvinfer1::Dims& b);
-// Bytes of a dense tensor. Throws UsageError for types that the host does not feed.
+// Returns the size of a dense tensor in bytes. Throws UsageError for types that the host does not
+// support.
 size_t tensorBytes(nvinfer1::DataType type, const nvinfer1::Dims& dims);
 
 }  // namespace host

@@ -21,7 +21,7 @@ void require(cudaError_t status, const char* what) {
 
 class Stream {
  public:
-  // Non-blocking: work on the default stream does not wait for it, nor it for that work.
+  // Non-blocking: this stream and the default stream do not wait for each other.
   Stream() { require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream"); }
   ~Stream() { cudaStreamDestroy(stream_); }
   Stream(const Stream&) = delete;
@@ -46,7 +46,7 @@ struct PinnedBytes {
 
 void CUDART_CB pause(void*) { std::this_thread::sleep_for(std::chrono::milliseconds(2)); }
 
-// The buffers of one execution and the ways to run it.
+// The buffers of one execution, and functions to run it.
 class Session {
  public:
   Session(const Execution& e, Guard guard) : execution_(e), workspace_(e.workspaceBytes, guard) {
@@ -62,10 +62,10 @@ class Session {
     }
   }
 
-  // The inputs arrive late on the given stream: work on any other stream reads poison.
+  // Copies the inputs late on the given stream, so that work on any other stream reads poison.
   std::vector<Bytes> plain() {
     for (const auto& input : inputs_) input->fill(kPoison);
-    poison(kPoison);  // and waits: a fill is no sooner done than its stream gets to it
+    poison(kPoison);  // also waits, since a fill may return before its stream executes it
     std::vector<std::unique_ptr<PinnedBytes>> sources;
     require(cudaLaunchHostFunc(stream_.get(), pause, nullptr), "cudaLaunchHostFunc");
     for (size_t i = 0; i < inputs_.size(); ++i) {
@@ -111,7 +111,7 @@ class Session {
     return look();
   }
 
-  // A type that no plugin of this kind takes must be refused before anything is launched.
+  // The plugin must refuse a type that no plugin of this kind accepts, before it launches anything.
   void misfed() {
     std::vector<nvinfer1::PluginTensorDesc> inputs = execution_.inputs;
     inputs[0].type = nvinfer1::DataType::kINT8;

@@ -98,7 +98,7 @@ class Expressions::Builder final : public nvinfer1::IExprBuilder,
   }
   const IDimensionExpr* declareSizeTensor(int32_t, const IDimensionExpr&,
                                           const IDimensionExpr&) override {
-    return nullptr;  // outputs whose size depends on data are not played here
+    return nullptr;  // outputs with data-dependent sizes are not supported here
   }
 
   std::vector<std::unique_ptr<Expression>> made_;

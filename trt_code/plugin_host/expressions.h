@@ -1,5 +1,5 @@
-// Dimension expressions for getOutputShapes. TensorRT gives no way to make an IExprBuilder: both
-// public classes are shells around an `mImpl` of NvInferImpl.h, which the host fills with its own.
+// Dimension expressions for getOutputShapes. TensorRT offers no way to create an IExprBuilder. Both
+// public classes forward to an `mImpl` declared in NvInferImpl.h, and the host supplies its own.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -9,7 +9,7 @@
 
 namespace host {
 
-// Where a dimension of an input gets its value from.
+// The source of an input dimension's value.
 struct Dimension {
   int32_t input;
   int32_t axis;
@@ -22,10 +22,10 @@ class Expressions {
 
   nvinfer1::IExprBuilder& builder();
   const nvinfer1::IDimensionExpr* constant(int64_t value);
-  // An input's dimension that is not known until run time.
+  // An input dimension that is only known at run time.
   const nvinfer1::IDimensionExpr* dynamic(Dimension dimension);
-  // The value when the inputs have these shapes. Throws std::runtime_error for an expression that
-  // this builder did not make, and for a division by zero.
+  // Returns the value for inputs of these shapes. Throws std::runtime_error for an expression that
+  // this builder did not create, and for a division by zero.
   int64_t evaluate(const nvinfer1::IDimensionExpr* expression,
                    const std::vector<nvinfer1::Dims>& inputs) const;
 

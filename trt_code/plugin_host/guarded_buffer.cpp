@@ -74,7 +74,7 @@ GuardedBuffer::GuardedBuffer(size_t bytes, Guard guard, size_t offset) : bytes_(
 }
 
 GuardedBuffer::~GuardedBuffer() {
-  // Failures only follow a lost device, which was reported already.
+  // Failures here only follow a lost device, which has already been reported.
   driver<decltype(&cuMemUnmap)>("cuMemUnmap")(devicePointer(start_), mapped_);
   driver<decltype(&cuMemRelease)>("cuMemRelease")(allocation_);
   driver<decltype(&cuMemAddressFree)>("cuMemAddressFree")(

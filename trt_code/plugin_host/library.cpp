@@ -19,7 +19,8 @@ Function symbol(void* handle, const char* name, const std::string& path) {
   return reinterpret_cast<Function>(address);
 }
 
-// A library of another major version would be called through the wrong vtables; its name tells.
+// A library of another major version would be called through the wrong vtables. Its name shows the
+// version.
 void checkMajor(const std::string& path) {
   const std::string tag = "_trt";
   const size_t at = path.rfind(tag);
@@ -47,7 +48,7 @@ std::string Logger::takeErrors() {
 
 Library::Library(const std::string& path, Logger& logger) : finder_(logger) {
   checkMajor(path);
-  // Never closed: creators and plugins outlive everything, as in a process that serves.
+  // Never closed: as in a serving process, creators and plugins live until the process ends.
   void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) throw UsageError(dlerror());
   symbol<void (*)(nvinfer1::ILoggerFinder*)>(handle, "setLoggerFinder", path)(&finder_);

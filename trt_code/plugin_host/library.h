@@ -9,24 +9,24 @@
 
 namespace host {
 
-// Keeps the errors that plugins log, so that a refusal can be reported with its reason. Every
-// thread has errors of its own: a plugin logs on the thread that called it.
+// Collects the errors that plugins log, so that a refusal can be reported with its reason. Every
+// thread has its own errors, since a plugin logs on the thread that called it.
 class Logger final : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override;
-  // This thread's errors since the last call, joined.
+  // Returns this thread's errors since the last call, joined.
   std::string takeErrors();
 };
 
 class Library {
  public:
-  // Throws UsageError when the file is no plugin library of this TensorRT major version.
+  // Throws UsageError if the file is not a plugin library of this TensorRT major version.
   Library(const std::string& path, Logger& logger);
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
 
   const std::vector<nvinfer1::IPluginCreatorV3One*>& creators() const { return creators_; }
-  // nullptr when the library has none of that name, version and namespace.
+  // Returns nullptr if the library has no creator with that name, version and namespace.
   nvinfer1::IPluginCreatorV3One* find(const std::string& name, const std::string& version,
                                       const std::string& pluginNamespace) const;
 

@@ -64,8 +64,9 @@ size_t fieldBytes(PluginFieldType type, int32_t length) {
   }
 }
 
-// Own copies of fields, each in memory of exactly its size. Handed to a plugin only for the time of
-// one call, and overwritten after it: what a plugin keeps a pointer to is gone.
+// Copies of fields, each in memory of exactly its size. They are passed to a plugin for one call
+// and overwritten afterwards. So if the plugin keeps a pointer to them, it later reads invalid
+// data.
 class FieldCopies {
  public:
   explicit FieldCopies(const std::vector<NodeAttribute>& attributes) {
@@ -113,7 +114,7 @@ class Life {
 
   void enter(const char* stage) { outcome_.stage = stage; }
 
-  // A call that may refuse: it must then have logged why.
+  // Makes a call that may refuse. If it does, it must have logged the reason.
   void accept(bool accepted, const std::string& what) {
     if (accepted) return;
     const std::string reason = logger_.takeErrors();
@@ -184,7 +185,7 @@ class Life {
     names(made);
     const std::vector<NodeAttribute> fields = serialised(made);
 
-    enter("clone");  // the network keeps a clone, the caller destroys the original
+    enter("clone");  // the network keeps a clone; the caller destroys the original
     Plugin plugin = copy(made, made->clone(), "clone");
     made.reset();
     names(plugin);
@@ -211,7 +212,7 @@ class Life {
     }
   }
 
-  // Looks before it takes ownership: the original would be destroyed twice.
+  // Checks before it takes ownership: the original would otherwise be destroyed twice.
   static Plugin copy(const Plugin& original, IPluginV3* made, const std::string& what) {
     expect(made != nullptr && made != original.get(), what + " gave no new plugin");
     return Plugin(made);
@@ -310,7 +311,7 @@ class Life {
     return {dims, type, TensorFormat::kLINEAR, 1.0f};
   }
 
-  // The tensors as the builder describes them: -1 for dynamic dimensions, and the profile.
+  // The tensors as the builder describes them: -1 for dynamic dimensions, plus the profile.
   void describe() {
     const auto add = [&](DataType type, const std::function<const Dims&(const Run&)>& of) {
       DynamicPluginTensorDesc d{tensor(type, of(case_.runs[0])), of(case_.runs[0]),
@@ -334,7 +335,7 @@ class Life {
 
   const DynamicPluginTensorDesc* outputDescs() const { return tensors_.data() + nbInputs(); }
 
-  // Walks every combination of types that the plugin accepts, position by position.
+  // Visits every combination of types that the plugin accepts, position by position.
   void formats(IPluginV3OneBuild* build) {
     enter("formats");
     std::vector<DataType> own = case_.inputTypes;
@@ -384,8 +385,8 @@ class Life {
     }
   }
 
-  // The answer may depend on positions up to pos only; what follows is filled with two kinds of
-  // nonsense.
+  // The answer may only depend on positions up to pos. The positions after it are filled with two
+  // kinds of invalid data.
   bool supports(IPluginV3OneBuild* build, int32_t pos, std::vector<DynamicPluginTensorDesc> inOut) {
     bool answers[2];
     for (int32_t i = 0; i < 2; ++i) {
@@ -472,7 +473,7 @@ class Life {
     const Plugin first = attach(engine, contexts[0]);
     const Plugin second = attach(engine, contexts[1]);
 
-    // Two contexts at different shapes at a time: neither may disturb the other.
+    // Two contexts with different shapes at the same time: neither may disturb the other.
     const bool enqueues = options_.device && !case_.dataPath.empty();
     std::ifstream data;
     std::ofstream result;
@@ -486,7 +487,7 @@ class Life {
     }
   }
 
-  // A damaged plan may be refused or read as far as it goes, but must not be read past its end.
+  // The plugin may refuse a damaged plan or read its valid part, but must not read past its end.
   void damage() {
     for (size_t i = 0; i < plan_.size(); ++i) {
       std::vector<NodeAttribute> fields = plan_;
@@ -557,7 +558,7 @@ class Life {
       const std::string reason = logger_.takeErrors();
       throw Fault{error.what() + (reason.empty() ? "" : ": " + reason)};
     }
-    logger_.takeErrors();  // the refusal that execute() provoked
+    logger_.takeErrors();  // discard the refusal that execute() provoked
     outcome_.enqueued = true;
   }
 
@@ -590,7 +591,7 @@ Outcome live(const Library& library, Logger& logger, const Case& c, const Option
     outcome.message = fault.message;
   } catch (const UsageError&) {
     throw;
-  } catch (const std::exception& error) {  // from an output shape, or out of the plugin itself
+  } catch (const std::exception& error) {  // thrown for an output shape, or by the plugin itself
     outcome.result = Result::kFault;
     outcome.message = error.what();
   }

@@ -1,5 +1,5 @@
-// The life that TensorRT gives a plugin, from the creator's fields to destruction, with the rules
-// of its interface checked on the way.
+// Runs a plugin through the life that TensorRT gives it, from the creator's fields to destruction,
+// and checks the rules of its interface on the way.
 #pragma once
 
 #include <string>
@@ -12,26 +12,26 @@ namespace host {
 
 enum class Result {
   kPassed,
-  kRefused,  // the plugin said no, with a reason: right or wrong is for the caller to judge
+  kRefused,  // the plugin refused with a reason; the caller decides whether it was right
   kFault,    // the plugin broke a rule
 };
 
 struct Outcome {
   Result result = Result::kPassed;
-  std::string stage;  // the last one that was entered
+  std::string stage;  // the last stage that was entered
   std::string message;
   std::string timingCacheId;
   bool enqueued = false;
 };
 
 struct Options {
-  bool device = false;          // enqueue on a GPU too
-  bool dropUndeclared = false;  // go on, as the ONNX parser does, when an attribute is not declared
-  int32_t times = 0;  // enqueue this many times more, to meet the launches of other threads
+  bool device = false;          // also call enqueue on a GPU
+  bool dropUndeclared = false;  // skip undeclared attributes, as the ONNX parser does
+  int32_t times = 0;  // call enqueue this many more times, to overlap with other threads' launches
 };
 
-// Lives one case. Writes the outputs to the case's result file when it enqueues. Throws UsageError
-// for a case that cannot be played.
+// Runs one case. If it calls enqueue, it writes the outputs to the case's result file. Throws
+// UsageError for a case that cannot be run.
 Outcome live(const Library& library, Logger& logger, const Case& c, const Options& options);
 
 }  // namespace host

@@ -1,17 +1,17 @@
-// Plays TensorRT's part towards a plugin library, so that plugins can be tested where TensorRT's
-// core library is not to be had: everything but the engine around them is real.
+// Plays TensorRT's part for a plugin library, so that plugins can be tested where TensorRT's core
+// library is not available. Everything is real except the engine around the plugins.
 //
 //   lite_plugin_host_trt10 LIBRARY --fields          creators and their declared fields, as JSON
-//   lite_plugin_host_trt10 LIBRARY --cases FILE      lives every case of a file (see case_file.h);
-//                                                    one line of JSON a case
+//   lite_plugin_host_trt10 LIBRARY --cases FILE      run every case of a file (see case_file.h);
+//                                                    prints one line of JSON per case
 //     --no-device          stop before enqueue even if there is a GPU
 //     --drop-undeclared    drop attributes that the creator does not declare, as the ONNX parser
 //                          does
-//     --at-once TIMES      run every case in a thread of its own, all at once, and enqueue TIMES
-//                          times more instead of once from a CUDA graph
+//     --at-once TIMES      run every case in a separate thread, all at once, and call enqueue TIMES
+//                          more times instead of once from a CUDA graph
 //
-// Exit status: 0 when no plugin broke a rule (a refusal with a reason breaks none), 1 when one did,
-// 2 for a library, file or command line that cannot be used.
+// Exit status: 0 if no plugin broke a rule (a refusal with a reason is allowed), 1 if one did, 2
+// for a library, file or command line that cannot be used.
 
 #include <cstdio>
 #include <cstdlib>
@@ -90,7 +90,7 @@ int playCases(const Library& library, Logger& logger, const std::string& path, O
     if (!problem.empty()) std::cerr << "no enqueue: " << problem << "\n";
     options.device = problem.empty();
   }
-  // Deferred, a case begins when its outcome is asked for.
+  // With a deferred future, a case starts when its result is requested.
   const std::launch when = options.times > 0 ? std::launch::async : std::launch::deferred;
   std::vector<std::future<Outcome>> outcomes;
   for (const Case& c : cases) {

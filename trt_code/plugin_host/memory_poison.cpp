@@ -1,7 +1,7 @@
-// Freed memory is overwritten and kept from reuse for a while, in this program and in the plugin
-// library that it loads: what a plugin still reads from a destroyed plugin or from an argument of a
-// past call is then always wrong, and not by luck still right. AddressSanitizer does the same
-// better.
+// Overwrites freed memory and keeps it from reuse for a while, in this program and in the plugin
+// library that it loads. If a plugin still reads from a destroyed plugin or from an argument of an
+// earlier call, the data is then always wrong, not correct by chance. AddressSanitizer does the
+// same more thoroughly.
 
 #include <atomic>
 #include <cstdlib>

@@ -52,7 +52,8 @@ lite::ConvStackParams paramsOf(const Tensor& x, int64_t heads, int64_t ffn,
   return params;
 }
 
-// The order in which the kernel reads a layer's matrices, and its constants and their lengths.
+// The order in which the kernel reads a layer's matrices and constants, and the lengths of the
+// constants.
 std::tuple<std::vector<std::string>, std::vector<std::string>, std::vector<int64_t>> convStackOrder(
     int64_t heads, int64_t ffn, bool attends) {
   std::vector<std::string> matrices, constants;
@@ -68,7 +69,7 @@ std::tuple<std::vector<std::string>, std::vector<std::string>, std::vector<int64
   return {matrices, constants, lengths};
 }
 
-// Whether the kernel can run, and should.
+// Returns whether the kernel supports this case and is the better choice.
 bool convStackFits(const Tensor& x, int64_t heads, int64_t ffn, at::IntArrayRef kernelSizes,
                    at::IntArrayRef paddings, int64_t source, int64_t sourceStride) {
   const auto params = paramsOf(x, heads, ffn, kernelSizes, paddings, source, sourceStride);

@@ -1,4 +1,4 @@
-// The operators of the CUDA-graph network that have no counterpart in an ONNX graph, for PyTorch.
+// The operators of the CUDA-graph network without a counterpart in an ONNX graph, for PyTorch.
 
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContext.h>
@@ -55,7 +55,7 @@ Tensor selfConv(const Tensor& x, const Tensor& weight, const std::optional<Tenso
   return y;
 }
 
-// Whether self_conv can run this convolution in such a type.
+// Returns whether self_conv supports this convolution in the given type.
 bool selfConvFits(int64_t channels, int64_t heads, int64_t kernel_size, int64_t padding_l,
                   at::ScalarType dtype) {
   lite::SelfConvParams params{};
@@ -67,7 +67,7 @@ bool selfConvFits(int64_t channels, int64_t heads, int64_t kernel_size, int64_t 
   return check(params) == nullptr;
 }
 
-// LayerNorm, and then `after` [T, C] added to every sentence of x [B, T, C].
+// LayerNorm, then adds `after` [T, C] to every sentence of x [B, T, C].
 Tensor layerNormAdd(const Tensor& x, const Tensor& scale, const Tensor& shift, double eps,
                     const Tensor& after) {
   constexpr const char* kName = "layer_norm_add";

@@ -1,16 +1,16 @@
-// lite::linear and lite::linear_glu: a linear layer with everything around it in the GEMM's
-// epilogue, by cuBLASLt or our own kernels.
+// lite::linear and lite::linear_glu: a linear layer with its bias, activation and residual in the
+// GEMM's epilogue, by cuBLASLt or our own kernels.
 //
 //   y = act(x @ weight^T + bias + residual)
 //
-// cuBLASLt's own first choice is often not its fastest for a few hundred rows, so the first call of
-// a shape times its candidates, and our own kernels beside them where they fit: for few rows, and
-// for TF32 on Hopper. The fastest is kept for the life of the process. They are timed inside a CUDA
-// graph, as they will run: a launch from the host takes longer than a small product, and hid which
-// of them is faster. Nothing can be timed during stream capture: a shape that was not met before
-// then takes cuBLASLt's first choice, and its next call outside a capture times the candidates.
+// cuBLASLt's own first choice is often not its fastest for a few hundred rows. So the first call
+// with a shape times its candidates, and also our own kernels where they apply: for few rows, and
+// for TF32 on Hopper. The fastest is kept for the life of the process. Candidates are timed inside
+// a CUDA graph, as they will run. A launch from the host takes longer than a small product, and
+// would hide which candidate is faster. Nothing can be timed during stream capture. A new shape
+// then uses cuBLASLt's first choice, and its next call outside a capture times the candidates.
 //
-// A weight is a constant: our kernels read it while the kernel before them may still run.
+// A weight is a constant: our kernels read it while the previous kernel may still run.
 
 #include "linear.h"
 
@@ -41,10 +41,11 @@ using OptionalTensor = std::optional<Tensor>;
 
 constexpr size_t kMaxWorkspaceBytes = size_t{32} << 20;
 constexpr int kCandidates = 16;
-constexpr int kTimedRuns = 8;     // of a graph
-constexpr int kTimedReplays = 4;  // the first of which only warms up
-// Up to here our kernel is worth a try; beyond, it moves more bytes through L2 than cuBLASLt's,
-// which share tiles within a cluster (1,024 rows of 512 -> 512 on an H100: 11 us against 5).
+constexpr int kTimedRuns = 8;     // per graph
+constexpr int kTimedReplays = 4;  // the first one only warms up
+// Up to here our kernel is a candidate. Beyond, it moves more bytes through L2 than cuBLASLt's
+// kernels, which share tiles within a cluster (1,024 rows of 512 -> 512 on an H100: 11 us against
+// 5).
 constexpr int64_t kFewRows = 64;
 
 void check(cublasStatus_t status, const char* what) {
@@ -52,7 +53,7 @@ void check(cublasStatus_t status, const char* what) {
               cublasLtGetStatusString(status));
 }
 
-// The descriptors of cuBLASLt are handles that want to be destroyed.
+// cuBLASLt's descriptors are handles that must be destroyed.
 template <typename Handle, cublasStatus_t (*Destroy)(Handle)>
 struct Descriptor {
   Handle handle = nullptr;
@@ -86,7 +87,7 @@ cudaDataType_t dataType(at::ScalarType type) {
   }
 }
 
-// One matrix product with its epilogue. cuBLASLt counts in columns: y^T [N, M] = weight [N, K] x^T.
+// One matrix product with its epilogue. cuBLASLt is column-major: y^T [N, M] = weight [N, K] x^T.
 class Problem {
  public:
   Problem(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
@@ -116,8 +117,8 @@ class Problem {
     check(cublasLtMatrixLayoutCreate(&y_layout_.handle, type, out, rows_, out), "output layout");
   }
 
-  /// cuBLASLt's proposals, with scratch memory and without: those with some may begin by clearing
-  /// it, which is a launch more.
+  /// Returns cuBLASLt's proposals, with and without scratch memory. Those with scratch memory may
+  /// first clear it, which is one more launch.
   std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle) const {
     std::vector<cublasLtMatmulHeuristicResult_t> found;
     for (const size_t workspace : {kMaxWorkspaceBytes, size_t{0}}) {
@@ -168,14 +169,14 @@ using lite::torch_ops::requireTensor;
 using lite::torch_ops::stream;
 using lite::torch_ops::text;
 
-// One way to compute a product: an algorithm of cuBLASLt's, or a variant of one of our kernels.
+// One way to compute a product: an algorithm of cuBLASLt, or a variant of one of our kernels.
 struct Choice {
   std::optional<cublasLtMatmulHeuristicResult_t> algorithm;
-  bool tf32 = false;  // our kernel for TF32
+  bool tf32 = false;  // our TF32 kernel
   int variant = 0;
 };
 
-// One product that can be run in any of its ways; false where a way turns out not to work.
+// A product that can run in any of its ways. Returns false if a way does not work.
 class Candidates {
  public:
   std::vector<Choice> choices;
@@ -184,7 +185,7 @@ class Candidates {
   virtual bool run(const Choice& choice, void* scratch) const = 0;
 };
 
-// Events and graphs that are destroyed whatever happens.
+// Events and graphs that are destroyed on every exit path.
 template <typename Handle, cudaError_t (*Destroy)(Handle)>
 struct Owned {
   Handle handle = nullptr;
@@ -199,10 +200,11 @@ using Event = Owned<cudaEvent_t, cudaEventDestroy>;
 using Graph = Owned<cudaGraph_t, cudaGraphDestroy>;
 using Executable = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
 
-// Milliseconds of kTimedRuns runs in a graph on the current stream, which is not the default one;
-// nothing if this way does not work, and then without the error that it left behind.
+// Returns the milliseconds of kTimedRuns runs in a graph on the current stream, which is not the
+// default stream. Returns nothing if this way does not work, and clears the error that it left
+// behind.
 std::optional<float> timeOf(const Candidates& candidates, const Choice& choice, void* scratch) {
-  if (!candidates.run(choice, scratch)) {  // loads the code, too
+  if (!candidates.run(choice, scratch)) {  // also loads the code
     cudaGetLastError();
     return std::nullopt;
   }
@@ -238,7 +240,7 @@ bool isCapturing() {
 }
 
 Choice fastest(const char* op, const Candidates& candidates, const Tensor& like) {
-  C10_CUDA_CHECK(cudaStreamSynchronize(stream()));  // what is read and written is ready
+  C10_CUDA_CHECK(cudaStreamSynchronize(stream()));  // the operands are ready
   const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
   const Tensor scratch = workspace(kMaxWorkspaceBytes, like);
   Choice best = candidates.choices.front();
@@ -279,7 +281,7 @@ void runFastest(const char* op, const Tensor& x, const Tensor& weight, int flags
   if (met) {
     choice = known->second;
   } else if (isCapturing()) {
-    choice = candidates.choices.front();  // not kept: it was not timed
+    choice = candidates.choices.front();  // not kept, since it was not timed
   } else {
     choice = chosen[shape] = fastest(op, candidates, x);
   }
@@ -306,7 +308,7 @@ lite::LinearTensors tensorsOf(const char* op, const Tensor& x, const Tensor& wei
           y.data_ptr()};
 }
 
-// What our own kernels can do of a product, and how.
+// Which of our own kernels support a product, and how they run it.
 class OwnKernels {
  public:
   OwnKernels(const lite::LinearParams& params, const lite::LinearTensors& tensors, bool tf32)
@@ -363,7 +365,8 @@ class LinearCandidates : public Candidates {
   OwnKernels own_;
 };
 
-// cuBLASLt knows no gate: with one of its algorithms, the gate is a kernel behind the product.
+// cuBLASLt has no gate. With one of its algorithms, a separate kernel computes the gate after the
+// product.
 class GluCandidates : public Candidates {
  public:
   GluCandidates(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
@@ -444,7 +447,8 @@ Tensor linearGlu(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
   return y;
 }
 
-// Whether the gate costs least in the product's epilogue, rather than where its result is read.
+// Returns whether the gate is fastest in the product's epilogue, rather than where its result is
+// read.
 bool gatesInProduct(const Tensor& x, bool tf32) {
   const c10::cuda::CUDAGuard guard(x.device());
   if (x.scalar_type() == at::kFloat) return tf32 && lite::hasLinearTf32();

@@ -1,12 +1,13 @@
-// What the bindings share: checks of PyTorch's tensors and numbers before a kernel gets them.
+// Helpers shared by the bindings: checks of PyTorch's tensors and numbers before they reach a
+// kernel.
 //
 // Each file registers its operators in the namespace `lite`. Operators with a PyTorch form in
-// train_model/ops have their schema, shapes and autograd there and get their CUDA form here. The
-// others exist on CUDA only, for inference, and are defined here with their shapes (Meta), so that
-// torch.compile and graph capture can pass through them.
+// train_model/ops have their schema, shapes and autograd there, and get their CUDA form here. The
+// others exist on CUDA only, for inference. They are defined here with their shapes (Meta), so that
+// torch.compile and graph capture support them.
 //
-// Bad arguments raise an error of one line before anything is launched. Tensors that are not
-// contiguous are copied to be so.
+// Invalid arguments raise an error of one line before anything is launched. Tensors that are not
+// contiguous are copied.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -38,15 +39,15 @@ inline DataType dataType(const char* op, const at::Tensor& tensor) {
   return dataType(op, tensor.scalar_type());
 }
 
-/// Sizes as text. Without the operator of a stream: a compiler that links its own C++ library into
-/// this one cannot format numbers in PyTorch's streams.
+/// Returns sizes as text. It does not use a stream's operator <<: a compiler that links its own C++
+/// library into this one cannot format numbers in PyTorch's streams.
 inline std::string text(at::IntArrayRef sizes) {
   std::string list;
   for (const int64_t size : sizes) list += (list.empty() ? "" : ", ") + std::to_string(size);
   return "[" + list + "]";
 }
 
-/// A size or setting as a kernel takes it. Refuses what does not fit in 32 bits.
+/// Converts a size or setting to the kernel's 32-bit type. Raises an error if it does not fit.
 inline int32_t narrow(const char* op, int64_t value) {
   using Limits = std::numeric_limits<int32_t>;
   TORCH_CHECK(value >= Limits::min() && value <= Limits::max(), "lite::", op, ": ",
@@ -69,7 +70,8 @@ inline const void* dataOrNull(const OptionalTensor& tensor) {
   return tensor.has_value() ? tensor->const_data_ptr() : nullptr;
 }
 
-/// Refuse a tensor that is not dense, of these sizes, and of `like`'s device and dtype.
+/// Raises an error unless the tensor is dense and has these sizes and the device and dtype of
+/// `like`.
 inline void requireTensor(const char* op, const char* name, const at::Tensor& tensor,
                           at::IntArrayRef sizes, const at::Tensor& like) {
   TORCH_CHECK(tensor.sizes() == sizes, "lite::", op, ": ", name, " must be ", text(sizes), ", got ",
@@ -81,7 +83,8 @@ inline void requireTensor(const char* op, const char* name, const at::Tensor& te
   TORCH_CHECK(tensor.is_contiguous(), "lite::", op, ": ", name, " must be contiguous");
 }
 
-/// The pointer of an optional int32 mask of these sizes on `like`'s device; nullptr without one.
+/// Returns the pointer of an optional int32 mask of these sizes on the device of `like`, or nullptr
+/// if there is none.
 inline const int32_t* int32OrNull(const char* op, const char* name,
                                   const std::optional<at::Tensor>& tensor, at::IntArrayRef sizes,
                                   const at::Tensor& like) {
@@ -93,7 +96,7 @@ inline const int32_t* int32OrNull(const char* op, const char* name,
   return tensor->const_data_ptr<int32_t>();
 }
 
-/// Refuse what the kernel cannot run, for the reason that it gives.
+/// Raises the kernel's reason if it does not support the parameters.
 template <typename Params>
 void checkParams(const char* op, const Params& params) {
   const char* reason = check(params);

@@ -1,10 +1,11 @@
-// Registers liblite_plugins_trt<major>.so with TensorRT when a process opens this library, for
-// hosts that only dlopen plugin libraries and expect them to register themselves: Triton's TensorRT
-// backend does (--backend-config=tensorrt,plugins=...). The plugin library itself registers
-// nothing, since IPluginRegistry::loadLibrary would then find its creators taken.
+// Registers liblite_plugins_trt<major>.so with TensorRT when a process opens this library. It is
+// for hosts that only dlopen plugin libraries and expect them to register themselves, as Triton's
+// TensorRT backend does (--backend-config=tensorrt,plugins=...). The plugin library itself
+// registers nothing, since IPluginRegistry::loadLibrary would then find its creators already
+// registered.
 //
-// libnvinfer is looked up at run time: the host has loaded it already, perhaps not globally, and
-// linking to it would need TensorRT's libraries where only its headers are.
+// libnvinfer is looked up at run time. The host has already loaded it, perhaps not globally, and
+// linking to it would need TensorRT's libraries where only its headers are available.
 #include <NvInferRuntime.h>
 #include <dlfcn.h>
 

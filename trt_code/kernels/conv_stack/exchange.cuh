@@ -1,6 +1,6 @@
-// Exchange between the blocks of a group: slices of a result, statistics of a norm, partial sums.
-// The blocks of a cluster write into each other's shared memory; those of a group that is not a
-// cluster exchange everything through global memory. Both have the same interface.
+// Data exchange between the blocks of a group: slices of a result, statistics of a norm, partial
+// sums. The blocks of a cluster write into each other's shared memory. Groups that are not clusters
+// exchange everything through global memory. Both classes have the same interface.
 #pragma once
 
 #include "../ptx/bulk_copy.cuh"
@@ -10,8 +10,9 @@
 
 namespace lite::conv_stack {
 
-/// Sum and squared deviations of kParts sets of kSize numbers; a set's lie kTokens apart. Of a
-/// number of sets that is known only here, the first `parts` count.
+/// Merges the sums and squared deviations of kParts sets of kSize numbers each. The entries of a
+/// set lie kTokens apart. If the number of sets is only known at run time, only the first `parts`
+/// count.
 template <int kTokens, int kParts, int kSize>
 __device__ float2 merge(const float2* from, int parts, float inverseCount) {
   float2 part[kParts];
@@ -30,17 +31,17 @@ __device__ float2 merge(const float2* from, int parts, float inverseCount) {
   return make_float2(sum, squares);
 }
 
-/// Global memory of one group. A block's slice of a result goes there first, in two buffers by
-/// turns, and from there to the shared memory of every block of the group. A cluster has no need of
-/// the other members.
+/// Global memory of one group. A block first writes its slice of a result there, into two
+/// alternating buffers. From there it goes to the shared memory of every block of the group. A
+/// cluster does not use the other members.
 template <int kTokens>
 struct GroupMemory {
-  unsigned char* slices;  // what the blocks share, twice
+  unsigned char* slices;  // the slices that the blocks share, in two buffers
   uint32_t* counter;
-  uint32_t target = 0;  // of the counter
-  uint4* words;  // [block][position]: a sum, the norm's number, squared deviations, the number
+  uint32_t target = 0;  // value that the counter must reach
+  uint4* words;         // [block][position]: sum, norm number, squared deviations, norm number
   uint32_t norms = 0;
-  unsigned char* sums;  // partial ones, [receiver][sender][a slice]
+  unsigned char* sums;  // partial sums, [receiver][sender][slice]
 
   __device__ explicit GroupMemory(const Block& block) {
     auto* scratch = static_cast<unsigned char*>(block.t.scratch);
@@ -52,7 +53,7 @@ struct GroupMemory {
     sums = scratch + of.partials + size_t(block.cluster) * block.p.heads * of.buffer;
   }
 
-  /// Where this block's channels go before share().
+  /// Where this block writes its channels before it calls share().
   __device__ unsigned char* slice(const Block& block, const Phases& phases) const {
     return slices + (phases.shares & 1) * block.sizes.channels * kTokens * 2 +
            block.rank * kSliceBytes<kTokens>;
@@ -64,12 +65,12 @@ template <int kTokens>
 struct ClusterExchange : GroupMemory<kTokens> {
   using GroupMemory<kTokens>::GroupMemory;
 
-  /// Before the first exchange: the barriers of all blocks can be used.
+  /// Called before the first exchange. After it, the barriers of all blocks can be used.
   __device__ static void begin() { clusterSync(); }
-  /// After the last exchange: no block may end while another still writes to it.
+  /// Called after the last exchange: no block may exit while another block still writes to it.
   __device__ static void end() { clusterSync(); }
 
-  /// Send this block's slice to every block's buffer.
+  /// Sends this block's slice to every block's buffer.
   __device__ void share(const Block& block, Phases& phases, int buffer) {
     const uint32_t to = block.address(block.at.buffers[buffer]);
     fenceGlobal();
@@ -86,7 +87,7 @@ struct ClusterExchange : GroupMemory<kTokens> {
     phases.shared(buffer);
   }
 
-  /// Send this block's statistics of the parts, [4 warps][kTokens]; gives those of all blocks.
+  /// Sends this block's statistics of the parts, [4 warps][kTokens]. Returns those of all blocks.
   __device__ const float2* statistics(const Block& block, Phases& phases, const float2* parts) {
     if (threadIdx.x == 0) {
       arriveExpecting(block.barrier(kStatistics), block.p.heads * kTokens * sizeof(float2));
@@ -103,7 +104,7 @@ struct ClusterExchange : GroupMemory<kTokens> {
     return reinterpret_cast<const float2*>(block.shared + block.at.statistics);
   }
 
-  /// Let the others write their partial sums to buffer 0, which this block reads no more.
+  /// Lets the other blocks write their partial sums to buffer 0, which this block no longer reads.
   __device__ static void openPartials(const Block& block) {
     if (threadIdx.x < block.p.heads) {
       arriveRemote(remoteAddress(block.barrier(kFree), threadIdx.x));
@@ -112,12 +113,12 @@ struct ClusterExchange : GroupMemory<kTokens> {
       arriveExpecting(block.barrier(kPartials), block.sizes.channels * kTokens * 2);
     }
   }
-  /// Wait until all others have opened theirs.
+  /// Waits until all other blocks have opened their buffers.
   __device__ static void awaitOpen(const Block& block, Phases& phases) {
     phases.await(block, kFree);
   }
 
-  /// Where this thread's partial sums for one block go, 16 bytes every 2 KiB.
+  /// Where this thread writes its partial sums for one block: 16 bytes every 2 KiB.
   struct Receiver {
     uint32_t to, counted;
     __device__ void store(int i, const uint4& value) const {
@@ -129,7 +130,7 @@ struct ClusterExchange : GroupMemory<kTokens> {
             remoteAddress(block.barrier(kPartials), rank)};
   }
 
-  /// Wait for all partial sums for this block, [sender][a slice].
+  /// Waits for all partial sums sent to this block, [sender][slice].
   __device__ static void awaitPartials(const Block& block, Phases& phases) {
     phases.await(block, kPartials);
   }
@@ -147,8 +148,8 @@ struct MemoryExchange : GroupMemory<kTokens> {
   __device__ static void begin() { __syncthreads(); }
   __device__ static void end() {}
 
-  /// Wait for all blocks of the group, and see what they wrote to memory. What follows is for the
-  /// first warp; the others need another consumersSync.
+  /// Waits for all blocks of the group, and makes their writes to memory visible. This covers the
+  /// first warp only; the other warps need a consumersSync afterwards.
   __device__ void meet(const Block& block) {
     Block::consumersSync();
     if (threadIdx.x == 0) {
@@ -176,8 +177,8 @@ struct MemoryExchange : GroupMemory<kTokens> {
     phases.shared(buffer);
   }
 
-  /// The words come with the norm's number. Nobody is a norm ahead: residuals are shared in
-  /// between.
+  /// Each word carries the number of the norm. No block can be one norm ahead, because the
+  /// residuals are shared between two norms.
   __device__ const float2* statistics(const Block& block, Phases&, const float2* parts) {
     auto* all = reinterpret_cast<float2*>(block.shared + block.at.statistics);
     const uint32_t norm = ++this->norms;

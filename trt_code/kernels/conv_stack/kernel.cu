@@ -1,28 +1,30 @@
-// Sentences do not meet inside the network, so a cluster of blocks can take a sentence (or several
-// short ones, 64 positions at most) through all layers without an exchange with other clusters.
-// Each block owns one head: its 64 channels of every result, and its share of the inner channels.
+// Sentences do not interact inside the network. So a cluster of blocks takes one sentence (or
+// several short ones, 64 positions at most) through all layers without an exchange with other
+// clusters. Each block owns one head: its 64 channels of every result, and its share of the inner
+// channels.
 //
-//   - The layers' weights are one long stream, packed in the order of use. The bulk engine copies
-//   it
-//     into a ring of 16 KiB stages and runs ahead of everything else (weights.cuh).
+//   - The weights of all layers form one long stream, packed in the order of use. The bulk engine
+//     copies it into a ring of 16 KiB stages and runs ahead of the computation (weights.cuh).
 //   - Products are W x^T on the warpgroups' matrix units: 64 outputs x the cluster's positions.
-//   - A result that the next product needs as a whole goes to memory, and from there every block
-//     sends its channels to all blocks of the cluster at once (multicast). Two buffers take turns:
-//     a block sends what it made of one buffer only after it has received every block's part of it.
-//     When its data arrives in the other buffer, no block reads there any more (exchange.cuh).
-//   - Convolution and attention need only their own head (steps.cuh).
-//   - The last product sums over all inner channels, and every block has some of them: the blocks
-//     exchange 16-bit partial sums, written directly into each other's shared memory.
-//   - LayerNorm: the blocks exchange sums and squared deviations of their channels. The residual
-//     stays in registers, in FP32.
+//   - If the next product needs the whole of a result, every block writes its channels to memory
+//     and sends them from there to all blocks of the cluster at once (multicast). Two buffers
+//     alternate. A block computes a result from one buffer. It sends this result only after it has
+//     received every block's part of that buffer. So when the data arrives in the other buffer, no
+//     block reads the other buffer any more (exchange.cuh).
+//   - Convolution and attention only need the block's own head (steps.cuh).
+//   - The last product sums over all inner channels, which are divided among the blocks. The blocks
+//     exchange 16-bit partial sums and write them directly into each other's shared memory.
+//   - For LayerNorm, the blocks exchange sums and squared deviations of their channels. The
+//     residual stays in registers, in FP32.
 //
 // A cluster must lie within one part of the chip, so an H100 with 132 multiprocessors may offer 15
-// clusters of 8 and not 16. Where clusters do not suffice, the blocks that share sentences form a
-// group without a cluster: they meet at counters in memory and exchange everything through memory.
+// clusters of 8 instead of 16. If there are not enough clusters, the blocks that share sentences
+// form a group without a cluster: they synchronise with counters in memory and exchange everything
+// through memory.
 //
-// A fence for both kinds of memory, or an acquire for the whole cluster, costs much here: a thread
-// then waits until its writes are in L2, or empties the multiprocessor's cache. doc/cuda_graphs.md
-// has the versions that were measured.
+// A fence for both kinds of memory, or an acquire for the whole cluster, is expensive here: the
+// thread then waits until its writes are in L2, or the multiprocessor's cache is emptied.
+// doc/cuda_graphs.md lists the versions that were measured.
 #include "kernel.cuh"
 #include "steps.cuh"
 

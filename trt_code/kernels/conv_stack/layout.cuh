@@ -1,4 +1,4 @@
-// Sizes of conv_stack, where everything lies in shared and scratch memory, and one thread's place.
+// Sizes of conv_stack, the layout of its shared and scratch memory, and the place of one thread.
 #pragma once
 
 #include "../common.cuh"
@@ -12,21 +12,21 @@ constexpr int kMaxHeads = 8;
 constexpr int kMaxTokens = 64;
 constexpr int kMaxTaps = 16;  // a tile of the matrix instruction
 constexpr int kConsumers = 256;
-constexpr int kThreads = kConsumers + kWarpSize;  // and a warp that fetches weights
+constexpr int kThreads = kConsumers + kWarpSize;  // plus one warp that fetches weights
 constexpr uint32_t kStageBytes = 16 * 1024;
 constexpr uint32_t kTileBytes = kStageBytes / 2;  // 64 outputs x 64 inputs
 constexpr int kMaxStages = 10;
 
-/// Sizes that follow from the parameters. Every head has a block.
+/// Sizes derived from the parameters. There is one block per head.
 struct Sizes {
-  int channels, inner;  // inner: of a block
-  int layerStages;      // of a block's weights
-  int constants;        // floats of a layer
+  int channels, inner;  // inner: per block
+  int layerStages;      // per block, of its weights
+  int constants;        // floats per layer
 
   __host__ __device__ explicit Sizes(const ConvStackParams& p)
       : channels(p.heads * kHeadWidth), inner(p.ffn / p.heads) {
     const bool attends = p.source > 0;
-    const int gatedStages = p.heads, plainStages = p.heads / 2;  // of a product
+    const int gatedStages = p.heads, plainStages = p.heads / 2;  // per product
     const int innerStages = inner / 128 * p.heads;
     layerStages = 2 * gatedStages + 1 + (attends ? 3 : 1) * plainStages + 2 * innerStages;
     constexpr int kAlways = kStackConstantsAlways.channels;
@@ -36,11 +36,12 @@ struct Sizes {
   }
 };
 
-/// Shared memory of a block, in bytes from its beginning.
+/// Layout of a block's shared memory. Offsets are in bytes from its start.
 struct SharedLayout {
   uint32_t ring, buffers[2], keys, values, hidden, moments, keep, barriers, end;
-  // These three are never needed at once. The others send statistics when their product is done,
-  // and until ours is, taps and queries have been used.
+  // These three are never in use at the same time. The other blocks send statistics after they have
+  // finished their product, and that product needs this block's part. By then this block no longer
+  // needs taps and queries.
   uint32_t taps, queries, statistics;
   uint32_t parts;  // of the statistics
 
@@ -78,9 +79,9 @@ struct SharedLayout {
 static_assert((kMaxHeads + 4) * sizeof(float2) <= kHeadWidth * 2);
 static_assert(kMaxTaps * sizeof(float) <= kHeadWidth * 2);
 
-/// Scratch memory, in bytes from its beginning. Every group has the slices that its blocks share,
-/// two buffers of them. Groups that are not clusters also have counters and statistics, which begin
-/// as zeros, and partial sums.
+/// Layout of the scratch memory. Offsets are in bytes from its start. Every group has two buffers
+/// for the slices that its blocks share. Groups that are not clusters also have counters and
+/// statistics, which must start as zeros, and partial sums.
 constexpr uint32_t kCounterBytes = 128;
 
 struct ScratchLayout {
@@ -94,20 +95,20 @@ struct ScratchLayout {
         end(partials + size_t(groups) * p.heads * buffer) {}
 };
 
-/// Barriers in shared memory. One for each buffer and sender follows the named ones, then for each
-/// stage of the ring one that says that it is full and one that says that it is empty.
+/// Barriers in shared memory. The named barriers come first, then one barrier per buffer and
+/// sender, then two barriers per stage of the ring: one for full and one for empty.
 enum Barrier { kStatistics, kPartials, kFree, kGathers, kBarriers = kGathers + 2 * kMaxHeads };
 
-/// A thread's place: its block's head, its part of the block, its group's sentences.
+/// The place of a thread: its block's head, its part of the block, and its group's sentences.
 struct Block {
   const ConvStackParams& p;
   const ConvStackTensors& t;
   const Sizes sizes;
   const int rank, stages, sentences;
-  const int warpgroup, warp, lane, group, quad;  // warp of the warpgroup; lane = 4 * group + quad
-  const int cluster;                             // of the grid, or a group that is not a cluster
-  const int64_t row0;                            // of x and y
-  int rows;                                      // of this cluster
+  const int warpgroup, warp, lane, group, quad;  // warp in warpgroup; lane = 4 * group + quad
+  const int cluster;   // index in the grid; a cluster, or a group that is not a cluster
+  const int64_t row0;  // of x and y
+  int rows;            // rows of this cluster
   const float inverseChannels;
   SharedLayout at;  // offsets in shared memory
   unsigned char* shared;
@@ -120,7 +121,8 @@ struct Block {
         rank(blockIdx.x % p.heads),
         stages(stages),
         sentences(sentences),
-        // shuffled: the compiler then knows that a warp shares it, and keeps operands uniform
+        // the shuffle tells the compiler that the value is the same for the whole warp, so it keeps
+        // operands uniform
         warpgroup(__shfl_sync(kFullWarp, threadIdx.x / 128, 0)),
         warp(threadIdx.x / kWarpSize % 4),
         lane(threadIdx.x % kWarpSize),
@@ -139,26 +141,26 @@ struct Block {
   __device__ uint32_t barrier(int which) const { return address(at.barriers + which * 8); }
   __device__ uint32_t full(int s) const { return barrier(kBarriers + s); }
   __device__ uint32_t empty(int s) const { return barrier(kBarriers + kMaxStages + s); }
-  /// The barrier of what a block sends to a buffer.
+  /// Returns the barrier for the data that a block sends to a buffer.
   __device__ uint32_t gather(int buffer, int sender) const {
     return barrier(kGathers + buffer * kMaxHeads + sender);
   }
 
-  /// A barrier of the threads that compute, without the warp that fetches weights.
+  /// Synchronises the threads that compute, without the warp that fetches weights.
   __device__ static void consumersSync() { syncThreads<1, kConsumers>(); }
 };
 
-/// In which phase the barriers are, and which of the two buffers in memory is next.
+/// The current phases of the barriers, and which of the two buffers in memory comes next.
 struct Phases {
-  uint32_t parities = 0;  // a bit for each named barrier: its parity
-  uint32_t gathered = 0;  // a bit for each buffer: the parity of what was last sent to it
+  uint32_t parities = 0;  // one bit per named barrier: its parity
+  uint32_t gathered = 0;  // one bit per buffer: the parity of its last transfer
   int shares = 0;
 
   __device__ void await(const Block& block, Barrier which) {
     waitFor(block.barrier(which), parities >> which & 1);
     parities ^= 1u << which;
   }
-  /// Wait for what a block last sent to a buffer; nothing was, before the first share().
+  /// Waits for the last data that a block sent to a buffer. Before the first share() there is none.
   __device__ void awaitSlice(const Block& block, int buffer, int sender) const {
     waitFor(block.gather(buffer, sender), gathered >> buffer & 1 ^ 1);
   }
@@ -168,8 +170,8 @@ struct Phases {
   }
 };
 
-/// Reads the constants of a layer in their order, and traps where a kernel takes another order. The
-/// compiler knows every index, so nothing of the check is left in the code of a correct kernel.
+/// Reads the constants of a layer in order, and traps if a kernel reads them in another order. The
+/// compiler knows every index, so it removes the check from a correct kernel.
 struct ConstantReader {
   const Block& block;
   const float* next;
@@ -186,11 +188,11 @@ struct ConstantReader {
     return from;
   }
 
-  /// Go on behind the attention's constants, which an encoder does not have.
+  /// Skips the attention's constants, which an encoder does not have.
   __device__ __forceinline__ void skipAttention() { index = kFc1Bias; }
 };
 
-/// Bytes of 8 channels of every position, and of a head's channels.
+/// Bytes of 8 channels at every position, and of all channels of a head.
 template <int kTokens>
 constexpr int kChunkBytes = kTokens * 16;
 template <int kTokens>

@@ -1,4 +1,4 @@
-// How a stack is dealt out to groups of blocks, its checks and its launch.
+// Divides a stack among groups of blocks, checks its parameters and launches it.
 #include "../common.cuh"
 #include "kernel.cuh"
 #include "layout.cuh"
@@ -13,8 +13,8 @@ int tokensOf(const ConvStackParams& p, const ConvStackPlan& plan) {
   return plan.clustered && plan.sentences * p.length <= 32 ? 32 : kMaxTokens;
 }
 
-/// Sentences of a cluster of so many positions, 0 where none fits. The attention's tiles of 16
-/// positions must lie in one sentence each.
+/// Returns how many sentences fit in a cluster of `tokens` positions, or 0 if none fits. Each of
+/// the attention's tiles of 16 positions must lie within one sentence.
 int sentencesOf(const ConvStackParams& p, int tokens) {
   const bool several = p.source == 0 || p.length % 16 == 0;
   int sentences = several ? tokens / p.length : int(p.length <= tokens);
@@ -28,7 +28,7 @@ struct Launch {
   Kernel kernel;
 };
 
-/// How a plan is launched; the configuration points into `launch`.
+/// The launch configuration of a plan. The configuration points into `launch`.
 cudaError_t configure(const ConvStackParams& p, const ConvStackPlan& plan, cudaStream_t stream,
                       Launch* launch) {
   const int tokens = tokensOf(p, plan);
@@ -40,7 +40,7 @@ cudaError_t configure(const ConvStackParams& p, const ConvStackPlan& plan, cudaS
     attribute->id = cudaLaunchAttributeClusterDimension;
     attribute->val.clusterDim = {unsigned(p.heads), 1, 1};
     ++attribute;
-    attribute->id = cudaLaunchAttributeProgrammaticStreamSerialization;  // weights come early
+    attribute->id = cudaLaunchAttributeProgrammaticStreamSerialization;  // fetch weights early
     attribute->val.programmaticStreamSerializationAllowed = 1;
   } else {
     attribute->id = cudaLaunchAttributeCooperative;
@@ -102,7 +102,8 @@ cudaError_t planConvStack(const ConvStackParams& p, ConvStackPlan* plan) {
   if (status != cudaSuccess) return status;
   if (!hopper) return cudaErrorNotSupported;
 
-  // Few positions are done sooner, and clusters are faster, but all groups must find room at once.
+  // Groups of fewer positions finish sooner, and clusters are faster. But all groups must fit on
+  // the GPU at once.
   struct Way {
     int tokens;
     bool clustered;

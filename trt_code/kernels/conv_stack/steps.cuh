@@ -11,18 +11,18 @@ namespace lite::conv_stack {
 
 constexpr float kHidden = -1e30f;
 
-/// One thread's way through the layers, with one member function per step. Exchange is how the
-/// blocks of a group reach each other.
+/// Computes one thread's share of all layers, with one member function per step. Exchange is the
+/// way in which the blocks of a group exchange data.
 template <typename T, int kTokens, typename Exchange>
 struct Worker : Block {
-  static constexpr int kOwn = kTokens / 2;  // positions of a warpgroup where the two share a head
+  static constexpr int kOwn = kTokens / 2;  // positions per warpgroup when the two share a head
 
   Exchange exchange;
   WeightStream<T, kTokens> stream;
   Phases phases;
   float residual[kOwn / 2];
-  // Within their sentences: of the positions that a lane has of transposed tiles, and of the first
-  // of two whose taps it has.
+  // Positions within their sentences: those that a lane holds of transposed tiles, and the first of
+  // the two for which it holds taps.
   int times[kOwn / 8];
   int tapTime;
 
@@ -30,7 +30,8 @@ struct Worker : Block {
                     unsigned char* shared)
       : Block(p, t, kTokens, stages, sentences, shared), exchange(*this) {}
 
-  /// Store an 8 x 8 tile, a row a channel and two positions a lane, into a slice.
+  /// Stores an 8 x 8 tile into a slice. A row of the tile is a channel, and each lane holds two
+  /// positions.
   __device__ void storeTile(unsigned char* slice, int chunk, int token, uint32_t pair) const {
     const uint32_t flipped = transposeTile(pair);
     *reinterpret_cast<uint32_t*>(slice + chunk * kChunkBytes<kTokens> + (token + group) * 16 +
@@ -43,7 +44,7 @@ struct Worker : Block {
 
   // ---- the steps of a layer ----
 
-  /// Read x into the first buffer and the residual, and the mask.
+  /// Reads the mask, and x into the first buffer and the residual.
   __device__ void begin() {
     waitForPrevious();
     const T* x = static_cast<const T*>(t.x) + row0 * sizes.channels;
@@ -53,7 +54,7 @@ struct Worker : Block {
       uint4 values[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        // positions beside each other, so that the stores meet all banks
+        // neighbouring positions, so that the stores use all banks
         const int at = first + i * kConsumers, token = at % kTokens, chunk = at / kTokens;
         values[i] = uint4{};
         if (token < rows && chunk < sizes.channels / 8) {
@@ -105,16 +106,16 @@ struct Worker : Block {
     b = toFloat(both.item[1]);
   }
 
-  /// First position of this warpgroup where it has no gate.
+  /// The first position of this warpgroup in a product without a gate.
   __device__ int ownColumn() const { return warpgroup * kOwn; }
-  /// This thread's row of a result without gate, a channel of the block.
+  /// This thread's row in the result of a product without a gate: a channel of the block.
   __device__ int ownRow(int half) const { return warp * 16 + half * 8 + group; }
-  /// The first channel of two that a lane has of a transposed tile, a channel of the network.
+  /// The first of the two network channels that a lane holds of a transposed tile.
   __device__ int ownChannel(int half) const {
     return rank * kHeadWidth + warp * 16 + half * 8 + quad * 2;
   }
 
-  /// glu(columns of buffer `from`), shared into buffer `to`.
+  /// Computes glu(columns of buffer `from`) and shares it into buffer `to`.
   __device__ void gated(const float* bias, int from, int to, bool masked) {
     const float* keep = reinterpret_cast<const float*>(shared + at.keep);
     unsigned char* out = exchange.slice(*this, phases);
@@ -137,7 +138,7 @@ struct Worker : Block {
     exchange.share(*this, phases, to);
   }
 
-  /// The taps at the positions, [kMaxTaps][kTokens], 0 where they do not count.
+  /// Computes the taps at the positions, [kMaxTaps][kTokens]. Taps that do not apply are 0.
   __device__ void findTaps(int taps, int padding, int from) {
     waitFor(full(stream.place.stage), stream.place.parity);
     const unsigned char* weight = shared + at.ring + stream.place.stage * kStageBytes;
@@ -201,7 +202,7 @@ struct Worker : Block {
     }
   }
 
-  /// The convolution of what is in buffer `from`, shared into buffer `to`.
+  /// Computes the convolution of buffer `from` and shares it into buffer `to`.
   __device__ void convolve(int taps, int padding, int from, int to) {
     findTaps(taps, padding, from);
     consumersSync();
@@ -222,7 +223,7 @@ struct Worker : Block {
         const int there = min(max(token + k - padding, 0), kTokens - 1);
         const float weight = weights[k * kTokens + token];
         uint4 bits = *reinterpret_cast<const uint4*>(column + there * 16);
-        // not just multiplied with 0: it may be another sentence's, and infinite
+        // not just multiplied by 0: the input may belong to another sentence and be infinite
         if (weight == 0.0f) bits = uint4{};
         const Vector<T, 8> value = *reinterpret_cast<const Vector<T, 8>*>(&bits);
 #pragma unroll
@@ -241,7 +242,7 @@ struct Worker : Block {
     float bias[2], scale[2], shift[2];
   };
 
-  /// To be called early: the constants come from memory.
+  /// Call this early: the constants come from global memory.
   __device__ Norm loadNorm(const float* bias, const float* scale, const float* shift) const {
     Norm norm;
 #pragma unroll
@@ -254,16 +255,17 @@ struct Worker : Block {
     return norm;
   }
 
-  /// residual = LayerNorm(residual + sums + bias) + positions, whose pairs are as they were loaded.
+  /// Computes residual = LayerNorm(residual + sums + bias) + positions. The pairs of positions are
+  /// passed as they were loaded.
   __device__ void normalise(const float (&sums)[kOwn / 2], const Norm& norm,
                             const uint32_t (&positions)[kOwn / 4]) {
 #pragma unroll
     for (int i = 0; i < kOwn / 2; ++i) residual[i] += sums[i] + norm.bias[i / 2 % 2];
 
-    // 1. sums and squared deviations of this warp's 16 channels. Of each column eight lanes hold
-    // two; while they add, they deal the columns out among themselves.
+    //   1. The sums and squared deviations of this warp's 16 channels. Eight lanes hold two
+    //      channels of each column. While the lanes add, they divide the columns among themselves.
     auto* parts = reinterpret_cast<float2*>(shared + at.parts);  // [4 warps][kTokens]
-    constexpr int kColumns = kOwn / 4;                           // of a lane
+    constexpr int kColumns = kOwn / 4;                           // per lane
     float2 part[kColumns];
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
@@ -272,7 +274,7 @@ struct Worker : Block {
     }
     int column = 0;
 #pragma unroll
-    for (int step = 0; step < 3; ++step) {  // sets of 2, 4 and 8 become one
+    for (int step = 0; step < 3; ++step) {  // merge sets into sets of 2, 4 and 8
       const bool upper = (lane & (4 << step)) != 0;
       const bool several = (kColumns >> step) > 1;
       const int kept = several ? kColumns >> (step + 1) : 1;
@@ -292,10 +294,10 @@ struct Worker : Block {
     parts[warp * kTokens + ownColumn() + column / 2 * 8 + quad * 2 + column % 2] = part[0];
     consumersSync();
 
-    // 2. of this block's head, sent to every block
+    //   2. The statistics of this block's head, sent to every block.
     const float2* statistics = exchange.statistics(*this, phases, parts);
 
-    // 3. of all
+    //   3. The statistics of all heads.
     auto* moments = reinterpret_cast<float2*>(shared + at.moments);
     if (threadIdx.x < kTokens) {
       const float2 both =
@@ -320,7 +322,7 @@ struct Worker : Block {
     }
   }
 
-  /// Share the residual into a buffer.
+  /// Shares the residual into a buffer.
   __device__ void shareResidual(int to) {
     unsigned char* out = exchange.slice(*this, phases);
 #pragma unroll
@@ -334,7 +336,7 @@ struct Worker : Block {
     exchange.share(*this, phases, to);
   }
 
-  /// A product of C channels with what is in buffer `from`, then `normalise`.
+  /// Multiplies C channels of weights with buffer `from`, then calls `normalise`.
   __device__ void project(int from, const float* bias, const float* scale, const float* shift) {
     const Norm norm = loadNorm(bias, scale, shift);
     const uint32_t nothing[kOwn / 4] = {};
@@ -343,7 +345,7 @@ struct Worker : Block {
     normalise(sums, norm, nothing);
   }
 
-  /// Start copying this block's keys and values of a layer, as [8 channels][row] each.
+  /// Starts copying this block's keys and values of a layer, each as [8 channels][row].
   __device__ void fetchKeys(int layer) {
     const int keys = SharedLayout::keyRows(p, sentences), count = sentences * p.source;
     const int64_t first = int64_t(cluster) * count;
@@ -359,7 +361,7 @@ struct Worker : Block {
     commitCopies();
   }
 
-  /// Attention with the queries of what is in buffer `from`, shared into buffer `to`.
+  /// Computes attention with queries from buffer `from`, and shares it into buffer `to`.
   __device__ void attend(const float* bias, int from, int to) {
     float sums[kOwn / 2];
     float biasOf[2];
@@ -378,8 +380,8 @@ struct Worker : Block {
     exchange.share(*this, phases, to);
   }
 
-  /// Add biases and write two neighbouring pairs of tiles [2 * 8 channels, 2 * 8 positions] to a
-  /// buffer of shared memory; sums j and j + 1.
+  /// Adds the biases and writes two neighbouring pairs of tiles [2 * 8 channels, 2 * 8 positions],
+  /// sums j and j + 1, to a buffer in shared memory.
   template <int kSums>
   __device__ void storeTiles(uint32_t buffer, int chunk, int token, const float (&sums)[kSums],
                              int j, const float (&bias)[2]) const {
@@ -395,10 +397,10 @@ struct Worker : Block {
         tiles);
   }
 
-  /// Attention for 16 positions, with an online softmax.
+  /// Computes attention for 16 positions with an online softmax.
   __device__ void attendTile(int tile) {
     const int keys = SharedLayout::keyRows(p, sentences);
-    const int sentence = tile * 16 / p.length;  // several have whole tiles each
+    const int sentence = tile * 16 / p.length;  // each of several sentences has whole tiles
     unsigned char* out = exchange.slice(*this, phases);
     const bool exists = sentence < sentences && cluster * sentences + sentence < p.batch;
     const float* hidden = reinterpret_cast<const float*>(shared + at.hidden);
@@ -433,7 +435,7 @@ struct Worker : Block {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             float& score = scores[n][half * 2 + e];
-            // replaced, not added: hidden positions are all alike, whatever their scores
+            // replaced, not added: all hidden positions get the same score
             if (instead != 0.0f) score = instead;
             peak[half] = fmaxf(peak[half], score);
           }
@@ -487,13 +489,13 @@ struct Worker : Block {
     }
   }
 
-  /// The feed-forward part of what is in buffer 0, then `normalise`. Its inner channels go to
-  /// buffer 1, the partial sums that the other blocks send to buffer 0.
+  /// Computes the feed-forward part of buffer 0, then calls `normalise`. Its inner channels go to
+  /// buffer 1. The other blocks send their partial sums to buffer 0.
   __device__ void feedForward(const float* innerBias, const float* bias, const float* scale,
                               const float* shift, const T* positions) {
     const Norm norm = loadNorm(bias, scale, shift);
     for (int pass = 0; pass < sizes.inner / 128; ++pass) {
-      const int row = pass * 128 + warpgroup * 64 + warp * 16;  // of the block's inner channels
+      const int row = pass * 128 + warpgroup * 64 + warp * 16;  // within the block's inner channels
       const float biasOf[2] = {__ldg(innerBias + rank * sizes.inner + row + group),
                                __ldg(innerBias + rank * sizes.inner + row + 8 + group)};
       float sums[kTokens / 2];
@@ -520,7 +522,7 @@ struct Worker : Block {
                      : loadPair(positions + times[i / 2] * sizes.channels + ownChannel(i % 2));
     }
 
-    // What the blocks send lies as [sender][kTokens / 16][128 threads][16 bytes].
+    // The layout of the data that the blocks send: [sender][kTokens / 16][128 threads][16 bytes].
     for (int pass = 0; pass < p.heads / 2; ++pass) {
       float sums[kTokens / 2];
       stream.template multiply<kTokens, false, false>(*this, phases, sums, 1, 0, sizes.inner / 64);
@@ -556,7 +558,7 @@ struct Worker : Block {
     normalise(sums, norm, pairs);
   }
 
-  /// Write the residual, in x's layout.
+  /// Writes the residual to y, in the layout of x.
   __device__ void finish() {
     T* y = static_cast<T*>(t.y) + row0 * sizes.channels;
 #pragma unroll
@@ -574,7 +576,7 @@ struct Worker : Block {
     }
   }
 
-  /// Run all layers.
+  /// Runs all layers.
   __device__ void consume() {
     begin();
     for (int layer = 0; layer < p.layers; ++layer) {

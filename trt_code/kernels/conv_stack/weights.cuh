@@ -1,4 +1,4 @@
-// The stream of weights through a ring of stages in shared memory, and the products with it.
+// Streams the weights through a ring of stages in shared memory, and multiplies with them.
 #pragma once
 
 #include "../ptx/bulk_copy.cuh"
@@ -12,9 +12,9 @@ template <typename T, int kTokens>
 struct WeightStream {
   RingPlace place;
 
-  /// Fetch the weights of all layers; for one thread. The loop is kept short: it decides how fast
-  /// weights come. All groups read the same ones, so each has a share of the next layer's brought
-  /// to L2 for all.
+  /// Fetches the weights of all layers. Called by one thread. The loop is kept short, since it
+  /// limits how fast weights arrive. All groups read the same weights, so each group prefetches a
+  /// share of the next layer's weights into L2 for all groups.
   __device__ void produce(const Block& block) {
     const ConvStackParams& p = block.p;
     const int groups = gridDim.x / p.heads;
@@ -22,7 +22,7 @@ struct WeightStream {
     const size_t layerBytes = p.heads * blockBytes;
     const auto* from = static_cast<const unsigned char*>(block.t.weights) + block.rank * blockBytes;
     int turn = block.cluster;
-    bool filled = false;  // the ring, once
+    bool filled = false;  // whether the ring has been filled once
     for (int layer = 0; layer < p.layers; ++layer) {
       for (int stage = 0; stage < block.sizes.layerStages; ++stage) {
         if (filled) waitFor(block.empty(place.stage), place.parity ^ 1);
@@ -39,21 +39,21 @@ struct WeightStream {
     }
   }
 
-  /// A warp is done with a stage of the ring.
+  /// Marks a stage of the ring as read by this warp.
   __device__ static void release(const Block& block, int stage) {
     __syncwarp();
     if (block.lane == 0) arrive(block.empty(stage));
   }
   __device__ void advance(const Block& block) { place.advance(block.stages); }
 
-  /// sums [64, kColumns] = the next stages of weights * columns of a buffer, whose depth is
-  /// 64 * steps. With kSame both warpgroups multiply the same 64 outputs and a stage is 128 deep;
-  /// else each has its own and a stage is 64 deep. With kShared the blocks sent 64 of the depth
-  /// each, and a step waits for its part alone.
+  /// Computes sums [64, kColumns] = the next stages of weights * columns of a buffer with a depth
+  /// of 64 * steps. With kSame, both warpgroups multiply the same 64 outputs and a stage is 128
+  /// deep. Otherwise each warpgroup has its own outputs and a stage is 64 deep. With kShared, each
+  /// block sent 64 of the depth, and a step waits only for its own part.
   template <int kColumns, bool kSame, bool kShared = true>
   __device__ void multiply(const Block& block, const Phases& phases, float (&sums)[kColumns / 2],
                            int buffer, int column, int steps) {
-    constexpr int kTiles = kSame ? 2 : 1;  // of a stage that this warpgroup takes
+    constexpr int kTiles = kSame ? 2 : 1;  // tiles of a stage that this warpgroup takes
     const uint64_t columns =
         operand(block.address(block.at.buffers[buffer]) + column * 16, kChunkBytes<kTokens>);
     const uint64_t weights =

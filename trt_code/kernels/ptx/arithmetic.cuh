@@ -1,18 +1,18 @@
-// Arithmetic that has no operator in CUDA C++.
+// Arithmetic without an operator in CUDA C++.
 #pragma once
 
 #include <cstdint>
 
 namespace lite {
 
-/// The larger of two floats; NaN if one of them is NaN.
+/// Returns the larger of two floats, or NaN if one of them is NaN.
 __device__ __forceinline__ float maxNan(float a, float b) {
   float result;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
   return result;
 }
 
-/// max(value, 0), and NaN of NaN, as in PyTorch.
+/// Returns max(value, 0), or NaN if value is NaN, as in PyTorch.
 __device__ __forceinline__ float relu(float value) {
   float result;
   asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(result) : "f"(value));
@@ -33,7 +33,7 @@ __device__ __forceinline__ uint32_t maxNanBFloat162(uint32_t a, uint32_t b) {
   return result;
 }
 
-/// A float rounded to TF32, to nearest.
+/// Returns a float rounded to TF32, to nearest.
 __device__ __forceinline__ uint32_t toTf32(float value) {
   uint32_t result;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(value));

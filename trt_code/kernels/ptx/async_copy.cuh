@@ -5,30 +5,30 @@
 
 namespace lite {
 
-/// 16 bytes to an address in shared memory.
+/// Copies 16 bytes to an address in shared memory.
 __device__ __forceinline__ void copyAsync(uint32_t to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
-/// 16 bytes if `inside`, else zeros.
+/// Copies 16 bytes if `inside`, otherwise writes zeros.
 __device__ __forceinline__ void copyAsync(uint32_t to, const void* from, bool inside) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                "r"(inside ? 16 : 0)
                : "memory");
 }
 
-/// Close a group of the copies that this thread has started since the last one.
+/// Closes a group with the copies that this thread has started since the previous group.
 __device__ __forceinline__ void commitCopies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-/// Wait for this thread's copies but those of the kPending youngest groups.
+/// Waits for all copies of this thread except those of the kPending youngest groups.
 template <int kPending>
 __device__ __forceinline__ void waitForCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-/// Wait for all copies of this thread.
+/// Waits for all copies of this thread.
 __device__ __forceinline__ void waitForAllCopies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }

@@ -1,5 +1,5 @@
-// Copies by the bulk engine, and the fences before them (Hopper, sm_90). Barriers count their
-// bytes.
+// Copies by the bulk engine, and the fences before them (Hopper, sm_90). Barriers count the bytes
+// of the copies.
 #pragma once
 
 #include <cuda.h>
@@ -8,18 +8,19 @@
 
 namespace lite {
 
-/// Make this thread's writes to shared memory visible to what reads past the usual path: bulk
-/// copies and wgmma.
+/// Makes this thread's writes to shared memory visible to the asynchronous proxy: bulk copies and
+/// wgmma.
 __device__ __forceinline__ void fenceShared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-/// The same for what it has written to global memory, or has seen that others wrote.
+/// Does the same for global memory, for this thread's writes and for writes of other threads that
+/// it has observed.
 __device__ __forceinline__ void fenceGlobal() {
   asm volatile("fence.proxy.async.global;" ::: "memory");
 }
 
-/// Global to this block's shared memory.
+/// Copies global memory to this block's shared memory.
 __device__ __forceinline__ void bulkLoad(uint32_t to, const void* from, uint32_t bytes,
                                          uint32_t barrier) {
   asm volatile(
@@ -29,7 +30,7 @@ __device__ __forceinline__ void bulkLoad(uint32_t to, const void* from, uint32_t
       : "memory");
 }
 
-/// A box of a matrix to this block's shared memory, zeros where it reaches past the matrix.
+/// Copies a box of a matrix to this block's shared memory. Elements outside the matrix are zero.
 __device__ __forceinline__ void loadBox(uint32_t to, const CUtensorMap* matrix, int column, int row,
                                         uint32_t barrier) {
   asm volatile(
@@ -39,13 +40,13 @@ __device__ __forceinline__ void loadBox(uint32_t to, const CUtensorMap* matrix, 
       : "memory");
 }
 
-/// Global memory to L2, where a later copy finds it.
+/// Prefetches global memory into L2, for a later copy.
 __device__ __forceinline__ void bulkPrefetch(const void* from, uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 
-/// Global to the same place in the shared memory of every block that `ranks` has a bit for; their
-/// own barriers count the bytes.
+/// Copies global memory to the same address in the shared memory of every block whose bit is set in
+/// `ranks`. The barrier of each block counts its bytes.
 __device__ __forceinline__ void bulkLoadToAll(uint32_t to, const void* from, uint32_t bytes,
                                               uint32_t barrier, uint16_t ranks) {
   asm volatile(

@@ -9,7 +9,8 @@ __device__ __forceinline__ void initBarrier(uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
-/// After the last initBarrier and before a clusterSync: other blocks may then use the barriers.
+/// Call this after the last initBarrier and before a clusterSync. Other blocks may then use the
+/// barriers.
 __device__ __forceinline__ void publishBarriers() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
@@ -18,20 +19,21 @@ __device__ __forceinline__ void arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/// Arrive at a barrier of any block of the cluster, done with reading what it guards; what this
-/// thread wrote to global memory is not waited for.
+/// Arrives at a barrier of any block of the cluster, after reading the data that the barrier
+/// guards. Does not wait for this thread's writes to global memory.
 __device__ __forceinline__ void arriveRemote(uint32_t remoteBarrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remoteBarrier) : "memory");
 }
 
-/// Arrive, and let the phase last until `bytes` more have come in.
+/// Arrives, and makes the phase wait for `bytes` more bytes.
 __device__ __forceinline__ void arriveExpecting(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
 
-/// Wait for a phase's end, and see what the bulk copies and remote stores brought that it counted.
-/// An acquire for this block alone: one for the cluster empties the cache of global memory too.
+/// Waits for the end of a phase, and makes the bulk copies and remote stores that it counted
+/// visible. This is an acquire for this block only: an acquire for the cluster also empties the
+/// cache of global memory.
 __device__ __forceinline__ void waitFor(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
@@ -44,7 +46,7 @@ __device__ __forceinline__ void waitFor(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
-/// A place in a ring of stages, and the parity of its barriers' phase in this round.
+/// A position in a ring of stages, and the parity of its barriers' phase in this round.
 struct RingPlace {
   int stage = 0;
   uint32_t parity = 0;

@@ -1,4 +1,4 @@
-// Addresses of shared memory as PTX instructions take them.
+// Shared-memory addresses in the form that PTX instructions use.
 #pragma once
 
 #include <cstdint>

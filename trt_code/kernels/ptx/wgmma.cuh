@@ -8,25 +8,25 @@
 
 namespace lite {
 
-/// An operand in shared memory, made of tiles of 8 rows x 16 bytes that are 128 contiguous bytes:
-/// neighbours along the rows follow each other, `depthStride` bytes lie between neighbours along
-/// the depth.
+/// Describes an operand in shared memory made of tiles of 8 rows x 16 bytes, each in 128 contiguous
+/// bytes. Neighbouring tiles along the rows are contiguous. Neighbouring tiles along the depth lie
+/// `depthStride` bytes apart.
 __device__ __forceinline__ uint64_t operand(uint32_t address, uint32_t depthStride) {
   constexpr uint64_t kRowStride = 128;
   return uint64_t((address & 0x3FFFF) >> 4) | uint64_t(depthStride >> 4) << 16 |
          (kRowStride >> 4) << 32;
 }
 
-/// An operand in shared memory as loadBox leaves rows of 128 bytes that it swizzles: eight rows are
-/// 1,024 contiguous bytes, at a multiple of as many. A step along the depth is 32 bytes further.
+/// Describes an operand in shared memory as loadBox writes it, in swizzled rows of 128 bytes. Eight
+/// rows are 1,024 contiguous bytes, aligned to 1,024 bytes. One step along the depth is 32 bytes.
 __device__ __forceinline__ uint64_t swizzledOperand(uint32_t address) {
   constexpr uint64_t kRowStride = 1024, kSwizzle128 = 1;
   return uint64_t((address & 0x3FFFF) >> 4) | uint64_t(1) << 16 | (kRowStride >> 4) << 32 |
          kSwizzle128 << 62;
 }
 
-/// An operand so many bytes further, a multiple of 16: the lower half holds the address and has
-/// room.
+/// Returns the operand moved by `bytes`, a multiple of 16. The lower half holds the address and
+/// cannot overflow.
 __device__ __forceinline__ uint64_t further(uint64_t operand, uint32_t bytes) {
   return (operand & 0xFFFFFFFF00000000) | (uint32_t(operand) + (bytes >> 4));
 }
@@ -37,7 +37,8 @@ __device__ __forceinline__ void pinRegisters(float (&sums)[kRegisters]) {
   for (int i = 0; i < kRegisters; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-/// Before the first product of a group that adds to registers which were written since.
+/// Call this before the first product of a group if the accumulator registers have been written
+/// since the last group.
 __device__ __forceinline__ void beginProducts() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -46,7 +47,7 @@ __device__ __forceinline__ void endProducts() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-/// Wait until at most `kLeft` groups of products are under way.
+/// Waits until at most `kLeft` groups of products are pending.
 template <int kLeft>
 __device__ __forceinline__ void awaitProducts() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
@@ -56,10 +57,10 @@ __device__ __forceinline__ void awaitProducts() {
   "+f"(s[i]), "+f"(s[i + 1]), "+f"(s[i + 2]), "+f"(s[i + 3]), "+f"(s[i + 4]), "+f"(s[i + 5]), \
       "+f"(s[i + 6]), "+f"(s[i + 7])
 
-/// sums [64, kColumns] += a [64, depth] * b [kColumns, depth]^T, started and not awaited. The depth
-/// is 32 bytes of a row: 16 elements of 16 bits, or 8 floats, of which TF32's bits count. Warp w of
-/// the four and lane l hold rows 16 w + l / 4 and 8 more, of each columns 8 j + 2 (l % 4) and the
-/// next: sums[4 j + 2 * (lower row) + column].
+/// Starts sums [64, kColumns] += a [64, depth] * b [kColumns, depth]^T without waiting for the
+/// result. The depth is 32 bytes of a row: 16 elements of 16 bits, or 8 floats, which are read as
+/// TF32. Warp w of the four and lane l hold rows 16 w + l / 4 and that + 8, and of each the columns
+/// 8 j + 2 (l % 4) and the next one: sums[4 j + 2 * (lower row) + column].
 template <typename T, int kColumns>
 __device__ __forceinline__ void warpgroupProduct(float (&sums)[kColumns / 2], uint64_t a,
                                                  uint64_t b);

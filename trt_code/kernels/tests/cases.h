@@ -1,14 +1,14 @@
-// The cases: every kernel on shapes that reach each of its code paths.
+// The test cases: every kernel, on shapes that reach each of its code paths.
 #pragma once
 
 #include "session.h"
 
 namespace driver {
 
-/// Kernels behind the plugins and the operators of train_model.ops.
+/// Kernels used by the plugins and by the operators of train_model.ops.
 void runOperators(Mode mode, cudaStream_t stream);
 
-/// Kernels of the network that runs in CUDA graphs, but for conv_stack.
+/// Kernels of the CUDA-graph network, except conv_stack.
 void runNetwork(Mode mode, cudaStream_t stream);
 
 /// conv_stack, which runs all layers.

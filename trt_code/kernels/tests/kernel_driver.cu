@@ -1,13 +1,13 @@
 // Runs every kernel on shapes that reach each of its code paths, on buffers of exactly the right
-// size. What the numbers should be is the business of trt_code/tests/test_*_gpu.py; here is looked
-// at which memory kernels touch and whether their results repeat:
+// size. It checks which memory the kernels access and whether their results repeat.
+// trt_code/tests/kernels/test_*_gpu.py check the numbers.
 //
-//   kernel_driver           on memory beside unmapped pages, behind the buffers and then before
-//                           them; every call made twice and from a graph (session.h)
+//   kernel_driver           on memory next to unmapped pages, first behind the buffers and then
+//                           before them; every call runs twice and from a graph (session.h)
 //   kernel_driver --once    every call once, on plain allocations, for compute-sanitizer
 //                           (sanitize.sh); --once-without-stacks: all but conv_stack
 //
-// Exit status 1 at the first finding: a broken kernel takes the CUDA context with it.
+// Exits with status 1 at the first error, because a broken kernel also breaks the CUDA context.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>

@@ -16,14 +16,14 @@ namespace {
 using lite::Activation;
 using lite::DataType;
 
-/// Ways to multiply elements of a type: as it is, and where it is FP32 also rounded to TF32.
+/// Ways to multiply elements of a type: as it is, and for FP32 also rounded to TF32.
 template <typename T>
 std::vector<bool> tf32Ways() {
   return std::is_same_v<T, float> ? std::vector<bool>{false, true} : std::vector<bool>{false};
 }
 
-/// 1 at the first `length` of `width` positions for each sentence, which get shorter and shorter;
-/// the last of several has none.
+/// A mask with 1 at the first positions of each sentence. Each sentence is shorter than the one
+/// before; if there are several, the last one is empty.
 std::vector<int32_t> padding(int batch, int width) {
   std::vector<int32_t> mask;
   for (int b = 0; b < batch; ++b) {
@@ -33,7 +33,7 @@ std::vector<int32_t> padding(int batch, int width) {
   return mask;
 }
 
-/// A number as the matrix units get it: a float rounded to TF32, halves away from zero.
+/// Returns a number as the matrix units read it: a float rounded to TF32, halves away from zero.
 template <typename T>
 double operand(T value) {
   if constexpr (!std::is_same_v<T, float>) {
@@ -47,7 +47,7 @@ double operand(T value) {
   }
 }
 
-/// What lite::linear computes, in FP64; one of bias and residual is nullptr.
+/// Computes the result of lite::linear in FP64. One of bias and residual is nullptr.
 template <typename T>
 std::vector<double> linearOnHost(int rows, int in, int out, Activation activation,
                                  const std::vector<T>& x, const std::vector<T>& weight,
@@ -146,7 +146,7 @@ void runAttention(Mode mode, int batch, int length, int source, int channels, in
   Session session(mode, stream);
   const int64_t stride = channels + 8;
   const auto query = session.input<T>(size_t(batch) * length * channels);
-  // What follows the last row does not belong to the keys.
+  // The data after the last row does not belong to the keys.
   const size_t pairs = (size_t(batch) * source - 1) * stride + channels;
   const auto keys = session.input<T>(pairs), values = session.input<T>(pairs);
   const auto mask = session.holding(padding(batch, source));
@@ -264,7 +264,7 @@ void runConvStack(Mode mode, int batch, int length, int heads, int source, DataT
   params.dtype = dtype;
   lite::ConvStackPlan plan{};
   const cudaError_t planned = lite::planConvStack(params, &plan);
-  if (planned == cudaErrorNotSupported) return;  // Hopper alone has what it needs
+  if (planned == cudaErrorNotSupported) return;  // only Hopper supports conv_stack
   require(planned, "planConvStack");
 
   Session session(mode, stream);
@@ -332,7 +332,7 @@ void runAllStacks(Mode mode, DataType dtype, cudaStream_t stream) {
   runConvStack<T>(mode, 2, 64, 8, 0, dtype, stream);
   runConvStack<T>(mode, 7, 16, 2, 11, dtype, stream);
   runConvStack<T>(mode, 1, 64, 8, 64, dtype, stream);
-  runConvStack<T>(mode, 16, 64, 8, 5, dtype, stream);  // more groups than clusters fit
+  runConvStack<T>(mode, 16, 64, 8, 5, dtype, stream);  // more groups than clusters that fit
 }
 
 }  // namespace

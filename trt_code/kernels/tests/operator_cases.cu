@@ -14,8 +14,8 @@ struct Shape {
   int batch, length, heads, headChannels, kernel, padding, shift;
 };
 
-// One position; fewer positions than taps; tiles of every size, alone and many; widths that are no
-// multiple of a vector; tensors off alignment; the longest kernel.
+// One position; fewer positions than taps; tiles of every size, one and many; widths that are not a
+// multiple of a vector; unaligned tensors; the longest kernel.
 const Shape kShapes[] = {
     {1, 1, 1, 1, 1, 0, 0},      {2, 1, 2, 8, 31, 15, 0},   {3, 5, 4, 16, 31, 30, 0},
     {2, 64, 8, 64, 15, 14, 0},  {1, 32, 8, 64, 31, 15, 0}, {40, 64, 8, 64, 7, 3, 0},

@@ -1,5 +1,5 @@
-// What the kernels are run with in these tests: device memory that tells when it is misused,
-// inputs, and calls whose outputs must be written and repeat.
+// Test fixtures for the kernels: device memory that detects misuse, inputs, and calls that check
+// that outputs are written and repeat.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -25,9 +25,9 @@ namespace driver {
 
 /// How kernels are run.
 enum class Mode {
-  kOnce,         // each call once, on cudaMalloc's memory as it comes, for compute-sanitizer
+  kOnce,         // each call once, on plain cudaMalloc memory, for compute-sanitizer
   kGuardBehind,  // each call twice and from a CUDA graph, on memory that ends at an unmapped page
-  kGuardBefore,  // the same on memory that starts there
+  kGuardBefore,  // the same on memory that starts after an unmapped page
 };
 
 inline void require(bool good, const std::string& what) {
@@ -38,7 +38,7 @@ inline void require(cudaError_t status, const std::string& what) {
   if (status != cudaSuccess) throw std::runtime_error(what + ": " + cudaGetErrorString(status));
 }
 
-/// Refuse numbers that are further from those expected than `tolerance`, of all of them together.
+/// Throws if the relative L2 error of all numbers together exceeds `tolerance`.
 inline void requireClose(const std::vector<float>& given, const std::vector<double>& expected,
                          double tolerance, const std::string& what) {
   double error = 0.0, size = 0.0;
@@ -52,7 +52,7 @@ inline void requireClose(const std::vector<float>& given, const std::vector<doub
   require(std::sqrt(error) <= tolerance * std::sqrt(size), what + found);
 }
 
-/// Device memory of some bytes, of which the first lies `offset` bytes after an aligned address.
+/// Device memory of a given size. Its first byte lies `offset` bytes after an aligned address.
 class Memory {
  public:
   Memory(Mode mode, size_t bytes, size_t offset) : bytes_(bytes) {
@@ -78,7 +78,8 @@ class Memory {
   void checkGuards() const {
     if (guarded_) guarded_->checkGuards();
   }
-  /// Whether no element is what fill(host::kPoison) made of it: NaN, or a negative integer.
+  /// Returns whether no element still has the value that fill(host::kPoison) gave it: NaN, or a
+  /// negative integer.
   virtual bool written() const { return true; }
 
  protected:
@@ -92,7 +93,7 @@ class Memory {
 
 using Outputs = std::vector<std::shared_ptr<Memory>>;
 
-/// `count` elements, the first of them `shift` elements after an aligned address.
+/// `count` elements. The first lies `shift` elements after an aligned address.
 template <typename T>
 class Buffer : public Memory {
  public:
@@ -131,14 +132,14 @@ class Buffer : public Memory {
 template <typename T>
 using Pointer = std::shared_ptr<Buffer<T>>;
 
-/// The tensors of one case and the stream its calls go to. `shift` moves each tensor's first
-/// element that many elements off alignment.
+/// The tensors of one case, and the stream on which its calls run. `shift` moves the first element
+/// of each tensor that many elements off alignment.
 class Session {
  public:
   Session(Mode mode, cudaStream_t stream, int shift = 0)
       : mode_(mode), stream_(stream), shift_(shift) {}
 
-  /// Memory of which nothing is said.
+  /// Memory with unspecified contents.
   template <typename T>
   Pointer<T> memory(size_t count) {
     auto buffer = std::make_shared<Buffer<T>>(mode_, count, shift_);
@@ -146,14 +147,14 @@ class Session {
     return buffer;
   }
 
-  /// Scratch memory: what it holds before and after a call is nobody's business.
+  /// Scratch memory. Its contents before and after a call are not checked.
   Pointer<unsigned char> scratch(size_t bytes) {
     auto buffer = std::make_shared<Buffer<unsigned char>>(mode_, bytes, 0);
     scratch_.push_back(buffer);
     return buffer;
   }
 
-  /// Normal values, times `scale`.
+  /// Normally distributed values, times `scale`.
   template <typename T>
   Pointer<T> input(size_t count, float scale = 1.0f) {
     std::normal_distribution<float> normal(0.0f, scale);
@@ -177,15 +178,15 @@ class Session {
     return buffer;
   }
 
-  /// Make a call. Where memory is guarded: on outputs that are poisoned before, each element of
-  /// which it must write with a number; a second call and a replay from a graph must give the same
-  /// bytes; inputs and what lies around the buffers must stay as they were.
+  /// Makes a call. On guarded memory, the outputs are poisoned before the call, and the call must
+  /// write a number to each of their elements. A second call and a replay from a graph must produce
+  /// the same bytes. Inputs and the memory around the buffers must not change.
   void call(const std::string& what, const std::function<cudaError_t(cudaStream_t)>& launch,
             const Outputs& outputs) {
     if (mode_ == Mode::kOnce) {
       require(launch(stream_), what);
       require(cudaStreamSynchronize(stream_), what + ": in the kernel");
-      for (const auto& output : outputs) output->download();  // initcheck sees what was not written
+      for (const auto& output : outputs) output->download();  // initcheck reports what is unset
       return;
     }
     const auto run = [&](unsigned char poison, const std::function<cudaError_t()>& start) {
@@ -228,7 +229,7 @@ class Session {
     return engine;
   }
 
-  /// What all tensors but the outputs hold.
+  /// The contents of all tensors except the outputs.
   std::vector<host::Bytes> inputBytes(const Outputs& outputs) const {
     std::vector<host::Bytes> bytes;
     for (const auto& memory : all_) {

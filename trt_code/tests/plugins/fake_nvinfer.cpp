@@ -1,5 +1,5 @@
-// A stand-in for libnvinfer with a plugin registry that prints what it is asked to load and how
-// many creators it finds there. Nothing of TensorRT is in it.
+// A stand-in for libnvinfer. Its plugin registry prints the library that it should load and the
+// number of creators found in it. It contains no TensorRT code.
 #include <NvInferRuntime.h>
 #include <dlfcn.h>
 
@@ -41,7 +41,7 @@ class Registry : public IPluginRegistry {
     return nullptr;
   }
   int32_t releasePluginResource(const char*) noexcept override { return 0; }
-#if NV_TENSORRT_MAJOR == 10  // whose registry still knows the second plugin interface
+#if NV_TENSORRT_MAJOR == 10  // its registry still has the second plugin interface
   bool registerCreator(IPluginCreator&, const char*) noexcept override { return false; }
   bool deregisterCreator(const IPluginCreator&) noexcept override { return false; }
   IPluginCreator* const* getPluginCreatorList(int32_t*) const noexcept override { return nullptr; }

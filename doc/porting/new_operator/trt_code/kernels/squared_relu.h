@@ -12,7 +12,7 @@ struct SquaredReluParams {
   DataType dtype;
 };
 
-/// Why these parameters cannot run, in one line; nullptr when they can.
+/// Returns nullptr if the kernel supports these parameters, otherwise the reason in one line.
 inline const char* check(const SquaredReluParams& p) {
   if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.count < 0) return "count must not be negative";

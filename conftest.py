@@ -1,10 +1,10 @@
-"""Skips the tests that need what this machine has not, and says so; keeps CPU arithmetic repeatable."""
+"""Skips tests whose requirements this machine lacks, with the reason; makes CPU arithmetic repeatable."""
 
 import importlib.util
 import os
 
-# The networks of the tests are too small to gain from threads, and how work is split among them decides
-# how sums are rounded. Also for the processes that tests start, so before PyTorch is imported.
+# The tests' networks are too small to gain from threads, and the number of threads changes how sums are
+# rounded. Set before PyTorch is imported, and in the environment so that child processes get it too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -20,7 +20,7 @@ REASONS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the items whose markers name something that is missing."""
+    """Skip the items whose markers name a missing requirement."""
     for marker, (find, reason) in REASONS.items():
         if not find():
             for item in items:

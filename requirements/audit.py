@@ -1,7 +1,7 @@
-"""Hold every locked version against the advisories that PyPI knows: ``make audit``.
+"""Check every locked version for the security advisories on PyPI: ``make audit``.
 
-Exit status 0: all of them were checked and none has an advisory. 1: some have, each in one line.
-2: some could not be checked, which is no good result either.
+Exit status 0: all versions were checked and none has an advisory. 1: some have advisories, printed one per
+line. 2: some versions could not be checked, which does not count as a pass.
 """
 
 import json
@@ -27,7 +27,7 @@ def main() -> int:
     reply = subprocess.run(command, capture_output=True, text=True)
     try:
         packages = json.loads(reply.stdout)["dependencies"]
-    except ValueError:  # pip-audit gave up: what it says last says why
+    except ValueError:  # pip-audit gave up: its last line gives the reason
         reason = (reply.stderr.split("\n\n")[-1].split() or ["pip-audit said nothing"])[-40:]
         return _incomplete(len(versions), len(versions), " ".join(reason))
     checked = {package["name"]: package for package in packages if "vulns" in package}

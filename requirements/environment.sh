@@ -1,9 +1,9 @@
 #!/bin/sh
-# Make .venv with an interpreter, unless it is there.
+# Make .venv with the given interpreter, unless it exists.
 #
 #   requirements/environment.sh PYTHON
 #
-# What a kill or a full disk left of one is made anew; one that stood before is only completed.
+# An incomplete .venv, left by a kill or a full disk, is made anew. A .venv from before is only completed.
 set -eu
 fail() {
   echo "error: .venv could not be made; is there room on its disk, and may it be written?" >&2

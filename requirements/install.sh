@@ -1,10 +1,10 @@
 #!/bin/sh
-# Install locks, each with exactly what it names and its hashes, with the pip of an interpreter.
+# Install the packages of lock files with an interpreter's pip: exact versions, hashes checked.
 #
 #   requirements/install.sh [--if-any] PYTHON LOCK...
 #
-# --if-any goes on without a lock of which pip's indexes have no such version; a file that is there with
-# another hash is an error as without it. A second run waits for the first.
+# --if-any skips a lock if pip's indexes do not have the version. A wrong hash is an error in any case.
+# A second run waits for the first.
 set -eu
 fail() {
   echo "error: $*" >&2
@@ -23,8 +23,8 @@ environment=$(dirname "$(dirname "$python")")
 exec 9>>"$environment.lock"
 if command -v flock >/dev/null; then flock 9; fi
 
-# A pip that is killed or finds no room leaves packages in part, and those that it can name count as installed.
-# The name of the installer is what it writes last.
+# A pip that is killed, or that finds the disk full, leaves partial packages, which pip then takes for installed.
+# pip writes the file INSTALLER last, so a package without it is incomplete.
 for package in "$environment"/lib/python*/site-packages/*.dist-info; do
   [ ! -d "$package" ] || [ -e "$package/INSTALLER" ] || rm -rf "$package"
 done

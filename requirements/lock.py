@@ -1,9 +1,9 @@
-"""Write requirements/*.lock: the exact versions of what pyproject.toml asks for, with their hashes.
+"""Write requirements/*.lock: exact versions and hashes of the packages that pyproject.toml requires.
 
 Run it with `make lock` after changing a dependency. uv resolves for every Python and system at once
-and knows the hashes of every file of a release; pip installs from the locks and takes nothing else.
-PyTorch comes in two builds: cpu.lock has the one for CPUs, which pip takes where it is pointed to an
-index that has it, and cuda.lock the libraries that the one on PyPI needs.
+and records the hashes of every file of a release. pip installs only what the locks name.
+PyTorch comes in two builds. cpu.lock has the build for CPUs, which pip installs if it is given PyTorch's
+own index. cuda.lock has the libraries that the build on PyPI needs.
 """
 
 import re
@@ -15,7 +15,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 PROJECT = FOLDER.parent / "pyproject.toml"
 EXTRAS = ("train", "int8", "dev", "download")
-ON_NOTHING = ("tensorrt", "nvcc")  # extras that need none of the other packages
+ON_NOTHING = ("tensorrt", "nvcc")  # extras that do not depend on the other packages
 GPU_LIBRARIES = ("nvidia-", "triton", "cuda-")
 PYPI = "https://pypi.org/simple"
 CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
@@ -84,7 +84,7 @@ def write(lock: str, asked_by: str, entries: dict[str, str], *head: str) -> None
 
 
 def put(lock: str, text: str) -> None:
-    """Replace ``requirements/<lock>.lock``; whoever is killed meanwhile leaves the old one."""
+    """Replace ``requirements/<lock>.lock`` atomically; a kill leaves the old file."""
     temporary = FOLDER / f".{lock}.lock.tmp"
     temporary.write_text(text)
     temporary.replace(FOLDER / f"{lock}.lock")

@@ -1,4 +1,4 @@
-"""What every command line of the project shares: one-line errors, numbers with bounds, whole files."""
+"""Parts shared by all command lines: one-line errors, bounded numbers, atomic files."""
 
 import argparse
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 MAX_MESSAGE = 900
-"""Characters of a message; a name from a damaged file can have millions."""
+"""The most characters of a message; a name from a damaged file can have millions."""
 MAX_THREADS = 256
 MAX_WHOLE_NUMBER = 2**31 - 1
 MAX_NUMBER = 1e9
@@ -22,7 +22,7 @@ _STDERR = 2
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one line: what, where, and what to do.
+    """An error that the user can correct. The message is one line: what, where, and what to do.
 
     Names and values from a file may be quoted as they are: control characters are escaped, and the middle
     of a very long message is left out.
@@ -33,7 +33,7 @@ class UserError(Exception):
 
 
 def one_line(text: str) -> str:
-    """``text`` in one line that a terminal can show, of at most about ``MAX_MESSAGE`` characters."""
+    """Return ``text`` as one printable line of at most about ``MAX_MESSAGE`` characters."""
     if len(text) > MAX_MESSAGE:
         cut = len(text) - MAX_MESSAGE
         middle = f" ... ({cut} characters left out) ... "
@@ -45,7 +45,7 @@ def one_line(text: str) -> str:
 
 
 program: str | None = None
-"""What every parser calls the program; None leaves that to each. The console command sets it."""
+"""The program's name in every parser's messages; None: each parser's own. The console command sets it."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -91,9 +91,9 @@ def _bounded(value: float, text: str, least: float, most: float) -> float:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call ``main`` and exit with its status; 2 and one line on stderr for an error of the user's.
+    """Call ``main`` and exit with its status; a ``UserError`` gives status 2 and one line on stderr.
 
-    stdout is UTF-8 whatever the locale is, as the files are that the project reads and writes.
+    stdout is UTF-8 in any locale, like the files that the project reads and writes.
     """
     try:
         _check_streams()
@@ -122,14 +122,14 @@ def standard_input() -> BinaryIO:
     """
     if sys.stdin is None:
         raise UserError("stdin is closed; pipe the text in, or give it with < file")
-    if not hasattr(sys.stdin, "buffer"):  # a program has put its own text there
+    if not hasattr(sys.stdin, "buffer"):  # a program has replaced sys.stdin by a text stream
         return io.BytesIO(sys.stdin.read().encode())
     return sys.stdin.buffer
 
 
 def _check_streams() -> None:
     """Make the standard streams safe to use; raises ``UserError`` if stdout is closed."""
-    # the next file that is opened would take a closed stream's number, and a library's print go into it
+    # the next opened file would get a closed stream's number, and a library's print would go into it
     while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(fd, True)
     os.close(fd)
@@ -143,7 +143,7 @@ def _check_streams() -> None:
 
 
 def _flush_or_drop() -> None:
-    """Flush stdout; where nobody can take the rest, keep the interpreter from trying once more."""
+    """Flush stdout; if that fails, keep the interpreter from trying again at exit."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -158,7 +158,7 @@ def _fail(message: object) -> int:
 
 @contextlib.contextmanager
 def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Processes that come here with the same file ``lock`` wait for each other; its folder is made."""
+    """Hold the file ``lock``: other processes that ask for it wait. Makes its folder."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -167,7 +167,7 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; it becomes ``path`` on success and vanishes on failure.
+    """Yield a temporary path in the same folder; rename it to ``path`` on success, delete it on failure.
 
     Raises:
         UserError: the folder cannot be written to.

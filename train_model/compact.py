@@ -1,4 +1,4 @@
-"""Write a trained network as the compact weights of a model folder: INT8 rows with a scale each.
+"""Write a trained network's weights in the compact form of a model folder: INT8, one scale per row.
 
     python -m train_model.compact --checkpoint build/en-de-ar/checkpoint.pt \\
         --output data_model/en-de-ar/model.safetensors
@@ -16,7 +16,7 @@ from train_model.cli import Parser, UserError, run
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.safetensors_file import SUFFIX, save_compact
 
-# What model.yaml has elsewhere, and what only training reads.
+# Options that model.yaml has under other keys, and options that only training reads.
 _LEFT_OUT = ("src_vocab", "tgt_vocab", "padding_policy", "left_pad_source", "int8_layers")
 
 

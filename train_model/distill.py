@@ -1,11 +1,11 @@
-"""Sequence-level distillation: a corpus whose training targets are an autoregressive teacher's.
+"""Sequence-level distillation: makes a corpus with an autoregressive teacher's translations as targets.
 
     python -m train_model.distill --corpus demo --teacher build/demo-ar/checkpoint.pt
     python -m train_model.train --recipe demo --distilled
 
 A non-autoregressive network learns more easily from one teacher's consistent translations than from many
 people's (Kim and Rush 2016, arXiv 1606.07947; Zhou et al. 2020, arXiv 1911.02727). Sources, validation
-and test stay as they are. A run that was stopped goes on where it was.
+and test stay as they are. A stopped run continues where it stopped.
 """
 
 import hashlib
@@ -30,9 +30,9 @@ from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.progress import task
 
-# Sentences whose translations are written together; a stopped run loses at most these.
+# Sentences per written part; a stopped run loses at most one part.
 PART = 16384
-MAX_TOKENS = {"cpu": 8192, "cuda": 32768}  # source tokens of a batch
+MAX_TOKENS = {"cpu": 8192, "cuda": 32768}  # source tokens per batch
 
 
 def distill(
@@ -43,14 +43,14 @@ def distill(
     build_dir: str | os.PathLike = "build",
     device: str = "cpu",
 ) -> Path:
-    """Translate the training sources of ``corpus`` and return the new corpus' folder for fairseq.
+    """Translate the training sources of ``corpus``; return the folder of the new corpus' binary data.
 
     Args:
         corpus: a name in ``train_model.data.corpora``.
         teacher: checkpoint of an autoregressive network with the corpus' dictionaries.
-        options: how the teacher searches.
+        options: the teacher's search options.
         languages: source and target.
-        device: where the teacher runs.
+        device: the device on which the teacher runs.
 
     Raises:
         UserError: the corpus or the teacher is missing, or they do not belong together.
@@ -67,7 +67,7 @@ def distill(
         (folder / "parts" / f"{start:09d}.npz", range(start, min(start + PART, len(sources))))
         for start in range(0, len(sources), PART)
     ]
-    # ended also by a failure, which is told on a line of its own
+    # a context manager, so that an error message starts on a new line after the bar
     with task("teacher", len(sources), "sentences") as bar:
         for path, rows in parts:
             step(
@@ -76,7 +76,7 @@ def distill(
             )
             bar.advance(len(rows))
     binary.mkdir(exist_ok=True)
-    # the training targets last: a corpus that has them is complete
+    # The training targets are written last, so a corpus that has them is complete.
     for path in sorted(original.iterdir()):
         if not path.name.startswith(f"train.{pair}.{target}."):
             step([binary / path.name], lambda path=path: copy(path, binary / path.name))
@@ -128,7 +128,7 @@ def _write_part(path: Path, model: nn.Module, sources, rows: range, options: Sea
 
 
 def _batches(sources, rows: range, max_tokens: int) -> Iterator[list[int]]:
-    """Rows of like length together, at most ``max_tokens`` tokens in a batch."""
+    """Group rows of similar length into batches of at most ``max_tokens`` tokens."""
     batch: list[int] = []
     for row in sorted(rows, key=lambda row: len(sources[row]), reverse=True):
         if batch and (len(batch) + 1) * len(sources[batch[0]]) > max_tokens:

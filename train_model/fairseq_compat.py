@@ -1,7 +1,7 @@
 """Prepares Python 3.11 and later, NumPy 2 and PyTorch 2.6 and later for fairseq 0.12.2, its last release.
 
-Call :func:`prepare` before the first ``import fairseq``; everything that imports fairseq in this
-project does. What stands in the way, and what is done about each:
+Call :func:`prepare` before the first ``import fairseq``, as all of this project's modules do. The
+obstacles and their remedies:
 
 * Python 3.11 refuses a dataclass instance as a field's default unless its class is hashable.
   fairseq's configuration has such defaults and reads them back from the class, so they cannot become
@@ -12,10 +12,10 @@ project does. What stands in the way, and what is done about each:
   configuration and meters; exactly those classes are allowed, so a checkpoint that wants to run code
   is still refused.
 
-And one thing that has nothing to do with versions: fairseq writes a checkpoint to a temporary name, but
-copies it in place to ``checkpoint_last.pt`` and ``checkpoint_best.pt``, so that a training that is killed
-there leaves half a file, from which it cannot go on. The copies are given a temporary name too. And its
-parser takes ``--bf16`` for a wish to train on a TPU; here it trains on GPUs.
+Two more changes do not depend on versions. fairseq writes a checkpoint under a temporary name, but copies
+it in place to ``checkpoint_last.pt`` and ``checkpoint_best.pt``. A training that is killed during the copy
+leaves a partial file and cannot continue, so the copies get a temporary name too. And fairseq's parser
+takes ``--bf16`` as a request to train on a TPU; here it trains on GPUs.
 """
 
 import argparse
@@ -40,7 +40,7 @@ FAIRSEQ_VERSION = "0.12.2"
 
 @functools.cache
 def prepare() -> None:
-    """Import fairseq in this process; later ``import fairseq`` statements then simply work.
+    """Import fairseq in this process; later ``import fairseq`` statements then work.
 
     Raises:
         UserError: fairseq is not installed; the message says how to install it.
@@ -69,7 +69,7 @@ def _restore_numpy_aliases() -> None:
 
 @contextlib.contextmanager
 def _hashable_dataclasses(package: str) -> Iterator[None]:
-    """Give the dataclasses that ``package`` defines inside this block the identity hash."""
+    """Give the identity hash to the dataclasses that ``package`` defines inside this block."""
     original = dataclasses.dataclass
 
     @functools.wraps(original)
@@ -90,7 +90,7 @@ def _hashable_dataclasses(package: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Hold back the advice of a module that the project never uses."""
+    """Silence the warnings that the module ``name`` logs; the project does not use it."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -101,7 +101,7 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _allow_checkpoint_classes() -> None:
-    """Let fairseq's loader rebuild what fairseq's trainer writes beside the tensors, and no more."""
+    """Allow fairseq's loader to unpickle the classes that fairseq's trainer writes, and no others."""
     import torch
     from fairseq import checkpoint_utils
 
@@ -116,7 +116,7 @@ def _allow_checkpoint_classes() -> None:
 
 
 def _copy_whole_files() -> None:
-    """Let fairseq's copies appear under their names when they are complete."""
+    """Make fairseq's copies of files atomic."""
     from fairseq.file_io import PathManager
 
     def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
@@ -130,7 +130,7 @@ def _copy_whole_files() -> None:
 
 
 def _train_bf16_on_gpus() -> None:
-    """``--bf16`` means a TPU to fairseq's parser; let it train where ``--tpu`` was not given."""
+    """Let ``--bf16`` train on GPUs unless ``--tpu`` is given; fairseq's parser assumes a TPU."""
     from fairseq import options
 
     parse = options.parse_args_and_arch
@@ -147,7 +147,7 @@ def _train_bf16_on_gpus() -> None:
 
 
 def _hold_back_tracebacks() -> None:
-    """fairseq logs the traceback of a checkpoint that it cannot write, and raises the error as well."""
+    """Drop the tracebacks that fairseq logs for unwritable checkpoints; it also raises the error."""
     logging.getLogger("fairseq.checkpoint_utils").addFilter(
         lambda record: not record.getMessage().startswith("Traceback")
     )
@@ -172,7 +172,7 @@ def _checkpoint_classes() -> list:
         omegaconf.AnyNode,
         omegaconf.base.ContainerMetadata,
         omegaconf.base.Metadata,
-        np._core.multiarray._reconstruct,  # BLEU's counts are arrays
+        np._core.multiarray._reconstruct,  # for BLEU's counts, which are arrays
         np._core.multiarray.scalar,
         np.ndarray,
         np.dtype,

@@ -1,4 +1,4 @@
-"""Several files, or a folder, that change as one: after a kill there is all of the old or all of the new."""
+"""Replaces several files, or a folder, atomically: after a kill all are old or all are new."""
 
 import contextlib
 import ctypes
@@ -12,12 +12,12 @@ from pathlib import Path
 from train_model.cli import UserError
 
 _PENDING = ".pending-"
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux's renameat2
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes that come here with the same folder waiting."""
+    """Hold the folder's lock: other processes that ask for it wait."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -29,8 +29,8 @@ def locked(folder: Path) -> Iterator[None]:
 def replace_together(drafts: Mapping[Path, Path]) -> None:
     """Rename every draft to its final name; all final names are in one folder, the drafts below it.
 
-    A record of the renames is written first, and from then on they are decided: after a kill the next
-    reader or writer, who calls :func:`settle`, does the rest.
+    A record of the renames is written first. After a kill from then on, the next reader or writer completes
+    the renames by :func:`settle`.
     """
     (folder,) = {final.parent for final in drafts.values()}
     names = {str(draft.relative_to(folder)): final.name for draft, final in drafts.items()}
@@ -44,7 +44,7 @@ def replace_together(drafts: Mapping[Path, Path]) -> None:
 
 
 def settle(folder: Path) -> None:
-    """Finish the renames that a killed process had decided on.
+    """Finish the renames that a killed process has recorded.
 
     Raises:
         UserError: a record of renames is damaged.
@@ -70,20 +70,20 @@ def _finish(record: Path) -> None:
     if not inside or any(final.parent != folder for final in drafts.values()):
         raise UserError(f"{record} names files elsewhere; delete it")
     for draft, final in drafts.items():
-        if draft.is_file():  # otherwise it has its name already
+        if draft.is_file():  # otherwise it is renamed already
             draft.replace(final)
     for draft in drafts:
         if draft.parent != folder:
-            with contextlib.suppress(OSError):  # of a living writer, who removes it too
+            with contextlib.suppress(OSError):  # a running writer's, which removes it itself
                 draft.parent.rmdir()
     record.unlink(missing_ok=True)
 
 
 def swap_folders(first: Path, second: Path) -> None:
-    """Give two folders each other's name in one step.
+    """Exchange the names of two folders atomically.
 
     Raises:
-        OSError: the system or the file system cannot do it.
+        OSError: the system or the file system does not support it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):

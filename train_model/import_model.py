@@ -1,4 +1,4 @@
-"""Make a model folder of a fairseq checkpoint, its dictionaries and its text processing.
+"""Make a model folder from a fairseq checkpoint, its dictionaries and its text processing.
 
     python -m train_model.import_model --checkpoint checkpoint_best.pt --src-dict dict.en.txt \\
         --tgt-dict dict.de.txt --codes bpe.codes --name mine
@@ -6,9 +6,8 @@
     python -m train_model.import_model --from wmt16.en-de.tar.gz
 
 ``--from`` takes fairseq's data-bin folder, or a hub archive (``model.pt``, ``dict.*.txt``, ``bpecodes``),
-packed or not; what is given besides takes the place of what is found there. The pieces are compared with
-each other and a sentence goes through the network before ``data_model/<name>`` appears. doc/models.md
-describes the folder.
+packed or not; other options replace the files found there. Before ``data_model/<name>`` appears, the files
+are checked against each other and the network translates a sentence. doc/models.md describes the folder.
 """
 
 import argparse
@@ -48,7 +47,7 @@ from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.progress import task
 
-# How the files of a data-bin folder or a hub archive are called, the first that is there counts.
+# File names in a data-bin folder or a hub archive; the first that exists is used.
 CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt", "checkpoint.pt")
 CODES = ("bpecodes", "bpe.codes", "codes", "bpe.32000", "code")
 SENTENCEPIECE = ("sentencepiece.bpe.model", "spm.model", "sentencepiece.model", "bpe.model")
@@ -56,16 +55,16 @@ DICTIONARY = re.compile(r"dict\.([A-Za-z_-]+)\.txt")
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_MEMBERS = 10_000
 MAX_UNPACKED = 64 << 30
-"""Bytes of the files that are taken out of an archive."""
+"""The most bytes of the files that are extracted from an archive."""
 IN_CHECKOUT = (DATA.parent / "Makefile").is_file()
 LEAST_SHARE = 0.5
-"""Of a dictionary's units that have to come from the codes, and of a text's units in the dictionary."""
+"""The least share of a dictionary's units that the codes give, and of a text's units in the dictionary."""
 WORDS_TRIED = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """The files of a model, wherever they are; None for what it does not have."""
+    """The files of a model, at any paths; None for a file that it does not have."""
 
     checkpoint: Path | None = None
     src_dict: Path | None = None
@@ -78,7 +77,7 @@ class Pieces:
     languages: tuple[str, str] = ("", "")
 
     def updated(self, other: "Pieces") -> "Pieces":
-        """These pieces, and those of ``other`` in the place of the same ones here."""
+        """Return these pieces, replaced by those that ``other`` has."""
         given = {
             name: value for name, value in vars(other).items() if value not in (None, ("", ""))
         }
@@ -93,15 +92,15 @@ def import_model(
     policy: str | None = None,
     models: Path = DATA,
 ) -> ModelFolder:
-    """Make the folder ``models/name``, complete or not at all.
+    """Make the folder ``models/name`` atomically.
 
     Args:
-        name: of the new folder.
-        pieces: the files; a checkpoint at least.
-        text: the steps of text, or None for a network without text.
+        name: name of the new folder.
+        pieces: the files; at least a checkpoint.
+        text: the text processing, or None for a network without text.
         facts: further keys of model.yaml, such as the licence.
-        policy: the padding policy, if not the checkpoint's.
-        models: where the folder is made.
+        policy: the padding policy; None: the checkpoint's.
+        models: the folder in which the new folder is made.
 
     Raises:
         UserError: the folder exists, a piece is missing or damaged, or the pieces do not belong together.
@@ -134,7 +133,7 @@ def import_model(
             _try(read_folder(draft))
             try:
                 draft.rename(target)
-            except OSError as error:  # made meanwhile
+            except OSError as error:  # another process made it meanwhile
                 raise UserError(
                     f"{target} exists already; remove it, or give another name"
                 ) from error
@@ -180,13 +179,13 @@ def _check_units(pieces: Pieces, text: TextOptions) -> None:
 
 
 def _units_of(codes: Path, text: TextOptions) -> set[str]:
-    """The units of more than one character that merges or a SentencePiece model give."""
+    """Return the units of more than one character of the merges or the SentencePiece model."""
     if text.subwords == "sentencepiece":
         from train_model.data.subwords import SentencePiece
 
         return set(SentencePiece(codes).pieces())
     merges = [line.strip("\r ").split(" ") for line in read_lines(codes)]
-    # fastBPE writes a count behind the two symbols
+    # fastBPE writes a count after the two symbols
     return {"".join(merge[:2]).removesuffix("</w>") for merge in merges if len(merge) > 1}
 
 
@@ -229,7 +228,7 @@ def _write(
 
 
 def _without_counts(codes: Path) -> None:
-    """Turn merges of fastBPE, which end in counts, into those of subword-nmt, in place."""
+    """Convert fastBPE's merges, which end in counts, to subword-nmt's form, in place."""
     merges = [line.strip("\r ").split(" ") for line in read_lines(codes)]
     if merges and all(len(merge) == 3 and merge[2].isdecimal() for merge in merges):
         lines = ["#version: 0.2", *(" ".join(merge[:2]) for merge in merges)]
@@ -237,17 +236,17 @@ def _without_counts(codes: Path) -> None:
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    """FP16 if the weights are numbers of FP16, so that a small checkpoint stays small."""
+    """Return FP16 if FP16 holds all weights exactly, so that a small checkpoint stays small."""
     weights = (value for value in model.state_dict().values() if value.is_floating_point())
     return torch.float16 if all(w.half().float().equal(w) for w in weights) else torch.float32
 
 
 @torch.inference_mode()
 def _try(folder: ModelFolder) -> None:
-    """Translate a sentence with what was written: the first of the test text, or some units.
+    """Translate a sentence with the written folder: the test text's first, or some units.
 
     Raises:
-        UserError: the network gives no numbers, or the dictionary lacks most of the sentence.
+        UserError: the network gives NaN or infinity, or the dictionary lacks most of the sentence.
     """
     loaded = load_checkpoint(folder.checkpoint)
     config = loaded.config
@@ -288,11 +287,11 @@ def pieces_in(folder: Path, languages: tuple[str, str] = ("", "")) -> Pieces:
     """Find the pieces of a data-bin folder or an unpacked hub archive.
 
     Args:
-        folder: where they are.
-        languages: source and target; without them the checkpoint says them, or the folder's name.
+        folder: the folder of the files.
+        languages: source and target; by default those of the checkpoint, or of the folder's name.
 
     Raises:
-        UserError: there are dictionaries of other languages, or it is not known which one is the source's.
+        UserError: there are dictionaries of other languages, or the source language is unknown.
     """
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
 
@@ -325,7 +324,7 @@ def pieces_in(folder: Path, languages: tuple[str, str] = ("", "")) -> Pieces:
 def _languages(
     folder: Path, files: dict[str, Path], found: list[str], checkpoint: Path | None
 ) -> tuple[str, str]:
-    """Source and target: of the checkpoint's options, or of the names of binary files."""
+    """Return source and target, from binary files' names, the checkpoint's options or the folder's name."""
     pairs = {
         match.group(1, 2) for name in files if (match := re.match(r"\w+\.([\w]+)-([\w]+)\.", name))
     }
@@ -351,10 +350,10 @@ def _languages(
 
 @contextmanager
 def unpacked(source: Path) -> Iterator[Path]:
-    """Give the folder ``source``, or one with the files of the archive ``source``, whatever their folders.
+    """Yield the folder ``source``, or a temporary folder with the files of the archive ``source``.
 
     Raises:
-        UserError: it is neither, or the archive is damaged, or has what no model has.
+        UserError: ``source`` is neither, the archive is damaged, or it is too large for a model.
     """
     if source.is_dir():
         yield source
@@ -373,7 +372,7 @@ def unpacked(source: Path) -> Iterator[Path]:
 
 
 def _unpack(source: Path, folder: Path) -> None:
-    """Copy the archive's ordinary files into ``folder``; paths in it and links count for nothing."""
+    """Copy the archive's ordinary files into ``folder``; ignores their paths, and links."""
     left = MAX_UNPACKED
     with tarfile.open(source) as archive:
         for number, member in enumerate(archive):
@@ -466,7 +465,7 @@ def _languages_argument(text: str | None) -> tuple[str, str]:
 def _text_options(
     args: argparse.Namespace, pieces: Pieces, like: ModelFolder | None
 ) -> TextOptions | None:
-    """The text processing: of another model, else of what the pieces are; what is given counts first."""
+    """Return the text processing: the given options, then another model's, else derived from the pieces."""
     names = {field.name for field in dataclasses.fields(TextOptions)}
     given = {
         name: value for name, value in vars(args).items() if name in names and value is not None

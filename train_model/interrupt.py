@@ -1,4 +1,4 @@
-"""Ctrl-C while the packages are imported, which takes seconds: as quiet as it is later."""
+"""Ends a program without a traceback at Ctrl-C during imports, which take seconds."""
 
 import sys
 

@@ -1,10 +1,10 @@
-"""Loss curves of several trainings side by side, from what they printed.
+"""Compare the loss curves of several trainings, from their logs.
 
     torchrun --nproc-per-node 2 -m train_model.train --recipe demo-ar \\
         --set log_format=json --set log_interval=1 2> two.log
     python -m train_model.loss_curves "one GPU=one.log" "two GPUs=two.log" --output build/curves
 
-The first is the one that the others are held against. Writes ``results.json``, ``.md`` and ``.png``.
+The first log is the baseline. Writes ``results.json``, ``.md`` and ``.png``.
 """
 
 import functools
@@ -17,14 +17,14 @@ from train_model.cli import Parser, UserError, run
 from train_model.tables import markdown_table, write_files
 
 KEYS = ("loss", "gnorm")  # as fairseq prints them, rounded to three decimals
-ROWS = 10  # of the table
+ROWS = 10  # the most rows of the table
 
 
 def read(path: Path) -> dict[int, dict[str, float]]:
-    """The entries of a log by update.
+    """Return the entries of a log by update.
 
     Raises:
-        UserError: there is no such file, or no entry in it.
+        UserError: the file is missing or has no entry.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -41,10 +41,10 @@ def read(path: Path) -> dict[int, dict[str, float]]:
 
 
 def compare(runs: dict[str, dict[int, dict[str, float]]]) -> dict[str, Any]:
-    """The curves over the updates that all runs logged, and how far each is from the first.
+    """Return the curves over the updates that all runs logged, and their differences from the first.
 
     Raises:
-        UserError: no update is in all of them.
+        UserError: the runs have no update in common.
     """
     updates = sorted(set.intersection(*map(set, runs.values())))
     if not updates:
@@ -64,7 +64,7 @@ def compare(runs: dict[str, dict[int, dict[str, float]]]) -> dict[str, Any]:
 
 
 def markdown(results: dict[str, Any], notes: list[str]) -> str:
-    """The comparison as a Markdown page."""
+    """Return the comparison as a Markdown page."""
     runs, updates = results["runs"], results["updates"]
     lines = ["# Loss curves", "", *(f"- {note}" for note in notes), ""]
     lines += [f"Over {len(updates)} updates, compared with the first:", ""]
@@ -83,7 +83,7 @@ def markdown(results: dict[str, Any], notes: list[str]) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Loss and gradient norm by update as a PNG."""
+    """Plot loss and gradient norm by update as a PNG."""
     rows = []
     for key, label in (("loss", "loss, bits"), ("gnorm", "gradient norm")):
         series = {

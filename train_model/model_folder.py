@@ -1,14 +1,13 @@
-"""A model is a folder: its checkpoint, dictionaries and text processing, and the model.yaml that names them.
+"""Model folders: a checkpoint, dictionaries and text processing, and the model.yaml that names them.
 
-``data_model/<name>/`` is known by its name, a folder anywhere else by its path; doc/models.md describes
-model.yaml, and ``python -m train_model.import_model`` writes one. Nothing else in the project knows models
-by name.
+``data_model/<name>/`` is found by its name, any other folder by its path. doc/models.md describes model.yaml,
+and ``python -m train_model.import_model`` writes one. No other module has the names of models.
 
     python -m train_model.model_folder --list
-    python -m train_model.model_folder --make demo      (what the Makefile asks)
+    python -m train_model.model_folder --make demo      (used by the Makefile)
 
-The Makefile asks before anything is installed, so neither this module nor what it imports at its head needs
-a package, and the keys that matter there stand on lines of their own in model.yaml.
+The Makefile calls it before anything is installed, so neither this module nor its imports at the top need a
+package. The keys for the Makefile must be on separate lines in model.yaml.
 """
 
 import dataclasses
@@ -29,13 +28,13 @@ if TYPE_CHECKING:
 DATA = Path(__file__).resolve().parents[1] / "data_model"
 DESCRIPTION = "model.yaml"
 CORPORA = Path("build/data")
-"""Where ``train_model.data.corpora`` puts corpora, which model.yaml may name for its test text."""
+"""The folder of ``train_model.data.corpora``'s corpora, which model.yaml may name for its test text."""
 MAX_BYTES = 1 << 16
-"""Of a model.yaml; real ones have a few hundred."""
+"""The most bytes of a model.yaml; real ones have a few hundred."""
 IMPORT = "make import CHECKPOINT=... SRC_DICT=... TGT_DICT=... CODES=... NAME=..."
 MODEL_HELP = "a name in data_model, or the path of a model folder (default demo)"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-# What else has a folder in build/.
+# Other folders in build/, which a model's name must not be.
 RESERVED = re.compile(
     r"audit|bench|cmake|compare|curves|data|eval|figures|load|lock|plugins|plugin_.*|roofline|sensitivity"
     r"|sweep|throughput|torch_ops|triton|timing\.cache|.*-(ptq|qat|distilled)"
@@ -62,21 +61,22 @@ KEYS = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelFolder:
-    """What a model.yaml says, with absolute paths; what the model does not have is None.
+    """The content of a model.yaml, with absolute paths; None for anything that the model lacks.
 
     Attributes:
         name: the name in messages and of the folder in build/; no two models share one.
-        given: what ``MODEL=`` takes for it, if that is not the name.
+        given: the value of ``MODEL=`` for it, if not the name.
         checkpoint: the weights: fairseq's .pt, or .safetensors with ``options``.
         architecture: a name in ``train_model.models.architectures.ARCHITECTURES``.
         languages: source and target, for Moses' rules; empty where unknown.
-        src_dict, tgt_dict: dictionaries; the same path if it is a joined one.
+        src_dict, tgt_dict: dictionaries; the same path if the dictionary is joined.
         text: the steps between sentences and the dictionary's units.
-        test_src, test_tgt: parallel text in the models' input and output form; other splits lie next to it.
-        options: fairseq's options of the network, where the checkpoint does not hold them.
+        test_src, test_tgt: parallel text in the model's input and output form; other splits are in the same
+            folder.
+        options: fairseq's options of the network, if the checkpoint does not hold them.
         random_weights: the seed of the weights of a model without a checkpoint.
-        folder: where model.yaml is; None for a model that a program put together.
-        obtain: the command that gets the checkpoint where it is missing.
+        folder: the folder of model.yaml; None for a model made by a program.
+        obtain: the command that gets a missing checkpoint.
     """
 
     name: str
@@ -96,7 +96,7 @@ class ModelFolder:
 
     @property
     def argument(self) -> str:
-        """What ``MODEL=`` and ``--model`` take for it."""
+        """The value of ``MODEL=`` and ``--model`` for this model."""
         return self.given or self.name
 
     @property
@@ -160,7 +160,7 @@ def find_model(model: str, build_dir: str | Path = "build") -> ModelFolder:
     """Return the model of a name or a path, with its files; random weights are made on the first call.
 
     Raises:
-        UserError: there is no such model, its model.yaml is damaged, or a file is missing.
+        UserError: the model does not exist, its model.yaml is damaged, or a file is missing.
     """
     found = dataclasses.replace(read_folder(locate(model), model_name(model)), given=model)
     if found.random_weights is not None:
@@ -191,7 +191,7 @@ def locate(model: str) -> Path:
 
 
 def model_name(model: str) -> str:
-    """Return the name of a model: that of its folder, and for one elsewhere a hash of its path behind it."""
+    """Return a model's name: its folder's, followed by a hash of the path if it is outside data_model."""
     folder = locate(model)
     if folder.parent == DATA:
         return folder.name
@@ -203,7 +203,7 @@ def check_name(name: str) -> str:
     """Return ``name`` if it can name a folder in data_model and in build.
 
     Raises:
-        UserError: it has a path or odd characters in it, or means something else in build.
+        UserError: it has a path or other characters in it, or is reserved in build.
     """
     if not NAME.fullmatch(name):
         raise UserError(
@@ -221,7 +221,7 @@ def quantized_checkpoint(name: str, build_dir: str | Path = "build") -> Path | N
 
 
 def read_folder(folder: Path, name: str | None = None) -> ModelFolder:
-    """Read ``folder``'s model.yaml; its text files must be there, its checkpoint need not.
+    """Read ``folder``'s model.yaml; its text files must exist, its checkpoint need not.
 
     Raises:
         UserError: it is not YAML, has unknown keys or wrong values, or a file is missing.
@@ -245,7 +245,7 @@ def read_folder(folder: Path, name: str | None = None) -> ModelFolder:
     file = functools.partial(_file, folder, path, content.get("obtain", ""))
     test = content.get("test", {})
     languages = (content.get("source_language", ""), content.get("target_language", ""))
-    if set(test) == {"corpus"}:  # text that is not committed; make corpus makes it
+    if set(test) == {"corpus"}:  # text that is not committed; `make corpus` makes it
         corpus = CORPORA / str(test["corpus"])
         test_src, test_tgt = (corpus / f"test.{language}" for language in languages)
     elif not test or set(test) == {"source", "target"}:
@@ -270,10 +270,10 @@ def read_folder(folder: Path, name: str | None = None) -> ModelFolder:
 
 
 def read_options(checkpoint: Path) -> dict[str, Any]:
-    """Return the options of the network that the model.yaml next to ``checkpoint`` has.
+    """Return the network's options in the model.yaml next to ``checkpoint``.
 
     Raises:
-        UserError: there is no model.yaml, or it has none.
+        UserError: there is no model.yaml, or it has no options.
     """
     path = checkpoint.parent / DESCRIPTION
     if not path.is_file():
@@ -299,10 +299,10 @@ def padding_policy(checkpoint: Path) -> str | None:
 
 
 def inside(folder: Path, name: str, where: Path) -> Path:
-    """Return the path of the file ``name`` in a model folder or in its sibling.
+    """Return the path of the file ``name`` in a model folder or in a sibling folder.
 
     Raises:
-        UserError: it leads out of the folder that holds both.
+        UserError: the path leads out of the folder's parent.
     """
     path = Path(os.path.normpath(folder / name))
     if not path.is_relative_to(folder.parent) or path == folder.parent:
@@ -323,7 +323,7 @@ def _file(folder: Path, where: Path, obtain: str, name: str | None) -> Path | No
 
 
 def _check(content: Any, path: Path) -> dict[str, Any]:
-    """Return ``content`` if its keys are known and their values of the right kind."""
+    """Return ``content`` if its keys are known and their values have the right types."""
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a model's description: it has to be a mapping of keys")
     for key, value in content.items():
@@ -349,7 +349,7 @@ def _check(content: Any, path: Path) -> dict[str, Any]:
 
 
 def _load_yaml(path: Path) -> Any:
-    """Read a file with PyYAML's safe loader, which must not repeat parts of it by aliases."""
+    """Read a file with PyYAML's safe loader; aliases, which repeat parts of a file, are refused."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -391,11 +391,11 @@ def _text(path: Path) -> str:
 
 
 PLAIN = {"architecture": str, "checkpoint": str, "random_weights": int, "obtain": str}
-"""Keys that are read without PyYAML too."""
+"""Keys that are also read without PyYAML, and their types."""
 
 
 def plain_lines(path: Path) -> dict[str, Any]:
-    """Return the values of the keys ``PLAIN``, each from a line of its own, without a YAML parser."""
+    """Return the values of the keys ``PLAIN``, one per line of the file, without a YAML parser."""
     found = re.findall(rf"^({'|'.join(PLAIN)}):[ \t]+([^#\n]*\S)[ \t]*(?:#.*)?$", _text(path), re.M)
     return {
         key: int(value) if PLAIN[key] is int and value.isdecimal() else value
@@ -487,7 +487,7 @@ class _Answer(NamedTuple):
 
 
 def _for_make(model: str) -> _Answer:
-    """What the Makefile must know: words without spaces, found without any package."""
+    """Return the facts for the Makefile: words without spaces, found without any package."""
     folder, name = locate(model), model_name(model)
     path = folder / DESCRIPTION
     plain = plain_lines(path)
@@ -527,7 +527,7 @@ def _ready(model: str) -> None:
 
 
 def _check_text(model: str, test: bool) -> None:
-    """Fail at once if a model has no ``text:`` or no ``test:``, which begin a line of their own."""
+    """Raise ``UserError`` if no line of a model.yaml begins with ``text:``, or with ``test:``."""
     name = model_name(model)
     content = _text(locate(model) / DESCRIPTION)
     if not re.search(r"^text:", content, re.M):

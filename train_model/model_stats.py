@@ -1,8 +1,8 @@
 """Parameters and Mult-Adds of every recipe's network: ``make model-stats``.
 
 Mult-Adds are the multiplications of matrix products, convolutions and attention for one sentence of 30
-source and 30 target tokens, counted from the operators that the network really calls. The projection
-to the vocabulary stands in a column of its own, because the published counts leave it out.
+source and 30 target tokens, counted from the operators that the network calls. The projection to the
+vocabulary has a separate column, because the published counts leave it out.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from train_model.data.dictionary import UNK
 from train_model.models.architectures import ARCHITECTURES, Family, architecture_of
 from train_model.models.config import MAX_POSITIONS
 
-# Source and target symbols that a corpus' preparation arrives at; the exact size moves the columns
-# "embeddings" and "vocabulary" alone.
+# Source and target vocabulary sizes of the prepared corpora; the exact size changes only the columns
+# "embeddings" and "vocabulary".
 VOCABULARY = {
     "demo": (512, 512),
     "wmt16": (32768, 32768),
@@ -35,9 +35,9 @@ _START = "start_from"
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a network holds and does; Mult-Adds are those of one sentence.
+    """A network's parameters, and its Mult-Adds for one sentence.
 
-    ``decode`` leaves out the projection to the vocabulary, which is ``vocabulary``.
+    ``decode`` excludes the projection to the vocabulary, which is ``vocabulary``.
     """
 
     parameters: int
@@ -48,7 +48,7 @@ class Cost:
 
     @property
     def mult_adds(self) -> int:
-        """What publications count."""
+        """The Mult-Adds as publications count them."""
         return self.encode + self.decode
 
 
@@ -59,10 +59,10 @@ def _dynamic_conv_flops(x_shape, weight_shape, *_, **__) -> int:
 
 
 def cost(model: nn.Module, source_length: int, target_length: int) -> Cost:
-    """Count what ``model``, on the meta device, does for one sentence.
+    """Count the Mult-Adds of ``model``, on the meta device, for one sentence.
 
-    An autoregressive network decodes one token at a time and attends to those before it alone; a
-    non-autoregressive one fills a canvas of just the target's length, and its CRF is not counted.
+    An autoregressive network decodes one token at a time and attends only to earlier tokens. A
+    non-autoregressive network fills a canvas of the target's length; its CRF is not counted.
     """
     config = model.config
     source = torch.full((1, source_length), UNK, device="meta")
@@ -100,7 +100,7 @@ def _count_steps(model: nn.Module, encoded: Any, length: int) -> int:
         state = {name: torch.zeros(shape, device="meta") for name, shape in shapes.items()}
         return _count(lambda: decoder.step(token, token, token[0, 0], source, state))[0]
 
-    # every step costs the same, and one more attended token; so the first and the last tell the sum
+    # the cost grows linearly with the step, so the first and the last step give the sum
     return once + length * (step(1) + step(length)) // 2
 
 
@@ -111,15 +111,15 @@ _DECODING: dict[Family, Callable[[nn.Module, Any, int], int]] = {
 
 
 def recipes() -> list[str]:
-    """Those that say what their network is; the others go on with a checkpoint's."""
+    """Return the recipes that describe a network; the others continue from a checkpoint."""
     return [name for name in recipe.names() if _START not in recipe.load(name).flags]
 
 
 def build(name: str) -> nn.Module:
-    """The network of a recipe on the meta device: shapes without memory.
+    """Build a recipe's network on the meta device: shapes without memory.
 
     Raises:
-        UserError: there is no such recipe, or it goes on with the network of a checkpoint.
+        UserError: there is no such recipe, or it continues from a checkpoint.
     """
     chosen = recipe.load(name)
     if _START in chosen.flags:
@@ -134,7 +134,7 @@ def build(name: str) -> nn.Module:
 
 
 def table(names: list[str], source_length: int, target_length: int) -> str:
-    """A Markdown table with one row a recipe; counts in millions."""
+    """Return a Markdown table with one row per recipe; counts in millions."""
     rows = [
         "| recipe | parameters | embeddings | encoder | decoder | Mult-Adds | published | vocabulary |",
         "| --- " + "| ---: " * 7 + "|",

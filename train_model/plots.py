@@ -1,4 +1,4 @@
-"""Plots of results: small panels with few lines each, and names written next to what they name.
+"""Plots of results: small panels with few lines each, labelled directly.
 
 matplotlib is imported when something is drawn. Every function writes a PNG.
 """
@@ -31,7 +31,7 @@ class Dot(NamedTuple):
 
 
 def colours(names: Sequence[str]) -> dict[str, Any]:
-    """A colour for each name, the same for the same order of names."""
+    """Return a colour for each name; the same order of names gives the same colours."""
     from matplotlib import colormaps
 
     palette = colormaps["tab10"].colors
@@ -128,7 +128,7 @@ def dots(path: Path, title: str, panels: Sequence[tuple[str, Sequence[Dot]]], xl
             )
         axis.set_xscale("log")
         low, high = _limits([x for dot in some for x in (dot.value, dot.upper)] or [1.0], True)
-        axis.set_xlim(low, high * (high / low) ** 0.3)  # room for the numbers
+        axis.set_xlim(low, high * (high / low) ** 0.3)  # space for the numbers
         plain_ticks(axis.xaxis, dense=high < 15 * low)
         axis.set_title(heading, fontsize="small")
         axis.set_xlabel(xlabel, fontsize="small")
@@ -216,8 +216,8 @@ def _name_lines(axes: Sequence[Any], panels: Sequence[Panel], colour: Mapping[st
 
 
 def _apart(heights: Sequence[float], least: float) -> list[float]:
-    """Ascending heights, moved as little as possible so that neighbours are ``least`` apart."""
-    groups: list[list[float]] = []  # each: the heights wanted of places that touch
+    """Move ascending heights as little as possible so that neighbours are ``least`` apart."""
+    groups: list[list[float]] = []  # the wanted heights of each group of touching places
     for height in heights:
         groups.append([height])
         while len(groups) > 1 and _first(groups[-1], least) < _first(
@@ -228,5 +228,5 @@ def _apart(heights: Sequence[float], least: float) -> list[float]:
 
 
 def _first(group: Sequence[float], least: float) -> float:
-    """Where the lowest of places that touch lies, so that their mean is that of the heights wanted."""
+    """Return the lowest of a group of touching places, such that their mean is that of the wanted heights."""
     return sum(group) / len(group) - least * (len(group) - 1) / 2

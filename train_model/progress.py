@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work on stderr: a bar on a terminal, occasional lines elsewhere."""
 
 import contextlib
 import sys
@@ -42,7 +42,7 @@ class Task:
             self._show(self)
 
     def begin(self, description: str, total: int | None = None) -> None:
-        """Go on with another part, of which nothing is done yet."""
+        """Start the next part of the work, with nothing done yet."""
         self.description, self.total = description, total
         self.reach(0)
 
@@ -101,7 +101,7 @@ def task(
 
 @contextlib.contextmanager
 def stage(description: str, stream: TextIO | None = None) -> Iterator[None]:
-    """Show what the block does, of which no part can be counted: a moving sign on a terminal, else a line.
+    """Show that the block runs, if its work cannot be counted: a spinner on a terminal, else a line.
 
     Args:
         description: e.g. "exporting model.onnx".

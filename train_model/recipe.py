@@ -15,10 +15,10 @@ _ON_BY_DEFAULT = ("left_pad_source",)  # fairseq's --left-pad-source switches it
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What to train, on which corpus, with which fairseq flags.
+    """A recipe: the training's summary, corpus and fairseq flags.
 
-    ``average`` is the number of checkpoints, the newest that the training keeps, whose mean becomes the
-    model; without it the best checkpoint does.
+    The model is the mean of the ``average`` newest checkpoints that the training keeps; without ``average``
+    it is the best checkpoint.
     """
 
     name: str
@@ -30,8 +30,8 @@ class Recipe:
     def arguments(self) -> list[str]:
         """The flags as fairseq's command line takes them.
 
-        A switch is given where the value is not the default, a list gives several values, a mapping
-        becomes JSON, and null leaves the flag out.
+        A switch is added if its value is not the default, a list gives several values, a mapping
+        becomes JSON, and null omits the flag.
         """
         arguments = []
         for name, value in self.flags.items():
@@ -48,7 +48,7 @@ class Recipe:
 
 
 def names() -> list[str]:
-    """The recipes there are."""
+    """Return the names of all recipes."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
@@ -56,7 +56,7 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
     """Read the recipe ``name``; ``overrides`` are "key=value" with YAML values, set over its flags.
 
     Raises:
-        UserError: there is no such recipe, its file is damaged, or an override has no "=".
+        UserError: the recipe does not exist, its file is damaged, or an override has no "=".
     """
     if name not in names():
         raise UserError(f"no recipe {name!r}; RECIPE is one of: {', '.join(names())}")
@@ -74,10 +74,10 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a recipe's file holds: texts "summary" and "corpus", the mapping "flags", perhaps "average"."""
+    """Return the content of a recipe's file: "summary", "corpus", the mapping "flags", perhaps "average"."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an invalid date
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where} is not YAML; mend it, or check it out again") from error

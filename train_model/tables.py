@@ -1,4 +1,4 @@
-"""Tables of results: in a terminal as they are measured, in Markdown, and as files."""
+"""Tables of results: row by row in a terminal, in Markdown, and as files."""
 
 import contextlib
 import json
@@ -72,7 +72,7 @@ class Table:
 def markdown_table(
     head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[bool] | None = None
 ) -> list[str]:
-    """The lines of a table in Markdown; the first column is on the left unless ``left`` says more."""
+    """Return the lines of a table in Markdown; by default only the first column is left-aligned."""
     left = [True, *[False] * (len(head) - 1)] if left is None else left
     rule = ["---" if on_left else "---:" for on_left in left]
     return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
@@ -84,7 +84,7 @@ def facts(values: Mapping[str, Any]) -> list[str]:
 
 
 def not_run(entries: Sequence[Mapping[str, str]]) -> list[str]:
-    """The section in Markdown of what could not be measured, each with its reason; none if all was."""
+    """Return a section in Markdown with the omitted measurements and their reasons; none if nothing is."""
     if not entries:
         return []
     return ["## Not run", "", *(f"- {entry['name']}: {entry['reason']}" for entry in entries), ""]
@@ -99,7 +99,7 @@ def write_files(folder: Path, files: Mapping[str, str | Callable[[Path], None]])
     """Write every file into ``folder``, or none if one fails.
 
     Args:
-        files: by name, its text or a function that writes it to the path it is given.
+        files: for each name, the text or a function that writes the file to a given path.
     """
     with contextlib.ExitStack() as written:
         for name, content in files.items():

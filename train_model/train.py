@@ -3,13 +3,13 @@
     python -m train_model.train --recipe demo
     python -m train_model.train --recipe demo --set max_update=1000 --set batch_size=64
 
-Several GPUs of one machine share the work, each with the recipe's batch; the same batch as one GPU with
---set update_freq=8 has:
+Several GPUs of one machine share the work, each with the recipe's batch. The total batch is then that of one
+GPU with --set update_freq=8:
 
     torchrun --nproc-per-node 8 -m train_model.train --recipe wmt16-ar-496
 
-Prepares the corpus if need be, goes on from the last checkpoint if there is one, and leaves the best
-weights, or the mean of the last checkpoints, in build/<recipe>/checkpoint.pt, which export and runners take.
+Prepares the corpus if needed, and continues from the last checkpoint if there is one. Writes the best
+weights, or the mean of the last checkpoints, to build/<recipe>/checkpoint.pt, for the export and the runners.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from train_model.cli import Parser, UserError, one_at_a_time, run
 from train_model.data.corpora import DISTILLED, prepare
 
 WARM_UPDATES, TIMED_UPDATES = 3, 20
-HALF = ("bf16", "fp16")  # flags that are left out without a GPU, where they only cost time
+HALF = ("bf16", "fp16")  # flags omitted without a GPU: they would only cost time
 
 
 def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path:
@@ -45,7 +45,7 @@ def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path
 
     import train_model.fairseq_plugin  # noqa: F401
 
-    # processes that torchrun started wait for the first to prepare the corpus, and find it ready
+    # torchrun's other processes wait until the first one has prepared the corpus
     with one_at_a_time(Path(build_dir) / ".preparing"):
         data = prepare(chosen.corpus, build_dir)
     output = Path(build_dir) / chosen.name
@@ -69,7 +69,7 @@ def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path
 
 
 def _is_first_process() -> bool:
-    """Whether this process speaks and writes for all that ``torchrun`` started."""
+    """Return whether this process prints and writes for all that ``torchrun`` started."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -107,7 +107,7 @@ def _run_fairseq(arguments: list[str]) -> None:
 
 @contextlib.contextmanager
 def _command_line(arguments: list[str]) -> Iterator[None]:
-    """fairseq reads ``sys.argv``."""
+    """Set ``sys.argv``, which fairseq reads."""
     original = sys.argv
     sys.argv = ["fairseq-train", *arguments]
     try:
@@ -125,7 +125,7 @@ def _raise_on_error(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def _forecast(fairseq_train: Any) -> Iterator[None]:
-    """Time the first updates of fairseq's training loop and say how long all of them will take."""
+    """Time the first updates of fairseq's training loop and print how long all will take."""
     original = fairseq_train.train
 
     def train_epoch(cfg, trainer, task, epoch_itr):
@@ -149,7 +149,7 @@ def _updates_in_all(cfg: Any, batches: int) -> float:
 
 
 def _timed(trainer: Any, updates: float):
-    """``trainer.train_step``, which also prints the forecast once enough updates were timed."""
+    """Wrap ``trainer.train_step`` to print the forecast once enough updates were timed."""
     step = trainer.train_step
     seconds = []
 
@@ -178,7 +178,7 @@ def _duration(seconds: float) -> str:
 
 
 def _newest(save_dir: Path, count: int) -> list[Path]:
-    """The last ``count`` checkpoints that were saved after a number of updates and are still there."""
+    """Return the newest ``count`` of the existing checkpoints that were saved by number of updates."""
     found = [
         (int(match[1]), path)
         for path in save_dir.iterdir()

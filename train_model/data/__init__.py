@@ -1,1 +1,1 @@
-"""Text: the demo corpus, byte-pair encoding, dictionaries, and what fairseq reads."""
+"""Text: corpora, byte-pair encoding, dictionaries, and fairseq's binary data."""

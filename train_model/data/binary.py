@@ -10,7 +10,7 @@ from train_model.data.files import SPLITS, copy, step
 from train_model.progress import track
 
 Units = Callable[[str, str], Iterator[list[str]]]
-"""Gives the subword units of every line, for a split and a language."""
+"""Returns the subword units of every line of a split in one language."""
 
 
 def binarise(folder: Path, units: Units, languages: tuple[str, str], joined: bool = True) -> Path:

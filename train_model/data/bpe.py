@@ -14,11 +14,11 @@ from train_model.data.regex_cost import ways
 
 SEPARATOR = "@@"
 MAX_WAYS = 20_000
-"""In which an expression of a glossary may match at one place, see ``regex_cost``."""
+"""The most ways in which a glossary's expression may match at one place, see ``regex_cost``."""
 WORDS = 2**16
-"""Words whose units are remembered."""
+"""The most words in the cache of split words."""
 LONG_WORD = 64
-"""Characters; longer words are not remembered, so that the memory for them has a bound."""
+"""Characters; longer words are not cached, so that the cache's memory has a bound."""
 
 
 def load_bpe(
@@ -29,11 +29,11 @@ def load_bpe(
     A file of the same name that ends in ``.glossary`` has one regular expression per line: a match inside a
     word becomes a separate unit (``subword-nmt apply-bpe --glossaries``).
 
-    With a dictionary, a unit that is not in it is split again into smaller ones that are: the training text
-    may have used some merges only on the way to longer units.
+    With a dictionary, a unit that is not in it is split again into smaller units of the dictionary: the
+    training text may have used some merges only on the way to longer units.
 
     Raises:
-        UserError: there is no such file, or it has something else than merges or expressions.
+        UserError: the file is missing, or a line of it is not a merge or an expression.
     """
     try:
         merges = list(read_lines(path)) or [""]
@@ -45,7 +45,7 @@ def load_bpe(
     if first and not re.fullmatch(r"#version: ?0\.[12](\.0)*\s*", merges[0]):
         raise UserError(f"{path} line 1 is {merges[0][:40]!r}; it says '#version: 0.2' or 0.1")
     for number, line in enumerate(merges[first:] or [""], start=first + 1):
-        if len(line.strip("\r ").split(" ")) != 2:  # subword-nmt strips these and exits for fewer
+        if len(line.strip("\r ").split(" ")) != 2:  # subword-nmt exits for others
             raise UserError(
                 f"{path} line {number} is {line[:40]!r}; BPE codes have two symbols a line"
             )
@@ -60,7 +60,7 @@ def load_bpe(
 
 
 class _Cache(dict):
-    """What subword-nmt remembers of each word; its own dict would grow with every new word for ever."""
+    """subword-nmt's cache of split words, with a bound; its own dict grows with every new word."""
 
     def __setitem__(self, word: str, units: tuple[str, ...]) -> None:
         if len(word) > LONG_WORD:
@@ -87,14 +87,14 @@ def _load_glossary(path: Path) -> list[str]:
 
 
 def _unusable(expression: str) -> str | None:
-    """Why subword-nmt cannot split words at what ``expression`` matches; None if it can."""
+    """Return why subword-nmt cannot split words at ``expression``'s matches, or None if it can."""
     try:
         pattern = re.compile(expression)
-        re.compile(f"^(x|{expression})$")  # as subword-nmt puts it together
+        re.compile(f"^(x|{expression})$")  # subword-nmt combines the expressions in this way
         if ways(expression) > MAX_WAYS:
             return "a long word could take for ever; repeat nothing that itself can vary"
     except (re.error, OverflowError, RecursionError) as error:
         return str(error)
-    if pattern.groups:  # re.split gives the text of every group once more
+    if pattern.groups:  # re.split returns the text of every group as well
         return "it has a capturing group; write (?:...)"
     return "it matches where there is nothing" if pattern.match("") else None

@@ -1,4 +1,4 @@
-"""fairseq's dictionary: a text file of "symbol count" lines behind four special symbols."""
+"""fairseq's dictionary: four special symbols, then those of a text file with lines "symbol count"."""
 
 import os
 import re
@@ -11,11 +11,11 @@ from train_model.data.files import read_lines
 BOS, PAD, EOS, UNK = range(4)
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 SPECIAL_IDS = {"bos": BOS, "pad": PAD, "eos": EOS, "unk": UNK}
-MULTIPLE = 8  # tensor cores like vocabularies of such a size, and fairseq pads to it too
+MULTIPLE = 8  # for tensor cores; fairseq pads vocabularies to it too
 
 
 OVERWRITE = "#fairseq:overwrite"
-"""Behind a line whose symbol an earlier line or a special symbol has; the last one counts."""
+"""Marks a line that repeats an earlier or a special symbol; the last line with a symbol counts."""
 _MADE_UP = re.compile(r"madeupword[0-9]{4,}")
 
 
@@ -27,10 +27,10 @@ class Dictionary:
 
         Args:
             counts: symbols and how often they occurred.
-            overwrite: symbols that may come more than once.
+            overwrite: symbols that may occur more than once.
 
         Raises:
-            UserError: another symbol comes twice.
+            UserError: another symbol occurs twice.
         """
         self.counts, self._overwrite = list(counts), overwrite
         self.symbols = [*SPECIALS, *(symbol for symbol, _ in self.counts)]
@@ -48,16 +48,16 @@ class Dictionary:
         return len(self.symbols)
 
     def index(self, symbol: str) -> int:
-        """The symbol's index, or that of ``<unk>``."""
+        """Return the symbol's index, or that of ``<unk>``."""
         return self._indices.get(symbol, UNK)
 
     def is_filler(self, index: int) -> bool:
-        """Whether the symbol is not part of any text: a special one, or a ``madeupword`` without a count."""
+        """Return whether the symbol is not text: a special one, or a ``madeupword`` without a count."""
         return index in self._fillers
 
     @classmethod
     def from_frequencies(cls, frequencies: Mapping[str, int]) -> "Dictionary":
-        """The most frequent symbol first, and made-up words that fill the size to a multiple of 8."""
+        """Number symbols by falling frequency, and add made-up words up to a multiple of 8."""
         counts = sorted(frequencies.items(), key=lambda item: (-item[1], item[0]))
         missing = -(len(SPECIALS) + len(counts)) % MULTIPLE
         return cls([*counts, *((f"madeupword{index:04d}", 0) for index in range(missing))])
@@ -67,7 +67,7 @@ class Dictionary:
         """Read a file that fairseq or :meth:`save` wrote.
 
         Raises:
-            UserError: no such file, not text, or a line that is not "symbol count".
+            UserError: the file is missing or not text, or a line is not "symbol count".
         """
         try:
             lines = list(read_lines(path))
@@ -111,15 +111,15 @@ def misfit(
     sizes: Mapping[str, Any],
     dictionaries: Mapping[str, str | os.PathLike | None],
 ) -> str | None:
-    """Why dictionaries are not those that a network was made for; None if nothing speaks against them.
+    """Return why dictionaries do not fit a network, or None if their sizes fit.
 
-    A network takes any number below its vocabulary, so another dictionary would give wrong words without
-    an error.
+    A network accepts any number below its vocabulary size, so a wrong dictionary would give wrong words
+    without an error.
 
     Args:
         origin: the file of the network, for the message.
         made: how the network got its vocabulary, e.g. "was trained with".
-        sizes: of the network's vocabularies, under ``src_vocab`` and ``tgt_vocab``, as far as known.
+        sizes: the network's vocabulary sizes, as far as known, under ``src_vocab`` and ``tgt_vocab``.
         dictionaries: paths under ``src`` and ``tgt``; None for a model without text.
     """
     for side, path in dictionaries.items():

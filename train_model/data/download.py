@@ -1,7 +1,7 @@
 """``./download.sh``: the public checkpoint and its WMT16 English-German text, into data_model/wmt16.
 
-What is there already is held against checksums.json, which the first success writes; what is not is
-fetched, looked at, and only then given its name.
+Files that exist are compared with checksums.json, which the first success writes. Missing files are fetched
+and checked before they get their names.
 """
 
 import gzip
@@ -30,11 +30,11 @@ SEED = "https://raw.githubusercontent.com/ustcdane/lite_transformer_trt/main/tra
 
 CHECKPOINT = "checkpoint_last.pt"
 DICTIONARIES = ("dict.en.txt", "dict.de.txt")
-SYMBOLS = 32768  # with the four special ones; both dictionaries are the same
+SYMBOLS = 32768  # with the four special symbols; both dictionaries are the same
 ARCHIVE = "wmt16_en_de.tar.gz"
 LANGUAGES = ("en", "de")
 TEST_SET = "newstest2014.tok.bpe.32000"
-SUBWORD_MARK = "@@ "  # the tokenizer's, which this must run without: it needs no package but gdown
+SUBWORD_MARK = "@@ "  # the tokenizer's; not imported, to need no package but gdown
 TEXTS = ("train.tok.clean.bpe.32000", "newstest2013.tok.bpe.32000", TEST_SET)
 
 MANUAL = f"""\
@@ -52,7 +52,7 @@ Or put them on a server of yours and run ./download.sh --mirror https://server/f
 
 @dataclass(frozen=True)
 class Options:
-    """Where to fetch from, and how patiently."""
+    """Addresses to fetch from, timeouts and attempts."""
 
     folder: Path
     mirror: str | None
@@ -61,12 +61,12 @@ class Options:
 
 
 def download(options: Options) -> None:
-    """Bring everything into ``options.folder``; a second run waits for the first.
+    """Fetch all files into ``options.folder``; a second run waits for the first.
 
     Raises:
-        OSError: there is no room, or nothing may be written; what came so far stays.
-        NetworkError: a file cannot be had from here.
-        UserError: what came, or what is there, is not the file.
+        OSError: the disk is full or cannot be written; the part that arrived is kept.
+        NetworkError: a file cannot be fetched from here.
+        UserError: a fetched or an existing file is not the expected one.
     """
     options.folder.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(_staging(options.folder) / "lock"):
@@ -93,7 +93,7 @@ def _obtain(
     ledger: Ledger,
     folder: Path,
 ) -> None:
-    """Make ``folder/name`` an accepted file, fetching it if it is not there."""
+    """Make ``folder/name`` an accepted file; fetches it if it is missing."""
     final = folder / name
     if final.is_file():
         check(final)
@@ -106,14 +106,14 @@ def _obtain(
         check(part)
         ledger.accept(name, part)
     except UserError:
-        part.unlink()  # it would be taken for the beginning of the file next time
+        part.unlink()  # the next attempt would take it for the beginning of the file
         raise
     part.replace(final)
     print(f"{final}: fetched")
 
 
 def _obtain_texts(options: Options) -> None:
-    """Unpack the data set's archive, put there by hand or fetched, and remove it."""
+    """Unpack the data set's archive, fetched or put there by hand, and remove it."""
     archive = options.folder / ARCHIVE
     by_hand = archive.is_file()
     if not by_hand:
@@ -126,7 +126,7 @@ def _obtain_texts(options: Options) -> None:
         if not by_hand:
             archive.unlink()
         raise
-    except OSError:  # no room to unpack: where it would lie by hand it need not come again
+    except OSError:  # no room to unpack: keep the archive for the next run
         archive.replace(options.folder / ARCHIVE)
         raise
     archive.unlink()
@@ -134,7 +134,7 @@ def _obtain_texts(options: Options) -> None:
 
 
 def _staging(folder: Path) -> Path:
-    """The folder of what is not complete yet, inside ``folder`` so that a rename ends it."""
+    """Return the folder for incomplete files, inside ``folder`` so that a rename can finish them."""
     staging = folder / ".download"
     staging.mkdir(exist_ok=True)
     return staging
@@ -183,7 +183,7 @@ def _gdown_file(file_id: str, part: Path, options: Options) -> None:
 
 
 def _gdown(function: str, **arguments):
-    """Call gdown, which knows Google Drive's confirmation pages."""
+    """Call gdown, which handles Google Drive's confirmation pages."""
     try:
         gdown = importlib.import_module("gdown")
     except ImportError:
@@ -216,7 +216,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Take the texts and BPE codes out of ``archive``; write the test set without subword marks."""
+    """Extract the texts and BPE codes from ``archive``; also write the test set without subword marks."""
     wanted = {
         f"{name}.{language}": f"{name}.{language}" for name in TEXTS for language in LANGUAGES
     }
@@ -245,7 +245,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _unpacked() -> list[str]:
-    """What comes out of the archive."""
+    """Names of the files that the archive gives."""
     texts = [f"{name}.{language}" for name in (*TEXTS, "test") for language in LANGUAGES]
     return [*texts, "bpe.codes"]
 

@@ -1,4 +1,4 @@
-"""Text files of a corpus, and the steps that make them: a stopped preparation continues where it was."""
+"""Text files of a corpus, and restartable steps that make them."""
 
 import itertools
 import json
@@ -13,9 +13,9 @@ from train_model.cli import UserError, atomic_path
 SPLITS = ("train", "valid", "test")
 BYTE_ORDER_MARK = "\ufeff"
 MAX_TAKEN = 1 << 24
-"""Characters of the lines that are in memory at a time, the last line left out."""
+"""The most characters in memory at a time, not counting the last line."""
 MAX_LINE = 1 << 24
-"""Bytes of a line; a longer one is no sentence, and a file without line ends would fill the memory."""
+"""The most bytes of a line: a file without line ends must not fill the memory."""
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[str]:
@@ -65,7 +65,7 @@ def raw_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
 
 
 def take(lines: Iterator[str], count: int) -> list[str]:
-    """The next ``count`` lines, or fewer if they have more than ``MAX_TAKEN`` characters; none at the end."""
+    """Return the next ``count`` lines, or fewer: none at the end, and a limit of ``MAX_TAKEN`` characters."""
     taken, characters = [], 0
     for line in itertools.islice(lines, count):
         taken.append(line)
@@ -78,10 +78,10 @@ def take(lines: Iterator[str], count: int) -> list[str]:
 def read_parallel(
     source: str | os.PathLike, target: str | os.PathLike
 ) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of lines of two files that belong together.
+    """Yield the pairs of lines of two parallel files.
 
     Raises:
-        UserError: the files differ in their number of lines, or one cannot be read as text.
+        UserError: the numbers of lines differ, or a file cannot be read as text.
     """
     end = object()
     pairs = itertools.zip_longest(read_lines(source), read_lines(target), fillvalue=end)
@@ -120,6 +120,6 @@ def step(outputs: list[Path], make: Callable[[], None]) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file; the target is complete or absent."""
+    """Copy a file atomically: the target is complete or absent."""
     with atomic_path(target) as temporary:
         shutil.copyfile(source, temporary)

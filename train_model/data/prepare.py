@@ -2,7 +2,7 @@
 
     python -m train_model.data.prepare --corpus demo
 
-Writes build/data/<corpus>. A stopped run continues where it was; a finished corpus is left alone.
+Writes build/data/<corpus>. A stopped run continues where it stopped; a finished corpus is not changed.
 ``train_model.data.corpora`` lists the corpora.
 """
 

@@ -1,20 +1,19 @@
-"""How much work a regular expression can make for Python's matcher, which tries every way in turn."""
+"""Bounds the work of Python's regular-expression matcher, which backtracks through all ways to match."""
 
 # The parser of `re`: private, but the only one that reads expressions exactly as `re` does.
 from re import _constants, _parser
 
 LONGEST = 4096
-"""Characters that an open-ended repeat is counted with."""
+"""Number of characters assumed for an open-ended repeat."""
 
 
 def ways(expression: str) -> int:
-    """An upper bound of the ways in which ``expression`` can match at one place of a word.
+    """Return an upper bound of the ways in which ``expression`` can match at one place of a word.
 
-    The matcher may try all of them. A repeat of something that itself matches in several ways, ``(a+)+``,
-    has exponentially many.
+    The matcher may try all of them. Nested repeats such as ``(a+)+`` have exponentially many.
 
     Raises:
-        re.error: it is not a regular expression.
+        re.error: ``expression`` is not a regular expression.
     """
     return _sequence(_parser.parse(expression))
 

@@ -29,7 +29,7 @@ class Subwords(Protocol):
 
 
 class Words:
-    """Text that is in units already, separated by spaces."""
+    """Text that consists of units already, separated by spaces."""
 
     by_word = True
 
@@ -94,7 +94,7 @@ class SentencePiece:
 
 
 def require(package: str) -> ModuleType:
-    """Import a package that only some models need.
+    """Import and return a package that only some models need.
 
     Raises:
         UserError: it is not installed.

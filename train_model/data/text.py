@@ -1,4 +1,4 @@
-"""How a model's text becomes units and back: the ``text:`` section of a model.yaml."""
+"""Options of a model's text processing: the ``text:`` section of a model.yaml."""
 
 import dataclasses
 import os
@@ -22,13 +22,13 @@ CHOICES = {
 
 
 def patterns(text: str) -> list[str]:
-    """The words of a text, with "0" for every run of figures."""
+    """Return the words of a text, every run of digits replaced by "0"."""
     return [_FIGURES.sub("0", word) for word in text.split()]
 
 
 @dataclass(frozen=True)
 class TextOptions:
-    """The steps between a sentence and a model's units, in their order.
+    """The steps that turn a sentence into a model's units, in order.
 
     Attributes:
         unicode: normalisation form of the input; "none" leaves characters as they are.
@@ -43,10 +43,11 @@ class TextOptions:
         separator: ends a BPE unit inside a word.
         unknown: what happens to source units that the dictionary lacks: "refuse" the sentence, "keep" them
             as ``<unk>``, or "drop" them.
-        domain: what the training text is about, for messages.
+        domain: the subject of the training text, for messages.
         seen: a file with the word patterns of the training text, see :func:`patterns`; a sentence with
-            another one gets a warning.
-        longest: the most tokens of a training sentence, both ends included; a longer one gets a warning.
+            any other pattern gets a warning.
+        longest: the most tokens of a training sentence, bos and eos included; a longer sentence gets a
+            warning.
     """
 
     unicode: str = "NFC"
@@ -84,7 +85,7 @@ class TextOptions:
 
     @classmethod
     def from_mapping(cls, section: Mapping[str, Any], folder: Path) -> "TextOptions":
-        """Read the section of a model.yaml; its files are relative to ``folder``.
+        """Read the section ``text:`` of a model.yaml; its files are relative to ``folder``.
 
         Raises:
             UserError: a key or a value is unknown, or a file is missing.
@@ -102,7 +103,7 @@ class TextOptions:
         return cls(**values)
 
     def to_mapping(self, folder: Path) -> dict[str, Any]:
-        """What :meth:`from_mapping` reads: the values that are not the defaults."""
+        """Return the values that differ from the defaults, as :meth:`from_mapping` reads them."""
         section: dict[str, Any] = {"subwords": self.subwords}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -114,7 +115,7 @@ class TextOptions:
 
     @property
     def files(self) -> dict[str, Path]:
-        """The files that the steps read, by the names of their options."""
+        """Return the files that the steps read, by the names of their options."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Path)}
 
@@ -130,5 +131,5 @@ class TextOptions:
         return dataclasses.replace(self, **copies)
 
     def segmented(self) -> "TextOptions":
-        """The options for input and output in units already, as fairseq-generate reads and writes them."""
+        """Return the options for text in units, as fairseq-generate reads and writes it."""
         return TextOptions(subwords="none", unicode="none", unknown=self.unknown)

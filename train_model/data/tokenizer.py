@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def normalise(text: str, form: str = "NFC") -> str:
-    """Compose characters as ``form`` says; white space and control characters become single spaces.
+    """Compose characters to Unicode's ``form``; white space and control characters become single spaces.
 
-    A byte order mark in front of the text is left out.
+    A byte order mark at the start is removed.
     """
     text = text.removeprefix(BYTE_ORDER_MARK)
     if form != "none":
@@ -41,11 +41,11 @@ class Tokenizer:
 
     Args:
         text: the steps; see :class:`TextOptions`.
-        src_dict, tgt_dict: the model's dictionaries; the same object if it is a joined one.
+        src_dict, tgt_dict: the model's dictionaries; the same object if the dictionary is joined.
         languages: source and target, for Moses' rules.
 
     Raises:
-        UserError: a file is missing or not what it should be, or a package is not installed.
+        UserError: a file is missing or not of its kind, or a package is not installed.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Tokenizer:
         self._finish = [moses.detruecase()] if text.case == "truecase" else []
         if text.moses:
             self._finish.append(moses.detokenise(languages[1], text.escape))
-        # Words come again and again, and each is split on its own: a third of the time for the demo's text.
+        # Words recur, and each is split independently: the cache cuts the time to a third on the demo's text.
         self._word = functools.lru_cache(WORDS)(self._ids)
 
     @classmethod
@@ -74,7 +74,7 @@ class Tokenizer:
         """The tokenizer of a model.
 
         Raises:
-            UserError: the model has no text processing, or as the constructor.
+            UserError: the model has no text processing, or an error of the constructor.
         """
         files.require_text()
         source = Dictionary.load(files.src_dict)
@@ -83,15 +83,15 @@ class Tokenizer:
         return cls(files.text, source, target, tuple(name or "en" for name in files.languages))
 
     def encode(self, text: str, longest: int | None = None) -> list[int]:
-        """``[bos, ..., eos]``, as the network expects a source; unknown units become unk.
+        """Return the ids ``[bos, ..., eos]`` of a source; unknown units become unk.
 
         Args:
             text: one sentence.
-            longest: the most tokens that the caller can use. A text of more characters than they could
-                hold is refused before it is split into units, which takes time and memory.
+            longest: the most tokens that the caller can use. A text with more characters than these can
+                hold is refused before splitting, which takes time and memory.
 
         Raises:
-            UserError: there is nothing in the text but white space, or it is too long.
+            UserError: the text is only white space, or it is too long.
         """
         text = normalise(text, self.options.unicode)
         if longest is not None and len(text) > (most := self.characters(longest)):
@@ -107,7 +107,7 @@ class Tokenizer:
         return [BOS, *self._ids(text), EOS]
 
     def characters(self, tokens: int) -> int:
-        """How many characters ``tokens`` tokens can stand for at most, with a space after each."""
+        """Return the most characters that ``tokens`` tokens can have, with a space after each."""
         return tokens * self._longest_symbol
 
     @functools.cached_property
@@ -118,25 +118,25 @@ class Tokenizer:
         return self._word(word) if len(word) <= LONG_WORD else self._ids(word)
 
     def source_units(self, text: str) -> list[str]:
-        """The units of a source text, one for each token of :meth:`encode` between both ends."""
+        """Return the units of a source text, one for each token of :meth:`encode` except bos and eos."""
         return self._source.split(self._prepared(text, 0))
 
     def target_units(self, text: str) -> list[str]:
-        """The units of a target text."""
+        """Return the units of a target text."""
         return self._target.split(self._prepared(text, 1))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of target ids up to the first eos, without special symbols and made-up words.
+        """Return the text of target ids up to the first eos, without special symbols and made-up words.
 
         Raises:
-            UserError: an id is not in the dictionary, so it is not the model's.
+            UserError: an id is not in the dictionary, which is then not the model's.
         """
         return functools.reduce(
             lambda text, step: step(text), self._finish, self._target.join(self.tokens(ids))
         )
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The units of target ids; see :meth:`decode`."""
+        """Return the units of target ids; see :meth:`decode`."""
         units = []
         for index in map(int, ids):
             if index == EOS:
@@ -166,7 +166,7 @@ def _subwords(text: TextOptions, codes: Path | None, dictionary: Dictionary) -> 
 
 
 def _before(text: TextOptions, language: str) -> list[moses.Step]:
-    """The steps before subwords that both languages share."""
+    """Apply the steps before subwords that both languages share."""
     steps = []
     if text.moses:
         steps.append(moses.tokenise(language, text.aggressive_dashes, text.escape))

@@ -1,7 +1,7 @@
-"""Files from the network that are either whole under their name, or not there under it.
+"""Downloads files so that a file under its final name is always complete.
 
-A download lives in a partial file until it is complete and has been looked at; one that stopped goes on
-where it was. ``Ledger`` remembers size and SHA-256 of what was accepted once.
+A download stays in a partial file until it is complete and checked; a stopped download continues where it
+stopped. ``Ledger`` records size and SHA-256 of accepted files.
 """
 
 import hashlib
@@ -22,20 +22,20 @@ BLOCK = 1 << 20
 
 
 class NetworkError(UserError):
-    """The network or the server said no; trying later or elsewhere may help."""
+    """The network or the server failed or refused; another time or place may help."""
 
 
 def fetch(url: str, part: Path, timeout: float = 60, attempts: int = 3) -> None:
-    """Download ``url`` into ``part``, going on from what is in it.
+    """Download ``url`` into ``part``, and continue a partial file.
 
-    What is there is used only when the server vouches, by ETag or date, that the file is still the same.
+    The partial content is used only if the server's ETag or date shows that the file has not changed.
 
     Args:
-        timeout: seconds without a byte after which an attempt is given up.
-        attempts: tries before giving up; a definite refusal (403, 404) is not tried again.
+        timeout: seconds without a byte after which an attempt fails.
+        attempts: the most attempts; a definite refusal (403, 404) is not repeated.
 
     Raises:
-        NetworkError: the server refuses, or no attempt came to the end. ``part`` is kept.
+        NetworkError: the server refuses, or no attempt finished. ``part`` is kept.
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -64,7 +64,7 @@ def _attempt(url: str, part: Path, timeout: float) -> None:
         reply = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         if offset and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            part.unlink()  # it was whole, or is not the file's beginning: one clean start tells
+            part.unlink()  # complete already, or of another file: start again
             return _attempt(url, part, timeout)
         raise
     with reply:
@@ -76,7 +76,7 @@ def _attempt(url: str, part: Path, timeout: float) -> None:
         length = reply.headers["Content-Length"]
         total = offset + int(length) if length else None
         with part.open("ab" if offset else "wb") as file:
-            while block := reply.read1(BLOCK):  # what is here: a stall must not lose it
+            while block := reply.read1(BLOCK):  # as it arrives: a stall must not lose it
                 _write(file, block)
                 _show(part.name, file.tell(), total)
             received = file.tell()
@@ -89,7 +89,7 @@ def _write(file: BinaryIO, block: bytes) -> None:
     try:
         file.write(block)
         file.flush()
-    except OSError as error:  # not the network's fault: trying again would not help
+    except OSError as error:  # an error of the disk: another attempt would not help
         raise UserError(f"cannot write {file.name}: {error.strerror}; make room there") from error
 
 
@@ -103,7 +103,7 @@ def _show(name: str, done: int, total: int | None) -> None:
 
 
 def refuse_impostor(path: Path) -> None:
-    """Refuse what servers send instead of a file.
+    """Refuse a page or a pointer that a server sent instead of the file.
 
     Raises:
         UserError: the file is empty, an HTML page, or a pointer of git-lfs.
@@ -122,10 +122,10 @@ def refuse_impostor(path: Path) -> None:
 
 
 def check_archive(path: Path) -> None:
-    """Refuse what is not a whole .tgz, whatever a server sent instead.
+    """Refuse a file that is not a complete .tgz.
 
     Raises:
-        UserError: the file cannot be read to its end as such an archive.
+        UserError: the file cannot be read to its end as a .tgz.
     """
     refuse_impostor(path)
     try:
@@ -142,18 +142,18 @@ def check_archive(path: Path) -> None:
 
 
 ARCHIVE_ERRORS = (tarfile.TarError, EOFError, zlib.error, OSError)
-"""What reading a damaged .tgz raises."""
+"""The errors that reading a damaged .tgz raises."""
 
 
 class Ledger:
     """Size and SHA-256 of accepted files, in one JSON file.
 
-    An entry that was made for a checked file says so. Others, of earlier versions, may be those of a notice
-    that a server sent instead of the file, and give way to a checked one.
+    An entry for a checked file is marked as such. Unmarked entries of earlier versions may belong to a notice
+    that a server sent instead of the file; a checked file replaces them.
     """
 
     def __init__(self, path: Path):
-        """Read ``path`` if it is there.
+        """Read ``path`` if it exists.
 
         Raises:
             UserError: it is not a ledger.
@@ -172,7 +172,7 @@ class Ledger:
         }
 
     def has_checked(self, name: str, path: Path) -> bool:
-        """Whether the file at ``path`` is the one that was recorded as ``name`` after a check."""
+        """Return whether the file at ``path`` is the one that was recorded as ``name`` after a check."""
         known = self._entries.get(name, {})
         return bool(known.get("checked")) and known["sha256"] == _sha256(path)
 
@@ -182,10 +182,10 @@ class Ledger:
         Args:
             name: of the entry.
             path: the file.
-            checked: whether the file's content was found to be of its kind.
+            checked: whether the file's content was checked.
 
         Raises:
-            UserError: it differs from what was recorded.
+            UserError: the file differs from the record.
         """
         entry = {"size": path.stat().st_size, "sha256": _sha256(path)}
         known = self._entries.get(name, entry)

@@ -1,4 +1,4 @@
-"""What fairseq knows of this project: networks, tasks, a criterion, an optimizer; registered on import.
+"""The project's extensions of fairseq: networks, tasks, a criterion, an optimizer; registered on import.
 
 ``train_model.train`` imports this package. fairseq's own tools take it as ``--user-dir
 train_model/fairseq_plugin`` in a process that called :func:`train_model.fairseq_compat.prepare`.

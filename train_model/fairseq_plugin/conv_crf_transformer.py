@@ -27,7 +27,7 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
 
     def __init__(self, config: NatConfig):
         super().__init__(config)
-        # The generator asks the encoder when it refines only some sentences of a batch further.
+        # The generator calls this on the encoder when it refines only some of a batch's sentences further.
         self.encoder.reorder_encoder_out = _reorder
 
     @staticmethod
@@ -75,7 +75,7 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
 
     @classmethod
     def build_model(cls, args: argparse.Namespace, task: Any) -> "ConvCrfTransformerModel":
-        """Build the network for the task's dictionaries, or take that of ``--start-from``."""
+        """Build the network for the task's dictionaries, or load that of ``--start-from``."""
         words = len(task.source_dictionary), len(task.target_dictionary)
         if not getattr(args, "start_from", None):
             return cls(NatConfig.from_args(args, *words))
@@ -87,7 +87,7 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
                 f"{args.start_from} knows {start.config.src_vocab} and {start.config.tgt_vocab} words, "
                 f"the corpus has {words[0]} and {words[1]}; start from a network of this corpus"
             )
-        vars(args).update(vars(start.config.to_args()))  # what the new checkpoint records
+        vars(args).update(vars(start.config.to_args()))  # the new checkpoint's options
         model = cls(start.config)
         model.load_state_dict(start.model.state_dict())
         if start.config.int8_layers:
@@ -101,7 +101,7 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
         prev_output_tokens: Tensor,
         tgt_tokens: Tensor,
     ) -> dict[str, dict[str, Any]]:
-        """The losses' inputs for ``nat_loss``; all tokens [B, S] or [B, T] int64."""
+        """Return the inputs of ``nat_loss``; all tokens are [B, S] or [B, T] int64."""
         return self.training_outputs(src_tokens, prev_output_tokens, tgt_tokens)
 
     def max_positions(self) -> tuple[int, int]:
@@ -113,7 +113,7 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
         return self.encode(encoder_inputs[0])
 
     def initialize_output_tokens(self, encoder_out: EncoderOut, src_tokens: Tensor) -> DecoderOut:
-        """An empty canvas as wide as the longest predicted length, at most twice the source."""
+        """Return an empty canvas as wide as the longest predicted length, at most twice the source."""
         lengths = self.predict_length(encoder_out)
         width = min(int(lengths.max()), self.canvas_width(src_tokens.shape[1]))
         canvas = self.initial_canvas(lengths, width)

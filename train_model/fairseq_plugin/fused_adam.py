@@ -1,9 +1,8 @@
-"""``--optimizer fused_adam``: PyTorch's fused AdamW, and gradient norms in a few kernels.
+"""``--optimizer fused_adam``: PyTorch's fused AdamW, and gradient norms with few kernel launches.
 
-fairseq's own ``adam`` updates, scales and clips parameter by parameter, which for a small network costs
-the GPU's host more time than the network itself, and its fused variant needs NVIDIA's apex. The options
-are those of ``adam``; the update is the same but for the place of epsilon, which PyTorch adds after the
-bias correction.
+fairseq's ``adam`` updates, scales and clips parameter by parameter. For a small network that takes more host
+time than the network itself. fairseq's fused variant needs NVIDIA's apex. The options are those of ``adam``.
+The update is the same except that PyTorch adds epsilon after the bias correction.
 """
 
 import math
@@ -24,7 +23,7 @@ class FusedAdam(FairseqAdam):
 
     @property
     def supports_flat_params(self) -> bool:
-        """Yes: every weight is updated by itself."""
+        """Return True: the update is elementwise."""
         return True
 
     def _gradients(self) -> list[Tensor]:

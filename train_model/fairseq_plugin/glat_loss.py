@@ -1,8 +1,8 @@
 """``--criterion glat_loss``: ``nat_loss`` with glancing (Qian et al. 2021, arXiv 2008.07905).
 
-The network first translates the fully masked canvas. Then some target tokens are shown to it, the more
-the worse that translation was, and it learns to fill in the rest. ``--task translation_nat`` gives the
-share of wrong tokens to show.
+The network first translates the fully masked canvas. Then it sees some target tokens, more of them if that
+translation was worse, and learns to fill in the rest. ``--task translation_nat`` sets the number of shown
+tokens per wrong token.
 """
 
 import math
@@ -18,20 +18,20 @@ from fairseq.criterions.nat_loss import (
 from torch import Tensor
 from torch.nn import functional as F
 
-_IGNORED = -100  # a target that the word loss leaves out
+_IGNORED = -100  # a target that the word loss ignores
 
 
 def glance(
     canvas: Tensor, predicted: Tensor, target: Tensor, hidden: Tensor, ratio: float
 ) -> tuple[Tensor, Tensor]:
-    """Show random target tokens, ``ratio`` times as many as ``predicted`` has wrong in a sentence.
+    """Show random target tokens: ``ratio`` times the number of wrong tokens in each sentence.
 
     Args:
         canvas: the decoder's input [B, T] int64.
         predicted: the network's tokens for it [B, T] int64.
         target: the reference [B, T] int64.
         hidden: True at the positions that may be shown [B, T] bool.
-        ratio: 0 shows none, 1 as many as are wrong.
+        ratio: shown tokens per wrong token; 0 shows none.
 
     Returns:
         The new canvas [B, T], and where it shows the target [B, T] bool.
@@ -45,13 +45,13 @@ def glance(
 
 @register_criterion("glat_loss", dataclass=LabelSmoothedDualImitationCriterionConfig)
 class GlancingLoss(LabelSmoothedDualImitationCriterion):
-    """The word loss counts hidden positions alone; CRF and length loss are those of ``nat_loss``.
+    """``nat_loss`` with a word loss over the hidden positions only; CRF and length loss are unchanged.
 
-    The losses are computed in FP32 whatever the network computes in, and nothing waits for the GPU.
+    The losses are computed in FP32 for any dtype of the network, without synchronising with the GPU.
     """
 
     def forward(self, model: torch.nn.Module, sample: dict[str, Any], reduce: bool = True):
-        """Loss, sample size 1, and what to log; glances only where the sample has a ratio."""
+        """Return loss, sample size 1 and log entries; glances only if the sample has a ratio."""
         ratio = sample.get("glancing_ratio")
         if ratio is None:
             return super().forward(model, sample, reduce)
@@ -87,7 +87,7 @@ class GlancingLoss(LabelSmoothedDualImitationCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
-        """As ``nat_loss``, with the first pass's accuracy and the ratio; losses in bits."""
+        """Log what ``nat_loss`` logs, the first pass's accuracy and the ratio; losses in bits."""
         batches = len(logging_outputs)
         for name in ("loss", "nll_loss", "word_ins-loss", "word_crf-loss", "length-loss"):
             mean = sum(log.get(name, 0) for log in logging_outputs) / batches
@@ -100,12 +100,12 @@ class GlancingLoss(LabelSmoothedDualImitationCriterion):
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
-        """No: the two shares are averages."""
+        """Return False: accuracy and ratio are averages."""
         return False
 
 
 def _cross_entropy(logits: Tensor, wanted: Tensor, label_smoothing: float) -> Tensor:
-    """The mean over the positions that count, 0 where there is none."""
+    """Return the mean over the counted positions, or 0 without any."""
     total = F.cross_entropy(
         logits, wanted, ignore_index=_IGNORED, reduction="sum", label_smoothing=label_smoothing
     )

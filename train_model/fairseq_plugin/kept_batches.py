@@ -1,9 +1,9 @@
 """``--keep-batches``: all batches are collated before training starts and stay in memory.
 
-fairseq puts the same sentences into the same batches in every epoch and shuffles only the batches, but
-collates each of them anew, sentence by sentence. For a small network that takes longer than the update.
-Kept batches give the same updates. They need ``--num-workers 0`` and are best used with
-``--data-buffer-size 0``, since a thread that only looks batches up keeps the training's thread waiting.
+fairseq uses the same batches in every epoch, in another order, but collates each of them anew, sentence by
+sentence. For a small network that takes longer than the update. Kept batches give the same updates. They
+need ``--num-workers 0`` and are best used with ``--data-buffer-size 0``: a loader thread that only looks
+batches up slows the training thread down.
 """
 
 import multiprocessing
@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from train_model.cli import UserError
 
-_dataset: FairseqDataset  # of a worker process
+_dataset: FairseqDataset  # in a worker process
 
 
 class KeptBatches(BaseWrapperDataset):
-    """A dataset whose items are their own indices, and whose collater looks the batch up."""
+    """A dataset with indices as items, and a collater that looks the batch up."""
 
     def __init__(self, dataset: FairseqDataset) -> None:
         super().__init__(dataset)
@@ -32,18 +32,18 @@ class KeptBatches(BaseWrapperDataset):
         return int(index)
 
     def collater(self, samples: list[int]) -> dict[str, Any]:
-        """The batch of the sentences ``samples``; a shallow copy, since tasks add entries to it."""
+        """Return the batch of the sentences ``samples``; a shallow copy, since tasks add entries to it."""
         return dict(self._batches[tuple(samples)])
 
     def keep(self, batches: Iterable[list[int]]) -> None:
-        """Collate those of the batches, given by their sentences' indices, that are not kept yet."""
+        """Collate and keep the new ones of the batches, given by their sentences' indices."""
         global _dataset
         keys = [key for batch in batches if (key := tuple(map(int, batch))) not in self._batches]
         if not keys:
             return
         _dataset = self.dataset
         processes = len(os.sched_getaffinity(0))
-        # forked, so that the dataset is not sent to the workers
+        # forked workers share the dataset's memory
         fork = multiprocessing.get_context("fork")
         with fork.Pool(processes, torch.set_num_threads, (1,)) as pool:
             collated = tqdm(pool.imap(_collate, keys, 4), desc="batches", total=len(keys))
@@ -52,7 +52,7 @@ class KeptBatches(BaseWrapperDataset):
 
 
 def _collate(key: tuple[int, ...]) -> dict[str, Any]:
-    """A batch with NumPy arrays, which go through a pipe; each tensor would open a file."""
+    """Collate a batch into NumPy arrays, which go through a pipe; each tensor would open a file."""
     batch = _dataset.collater([_dataset[index] for index in key])
     return _convert(batch, torch.Tensor, torch.Tensor.numpy)
 
@@ -64,16 +64,16 @@ def _convert(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
 
 
 class KeepsBatches:
-    """What a translation task adds for ``--keep-batches``; its configuration has ``keep_batches``."""
+    """Mixin of translation tasks for ``--keep-batches``; their configuration has ``keep_batches``."""
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **options: Any):
-        """As the task, with the training batches kept."""
+        """Load the split as the task does; keep the training batches."""
         super().load_dataset(split, epoch, combine, **options)
         if self.cfg.keep_batches and split == self.cfg.train_subset:
             self.datasets[split] = KeptBatches(self.datasets[split])
 
     def get_batch_iterator(self, dataset: FairseqDataset, *args: Any, **options: Any):
-        """As the task; the batches of a :class:`KeptBatches` are collated here."""
+        """Return the task's iterator; collates the batches of a :class:`KeptBatches` first."""
         iterator = super().get_batch_iterator(dataset, *args, **options)
         if isinstance(dataset, KeptBatches):
             if options.get("num_workers"):

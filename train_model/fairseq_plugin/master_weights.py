@@ -1,8 +1,8 @@
 """Mixed precision (``--bf16``, ``--fp16``): one flat FP32 copy of all weights, and copies in one call.
 
-fairseq keeps FP32 master weights and copies gradients to them and weights from them one parameter at a
-time, three kernels for each of some hundred parameters, and for ``--bf16`` its optimizer and clipping go
-through all of them as well. Here they are one tensor in both modes, and each copy is one call.
+fairseq keeps FP32 master weights, and copies gradients to them and weights from them one parameter at a
+time: three kernels for each of some hundred parameters. With ``--bf16`` its optimizer and clipping also loop
+over all parameters. Here the master weights are one tensor in both modes, and each copy is one call.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def _build_masters(cls, args, params: list[nn.Parameter], flatten: bool = True):
-    """One FP32 parameter with room for its gradient; a dictionary by device where fairseq asks so."""
+    """Return one FP32 parameter with a gradient buffer, by device if fairseq requires that."""
     flat = nn.Parameter(torch.cat([parameter.data.float().flatten() for parameter in params]))
     flat.grad = torch.zeros_like(flat.data)
     return {flat.device.index: flat} if flatten else [flat]
@@ -24,7 +24,7 @@ def _flat(optimizer: _FP16OptimizerMixin) -> nn.Parameter:
 
 
 def _views(flat: Tensor, like: list[nn.Parameter]) -> list[Tensor]:
-    """The parts of the flat tensor in the shapes of the network's parameters."""
+    """Return views of the flat tensor in the shapes of the network's parameters."""
     parts = flat.split([parameter.numel() for parameter in like])
     return [part.view_as(parameter) for part, parameter in zip(parts, like, strict=True)]
 

@@ -24,12 +24,12 @@ from train_model.models.checkpoint import load_checkpoint
 from train_model.models.multibranch_config import MultibranchConfig
 from train_model.models.transformer_multibranch_v2 import Decoder, Encoder, TransformerMultibranch
 
-# What one-step decoding keeps is lengthened by so many tokens whenever it is full.
+# The state of one-step decoding grows by this number of tokens whenever it is full.
 _ROOM = 32
 
 
 class _IncrementalDecoder(FairseqIncrementalDecoder):
-    """fairseq asks for a dictionary that nothing reads."""
+    """fairseq's base class without a dictionary, which nothing reads."""
 
     def __init__(self) -> None:
         super().__init__(dictionary=None)
@@ -43,7 +43,7 @@ class FairseqEncoder(Encoder):
         return self(net_input["src_tokens"])
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
-        """The sentences ``new_order``; one may come several times."""
+        """Return the sentences ``new_order``; a sentence may occur several times."""
         return EncoderOut(*(part.index_select(0, new_order) for part in encoder_out))
 
 
@@ -57,7 +57,7 @@ class FairseqDecoder(Decoder, _IncrementalDecoder):
         incremental_state: dict[str, Any] | None = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
-        """Logits [B, T, V], or [B, 1, V] of the last token where there is an incremental state."""
+        """Return logits [B, T, V], or [B, 1, V] of the last token if there is an incremental state."""
         if incremental_state is None:
             return super().forward(prev_output_tokens, encoder_out), None
         rows, length = prev_output_tokens.shape
@@ -73,7 +73,7 @@ class FairseqDecoder(Decoder, _IncrementalDecoder):
             incremental_state["source"],
             state,
         )
-        return logprobs, None  # normalising them once more changes nothing
+        return logprobs, None  # normalising them again changes nothing
 
     def _with_room(self, state: dict[str, Tensor], rows: int, length: int) -> dict[str, Tensor]:
         shapes = self.state_shapes(rows, -(-length // _ROOM) * _ROOM)
@@ -109,7 +109,7 @@ class TransformerMultibranchModel(TransformerMultibranch, BaseFairseqModel):
 
     @staticmethod
     def add_args(parser: argparse.ArgumentParser) -> None:
-        """mit-han-lab's options, as far as they change the network."""
+        """Add those of mit-han-lab's options that change the network."""
         for side in ("encoder", "decoder"):
             parser.add_argument(
                 f"--{side}-branch-type",
@@ -181,7 +181,7 @@ class TransformerMultibranchModel(TransformerMultibranch, BaseFairseqModel):
     def forward(
         self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor
     ) -> tuple[Tensor, None]:
-        """Logits [B, T, V] by teacher forcing, as criteria expect them."""
+        """Return the logits [B, T, V] by teacher forcing, as criteria expect them."""
         return self.decoder(prev_output_tokens, self.encode(src_tokens))
 
     def max_positions(self) -> tuple[int, int]:
@@ -194,7 +194,7 @@ class TransformerMultibranchModel(TransformerMultibranch, BaseFairseqModel):
 
 
 def _widen_init(weight: Tensor, ratio: float) -> None:
-    """Xavier's uniform initial values for a matrix with ``ratio`` times its inputs as outputs."""
+    """Initialise ``weight`` by Xavier's uniform rule, with ``ratio`` times its inputs as outputs."""
     bound = (6.0 / ((1 + ratio) * weight.shape[1])) ** 0.5
     nn.init.uniform_(weight, -bound, bound)
 

@@ -1,4 +1,4 @@
-"""``--task translation_ar``: fairseq's ``translation``, whose batches can be kept in memory."""
+"""``--task translation_ar``: fairseq's ``translation``, with batches that can be kept in memory."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from train_model.fairseq_plugin.kept_batches import KeepsBatches
 
 @dataclass
 class TranslationArConfig(TranslationConfig):
-    """The options of ``translation``, and where its batches are."""
+    """The options of ``translation``, and ``keep_batches``."""
 
     keep_batches: bool = field(
         default=False, metadata={"help": "collate every batch once (needs --num-workers 0)"}

@@ -4,10 +4,10 @@ fairseq 0.12.2's ``translation_lev`` takes ``--eval-bleu`` and ignores it, so it
 chosen by the loss alone. This task is the same in training and batches, and reports at validation
 
 * ``bleu`` (with ``--eval-bleu``), by the generator that ``--eval-bleu-args`` describes,
-* ``exact``: sentences translated without any difference, in percent,
-* ``right_length``: sentences whose length was predicted right, in percent.
+* ``exact``: percentage of sentences translated exactly as the reference,
+* ``right_length``: percentage of sentences with the right predicted length.
 
-For the criterion ``glat_loss`` it also says how much of the target may be seen at each update.
+It also gives the criterion ``glat_loss`` the glancing ratio of each update.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from train_model.fairseq_plugin.kept_batches import KeepsBatches
 
 @dataclass
 class TranslationNatConfig(TranslationLevenshteinConfig):
-    """The options of ``translation_lev``, the schedule of glancing, and where the batches are."""
+    """The options of ``translation_lev``, the schedule of glancing, and ``keep_batches``."""
 
     glancing_start: float = field(
         default=0.5, metadata={"help": "share of the wrong tokens shown at first (glat_loss)"}
@@ -50,29 +50,29 @@ class TranslationNatTask(KeepsBatches, TranslationLevenshteinTask):
     cfg: TranslationNatConfig
 
     def glancing_ratio(self, update: int) -> float:
-        """The share of wrong tokens to show, falling linearly from start to end."""
+        """Return the shown tokens per wrong token, which fall linearly from start to end."""
         done = min(1.0, update / max(1, self.cfg.glancing_updates))
         return self.cfg.glancing_start + done * (self.cfg.glancing_end - self.cfg.glancing_start)
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
-        """As ``translation_lev``; ``glat_loss`` finds its ratio in the sample."""
+        """Train as ``translation_lev`` does; adds the ratio for ``glat_loss`` to the sample."""
         sample["glancing_ratio"] = self.glancing_ratio(update_num)
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
     def valid_step(self, sample, model, criterion):
-        """The loss, and with ``--eval-bleu`` what decoding gives."""
+        """Return the loss, and with ``--eval-bleu`` the counts from decoding."""
         loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
         if self.cfg.eval_bleu:
             logging_output |= self._decode(sample, model)
         return loss, sample_size, logging_output
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
-        """As fairseq; its generator indexes on the default device, which has to be the batch's."""
+        """Generate as fairseq does, with the batch's device as PyTorch's default for indices."""
         with torch.device(sample["net_input"]["src_tokens"].device):
             return super().inference_step(generator, models, sample, prefix_tokens, constraints)
 
     def reduce_metrics(self, logging_outputs, criterion):
-        """BLEU as ``translation`` computes it, and the two shares."""
+        """Log BLEU as ``translation`` computes it, and the two percentages."""
         super().reduce_metrics(logging_outputs, criterion)
         sentences = sum(log.get("_sentences", 0) for log in logging_outputs)
         if sentences:
@@ -81,7 +81,7 @@ class TranslationNatTask(KeepsBatches, TranslationLevenshteinTask):
                 metrics.log_scalar(name, 100 * count / sentences, sentences, round=2)
 
     def _decode(self, sample: dict[str, Any], model: torch.nn.Module) -> dict[str, int]:
-        """Translate a batch; counts that can be summed over batches and processes."""
+        """Translate a batch; return counts that can be summed over batches and processes."""
         import sacrebleu
 
         found = self.inference_step(self.sequence_generator, [model], sample)
@@ -94,7 +94,7 @@ class TranslationNatTask(KeepsBatches, TranslationLevenshteinTask):
             [self._text(tokens, "UNKNOWNTOKENINHYP") for tokens in hypotheses],
             [[self._text(tokens, "UNKNOWNTOKENINREF") for tokens in references]],
             tokenize="none" if self.cfg.eval_tokenized_bleu else "13a",
-            force=True,  # no advice about detokenising
+            force=True,  # silences the advice about detokenising
         )
         counts = {
             "_sentences": len(pairs),

@@ -1,11 +1,10 @@
 """The networks that the project runs: one entry per architecture of fairseq.
 
-Everything that differs between two architectures of one family is in its entry here. What differs between
-the families is registered once per stage: ``onnx_export.families`` has the exporters and the checks,
-``trt_code.runners`` the runners. A further architecture is one file for the network and one entry here.
+An entry has all differences between two architectures of one family. Differences between families are
+registered once per stage: ``onnx_export.families`` has the exporters and the checks, ``trt_code.runners`` the
+runners. A further architecture needs one file for the network and one entry here.
 
-An entry names functions by their place in this package, so that a program that only asks for a network's
-family does not wait for PyTorch.
+An entry gives functions by name, so that a program can look up a network's family without importing PyTorch.
 """
 
 import argparse
@@ -23,21 +22,21 @@ Family = Literal["one-pass", "autoregressive"]
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What the stages need to know about a network.
+    """The facts about a network that the stages need.
 
     Functions and classes are given as "module:name" inside ``train_model.models``.
 
     Attributes:
-        name: what fairseq calls it, and its configuration class in ``architecture``.
+        name: fairseq's name, also in ``architecture`` of its configuration class.
         family: "one-pass" networks give the whole translation at once, on a canvas; "autoregressive" ones
             give one token per step, and a search drives them.
         config_class: the options of a checkpoint that change the computation.
         network_class: the network, made from a configuration.
         upgrade_function: turns a state dict of an older version into one with today's names and shapes.
-        fold_function: returns a copy of a network with its constant algebra done, for the export.
-        merge_function: returns a copy of a network whose adjacent linear layers are one, for INT8.
-        unsure_function: of one-pass networks, see :meth:`unsure_scores`.
-        aliases: further names of fairseq for the same network with other defaults.
+        fold_function: returns a copy of a network with its constants folded, for the export.
+        merge_function: returns a copy of a network with adjacent linear layers merged, for INT8.
+        unsure_function: for one-pass networks, see :meth:`unsure_scores`.
+        aliases: fairseq's other names for the same network with other defaults.
     """
 
     name: str
@@ -56,7 +55,7 @@ class Architecture:
         """Return the configuration for the options of a checkpoint.
 
         Raises:
-            ValueError: the options contradict each other, or the network does not have one of them.
+            ValueError: the options contradict each other, or the network does not support one of them.
         """
         return _find(self.config_class).from_args(args, src_vocab, tgt_vocab)
 
@@ -69,11 +68,11 @@ class Architecture:
         return _apply(self.upgrade_function, weights)
 
     def fold(self, model: "nn.Module") -> "nn.Module":
-        """Return the network with its constant algebra done, for the export; ``model`` stays as it is."""
+        """Return a copy of the network with its constants folded, for the export."""
         return _apply(self.fold_function, model)
 
     def merge(self, model: "nn.Module") -> "nn.Module":
-        """Return the network with adjacent linear layers merged, for INT8; ``model`` stays as it is."""
+        """Return a copy of the network with adjacent linear layers merged, for INT8."""
         return _apply(self.merge_function, model)
 
     def unsure_scores(
@@ -83,8 +82,8 @@ class Architecture:
 
         Args:
             model: a one-pass network.
-            logits: what its decoder gave, [B, T, V].
-            tokens: what it chose, [B, T].
+            logits: the decoder's output [B, T, V].
+            tokens: the network's choice [B, T].
         """
         if self.unsure_function is None:
             return tokens != tokens

@@ -1,9 +1,9 @@
-"""Translators that write one token after another: everything but how a layer mixes positions.
+"""The common part of autoregressive translators: everything except the mixing of positions in a layer.
 
-``transformer``, ``lightconv`` and ``transformer_multibranch_v2`` are such networks. Each has a file with
-its layers: a mixing block (self-attention, a convolution, or both) and the names of its norms, which are
-those of its checkpoints. Embeddings, attention to the source, the feed-forward block, the projection to the
-vocabulary and decoding with a state are here. Computation and names follow fairseq 0.12.2.
+The networks are ``transformer``, ``lightconv`` and ``transformer_multibranch_v2``. Each has a file with its
+layers: a mixing block (self-attention, a convolution, or both) and the names of its norms in checkpoints.
+This file has the embeddings, attention to the source, the feed-forward block, the projection to the
+vocabulary and decoding with a state. Computation and names follow fairseq 0.12.2.
 """
 
 import abc
@@ -28,16 +28,16 @@ State = dict[str, Tensor]
 
 
 class EncoderOut(NamedTuple):
-    """What the decoder needs from the encoder in training; S is the padded length of the source."""
+    """The encoder's output for the decoder in training; S is the padded length of the source."""
 
     x: Tensor  # [B, S, C]
     padding_mask: Tensor  # [B, S] bool, True at padding
 
 
 class Source(NamedTuple):
-    """What every step of the decoder needs from the source, computed once per sentence.
+    """The decoder's inputs from the source for every step, computed once per sentence.
 
-    All hypotheses of a sentence share it: attention treats the beam as a length, so nothing is repeated.
+    All hypotheses of a sentence share them: attention treats the beam as a length, so nothing is repeated.
     """
 
     padding_mask: Tensor  # [B, S] bool, True at padding
@@ -86,7 +86,7 @@ class Layer(nn.Module, abc.ABC):
 
         Args:
             x: the input at ``position`` [N, 1, C].
-            state: what :meth:`state_shapes` lists; zeros before the first step.
+            state: tensors of :meth:`state_shapes`; zeros before the first step.
             position: the number of earlier steps [], int64; less than the state's length.
 
         Returns:
@@ -146,8 +146,9 @@ class DecoderLayer(Layer):
         Args:
             x: input [B, beam, C].
             hidden: the source's padding mask [B, 1, 1, S].
-            key: keys of the source [B, heads, S, C / heads]; ``value`` likewise.
-            state: of the B * beam hypotheses, see :meth:`state_shapes`.
+            key: keys of the source [B, heads, S, C / heads].
+            value: values of the source, in the same shape.
+            state: state of the B * beam hypotheses, see :meth:`state_shapes`.
             position: [] int64.
         """
         new_state: State = {}
@@ -257,7 +258,7 @@ class Decoder(_Stack):
         self.build_projection(config, embed_tokens.weight if shared else None)
 
     def build_projection(self, config: NetworkConfig, shared: nn.Parameter | None) -> None:
-        """Make ``output_projection``, of the ``shared`` weight [V, C] or of one that is not shared."""
+        """Make ``output_projection`` with the ``shared`` weight [V, C], or with a separate one."""
         self.embed_out = None
         if shared is None:
             width = config.width("decoder")
@@ -295,12 +296,12 @@ class Decoder(_Stack):
         """Take one step of every hypothesis.
 
         Args:
-            tokens: last token of each [B, beam], int64.
-            parents: beam that each continues [B, beam], int64, 0..beam-1; None if each continues
-                itself; then keys and values of the state are written in place.
+            tokens: last token of each hypothesis [B, beam], int64.
+            parents: the beam that each hypothesis continues [B, beam], int64, 0..beam-1. None: each
+                continues itself, and keys and values of the state are written in place.
             position: the number of earlier steps [], int64.
             source: from :meth:`project_source`.
-            state: what :meth:`state_shapes` lists for B * beam rows, zeros at first.
+            state: tensors of :meth:`state_shapes` for B * beam rows, zeros before the first step.
 
         Returns:
             Log-probabilities of the next token [B, beam, V], float32, and the new state.

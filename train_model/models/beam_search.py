@@ -1,4 +1,4 @@
-"""Beam search over any decoder that takes one step at a time; a beam of one is greedy search.
+"""Beam search with any stepwise decoder; a beam of one is greedy search.
 
 The hypotheses, their order and their scores are those of fairseq 0.12.2's ``SequenceGenerator``: each
 step keeps the best ``2 * beam`` continuations; those among the first ``beam`` that end the sentence
@@ -21,7 +21,7 @@ from train_model.models.hypotheses import Found, SearchOptions, collect
 
 
 class StepDecoder(Protocol):
-    """What the search drives. It keeps its own state: source, attention keys, convolution windows."""
+    """A decoder for the search. It keeps its state: source, attention keys, convolution windows."""
 
     vocab_size: int
     max_target_positions: int
@@ -33,7 +33,7 @@ class StepDecoder(Protocol):
         """Take one step.
 
         Args:
-            tokens: last token of every hypothesis [B, beam], int64; they change later.
+            tokens: last token of every hypothesis [B, beam], int64; later steps overwrite them.
             parents: the beam [B, beam], int64, in 0..beam-1, that each hypothesis continues.
 
         Returns:
@@ -63,7 +63,7 @@ def beam_search(
 
 
 def as_hypotheses(found: Found) -> list[list[Hypothesis]]:
-    """What a search found, sentence by sentence."""
+    """Convert a search's result to hypotheses, sentence by sentence."""
     return [
         [_hypothesis(found, sentence, rank) for rank in range(count)]
         for sentence, count in enumerate(found.counts.tolist())
@@ -86,7 +86,7 @@ def search(decoder: StepDecoder, src_tokens: Tensor, options: SearchOptions) -> 
     Args:
         decoder: the model, already on the device of ``src_tokens``.
         src_tokens: source tokens [B, S], int64, padded with pad.
-        options: how to search.
+        options: the search options.
 
     Raises:
         ValueError: the beam does not fit the vocabulary, or the length limits contradict each other.
@@ -108,8 +108,8 @@ class Search:
 
     Attributes:
         tokens: last token of every hypothesis [B, beam] int64: the next step's input.
-        parents: the beam that each continues [B, beam] int64: likewise.
-        step: how many steps were taken [] int64.
+        parents: the beam that each continues [B, beam] int64: also an input of the next step.
+        step: number of steps taken [] int64.
         done: whether every sentence has all its hypotheses [] bool; a further step then changes nothing.
     """
 
@@ -155,8 +155,8 @@ class Search:
         self._count = integers(batch)
         self._end_at = integers(batch, beam + 1)
         self._end_total = torch.zeros(batch, beam + 1, device=device)
-        self._alive = integers(batch, beam + 1)  # likewise
-        # Constants: the candidates' order, and what a step may not choose.
+        self._alive = integers(batch, beam + 1)  # its last slot is never read
+        # Constants: the candidates' order, and the tokens that a step may not choose.
         self._order = torch.arange(2 * beam, device=device).repeat(batch, 1)
         self._first_beam = torch.full((beam,), -math.inf, device=device)
         self._first_beam[0] = 0
@@ -168,7 +168,7 @@ class Search:
         self.restart()
 
     def _forbid(self, vocab_size: int, device: torch.device) -> Tensor:
-        """What is added to log-probabilities: in the middle, before ``min_len``, in the last step [3, V]."""
+        """Return [3, V] to add to log-probabilities: usually, before ``min_len``, in the last step."""
         rows = torch.zeros(3, vocab_size)
         rows[:, UNK] = -self._options.unk_penalty
         rows[:, PAD] = rows[1, EOS] = -math.inf
@@ -177,7 +177,7 @@ class Search:
         return rows.to(device)
 
     def restart(self) -> None:
-        """Start again with other sentences, in the same memory."""
+        """Reset the state for other sentences, in the same memory."""
         self.tokens.fill_(EOS)
         self.parents.copy_(self._beams.expand_as(self.parents))
         # All beams are equal before the first step, so only one of them counts.
@@ -188,7 +188,7 @@ class Search:
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Restore the state of the search when the context ends."""
+        """Restore the search's state when the context ends."""
         own = [
             *(self.tokens, self.parents, self.step, self.done, self._totals),
             *(self._past_tokens, self._past_parents, self._past_totals),
@@ -231,9 +231,9 @@ class Search:
         self.step.add_(1)
 
     def _finish(self, ends: Tensor, ended: Tensor, origin: Tensor, totals: Tensor) -> None:
-        """Keep the hypotheses [B, beam] that end, in order, where there is room for them.
+        """Keep the hypotheses [B, beam] that end, in order, while there is room.
 
-        ``ended`` counts them up to each.
+        ``ended`` has the running counts of ended hypotheses.
         """
         order = ended + self._count[:, None]
         slot = (order - 1).clamp_(max=self._beam).masked_fill_(~ends, self._beam)

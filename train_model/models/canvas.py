@@ -13,15 +13,15 @@ PER_SOURCE_TOKEN = 2  # target positions
 def canvas_width(src_len: Any, target_positions: int, minimum: Callable = min) -> Any:
     """Return the width of the whole canvas for sources of ``src_len`` tokens, padding included.
 
-    ``minimum`` is ``torch.sym_min`` where ``src_len`` is a symbol that is being traced.
+    ``minimum`` is ``torch.sym_min`` if ``src_len`` is a symbol of a trace.
     """
     return minimum(PER_SOURCE_TOKEN * src_len, target_positions)
 
 
 def initial_canvas(lengths: np.ndarray, width: int) -> np.ndarray:
-    """As ``ConvCrfTransformer.initial_canvas``: lengths [B] to a canvas [B, width] int64.
+    """Return the canvas [B, width] int64 of ``lengths`` [B], as ``ConvCrfTransformer.initial_canvas`` does.
 
-    ``<s> <unk> ... <unk> </s> <pad> ...``; lengths greater than the width are cut to it.
+    A row is ``<s> <unk> ... <unk> </s> <pad> ...``; lengths greater than the width are cut to it.
     """
     index = np.arange(width)
     last = np.minimum(lengths, width)[:, None] - 1

@@ -30,7 +30,7 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
     """Rebuild the network of a checkpoint from its options and weights.
 
     A .pt file is fairseq's and holds its options; those of a .safetensors file are in the model.yaml next to
-    it. A padding policy in the model.yaml of the checkpoint's folder takes the place of the checkpoint's.
+    it. A padding policy in the model.yaml of the checkpoint's folder overrides the checkpoint's.
 
     Raises:
         UserError: the file is missing, damaged, wants to run code, is not a fairseq checkpoint, is of
@@ -56,7 +56,7 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
     return Loaded(model.eval(), config, kind)
 
 
-# What options that contradict each other raise on the way to a network.
+# The errors that contradictory options raise while a network is built.
 _MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -80,5 +80,5 @@ def save_checkpoint(
     with atomic_path(path) as temporary:
         try:
             torch.save({"args": config.to_args(), "model": weights}, temporary)
-        except RuntimeError as error:  # so PyTorch's writer tells of a full disk
+        except RuntimeError as error:  # PyTorch's writer reports a full disk in this way
             raise UserError(f"cannot write {path}; is there room on its disk?") from error

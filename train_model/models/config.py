@@ -1,4 +1,4 @@
-"""What a network is built from: the options of a fairseq checkpoint that change its computation."""
+"""Network configurations: the options of a fairseq checkpoint that change the computation."""
 
 import argparse
 import dataclasses
@@ -11,7 +11,7 @@ MAX_POSITIONS = 1 << 16
 
 
 def check_heads(width: int, heads: int, where: str = "") -> None:
-    """Raise ``ValueError``, opening with ``where``, unless ``width`` channels divide into heads."""
+    """Raise ``ValueError`` unless ``width`` is a multiple of the heads; the message begins with ``where``."""
     if heads < 1 or width % heads:
         raise ValueError(f"{where}{width} channels do not divide into {heads} heads")
 
@@ -65,7 +65,7 @@ class NetworkConfig:
             raise ValueError("share_all_embeddings needs one dictionary for both sides")
         self._check_dropouts()
         for name in ("max_source_positions", "max_target_positions"):
-            if not 1 <= getattr(self, name) <= MAX_POSITIONS:  # their table is made, not read
+            if not 1 <= getattr(self, name) <= MAX_POSITIONS:  # their table is computed, not loaded
                 raise ValueError(f"{name} is 1 to {MAX_POSITIONS}, not {getattr(self, name)}")
         self._set("int8_layers", tuple(self.int8_layers))
 
@@ -81,12 +81,12 @@ class NetworkConfig:
         object.__setattr__(self, name, value)
 
     def _fill(self, name: str, value: Any) -> None:
-        """Set an option that depends on another, where it was not given."""
+        """Set an option that depends on another, unless it was given."""
         if getattr(self, name) is None:
             self._set(name, value)
 
     def _check_dropouts(self) -> None:
-        """Each is a share; PyTorch looks at most of them when the network runs."""
+        """Check that each is a probability; PyTorch checks most of them only when the network runs."""
         for field in dataclasses.fields(self):
             share = getattr(self, field.name)
             if field.name.endswith("dropout") and not (
@@ -96,10 +96,10 @@ class NetworkConfig:
 
     @classmethod
     def from_args(cls, args: argparse.Namespace, src_vocab: int, tgt_vocab: int) -> Self:
-        """Take the options that fairseq's parser (or an old checkpoint) has; the rest keep defaults.
+        """Read the options of fairseq's parser or of an old checkpoint; the others keep their defaults.
 
         Raises:
-            ValueError: options that contradict each other, or that the network does not have.
+            ValueError: options that contradict each other, or that the network does not support.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
         options = {
@@ -115,11 +115,11 @@ class NetworkConfig:
 
     @property
     def axis_limits(self) -> dict[str, int]:
-        """The greatest size of each limited axis of an exported graph, see ``signatures``."""
+        """Return the greatest size of each limited axis of an exported graph, see ``signatures``."""
         return {"src_len": self.max_source_positions, "canvas": self.max_target_positions}
 
     def to_args(self) -> argparse.Namespace:
-        """The options as fairseq keeps them in a checkpoint."""
+        """Return the options as fairseq keeps them in a checkpoint."""
         options = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in dataclasses.asdict(self).items()
@@ -241,7 +241,7 @@ class AutoregressiveConfig(NetworkConfig):
         for name, only in cls.fixed.items():
             if given.get(name, only) != only:
                 raise ValueError(f"{name}={given[name]!r} is not supported; leave it at {only!r}")
-        # older checkpoints have the dropout inside the FFN under its former name
+        # older checkpoints have the FFN's dropout under its former name
         dropout = given.get("activation_dropout") or given.get("relu_dropout", 0.0)
         config = super().from_args(
             argparse.Namespace(**given | {"activation_dropout": dropout}), src_vocab, tgt_vocab
@@ -256,8 +256,8 @@ class AutoregressiveConfig(NetworkConfig):
 class NatConfig(ConvBlockConfig):
     """Options of ``conv_crf_transformer``.
 
-    A network that has ``int8_layers`` is without the convolutions' last projection, which quantisation
-    merges into the one that follows.
+    A network with ``int8_layers`` lacks the convolutions' last projection: quantisation merges it into the
+    following one.
     """
 
     architecture = "conv_crf_transformer"

@@ -8,7 +8,7 @@ from train_model.models.layers import convolution, linear
 
 
 class ConvBlock(nn.Module):
-    """A part of a layer; its modules belong to the layer itself, as in fairseq's checkpoints."""
+    """A base of layers; its modules belong to the layer itself, as in fairseq's checkpoints."""
 
     def build_conv(self, config: ConvBlockConfig, side: str, kernel_size: int) -> None:
         """Make ``linear1``, ``conv`` and ``linear2``; a decoder's convolution is causal."""

@@ -36,7 +36,7 @@ from train_model.models.quantized import QuantizedLinear, replace_linears
 
 
 class EncoderOut(NamedTuple):
-    """What the decoder needs from the encoder; S is the padded length of the source."""
+    """The encoder's output for the decoder; S is the padded length of the source."""
 
     x: Tensor  # [B, S, C], the last layer's output
     padding_mask: Tensor  # [B, S] bool, True at padding
@@ -54,7 +54,7 @@ class _Layer(ConvBlock):
         self.dropout, self.relu_dropout = config.dropout, config.relu_dropout
 
     def _residual(self, norm: nn.LayerNorm, x: Tensor, branch) -> Tensor:
-        """``x`` plus the branch of it, normalised before the branch or after the sum."""
+        """Add ``branch`` of ``x`` to ``x``; normalise before the branch or after the sum."""
         y = branch(norm(x) if self.normalize_before else x)
         x = x + F.dropout(y, self.dropout, self.training)
         return x if self.normalize_before else norm(x)
@@ -248,7 +248,7 @@ class ConvCrfTransformer(OnePassTranslator):
             replace_linears(self, config.int8_layers, QuantizedLinear)
 
     def with_output(self, src_tokens: Tensor, encoded: Tensor) -> EncoderOut:
-        """Return what :meth:`encode` gave for ``src_tokens`` [B, S], from its part ``x``."""
+        """Rebuild the result of :meth:`encode` for ``src_tokens`` [B, S] from its part ``x``."""
         return EncoderOut(encoded, src_tokens.eq(PAD), *self.encoder.embed(src_tokens))
 
     def choose(self, logits: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,11 +258,11 @@ class ConvCrfTransformer(OnePassTranslator):
     def training_outputs(
         self, src_tokens: Tensor, prev_output_tokens: Tensor, tgt_tokens: Tensor
     ) -> dict[str, dict[str, Any]]:
-        """What fairseq's ``nat_loss`` criterion reads: word, CRF and length loss, each with its factor.
+        """Return the inputs of fairseq's ``nat_loss``: word, CRF and length loss, each with its factor.
 
         Args:
             src_tokens: [B, S] int64.
-            prev_output_tokens: the canvas [B, T] int64, unknown tokens where there is noise.
+            prev_output_tokens: the canvas [B, T] int64, unknown tokens at masked positions.
             tgt_tokens: the reference [B, T] int64, both ends included.
         """
         source = self.encode(src_tokens)

@@ -1,7 +1,7 @@
 """The structured output layer: a linear-chain CRF with low-rank transitions over a beam of tokens.
 
 fairseq's ``DynamicCRF`` (Sun et al. 2019, arXiv 1910.11555). The transition from token i to token j
-scores ``E1[i] . E2[j]``; only the ``beam`` best tokens of every position are looked at.
+scores ``E1[i] . E2[j]``; only the ``beam`` best tokens of every position are considered.
 """
 
 import torch
@@ -21,9 +21,9 @@ class DynamicCRF(nn.Module):
         self.beam = min(beam, vocab)
 
     def forward(self, emissions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-        """Approximate log-likelihood [B] of ``targets``, in FP32 where the network computes in less.
+        """Return the approximate log-likelihood [B] of ``targets``, in FP32 for FP16 and BF16 networks.
 
-        The normaliser runs over the ``beam`` best tokens of a position, the target always among them.
+        The normaliser sums over the ``beam`` best tokens of a position, which always include the target.
 
         Args:
             emissions: scores of all tokens [B, T, V].
@@ -35,7 +35,7 @@ class DynamicCRF(nn.Module):
         )
 
     def decode(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The best path: tokens [B, T] int64 and fairseq's scores [B, T] float32 of its positions."""
+        """Return the best path: tokens [B, T] int64, and fairseq's scores of its positions [B, T] float32."""
         scores, targets = emissions.topk(self.beam, dim=2)
         tokens, scores = crf_decode(
             scores, targets.int(), self.E1.weight, self.E2.weight, mask.int()
@@ -74,8 +74,8 @@ class DynamicCRF(nn.Module):
 def unsure_scores(model: nn.Module, logits: Tensor, tokens: Tensor, tolerance: float) -> Tensor:
     """Return where [B, T] a tie within ``tolerance`` leaves the score of a network's token undefined.
 
-    The path score at t is read through the rank of the token at t + 1: that token may trade its rank, or
-    the candidate of that rank at t its place. A position's score is the difference of two of these.
+    The path score at t is read at the rank of the token at t + 1. A tie may change that token's rank, or the
+    candidate of that rank at t. A position's score is the difference of two path scores.
 
     Args:
         model: a network with a :class:`DynamicCRF` named ``crf_layer``.
@@ -96,5 +96,5 @@ def unsure_scores(model: nn.Module, logits: Tensor, tokens: Tensor, tolerance: f
 
 
 def _full(scores: Tensor) -> Tensor:
-    """FP32 for a half precision, whose rounding a sum over a sentence would gather."""
+    """Convert half precision to FP32: a sum over a sentence would accumulate rounding errors."""
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores

@@ -5,8 +5,8 @@ A checkpoint is a dict with the weights under ``model`` and the options under ``
 unpickler reads it with a short allow-list; classes of omegaconf and fairseq become inert stand-ins that
 keep their attributes and have no behaviour.
 
-A file of a few kilobytes can describe a network of any size. So nothing here takes more memory than the
-file has bytes, until the weights are found to be those of the network (:func:`match_weights`).
+A file of a few kilobytes can describe a network of any size. So this module allocates no more memory than
+the file has bytes until the weights are known to fit the network (:func:`match_weights`).
 """
 
 import argparse
@@ -32,12 +32,12 @@ from train_model.models.quantized import is_quantizer
 
 @dataclasses.dataclass(frozen=True)
 class FairseqFile:
-    """What the file of a checkpoint holds.
+    """The content of a checkpoint's file.
 
     Attributes:
-        path: of the file.
-        options: fairseq's.
-        weights: by their names; strided tensors on the CPU, each of its own values, in the file's types.
+        path: path of the file.
+        options: fairseq's options.
+        weights: strided tensors by name, on the CPU, each stored completely, in the file's dtypes.
     """
 
     path: str
@@ -54,7 +54,7 @@ class FairseqFile:
         raise UserError(f"{self.path} names no architecture in its options")
 
     def symbols(self, side: str) -> int:
-        """The size of the ``encoder``'s or the ``decoder``'s dictionary.
+        """Return the size of the ``encoder``'s or the ``decoder``'s dictionary.
 
         Raises:
             UserError: the side has no embedding.
@@ -71,8 +71,8 @@ def read_checkpoint(path: str | os.PathLike) -> FairseqFile:
     """Read the options and the weights of a checkpoint.
 
     Raises:
-        UserError: the file is missing, damaged, wants to run code, is not a fairseq checkpoint, or asks for
-            more than it holds.
+        UserError: the file is missing, damaged, wants to run code, is not a fairseq checkpoint, or declares
+            more data than it holds.
     """
     checkpoint = _read(path)
     stored = dict.get(checkpoint, "model") if isinstance(checkpoint, dict) else None
@@ -98,7 +98,7 @@ _WRAPPED = "module."  # in front of the names that torch's DataParallel saves
 
 
 def _tensor(name: object, value: object, path: str | os.PathLike) -> Tensor:
-    """The tensor without attributes that pickle gave it, if it is a plain one of its own values."""
+    """Return the tensor without pickled attributes; refuses tensors that are not dense and complete."""
     if not isinstance(name, str):
         raise UserError(f"{path}: the name of a weight is {str(name)[:40]!r}, which is not text")
     if not isinstance(value, Tensor):
@@ -115,13 +115,13 @@ def _tensor(name: object, value: object, path: str | os.PathLike) -> Tensor:
 
 
 def shapes_of(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    """The state dict of the network that ``build`` makes, on the device ``meta``, without memory for it."""
+    """Return the state dict of the network that ``build`` makes, on the device ``meta``, without memory."""
     with torch.device("meta"), _Uninitialised():
         return build().state_dict()
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leaves random initialisation out. PyTorch loads hundreds of modules for it on the device ``meta``."""
+    """Skips random initialisation, for which PyTorch loads hundreds of modules on the device ``meta``."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if getattr(function, "__module__", "") == "torch.nn.init":
@@ -192,7 +192,7 @@ def _renamed(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[st
             found[name] = value
     for name, value in expected.items():
         stem, _, last = name.rpartition(".")
-        if last in _EMPTY and f"{stem}.weight" not in found:  # which would be a learned table
+        if last in _EMPTY and f"{stem}.weight" not in found:  # else a learned table
             found.setdefault(name, torch.zeros(value.shape))
     return found
 
@@ -201,7 +201,7 @@ _EMPTY = ("version", "_float_tensor")
 
 
 class _Inert:
-    """Stands in for a pickled class: keeps the state, does nothing."""
+    """Replaces a pickled class: keeps the state, without behaviour."""
 
     def __setstate__(self, state: Any) -> None:
         self.__dict__.update(state if isinstance(state, dict) else {"state": state})
@@ -277,19 +277,19 @@ def _read(path: str | os.PathLike) -> Any:
         raise damaged from error
     except MemoryError:
         raise
-    except Exception as error:  # a damaged archive fails in any of a dozen ways
+    except Exception as error:  # a damaged archive raises many types of errors
         if isinstance(error, OSError) and error.filename:
             raise
         raise damaged from error
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a zip archive that unpacks to more than it has bytes; PyTorch stores without compression."""
+    """Refuse a compressed zip archive, which may unpack to any size; PyTorch does not compress."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        return  # an older form, or damaged: PyTorch finds out
+        return  # an older form, or damaged: torch.load will tell
     compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
     if compressed or sum(record.file_size for record in records) > path.stat().st_size:
         raise UserError(f"{path} is a compressed archive; save it again with torch.save")
@@ -306,7 +306,7 @@ def _options(checkpoint: dict[str, Any], path: str | os.PathLike) -> argparse.Na
     if not isinstance(cfg, dict):
         return None
     options: dict[str, Any] = {}
-    for group in ("task", "model"):  # the model's own word counts where both have one
+    for group in ("task", "model"):  # the model's value counts if both have one
         if isinstance(cfg.get(group), dict):
             options |= {name: value for name, value in cfg[group].items() if isinstance(name, str)}
     return argparse.Namespace(**options) if options else None
@@ -316,12 +316,12 @@ _MAX_DEPTH = 50
 
 
 def _plain(node: Any, depth: int = 0, known: dict[int, Any] | None = None) -> Any:
-    """omegaconf's tree as dicts, lists and values.
+    """Convert omegaconf's tree to dicts, lists and values.
 
-    ``known`` has the results by the nodes' ids: a node that many others refer to is converted once.
+    ``known`` has the results by the nodes' ids, so a shared node is converted once.
 
     Raises:
-        RecursionError: the tree is deeper than ``_MAX_DEPTH``, or is not a tree.
+        RecursionError: the tree is deeper than ``_MAX_DEPTH``, or has a cycle.
     """
     known = {} if known is None else known
     if depth > _MAX_DEPTH:

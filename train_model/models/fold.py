@@ -1,6 +1,6 @@
-"""Algebra done once before inference, so that it is not done at every sentence.
+"""Constant folding before inference.
 
-Each fold leaves the function of the network as it is, up to rounding in the last bits.
+Each fold preserves the network's function, up to rounding in the last bits.
 """
 
 import copy
@@ -15,12 +15,12 @@ from train_model.models.quantized import QuantizedLinear
 
 @torch.no_grad()
 def fold(model: ConvCrfTransformer) -> ConvCrfTransformer:
-    """A copy of ``model`` for inference with its constant algebra done.
+    """Return a copy of ``model`` for inference with its constants folded.
 
-    - the convolution's last linear and the one that follows it become one (of INT8 networks they are);
+    - the convolution's last linear and the following one are merged (INT8 networks have them merged already);
     - attention's scale goes into the query's projection;
     - the keys and values of all decoder layers come from one projection of the encoder's output;
-    - the queries of the attention copy, which depend on the position alone, become a table.
+    - the queries of the attention copy, which depend only on the position, become a table.
 
     Raises:
         ValueError: the model is folded already.
@@ -47,7 +47,7 @@ def merge_projections(model: ConvCrfTransformer) -> ConvCrfTransformer:
 
 
 def _compose(first: nn.Linear, second: nn.Linear) -> nn.Linear:
-    """The linear layer that does ``first``, then ``second``; multiplied in FP64."""
+    """Return the linear layer of ``second`` after ``first``; multiplied in FP64."""
     composed = _empty_linear(first, first.in_features, second.out_features)
     weight, bias = second.weight.double(), second.bias.double()
     composed.weight.copy_(weight @ first.weight.double())
@@ -81,7 +81,7 @@ def _fold_source_projections(decoder: Decoder) -> None:
 
 
 def _read_alike(projections: list[nn.Linear]) -> bool:
-    """Whether all read their input in FP32, or all in INT8 with one scale."""
+    """Return whether all read their input in FP32, or all in INT8 with the same scale."""
     quantized = [p for p in projections if isinstance(p, QuantizedLinear)]
     scales = {p.input_quantizer.amax.item() for p in quantized}
     return not quantized or (len(quantized) == len(projections) and len(scales) == 1)

@@ -1,4 +1,4 @@
-"""What a beam search is asked for and what it finds, without PyTorch."""
+"""Options and results of a beam search, without PyTorch."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from train_model.data.dictionary import EOS, PAD
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How to search; names and defaults are fairseq's.
+    """Search options; names and defaults are fairseq's.
 
     A hypothesis has at most ``max_len_a * source width + max_len_b`` tokens before eos (and no more
     than the decoder has positions), at least ``min_len`` before it, and the score
@@ -36,7 +36,7 @@ class SearchOptions:
                 raise ValueError(f"{name} is a number, not {getattr(self, name)}")
 
     def max_length(self, source_width: int, positions: int) -> int:
-        """Most tokens before eos for a batch of this width [tokens].
+        """Return the most tokens before eos for a batch of this source width.
 
         Raises:
             ValueError: that is less than ``min_len``.
@@ -73,13 +73,13 @@ def collect(
     totals: np.ndarray,
     len_penalty: float,
 ) -> Found:
-    """Read the finished hypotheses back from what a search kept of each step.
+    """Read the finished hypotheses back from a search's records of each step.
 
     Args:
         past: token, beam before it and running sum [steps, B, beam] of the hypotheses after each step.
         counts: finished hypotheses per sentence [B].
-        ends: where each one ended [B, beam]: the number of the step times beam, plus its beam.
-        totals: the sum of its log-probabilities [B, beam].
+        ends: the end of each hypothesis [B, beam]: its last step times beam, plus its beam.
+        totals: the sum of each hypothesis' log-probabilities [B, beam].
         len_penalty: see :class:`SearchOptions`.
     """
     beam = ends.shape[1]
@@ -102,13 +102,13 @@ def collect(
 def _read_back(
     past: list[np.ndarray], beams: np.ndarray, lengths: np.ndarray, totals: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and running sums [B, N, T] of hypotheses, from their ends to their beginnings.
+    """Trace hypotheses back from their ends; return tokens and running sums [B, N, T].
 
     Args:
-        past: token, beam before it and running sum [steps, B, beam] of what went on after each step.
-        beams: the beam [B, N] from which each ended.
-        lengths: of each, with eos [B, N]; 0 for none.
-        totals: the sum of each [B, N] with eos.
+        past: token, beam before it and running sum [steps, B, beam] of the hypotheses after each step.
+        beams: the last beam of each hypothesis [B, N].
+        lengths: length of each with eos [B, N]; 0 for none.
+        totals: sum of each with eos [B, N].
     """
     past_tokens, past_beams, past_totals = past
     width = max(1, int(lengths.max(initial=0)))

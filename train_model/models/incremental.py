@@ -1,7 +1,7 @@
-"""One step at a time: the Lite Transformer cut into an encoder and a step with explicit state.
+"""Stepwise decoding: an autoregressive network as an encoder and a step with explicit state.
 
-Both halves take and give plain tensors, so that the same two run in PyTorch, in ONNX Runtime and in
-TensorRT; :class:`IncrementalDecoder` keeps the state between the steps, whoever computes them.
+Both halves take and return plain tensors, so that they run in PyTorch, in ONNX Runtime and in TensorRT.
+:class:`IncrementalDecoder` keeps the state between the steps for any of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,21 +11,21 @@ from torch import Tensor, nn
 
 from train_model.models.autoregressive import AutoregressiveTranslator, Source
 
-# Attention's keys and values get room for so many more tokens whenever they are full: a step costs
-# what the sentence needs and not what the longest one could, and the shapes that occur are few.
+# The buffers of keys and values grow by this number of tokens whenever they are full. So a step's cost
+# follows the sentence and not the longest possible one, and only few shapes occur.
 ROOM = 16
 
 
 class SourceEncoder(nn.Module):
-    """Source tokens to what every step needs of them."""
+    """Maps source tokens to the inputs that every step needs."""
 
     def __init__(self, model: AutoregressiveTranslator) -> None:
         super().__init__()
         self.encoder, self.decoder = model.encoder, model.decoder
 
     def forward(self, src_tokens: Tensor) -> list[Tensor]:
-        """[B, S] int64 to the padding mask [B, S] bool, then key and value of every decoder layer,
-        [B, heads, S, C / heads]; see ``signatures.search_encoder``."""
+        """Encode [B, S] int64 tokens: return the padding mask [B, S] bool, then key and value of every
+        decoder layer, [B, heads, S, C / heads]; see ``signatures.search_encoder``."""
         source = self.decoder.project_source(self.encoder(src_tokens))
         pairs = zip(source.keys, source.values, strict=True)
         return [source.padding_mask, *(tensor for pair in pairs for tensor in pair)]
@@ -47,7 +47,7 @@ class DecoderStep(nn.Module):
         source: Sequence[Tensor],
         state: Sequence[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
-        """See :meth:`Decoder.step`; ``source`` is what :class:`SourceEncoder` gave.
+        """See :meth:`Decoder.step`; ``source`` is the output of :class:`SourceEncoder`.
 
         Args:
             state: in the order of ``names``.
@@ -67,7 +67,7 @@ class DecoderStep(nn.Module):
 
 
 class IncrementalDecoder:
-    """Keeps the state between steps; what :func:`train_model.models.beam_search.beam_search` drives."""
+    """Keeps the state between steps, for :func:`train_model.models.beam_search.beam_search`."""
 
     def __init__(
         self,
@@ -79,14 +79,14 @@ class IncrementalDecoder:
         dtype: torch.dtype = torch.float32,
         room: int = ROOM,
     ) -> None:
-        """Put the halves together.
+        """Combine the two halves.
 
         Args:
-            encode: as :class:`SourceEncoder` is called.
-            step: as :class:`DecoderStep` is called.
-            state_shapes: shapes of the state for a number of hypotheses and room for tokens.
-            dtype: of the state.
-            room: tokens by which the room for them grows.
+            encode: called like :class:`SourceEncoder`.
+            step: called like :class:`DecoderStep`.
+            state_shapes: returns the state's shapes for a number of hypotheses and of tokens.
+            dtype: dtype of the state.
+            room: tokens by which the state grows.
         """
         self._encode, self._step, self._state_shapes = encode, step, state_shapes
         self.vocab_size, self.max_target_positions = vocab_size, max_target_positions
@@ -94,7 +94,7 @@ class IncrementalDecoder:
 
     @classmethod
     def of(cls, model: AutoregressiveTranslator) -> "IncrementalDecoder":
-        """The network in PyTorch, on the device where it is."""
+        """Return the decoder of a PyTorch network, on the network's device."""
         return cls(
             SourceEncoder(model),
             DecoderStep(model),
@@ -111,7 +111,7 @@ class IncrementalDecoder:
         self._position, self._room = 0, 0
         self._state: list[Tensor] = []
         self._device = src_tokens.device
-        # all at once: a number sent to a GPU in every step would cost more than the rest of the host's work
+        # all at once: copying a number to a GPU in every step would cost more than the host's other work
         self._positions = torch.arange(max(max_steps, 1), device=self._device)
 
     def step(self, tokens: Tensor, parents: Tensor) -> Tensor:

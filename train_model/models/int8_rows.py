@@ -1,22 +1,22 @@
 """Matrices stored as INT8 rows with one FP32 scale each: half of FP16's bytes. Computation stays in FP32.
 
-This is a form of files, not of networks: ``quantized`` has layers that compute in INT8.
+This is a file format; ``quantized`` has layers that compute in INT8.
 """
 
 import torch
 from torch import Tensor
 
 SCALE = ".row_scale"
-"""Ends the name of a matrix' scales, which lie next to it in the file."""
+"""Suffix of the name of a matrix' scales."""
 LEAST = 4096
-"""Entries of a matrix from which on it is stored so."""
+"""The fewest entries of a matrix that is stored as INT8."""
 
 
 def pack_rows(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Large matrices become INT8 with scales [rows, 1], other floating weights FP16.
+    """Convert large matrices to INT8 with scales [rows, 1], other floating weights to FP16.
 
     Returns:
-        The tensors, and for each name whose tensor shares its memory with an earlier one, that one's name.
+        The tensors, and for each name of a tensor that shares memory with an earlier one, the earlier name.
     """
     packed: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
@@ -37,10 +37,10 @@ def pack_rows(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def unpack_rows(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with the matrices of :func:`pack_rows` in FP32; others stay as they are.
+    """Convert the matrices of :func:`pack_rows` back to FP32; other weights do not change.
 
     Raises:
-        ValueError: scales without a matrix, or with another number of rows.
+        ValueError: scales have no matrix, or another number of rows.
     """
     unpacked = {name: value for name, value in weights.items() if not name.endswith(SCALE)}
     for name in weights.keys() - unpacked.keys():

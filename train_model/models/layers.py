@@ -61,7 +61,7 @@ def embedding(rows: int, width: int, padding_idx: int | None = PAD) -> nn.Embedd
 
 
 def token_positions(tokens: Tensor) -> Tensor:
-    """Positions [B, T] counted over the tokens that are not padding, from PAD + 1; padding has PAD."""
+    """Return positions [B, T], counted from PAD + 1 over the tokens except padding, which has PAD."""
     real = tokens.ne(PAD).long()
     return real.cumsum(1) * real + PAD
 
@@ -99,7 +99,7 @@ class SinusoidalPositions(nn.Module):
 
     @staticmethod
     def _table(rows: int, width: int) -> Tensor:
-        if torch.get_default_device().type == "meta":  # only the network's shapes are asked for
+        if torch.get_default_device().type == "meta":  # only the network's shapes are needed
             return torch.empty(rows, width)
         half = width // 2
         frequencies = torch.exp(torch.arange(half) * -(math.log(10000) / (half - 1)))

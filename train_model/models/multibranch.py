@@ -1,7 +1,7 @@
-"""Long-short range attention: the channels are split, and each slice is mixed over time in its own way.
+"""Long-short range attention: splits the channels, and mixes each slice over time by another branch.
 
-One branch is self-attention (any distance), the other a dynamic or lightweight convolution (close by);
-their outputs stand side by side again with no projection after (Wu et al. 2020, arXiv 2004.11886).
+One branch is self-attention (any distance), the other a dynamic or lightweight convolution (short distances).
+Their outputs are concatenated, without a projection after them (Wu et al. 2020, arXiv 2004.11886).
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ BranchKind = Literal["attn", "dynamic", "lightweight"]
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """One branch, as ``--encoder-branch-type`` names it.
+    """One branch of ``--encoder-branch-type``.
 
-    ``kernel_size`` is of no meaning to attention; None takes the layer's from the list of kernel sizes.
+    Attention ignores ``kernel_size``; None takes the layer's from the list of kernel sizes.
     """
 
     kind: BranchKind
@@ -32,7 +32,7 @@ class Branch:
         """Read ``kind:kernel:channels:heads``, e.g. ``attn:1:248:4`` or ``dynamic:default:248:4``.
 
         Raises:
-            ValueError: the text is no such thing.
+            ValueError: the text has another form.
         """
         kind, *numbers = text.split(":")
         numbers = [None if number == "default" else number for number in numbers]
@@ -77,12 +77,12 @@ class MultiBranch(nn.Module):
         """Build the branches.
 
         Args:
-            kernel_size: of convolutions that name none.
-            causal: a position sees itself and those before it; otherwise all.
+            kernel_size: kernel size of convolutions that do not set one.
+            causal: a position sees itself and earlier positions; otherwise all.
             mask_conv: zero the padding right before the convolution and not only before the branch.
             glu: gate the inner projection of dynamic convolutions (lightweight ones never have it).
-            attention_dropout: of attention weights.
-            conv_options: what every convolution takes (``weight_softmax``, ``weight_dropout``,
+            attention_dropout: dropout of attention weights.
+            conv_options: options of every convolution (``weight_softmax``, ``weight_dropout``,
                 ``with_linear``).
         """
         super().__init__()
@@ -128,9 +128,9 @@ class MultiBranch(nn.Module):
 
         Args:
             x: the input at ``position`` [N, 1, C].
-            state: what :meth:`state_shapes` lists, zeros before the first step; attention's keys and
-                values are written where they are.
-            position: how many steps came before [], int64; below the state's length.
+            state: tensors of :meth:`state_shapes`, zeros before the first step; attention's keys and
+                values are written in place.
+            position: the number of earlier steps [], int64; less than the state's length.
 
         Returns:
             The output [N, 1, C] and the new state.

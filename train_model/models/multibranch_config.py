@@ -1,4 +1,4 @@
-"""What a Lite Transformer is built from: the options of its checkpoint that change the computation."""
+"""Configuration of a Lite Transformer: the checkpoint's options that change the computation."""
 
 import argparse
 import dataclasses

@@ -53,7 +53,7 @@ class NacrfConfig(NatTransformerConfig):
 
 
 class Source(NamedTuple):
-    """What the decoder needs from the encoder; S is the padded length of the source."""
+    """The encoder's output for the decoder; S is the padded length of the source."""
 
     x: Tensor  # [B, S, C], the encoder's output
     padding_mask: Tensor  # [B, S] bool, True at padding

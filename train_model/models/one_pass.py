@@ -1,8 +1,8 @@
-"""Translators that write every target token in one pass: everything but the networks themselves.
+"""The common part of translators that write all target tokens in one pass.
 
 The encoder's output gives the target's length, a canvas of that length goes through the decoder, and the
-network chooses tokens from the decoder's scores. ``conv_crf_transformer``,
-``nonautoregressive_transformer`` and ``nacrf_transformer`` are such networks.
+network chooses tokens from the decoder's scores. The networks are ``conv_crf_transformer``,
+``nonautoregressive_transformer`` and ``nacrf_transformer``.
 """
 
 import abc
@@ -26,7 +26,7 @@ def length_logits(x: Tensor, padding_mask: Tensor, weight: Tensor, detach: bool)
     Args:
         padding_mask: True at padding [B, S].
         weight: one row per class [256, C].
-        detach: keep the gradient of the length from the encoder.
+        detach: stop the length's gradient before the encoder.
     """
     real = (~padding_mask)[:, :, None].type_as(x)
     pooled = (x * real).sum(1) / real.sum(1).clamp(min=1)
@@ -43,8 +43,8 @@ class OnePassTranslator(nn.Module, abc.ABC):
         """Translate [B, S] int64 tokens in one pass.
 
         Returns:
-            output_tokens [B, T] int64 and output_scores [B, T] float32; T is twice S, at most the
-            decoder's positions; a sentence's tokens include both ends, ``<pad>`` and 0 follow.
+            output_tokens [B, T] int64 and output_scores [B, T] float32. T is twice S, at most the
+            decoder's positions. A sentence's tokens include bos and eos; ``<pad>`` with score 0 follows.
         """
         source = self.encode(src_tokens)
         canvas = self.initial_canvas(
@@ -57,7 +57,7 @@ class OnePassTranslator(nn.Module, abc.ABC):
         return self.encoder(src_tokens)
 
     def predict_length(self, source: Any) -> Tensor:
-        """The most likely target length [B] int64, both ends counted, at least 2.
+        """Return the most likely target length [B] int64, bos and eos included, at least 2.
 
         With the padding policy ``masked`` it is at most twice the sentence's own source.
         """
@@ -66,7 +66,7 @@ class OnePassTranslator(nn.Module, abc.ABC):
             lengths = lengths - LENGTH_OFFSET + (~source.padding_mask).sum(1)
         lengths = lengths.clamp(min=2)
         if self.config.padding_policy == "masked":
-            # at most the canvas that the sentence has in a batch by itself
+            # at most the sentence's canvas in a batch of one
             own = (~source.padding_mask).sum(1).clamp(min=1)
             lengths = torch.minimum(lengths, PER_SOURCE_TOKEN * own)
         return lengths
@@ -91,7 +91,7 @@ class OnePassTranslator(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def with_output(self, src_tokens: Tensor, encoded: Tensor) -> Any:
-        """Return what :meth:`encode` gave for ``src_tokens`` [B, S], from its part ``x``."""
+        """Rebuild the result of :meth:`encode` for ``src_tokens`` [B, S] from its part ``x``."""
 
     @abc.abstractmethod
     def choose(self, logits: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
-"""Linear layers in INT8, as a quantised checkpoint has them: computed in floating point, rounded as INT8.
+"""Linear layers of a quantised checkpoint: computed in floating point, with INT8's rounding.
 
 The keys in the state dict are nvidia-modelopt's, ``<layer>.input_quantizer._amax`` and
-``<layer>.weight_quantizer._amax``, so that what it calibrates and trains loads here without it. The
+``<layer>.weight_quantizer._amax``, so that networks calibrated or trained with it load here without it. The
 export writes the rounding as QuantizeLinear and DequantizeLinear (onnx_export/symbols/fake_quantize.py).
 """
 
@@ -14,7 +14,7 @@ from train_model.ops import fake_quantize
 
 
 class Quantizer(nn.Module):
-    """Rounds a tensor to INT8; ``_amax`` is the magnitude of the number 127, [] or [N, 1] (rows)."""
+    """Rounds a tensor to INT8; 127 represents the magnitude ``_amax``, [] or [N, 1] (rows)."""
 
     def __init__(self, rows: int | None = None) -> None:
         super().__init__()
@@ -57,10 +57,10 @@ def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 
 
 def replace_linears(model: nn.Module, names: Iterable[str], kind: type[nn.Linear]) -> None:
-    """Make the layers ``names`` of ``model`` of another kind, in place; weights stay the same tensors.
+    """Replace the layers ``names`` of ``model`` in place; the new layers keep the weight tensors.
 
     Raises:
-        ValueError: there is no such linear layer.
+        ValueError: a name is not that of a linear layer.
     """
     known = dict(linears(model))
     for name in names:

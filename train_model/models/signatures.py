@@ -1,8 +1,8 @@
-"""What the exported files of each family take and give: names in their order, and the dynamic axes.
+"""Inputs and outputs of each family's exported files: names in order, and dynamic axes.
 
-One name of an axis is one size. ``batch`` counts sentences, ``src_len`` source tokens with padding, and
-``canvas`` target tokens with padding; a search adds ``beam``, ``rows`` (batch times beam) and ``room``, the
-target tokens that its state has space for.
+Axes with the same name have the same size. ``batch`` counts sentences, ``src_len`` source tokens with
+padding, and ``canvas`` target tokens with padding. A search adds ``beam``, ``rows`` (batch times beam) and
+``room``, the number of target tokens that its state has space for.
 """
 
 import dataclasses
@@ -38,12 +38,12 @@ SPLIT = {
 
 # An autoregressive network: an encoder, and one step of the decoder.
 PADDING_MASK = "source.padding_mask"
-STATE = "layers."  # how the names of a decoder's state begin
-NEXT = "next."  # before the name of a state, the state after the step
+STATE = "layers."  # prefix of the names of a decoder's state
+NEXT = "next."  # prefix of a state's name for its value after the step
 
 
 def search_encoder(layers: int) -> Signature:
-    """Return the signature of the encoder whose decoder has so many ``layers``."""
+    """Return the signature of the encoder for a decoder with this number of ``layers``."""
     per_layer = {0: "batch", 2: "src_len"}
     names = [f"source.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
     return Signature(
@@ -55,8 +55,8 @@ def search_step(layers: int, state: Mapping[str, int]) -> Signature:
     """Return the signature of one step.
 
     Args:
-        layers: of the decoder.
-        state: the number of dimensions of each tensor of its state, by name; those with four have room.
+        layers: number of decoder layers.
+        state: the rank of each tensor of the state, by name; tensors of rank four have the axis ``room``.
     """
     axes = {name: {0: "rows"} | ({2: "room"} if n == 4 else {}) for name, n in state.items()}
     inputs = {"tokens": _HYPOTHESES, "parents": _HYPOTHESES, "position": {}}

@@ -1,10 +1,9 @@
 """A one-pass network cut in two, so that the canvas need not be wider than the translations.
 
-The first part ends with the predicted lengths. Whoever runs it builds a canvas just wide enough for
-the longest of them, and the second part fills it. That changes nothing at the real positions: the
-decoder's convolutions are causal, its attention looks at the source alone, and the CRF keeps its state
-over padding. Both parts take and give plain tensors, so that the same two run in PyTorch, in ONNX
-Runtime and in TensorRT.
+The first part ends with the predicted lengths. The caller builds a canvas just wide enough for the longest
+of them, and the second part fills it. The results at the real positions are the same: the decoder's
+convolutions are causal, its attention reads only the source, and the CRF keeps its state over padding. Both
+parts take and return plain tensors, so that they run in PyTorch, in ONNX Runtime and in TensorRT.
 """
 
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ class _Part(nn.Module):
         super().__init__()
         for name, module in model.named_children():
             self.add_module(name, module)
-        self.__dict__["model"] = model  # not a submodule: its modules would have two names
+        self.__dict__["model"] = model  # unregistered: its modules would have two names
 
 
 class SplitEncoder(_Part):
@@ -35,8 +34,7 @@ class SplitDecoder(_Part):
     def forward(self, src_tokens: Tensor, encoded: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
         """Fill the canvas.
 
-        Embeddings and positions of the source are looked up once more: that is less work than to hand
-        them over.
+        Embeddings and positions of the source are looked up again, which costs less than passing them.
 
         Args:
             src_tokens: [B, S] int64.
@@ -44,7 +42,7 @@ class SplitDecoder(_Part):
             canvas: [B, T] int64, see ``train_model.models.canvas``; T is at most the decoder's positions.
 
         Returns:
-            Tokens [B, T] int64 and scores [B, T] float32, as the whole network gives them.
+            Tokens [B, T] int64 and scores [B, T] float32, equal to the whole network's.
         """
         source = self.model.with_output(src_tokens, encoded)
         return self.model.choose(self.model.decode(canvas, source), canvas)

@@ -89,7 +89,7 @@ class Decoder(autoregressive.Decoder):
     layer_class = DecoderLayer
 
     def build_projection(self, config: TransformerConfig, shared: nn.Parameter | None) -> None:
-        """Make ``output_projection``, which checkpoints store even where its weight is shared."""
+        """Make ``output_projection``, which checkpoints store even if its weight is shared."""
         width = config.width("decoder")
         self.output_projection = nn.Linear(width, config.tgt_vocab, bias=False)
         if shared is not None:
@@ -120,7 +120,7 @@ _FUSED_COPY = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(wei
 
 
 def upgrade(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename what older versions of fairseq stored under other names (fairseq's own rules)."""
+    """Rename the weights of checkpoints from older versions of fairseq (by fairseq's rules)."""
 
     def norm(match: re.Match) -> str:
         side, layer, number = match.groups()

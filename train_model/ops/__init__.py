@@ -1,4 +1,4 @@
-"""The operators of the networks as PyTorch sees them, in the namespace ``lite``.
+"""The networks' PyTorch operators, in the namespace ``lite``.
 
 Importing this package registers the operator of every module in it with a PyTorch form that runs on any
 device. If the CUDA library (``make torch-ops``) is found, it is loaded and takes over for CUDA tensors.

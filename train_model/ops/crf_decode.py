@@ -16,12 +16,12 @@ def crf_decode(
     """Find the best path through the K candidates of every position.
 
     A position outside the mask keeps the state: it passes its successor's choice of slot on and adds
-    nothing. The first position always counts. Path scores are FP32 whatever the dtype of the input.
+    nothing. The first position always counts. Path scores are FP32 for any input dtype.
 
-    The scores of the positions are fairseq's own (``DynamicCRF._viterbi_decode``): the prefix score at
-    t is read through the slot chosen for t + 1, and the differences of these are given. Their sum is
-    the true score of the path; each alone is not the textbook's term. Of equal candidates the lowest
-    slot wins.
+    The scores of the positions are those of fairseq's ``DynamicCRF._viterbi_decode``: the prefix score
+    at t is read at the slot chosen for t + 1, and the scores are the differences of these. Their sum is
+    the true score of the path, but a single one is not the textbook's term. Among equal candidates the
+    lowest slot wins.
 
     Args:
         emissions: scores of the candidates [B, T, K], floating.

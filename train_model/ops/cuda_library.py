@@ -11,7 +11,7 @@ _DEFAULT = Path(__file__).parents[2] / "build" / "torch_ops" / "liblite_torch_op
 
 
 def cuda_library_path() -> Path:
-    """The library's place: ``$LITE_TORCH_OPS``, or ``build/torch_ops`` in this checkout."""
+    """Return the library's path: ``$LITE_TORCH_OPS``, or in ``build/torch_ops`` of this checkout."""
     return Path(os.environ.get("LITE_TORCH_OPS") or _DEFAULT)
 
 
@@ -19,8 +19,8 @@ def cuda_library_path() -> Path:
 def load_cuda_library() -> bool:
     """Load the CUDA operators once; return False without a GPU or library.
 
-    A library that is there but does not load (built for another PyTorch, say) is told as a warning,
-    and the PyTorch form stays in place.
+    If the library exists but does not load (e.g. it was built for another PyTorch), warns and keeps the
+    PyTorch form.
     """
     path = cuda_library_path()
     if not torch.cuda.is_available() or not path.exists():
@@ -37,7 +37,7 @@ def load_cuda_library() -> bool:
 
 @functools.cache
 def warn_slow_on_cuda(operator: str) -> None:
-    """Say once an operator that a CUDA tensor met the PyTorch form of it."""
+    """Warn once per operator that CUDA tensors use its PyTorch form."""
     warnings.warn(
         f"lite::{operator} runs in its slow PyTorch form on CUDA; build the kernels with `make torch-ops`",
         stacklevel=3,

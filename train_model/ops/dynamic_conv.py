@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from train_model.ops.cuda_library import warn_slow_on_cuda
 
-ALIGNED = 8  # entries of a row of a matrix, and before one: tensor cores load as many at once
+ALIGNED = 8  # entries: alignment of a matrix and its rows for tensor cores
 
 
 @torch.library.custom_op("lite::dynamic_conv", mutates_args=())
@@ -87,8 +87,8 @@ dynamic_conv.register_autograd(_backward, setup_context=_setup_context)
 def banded_conv(x: Tensor, taps: Tensor, padding_l: int) -> Tensor:
     """The same convolution as a product with a banded matrix, for training on short sentences.
 
-    A GPU multiplies small matrices faster than it convolves, forward and backward, and nothing has to be
-    transposed. Memory and work grow with T * T for every head.
+    A GPU multiplies small matrices faster than it convolves, forward and backward, and the product needs no
+    transposes. Memory and work grow with T * T for every head.
 
     Args:
         x: input [B, T, C].

@@ -1,14 +1,14 @@
-"""Fake quantisation: a tensor as INT8 would keep it, in floating point, with a gradient for training.
+"""Fake quantisation: rounds a tensor to INT8's values, in floating point, with a gradient for training.
 
-``y = clamp(round(x / scale), -128, 127) * scale`` with ``scale = amax / 127``, ties to even: what ONNX
-defines for QuantizeLinear with an int8 zero point of 0 and DequantizeLinear behind it. The gradient
-passes where ``|x| <= amax`` and is zero beyond (straight-through estimator with clipping).
+``y = clamp(round(x / scale), -128, 127) * scale`` with ``scale = amax / 127``, ties to even. ONNX defines the
+same for QuantizeLinear with an int8 zero point of 0, followed by DequantizeLinear. The gradient passes where
+``|x| <= amax`` and is zero elsewhere (straight-through estimator with clipping).
 """
 
 import torch
 from torch import Tensor
 
-LARGEST = 127  # of the symmetric range; -128 is only reached by what lies below -amax
+LARGEST = 127  # the symmetric range; only values below -amax become -128
 
 
 @torch.library.custom_op("lite::fake_quantize", mutates_args=())
@@ -52,7 +52,7 @@ fake_quantize.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _along(x: Tensor, values: Tensor, axis: int) -> Tensor:
-    """``values`` in a shape that broadcasts against ``x`` along the axis."""
+    """Reshape ``values`` to broadcast against ``x`` along the axis."""
     if values.dim() == 0:
         return values
     shape = [1] * x.dim()

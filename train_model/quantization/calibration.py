@@ -31,15 +31,15 @@ def calibrate(
 
     Args:
         model: the network in FP32, not changed.
-        names: its linear layers that are to compute in INT8.
+        names: the linear layers that will compute in INT8.
         batches: source tokens [B, S] int64 each.
-        method: "max", the largest magnitude that was seen, or "percentile", what 99.99 % are below.
+        method: "max", the largest observed magnitude, or "percentile", the 99.99th percentile.
 
     Returns:
         ``<layer>.input_quantizer._amax`` [] and ``<layer>.weight_quantizer._amax`` [N, 1], FP32.
     """
     model = copy.deepcopy(model).eval()
-    replace_linears(model, names, nn.Linear)  # modelopt takes no other kind
+    replace_linears(model, names, nn.Linear)  # modelopt accepts no other type
     insert(model, names, histogram=method != "max")
     layers = [model.get_submodule(name) for name in names]
     for layer in layers:
@@ -61,7 +61,7 @@ def calibrate(
 
 
 def _translate(model: nn.Module, tokens: Tensor) -> None:
-    """All that the network does with the sources [B, S], one step at a time if that is its way."""
+    """Run the whole network on the sources [B, S], step by step if it is autoregressive."""
     if architecture_of(model).family == "autoregressive":
         search(IncrementalDecoder.of(model), tokens, SearchOptions(beam=1))
     else:

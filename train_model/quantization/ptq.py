@@ -2,9 +2,9 @@
 
     python -m train_model.quantization.ptq --model demo --output build/demo-ptq/checkpoint.pt
 
-Every linear layer computes in INT8, the output projection too, except those that ``--keep`` names; what
-is no linear layer stays as it is. An autoregressive network is calibrated by greedy search. The result of
-the other kind is where ``make qat`` starts. See doc/int8.md.
+Every linear layer, the output projection included, computes in INT8, except those that ``--keep`` names.
+Other layers do not change. An autoregressive network is calibrated by greedy search. ``make qat`` starts from
+the result for a one-pass network. See doc/int8.md.
 """
 
 import dataclasses
@@ -23,19 +23,19 @@ from train_model.models.quantized import linears
 from train_model.quantization.calibration import METHODS, calibrate
 from train_model.quantization.text import batches, calibration_rows
 
-# Becomes a table of the positions before the export (train_model/models/fold.py): no product is left.
+# Becomes a table of the positions before the export (train_model/models/fold.py), without a product.
 FOLDED = "decoder.copy_attn"
 
 
 def layers_to_quantize(model: nn.Module, keep: Iterable[str] = ()) -> list[str]:
-    """The names of the linear layers that are to compute in INT8.
+    """Return the names of the linear layers that will compute in INT8.
 
     Args:
         model: a network whose projections are merged.
-        keep: patterns (``*`` for any text) of layers that are to stay as they are.
+        keep: patterns (``*`` for any text) of layers that keep their precision.
 
     Raises:
-        UserError: a pattern fits no layer, or nothing is left.
+        UserError: a pattern matches no layer, or no layer is left.
     """
     names = [name for name, _ in linears(model) if name != FOLDED]
     kept: set[str] = set()
@@ -56,7 +56,7 @@ def quantize(
     batches: Iterable[Tensor],
     method: str = "max",
 ) -> nn.Module:
-    """The network in INT8, calibrated with ``batches`` of source tokens [B, S]; ``model`` stays as it is.
+    """Return the network in INT8, calibrated with ``batches`` of source tokens [B, S]; keeps ``model``.
 
     Raises:
         UserError: the network is in INT8 already, or see :func:`layers_to_quantize`.
@@ -69,7 +69,7 @@ def quantize(
 
 
 def with_ranges(merged: nn.Module, names: Sequence[str], ranges: dict[str, Tensor]) -> nn.Module:
-    """A network in INT8 at the layers ``names`` with the weights of ``merged`` and the given ranges."""
+    """Return a network with ``merged``'s weights, its layers ``names`` in INT8 with the given ranges."""
     config = dataclasses.replace(merged.config, int8_layers=tuple(names))
     quantized = architecture_of(merged).build(config).eval()
     own = quantized.state_dict().keys()
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     rows, origin = calibration_rows(
         files, options.text, options.sentences, config.src_vocab, config.max_source_positions
     )
-    if files.autoregressive:  # it reads no bos
+    if files.autoregressive:  # its sources have no bos
         rows = [row[1:] for row in rows]
     start = time.perf_counter()
     tokens = [tokens for _, tokens in batches(rows)]

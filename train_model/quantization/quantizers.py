@@ -1,8 +1,8 @@
 """nvidia-modelopt's quantisers on the project's networks: symmetric INT8, weights by row, inputs by tensor.
 
-Their arithmetic is ``lite::fake_quantize``, which modelopt takes as a backend: what is calibrated and
-trained is then, to the bit, what a quantised checkpoint computes and what its export says. It also needs
-none of modelopt's CUDA extension, which would be compiled at the first use on a GPU.
+Their arithmetic is ``lite::fake_quantize``, as a backend of modelopt. So calibration and training compute
+bit for bit the same as a quantised checkpoint and its export. It also avoids modelopt's CUDA extension, which
+would be compiled at the first use on a GPU.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ _BACKEND = "lite"
 
 @functools.cache
 def load_modelopt() -> ModuleType:
-    """``modelopt.torch.quantization``, with the project's arithmetic as a backend.
+    """Import ``modelopt.torch.quantization``, with the project's arithmetic as a backend.
 
     Raises:
         UserError: nvidia-modelopt is not installed.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on optional packages that are not used here
+            warnings.simplefilter("ignore")  # about unused optional packages
             import modelopt.torch.quantization as modelopt
             from modelopt.torch.quantization.nn.modules import tensor_quantizer
     except ImportError as error:
@@ -43,11 +43,11 @@ def load_modelopt() -> ModuleType:
 
 
 def insert(model: nn.Module, names: Iterable[str], *, histogram: bool = False) -> nn.Module:
-    """Give the linear layers ``names`` of ``model`` quantisers without a scale yet, in place.
+    """Insert quantisers, without scales yet, into the linear layers ``names`` of ``model``, in place.
 
     Args:
         model: a network of plain linear layers.
-        names: those to be quantised; every other module computes as before.
+        names: the layers to quantise; every other module computes as before.
         histogram: collect histograms of the inputs in calibration, not just their largest magnitude.
     """
     modelopt = load_modelopt()

@@ -1,10 +1,11 @@
-"""What INT8 costs layer by layer: which layers are worth keeping in higher precision.
+"""Measure INT8's error layer by layer, to find layers worth keeping in higher precision.
 
     python -m train_model.quantization.sensitivity --model demo
 
-Every linear layer is measured twice on the same sentences: alone in INT8, and alone not in INT8. The
-logit error is the difference of the decoder's scores from FP32 over their own spread, both without the
-mean over the vocabulary, which changes nothing. Writes build/sensitivity/<model>.json, .md and .png.
+Every linear layer is measured twice on the same sentences: as the only layer in INT8, and as the only one not
+in INT8. The logit error is the norm of the decoder's score difference from FP32 over the norm of the scores,
+both without the mean over the vocabulary, which has no effect. Writes build/sensitivity/<model>.json, .md and
+.png.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from train_model.tables import Column, Table, as_json, write_files
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """What a mixture of precisions gives: logit error, and exact match in percent (None: no text)."""
+    """Quality of a mixture of precisions: logit error, and exact match in percent (None: no text)."""
 
     error: float
     exact: float | None
@@ -38,7 +39,7 @@ class Quality:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One layer: its share of all multiplications by weights, alone in INT8, and all but it."""
+    """One layer: its share of all multiplications by weights, INT8 in it only, and INT8 in all others."""
 
     layer: str
     share: float
@@ -51,10 +52,10 @@ class Probe:
 
     Args:
         merged: the network in FP32, its projections merged.
-        ranges: of all its layers, from ``calibrate``.
+        ranges: the ranges of all its layers, from ``calibrate``.
         names: the layers.
         rows: encoded source sentences.
-        references: what exact matches are counted against; None without any.
+        references: the reference translations for exact matches; None without any.
         tokenizer: turns tokens into text; None without references.
     """
 
@@ -100,12 +101,12 @@ class Probe:
         return Quality((difference / spread) ** 0.5, share)
 
     def _translate(self, index: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The canvas of FP32, the scores for it, and the translation of the network's own canvas."""
+        """Return FP32's canvas, the scores for it, and the translation on the network's own canvas."""
         model = self._model
         source = model.encode(tokens)
         width = model.canvas_width(tokens.shape[1])
         own = model.initial_canvas(model.predict_length(source), width)
-        if index == len(self._expected):  # the first time is FP32
+        if index == len(self._expected):  # the first call is in FP32
             self._expected.append((own, model.decode(own, source)))
         canvas = self._expected[index][0]
         logits = model.decode(canvas, source)
@@ -124,9 +125,9 @@ def _energy(logits: Tensor) -> float:
 
 
 def suggest(rows: list[Row]) -> list[str]:
-    """The fewest layers without which half of the logit error should be gone.
+    """Return the fewest layers that halve the logit error if they stay in higher precision.
 
-    Errors of single layers are small and independent, so that their squares add up.
+    Assumes that the errors of single layers are small and independent, so that their squares add up.
     """
     left = sum(row.only.error**2 for row in rows)
     target = left / 4
@@ -140,7 +141,7 @@ def suggest(rows: list[Row]) -> list[str]:
 
 
 def measure(probe: Probe, names: list[str]) -> list[Row]:
-    """One row a layer, in the network's order."""
+    """Return one row per layer, in the network's order."""
     sizes = {name: probe._plain[name].weight.numel() for name in names}
     rows = []
     for index, name in enumerate(names):
@@ -168,14 +169,14 @@ def _percent(value: float | None) -> str:
 
 
 def markdown(title: str, summary: list[str], rows: list[Row]) -> str:
-    """The report: what was measured, the layers with the largest error first."""
+    """Return the report in Markdown, the layers with the largest error first."""
     worst_first = sorted(rows, key=lambda row: -row.only.error)
     head = [f"# {title}", "", *(f"- {line}" for line in summary), ""]
     return "\n".join([*head, *TABLE.markdown(worst_first), ""])
 
 
 def plot(path: Path, title: str, rows: list[Row], all_int8: Quality, kept: Collection[str]) -> None:
-    """One bar per layer: its error alone in INT8; the suggested layers in another colour."""
+    """Plot one bar per layer: the error with only it in INT8; suggested layers in another colour."""
     from matplotlib import patches
 
     figure, grid = plots.grid(1, 1, (9, 0.19 * len(rows) + 1.5))
@@ -195,7 +196,7 @@ def plot(path: Path, title: str, rows: list[Row], all_int8: Quality, kept: Colle
 def _sentences(
     files: ModelFolder, limit: int, vocabulary: int, longest: int
 ) -> tuple[list[list[int]], list[str] | None, Tokenizer | None]:
-    """Encoded sentences to measure with: of the test split, or random ones."""
+    """Return encoded sentences to measure with: of the test split, or random ones."""
     if files.test_src is None or files.test_tgt is None:
         return calibration_rows(files, None, limit, vocabulary, longest)[0], None, None
     check_dictionary(files, vocabulary)

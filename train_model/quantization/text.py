@@ -21,7 +21,7 @@ def read_sentences(path: Path, limit: int) -> list[str]:
     """The first ``limit`` lines of a file that are not blank.
 
     Raises:
-        UserError: there is no such file, it is not UTF-8 text, or it has no sentence.
+        UserError: the file is missing, is not UTF-8 text, or has no sentence.
     """
     if not path.is_file():
         raise UserError(f"there is no text {path}; give one with --text")
@@ -32,7 +32,7 @@ def read_sentences(path: Path, limit: int) -> list[str]:
 
 
 def batches(rows: list[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
-    """Encoded sentences by length: their indices and the tokens [B, S] int64, padded on the right."""
+    """Yield batches of sentences by length: their indices and tokens [B, S] int64, padded on the right."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     for start in range(0, len(order), BATCH):
         chosen = order[start : start + BATCH]
@@ -45,9 +45,9 @@ def batches(rows: list[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
 def calibration_rows(
     files: ModelFolder, text: Path | None, sentences: int, vocabulary: int, longest: int
 ) -> tuple[list[list[int]], str]:
-    """Encoded sentences to calibrate with, and what they are.
+    """Return encoded sentences to calibrate with, and a description of them.
 
-    They are those of ``text``, or else of the validation split beside the model's test split; a model
+    They are from ``text``, or else from the validation split next to the model's test split; a model
     without any text gets random tokens.
 
     Raises:

@@ -7,10 +7,10 @@ from train_model.quantization.quantizers import insert
 
 
 def make_trainable(model: nn.Module, names: tuple[str, ...]) -> None:
-    """Hand the rounding of the layers ``names`` over to modelopt, in place.
+    """Replace the rounding of the layers ``names`` by modelopt's, in place.
 
-    Weights, ranges and their keys in the state dict stay the same. The ranges are constants of the
-    training; the gradient passes the rounding where a number is inside its range.
+    Weights, ranges and their keys in the state dict stay the same. Training does not change the ranges; the
+    gradient passes the rounding of values inside their range.
     """
     layers = [model.get_submodule(name) for name in names]
     ranges = [(layer.input_quantizer._amax, layer.weight_quantizer._amax) for layer in layers]

@@ -9,7 +9,7 @@ from pathlib import Path
 from train_model.cli import UserError
 
 DISTILLED = "-distilled"
-"""Ends the name of a corpus that has a teacher's translations as targets."""
+"""Suffix of a corpus with a teacher's translations as targets."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Corpus:
 
 
 def _module(name: str, function: str = "prepare") -> Callable[[Path], Path]:
-    """A function of a module in this folder, which is imported when the corpus is prepared."""
+    """Return a module's ``prepare``; the module is imported at the first call."""
 
     def prepare(folder: Path) -> Path:
         return getattr(importlib.import_module(f"{__name__}.{name}"), function)(folder)

@@ -30,7 +30,7 @@ def prepare(folder: Path, source: Path = SOURCE, merges: int = MERGES) -> Path:
         if not (source / name).is_file():
             raise UserError(f"no {source / name}; put the tokenised text there, one article a line")
     claim(folder, {"source": str(source.resolve()), "merges": merges})
-    if not (folder / "bin").exists():  # it is made from texts that were checked
+    if not (folder / "bin").exists():  # made from texts that are checked already
         for split in SPLITS:
             check_parallel(*(source / f"{split}.{side}" for side in SIDES))
     codes = folder / "bpe.codes"

@@ -1,7 +1,7 @@
 """IWSLT14 German to English, prepared as fairseq's ``prepare-iwslt14.sh`` does.
 
-``make train RECIPE=iwslt14-ar-160`` comes here. The archive (19 MB) is fetched into data_model/iwslt14
-unless it lies there.
+``make train RECIPE=iwslt14-ar-160`` uses it. The archive (19 MB) is fetched into data_model/iwslt14 unless
+it is there.
 """
 
 import re
@@ -26,7 +26,7 @@ URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
 DOWNLOADS = Path("data_model/iwslt14")
 LANGUAGES = ("de", "en")
 MERGES = 10_000
-MAX_TOKENS, MAX_RATIO = 175, 1.5  # of a training pair, as Moses' clean-corpus-n.perl counts
+MAX_TOKENS, MAX_RATIO = 175, 1.5  # counted as in Moses' clean-corpus-n.perl
 VALID_EVERY = 23
 TEST_SETS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
 _NO_TEXT = ("<url>", "<talkid>", "<keywords>")
@@ -41,8 +41,8 @@ def prepare(
     Args:
         folder: receives train/valid/test.de/.en (tokenised, lower case), bpe.codes, one dictionary
             per language, and bin/.
-        downloads: where the archive is, or is put.
-        url: where it is fetched from.
+        downloads: folder of the archive, which is fetched into it if missing.
+        url: address of the archive.
         merges: BPE merges, joint for both languages.
 
     Raises:
@@ -101,7 +101,7 @@ def _write_texts(archive: Path, folder: Path) -> None:
 
 
 def _test_lines(raw: dict[str, list[str]], tokenize: Callable[[str], str]) -> list[str]:
-    """The tokenised lines of the test sets in one language."""
+    """Return the tokenised lines of the test sets in one language."""
     return [
         tokenize(line.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
         for name in TEST_SETS
@@ -110,7 +110,7 @@ def _test_lines(raw: dict[str, list[str]], tokenize: Callable[[str], str]) -> li
 
 
 def _read_archive(archive: Path) -> dict[str, dict[str, list[str]]]:
-    """The lines of the files that are used, by language and by ``train`` or the test set's name."""
+    """Return the lines of the used files, by language and by ``train`` or the test set's name."""
     wanted = {
         f"{stem}.{language}{end}": (language, name)
         for language in LANGUAGES
@@ -127,5 +127,5 @@ def _read_archive(archive: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def _training_lines(lines: list[str]) -> list[str]:
-    """The lines that are text, in their order, without the tags around titles and descriptions."""
+    """Return the lines of text in order, without the tags around titles and descriptions."""
     return [_TAGS.sub("", line) for line in lines if not any(tag in line for tag in _NO_TEXT)]

@@ -1,4 +1,4 @@
-"""What corpora of published raw text share: fetching, unpacking, Moses' tokenizer and cleaning, joint BPE.
+"""Shared steps for corpora of raw text: fetching, unpacking, Moses' tokenizer and cleaning, joint BPE.
 
 Moses' scripts are Perl; sacremoses is its tokenizer in Python.
 """
@@ -20,18 +20,18 @@ from train_model.data.files import BYTE_ORDER_MARK, read_lines
 from train_model.data.transfer import ARCHIVE_ERRORS, Ledger, check_archive, fetch
 from train_model.progress import task
 
-MAX_DAMAGED = 0.001  # share of the lines of a published text
-BATCH, CHUNK = 100_000, 500  # lines that are in memory, and that a worker takes at once
+MAX_DAMAGED = 0.001  # the largest share of damaged lines in a published text
+BATCH, CHUNK = 100_000, 500  # lines in memory, and lines per task of a worker
 _SEGMENT = re.compile(r'<seg id="[0-9]*">\s*(.*?)\s*</seg>')
 
 
 def obtain(archive: Path, url: str) -> None:
-    """Fetch ``archive`` from ``url`` unless it is there, and hold it against the first one's checksum.
+    """Fetch ``archive`` from ``url`` unless it exists, and compare it with the first download's checksum.
 
-    The publishers give no checksums, so the first file's is kept in checksums.json beside it.
+    The publishers give no checksums, so the first file's is kept in checksums.json in the same folder.
 
     Raises:
-        NetworkError: it cannot be fetched; what came of it is kept.
+        NetworkError: it cannot be fetched; the part that arrived is kept.
         UserError: it is not the file that was accepted before.
     """
     archive.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def obtain(archive: Path, url: str) -> None:
             check_archive(part)
             ledger.accept(archive.name, part, checked=True)
         except UserError:
-            part.unlink()  # it would be taken for the beginning of the file next time
+            part.unlink()  # the next attempt would take it for the beginning of the file
             raise
         part.replace(archive)
         return
@@ -54,7 +54,7 @@ def obtain(archive: Path, url: str) -> None:
 
 
 def archived_lines(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, Iterator[str]]]:
-    """Name and lines of the members of a .tgz that are called so, in whatever folder; lines go by once.
+    """Yield name and lines of the .tgz's members with these names, in any folder; lines are read once.
 
     Raises:
         UserError: the archive is damaged, or lacks a member.
@@ -78,7 +78,7 @@ def archived_lines(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, I
 
 
 def _published_lines(stream: IO[bytes], name: str) -> Iterator[str]:
-    """Lines of text that somebody else published, where a few may be damaged: these get U+FFFD.
+    """Yield the lines of a published text; undecodable bytes of a few damaged lines become U+FFFD.
 
     Raises:
         UserError: more than ``MAX_DAMAGED`` of the lines are not UTF-8.
@@ -103,12 +103,12 @@ def _published_lines(stream: IO[bytes], name: str) -> Iterator[str]:
 
 
 def segments(lines: Iterable[str]) -> Iterator[str]:
-    """The sentences of a test set in SGML."""
+    """Yield the sentences of a test set in SGML."""
     return itertools.chain.from_iterable(map(_SEGMENT.findall, lines))
 
 
 def tokenizer(language: str) -> Callable[[str], str]:
-    """Moses' tokenizer, which also escapes what its formats keep for themselves.
+    """Return Moses' tokenizer, which also escapes the characters that are special in Moses' formats.
 
     Raises:
         UserError: sacremoses is not installed.
@@ -123,7 +123,7 @@ def tokenizer(language: str) -> Callable[[str], str]:
 
 def write_tokenised(lines: Iterable[str], language: str, path: Path, processes: int = 1) -> None:
     """Tokenise ``lines`` into the file ``path``, in ``processes`` processes."""
-    tokenizer(language)  # what is missing is better told before there are processes
+    tokenizer(language)  # raise for a missing package before processes start
     lines = iter(lines)
     with (
         atomic_path(path) as temporary,
@@ -137,7 +137,7 @@ def write_tokenised(lines: Iterable[str], language: str, path: Path, processes: 
 
 
 def is_clean(source: str, target: str, max_tokens: int, max_ratio: float) -> bool:
-    """Whether Moses' clean-corpus-n.perl keeps the tokenised pair."""
+    """Return whether Moses' clean-corpus-n.perl keeps the tokenised pair."""
     sizes = len(source.split()), len(target.split())
     return min(sizes) >= 1 and max(sizes) <= max_tokens and max(sizes) <= max_ratio * min(sizes)
 
@@ -156,7 +156,7 @@ def learn_joint_bpe(folder: Path, languages: tuple[str, str], merges: int, codes
         learn_bpe(vocabulary, output, merges, is_dict=True)
 
 
-_tokenise: Callable[[str], str]  # of a worker
+_tokenise: Callable[[str], str]  # in a worker process
 
 
 def _start_worker(language: str) -> None:

@@ -1,4 +1,4 @@
-"""WMT16 English to German as ``make download`` brings it: tokenised and split into subwords already."""
+"""WMT16 English to German as ``make download`` fetches it: already tokenised and split into subwords."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from train_model.data.files import check_parallel, claim, copy, read_lines, step
 
 LANGUAGES = ("en", "de")
 SOURCE = Path("data_model/wmt16")
-FILES = {  # names in the archive of the data set, without the language
+FILES = {  # file names in the data set's archive, without the language
     "train": "train.tok.clean.bpe.32000",
     "valid": "newstest2013.tok.bpe.32000",
     "test": "newstest2014.tok.bpe.32000",
@@ -29,11 +29,11 @@ def prepare(folder: Path, source: Path = SOURCE) -> Path:
                 f"no {source / name}; run `make download` (RECIPE=demo needs no download)"
             )
     claim(folder, {"source": str(source.resolve()), "files": names})
-    if not (folder / "bin").exists():  # it is made from texts that were checked
+    if not (folder / "bin").exists():  # made from texts that are checked already
         for name in FILES.values():
             check_parallel(*(source / f"{name}.{language}" for language in LANGUAGES))
     dictionary = source / "dict.en.txt"
-    if dictionary.is_file():  # the public checkpoint's own; its embeddings are in this order
+    if dictionary.is_file():  # the public checkpoint's dictionary: its embeddings are in this order
         for language in LANGUAGES:
             target = folder / f"dict.{language}.txt"
             step([target], lambda target=target: copy(dictionary, target))

@@ -1,11 +1,12 @@
-"""WMT16 English to German from its publishers' raw text, as the archive that mit-han-lab trains on was made.
+"""WMT16 English to German from the publishers' raw text, prepared like mit-han-lab's training archive.
 
     python -m train_model.data.prepare --corpus wmt16-raw
     python -m train_model.train --recipe wmt16-ar-496 --corpus wmt16-raw
 
 Europarl 7, Common Crawl and News Commentary 11 (1.2 GB of archives, 4.5 million pairs) are fetched into
-data_model/wmt16-raw unless they lie there; tokenised, cleaned to 1..80 tokens, split by 32,000 joint merges;
-newstest2013 for validation, newstest2014 for test. Every step that is done stays done when a run is stopped.
+data_model/wmt16-raw unless they are there. They are tokenised, cleaned to 1..80 tokens and split by 32,000
+joint merges. newstest2013 is the validation set, newstest2014 the test set. A stopped run keeps its finished
+steps.
 """
 
 import os
@@ -29,7 +30,7 @@ from train_model.data.files import SPLITS, claim, read_lines, step
 LANGUAGES = ("en", "de")
 DOWNLOADS = Path("data_model/wmt16-raw")
 MERGES = 32_000
-MAX_TOKENS, MAX_RATIO = 80, 9.0  # of a training pair; the ratio is clean-corpus-n.perl's own
+MAX_TOKENS, MAX_RATIO = 80, 9.0  # limits of a training pair; the ratio is clean-corpus-n.perl's
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Source:
 
     @property
     def archive(self) -> str:
-        """The file's name; two of the publishers' are called alike but for their folder."""
+        """The local file name; two of the published archives differ only in their folder."""
         return f"{self.split}-{self.url.rsplit('/', 1)[1]}"
 
 
@@ -87,10 +88,10 @@ def prepare(
     Args:
         folder: receives tokenised/, train/valid/test.en/.de, bpe.codes, a joint dictionary under both
             languages' names, and bin/.
-        downloads: where the archives are, or are put.
-        sources: what to take.
+        downloads: folder of the archives; missing ones are fetched into it.
+        sources: the training text.
         merges: BPE merges, joint for both languages.
-        processes: that tokenise; None takes all processors.
+        processes: number of processes that tokenise; None: one per processor.
 
     Raises:
         UserError: an archive cannot be fetched, is damaged, or is not the corpus.
@@ -128,7 +129,7 @@ def _tokenise(archive: Path, source: Source, folder: Path, processes: int) -> No
 
 
 def _join(folder: Path, tokenised: Path, sources: tuple[Source, ...], split: str) -> None:
-    """One file a language of all that belongs to a split; training pairs are cleaned."""
+    """Write one file per language with all text of a split; training pairs are cleaned."""
     paths = [folder / f"{split}.{language}" for language in LANGUAGES]
     with (
         atomic_path(paths[0]) as first,

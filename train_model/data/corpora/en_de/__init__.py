@@ -1,12 +1,12 @@
-"""English to German, text that people wrote: manuals, interfaces and descriptions from Debian packages.
+"""English to German from Debian packages: manuals, user interfaces and package descriptions.
 
     make corpus CORPUS=en-de                 # full: 92 packages, 542 MB of downloads
     make corpus CORPUS=en-de SIZE=core       # 46 packages
 
-Packages are fetched into data_model/en-de-packages with apt-get, or lie there (doc/real_text.md); nothing is
-installed. Under the corpus' folder: train, valid and test in .en, .de and .tsv (kind and document of every
-line), manifest.tsv (version, SHA-256 and licences of every package), statistics.json, the SentencePiece
-model and what fairseq reads. The same packages give the same bytes.
+apt-get fetches the packages into data_model/en-de-packages, unless they are there (doc/real_text.md). Nothing
+is installed. Writes into the corpus' folder: train, valid and test in .en, .de and .tsv (kind and document of
+every line), manifest.tsv (version, SHA-256 and licences of every package), statistics.json, the SentencePiece
+model and fairseq's binary data. The same packages give the same bytes.
 """
 
 import functools
@@ -31,7 +31,7 @@ from train_model.progress import track
 LANGUAGES = ("en", "de")
 PACKAGES = Path("data_model/en-de-packages")
 VARIANTS, DROPOUT, SEED = 4, 0.1, 1
-"""Of the sampled corpus: segmentations of a training pair, and the share of merges that all but one lack."""
+"""In the sampled corpus: segmentations per training pair, and the share of merges left out in all but one."""
 
 
 def prepare(
@@ -41,9 +41,9 @@ def prepare(
 
     Args:
         folder: receives text, manifest, statistics, SentencePiece model, dictionaries and bin/.
-        source: where the packages and package lists are, or are put.
-        core: only the bundles with the most text per megabyte, and those held out.
-        symbols: of the dictionary.
+        source: folder of the packages and package lists; missing ones are fetched into it.
+        core: use only the bundles with the most text per megabyte, and those held out.
+        symbols: size of the dictionary.
 
     Raises:
         UserError: packages are missing and cannot be fetched, or are damaged.
@@ -60,12 +60,12 @@ def prepare(
 
 
 def _write_dictionary(paths: list[Path], symbols: list[str], units: Units) -> None:
-    """All pieces, also those that only a sampled segmentation has, the most frequent first."""
+    """Write all pieces, the most frequent first, also those that only sampled segmentations use."""
     frequencies = Counter(dict.fromkeys(symbols, 0))
     for language in LANGUAGES:
         for line in track(units("train", language), f"dictionary {language}", unit="lines"):
             frequencies.update(line)
-    # a character that the model does not know is no symbol
+    # a character outside the model does not become a symbol
     dictionary = Dictionary.from_frequencies({symbol: frequencies[symbol] for symbol in symbols})
     for path in paths:
         dictionary.save(path)
@@ -75,7 +75,7 @@ prepare_core = functools.partial(prepare, core=True)
 
 
 def prepare_sampled(folder: Path, source: Path = PACKAGES, symbols: int = SYMBOLS) -> Path:
-    """The corpus with several segmentations of each training pair, for BPE dropout.
+    """Prepare the corpus with several segmentations of each training pair, for BPE dropout.
 
     The first is the usual one; the others leave out merges at random (Provilkov et al. 2020, arXiv
     1910.13267). Valid, test, dictionary and SentencePiece model are those of the plain corpus.
@@ -128,7 +128,7 @@ def _digest(text: str) -> str:
 
 
 def _write_splits(folder: Path, jobs: list[tuple[str, list[Path], Path, Path]]) -> None:
-    """Read the bundles on all processors, then split their pairs and write them."""
+    """Read the bundles in parallel, then split their pairs and write the splits."""
     with multiprocessing.Pool(len(os.sched_getaffinity(0))) as pool:
         done = track(pool.imap_unordered(_read_bundle, jobs), "read", len(jobs), "bundles")
         paths = sorted(done)
@@ -155,7 +155,7 @@ def _write_splits(folder: Path, jobs: list[tuple[str, list[Path], Path, Path]]) 
 
 
 def _read_bundle(job: tuple[str, list[Path], Path, Path]) -> Path:
-    """Write the clean pairs of a bundle to a file, unless they are there; returns the file."""
+    """Write the clean pairs of a bundle to a file, unless it exists; returns the file."""
     name, paths, source, folder = job
     path = folder / "bundles" / f"{name}.json"
     if not path.is_file():

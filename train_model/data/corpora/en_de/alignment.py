@@ -4,7 +4,7 @@ import math
 import re
 from typing import NamedTuple
 
-# What stays the same in a translation: numbers, paths, names in capitals.
+# Text that stays the same in a translation: numbers, paths, names in capitals.
 _MARKS = re.compile(r"[A-Za-z0-9_./-]*[0-9_/][A-Za-z0-9_./-]*|\b[A-Z][A-Za-z]*[A-Z]\w*")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.g|i\.e|etc|vs|cf|approx|resp|Mr|Mrs|Dr|St|No|Fig|incl|z\.\s?B|d\.\s?h|u\.\s?a|o\.\s?ä|u\.\s?U|"
@@ -15,7 +15,7 @@ _SENTENCE_END = re.compile(r"[.!?][\"'”“»)\]]*\s+(?=[\"'„“«(\[]?[A-ZÄ
 GAP, LEAST_SCORE, BAND = -0.25, 0.1, 60
 
 Block = tuple[str, str]
-"""A kind, such as an element's name, and a text."""
+"""A block: its kind, such as an element's name, and its text."""
 
 
 class _Features(NamedTuple):
@@ -55,7 +55,7 @@ def align_blocks(english: list[Block], german: list[Block]) -> list[tuple[str, s
 
 
 def _moves(left: list[_Features], right: list[_Features]) -> list[dict[int, str]]:
-    """The best last move to each cell near the diagonal: "pair", "left" or "right" is left out."""
+    """Return the best last move to each cell near the diagonal: "pair", or the skipped side."""
     rows, columns = len(left), len(right)
     width = BAND + abs(rows - columns)
     scores = {column: GAP * column for column in range(min(columns, width) + 1)}
@@ -95,7 +95,7 @@ def _trace_back(
 
 
 def sentences(text: str) -> list[str]:
-    """Split a paragraph behind full stops that do not end an abbreviation."""
+    """Split a paragraph after full stops that do not end an abbreviation."""
     found, start = [], 0
     for match in _SENTENCE_END.finditer(text):
         head = text[start : match.start() + 1]
@@ -108,7 +108,7 @@ def sentences(text: str) -> list[str]:
 
 
 def pair_sentences(english: str, german: str) -> list[tuple[str, str]]:
-    """The sentences in pairs if both sides have as many of similar length, otherwise the whole."""
+    """Pair the sentences if both sides have equally many, of similar lengths; else pair the paragraphs."""
     left, right = sentences(english), sentences(german)
     if len(left) == len(right) > 1:
         pairs = list(zip(left, right, strict=True))

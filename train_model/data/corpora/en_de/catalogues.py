@@ -15,7 +15,7 @@ _CONTEXT = "\x04"
 
 
 def read_mo(data: bytes) -> Iterator[tuple[str, str]]:
-    """Yield the messages and translations of a .mo file; a plural is a pair of its own.
+    """Yield the messages and translations of a .mo file; a plural form is a separate pair.
 
     A catalogue that is not in UTF-8 yields nothing.
     """
@@ -40,7 +40,7 @@ def _string(data: bytes, order: str, at: int) -> str:
 
 
 def gettext(files: Files) -> Iterator[Text]:
-    """The pairs of all catalogues; names of countries and cities are left out."""
+    """Yield the pairs of all catalogues, without names of countries and cities."""
     for path, data in files.items():
         if path.endswith(".mo"):
             domain = path.rsplit("/", 1)[1].removesuffix(".mo")
@@ -60,7 +60,7 @@ def gettext(files: Files) -> Iterator[Text]:
 
 
 def json_catalogues(files: Files) -> Iterator[Text]:
-    """The strings of de.json and en.json in the same folder, by their keys."""
+    """Yield the strings of de.json and en.json in the same folder, paired by key."""
     for path, data in sorted(files.items()):
         other = path.removesuffix("/de.json") + "/en.json"
         if path.endswith("/de.json") and other in files:

@@ -1,4 +1,4 @@
-"""From raw pairs to clean ones: markup, keyboard marks and quotes, then checks of length and language."""
+"""Cleans raw pairs: removes markup and keyboard marks, unifies quotes, checks length and language."""
 
 import html
 import re
@@ -30,7 +30,7 @@ CHARACTERS = {
     "\u2014": "\u2013",
     "\u2192": "->",
 }
-"""Characters that are written in one way only. The SentencePiece model replaces them in every input too."""
+"""Characters and their single replacement. The SentencePiece model applies it to every input too."""
 
 _TRANSLATION = str.maketrans(CHARACTERS)
 _ENGLISH = words(
@@ -54,26 +54,26 @@ _UMLAUT = re.compile(r"[äöüß]")
 
 
 class Dropped(Exception):
-    """A pair that is not used; the message is the reason in one word."""
+    """Raised for a pair that is not used; the message is the reason in one word."""
 
 
 def normalise(text: str) -> str:
-    """Composed characters, one kind of quotes and dashes, single spaces."""
+    """Return the text with composed characters, one kind of quotes and dashes, and single spaces."""
     text = unicodedata.normalize("NFC", text).translate(_TRANSLATION)
     text = re.sub(r"''(?=\w)|(?<=\w)''", '"', text)
     return re.sub(r"\s+", " ", text).strip()
 
 
 def key(text: str) -> str:
-    """What counts as the same text when repetitions and leaks are looked for: words, any number as 0."""
+    """Return the key for finding repetitions and leaks: the words, every number as 0."""
     return re.sub(r"[\W_]+", " ", re.sub(r"\d+", "0", text.lower())).strip()
 
 
 def clean(english: str, german: str, interface: bool) -> Pair:
-    """A pair without markup.
+    """Return the pair without markup.
 
     Args:
-        interface: whether the text may have markup and keyboard marks, as strings of programs have.
+        interface: whether the text is from a user interface and may have markup and keyboard marks.
 
     Raises:
         Dropped: the pair is damaged, not a translation, or not made of sentences.

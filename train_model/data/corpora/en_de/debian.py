@@ -1,8 +1,8 @@
 """Fetches Debian packages without installing them, and reads their files.
 
-Packages and lists lie in one folder: ``*.deb`` and ``lists/*i18n_Translation-{en,de}``. On Debian apt-get
-fills it, with package lists of its own, so that nothing of the system is touched. Elsewhere the folder can
-be filled by hand or in a container (doc/real_text.md).
+Packages and lists are in one folder: ``*.deb`` and ``lists/*i18n_Translation-{en,de}``. On Debian, apt-get
+fills it, with separate package lists, so that the system's do not change. On other systems, fill the folder
+by hand or in a container (doc/real_text.md).
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from train_model.cli import UserError
 from train_model.progress import track
 
 BATCH = 6
-"""Packages that one call of apt-get fetches; a stopped download loses at most these."""
+"""Packages per call of apt-get; a stopped download loses at most these."""
 _SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 _AR_MAGIC = b"!<arch>\n"
 
@@ -41,11 +41,11 @@ def fetch(folder: Path, wanted: list[tuple[str, ...]], lists: bool = True) -> No
 
     Args:
         folder: receives the files.
-        wanted: for each package its possible names.
-        lists: whether the package descriptions are wanted too.
+        wanted: the possible names of each package.
+        lists: whether to fetch the package descriptions too.
 
     Raises:
-        UserError: something is missing and apt-get is not here, or apt-get fails.
+        UserError: a file is missing and apt-get is not installed, or apt-get fails.
     """
     missing = [names for names in wanted if not _find(folder, names)]
     if not missing and (not lists or not missing_lists(folder)):
@@ -76,10 +76,10 @@ def fetch(folder: Path, wanted: list[tuple[str, ...]], lists: bool = True) -> No
 
 
 def _apt(folder: Path, program: str, arguments: list[str], place: Path | None = None) -> str:
-    """Run apt with lists and archives of its own.
+    """Run apt with separate package lists and archives.
 
     Raises:
-        UserError: it fails; the last line of what it says is in the message.
+        UserError: apt fails; the message has the last line of its output.
     """
     folder = folder.resolve()
     options = {
@@ -104,7 +104,7 @@ def _apt(folder: Path, program: str, arguments: list[str], place: Path | None = 
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """The newest file of a package."""
+    """Return the newest file of a package."""
     for name in names:
         if found := sorted(folder.glob(f"{name}_*.deb")):
             return found[-1]
@@ -112,7 +112,7 @@ def _find(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def packages(folder: Path, wanted: list[tuple[str, ...]]) -> list[Package]:
-    """The package files, in the order of their names.
+    """Return the package files, in the order of their names.
 
     Raises:
         UserError: one is missing.
@@ -131,12 +131,12 @@ def packages(folder: Path, wanted: list[tuple[str, ...]]) -> list[Package]:
 
 
 def missing_lists(folder: Path) -> bool:
-    """Whether a list of package descriptions is missing."""
+    """Return whether a list of package descriptions is missing."""
     return any(_list(folder, language) is None for language in ("en", "de"))
 
 
 def read_list(folder: Path, language: str) -> str:
-    """The list of package descriptions in a language.
+    """Return the list of package descriptions in a language.
 
     Raises:
         UserError: it is missing.
@@ -148,7 +148,7 @@ def read_list(folder: Path, language: str) -> str:
 
 
 def _list(folder: Path, language: str) -> Path | None:
-    """The list of the release itself, not of its updates."""
+    """Return the list of the release itself, not of its updates."""
     found = sorted((folder / "lists").glob(f"*_main_i18n_Translation-{language}"))
     return next((p for p in found if not re.search("security|updates|backports", p.name)), None)
 
@@ -169,7 +169,7 @@ def members(package: Path, wanted: re.Pattern) -> Iterator[tuple[str, bytes]]:
 
 
 def _data(package: Path) -> io.BytesIO:
-    """The part of a package that has its files: an ar archive's member data.tar.*"""
+    """Return the ar archive's member data.tar.*, which has the package's files"""
     with package.open("rb") as file:
         if file.read(len(_AR_MAGIC)) != _AR_MAGIC:
             raise ValueError("not an ar archive")
@@ -185,7 +185,7 @@ def _data(package: Path) -> io.BytesIO:
 
 
 def licences(package: Path) -> list[str]:
-    """The licences that the package's copyright file names; empty where it is not machine-readable."""
+    """Return the licences in the package's copyright file; none if it is not machine-readable."""
     pattern = re.compile(r"/share/doc/[^/]+/copyright$")
     text = "\n".join(data.decode("utf-8", "replace") for _, data in members(package, pattern))
     if "Format:" not in text:

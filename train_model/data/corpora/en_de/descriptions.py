@@ -11,7 +11,7 @@ _PREFIX = re.compile(r"^(lib|python3?-|ruby-|golang-|node-|r-cran-|haskell-|php-
 
 
 def package_descriptions(english: str, german: str) -> Iterator[Text]:
-    """The paragraphs of descriptions that both lists have, by the checksum of the English one."""
+    """Yield the paragraphs of descriptions in both lists, paired by the checksum of the English one."""
     known = _stanzas(english, "en")
     for checksum, (package, description) in _stanzas(german, "de").items():
         if checksum in known:
@@ -37,7 +37,7 @@ def _blocks(description: str) -> list[Block]:
     """The title, paragraphs, items of lists and verbatim lines of a description."""
     title, *lines = description.split("\n")
     blocks = [("s", title.strip())]
-    kind = ""  # of the block that the next line goes on
+    kind = ""  # kind of the block that the next line continues
     for line in lines:
         line = line.removeprefix(" ")
         item = re.match(r"\s*[-*+o•]\s+", line)

@@ -13,7 +13,7 @@ Files = Mapping[str, bytes]
 """The files of a bundle's packages by path."""
 
 DROP = "\x00"
-"""Stands in a text for what cannot be read; cleaning drops the pair."""
+"""Replaces unreadable parts of a text; cleaning drops the pair."""
 
 
 class Text(NamedTuple):
@@ -26,7 +26,7 @@ class Text(NamedTuple):
 
 
 class Element(NamedTuple):
-    """The text of an element, without those inside it that are blocks of their own."""
+    """The text of an element, without nested elements that are separate blocks."""
 
     tag: str
     id: str | None
@@ -46,7 +46,7 @@ _SKIPPED = words(
     revision revhistory date releaseinfo pubdate copyright keywordset license mal:credit textobject
     guimenu_ media svg math equation informalequation author editor email button"""
 )
-# Entities of KDE's manuals that stand for keys, credits or licences.
+# Entities of KDE's manuals for keys, credits or licences.
 _KDE_DROPPED = re.compile(
     r"^(LMB|RMB|MMB|Ctrl|Alt|Shift|Enter|Esc|Tab|Del|Ins|Home|End|Space|Backspace|F\d+|ROLES|CREDIT|underGPL|"
     r"underFDL|install\.\w+|documentation\.index|reporting\.bugs|updating\.documentation)"
@@ -119,7 +119,7 @@ class _Parser(HTMLParser):
             self.handle_data(text)
         elif _KDE_DROPPED.match(name):
             self.handle_data(DROP)
-        else:  # &kate; is Kate
+        else:  # e.g. &kate; means Kate
             self.handle_data({"kde": "KDE"}.get(name, name[:1].upper() + name[1:]))
 
 
@@ -145,7 +145,7 @@ _FORMATS = (".html", ".page", ".xml", ".docbook")
 
 
 def english_path(path: str) -> str | None:
-    """Where the English edition of a German document lies; None for other files."""
+    """Return the path of a German document's English edition, or None for other files."""
     for german, english in _FOLDERS:
         if german in path:
             return path.replace(german, english)
@@ -169,7 +169,7 @@ def _kind(path: str) -> str:
 
 
 def manuals(files: Files) -> Iterator[Text]:
-    """The paragraphs of manuals: by the elements' ids in LibreOffice's, by their order in others."""
+    """Yield the paragraphs of manuals, paired by the elements' ids (LibreOffice) or by order (others)."""
     for path, data in sorted(files.items()):
         other = english_path(path)
         if other not in files or other == path or not path.endswith(_FORMATS):
@@ -204,7 +204,7 @@ def lyx_blocks(data: bytes) -> list[Block]:
         unread = re.search(r"inset|begin_layout|^status |LatexCommand", content, re.M)
         content = re.sub(r"\\SpecialChar +(\w+)", _lyx_name, content)
         content = re.sub(r"^\\[a-z_]+.*$", "", content, flags=re.M)
-        # LyX breaks lines inside sentences; a line that starts with a space goes on behind a word
+        # LyX breaks lines inside sentences; a line that starts with a space follows a whole word
         content = re.sub(r"\s+", " ", content.replace("\n", "")).strip()
         if content or unread:
             blocks.append((layout, DROP if unread else content))
@@ -217,7 +217,7 @@ def _lyx_name(match: re.Match) -> str:
 
 
 def lyx_manuals(files: Files) -> Iterator[Text]:
-    """The paragraphs of LyX' own manuals."""
+    """Yield the paragraphs of LyX' own manuals."""
     for path, data in sorted(files.items()):
         other = path.replace("/de/", "/")
         if "/lyx/doc/de/" in path and other in files:

@@ -30,11 +30,11 @@ _BREAKS = ("PP", "P", "LP", "HP", "RS", "RE", "sp", "Sp", "br", "TQ")
 # Macros whose contents are not text, with the macros that end them.
 _VERBATIM = {"Vb": "Ve", "nf": "fi|EE", "EX": "fi|EE", "TS": "TE", "EQ": "EN"}
 _DEFINITIONS = ("de", "ig")
-_JOIN = "\x01"  # what follows belongs to the same word
+_JOIN = "\x01"  # the following text belongs to the same word
 
 
 def groff_text(line: str) -> str:
-    """The characters that groff would print for a line without macros."""
+    """Return the characters that groff prints for a line without macros."""
     line = re.sub(r'\\".*$', "", line)
     found, at = [], 0
     while at < len(line):
@@ -48,7 +48,7 @@ def groff_text(line: str) -> str:
 
 
 def _escape(line: str, at: int) -> tuple[str, int]:
-    """What the escape at a backslash prints, and where it ends."""
+    """Return the text that the escape at a backslash prints, and the position after it."""
     name = line[at + 1]
     if name in "f*nFm":
         match = re.match(r"\\[f*nFm](\[[^\]]*\]|\(..|.)", line[at:])
@@ -79,7 +79,7 @@ class _Page:
     def __init__(self) -> None:
         self.blocks: list[Block] = []
         self._lines: list[str] = []
-        self._until: str | None = None  # the macros that end what is skipped
+        self._until: str | None = None  # the macros that end the skipped part
         self._tag_next = False
 
     def flush(self, kind: str = "p") -> None:
@@ -142,7 +142,7 @@ class _Page:
 
 
 def man_blocks(data: bytes) -> list[Block]:
-    """The blocks of a compressed page; none of a page in BSD's macros or one that includes another."""
+    """Return the blocks of a compressed page; none if it uses BSD's macros or includes another page."""
     text = gzip.decompress(data).decode("utf-8", "replace").replace("\\\n", "")
     if re.search(r"^\.Dd|^\.Sh", text, re.M) or text.startswith(".so"):
         return []
@@ -154,7 +154,7 @@ def man_blocks(data: bytes) -> list[Block]:
 
 
 def manual_pages(files: Files) -> Iterator[Text]:
-    """The paragraphs of German pages with the English page of the same name."""
+    """Yield the paragraphs of German pages and of the English pages of the same names."""
     english = {
         match[1]: data
         for path, data in files.items()

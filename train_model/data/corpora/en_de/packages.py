@@ -1,13 +1,13 @@
-"""The Debian packages that the corpus is made of, and what is held out of training.
+"""The corpus' Debian packages, and the bundles and shares held out of training.
 
-A bundle is a set of packages whose files are read together, since the English and the German edition of a
-text may be two packages. Files are recognised by their paths (``readers.py``). "a|b" is one package under
-the names that it has in different releases of Debian.
+The packages of a bundle are read together, since the English and the German edition of a text may be in two
+packages. Files are recognised by their paths (``readers.py``). "a|b" is one package with different names in
+different releases of Debian.
 """
 
 
 def words(text: str) -> set[str]:
-    """A set of words that are separated by spaces."""
+    """Split a text of words, separated by spaces, into a set."""
     return set(text.split())
 
 
@@ -40,7 +40,7 @@ BUNDLES = {
         | {f"wesnoth-{c}": f"wesnoth-1.16-{c}|wesnoth-1.18-{c}" for c in _CAMPAIGNS.split()}
     ).items()
 }
-"""Names of the packages of every bundle: for each package its names, the first that is found counts."""
+"""The packages of every bundle; of a package's alternative names, the first one found is used."""
 
 DESCRIPTIONS = "ddtp"
 """The bundle of Debian's package descriptions, which come with the package lists."""
@@ -58,10 +58,10 @@ HELD_OUT = {
     ),
     "valid": words("""maint-guide pidgin-data konsole subversion wesnoth-sotbe gedit-common"""),
 }
-"""Whole bundles that are never trained on. gimp-help is in no split: it serves for checks from outside."""
+"""Whole bundles that are never trained on. gimp-help is in none of the splits; other checks use it."""
 
 HELD_OUT_DOCUMENTS = {"lohelp": 25, "man": 30, "ddtp": 25, "gnomehelp": 40}
-"""For kinds of text from large collections: how many of 1000 documents go to test, and to valid."""
+"""For kinds of text from large collections: documents per 1000 that go to test, and to valid."""
 
 HELD_OUT_COLLECTIONS = {"libreoffice-help", "manpages", DESCRIPTIONS, "gnome-user-docs"}
 
@@ -75,13 +75,13 @@ QUOTA = {
     "ui": 500,
     "story": 300,
 }
-"""Pairs of each kind of text in test and in valid, at most."""
+"""The most pairs of each kind of text in test and in valid."""
 
 MIN_WORDS = 4
-"""Words of a held-out sentence on either side, at least."""
+"""The fewest words of a held-out sentence on either side."""
 
 
 def bundles(core: bool) -> dict[str, list[tuple[str, ...]]]:
-    """The bundles of the corpus, or of its core; what is held out is in both."""
+    """Return the bundles of the corpus, or of its core; both include the held-out bundles."""
     wanted = CORE.union(*HELD_OUT.values()) if core else BUNDLES.keys()
     return {name: packages for name, packages in BUNDLES.items() if name in wanted}

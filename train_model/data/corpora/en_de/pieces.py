@@ -13,11 +13,11 @@ from train_model.data.subwords import require
 
 MODEL, RULES = "sentencepiece.model", "characters.tsv"
 SYMBOLS = 8000
-"""Of the dictionary, its four special ones included."""
+"""Size of the dictionary, with its four special symbols."""
 
 
 class Pieces:
-    """Splits text by a SentencePiece model, also with merges left out at random."""
+    """Splits text with a SentencePiece model, with all merges or with some left out at random."""
 
     def __init__(self, path: Path) -> None:
         self._package = require("sentencepiece")
@@ -38,13 +38,13 @@ class Pieces:
         return self._processor.EncodeAsPieces(text)
 
     def sample(self, text: str, dropout: float) -> list[str]:
-        """The pieces when each merge is left out with the probability ``dropout``."""
+        """Return the pieces, with each merge left out with probability ``dropout``."""
         return self._processor.encode(
             text, out_type=str, enable_sampling=True, alpha=dropout, nbest_size=-1
         )
 
     def seed(self, seed: int) -> None:
-        """Start the random numbers of :meth:`sample`; the generator is the process' own."""
+        """Seed :meth:`sample`'s random numbers, whose generator is shared by the whole process."""
         self._package.set_random_generator_seed(seed)
 
 
@@ -57,7 +57,7 @@ def learn(folder: Path, languages: Sequence[str], symbols: int = SYMBOLS) -> Non
     """Learn the model from the training text of all languages and write it into ``folder``.
 
     Raises:
-        UserError: there is too little text for as many symbols.
+        UserError: there is too little text for this number of symbols.
     """
     package = require("sentencepiece")
     folder = folder.resolve()
@@ -65,12 +65,12 @@ def learn(folder: Path, languages: Sequence[str], symbols: int = SYMBOLS) -> Non
         lines = (f"{_code(a)}\t{' '.join(map(_code, b))}\n" for a, b in sorted(CHARACTERS.items()))
         temporary.write_text("".join(lines), encoding="utf-8")
     text = (line for name in languages for line in read_lines(folder / f"train.{name}"))
-    # SentencePiece's own three specials stand for fairseq's four
+    # SentencePiece's three special pieces correspond to fairseq's four
     size = symbols - len(SPECIALS) + 3
     with (
         atomic_path(folder / MODEL) as temporary,
         temporary.open("wb") as file,
-        contextlib.chdir(folder),  # the model records the path of the rules
+        contextlib.chdir(folder),  # the model records the path of the normalisation rules
     ):
         try:
             package.SentencePieceTrainer.train(

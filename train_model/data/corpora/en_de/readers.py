@@ -1,4 +1,4 @@
-"""All pairs of a bundle: its files are recognised by their paths, read, cut into sentences and cleaned."""
+"""Reads all pairs of a bundle: recognises files by path, reads them, splits sentences and cleans them."""
 
 import re
 from collections import Counter
@@ -29,26 +29,26 @@ _OPTIONS = re.compile(r"\n\s*-+\w")
 
 
 def read_packages(paths: list[Path]) -> Iterator[Text]:
-    """The raw pairs of packages that are read together."""
+    """Yield the raw pairs of a bundle's packages."""
     files = {path: data for package in paths for path, data in members(package, WANTED)}
     for reader in READERS:
         yield from reader(files)
 
 
 def read_descriptions(folder: Path) -> Iterator[Text]:
-    """The raw pairs of the package descriptions."""
+    """Yield the raw pairs of the package descriptions."""
     return package_descriptions(read_list(folder, "en"), read_list(folder, "de"))
 
 
 def clean_pairs(
     bundle: str, texts: Iterator[Text], counts: Counter
 ) -> list[tuple[str, str, str, str]]:
-    """Kind, document, English and German of all different clean pairs.
+    """Return kind, document, English and German of all distinct clean pairs.
 
     Args:
-        bundle: begins the documents' names.
+        bundle: prefix of the documents' names.
         texts: the raw pairs.
-        counts: of pairs by what became of them; "read" counts them all.
+        counts: updated: the number of pairs by outcome; "read" counts all pairs.
     """
     found = {}
     for text in texts:
@@ -66,7 +66,7 @@ def clean_pairs(
 
 
 def _sentences(kind: str, english: str, german: str) -> Iterator[tuple[str, str]]:
-    """The sentences of a raw pair, paragraph by paragraph; nothing of a list of options."""
+    """Yield the sentences of a raw pair, paragraph by paragraph; skips lists of options."""
     if kind == "ui" and _OPTIONS.search(english):
         return
     left, right = (

@@ -9,10 +9,10 @@ from train_model.data.corpora.en_de import packages
 from train_model.data.corpora.en_de.cleaning import key
 
 _PREFERENCE = ["lohelp", "gnomehelp", "book", "kdedoc", "man", "ddtp", "story", "ui"]
-"""Where a text is found in several kinds, the first of these counts."""
+"""Priority of the kinds of text: a text of several kinds is counted under the first."""
 
 NGRAM, NEAR = 4, 0.5
-"""A near copy shares at least this part of its word n-grams with a held-out text."""
+"""The share of a text's word n-grams, in common with a held-out text, that makes it a near copy."""
 
 
 class Row(NamedTuple):
@@ -32,14 +32,14 @@ class Row(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The three splits, and how many training pairs were taken out and why."""
+    """The three splits, and the number of training pairs removed for each reason."""
 
     rows: dict[str, list[Row]]
     dropped: Counter
 
 
 def split(rows: Iterable[Row]) -> Split:
-    """The same rows give the same splits in the same order."""
+    """Split the rows. The same rows give the same splits in the same order."""
     order = {kind: index for index, kind in enumerate(_PREFERENCE)}
     rows = sorted(rows, key=lambda r: (order[r.kind], r.bundle, r.document, r.english, r.german))
     votes = Counter((row.english_key, row.german_key) for row in rows)
@@ -93,7 +93,7 @@ def _side(row: Row) -> str:
 
 
 def _unique(rows: list[Row], votes: Counter) -> list[Row]:
-    """One German text for each English text, the most frequent one, and one English for each German."""
+    """Keep the most frequent German text for each English text, then one English text for each German."""
     best: dict[str, Row] = {}
     for row in rows:
         known = best.setdefault(row.english_key, row)

@@ -21,7 +21,7 @@ from trt_code.runners import PRECISIONS
 MAX_BEAM = 1024
 """Hypotheses of a sentence; a decoder keeps its state for each."""
 MAX_SIZE = 1 << 16
-"""Of a batch and of a length."""
+"""The largest batch, and the longest source, that an option accepts."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

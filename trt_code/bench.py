@@ -1,4 +1,4 @@
-"""The table: latency and agreement of every runner that this machine can run (``make bench``).
+"""Measures latency and agreement of every runner that this machine can run (``make bench``).
 
 Every row is first compared with PyTorch FP32 on the same batch and is timed only if it agrees. The
 input is real text where the model has any: for each shape, the test sentences of that many tokens, or
@@ -31,9 +31,9 @@ from trt_code.text import batching
 
 DEFAULT_SHAPES = "1x8,1x32,16x8,16x32"
 LEAST_REPEATS = 3
-# What a row holds beside its name, shape and check. Times in milliseconds, each with its 95th
-# percentile; make_ms is the making of the runner and first_ms its very first pass on a shape, with all that
-# is set up in it: their sum is the time to a first result.
+# The results in a row, besides its name, shape and check. Times are in milliseconds, each with its 95th
+# percentile. make_ms is the time to make the runner. first_ms is its first pass on a shape, with all the
+# setup that this needs. Their sum is the time to a first result.
 RESULTS = ("lt", "lt_p95", "ht", "ht_p95", "make_ms", "first_ms", "tp", "sentences_per_s")
 RESULTS += ("acc", "a0", "r0", "path", "peak_memory_bytes")
 
@@ -74,8 +74,8 @@ class Bench:
         files: the model.
         shapes: (batch, source length) pairs.
         device: "cpu" or "cuda".
-        repeats: timed passes a row, at most.
-        seconds: rows whose passes take longer together get fewer, but 3 at least.
+        repeats: the largest number of timed passes per row.
+        seconds: a row with slow passes gets fewer of them to stay within this time, but at least 3.
         options: passed on to ``runners.create``.
     """
 
@@ -121,7 +121,7 @@ class Bench:
             row["make_ms"] = runner.make_ms
             try:
                 self._measure(runner, index, row)
-            except Exception as error:  # one that breaks is a finding, not the end of the run
+            except Exception as error:  # a runner that fails is a result; the run goes on
                 row["check"] = "Bad"
                 row["reason"] = " ".join(f"{type(error).__name__}: {error}".split())
             yield row
@@ -181,7 +181,7 @@ def _median_and_p95(milliseconds: list[float]) -> tuple[float, float]:
 def make_inputs(
     files: ModelFolder, shapes: list[tuple[int, int]], config: Any
 ) -> tuple[list[np.ndarray], list[str]]:
-    """One [B, S] int64 array a shape, and one line each that says what is in it.
+    """Return one [B, S] int64 array per shape, and one line on the content of each.
 
     Raises:
         UserError: a shape is longer than the model's positions or shorter than every sentence.
@@ -200,7 +200,7 @@ def make_inputs(
 
 
 def bench(run: Bench, runners: list[str], precisions: list[str]) -> tuple[list, list]:
-    """Measure and print every block; gives the rows, and a name and reason for each not run."""
+    """Measure and print every block; return the rows, and a name and a reason for each runner left out."""
     rows, not_run = [], []
     for name, precision in itertools.product(runners, precisions):
         title = f"{name} {precision}"

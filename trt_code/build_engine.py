@@ -57,7 +57,7 @@ RTX_READS_PLUGINS = (1, 7)  # from ONNX files; 1.5 and 1.6 refuse every operator
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How TensorRT is to build: what the flags of the same names say (``--help``)."""
+    """Options of a build, named like the flags of the command line (``--help``)."""
 
     tf32: bool = True
     workspace: int | None = None  # MiB
@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Build one plan as the flags say."""
+    """Build one plan with the options of the command line."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
     if args.if_any and not choose_family().is_installed:
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for library in libraries:
         load_plugins(trt, library)
 
-    # Hashed before the build takes its minutes: what changes meanwhile is not in the plan.
+    # Hash the files first: a change during the build, which takes minutes, is not in the plan.
     built_from = describe_graph(graph, args.output)
     plugins = tuple(describe_plugins(library, args.output) for library in libraries)
     start = time.monotonic()
@@ -216,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _options(trt: ModuleType, args: argparse.Namespace, graph: GraphFiles) -> BuildOptions:
-    """Return the options of the flags; what this TensorRT lacks is refused, or ignored with a word.
+    """Return the build options; refuse, or ignore with a message, those that this TensorRT lacks.
 
     Raises:
         UserError: a flag asks for what this TensorRT cannot do.
@@ -269,14 +269,14 @@ def build_plan(
     """Parse ``graph`` and return the serialised engine.
 
     Args:
-        ranges: of the axes that the profiles do not have.
+        ranges: sizes of the axes that are not in the profiles.
 
     Raises:
         UserError: TensorRT cannot read the graph, refuses a profile, or finds no implementation.
     """
     logger = process_logger(trt)
     builder = trt.Builder(logger)
-    # Required on 10.x, the only kind on 11.x; the flag's number differs between them.
+    # TensorRT 10 needs this flag; 11 has only such networks. The flag's number differs between them.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = _parse(trt, network, graph)
     config = builder.create_builder_config()
@@ -286,7 +286,7 @@ def build_plan(
     if options.timing_cache:
         _attach_timing_cache(trt, config, options.timing_cache)
     plan = builder.build_serialized_network(network, config)
-    del parser  # the network's weights are in its memory until here
+    del parser  # its memory holds the network's weights until here
     if plan is None:
         raise UserError(f"TensorRT could not build {graph.path}: {logger.first_error()}")
     if options.timing_cache:
@@ -296,7 +296,7 @@ def build_plan(
 
 @contextmanager
 def _ctrl_c_ends_at_once() -> Iterator[None]:
-    """Python's own handler would wait until TensorRT returns; no file is open meanwhile."""
+    """End the process at Ctrl-C: Python's handler would wait for TensorRT. No file is open then."""
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
@@ -305,7 +305,7 @@ def _ctrl_c_ends_at_once() -> Iterator[None]:
 
 
 def _refuse_functions(graph: GraphFiles) -> None:
-    """The parser expands a model-local function before it looks for a plugin of that name."""
+    """Refuse model-local functions: the parser expands them before it looks for plugins of the same name."""
     if graph.functions:
         raise UserError(
             f"{graph.path} still carries the reference functions {', '.join(graph.functions)}, "
@@ -314,7 +314,7 @@ def _refuse_functions(graph: GraphFiles) -> None:
 
 
 def _plugin_libraries(trt: ModuleType, graph: GraphFiles, given: list[Path] | None) -> list[Path]:
-    """The libraries to load; none for a graph of standard operators alone, whose plan then needs none."""
+    """Return the plugin libraries to load; none for a graph that has only standard operators."""
     if given or graph.metadata.get("plugins") == "none":
         return given or []
     default = default_library(trt)
@@ -347,7 +347,7 @@ def _parse(trt: ModuleType, network: Any, graph: GraphFiles) -> Any:
 
 
 def _configure(trt: ModuleType, config: Any, options: BuildOptions) -> None:
-    # TF32 is set by default in TensorRT: leaving it alone for --fp32 would not give FP32.
+    # TensorRT sets TF32 by default, so --fp32 must clear it.
     set_tf32 = config.set_flag if options.tf32 else config.clear_flag
     set_tf32(trt.BuilderFlag.TF32)
     if options.workspace:
@@ -367,10 +367,10 @@ def _configure(trt: ModuleType, config: Any, options: BuildOptions) -> None:
 
 
 def _ranges(graph: GraphFiles, given: dict[str, Range]) -> dict[str, Range]:
-    """Sizes of the axes that the graph's inputs have beside batch, source length and rows."""
+    """Return the ranges of the inputs' axes other than batch, source length and rows."""
     free = {axis for axes in graph.axes.values() for axis in axes if isinstance(axis, str)}
     if len(graph.axes) == 1:
-        free = set()  # batch and length, whatever they are called
+        free = set()  # batch and length, under any name
     known = shapes.default_ranges(graph.target_positions) | given
     if odd := sorted(given.keys() - free):
         raise UserError(f"{graph.path} has no axis {odd[0]}; leave out --axis {odd[0]}=...")
@@ -406,7 +406,7 @@ def _add_profile(
                 for sizes in shapes.named_sizes(profile, ranges)
             ]
         else:
-            continue  # of one shape always
+            continue  # its shape is fixed
         optimization.set_shape(tensor.name, *points)
     if config.add_optimization_profile(optimization) < 0:
         raise UserError(

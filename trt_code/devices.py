@@ -1,4 +1,4 @@
-"""What this machine has to run on."""
+"""Detects the devices of this machine."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ def default_device() -> str:
     """ "cuda" if PyTorch sees a GPU, else "cpu"."""
     try:
         ctypes.CDLL("libcuda.so.1")
-    except OSError:  # no driver, so PyTorch, which takes a second to import, need not be asked
+    except OSError:  # no driver: skip the import of PyTorch, which takes a second
         return "cpu"
     import torch
 

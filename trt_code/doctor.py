@@ -1,8 +1,8 @@
-"""``make doctor``: what this machine has of what the project can use, and how to get the rest.
+"""``make doctor``: lists which of the project's dependencies are installed, and how to get the others.
 
-One line a dependency. ``--require NAME`` is what the Makefile asks before a target that needs more
-than the base: it says nothing when the thing is there, else one line and exit status 2. Needs the
-standard library only, so that it runs before anything is installed.
+Prints one line per dependency. The Makefile calls ``--require NAME`` before a target that needs more than
+the base. This prints nothing if the dependency is found, else one line, with exit status 2. The program
+needs only the standard library, so that it runs before anything is installed.
 """
 
 import argparse
@@ -32,14 +32,14 @@ HEADER_FOLDERS = (
 
 @dataclass(frozen=True)
 class Dependency:
-    """Something a target may need.
+    """A dependency of some targets.
 
     Attributes:
-        name: what ``--require`` calls it.
+        name: its name for ``--require``.
         purpose: the targets or files that need it.
-        install: the command, or one sentence, that gets it.
-        find: gives its version or place, or None where it is missing.
-        without: what works without it; empty for what nothing works without.
+        install: the command that installs it, or one sentence on how to get it.
+        find: returns its version or path, or None if it is missing.
+        without: what works without it; empty if nothing does.
     """
 
     name: str
@@ -64,7 +64,7 @@ def _program(*names: str) -> Callable[[], str | None]:
 
 
 def find_nvcc() -> str | None:
-    """The CUDA compiler: ``CUDACXX``, one on the PATH, or the one of pip's packages."""
+    """Return the CUDA compiler: ``CUDACXX``, the one on the PATH, or the one from pip's packages."""
     packages = [
         Path(sysconfig.get_paths()["purelib"]),
         *Path(".venv/lib").glob("python*/site-packages"),
@@ -104,13 +104,13 @@ def _any_tensorrt() -> str | None:
 
 
 def header_folders() -> list[Path]:
-    """Where TensorRT's headers are looked for, in order."""
+    """Return the folders to search for TensorRT's headers, in order."""
     roots = filter(None, (os.environ.get("TENSORRT_ROOT"), os.environ.get("TENSORRT_HOME")))
     return [Path(root) / "include" for root in roots] + [Path(folder) for folder in HEADER_FOLDERS]
 
 
 def find_headers() -> str | None:
-    """TensorRT's version and the folder of its headers; None where there are none."""
+    """Return TensorRT's version and the folder of its headers, or None if there are no headers."""
     for folder in header_folders():
         if (folder / HEADER).is_file():
             return f"{header_version(folder)} in {folder}"
@@ -118,7 +118,7 @@ def find_headers() -> str | None:
 
 
 def header_version(folder: Path) -> str:
-    """The release that the headers in ``folder`` are of, such as 11.1."""
+    """Return the release of the headers in ``folder``, such as 11.1."""
     text = (folder / HEADER).read_text(errors="replace")
     numbers = [
         re.search(rf"#define (?:NV_TENSORRT_{part}|TRT_{part}_ENTERPRISE) (\d+)", text)
@@ -127,7 +127,7 @@ def header_version(folder: Path) -> str:
     return ".".join(number[1] for number in numbers if number)
 
 
-# Names of the packages whose versions are shown.
+# Packages to show with their versions.
 PACKAGES = {"rtx": ["tensorrt-rtx"], "full": ["tensorrt", "tensorrt-cu13", "tensorrt-cu12"]}
 _ENV = "make env"
 _NOT_LINT = "every target but lint"
@@ -220,7 +220,7 @@ def report() -> list[str]:
 
 
 def require(names: list[str]) -> None:
-    """Do nothing where all of ``names`` are found.
+    """Check that all of ``names`` are installed.
 
     Raises:
         UserError: one is missing; the message says how to get it and what works without.

@@ -1,4 +1,4 @@
-"""How good the translations are, for every runner asked: ``make eval``.
+"""Measures the quality of translations with one or more runners: ``make eval``.
 
 Exact match, length accuracy (the translation has as many tokens as the reference), BLEU and chrF
 (sacrebleu) over a whole split. Writes ``build/eval/<model>.<split>.json``.
@@ -34,7 +34,7 @@ TABLE = Table(
 
 
 def read_split(files: ModelFolder, split: str) -> tuple[list[str], list[str]]:
-    """Sources and references of ``split``, which lies beside the model's test split.
+    """Return the sources and references of ``split``, from the folder of the model's test split.
 
     Raises:
         UserError: the model has no text, there is no such split, or its sides differ in length.
@@ -54,7 +54,7 @@ def read_split(files: ModelFolder, split: str) -> tuple[list[str], list[str]]:
 def score(
     translations: list[Translation], references: list[str], tokenizer: Tokenizer
 ) -> dict[str, Any]:
-    """Percentages and sacrebleu's scores, one decimal more than is printed, and its signature."""
+    """Return percentages and sacrebleu's scores, with one decimal more than printed, and its signature."""
     texts = [translation.text for translation in translations]
     pairs = list(zip(translations, references, strict=True))
     exact = sum(translation.text == reference for translation, reference in pairs)

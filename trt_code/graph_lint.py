@@ -1,10 +1,10 @@
-"""Checks a patched ONNX file against what TensorRT's importer and the project's plugins take.
+"""Checks that TensorRT's importer and the project's plugins accept a patched ONNX file.
 
     python -m trt_code.graph_lint build/demo/model.fp16.onnx
 
-No TensorRT is needed. If one is installed that can parse here (TensorRT RTX can without a GPU), its parser
-reads a file in which the rules find nothing. A file with findings does not build, or does not compute what
-the graph says.
+TensorRT is not needed. If it is installed and can parse on this machine (TensorRT RTX can without a GPU),
+its parser also reads each file in which the rules find nothing. A file with findings does not build, or
+its engine computes something else than the graph.
 """
 
 from pathlib import Path
@@ -20,12 +20,12 @@ from trt_code.lint.rules import INT8_RULES, RULES, Finding, Graph, check_declare
 
 
 def lint(model: onnx.ModelProto, fields: dict[str, dict[str, str]] | None = None) -> list[Finding]:
-    """All findings of a model.
+    """Return all findings of a model.
 
     Args:
         model: a patched model.
-        fields: what the plugins of a library declare, from ``declared_fields``; by default what the
-            operators' schemas say.
+        fields: the fields that the plugins of a library declare, from ``declared_fields``; by default
+        those of the operators' schemas.
     """
     graph = Graph(model)
     findings = [finding for rule in (*RULES, *INT8_RULES) for finding in rule(graph)]

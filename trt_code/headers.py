@@ -3,7 +3,7 @@
     python -m trt_code.headers                      # for plugins of the installed TensorRT
     python -m trt_code.headers --release 10.16
 
-NVIDIA's packages for Python have none. The headers are under the Apache License 2.0; they go to
+NVIDIA's Python packages do not contain them. The headers are under the Apache License 2.0; they go to
 build/TensorRT/include, where CMake and ``make doctor`` look. Each file must carry that licence, and the
 version in them must be the release that was asked for; of known releases the bytes are checked too.
 """
@@ -24,7 +24,7 @@ from trt_code.engine.tensorrt_api import RTX, choose_family, load_tensorrt, vers
 
 REPOSITORY = "https://raw.githubusercontent.com/NVIDIA/TensorRT"
 FOLDER = Path("build/TensorRT/include")
-# What the plugins include; what these include is fetched with them.
+# The headers that the plugins include; the headers they include in turn are fetched too.
 ENTRIES = ("NvInferRuntime.h", HEADER)
 LICENCE = "SPDX-License-Identifier: Apache-2.0"
 # SHA-256 of the files' own SHA-256 sums in the order of their names.
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def default_release() -> str:
-    """The release whose headers plugins for the installed TensorRT are compiled with."""
+    """Return the release of the headers for plugins of the installed TensorRT."""
     family = choose_family()
     if family is RTX or not family.is_installed:
         return NEWEST
@@ -75,10 +75,10 @@ def default_release() -> str:
 
 
 def fetch(source: str, release: str, folder: Path) -> list[str]:
-    """Fetch the headers of a release into ``folder``, all of them or none; return their names.
+    """Fetch all headers of a release into ``folder``; return their names.
 
     Raises:
-        UserError: they cannot be fetched or are not what they should be; ``folder`` stays as it was.
+        UserError: they cannot be fetched or fail a check; ``folder`` stays unchanged.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

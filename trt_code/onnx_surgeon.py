@@ -2,10 +2,11 @@
 
     python -m trt_code.onnx_surgeon --input model.onnx --output model.fp16.onnx --precision fp16
 
-The patched file has nodes that only TensorRT with the project's plugins knows (``--plugins none``: standard
-operators alone); ``onnx_export.reference.with_reference_functions`` makes it run in ONNX Runtime, where it is
-compared with PyTorch. Of an autoregressive network the encoder beside the input is patched too, and written
-beside the output. With ``--split`` the files are model.encoder.onnx and model.decoder.onnx.
+The patched file has nodes that only TensorRT with the project's plugins knows; with ``--plugins none`` it
+has only standard operators. ``onnx_export.reference.with_reference_functions`` makes it run in ONNX
+Runtime, where it is compared with PyTorch. For an autoregressive network, the encoder in the folder of the
+input is patched too, and written to the folder of the output. With ``--split`` the files are
+model.encoder.onnx and model.decoder.onnx.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from trt_code.surgeon.older import cumulative_sum, decomposed_norm, exports, vit
 from trt_code.surgeon.precision import Plan, apply_plan, make_plan
 from trt_code.surgeon.ranges import measure, measure_decoder, measure_step
 
-# FP32 and TF32 are one graph; which of them TensorRT computes is a flag of the build.
+# FP32 and TF32 share one graph; a flag of the build chooses between them.
 PRECISIONS = {
     "fp32": None,
     "tf32": None,
@@ -57,14 +58,14 @@ PASSES: list[Pass] = [
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was done: how often each pass applied, the plan of the precisions and its casts."""
+    """The changes to a model: how often each pass applied, the precision plan and its casts."""
 
     counts: dict[str, int]
     plan: Plan | None
     casts: list[str]
 
     def explain(self, model: ir.Model) -> list[str]:
-        """The plan in lines: what stays FP32 and why, and where a Cast stands."""
+        """Return the plan as lines: the nodes that stay FP32, with reasons, and the Casts."""
         if self.plan is None:
             return ["every node is FP32"]
         kept = {
@@ -91,11 +92,11 @@ def patch(
         model: an exported graph, in FP32.
         precision: one of ``PRECISIONS``.
         without: names of passes to leave out.
-        encoder: the encoder of a decoder or of its step, in FP32. Without it nothing can be given to these,
-            so only what the weights tell is known of their ranges.
+        encoder: the encoder of a decoder or of its step, in FP32. Without it these cannot run, so their
+        ranges are known only from the weights.
 
     Raises:
-        UserError: int8 of a graph that is not quantized, or a graph that does not run.
+        UserError: int8 is wanted of a graph that is not quantized, or the graph does not run.
     """
     quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
     if precision == "int8" and not quantized:
@@ -127,7 +128,7 @@ def load(path: Path) -> ir.Model:
     """Read a file that the surgeon can work on.
 
     Raises:
-        UserError: it is no valid ONNX graph, or has no node of the project.
+        UserError: it is not a valid ONNX graph, or has no node of the project.
     """
     try:
         upgraded = exports.upgrade(load_onnx(path))
@@ -152,7 +153,7 @@ def load(path: Path) -> ir.Model:
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:
-    """Run ONNX's checker; a graph whose weights are in another file is too large to be checked in memory."""
+    """Run ONNX's checker, from the file if the weights are in another file: they are too large for memory."""
     is_large = WEIGHTS in metadata_of(model)
     onnx.checker.check_model(str(path) if is_large else model, full_check=True)
 
@@ -216,10 +217,10 @@ def _patch_pair(
     arguments: argparse.Namespace,
     without: Collection[str],
 ) -> int:
-    """Patch two files that go together and write them; the decoder is the last, for make takes it for both.
+    """Patch two files of one export and write them, the decoder last: make takes it as the target for both.
 
     Raises:
-        UserError: they are of two exports.
+        UserError: they come from different exports.
     """
     check_pair([encoder.metadata_props, decoder.metadata_props], arguments.input)
     reports = [
@@ -231,7 +232,7 @@ def _patch_pair(
 
 
 def _write(patched: dict[Path, tuple[ir.Model, Report]], arguments: argparse.Namespace) -> int:
-    """Write patched models and say what was done; 1 if TensorRT would refuse one of them."""
+    """Write the patched models and print the changes; return 1 if TensorRT would refuse one of them."""
     explained = {path: item[1].explain(item[0]) for path, item in patched.items()}
     models = {path: model for path, (model, _) in patched.items()}
     for path, model in models.items():

@@ -1,4 +1,4 @@
-"""Turn what bench measured into Markdown and a plot: ``make report`` does it anew from the JSON."""
+"""Turns results of ``bench`` into Markdown and a plot; ``make report`` repeats this from the JSON."""
 
 import functools
 import json
@@ -39,7 +39,7 @@ TABLE = Table(
 
 
 def text_head() -> str:
-    """The head of the table for a terminal."""
+    """Return the header of the table for a terminal."""
     return f"{RULE}\n{TABLE.head()}\n{RULE}"
 
 
@@ -49,7 +49,7 @@ def text_row(row: dict[str, Any]) -> str:
 
 
 def block_name(row: dict[str, Any]) -> str:
-    """What a block of rows is headed with: the runner, its precision and its device."""
+    """Return the heading of a block of rows: the runner, its precision and its device."""
     return f"{row['runner']} {row['precision']} ({row['device']})"
 
 
@@ -68,9 +68,9 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Latency of every block, one panel per shape, as a PNG at ``path``.
+    """Plot the latency of every block, one panel per shape, as a PNG at ``path``.
 
-    A thin line leads from the median to the 95th percentile.
+    A thin line marks the range from the median to the 95th percentile.
     """
     timed = [row for row in results["rows"] if row["lt"]]
     panels = []
@@ -93,12 +93,12 @@ def write(
     """Write ``results.json``, ``.md`` and the plots into ``folder``: all of them, or none.
 
     Args:
-        results: what bench measured.
-        folder: where to.
+        results: the results of ``bench``.
+        folder: the folder to write to.
         pictures: functions that draw a plot, by the names of the files; default: ``results.png``.
     """
     drawn = {"results": plot} if pictures is None else pictures
-    page = markdown(results)  # first: it fails if the results are something else
+    page = markdown(results)  # first: it fails if the results have another form
     files: dict[str, Any] = {"results.json": as_json(results), "results.md": page}
     for name, draw in drawn.items():
         files[f"{name}.png"] = functools.partial(draw, results)

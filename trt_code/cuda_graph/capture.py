@@ -1,4 +1,4 @@
-"""How a function becomes a CUDA graph, whichever network of the process it belongs to."""
+"""Captures functions in CUDA graphs while other networks of the process may run."""
 
 import contextlib
 import dataclasses
@@ -11,19 +11,19 @@ import torch
 
 WARM_UPS = 2
 
-# A capture waits for the whole device first, which would break one that another thread is at.
+# A capture first synchronises the device, which would break a capture in another thread.
 _one_at_a_time = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
 class Captured:
-    """A graph, and the tensors that it leaves its results in."""
+    """A CUDA graph and its output tensors."""
 
     graph: torch.cuda.CUDAGraph
     result: Any
 
     def replay(self) -> Any:
-        """Compute once more, on the current stream; the result is the same tensors every time."""
+        """Replay the graph on the current stream; returns the same tensors every time."""
         self.graph.replay()
         return self.result
 
@@ -37,10 +37,10 @@ def capture(
     """Capture what ``function`` launches.
 
     Args:
-        function: what is captured; it runs a few times before.
-        pool: of the graph's memory.
-        stream: to run and capture on.
-        prepare: runs before each of the runs that are not captured.
+        function: the function to capture; it first runs a few times.
+        pool: the memory pool of the graph.
+        stream: the stream to run and capture on.
+        prepare: called before each run that is not captured.
     """
     with (
         _one_at_a_time,
@@ -48,12 +48,12 @@ def capture(
         torch.cuda.stream(stream),
         _no_garbage_collection(),
     ):
-        for _ in range(WARM_UPS):  # algorithms are chosen and lazily loaded code arrives here
+        for _ in range(WARM_UPS):  # here algorithms are chosen and code is loaded
             prepare()
             function()
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # other threads' networks go on during a capture, and take memory as they need it
+        # networks in other threads keep running during a capture, and may allocate memory
         with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
             result = function()
     return Captured(graph, result)
@@ -61,7 +61,7 @@ def capture(
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A graph that is collected during a capture would break it."""
+    """Turn off garbage collection: to free another graph during a capture would break the capture."""
     was_on = gc.isenabled()
     gc.disable()
     try:

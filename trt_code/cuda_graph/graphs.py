@@ -25,7 +25,7 @@ from trt_code.runners.turns import Turns
 
 
 class _Inputs:
-    """Where one source bucket's input lies while its graphs run: tokens and limits, one copy for both."""
+    """The input memory of one source bucket: tokens and limits, which one copy to the device fills."""
 
     def __init__(self, batch: int, length: int, device: torch.device) -> None:
         def views(memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ class _Inputs:
         batch, length = src_tokens.shape
         self._host_tokens.fill(PAD)
         self._host_tokens[:batch, :length] = src_tokens
-        self._host_limits.fill(2)  # a row that only fills the bucket must not widen the canvas
+        self._host_limits.fill(2)  # a row that only pads the batch must not widen the canvas
         self._host_limits[:batch] = limits
         self._device.copy_(self._host, non_blocking=True)
 
@@ -55,7 +55,7 @@ class GraphedNetwork:
         device: its GPU.
         canvas: ``cut`` decodes on the narrowest canvas that holds the longest predicted length,
             ``full`` on the original's, twice the source.
-        capacity: how many graphs are kept, 2 or more; the one unused for longest goes first.
+        capacity: the number of graphs to keep, at least 2; the least recently used one is dropped.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class GraphedNetwork:
     def __call__(self, src_tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Translate [B, S] int64 tokens: tokens [B, T] int64 and scores [B, T] float32.
 
-        T is the original's, twice S and at most the decoder's positions, whatever was computed.
+        T is 2 S, as in the original, and at most the decoder's positions, even if the canvas was narrower.
 
         Raises:
             ValueError: S is more than the network has positions for.
@@ -91,11 +91,11 @@ class GraphedNetwork:
                 inputs.fill(src_tokens, self._limits(src_tokens))
                 return self._fetch(src_tokens.shape, *self._replay(inputs, encoder))
             except BaseException:
-                self._reset()  # a graph whose capture or replay failed must not be met again
+                self._reset()  # a graph that failed in capture or replay must not be used again
                 raise
 
     def device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
-        """Milliseconds between CUDA events around the graphs, input on the device, each pass alone."""
+        """Return the milliseconds of each pass from CUDA events; the input is already on the device."""
         with self._turns, torch.inference_mode(), torch.cuda.stream(self._stream):
             inputs, encoder = self._encoder(src_tokens.shape)
             inputs.fill(src_tokens, self._limits(src_tokens))
@@ -106,7 +106,7 @@ class GraphedNetwork:
         return canvas_width(src_length, self._network.config.max_target_positions)
 
     def _limits(self, src_tokens: np.ndarray) -> np.ndarray:
-        """The longest target [B] of every sentence, as ``ConvCrfTransformer`` has it."""
+        """Return the longest allowed target [B] of each sentence, as ``ConvCrfTransformer`` computes it."""
         limits = np.full(len(src_tokens), self._width(src_tokens.shape[1]), dtype=np.int64)
         if self._network.mask_conv:
             own = (src_tokens != PAD).sum(1)
@@ -118,7 +118,7 @@ class GraphedNetwork:
         positions = self._network.config.max_source_positions
         if length > positions:
             raise ValueError(f"a source of {length} tokens, and positions for {positions}")
-        if self._network.mask_conv:  # else padding changes the result, and the length stays exact
+        if self._network.mask_conv:  # without it, padding changes the result: keep the length
             length = length_bucket(length, positions)
 
         def build() -> tuple[_Inputs, Captured]:
@@ -128,7 +128,7 @@ class GraphedNetwork:
         return self._kept(("encoder", batch, length), build)
 
     def _encode(self, inputs: _Inputs) -> Any:
-        """The source, or with the full canvas all the rest too."""
+        """Run the encoder, or with the full canvas the whole network."""
         if self._canvas == "full":
             width = self._width(inputs.tokens.shape[1])
             return self._network.translate(inputs.tokens, inputs.limits, width)
@@ -164,7 +164,7 @@ class GraphedNetwork:
         return self._graphs[key]
 
     def _evict(self) -> None:
-        """Drop the oldest graph; with an encoder go its decoders, which read where it wrote."""
+        """Drop the oldest graph; with an encoder also its decoders, which read its output memory."""
         kind, *shape = next(iter(self._graphs))
         gone = [
             key
@@ -179,7 +179,7 @@ class GraphedNetwork:
         self, shape: tuple[int, int], tokens: Tensor, scores: Tensor, lengths: Tensor
     ) -> tuple[np.ndarray, np.ndarray]:
         batch, width = shape[0], self._width(shape[1])
-        # all on their way before the first is waited for, to the pinned memory that this asks for
+        # start all copies, into pinned memory, before the first wait
         copies = [x[:batch].to("cpu", non_blocking=True) for x in (tokens, scores, lengths)]
         self._stream.synchronize()
         found_tokens, found_scores, found_lengths = (x.numpy() for x in copies)

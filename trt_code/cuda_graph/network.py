@@ -26,14 +26,14 @@ lite = torch.ops.lite
 
 
 class Source(NamedTuple):
-    """What the decoder needs of the source."""
+    """The encoder's results that the decoder reads."""
 
     keys: Tensor  # [B, S, C] token and position embeddings: the keys of the attention copy
     embedded: Tensor  # [B, S, C] token embeddings: what is copied
     mask: Tensor  # [B, S] int32, 0 at padding
     keys_values: Tensor  # [B, S, 2 L C] keys and values of the L decoder layers, side by side
     lengths: Tensor  # [B] int64, predicted target lengths, at least 2
-    encoded: Tensor  # [B, S, C] what keys_values come from; that may go on beside what follows
+    encoded: Tensor  # [B, S, C] input of keys_values, which the side stream may still compute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,12 +146,12 @@ class FusedNetwork:
 
     @property
     def mask_conv(self) -> bool:
-        """Whether padding is zeroed right before the convolution, so that it changes nothing else."""
+        """Whether the convolution reads zeros at padding, so that padding does not change the result."""
         return self.config.padding_policy == "masked"
 
     @property
     def is_16_bit(self) -> bool:
-        """Whether the matrix units' 16-bit kernels fit."""
+        """Whether the dtype is FP16 or BF16, which the kernels for tensor cores need."""
         return self.dtype in (torch.float16, torch.bfloat16)
 
     def linear(self, layer: nn.Linear) -> Linear:
@@ -210,7 +210,7 @@ class FusedNetwork:
         self._fork.begin()
         relative = self.config.pred_length_offset
         offset = -LENGTH_OFFSET if relative else 0
-        # launched first: the product fills the GPU, and the canvas waits for nothing but the lengths
+        # launched first: the product fills the GPU, and the canvas needs only the lengths
         lengths = lite.predict_length(x, mask, self.length_projection, limits, offset, relative)
         with self._fork:
             keys_values = self.source_projection(x)

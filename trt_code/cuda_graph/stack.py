@@ -1,4 +1,4 @@
-"""All layers of one side in one kernel, where it can run: see ``trt_code/kernels/conv_stack.h``."""
+"""Runs all layers of the encoder or decoder in one kernel: see ``trt_code/kernels/conv_stack.h``."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ class ConvStack:
 
     Args:
         layers: their weights.
-        heads: of the convolutions and of the attention.
-        eps: of every LayerNorm.
+        heads: the number of heads of the convolutions and of the attention.
+        eps: the epsilon of every LayerNorm.
         mask_conv: whether padding counts as zero in the convolution.
 
     Raises:
-        ValueError: a layer's constants, or the order of the packed matrices, are not the kernel's.
+        ValueError: the constants of a layer, or the order of the packed matrices, differ from the kernel's.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ConvStack:
         return [layer.constants[name].float() for name in names]
 
     def fits(self, x: Tensor, source: Tensor | None = None) -> bool:
-        """Whether the kernel can run [B, T, C] on this GPU, and is the faster way."""
+        """Whether the kernel can run [B, T, C] on this GPU and is faster than single layers."""
         length, stride = (0, 0) if source is None else source.shape[1:]
         return lite.conv_stack_fits(x, self._heads, self._ffn, *self._shape, length, stride)
 

@@ -1,1 +1,1 @@
-"""What building and running an engine share: late imports, profiles, plugins, the plan's sidecar."""
+"""Code that builds and runs of engines share: late imports, profiles, plugins, the plan's sidecar."""

@@ -8,7 +8,7 @@ from typing import Any
 from train_model.cli import UserError
 from trt_code.engine.gpu import installed_gpus
 
-# What TensorRT for RTX builds for if it is not told: every GPU that it serves, Ampere and later.
+# The default of TensorRT for RTX: every GPU that it supports from Ampere on.
 PORTABLE = ("8.0", "8.6", "8.9", "12.x")
 CURRENT = "current"
 
@@ -41,10 +41,10 @@ def resolve_current(capabilities: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def set_capabilities(trt: ModuleType, config: Any, capabilities: tuple[str, ...]) -> None:
-    """Let the builder of TensorRT for RTX build for these.
+    """Set the compute capabilities that the builder of TensorRT for RTX builds for.
 
     Raises:
-        UserError: it does not serve one of them.
+        UserError: it does not support one of them.
     """
     if capabilities == PORTABLE:
         return

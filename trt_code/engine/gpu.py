@@ -39,7 +39,7 @@ def check(result: tuple):
 
 @dataclass(frozen=True)
 class Gpu:
-    """Which GPU a plan belongs to."""
+    """The GPU that a plan was built for."""
 
     name: str
     compute_capability: str

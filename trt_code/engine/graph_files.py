@@ -1,4 +1,4 @@
-"""What a build needs to know of an ONNX graph before TensorRT reads it."""
+"""Reads what a build needs from an ONNX graph before TensorRT parses it."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from pathlib import Path
 from train_model.cli import UserError
 from train_model.file_sets import settle
 
-OLD_EXPORT_POSITIONS = 254  # of the published lite.onnx, which does not say
+OLD_EXPORT_POSITIONS = 254  # in the published lite.onnx, which does not record it
 
 
 @dataclass(frozen=True)
 class GraphFiles:
-    """An ONNX file, the files its weights live in, its functions' names and its metadata.
+    """An ONNX file, the files of its weights, the names of its functions and its metadata.
 
     Attributes:
         axes: the axes of every input: a name where the size is free, a number where it is fixed.
@@ -58,7 +58,7 @@ def read_graph_files(path: Path) -> GraphFiles:
     Raises:
         UserError: the file is missing, is not ONNX, or lacks a file of its weights.
     """
-    # late: runners that need no graph come past this module
+    # late import: runners without a graph import this module too
     import onnx
 
     from onnx_export.graph_bounds import excess

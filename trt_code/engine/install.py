@@ -42,10 +42,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def provide(may_install: bool) -> None:
-    """See that the family of TensorRT that this machine is to use is installed.
+    """Install the family of TensorRT that this machine should use, unless it is installed.
 
     Raises:
-        UserError: it is not and may not or cannot be installed; the message says how to get it.
+        UserError: it is missing and cannot be installed here; the message says how to get it.
     """
     family = choose_family()
     if family.is_installed:

@@ -1,9 +1,10 @@
-"""A second name for a shared library that is loaded already, known to this process alone.
+"""Gives a loaded shared library a second name that only this process knows.
 
 The ONNX parser of TensorRT for RTX opens ``libtensorrt_rtx.so`` as soon as a graph has a plugin, and ends
-the process with ``std::terminate`` where the linker finds no such file; NVIDIA's package for Python has
-``libtensorrt_rtx.so.1`` alone. A link beside that file would do where the folder may be written. An empty
-library of the missing name that depends on the one that is there does everywhere, and leaves no file.
+the process with ``std::terminate`` if the linker does not find this file. NVIDIA's Python package has
+only ``libtensorrt_rtx.so.1``. A symbolic link would need write access to the package's folder. Instead, the
+process loads an empty library with the missing name, which depends on the installed library. It is a
+temporary file and is deleted at once.
 """
 
 import ctypes
@@ -86,10 +87,10 @@ def empty_library(name: str, needed: str) -> bytes:
             struct.pack("<2HI3QI6H", *numbers),
             segment(_PT_LOAD, 0, end, 4096),
             segment(_PT_DYNAMIC, dynamic, entries * _ENTRY, 8),
-            segment(_PT_GNU_STACK, 0, 0, 16),  # without it the stack would have to be executable
+            segment(_PT_GNU_STACK, 0, 0, 16),  # without it the loader makes the stack executable
             *(struct.pack("<2Q", *entry) for entry in table),
             strings.ljust(symbol_table - string_table, b"\0"),
-            bytes(_SYMBOL),  # the symbol that every table begins with
+            bytes(_SYMBOL),  # every table begins with this null symbol
             struct.pack("<4I", 1, 1, 0, 0),  # one bucket, one entry in its chain
         ]
     )

@@ -1,4 +1,4 @@
-"""A plan that fits this machine, the engine in it, and the one place where execution contexts are made."""
+"""Opens a plan that fits this machine, loads its engine, and makes its execution contexts."""
 
 import os
 import sys
@@ -36,7 +36,7 @@ class RuntimeOptions:
 
     Attributes:
         kernels: when kernels for a new shape are compiled: "eager" (at the shape's first pass), "lazy"
-            (beside the first passes, which take slower kernels) or "none" (never).
+            (during the first passes, which use slower kernels) or "none" (never).
         cuda_graph: who captures a CUDA graph: "runner" (the code around the engine, as for the full
             TensorRT), "library" (TensorRT for RTX itself) or "none".
     """
@@ -60,7 +60,7 @@ class RuntimeOptions:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan that fits this machine, and what its JSON says."""
+    """A plan that fits this machine, and the content of its JSON."""
 
     path: Path
     sidecar: Sidecar
@@ -86,8 +86,8 @@ class Engine:
     """The engine of a plan: the names, types and shapes of its tensors, and its execution contexts.
 
     Args:
-        plan: what ``Plan.open`` gave.
-        options: for TensorRT for RTX.
+        plan: a plan from ``Plan.open``.
+        options: run-time options of TensorRT for RTX.
 
     Attributes:
         inputs, outputs: names of the tensors.
@@ -125,16 +125,16 @@ class Engine:
         scratch: tuple[int, int],
         stream: int,
     ) -> Any:
-        """Return an execution context for these input shapes; the tensors' addresses are the caller's to set.
+        """Return an execution context for these input shapes; the caller sets the tensors' addresses.
 
         Args:
             profile: the number of the optimisation profile.
             shapes: of every input.
             scratch: address and bytes of device memory that nothing else uses while the context runs.
-            stream: the stream's handle; it is waited for.
+            stream: the stream's handle; the call synchronises it.
 
         Raises:
-            UserError: there is no memory for it, or TensorRT refuses the shapes.
+            UserError: the memory does not suffice, or TensorRT refuses the shapes.
         """
         named = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
         context = self._settings.create(self._engine)
@@ -151,28 +151,28 @@ class Engine:
         return context
 
     def enqueue(self, context: Any, stream: int) -> None:
-        """Put one pass of ``context`` on a stream; raises ``UserError`` where TensorRT cannot."""
+        """Enqueue one pass of ``context`` on a stream; raises ``UserError`` if TensorRT fails."""
         if not context.execute_async_v3(stream):
             raise UserError(
                 f"TensorRT could not run the engine: {process_logger(self.trt).first_error()}"
             )
 
     def close(self) -> None:
-        """Write the kernels that were compiled for this GPU, and give the engine back."""
+        """Write the kernels that were compiled for this GPU, and free the engine."""
         self._settings.close()
         self._engine = None
 
 
 def cache_path(plan: Path) -> Path:
-    """Where kernels that TensorRT for RTX compiled are kept: ``model.fp16.plan.kernels``."""
+    """Return the file of kernels compiled by TensorRT for RTX: ``model.fp16.plan.kernels``."""
     return plan.with_name(plan.name + ".kernels")
 
 
 class _Settings:
-    """What every context of an engine is created with; of TensorRT for RTX its kernels' cache on disk too."""
+    """The settings of an engine's contexts; for TensorRT for RTX also the kernel cache on disk."""
 
     def __init__(self, trt: ModuleType, engine: Any, options: RuntimeOptions, cache: Path) -> None:
-        # Contexts share their scratch memory, so it is the caller's.
+        # Contexts share one scratch memory, so the caller owns it.
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         self._arguments = {"strategy": strategy}
         self._cache, self._path = None, cache
@@ -200,7 +200,7 @@ class _Settings:
         return engine.create_execution_context(**self._arguments)
 
     def close(self) -> None:
-        """Write the cache if it holds more than it was read with; without room the next start compiles."""
+        """Write the cache if it has grown; if the disk is full, the next start compiles again."""
         if self._cache is None:
             return
         kernels = bytes(memoryview(self._cache.serialize()))

@@ -13,12 +13,12 @@ _loaded: dict[Path, object] = {}  # the registry refuses a second load of the sa
 
 
 def default_library(trt: ModuleType) -> Path:
-    """Return where ``make plugins`` puts the library for this TensorRT."""
+    """Return the path to which ``make plugins`` writes the library for this TensorRT."""
     return DEFAULT_FOLDER / f"liblite_plugins_trt{_major(trt)}.so"
 
 
 def load_plugins(trt: ModuleType, path: Path) -> None:
-    """Register the plugins of the library at ``path``; a second call for a file does nothing.
+    """Register the plugins of the library at ``path``; a second call for the same file does nothing.
 
     Raises:
         UserError: the file is missing, is of another TensorRT major, or cannot be loaded.
@@ -38,7 +38,7 @@ def load_plugins(trt: ModuleType, path: Path) -> None:
             f"run `make plugins` against TensorRT {major}'s headers"
         )
     logger = process_logger(trt)
-    # The registry reports to the logger that the process's first TensorRT object was given.
+    # The registry reports to the logger of the process's first TensorRT object.
     trt.Runtime(logger)
     handle = trt.get_plugin_registry().load_library(str(path))
     if handle is None:
@@ -50,5 +50,5 @@ def load_plugins(trt: ModuleType, path: Path) -> None:
 
 
 def _major(trt: ModuleType) -> int:
-    """Return the TensorRT major whose headers the plugins for ``trt`` are compiled with."""
+    """Return the TensorRT major version of the headers for ``trt``'s plugins."""
     return family_of(trt).plugin_major(trt.__version__)

@@ -1,7 +1,8 @@
 """Optimisation profiles: the batches and lengths that an engine is built for.
 
 A shape is written ``BxS``: sentences in a batch times source tokens in a row, the padding included. The
-halves of a network have more axes, such as the beam of a search; those have one range for all profiles.
+halves of a network have more axes, such as the beam of a search. Each of these has one range, which all
+profiles share.
 """
 
 import argparse
@@ -84,17 +85,17 @@ def range_argument(text: str) -> tuple[str, Range]:
 
 
 def default_ranges(target_positions: int) -> dict[str, Range]:
-    """Ranges of the axes beside batch and source, for a network of so many target positions.
+    """Return the ranges of the axes other than batch and source.
 
-    ``beam`` is hypotheses a sentence, ``room`` what a search's state has space for in tokens, ``canvas`` the
-    width of a translation that is made in one pass.
+    ``beam`` is the number of hypotheses per sentence, ``room`` the number of tokens that a search's state can
+    hold, and ``canvas`` the width of a one-pass translation. The last two end at ``target_positions``.
     """
     usual = Range(1, min(32, target_positions), target_positions)
     return {"beam": Range(1, 1, 4), "room": usual, "canvas": usual}
 
 
 def named_sizes(profile: Profile, ranges: Mapping[str, Range]) -> list[dict[str, int]]:
-    """The size of every axis by name, at a profile's min, opt and max; ``rows`` is batch times beam."""
+    """Return each axis's size by name at a profile's min, opt and max; ``rows`` is batch times beam."""
     sizes = []
     for point, shape in zip(Range._fields, (profile.min, profile.opt, profile.max), strict=True):
         named = {name: getattr(limits, point) for name, limits in ranges.items()}
@@ -104,7 +105,7 @@ def named_sizes(profile: Profile, ranges: Mapping[str, Range]) -> list[dict[str,
 
 
 def default_profile(positions: int) -> Profile:
-    """Every length of a network of so many positions, in batches up to 64."""
+    """Return the default profile: every length up to ``positions``, in batches up to 64."""
     return Profile(Shape(1, 1), Shape(16, min(32, positions)), Shape(64, positions))
 
 

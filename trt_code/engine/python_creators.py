@@ -1,7 +1,7 @@
-"""The project's plugins as Python classes: TensorRT parses and builds with them, but cannot run them.
+"""The project's plugins as Python classes, which are enough to parse and build but not to run.
 
-They stand in for the plugin library where no compiler and no TensorRT headers are installed: in tests and in
-the graph lint. Everything they know comes from the schemas of ``onnx_export.symbols``: the fields that a
+They replace the plugin library where no compiler and no TensorRT headers are installed: in tests and in
+the graph lint. They take everything from the schemas of ``onnx_export.symbols``: the fields that a
 creator declares, which inputs it takes, types and shapes of the outputs. A plan that was built with them
 still needs the real library to run.
 """
@@ -19,13 +19,13 @@ from onnx_export.symbols.schema import NAMING, Operator, Type
 
 @contextlib.contextmanager
 def registered(trt: ModuleType, operators: Iterable[Operator] | None = None) -> Iterator[None]:
-    """Keep a creator of each operator in TensorRT's plugin registry; by default of all operators.
+    """Keep a plugin creator for each operator in TensorRT's registry, by default for all operators.
 
-    An operator that has a creator there, of the plugin library for example, keeps it.
+    A creator that is registered already, for example by the plugin library, stays.
 
     Args:
         trt: ``tensorrt`` or ``tensorrt_rtx``.
-        operators: those to register.
+        operators: the operators to register.
     """
     registry = trt.get_plugin_registry()
     creator_type = _creator_type(trt)

@@ -1,7 +1,8 @@
-"""The JSON beside a plan: what it was built from, with what, on what; and whether it still fits.
+"""The JSON file of a plan: records its inputs, tools and GPU, and checks that they still match.
 
-TensorRT's own check of a foreign plan is a log line and a null pointer, and it cannot know that the
-graph or the plugins have changed since. So every plan has ``<plan>.json``, and none is run without.
+TensorRT answers a foreign plan with a log line and a null pointer. It cannot know that the graph or the
+plugins have changed since the build. So every plan has a file ``<plan>.json``, and a plan without it is
+refused.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """Everything that must hold for a plan to be run, and the command that builds it again.
+    """The conditions under which a plan may run, and the command that builds it again.
 
     Attributes:
         family: name of the family of TensorRT that built it.
@@ -61,7 +62,7 @@ class Sidecar:
     format: int = FORMAT
 
 
-# Systems refuse longer names with errors of their own.
+# The operating system refuses longer names with unclear errors.
 LONGEST_PATH = 255
 LARGEST_SIZE = 1 << 16
 
@@ -72,7 +73,7 @@ def sidecar_path(plan: Path) -> Path:
 
 
 def describe_graph(graph: GraphFiles, plan: Path) -> SourceFile:
-    """Describe the graph that ``plan`` is built from."""
+    """Return the description of the graph that ``plan`` is built from."""
     return SourceFile(_relative(graph.path, plan), graph.sha256())
 
 
@@ -116,7 +117,7 @@ def read_sidecar(plan: Path) -> Sidecar:
 
 
 def describe_build(sidecar: Sidecar, plan: Path) -> str:
-    """Say in a line what built ``plan``, for which GPUs, how long it took and how large it is."""
+    """Return one line on ``plan``: its builder, its GPUs, the time of the build and its size."""
     title = FAMILIES[sidecar.family].title
     version = ".".join(map(str, version_tuple(sidecar.tensorrt)[:3]))
     mebibytes = plan.stat().st_size / 2**20
@@ -135,10 +136,10 @@ def check_family(sidecar: Sidecar, plan: Path, asked: str) -> Family:
     """Return the family of TensorRT that runs ``plan``.
 
     Args:
-        asked: the environment variable ``TENSORRT``, which may forbid that family.
+        asked: the value of the environment variable ``TENSORRT``, which may exclude that family.
 
     Raises:
-        UserError: it does.
+        UserError: the variable excludes it.
     """
     family = FAMILIES[sidecar.family]
     if asked in FAMILIES and asked != family.name:
@@ -150,7 +151,7 @@ def check_family(sidecar: Sidecar, plan: Path, asked: str) -> Family:
 
 
 def check_sidecar(sidecar: Sidecar, plan: Path, trt: ModuleType, gpu: Gpu) -> None:
-    """Refuse a plan that is damaged, stale or foreign. ``trt`` is of the plan's family.
+    """Refuse a plan that is damaged, stale or foreign. ``trt`` is the module of the plan's family.
 
     Raises:
         UserError: the reason, and the command that builds the plan again.
@@ -194,7 +195,7 @@ def _outside_capabilities(built: tuple[str, ...], gpu: Gpu) -> str | None:
 
 
 def stale_reason(sidecar: Sidecar, plan: Path) -> str | None:
-    """Say in what the plan, its graph or its plugins changed since the build; None: in nothing."""
+    """Return what changed in the plan, its graph or its plugins since the build, or None."""
     if sha256(plan) != sidecar.plan_sha256:
         return "is not the file that was built (damaged, or copied without its .json)"
     graph = plan.parent / sidecar.graph.path

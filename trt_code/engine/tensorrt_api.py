@@ -1,9 +1,9 @@
-"""TensorRT's Python packages, imported only when something is about to use one.
+"""Imports TensorRT's Python packages, each at its first use.
 
 NVIDIA has two families with one API: TensorRT (``tensorrt``), whose builder needs the GPU that will run
 the plan, and TensorRT for RTX (``tensorrt_rtx``), whose builder needs none and whose plans run on every
-RTX GPU they were built for. One source serves TensorRT 10.12 and later, 11.x, and TensorRT for RTX 1.5
-and later: nothing here names what one of them lacks without asking first.
+RTX GPU they were built for. The same code serves TensorRT 10.12 and later, 11.x, and TensorRT for RTX
+1.5 and later: it tests for an attribute before it uses one that some of them lack.
 """
 
 import functools
@@ -24,12 +24,12 @@ class Family:
     """One of NVIDIA's two TensorRTs.
 
     Attributes:
-        name: what the variable ``TENSORRT`` calls it.
+        name: the value of the variable ``TENSORRT`` for it.
         module: the Python module.
         title: NVIDIA's name.
         oldest, newest_major: the versions that this code is written for.
         install: the command that gets it.
-        plugin_abi: the TensorRT major whose headers its plugins are compiled with; None: its own.
+        plugin_abi: the TensorRT major version of the headers for its plugins; None for its own version.
     """
 
     name: str
@@ -55,7 +55,7 @@ RTX = Family(
 FULL = Family("full", "tensorrt", "TensorRT", (10, 12), 11, "pip install tensorrt-cu13 cuda-python")
 FAMILIES = {family.name: family for family in (RTX, FULL)}
 
-# The file that the ONNX parser of TensorRT for RTX opens for plugins, and the one that the package has.
+# The file that the ONNX parser of TensorRT for RTX opens for plugins, and the file in the package.
 _PARSER_OPENS, _PACKAGE_HAS = "libtensorrt_rtx.so", "libtensorrt_rtx.so.1"
 
 
@@ -69,8 +69,8 @@ def serves(gpu: Gpu) -> bool:
 def choose_family() -> Family:
     """Return the family that the environment variable ``TENSORRT`` names: rtx, full or auto (default).
 
-    With auto a machine with a GPU takes the full TensorRT if it is installed or if TensorRT for RTX does
-    not serve the GPU; every other machine takes TensorRT for RTX.
+    With auto, a machine with a GPU uses the full TensorRT if it is installed or if TensorRT for RTX does
+    not support the GPU. Every other machine uses TensorRT for RTX.
 
     Raises:
         UserError: the variable names something else.
@@ -90,7 +90,7 @@ def load_tensorrt(family: Family | None = None) -> ModuleType:
     """Return the Python module of ``family``, by default of the one that ``choose_family`` gives.
 
     Raises:
-        UserError: it is not installed, does not load, or is not a version that this code is for.
+        UserError: it is not installed, does not load, or is a version that this code does not support.
     """
     family = family or choose_family()
     try:
@@ -112,17 +112,17 @@ def load_tensorrt(family: Family | None = None) -> ModuleType:
 
 
 def family_of(trt: ModuleType) -> Family:
-    """Return the family of a module that ``load_tensorrt`` gave."""
+    """Return the family of a module from ``load_tensorrt``."""
     return RTX if trt.__name__ == RTX.module else FULL
 
 
 def title_of(trt: ModuleType) -> str:
-    """``TensorRT RTX 1.7.1.116``."""
+    """Return the title and version, such as ``TensorRT RTX 1.7.1.116``."""
     return f"{family_of(trt).title} {trt.__version__}"
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
-    """``"10.16.1.11"`` -> ``(10, 16, 1, 11)``; what follows the numbers is dropped."""
+    """Parse ``"10.16.1.11"`` to ``(10, 16, 1, 11)``; a suffix after the numbers is dropped."""
     numbers = []
     for part in version.split("."):
         if not part.isdigit():
@@ -133,9 +133,9 @@ def version_tuple(version: str) -> tuple[int, ...]:
 
 @functools.cache
 def process_logger(trt: ModuleType):
-    """Return the process's one logger of this TensorRT, which keeps the first that it is given.
+    """Return the process's only logger of this TensorRT, which keeps the first logger it gets.
 
-    Warnings go to stderr as they come, each once. Errors are kept for the one line that the caller raises
+    Warnings go to stderr as they come, each once. Errors are kept for the line that the caller raises
     (`first_error`); with ``verbose`` set everything is printed at once.
     """
 
@@ -155,9 +155,9 @@ def process_logger(trt: ModuleType):
                 print(f"[TensorRT] {severity.name}: {msg}", file=sys.stderr)
 
         def first_error(self) -> str:
-            """Return the first error since the last call as one line and forget all of them.
+            """Return the first error since the last call as one line, and clear the list.
 
-            Those behind it are its consequences.
+            Later errors are consequences of the first.
             """
             lines = filter(None, map(one_line, self.errors))
             message = next(lines, "TensorRT gave no reason")
@@ -172,16 +172,16 @@ def process_logger(trt: ModuleType):
     return Logger()
 
 
-# Without a GPU every error of the builder is followed by one that misses a driver.
+# Without a GPU, the builder adds an error about a missing driver to every other error.
 _NO_DRIVER = "[checkMacros.cpp::catchCudaError"
 
 
 def one_line(error: str) -> str:
-    """An error of TensorRT's as one line, without the missing driver that it may end with."""
+    """Return an error of TensorRT as one line, without a final remark on a missing driver."""
     return " ".join(error.partition(_NO_DRIVER)[0].split())
 
 
-# What the parser says about every network of this project, and nothing is wrong with.
+# Harmless messages that the parser prints for every network of this project.
 _EXPECTED_WARNINGS = ("Int64 binding",)
 
 
@@ -189,7 +189,7 @@ def deserialize(trt: ModuleType, plan: bytes | memoryview, name: str):
     """Return the ``ICudaEngine`` of a serialised plan that this project built.
 
     Raises:
-        UserError: TensorRT cannot load it; ``name`` says which.
+        UserError: TensorRT cannot load it; the message contains ``name``.
     """
     runtime = trt.Runtime(process_logger(trt))
     runtime.engine_host_code_allowed = True  # a version-compatible plan carries its own runtime

@@ -1,1 +1,1 @@
-"""What TensorRT's ONNX importer refuses, checked on any machine; see ``trt_code.graph_lint``."""
+"""Checks for graphs that TensorRT's ONNX importer refuses, on any machine; see ``trt_code.graph_lint``."""

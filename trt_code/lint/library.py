@@ -1,6 +1,7 @@
-"""What the installed TensorRT itself says of a graph: the operators that it imports, and whether it parses.
+"""Asks the installed TensorRT which operators it imports, and whether a graph parses.
 
-Parsing needs no plugin library: the plugins have creators in Python (``trt_code.engine.python_creators``).
+This does not need the plugin library: the plugins have creators in Python
+(``trt_code.engine.python_creators``).
 """
 
 import functools
@@ -14,11 +15,11 @@ from trt_code.engine.tensorrt_api import load_tensorrt, process_logger
 
 
 def installed() -> ModuleType | None:
-    """TensorRT if it is installed and can make a builder here (the full one needs a GPU), else None."""
+    """Return TensorRT if it can make a builder here (the full TensorRT needs a GPU), else None."""
     try:
         trt = load_tensorrt()
         trt.Builder(process_logger(trt))
-    except (UserError, TypeError, RuntimeError):  # a builder that cannot be made is a TypeError
+    except (UserError, TypeError, RuntimeError):  # TypeError: it cannot make a builder
         return None
     return trt
 
@@ -32,7 +33,7 @@ def operators_of(trt: ModuleType) -> frozenset[str]:
 
 
 def parse_errors(trt: ModuleType, model: onnx.ModelProto) -> list[tuple[str, str]]:
-    """Why the parser refuses ``model``: the node and the words of each error; empty if it parses."""
+    """Return the parser's errors on ``model``, each with its node; empty if it parses."""
     logger = process_logger(trt)
     with registered(trt):
         _builder, network, parser = _new_parser(trt)
@@ -44,13 +45,13 @@ def parse_errors(trt: ModuleType, model: onnx.ModelProto) -> list[tuple[str, str
             (f"{error.node_name()} ({error.node_operator()})", " ".join(error.desc().split()))
             for error in errors
         ]
-        del parser, network  # before the creators, which the layers refer to
+        del parser, network  # before the creators, to which the layers refer
     logger.errors.clear()
     return found
 
 
 def _new_parser(trt: ModuleType) -> tuple:
-    """A parser with the network and the builder that must outlive it."""
+    """A parser, with the network and the builder, which must outlive it."""
     logger = process_logger(trt)
     builder = trt.Builder(logger)
     strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)

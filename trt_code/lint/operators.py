@@ -1,8 +1,8 @@
-"""Which ONNX operators TensorRT imports, and what the importers refuse.
+"""Tables of the ONNX operators that TensorRT imports, and of the cases that it refuses.
 
-The operators come from the installed TensorRT (``OnnxParser.supports_operator``); without one the table
-``KNOWN``, which TensorRT RTX 1.7.1 gave, is used. The other tables hold what the parser or the builder of
-1.7.1 refuses and ONNX allows; tests compare all of them with the installed library.
+The operators come from the installed TensorRT (``OnnxParser.supports_operator``), or else from the table
+``KNOWN``, which lists those of TensorRT RTX 1.7.1. The other tables list cases that ONNX allows and the
+parser or the builder of 1.7.1 refuses. Tests compare all tables with the installed library.
 """
 
 import onnx
@@ -32,7 +32,7 @@ KNOWN = frozenset(_KNOWN.split())
 
 # Element types that graph inputs and outputs cannot have.
 NO_TYPE = frozenset((T.INT16, T.UINT16, T.UINT32, T.UINT64, T.STRING, T.COMPLEX64, T.COMPLEX128))
-# Imported by a plugin that TensorRT RTX does not bring.
+# TensorRT imports these with a plugin that TensorRT RTX does not include.
 NEEDS_PLUGIN = frozenset(["NonZero"])
 _INTEGERS = frozenset((T.INT32, T.INT64))
 # Input types that ONNX allows and the importer refuses.

@@ -1,4 +1,4 @@
-"""The fields that plugins declare: by the schema of their operators, and in a library that was built."""
+"""Reads the fields that plugins declare, from the operators' schemas or from a built library."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ _FIELD_TYPES = {int: "INT32", float: "FLOAT32"}
 
 
 def schema_fields() -> dict[str, dict[str, str]]:
-    """The attributes of every operator and the types that its plugin must declare for them."""
+    """Return each operator's attributes and the types that its plugin must declare for them."""
     return {
         name: {key: _FIELD_TYPES[item.type] for key, item in operator.attributes.items()}
         for name, operator in OPERATORS.items()
@@ -18,7 +18,7 @@ def schema_fields() -> dict[str, dict[str, str]]:
 
 
 def find_library(folder: Path = Path("build/plugins")) -> Path | None:
-    """The newest plugin library of this checkout that has its host program in the same folder."""
+    """Return the newest plugin library of this checkout with its host program in the same folder."""
     libraries = sorted(
         folder.glob("liblite_plugins_trt*.so"), key=lambda path: path.stat().st_mtime
     )
@@ -26,7 +26,7 @@ def find_library(folder: Path = Path("build/plugins")) -> Path | None:
 
 
 def declared_fields(library: Path) -> dict[str, dict[str, str]]:
-    """The attributes that each plugin of ``library`` declares, and their types, as its creators report.
+    """Return the attributes and types that the creators of each plugin in ``library`` declare.
 
     The ONNX parser drops every other attribute of a node without a warning.
 

@@ -1,4 +1,4 @@
-"""The rules, one function each: a graph in, what is wrong with its nodes out."""
+"""The rules of the lint: each function takes a graph and yields findings."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ LARGEST_K = 3840
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that TensorRT would refuse, or do otherwise than the graph says."""
+    """A part of a graph that TensorRT refuses, or computes differently from the graph."""
 
     node: str
     reason: str
@@ -50,7 +50,7 @@ class Graph:
         self.ranks |= {name: len(tensor.dims) for name, tensor in self.initializers.items()}
 
     def constant(self, name: str) -> np.ndarray | None:
-        """The value of an initializer or a Constant node."""
+        """Return the value of an initializer or a Constant node."""
         if name in self.initializers:
             return onnx.numpy_helper.to_array(self.initializers[name])
         node = self.producers.get(name)
@@ -62,7 +62,7 @@ class Graph:
         )
 
     def is_constant(self, name: str) -> bool:
-        """Whether a value follows from initializers and constants alone."""
+        """Whether a value depends only on initializers and constants."""
         pending, seen = [name], set()
         while pending:
             name = pending.pop()
@@ -77,22 +77,22 @@ class Graph:
 
 
 def attributes(node: onnx.NodeProto) -> dict:
-    """The attributes of a node by name."""
+    """Return the attributes of a node by name."""
     return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
 
 
 def label(node: onnx.NodeProto) -> str:
-    """How a finding names a node."""
+    """Return the text by which a finding names a node."""
     return f"{node.name or node.output[0]} ({node.op_type})"
 
 
 def type_name(elem_type: int) -> str:
-    """INT64 for 7, and so on."""
+    """Return the name of an ONNX element type: INT64 for 7."""
     return T.DataType.Name(elem_type)
 
 
 def check_file(graph: Graph) -> Iterator[Finding]:
-    """What the parser looks at before any node."""
+    """Check the parts of the file that the parser reads before any node."""
     for function in graph.model.functions:
         yield Finding(
             f"function {function.name}",
@@ -108,7 +108,7 @@ def check_file(graph: Graph) -> Iterator[Finding]:
 
 
 def check_support(graph: Graph) -> Iterator[Finding]:
-    """Operators that TensorRT does not import, and types that an importer refuses."""
+    """Find operators that TensorRT does not import, and types that an importer refuses."""
     supported = operators.supported()
     for node in graph.nodes:
         if node.op_type in OPERATORS:
@@ -136,7 +136,7 @@ def check_support(graph: Graph) -> Iterator[Finding]:
 
 
 def check_constants(graph: Graph) -> Iterator[Finding]:
-    """Inputs that must be known while the network is built."""
+    """Find inputs that must be constant, because TensorRT reads them while it builds the network."""
     for node in graph.nodes:
         for index, name in operators.CONSTANT_INPUTS.get(node.op_type, {}).items():
             if len(node.input) <= index or not node.input[index]:
@@ -146,7 +146,7 @@ def check_constants(graph: Graph) -> Iterator[Finding]:
 
 
 def check_limits(graph: Graph) -> Iterator[Finding]:
-    """Sizes, attributes and outputs that the importer or the builder refuses."""
+    """Find sizes, attributes and outputs that the importer or the builder refuses."""
     for node in graph.nodes:
         attrs = attributes(node)
         if node.op_type == "TopK":
@@ -163,7 +163,7 @@ def check_limits(graph: Graph) -> Iterator[Finding]:
 
 
 def check_scatter_types(graph: Graph) -> Iterator[Finding]:
-    """Data and updates must be of one type, which older exporters do not ensure."""
+    """Find scatters of updates into data of another type, which older exporters write."""
     for node in graph.nodes:
         if node.op_type not in ("ScatterND", "ScatterElements"):
             continue
@@ -177,7 +177,10 @@ def check_scatter_types(graph: Graph) -> Iterator[Finding]:
 
 
 def check_quantization(graph: Graph) -> Iterator[Finding]:
-    """Q/DQ nodes are symmetric INT8 with positive scales; UINT8 becomes INT8 with a warning only."""
+    """Find Q/DQ nodes other than symmetric INT8 with positive scales.
+
+    TensorRT turns UINT8 into INT8 with only a warning.
+    """
     for node in graph.nodes:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
@@ -199,7 +202,7 @@ def check_quantization(graph: Graph) -> Iterator[Finding]:
 
 
 def check_quantized_products(graph: Graph) -> Iterator[Finding]:
-    """A product is INT8 only if both of its inputs are; one pair alone builds, and costs time for nothing."""
+    """Find products with only one quantized input: they build, but run slower and not in INT8."""
     for node in graph.nodes:
         if node.op_type not in ("Gemm", "MatMul") or len(node.input) < 2:
             continue
@@ -215,7 +218,7 @@ def check_quantized_products(graph: Graph) -> Iterator[Finding]:
 
 
 def check_small_scales(graph: Graph) -> Iterator[Finding]:
-    """Scales that FP16 cannot hold exactly: they build, and the numbers are wrong."""
+    """Find scales that FP16 cannot represent exactly: they build, but the results are wrong."""
     for node in graph.nodes:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
@@ -231,7 +234,7 @@ def check_small_scales(graph: Graph) -> Iterator[Finding]:
 
 
 def check_plugins(graph: Graph) -> Iterator[Finding]:
-    """Inputs, outputs and needed attributes of plugin nodes; TensorRT casts nothing for a plugin."""
+    """Check inputs, outputs and required attributes of plugin nodes; TensorRT casts nothing for a plugin."""
     for node in graph.nodes:
         operator = OPERATORS.get(node.op_type)
         if operator is None:
@@ -259,7 +262,7 @@ def check_plugins(graph: Graph) -> Iterator[Finding]:
 
 
 def _check_tensors(graph: Graph, node: onnx.NodeProto, form: Form) -> Iterator[Finding]:
-    """Types and ranks of the inputs of a plugin node."""
+    """Check types and ranks of the inputs of a plugin node."""
     data = graph.types.get(node.input[0])
     for name, tensor in zip(node.input, form.inputs, strict=False):
         got, wanted = graph.types.get(name), tensor.type.elements
@@ -281,7 +284,7 @@ def _check_tensors(graph: Graph, node: onnx.NodeProto, form: Form) -> Iterator[F
 
 
 def check_declared(graph: Graph, fields: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
-    """Attributes against the fields that the plugins declare; the parser drops all others."""
+    """Find attributes that the plugins do not declare as fields; the parser drops these."""
     kinds = {
         onnx.AttributeProto.INT: "INT32",
         onnx.AttributeProto.INTS: "INT32",
@@ -316,7 +319,7 @@ def check_declared(graph: Graph, fields: Mapping[str, Mapping[str, str]]) -> Ite
                 )
 
 
-# What TensorRT refuses, or does otherwise than the graph says; doc/graph_surgery.md has its words for each.
+# Graphs that TensorRT refuses or computes differently; doc/graph_surgery.md quotes its message for each.
 RULES = (
     check_file,
     check_support,
@@ -326,5 +329,5 @@ RULES = (
     check_quantization,
     check_plugins,
 )
-# What TensorRT builds without a complaint, and this project does not want in an INT8 graph; see doc/int8.md.
+# Patterns that TensorRT builds, but that this project does not want in an INT8 graph; see doc/int8.md.
 INT8_RULES = (check_quantized_products, check_small_scales)

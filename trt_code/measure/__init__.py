@@ -1,1 +1,1 @@
-"""What measures: latency, agreement, throughput, kernels, and the tables and plots of the results."""
+"""Measurements: latency, agreement, throughput, kernels, and the tables and plots of the results."""

@@ -1,13 +1,13 @@
-"""Does a runner give what PyTorch FP32 gives? The numbers of the table's right half, and the verdict.
+"""Compares a runner's results with PyTorch FP32: the right half of the benchmark's table, and its verdict.
 
-A single score can jump without anything being wrong: the CRF reads it through the rank of the next
-candidate (``lite::crf_decode``), and rounding swaps the ranks of candidates that nearly tie. So the
-verdict looks at tokens, at the median difference of the scores and, in FP32, at their sum over a
-sentence, which no tie changes; the largest difference is shown and only has to be finite.
+A single score can change a lot in a correct runner: the CRF reads it through the rank of the next candidate
+(``lite::crf_decode``), and rounding swaps the ranks of candidates that nearly tie. So the verdict uses the
+tokens, the median difference of the scores and, in FP32, the sum of the scores over a sentence, which does
+not depend on ties. The largest difference is printed and only has to be finite.
 
-FP32 has to be close. A lower precision has to keep the seed's bounds; where these are out of reach for
-the weights at hand (random ones give near ties everywhere), it may be at most twice as far off as
-PyTorch itself is in that precision on the same batch.
+FP32 has to be close. A lower precision has to keep the seed's bounds. Some weights cannot meet them (random
+weights give near ties everywhere); then its error may be at most twice the error of PyTorch in that
+precision on the same batch.
 """
 
 import math
@@ -22,7 +22,7 @@ from trt_code.runners import Output
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two outputs compare, or how far apart they may be.
+    """The differences between two outputs, or the bounds of such differences.
 
     Attributes:
         tokens: share of positions with the same token.
@@ -37,7 +37,7 @@ class Agreement:
     absolute: float
 
     def within(self, limit: "Agreement") -> bool:
-        """Whether this is finite and at least as good as ``limit``."""
+        """Whether the differences are finite and within ``limit``."""
         return (
             math.isfinite(self.absolute)
             and self.tokens >= limit.tokens
@@ -51,10 +51,10 @@ SEED_LIMIT = Agreement(tokens=0.94, relative=5e-3, path=math.inf, absolute=math.
 
 
 def compare(output: Output, reference: Output) -> Agreement:
-    """Compare over the positions that are a token in either of the two.
+    """Compare two outputs at the positions where either has a token.
 
-    The padding behind is equal by construction and would flatter every runner. The canvases may
-    differ in width where only padding follows.
+    The padding after the tokens is always equal, so to count it would hide errors. The canvases may
+    differ in width if only padding follows.
     """
     width = max(output.tokens.shape[1], reference.tokens.shape[1])
 
@@ -79,14 +79,14 @@ def verdict(
     precision: str,
     torch_agreement: Callable[[], Agreement | None],
 ) -> str:
-    """The table's last column: starts with Good, Bad or, for PyTorch's own rounding, yardstick.
+    """Return the last column of the table: begins with Good, Bad, or yardstick for PyTorch itself.
 
     Args:
         agreement: the runner's, against PyTorch FP32.
         runner: its name; "torch" is not measured by itself.
         precision: its precision.
-        torch_agreement: gives PyTorch's own in that precision on the same batch, None where it has
-            none. Called only if it is needed, since it costs a pass.
+        torch_agreement: returns PyTorch's agreement in that precision on the same batch, or None if
+        PyTorch does not offer the precision. Called only if needed, since it costs a pass.
     """
     if precision == "fp32":
         return "Good" if agreement.within(FP32_LIMIT) else "Bad"

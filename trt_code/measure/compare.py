@@ -1,11 +1,11 @@
-"""Autoregressive against non-autoregressive: quality and speed over batch sizes, ``make compare``.
+"""Compares autoregressive and one-pass networks in quality and speed over batch sizes: ``make compare``.
 
     python -m trt_code.measure.compare --entry demo:ort:fp32 --entry demo-ar:ort:fp32:4
 
-An entry is model:runner:precision, and behind an autoregressive model the beam (1 is greedy) and the
-length penalty, where that is not ``--lenpen``: demo-ar:ort:fp32:4:0.6. All translate the same test
-sentences, batched in the order of the file as a server would meet them. Quality is over the whole split;
-a batch's time is the median from token ids in the host's memory to token ids there. Writes
+An entry is model:runner:precision. For an autoregressive model, the beam (1 is greedy) follows, and the
+length penalty if it differs from ``--lenpen``: demo-ar:ort:fp32:4:0.6. All entries translate the same test
+sentences, batched in the order of the file, as on a server. Quality is over the whole split. A batch's time
+is the median from token ids in host memory to token ids in host memory. Writes
 ``build/compare/results.json``, ``.md`` and ``.png``.
 """
 
@@ -34,7 +34,7 @@ from trt_code.text import batching
 from trt_code.text.translator import Translator
 
 BATCHES = "1,2,4,8,16,32,64,128"
-# The best runner of each device that needs no engine to be built, and both ways to search.
+# The best runner of each device among those that need no engine, with greedy and beam search.
 DEFAULT = {
     "cpu": ("demo:ort-split:fp32", "demo-ar:ort:fp32:1", "demo-ar:ort:fp32:4"),
     "cuda": ("demo:cuda-graph:fp16", "demo-ar:cuda-graph:fp16:1", "demo-ar:cuda-graph:fp16:4"),
@@ -44,7 +44,7 @@ QUALITY = ("exact_match", "bleu", "chrf")
 
 @dataclass(frozen=True)
 class Entry:
-    """What is compared: a model in a runner; ``beam`` is None for a network without a search."""
+    """An entry of the comparison: a model in a runner; ``beam`` is None for a one-pass network."""
 
     model: str
     runner: str
@@ -54,10 +54,10 @@ class Entry:
 
     @classmethod
     def parse(cls, text: str, len_penalty: float | None = None) -> "Entry":
-        """Read model:runner:precision[:beam[:lenpen]]; ``len_penalty`` is that of a search without its own.
+        """Read model:runner:precision[:beam[:lenpen]]; ``len_penalty`` is the default of a search.
 
         Raises:
-            UserError: the text is no such thing.
+            UserError: the text does not have this form.
         """
         parts = text.split(":")
         names, numbers = parts[:3], parts[3:]
@@ -86,7 +86,7 @@ def time_batches(
     """Translate ``repeats`` batches of ``size`` sentences, taken in turn from ``rows``.
 
     Returns:
-        Median and 95th percentile of a batch in ms, and sentences a second over all of them.
+        Median and 95th percentile of a batch in ms, and sentences per second over all batches.
     """
     sentences = itertools.cycle(rows)
 
@@ -96,7 +96,7 @@ def time_batches(
     for _ in range(WARM_UP):
         runner.run(batch())
     batches = [batch() for _ in range(repeats)]
-    for source in batches:  # once each, so that what a new shape costs is paid
+    for source in batches:  # once each, so that the cost of new shapes is not timed
         runner.run(source)
     times = [wall_ms(lambda source=source: runner.run(source)) for source in batches]
     return {
@@ -108,7 +108,7 @@ def time_batches(
 
 
 def measure(entry: Entry, args: argparse.Namespace, device: str) -> dict[str, Any]:
-    """Quality and times of one entry.
+    """Measure quality and times of one entry.
 
     Raises:
         Unavailable: it cannot run here.
@@ -211,7 +211,7 @@ def main(argv: list[str] | None = None) -> None:
                 f"{time['sentences_per_s']:10.1f} sentences/s",
                 flush=True,
             )
-        write(results, args.output)  # at once: what follows may take long, or be stopped
+        write(results, args.output)  # at once: the next entries may take long or be interrupted
     if not results["rows"]:
         raise UserError("none of the entries can run here; see the reasons above")
     write(results, args.output)

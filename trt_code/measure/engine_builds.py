@@ -1,10 +1,10 @@
-"""Builds every graph of models and writes down time, peak memory and size of each plan.
+"""Builds every graph of the given models and records each plan's build time, peak memory and size.
 
     python -m trt_code.measure.engine_builds --model demo,demo-ar
 
-No GPU is needed with TensorRT for RTX. Each build is a process of its own, whose peak of resident memory is
-given. The graphs are those of `make patch patch-split`, with and without plugins; one that is missing is left
-out. Plans are not kept.
+TensorRT for RTX does not need a GPU. Each build runs in a separate process, to measure its peak of resident
+memory. The graphs are those of `make patch patch-split`, with and without plugins; missing graphs are
+skipped. Plans are not kept.
 """
 
 import json
@@ -30,7 +30,7 @@ def graphs(folder: Path) -> list[Path]:
 
 
 def build(graph: Path) -> dict[str, Any]:
-    """Build one graph in a process; the row says what came of it."""
+    """Build one graph in a separate process; return the row with the outcome."""
     row: dict[str, Any] = {"graph": f"{graph.parent.name}/{graph.name}"}
     row["plugins"] = read_graph_files(graph).metadata.get("plugins", "lite")
     with tempfile.TemporaryDirectory() as name, (Path(name) / "said").open("w+") as said:

@@ -1,4 +1,4 @@
-"""Do INT8 matrix products pay on this GPU? The full-size network's own shapes, FP16 against INT8.
+"""Times INT8 against FP16 matrix products on this GPU, with the shapes of the full-size network.
 
     python -m trt_code.measure.int8_gemm --shape 1x32,16x32,64x64
 
@@ -6,11 +6,11 @@ A shape is sentences x source tokens; the decoder's canvas is twice the source. 
 
 - ``fp16``: product and bias as the CUDA-graph runner computes them (``lite::linear``, cuBLASLt's
   fastest algorithm for the shape; PyTorch's ``linear`` where the library is not built);
-- ``int_mm``: INT8 to INT32 and nothing around it (``torch._int_mm``, cuBLASLt), a bound from below
-  for whatever is made of it;
+- ``int_mm``: INT8 to INT32 without scales and bias (``torch._int_mm``, cuBLASLt), a lower bound for every
+form with cuBLASLt;
 - ``fused``: INT8 with scales, bias and the rounding to FP16 in one kernel (Triton, the fastest of its
-  tiles), for an input that the kernel before has written as INT8;
-- ``rounded``: that, and a kernel before it that rounds an FP16 input to INT8.
+  tiles), for an input that the previous kernel has written as INT8;
+- ``rounded``: ``fused`` after a kernel that rounds an FP16 input to INT8.
 
 Every form of every product, and every tile, is checked against the exact product before it is timed. Times
 are of a CUDA graph of many calls; ``--check`` stops after the checks.
@@ -34,7 +34,7 @@ from trt_code.runners.timing import device_ms, graph_ms
 
 FORMS = ("fp16", "int_mm", "fused", "rounded")
 _CALLS, _REPEATS = 20, 9
-_PEAK_SECONDS = 0.02  # a form's calls are fewer where one takes long
+_PEAK_SECONDS = 0.02  # limits the number of calls of a slow form
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Product:
     count: int
 
 
-# The architecture of the public checkpoint, projections merged as inference has them. What the taps'
-# projection (24 to 120 columns) costs is hidden in the convolution's kernel.
+# The architecture of the public checkpoint, projections merged as inference has them. The taps'
+# projection (24 to 120 columns) is left out: the convolution's kernel hides its cost.
 ENCODER = (
     Product("linear1, conv.linear1", 512, 1024, 12),
     Product("linear2", 512, 512, 6),
@@ -73,7 +73,7 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 
 class Int8Kernels:
-    """The Triton kernels, made at the first use, since a machine without a GPU has no Triton."""
+    """Define the Triton kernels at the first use, since a machine without a GPU has no Triton."""
 
     # rows, columns and depth of a tile, warps, stages of its pipeline
     TILES = (
@@ -192,11 +192,11 @@ class Case:
         Sums of INT8 products are whole numbers that FP64 holds exactly, whatever the order.
 
         Raises:
-            UserError: one of them gives something else.
+            UserError: the result of a form is wrong.
         """
         self.kernels.quantize(self.x, self.x_scale, self.x8)
         rounded = (self.x.float() / self.x_scale).clamp(-127, 127).round()
-        # a tie, or a quotient that a last bit moves across one, may fall to either side
+        # a tie, or a quotient within a last bit of one, may round to either side
         self._demand("quantize", (self.x8.float() - rounded).abs().max().item() <= 1)
         self._demand("quantize", (self.x8.float() != rounded).float().mean().item() < 1e-3)
         exact = self.x8.double() @ self.weight8.double().t()
@@ -225,7 +225,7 @@ class Case:
             raise UserError(f"{self.shape}: {form} does not give the exact product")
 
     def times(self) -> dict[str, Any]:
-        """Milliseconds of every form, and which tile was the fastest."""
+        """Return the milliseconds of every form, and the fastest tile."""
         self.kernels.quantize(self.x, self.x_scale, self.x8)
         fused = {tile: milliseconds(lambda tile=tile: self.fused(tile)) for tile in self.tiles}
         best = min(fused, key=fused.get)
@@ -239,7 +239,7 @@ class Case:
 
 
 def measure(batch: int, length: int) -> dict[str, Any]:
-    """Both halves at one size: a row a product, and the sums over all of them."""
+    """Measure both halves at one size: one row per product, and the sums over all products."""
     rows, sums = [], dict.fromkeys(FORMS, 0.0)
     for half, count, products in (
         ("encoder", batch * length, ENCODER),

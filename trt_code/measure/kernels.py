@@ -45,10 +45,10 @@ OPERATORS = (
 )
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
-CACHE_BYTES = 200 << 20  # input sets of a large case add up to more than this
+CACHE_BYTES = 200 << 20  # the input sets of a large case exceed this in total
 CALLS = 20  # of a captured graph
 ROUNDS = 15
-EAGER_CALLS, EAGER_ROUNDS = 2, 7  # PyTorch's forms take up to a thousand times as long
+EAGER_CALLS, EAGER_ROUNDS = 2, 7  # PyTorch's forms are up to 1000 times slower
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Case:
         plain: the same in PyTorch, for the dtype of its tensors.
         moved: the fewest bytes that a call must move.
         compile: whether torch.compile of ``plain`` is worth its compile time.
-        check: compares kernel and plain on one set; gives what is wrong, or "".
+        check: compares kernel and plain on one set; returns the error as text, or "".
     """
 
     name: str
@@ -132,7 +132,7 @@ def plain_crf(
 
 
 def check_error(case: Case, tensors: list[Tensor]) -> str:
-    """At most twice PyTorch's error in the same dtype, plus the dtype's rounding."""
+    """Check that the error is at most twice PyTorch's in the same dtype, plus the dtype's rounding."""
     slices = [t[:4] if t.dim() > 1 else t for t in tensors]  # float64 of all would not fit
     exact = [t.double() if t.is_floating_point() else t for t in slices]
     reference = case.plain(*exact)
@@ -265,7 +265,7 @@ def device_time(
 
 
 def copy_bandwidth() -> float:
-    """Bytes read and written in a second by the faster of the driver's and PyTorch's copy of 1 GiB."""
+    """Return bytes per second, read and written, of the faster 1 GiB copy: the driver's or PyTorch's."""
     source = torch.randn(1 << 28, device="cuda")
     target = torch.empty_like(source)
     moved = 2 * source.numel() * source.element_size()
@@ -274,7 +274,7 @@ def copy_bandwidth() -> float:
 
 
 def input_sets(case: Case) -> tuple[list[list[Tensor]], int]:
-    """Sets of a case's tensors to take turns with, and how many calls a graph should hold."""
+    """Return the input sets of a case, used in rotation, and the number of calls per graph."""
     tensors = case.inputs()
     total = sum(t.numel() * t.element_size() for t in tensors)
     # Small cases find their inputs in the cache, as they do inside the network.
@@ -300,7 +300,7 @@ def measure(case: Case, bandwidth: float) -> dict[str, Any]:
 
 
 def compiled_time(case: Case) -> float:
-    """Device time of PyTorch's form as torch.compile makes it."""
+    """Return the device time of PyTorch's form under torch.compile."""
     torch._dynamo.reset()
     sets, calls = input_sets(case)
     return device_time(torch.compile(case.plain, dynamic=False), sets, calls)

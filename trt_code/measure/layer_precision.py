@@ -1,11 +1,11 @@
-"""In which precision every product with a weight is really computed: by ONNX Runtime, or by an engine.
+"""Lists the precision in which ONNX Runtime or an engine really computes each product with a weight.
 
     python -m trt_code.measure.layer_precision build/demo/model.qdq.onnx
     python -m trt_code.measure.layer_precision build/demo/model.int8.layers.json
 
-A graph says what may be INT8; what is, only the runtime knows after it has chosen its kernels. Of an
-exported graph this opens a session and reads the graph that ONNX Runtime made of it. Of the layer
-report that ``trt_code.build_engine --layer-report`` writes it reads the types of each GEMM's inputs.
+A graph says which products may run in INT8; the runtime decides when it chooses its kernels. For an
+exported graph, this program opens a session and reads the graph that ONNX Runtime optimised. For a layer
+report of ``trt_code.build_engine --layer-report``, it reads the types of each GEMM's inputs.
 """
 
 import json
@@ -24,7 +24,7 @@ _ORT_FLOAT = frozenset(("FusedGemm", "FusedMatMul", "Gemm", "MatMul"))
 _ORT_INT8 = frozenset(
     ("DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul")
 )
-# How the inspector names types: "Half" or "Row major linear FP16", "Int8" or "... Int8 format".
+# The inspector's names of types: "Half" or "Row major linear FP16", "Int8" or "... Int8 format".
 _ENGINE_TYPES = {
     "INT8": r"\bint8\b",
     "FP8": r"\bfp8\b|\bfp8e4m3\b",
@@ -37,7 +37,7 @@ _ENGINE_GEMM = re.compile(r"gemm|matmul|matrixmultiply|matrix_multiply", re.IGNO
 
 @dataclass(frozen=True)
 class Product:
-    """A product: where in the network it stands, the kernel that computes it, and its precision."""
+    """A product: its place in the network, the kernel that computes it, and its precision."""
 
     name: str
     kernel: str
@@ -45,7 +45,7 @@ class Product:
 
 
 def products(path: Path) -> list[Product]:
-    """The products of an exported ``.onnx`` file or of a layer report ``.json``.
+    """Return the products of an exported ``.onnx`` file or of a layer report ``.json``.
 
     Raises:
         UserError: it is neither, or there is no such file.
@@ -54,10 +54,10 @@ def products(path: Path) -> list[Product]:
 
 
 def of_session(path: Path) -> list[Product]:
-    """The products with a weight in the graph that ONNX Runtime's CPU runs for the file ``path``.
+    """Return the products with a weight in the graph that ONNX Runtime runs on a CPU for ``path``.
 
     Raises:
-        UserError: there is no such graph, or ONNX Runtime refuses it.
+        UserError: the graph is missing, or ONNX Runtime refuses it.
     """
     import onnxruntime as ort
 
@@ -81,10 +81,10 @@ def of_session(path: Path) -> list[Product]:
 
 
 def of_engine(path: Path) -> list[Product]:
-    """The GEMMs in a layer report; of a fused layer the precision is that of what it reads.
+    """Return the GEMMs in a layer report; the precision of a fused layer is that of its inputs.
 
     Raises:
-        UserError: it is no layer report, or one without details.
+        UserError: the file is not a layer report, or has no details.
     """
     try:
         layers = json.loads(path.read_text(encoding="utf-8"))["Layers"]
@@ -102,13 +102,13 @@ def of_engine(path: Path) -> list[Product]:
 
 
 def _onnx_names(layer: dict[str, Any]) -> str:
-    """The nodes of the graph that a layer computes, as far as the report tells."""
+    """Return the graph nodes that a layer computes, as far as the report lists them."""
     nodes = re.findall(r"\[ONNX Layer: ([^\]]*)\]", layer.get("Metadata") or "")
     return " + ".join(nodes) or layer.get("Name", "?")
 
 
 def _engine_precision(layer: dict[str, Any]) -> str:
-    """The lowest precision among a layer's inputs, which is that of its products."""
+    """Return the lowest precision among a layer's inputs, which is the precision of its products."""
     texts = [tensor.get("Format/Datatype", "") for tensor in layer.get("Inputs", [])]
     for precision, pattern in _ENGINE_TYPES.items():
         if any(re.search(pattern, text, re.IGNORECASE) for text in texts):
@@ -117,7 +117,7 @@ def _engine_precision(layer: dict[str, Any]) -> str:
 
 
 def summary(products: list[Product]) -> str:
-    """One line: how many products have which precision."""
+    """Return one line with the number of products per precision."""
     counts = Counter(product.precision for product in products)
     return "products: " + ", ".join(f"{count} {name}" for name, count in counts.most_common())
 

@@ -1,4 +1,4 @@
-"""What a measurement was taken on and with: the header of every table."""
+"""Describes the machine and software of a measurement, for the header of every table."""
 
 import datetime
 import importlib.metadata
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tens
 
 
 def describe(device: str, threads: int) -> dict[str, str]:
-    """Name to text: date, commit, command, processor, GPU, system and versions.
+    """Return date, commit, command, processor, GPU, system and versions, as a mapping of name to text.
 
     Args:
         device: "cpu" or "cuda"; the GPU is named for the latter.
@@ -34,7 +34,7 @@ def describe(device: str, threads: int) -> dict[str, str]:
 
 
 def machine_name(facts: dict[str, str]) -> str:
-    """The GPU, or the CPU of a machine without one, from what ``describe`` gave."""
+    """Return the GPU, or the CPU if there is no GPU, from the result of ``describe``."""
     return facts.get("gpu", facts["cpu"])
 
 

@@ -1,4 +1,4 @@
-"""How near kernels and networks come to what the GPU can do: a roofline.
+"""Plots a roofline: kernels and networks against the limits of the GPU.
 
     python -m trt_code.measure.kernels --no-compile --output build/bench/kernels
     python -m trt_code.measure.sweep --model wmt16-random
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import train_model.model_stats  # noqa: F401  teaches the counter the project's operators
+import train_model.model_stats  # noqa: F401  registers the project's operators for counting
 from train_model import plots
 from train_model.cli import Parser, UserError, run
 from train_model.model_folder import find_model
@@ -50,7 +50,7 @@ WEIGHT_BYTES = {"fp16": 2, "bf16": 2, "tf32": 4, "fp32": 4}
 
 
 def ceilings() -> dict[str, Any]:
-    """Bytes a second of a copy, and operations a second of a large product in each precision."""
+    """Measure bytes per second of a copy, and operations per second of a large product per precision."""
     result: dict[str, Any] = {"bytes_per_s": copy_bandwidth(), "operations_per_s": {}}
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
@@ -65,7 +65,7 @@ def ceilings() -> dict[str, Any]:
 
 
 def kernel_operations(op: str, shape: str) -> float:
-    """Multiplications, additions, comparisons and exponentials of one call that ``kernels`` times."""
+    """Count multiplications, additions, comparisons and exponentials of a call timed by ``kernels``."""
     batch, length = SHAPES[shape]
     positions = batch * length
     taps = positions * HEADS * KERNEL
@@ -82,7 +82,7 @@ def kernel_operations(op: str, shape: str) -> float:
 
 
 def kernel_points(measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A point for each row of the JSON file of ``trt_code.measure.kernels``."""
+    """Return one point per row of the JSON file of ``trt_code.measure.kernels``."""
     for row in measured["rows"]:
         if "kernel_us" not in row:
             continue
@@ -99,7 +99,7 @@ def kernel_points(measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def network_points(measured: dict[str, Any], build_dir: str) -> Iterator[dict[str, Any]]:
-    """A point for each timed row of a sweep; the runners that cut the canvas do less and are left out."""
+    """Return one point per timed row of a sweep, without runners that cut the canvas, which do less work."""
     model = load_checkpoint(find_model(measured["model"], build_dir).checkpoint).model
     model = model.eval().to("meta")
     weights = sum(p.numel() for p in model.parameters())
@@ -129,10 +129,10 @@ def _cuts_canvas(runner: str) -> bool:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Operations a second by operations a byte, below the ceilings, as a PNG at ``path``.
+    """Plot operations per second against operations per byte, with the ceilings, as a PNG at ``path``.
 
-    One panel per kernel and per runner. The colour says the precision; the first and the last shape are
-    named.
+    There is one panel per kernel and per runner. The colour shows the precision. The first and the last
+    shape are labelled.
     """
     points = results["points"]
     names = list(dict.fromkeys((point["kind"], point["name"]) for point in points))

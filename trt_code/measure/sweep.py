@@ -1,8 +1,8 @@
-"""Every runner and rival over batches and lengths: ``make sweep``.
+"""Measures every runner and rival over batches and lengths: ``make sweep``.
 
 Blocks are measured in the order given, the most wanted first, each row checked before it is timed, as by
-``trt_code.bench``. What is known is written after every block, so that a run that ends early has lost
-nothing; blocks that the time did not reach are named in the page. Writes ``results.json``, ``.md`` and the
+``trt_code.bench``. The results so far are written after every block, so that a run that ends early keeps
+them. The page names the blocks that did not fit into the time. Writes ``results.json``, ``.md`` and the
 plots ``latency.png`` (by source length) and ``throughput.png`` (by batch).
 """
 
@@ -27,7 +27,7 @@ BLOCKS = {
     "cuda-graph-full:bf16,cuda-graph-full:fp32,torch-compile-max:fp16,trt:fp16,trt:tf32",
     "cpu": "ort-split:fp32,ort:fp32,torch:fp32",
 }
-# Half a minute and more a shape goes into compiling, so one shape speaks for these.
+# These compile for half a minute or more per shape, so they are measured on one shape.
 COMPILED_SHAPES = "16x32"
 
 
@@ -35,7 +35,7 @@ def parse_blocks(text: str) -> list[tuple[str, str]]:
     """Parse ``cuda-graph:fp16,torch:fp32`` into names of runners with precisions.
 
     Raises:
-        UserError: something else, or a name that is not known.
+        UserError: the text has another form, or a name is not known.
     """
     blocks = []
     for part in text.split(","):
@@ -52,7 +52,7 @@ def parse_blocks(text: str) -> list[tuple[str, str]]:
 
 
 class Sweep:
-    """The blocks measured so far, and the page of them."""
+    """The blocks measured so far, and their page."""
 
     def __init__(self, measured: Bench, facts: dict[str, Any], output: Path, seconds: float):
         self._bench, self._output = measured, output
@@ -62,7 +62,7 @@ class Sweep:
     def block(
         self, name: str, precision: str, shapes: list[tuple[int, int]], at_most: float
     ) -> None:
-        """Measure a runner on shapes, for at most so many seconds, and write what is known by now."""
+        """Measure a runner on shapes for a limited number of seconds, and write the results so far."""
         title = f"{name} {precision}"
         end = min(self._end, time.monotonic() + at_most)
         if time.monotonic() >= self._end:
@@ -73,7 +73,7 @@ class Sweep:
         except Unavailable as reason:
             self._leave_out(title, str(reason))
             return
-        except Exception as error:  # one rival that breaks must not take the others with it
+        except Exception as error:  # a rival that fails must not stop the others
             self._leave_out(title, " ".join(f"{type(error).__name__}: {error}".split()))
             return
         print(f"\n{title} ({runner.device})\n{report.text_head()}", flush=True)
@@ -95,9 +95,9 @@ class Sweep:
         self.write()
 
     def write(self, drawn: bool = False) -> None:
-        """Write results and page as far as they go, and the plots when all is done: they take seconds.
+        """Write the results and the page so far; write the plots, which take seconds, only at the end.
 
-        Nothing is written before the first row, so that an earlier sweep's files stay.
+        Writes nothing before the first row, so that the files of an earlier sweep stay.
         """
         if self.results["rows"]:
             report.write(self.results, self._output, pictures=sweep_plots.PLOTS if drawn else {})

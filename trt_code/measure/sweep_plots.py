@@ -10,12 +10,12 @@ from trt_code.runners import PRECISIONS
 
 
 def latency(results: dict[str, Any], path: Path) -> None:
-    """Median latency by source length, one panel per batch and precision, as a PNG at ``path``."""
+    """Plot median latency by source length, one panel per batch and precision, as a PNG at ``path``."""
     _grid(results, path, "sl", "bs", "lt", "source tokens", "batch {}", "latency, ms")
 
 
 def throughput(results: dict[str, Any], path: Path) -> None:
-    """Source tokens a second by batch, one panel per length and precision, as a PNG at ``path``."""
+    """Plot source tokens per second by batch, one panel per length and precision, as a PNG at ``path``."""
     _grid(results, path, "bs", "sl", "tp", "batch", "{} source tokens", "source tokens/s")
 
 

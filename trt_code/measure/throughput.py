@@ -1,8 +1,8 @@
-"""Text in, text out, as fast as it goes: ``make throughput``.
+"""Measures the throughput from text to text: ``make throughput``.
 
 Translates the model's test split, and a file of many lines (or as many sentences of the demo's corpus),
 through ``trt_code.text.pipeline``: encoding, sorting by length, batches by tokens, the network, decoding,
-all at once. Prints sentences and tokens per second and where the time went; writes ``throughput.json``
+all at once. Prints sentences and tokens per second and the time of each stage; writes ``throughput.json``
 and ``.md``.
 """
 
@@ -26,21 +26,21 @@ from trt_code.text.pipeline import Pipeline
 from trt_code.translate import read_lines
 
 SEED = 20261122
-"""Of the generated sentences; no corpus of the project has the same."""
+"""Seed of the generated sentences, which no corpus of the project uses."""
 MAX_TOKENS = 8192
 MAX_SENTENCES = 256
 WARM_UP_LINES = 16_384
 BUSY_EVERY_MS = 100
-LEAST_SAMPLES = 5  # of a pass; the share of a shorter one says nothing
+LEAST_SAMPLES = 5  # per pass; fewer samples give no meaningful share
 
 
 def make_codec(files: ModelFolder, max_source: int | None) -> Codec:
-    """A codec that cuts what is too long and keeps what is unknown, as ``make eval`` does."""
+    """Return a codec that cuts long sentences and keeps unknown units, as ``make eval`` does."""
     return Codec(Tokenizer.from_files(files), max_source, too_long="cut", unknown="keep")
 
 
 def generate(count: int) -> list[str]:
-    """``count`` English sentences of the demo's task.
+    """Generate ``count`` English sentences of the demo's task.
 
     Raises:
         UserError: a package that makes them is missing.
@@ -54,9 +54,9 @@ def generate(count: int) -> list[str]:
 
 
 class GpuBusy:
-    """The share of time in which the GPU had a kernel running, as the driver samples it.
+    """Measures the share of time in which a kernel ran on the GPU, as sampled by the driver.
 
-    Use it as a context manager; ``share`` is None where there is no ``nvidia-smi``, or too little time.
+    Use it as a context manager; ``share`` is None without ``nvidia-smi`` or after too short a time.
     """
 
     share: float | None = None
@@ -84,7 +84,7 @@ class GpuBusy:
 
 
 def measure(name: str, lines: list[str], pipeline: Pipeline, repeats: int) -> dict[str, Any]:
-    """Translate the first lines untimed, and then all of them ``repeats`` times; the fastest pass counts.
+    """Translate the first lines untimed, then all lines ``repeats`` times; return the fastest pass.
 
     The untimed pass starts processes, fills caches and captures graphs of most shapes.
     """

@@ -1,1 +1,1 @@
-"""A C++ program that plays TensorRT's part towards a plugin library, and its Python side."""
+"""A C++ program that calls a plugin library as TensorRT does, and its Python interface."""

@@ -1,7 +1,7 @@
-"""Drive the plugin host (``main.cpp``) from Python: write its case files, read what it says.
+"""Drives the plugin host (``main.cpp``) from Python: writes its case files and reads its output.
 
 A case is one ONNX node with tensors at one or more shapes. Tensors on PyTorch's ``meta`` device have
-shapes and types but no data: such a case is lived up to ``enqueue``, as every case is on a machine
+shapes and types but no data: such a case stops before ``enqueue``, like every case on a machine
 without a GPU.
 """
 
@@ -31,16 +31,16 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Case:
-    """One node, and the shapes at which it is lived.
+    """One node, and the shapes at which the host runs it.
 
     Attributes:
-        name: one word, found again in the outcome.
+        name: one word, which identifies the outcome.
         plugin: the node's op_type.
-        attributes: of the node; Python's int, float, str, list of int or float.
-        inputs: for each run the input tensors; types and ranks are the same in every run.
-        outputs: for each run the tensors that are expected, of which only shape and type count.
-        accepted: every combination of types (inputs, then outputs) that the plugin takes; all others
-            must be refused. Not looked at when empty.
+        attributes: the node's attributes: int, float, str, or a list of int or float.
+        inputs: the input tensors of each run; types and ranks are the same in every run.
+        outputs: the expected output tensors of each run, of which only shape and type count.
+        accepted: every combination of types (inputs, then outputs) that the plugin accepts; it must
+        refuse all others. Not checked if empty.
     """
 
     name: str
@@ -55,15 +55,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case.
+    """The outcome of a case.
 
     Attributes:
-        result: "passed"; "refused" when the plugin said no and why; "fault" when it broke a rule of
-            TensorRT's interface; "crash" when the host died of it.
+        result: "passed"; "refused" if the plugin refused with a reason; "fault" if it broke a rule of
+        TensorRT's interface; "crash" if the host died.
         stage: the last stage that was entered, "fields" to "enqueue".
-        enqueued: whether a run of it went through on a GPU.
-        outputs: for each run the output tensors, on the CPU; empty unless it passed on a
-            GPU.
+        enqueued: whether a run of it completed on a GPU.
+        outputs: the output tensors of each run, on the CPU; empty unless it passed on a GPU.
     """
 
     case: str
@@ -77,13 +76,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PluginHost:
-    """A built host and the plugin library that it loads; both for one TensorRT major version."""
+    """A built host and the plugin library that it loads, both for the same TensorRT major version."""
 
     program: Path
     library: Path
 
     def fields(self) -> dict[str, dict[str, str]]:
-        """Each plugin's declared fields and their types: ``{"LiteTopK": {"k": "INT32"}, ...}``.
+        """Return each plugin's declared fields and their types: ``{"LiteTopK": {"k": "INT32"}, ...}``.
 
         Raises:
             UserError: the library cannot be loaded.
@@ -103,17 +102,17 @@ class PluginHost:
         drop_undeclared: bool = False,
         at_once: int = 0,
     ) -> list[Outcome]:
-        """Live the cases, in order. After a crash the cases that follow have no outcome.
+        """Run the cases in order. After a crash, the remaining cases have no outcome.
 
         Args:
             device: enqueue the cases that have data, if there is a GPU.
             drop_undeclared: drop attributes that the creator does not declare, as the ONNX parser
                 does, instead of calling it a fault.
-            at_once: if not 0, run every case in a thread of its own, all at once, and enqueue this
-                many times more.
+            at_once: if not 0, run all cases at once, each in its own thread, and enqueue each case this
+            number of times more.
 
         Raises:
-            UserError: the library cannot be loaded, or a case cannot be played.
+            UserError: the library cannot be loaded, or a case cannot be run.
         """
         options = [] if device else ["--no-device"]
         options += ["--drop-undeclared"] if drop_undeclared else []

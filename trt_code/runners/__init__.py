@@ -63,12 +63,12 @@ def names() -> list[str]:
 
 
 def rivals() -> list[str]:
-    """The names of the runners that are there to be compared with."""
+    """The names of the runners that serve only for comparison."""
     return [name for name, specs in RUNNERS.items() if specs[0].rival]
 
 
 def spec(name: str, autoregressive: bool) -> RunnerSpec | None:
-    """The declaration of the runner ``name`` for a kind of network; None if it has none for it."""
+    """Return the declaration of the runner ``name`` for a kind of network, or None."""
     found = (declared for declared in RUNNERS[name] if declared.autoregressive == autoregressive)
     return next(found, None)
 
@@ -84,8 +84,8 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
         options: the other fields of ``spec.Request``, e.g. ``threads`` and ``build_dir``.
 
     Raises:
-        Unavailable: this machine cannot run it, or what it runs has not been built.
-        UserError: no such runner, precision or device.
+        Unavailable: this machine cannot run it, or its files have not been built.
+        UserError: the runner, precision or device does not exist.
     """
     for kind, value, known in (
         ("runner", name, names() + rivals()),

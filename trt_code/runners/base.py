@@ -1,4 +1,4 @@
-"""What every runner offers: one batch in, tokens and scores out, and how long that takes."""
+"""The interface of every runner: translates a batch into tokens and scores, and measures the time."""
 
 import abc
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from train_model.models.hypotheses import Found
 from trt_code.runners.timing import wall_ms
 
 WARM_UP = 3
-"""Untimed passes before the timed ones: allocators, autotuners and caches settle in them."""
+"""Untimed passes before the timed ones, in which allocators, autotuners and caches settle."""
 WARM_UP_SECONDS = 2
-"""Slow passes are warm after fewer."""
+"""Seconds after which the warm-up of a slow network ends early."""
 
 
 class Unavailable(Exception):
-    """This machine, or what was built on it, cannot run it. The message says why in one line.
+    """Raised if this machine cannot run a runner or its built files. The message is one line.
 
     Args:
-        reason: why.
-        built: what was built nevertheless, for the table.
+        reason: the message.
+        built: the file that was built although it cannot run, for the table.
     """
 
     def __init__(self, reason: str, built: str = "") -> None:
@@ -33,11 +33,11 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Output:
-    """What the network gives for one batch.
+    """The network's results for one batch.
 
     Attributes:
-        tokens: [B, T] int64; bos first, eos last, pad (1) behind.
-        scores: [B, T] float32, one a token.
+        tokens: [B, T] int64; bos first, eos last, then padding (1).
+        scores: [B, T] float32, one per token.
     """
 
     tokens: np.ndarray
@@ -49,7 +49,7 @@ class Timing:
     """Milliseconds of every timed pass.
 
     Attributes:
-        device_ms: the network alone, its input and output staying where they are computed.
+        device_ms: only the network, with input and output on the device.
         host_ms: from a NumPy batch to NumPy results, copies included.
     """
 
@@ -60,17 +60,17 @@ class Timing:
 class Runner(abc.ABC):
     """One network on one device in one precision. Use it as a context manager, or call ``close``.
 
-    Several threads may call ``run``. What one of them can use at a time goes to the one that asked
-    first (``trt_code.runners.turns``). Rivals do not promise that.
+    Several threads may call ``run``; they take turns at resources that only one can use, in the order
+    of their requests (``trt_code.runners.turns``). Rivals do not promise that.
 
     Attributes:
-        name: what ``create`` calls it.
+        name: its name for ``create``.
         precision: fp32, tf32, fp16, bf16 or int8.
         device: "cpu" or "cuda".
         max_source: the longest source it takes, in tokens with bos and eos; None if unknown.
-        max_batch: the most sentences it takes at once; None if only memory limits them.
-        config: the network's configuration where it was made from a checkpoint; None for a graph or a plan.
-        make_ms: milliseconds that ``create`` took to make it; 0 where something else did.
+        max_batch: the largest number of sentences in a batch; None if only memory limits it.
+        config: the network's configuration if it was loaded from a checkpoint; None for a graph or a plan.
+        make_ms: milliseconds that ``create`` took to make it; 0 if it was not made by ``create``.
     """
 
     make_ms: float = 0.0
@@ -86,13 +86,13 @@ class Runner(abc.ABC):
         """Translate ``src_tokens`` [B, S] int64, padded on the right with 1."""
 
     def candidates(self, src_tokens: np.ndarray, count: int, beam: int | None = None) -> Found:
-        """The best ``count`` translations of each sentence, with their scores.
+        """Return the best ``count`` translations of each sentence, with their scores.
 
-        A search gives them all, a one-pass network in two halves (``ort-split``) those of several lengths.
-        ``beam`` is of the search, in place of the runner's own; it is at least ``count``.
+        A search finds them all. A one-pass network in two halves (``ort-split``) gives translations of
+        several lengths. ``beam`` replaces the runner's beam in a search; it is at least ``count``.
 
         Raises:
-            UserError: the runner gives no more than one.
+            UserError: the runner gives only one translation.
         """
         if count > 1:
             raise UserError(
@@ -114,15 +114,15 @@ class Runner(abc.ABC):
         return Timing(self._device_ms(src_tokens, repeats) or host_ms, host_ms)
 
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
-        """The device's own clock over ``repeats`` warm passes; empty where it is the host's."""
+        """Time ``repeats`` warm passes with the device's clock; empty if this is the host's clock."""
         return []
 
     @abc.abstractmethod
     def peak_memory(self) -> int:
-        """The most bytes it has held so far: device memory on a GPU, resident memory on a CPU."""
+        """Return the peak of its memory in bytes: device memory on a GPU, resident memory on a CPU."""
 
     def close(self) -> None:  # noqa: B027 (nothing to give back is a good default)
-        """Give the device back what it holds. The runner is of no use afterwards."""
+        """Free the device's memory. The runner cannot be used afterwards."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""How much memory a runner takes: each class is made before the runner is loaded and asked later."""
+"""Measures a runner's memory: create an object before the runner is loaded, and read it later."""
 
 from pathlib import Path
 
@@ -6,20 +6,20 @@ from pathlib import Path
 class ResidentMemory:
     """The peak of this process's resident memory above what it was at the start (Linux).
 
-    The kernel's high-water mark is set back at the start, so what ran earlier does not count; what
-    runs beside the runner in this process does.
+    The kernel's high-water mark is reset at the start, so earlier work does not count. Other work in this
+    process during the run counts.
     """
 
     def __init__(self) -> None:
         try:
             Path("/proc/self/clear_refs").write_text("5")
-        except OSError:  # another system, or a sandbox: the mark of the whole process is given then
+        except OSError:  # another system, or a sandbox: use the mark of the whole process
             self._start = 0
         else:
             self._start = self._status("VmRSS")
 
     def peak(self) -> int:
-        """Bytes; 0 where the system does not tell."""
+        """The peak in bytes; 0 if the system does not report it."""
         return max(0, self._status("VmHWM") - self._start)
 
     @staticmethod
@@ -42,14 +42,14 @@ class AllocatorMemory:
         torch.cuda.reset_peak_memory_stats()
 
     def peak(self) -> int:
-        """Bytes."""
+        """The peak in bytes."""
         import torch
 
         return torch.cuda.max_memory_allocated() - self._held_before
 
 
 class DeviceMemory:
-    """Device memory taken since the start; ONNX Runtime's arena only grows, so that is the peak."""
+    """Device memory allocated since the start; ONNX Runtime's arena only grows, so this is the peak."""
 
     def __init__(self) -> None:
         self._free = self._free_now()

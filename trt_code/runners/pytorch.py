@@ -1,4 +1,4 @@
-"""What the runners over PyTorch share: precisions, and TF32 for the duration of a call."""
+"""Precisions and the TF32 setting of the runners that use PyTorch."""
 
 import contextlib
 import threading
@@ -30,11 +30,10 @@ def dtype_of(precision: str) -> "torch.dtype":
 
 
 class MatmulPrecision:
-    """PyTorch's setting for FP32 products on a GPU, which belongs to the whole process.
+    """Controls PyTorch's setting for FP32 products on a GPU, which the whole process shares.
 
-    Calls that want the same value run at the same time. A call that wants the other value waits until
-    they have ended, and the last to end restores what was set before. A call inside another must want
-    the same value.
+    Calls with the same value run at the same time. A call with the other value waits until they have
+    ended. The last call to end restores the earlier setting. A nested call must use the same value.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a runner declares about itself, beside its code."""
+"""The declaration of a runner: its properties, and how to make it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,17 +24,17 @@ class Graphs(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """What a runner is made for.
+    """The model, device and options for which a runner is made.
 
     Attributes:
         model: a ``train_model.model_folder.ModelFolder``.
         precision: one of ``PRECISIONS``.
         device: "cpu" or "cuda".
-        name: the runner's.
+        name: the runner's name.
         build_dir: folder of the built files.
         threads: CPU threads; 0 for all cores.
-        beam, len_penalty: of a search; None for ``trt_code.runners.search``'s defaults.
-        kernels, cuda_graph: as ``trt_code.engine.plan.RuntimeOptions`` has them.
+        beam, len_penalty: options of a search; None for ``trt_code.runners.search``'s defaults.
+        kernels, cuda_graph: see ``trt_code.engine.plan.RuntimeOptions``.
     """
 
     model: Any
@@ -50,7 +50,7 @@ class Request:
 
     @property
     def folder(self) -> Path:
-        """Where the built files of the model are."""
+        """The folder of the model's built files."""
         return Path(self.build_dir) / self.model.name
 
 
@@ -61,13 +61,13 @@ class RunnerSpec:
     Importing the module that declares it must not import a framework; ``create`` does.
 
     Attributes:
-        name: what ``--runner`` calls it. Runners for both kinds of network share their names.
+        name: its name for ``--runner``. Runners for both kinds of network share their names.
         create: makes the runner; called as ``create(request, **options)``.
         precisions: the precisions that it offers on each device.
-        autoregressive: whether its networks give one token at a time, or the whole translation.
-        rival: whether it is there to be compared with. Rivals are not run unless asked for, and none
-            promises to serve several threads.
-        reads: what it loads: the checkpoint, ONNX files or TensorRT engines.
+        autoregressive: whether its networks give one token at a time instead of the whole translation.
+        rival: whether it serves only for comparison. Rivals run only on request, and do not promise to
+        serve several threads.
+        reads: the kind of its files: the checkpoint, ONNX files or TensorRT engines.
         graphs: the ONNX files for a precision and a device, if it reads ONNX files.
         cuts_canvas: whether a one-pass decoder computes no more positions than the longest
             translation of a batch needs.
@@ -90,10 +90,10 @@ class RunnerSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, request: Request) -> None:
-        """Check that the runner offers what is asked for, and that its ONNX files are there.
+        """Check that the runner supports the request, and that its ONNX files exist.
 
         Raises:
-            Unavailable: it does not, or a file is missing.
+            Unavailable: it does not support it, or a file is missing.
         """
         precision, device = request.precision, request.device
         if device not in self.precisions:

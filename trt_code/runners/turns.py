@@ -1,7 +1,7 @@
-"""Turns of threads at something that one of them can use at a time, in the order in which they ask.
+"""A fair lock: threads get it in the order in which they ask.
 
-``threading.Lock`` does not say who is next: the thread that lets go of it mostly has it again before
-those that wait are awake. With eight threads on one runner some then wait ten times as long as others.
+``threading.Lock`` has no order: the thread that releases it mostly takes it again before a waiting thread
+wakes up. With eight threads on one runner some then wait ten times as long as others.
 """
 
 import collections
@@ -25,9 +25,9 @@ class Turns:
             turn.acquire()
             self._waiting.append(turn)
         try:
-            turn.acquire()  # until the thread before lets go of it
+            turn.acquire()  # blocks until the previous thread releases it
         except BaseException:
-            # an interrupt while it waits: nobody may hand the turn to it any more
+            # interrupted while waiting: leave the queue, so that no thread passes the lock here
             with self._books:
                 waits = turn in self._waiting
                 if waits:
@@ -38,7 +38,7 @@ class Turns:
 
     def __exit__(self, *_: object) -> None:
         with self._books:
-            if self._waiting:  # it stays taken: nobody slips in before the next
+            if self._waiting:  # the lock stays taken, so that no other thread gets in first
                 self._waiting.popleft().release()
             else:
                 self._taken = False

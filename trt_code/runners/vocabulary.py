@@ -1,4 +1,4 @@
-"""Finds networks that were made for other dictionaries than their model has now."""
+"""Detects networks that were made for other dictionaries than the model has now."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ def check_config(checkpoint: Path, config: Any, files: Any) -> None:
     Args:
         checkpoint: the file, for the message.
         config: the network's configuration.
-        files: a ``ModelFolder``; a model without text is not judged.
+        files: a ``ModelFolder``; a model without text is not checked.
 
     Raises:
         Unavailable: they differ.
@@ -31,7 +31,8 @@ def check_vocabularies(graph: Path, metadata: Mapping[str, str], files: Any, rem
 
     Args:
         graph: the file, for the message.
-        metadata: its own, with ``config`` as ``onnx_export`` writes it; one without is not judged.
+        metadata: the graph's metadata, with ``config`` from ``onnx_export``; without ``config``, nothing is
+        checked.
         files: see :func:`check_config`.
         remedy: the command that makes the graph anew.
 
@@ -47,7 +48,7 @@ def check_vocabularies(graph: Path, metadata: Mapping[str, str], files: Any, rem
 
 
 def sizes_in(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The configuration in a graph's metadata; empty if there is none that can be read."""
+    """Return the configuration in a graph's metadata; empty if it is missing or unreadable."""
     try:
         config = json.loads(metadata.get("config", "{}"))
     except (ValueError, RecursionError):

@@ -1,10 +1,10 @@
-"""Holds what sentences give in a batch to what each gives alone, with a model's own text.
+"""Compares the translations of sentences in a batch with those of each sentence alone, on a model's text.
 
     python -m trt_code.stress.batch_neighbours --model demo-ar --runner torch --precision fp16 --beam 4
 
-prints a row of the table in doc/reliability.md. Batches are of any size to 64, in any company, and
-padded further at random. ``--policy upstream`` takes the same weights with the original's way with
-padding, which is there for runners that read the checkpoint. A model without text gets random words.
+prints a row of the table in doc/reliability.md. Batches have up to 64 random sentences and
+random extra padding. ``--policy upstream`` uses the same weights with the original's treatment of padding,
+for runners that read the checkpoint. A model without text gets random words.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ from trt_code.text.batching import PAD, pad
 
 SCORE_TOLERANCE = 1e-5
 LARGEST_BATCH = 64
-FURTHER = 8  # positions of padding more than the longest needs, at most
+FURTHER = 8  # most positions of extra padding
 COLUMNS = (
     "model, policy, runner, device, precision, beam, sentences, other tokens, score, tolerances"
 )
 
 
 def score_tolerance(scores: np.ndarray) -> np.ndarray:
-    """How far a score of sentences [.., T] may be off in FP32 [..].
+    """Return the tolerance [..] in FP32 for the scores of sentences [.., T].
 
     A CRF's score is the difference of two path scores, each rounded at its own size.
     """
@@ -43,10 +43,10 @@ def score_tolerance(scores: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pair:
-    """What a sentence gave in a batch and alone, each [T] as far as it goes alone.
+    """The results of a sentence in a batch and alone, each [T] with the length of the result alone.
 
     Attributes:
-        behind: what the batch gave behind the sentence's end.
+        behind: the batch's tokens after the sentence's end.
     """
 
     together: Output
@@ -64,9 +64,9 @@ class Pair:
 
 
 def pairs(runner: Runner, batches: Iterable[np.ndarray]) -> Iterator[Pair]:
-    """Every row of ``batches``, each [B, S] padded behind, beside the same sentence without padding.
+    """Yield the results of each row of ``batches``, each [B, S] padded on the right, with those alone.
 
-    A canvas widens with its batch; what is behind the sentence is padding.
+    A canvas widens with its batch; the positions after the sentence are padding.
     """
     for batch in batches:
         together = runner.run(batch)
@@ -83,7 +83,7 @@ def pairs(runner: Runner, batches: Iterable[np.ndarray]) -> Iterator[Pair]:
 def in_company(
     rows: list[list[int]], largest: int, longest: int, chance: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """The rows, in another order, in batches of up to ``largest`` and no wider than ``longest``."""
+    """Yield the rows in random order, in batches of at most ``largest`` rows and ``longest`` tokens width."""
     order = chance.permutation(len(rows))
     while len(order):
         size = chance.integers(1, largest + 1)
@@ -93,7 +93,7 @@ def in_company(
 
 
 def sources(files: ModelFolder, count: int, longest: int, chance: np.random.Generator) -> list:
-    """The first lines of the test split as token ids; random words of a model that has no text."""
+    """Return the first lines of the test split as token ids; random words for a model without text."""
     if files.test_src:
         tokenizer = Tokenizer.from_files(files)
         rows = [tokenizer.encode(line) for line in read_split(files, "test")[0][:count]]
@@ -104,7 +104,7 @@ def sources(files: ModelFolder, count: int, longest: int, chance: np.random.Gene
 
 
 def with_policy(files: ModelFolder, policy: str, folder: Path) -> ModelFolder:
-    """The same weights, with padding treated in another way."""
+    """Return the same weights with another treatment of padding."""
     loaded = load_checkpoint(files.checkpoint)
     config = dataclasses.replace(loaded.config, padding_policy=policy)
     save_checkpoint(folder / "checkpoint.pt", loaded.model, config)

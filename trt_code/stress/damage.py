@@ -1,4 +1,4 @@
-"""Ways to damage what the project reads. Each takes whole content and a source of chance."""
+"""Ways to damage the files that the project reads. Each takes valid content and a random generator."""
 
 import argparse
 import io
@@ -43,7 +43,7 @@ HOSTILE = [
         )
     ),
 ]
-# What may stand for an option of a checkpoint, or as a value in a JSON file.
+# Odd values for the options of a checkpoint or in a JSON file.
 ODD_VALUES = [
     None,
     -1,
@@ -84,7 +84,7 @@ EXTERNAL = {
 
 
 def damage(content: bytes, chance: random.Random) -> bytes:
-    """``content`` with one to four of: a cut, changed bytes, a piece lost, doubled or put in."""
+    """Return ``content`` with one to four of: a cut, changed bytes, a piece lost, doubled or inserted."""
     data = bytearray(content)
     for _ in range(chance.randint(1, 4)):
         start = chance.randint(0, len(data))
@@ -104,7 +104,7 @@ def damage(content: bytes, chance: random.Random) -> bytes:
 
 
 def damage_graph(content: bytes, chance: random.Random) -> bytes:
-    """An ONNX file that is still one, with one or two of its parts changed; or bytes damaged."""
+    """Return a readable ONNX file with one or two changed parts, or one with damaged bytes."""
     if chance.random() < 0.3:
         return damage(content, chance)
     model = onnx.ModelProto.FromString(content)
@@ -147,7 +147,7 @@ def damage_graph(content: bytes, chance: random.Random) -> bytes:
 
 
 class Runs:
-    """Unpickled, it calls ``function``; a checkpoint that holds one wants to run code."""
+    """Calls ``function`` when it is unpickled, like a hostile checkpoint that runs code."""
 
     def __init__(self, function: Callable, *arguments: Any) -> None:
         self._call = function, arguments
@@ -159,7 +159,7 @@ class Runs:
 def damage_checkpoint(
     content: bytes, chance: random.Random, hostile: Callable, *given: Any
 ) -> bytes:
-    """A checkpoint with odd options or weights, a damaged archive or pickle, or ``hostile(*given)`` in it."""
+    """Return a checkpoint with odd options or weights, a damaged form, or ``hostile(*given)`` inside."""
     match chance.randrange(10):
         case 0 | 1 | 2:
             return damage(content, chance)
@@ -172,7 +172,7 @@ def damage_checkpoint(
         match chance.randrange(12):
             case 0 | 1 | 2:
                 options[option] = chance.choice(ODD_VALUES)
-            case 3 | 4:  # of the options that size the network, whose names are like these
+            case 3 | 4:  # options that set sizes of the network have such names
                 sizes = [name for name in sorted(options) if _sizes(name)]
                 options[chance.choice(sizes)] = chance.choice(ODD_VALUES)
             case 5:
@@ -211,7 +211,7 @@ def _sizes(name: str) -> bool:
 
 
 def _damage_pickle(content: bytes, chance: random.Random) -> bytes:
-    """The archive whole, one of its members damaged: PyTorch reads them, the zip reader does not."""
+    """Return a valid archive with one damaged member, which PyTorch reads and the zip reader does not."""
     written = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(written, "w") as new:
         names = old.namelist()
@@ -225,7 +225,7 @@ def _damage_pickle(content: bytes, chance: random.Random) -> bytes:
 
 
 def damage_json(content: bytes, chance: random.Random) -> bytes:
-    """A JSON file with one or two values replaced by odd ones; or bytes damaged."""
+    """Return a JSON file with one or two odd values, or with damaged bytes."""
     if chance.random() < 0.4:
         return damage(content, chance)
     root = {"": json.loads(content)}

@@ -1,9 +1,9 @@
-"""Damages what the project reads and checks what comes of it: a result, or one clear line.
+"""Damages input files and checks that each program gives a result or one clear line.
 
     python -m trt_code.stress.fuzz --cases 500 --seed 1
 
-runs every target that often and prints a table; ``test_fuzz.py`` runs a few of each. A case is its
-target and a number, so a failure is repeated with ``--only TARGET --seed NUMBER --cases 1``.
+runs this number of cases of every target and prints a table; ``test_fuzz.py`` runs a few of each. A case is
+its target and a number, so a failure is repeated with ``--only TARGET --seed NUMBER --cases 1``.
 """
 
 import contextlib
@@ -54,15 +54,15 @@ ROOT = Path(export.__file__).parents[1]
 CHECKPOINTS = [
     ROOT / "train_model" / "tests" / "fixtures" / f"checkpoint_{kind}.pt" for kind in ("nat", "ar")
 ]
-HANG = 300  # seconds after which a case hangs; the slowest that ends by itself takes a tenth of it
-LONGEST_LINE = 1000  # of a refusal; it may quote ONNX Runtime's own words, not a whole file
+HANG = 300  # seconds until a case counts as hanging; the slowest case takes a tenth of this
+LONGEST_LINE = 1000  # characters of a refusal; it may quote ONNX Runtime, but not a whole file
 WHOLE = hashlib.sha256(b"whole").hexdigest()
 SIDECAR = {
     "family": FULL.name,
     "tensorrt": "10.16.0",
     "compute_capabilities": [],
     "gpu": {"name": "NVIDIA H100", "compute_capability": "9.0"},
-    "graph": {"path": "built.onnx", "sha256": "0" * 64},  # not there, so nothing is compared
+    "graph": {"path": "built.onnx", "sha256": "0" * 64},  # missing, so nothing is compared
     "plugins": [{"path": "liblite.so", "sha256": WHOLE}],
     "profiles": [{"min": [1, 1], "opt": [1, 8], "max": [4, 16]}],
     "tf32": True,
@@ -76,7 +76,7 @@ SIDECAR = {
 
 
 class Targets:
-    """What is damaged, each with the code that reads it. ``folder`` is for the damaged files.
+    """The targets: kinds of files to damage, each with the code that reads it.
 
     Args:
         files: a small model with its text.
@@ -94,7 +94,7 @@ class Targets:
         self._sentences = files.test_src.read_text(encoding="utf-8").split("\n")[:5]
 
     def all(self) -> dict[str, Callable[[random.Random], None]]:
-        """Every target by its name; each raises ``UserError`` where it refuses."""
+        """Return every target by its name; each raises ``UserError`` to refuse a file."""
         return {
             "checkpoint": self.checkpoint,
             "onnx": self.onnx,
@@ -111,7 +111,7 @@ class Targets:
         }
 
     def checkpoint(self, chance: random.Random) -> None:
-        """A checkpoint, loaded and run; one that is refused leaves the export that was there."""
+        """Load and run a checkpoint; a refused one must leave the existing export."""
         witness, output = self._folder / "witness", self._folder / "exported.onnx"
 
         def hostile(content: bytes, chance: random.Random) -> bytes:
@@ -137,7 +137,7 @@ class Targets:
                 loaded.model(torch.from_numpy(pad([[0, 5, 6, 2], [0, 5, 2]])))
 
     def onnx(self, chance: random.Random) -> None:
-        """An ONNX file, through all that reads one: the lint, the server's, verify, ONNX Runtime."""
+        """Read an ONNX file with each of its readers: the lint, the server's, verify, ONNX Runtime."""
         path = self._write(f"{self._files.name}/model.onnx", self._graph, chance, damage_graph)
         _each(
             lambda: load_onnx(path),
@@ -149,7 +149,7 @@ class Targets:
         )
 
     def patched(self, chance: random.Random) -> None:
-        """A graph for TensorRT, through what reads one: the lint, the builder's, ONNX Runtime."""
+        """Read a graph for TensorRT with each of its readers: the lint, the builder's, ONNX Runtime."""
         path = self._write(
             f"{self._files.name}/model.fp16.onnx", self._patched, chance, damage_graph
         )
@@ -160,7 +160,7 @@ class Targets:
         )
 
     def halves(self, chance: random.Random) -> None:
-        """The two files of an autoregressive network, one of them damaged, and a search over them."""
+        """Search with the two files of an autoregressive network, one of them damaged."""
         hit = chance.choice(sorted(self._halves))
         for name, content in self._halves.items():
             how = damage_graph if name == hit else lambda content, chance: content
@@ -170,7 +170,7 @@ class Targets:
         self._translate("fp32", greedy)
 
     def _translate(self, precision: str, files: ModelFolder | None = None) -> None:
-        """Two sentences by ONNX Runtime; without dictionaries, which need not be the graph's."""
+        """Translate two sentences in ONNX Runtime, without dictionaries, which may not fit the graph."""
         files = files or ModelFolder(self._files.name, CHECKPOINTS[0])
         options = {"threads": 1, "build_dir": self._folder}
         try:
@@ -181,7 +181,7 @@ class Targets:
             runner.run(pad([[0, 5, 6, 2], [0, 5, 2]]))
 
     def surgeon(self, chance: random.Random) -> None:
-        """An ONNX file, patched; what stands in the output's place stays where this fails."""
+        """Patch an ONNX file; an existing output must stay if this fails."""
         path = self._write("model.onnx", self._graph, chance, damage_graph)
         output = self._folder / "patched.onnx"
         output.write_bytes(b"old")
@@ -211,7 +211,7 @@ class Targets:
         Dictionary.load(self._write("dict.txt", content, chance)).index("one")
 
     def bpe(self, chance: random.Random) -> None:
-        """BPE codes and their glossary, one of them damaged, with which sentences are split."""
+        """Split sentences with BPE codes and their glossary, one of them damaged."""
         codes, glossary = self._files.text.codes.read_bytes(), "\n".join(GLOSSARY).encode()
         hit = chance.random() < 0.5
         path = self._write("bpe.codes", codes, chance, damage if hit else _whole)
@@ -225,7 +225,7 @@ class Targets:
             tokenizer.decode(tokenizer.encode(sentence))
 
     def plan(self, chance: random.Random) -> None:
-        """A plan that is not the one its sidecar describes: never taken for it."""
+        """Read a plan that differs from its sidecar, which must be refused."""
         built = chance.randbytes(4096)
         plan = self._write("built.plan", built, chance)
         sidecar = SIDECAR | {"plan_sha256": hashlib.sha256(built).hexdigest(), "plugins": []}
@@ -244,7 +244,7 @@ class Targets:
         _each(lambda: stale_reason(read_sidecar(plan), plan), lambda: PlanNetwork(plan))
 
     def results(self, chance: random.Random) -> None:
-        """A table that was measured, shown anew and priced."""
+        """Render and price a measured table."""
         content = (ROOT / "doc" / "results" / "cpu" / "results.json").read_bytes()
         path = self._write("results/results.json", content, chance, damage_json)
         with mock.patch.object(report, "plot", lambda results, path: path.touch()):
@@ -254,7 +254,7 @@ class Targets:
             )
 
     def text(self, chance: random.Random) -> None:
-        """Text to translate: as many lines come out as went in."""
+        """Translate text; the output must have as many lines as the input."""
         content = damage("\n".join(self._sentences).encode(), chance)
         match chance.randrange(100):
             case 0:  # many lines
@@ -292,7 +292,7 @@ def _whole(content: bytes, chance: random.Random) -> bytes:
 
 
 def _each(*readers: Callable[[], object]) -> None:
-    """Call every reader, also behind one that refuses; raise the first refusal."""
+    """Call every reader, even after a refusal; raise the first refusal."""
     refusals = []
     for read in readers:
         try:
@@ -311,7 +311,7 @@ def outcome(target: Callable[[random.Random], None], number: int) -> str:
     """Run one case: "result" or "refused".
 
     Raises:
-        Exception: whatever the target raised that is no refusal, or an ``AssertionError``.
+        Exception: an error of the target other than a refusal, or an ``AssertionError``.
     """
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
@@ -329,7 +329,7 @@ def outcome(target: Callable[[random.Random], None], number: int) -> str:
 
 
 def build(folder: Path) -> Targets:
-    """The targets on the fixtures' networks and the demo's text; what is built lies in ``folder``."""
+    """Return the targets on the fixtures' networks and the demo's text, with built files in ``folder``."""
     nat, greedy = folder / "nat", folder / "ar"
     with contextlib.redirect_stdout(io.StringIO()):
         for checkpoint, place in zip(CHECKPOINTS, (nat, greedy), strict=True):
@@ -343,7 +343,7 @@ def build(folder: Path) -> Targets:
 
 
 def tally(target: Callable[[random.Random], None], numbers: Iterable[int]) -> Counter:
-    """How many cases gave what; failures are told on stderr. A case that hangs ends the process."""
+    """Count the outcomes of the cases; print failures on stderr. A case that hangs ends the process."""
     counts = Counter()
     for number in numbers:
         faulthandler.dump_traceback_later(HANG, exit=True)

@@ -1,8 +1,8 @@
-"""Makes targets under hardship, then once more in peace; prints a table of what came of it.
+"""Makes targets under kills, races and full disks, then once undisturbed; prints a table of the outcomes.
 
     python -m trt_code.stress.mistreat --times 10 --how kill,twice --only patch,triton
 
-Each target runs in a copy of this checkout, first undisturbed. Then, as often as asked, it is made anew
+Each target runs in a copy of this checkout, first undisturbed. Then it is made again ``--times`` times
 
 - ``kill``: its whole process group is killed (-9), every other time at a random moment, else right at
   a change in the build folder, where something is being written;
@@ -10,9 +10,9 @@ Each target runs in a copy of this checkout, first undisturbed. Then, as often a
 - ``full``: the disk that the build folder is on is full after a random share of what is written;
 - ``read-only``: the build folder takes no write.
 
-What then has a final name must be whole. A full or read-only disk must be told in one line, with status
-2. The next run must end well and leave what the undisturbed one left. The last two ways mount a
-file system, in a user namespace of their own.
+Every file with a final name must then be complete. A full or read-only disk must give one line and status
+2. The next run must succeed and leave the same files as the undisturbed run. The last two ways mount a
+file system in a new user namespace.
 """
 
 import contextlib
@@ -47,12 +47,12 @@ TEXT = "three hundred and forty-two"
 
 @dataclass(frozen=True)
 class Target:
-    """What is made.
+    """A target to make.
 
     Attributes:
-        needs: targets that must stand already; what the target itself makes is made anew each time.
-        make: options of ``make``, where it is one of its targets.
-        small: a module and its options, called by ``SMALL``, where the real one takes hours.
+        needs: targets that must exist already; the files of the target itself are made anew each time.
+        make: options of ``make``, if it is a target of the Makefile.
+        small: a module and its options, called by ``SMALL``, if the real target takes hours.
     """
 
     needs: tuple[str, ...] = ()
@@ -115,7 +115,7 @@ TARGETS = {
 
 
 class Tree:
-    """A copy of the checkout, with small networks as the demo's, in which targets are made and killed."""
+    """A copy of the checkout with small networks for the demo, in which targets are made and killed."""
 
     def __init__(self, folder: Path, python: str = sys.executable) -> None:
         listed = subprocess.run(
@@ -132,7 +132,7 @@ class Tree:
         self.folder, self.build, self._python = folder, folder / "build", python
 
     def command(self, target: str) -> list[str]:
-        """The command line of ``target``, as a user has it but for what takes hours."""
+        """Return a user's command line for ``target``, or a small form if that takes hours."""
         if small := TARGETS[target].small:
             return [self._python, "-c", SMALL, *small]
         return ["make", target, f"PYTHON={self._python}", *TARGETS[target].make]
@@ -160,13 +160,13 @@ class Tree:
         assert process.returncode == 0, f"{target}: {errors[-2000:]}"
 
     def size(self) -> int:
-        """Bytes that the build folder takes on a disk, in pages."""
+        """Return the bytes of the build folder on a disk, in whole pages."""
         return sum(-(-size // PAGE) * PAGE for _, size, _ in self.state())
 
     def state(self) -> tuple:
-        """What a write changes: names, sizes and times of all files in the build folder."""
+        """Return names, sizes and times of all files in the build folder, which change with every write."""
         found = []
-        # os.walk goes on where a folder is gone meanwhile
+        # os.walk continues if a folder disappears
         for folder, folders, files in os.walk(self.build):
             for name in (*folders, *files):
                 with contextlib.suppress(OSError):
@@ -176,7 +176,7 @@ class Tree:
         return tuple(sorted(found))
 
     def artefacts(self) -> dict[str, str]:
-        """Names of what has a final name, and hashes of their content."""
+        """Return the files with final names, and hashes of their content."""
         return {
             str(path.relative_to(self.build)): _content(path)
             for path in sorted(self.build.rglob("*"))
@@ -184,7 +184,7 @@ class Tree:
         }
 
     def faults(self, good: dict[str, str] | None = None) -> list[str]:
-        """What is not whole, and what differs from the artefacts ``good`` or is missing beside them."""
+        """Return the files that are incomplete, missing, or different from the artefacts ``good``."""
         found = self.artefacts()
         wrong = [
             f"half-written: {name} ({reason})"
@@ -200,10 +200,10 @@ class Tree:
 
 
 def _content(path: Path) -> str:
-    """A hash that is the same for graphs of the same operators and weights, in whatever order."""
+    """Return a hash of a graph's operators and weights that does not depend on their order."""
     content = path.read_bytes()
     if path.suffix == ".onnx":
-        with contextlib.suppress(DecodeError):  # damaged: then its bytes count
+        with contextlib.suppress(DecodeError):  # damaged: hash its bytes
             graph = onnx.load_from_string(content).graph
             weights = sorted(tensor.SerializeToString() for tensor in graph.initializer)
             operators = sorted(node.op_type.encode() for node in graph.node)
@@ -212,7 +212,7 @@ def _content(path: Path) -> str:
 
 
 def _is_scratch(path: Path) -> bool:
-    """Not a result: temporary names, the compilers' own folder, fairseq's logs and parts."""
+    """Whether a file is not a result: temporary names, compilers' folders, fairseq's logs and parts."""
     return (
         any(part.startswith(".") for part in path.parts)
         or path.parts[0] == "cmake"
@@ -221,7 +221,7 @@ def _is_scratch(path: Path) -> bool:
 
 
 def fault(path: Path) -> str | None:
-    """Why a file cannot be a whole one of its kind; None where nothing speaks against it."""
+    """Return why a file is not a complete one of its kind, or None if it looks complete."""
     content = path.read_bytes()
     try:
         match path.suffix:
@@ -256,11 +256,11 @@ def _check_library(content: bytes) -> None:
 
 @dataclass
 class Trial:
-    """One time that a target is mistreated.
+    """One mistreated run of a target.
 
     Attributes:
-        seconds, written: what it takes undisturbed, in time and in bytes.
-        number: how many went before.
+        seconds, written: the time and the bytes of the undisturbed run.
+        number: the number of earlier runs.
     """
 
     tree: Tree
@@ -272,7 +272,7 @@ class Trial:
 
 
 def kill(trial: Trial) -> list[str]:
-    """Kill the target's processes while it works."""
+    """Kill the target's processes while they work."""
     tree = trial.tree
     process = tree.start(trial.target)
     if trial.number % 2 == 0:
@@ -292,7 +292,7 @@ def kill(trial: Trial) -> list[str]:
 
 
 def twice(trial: Trial) -> list[str]:
-    """Two runs at once, the second a moment behind the first."""
+    """Start two runs at once, the second a moment after the first."""
     first = trial.tree.start(trial.target)
     time.sleep(trial.chance.random() * trial.seconds / 2)
     second = trial.tree.start(trial.target)
@@ -304,7 +304,7 @@ def twice(trial: Trial) -> list[str]:
     return wrong
 
 
-# The namespace goes with its command, and so does what it mounted: what was written is copied out.
+# The mount ends with the namespace of the command, so the written files are copied out.
 MOUNTED = """
 mv build outside && mkdir build && mount -t tmpfs -o size="$1" none build && cp -a outside/. build/ || exit 99
 if [ "$2" = ro ]; then mount -o remount,ro build; fi
@@ -317,13 +317,13 @@ exit $status
 
 
 def full(trial: Trial) -> list[str]:
-    """A disk with room for what is there already and a part of what is to come."""
+    """Run on a disk with room for the existing files and a part of the new ones."""
     room = trial.tree.size() + int(trial.chance.uniform(0.02, 0.95) * trial.written)
     return _on_a_disk(trial, f"{room // 1024 + 16}k", "rw")
 
 
 def read_only(trial: Trial) -> list[str]:
-    """A disk that takes no write."""
+    """Run on a read-only disk."""
     return _on_a_disk(trial, "50%", "ro")
 
 
@@ -334,7 +334,7 @@ def _on_a_disk(trial: Trial, size: str, access: str) -> list[str]:
     assert process.returncode != 99, f"the disk of the trial could not be made: {errors[-500:]}"
     told = [line for line in errors.splitlines() if line.startswith("error: ")]
     if process.returncode == 0:
-        return []  # it wrote less than there was room for, or nothing
+        return []  # everything fitted, or nothing was written
     if process.returncode != 2 or len(told) != 1 or "Traceback" in errors:
         return [f"status {process.returncode} and not one line: {errors[-1500:]}"]
     return []
@@ -346,7 +346,7 @@ HOW = {"kill": kill, "twice": twice, "full": full, "read-only": read_only}
 def trials(
     tree: Tree, target: str, hows: list[str], times: int, seed: int
 ) -> Iterator[tuple[str, list[str]]]:
-    """Mistreat ``target`` ``times`` times in every way: the way, and what was wrong then."""
+    """Mistreat ``target`` ``times`` times in every way; yield the way and the faults found."""
     for need in TARGETS[target].needs:
         tree.make(need)
     base = tree.folder / "base"
@@ -358,7 +358,7 @@ def trials(
     for how in hows:
         for number in range(times):
             shutil.rmtree(tree.build)
-            shutil.copytree(base, tree.build)  # with its times, so that make sees no work in it
+            shutil.copytree(base, tree.build)  # keeps the times, so that make finds it up to date
             chance = random.Random(f"{target} {how} {seed + number}")
             wrong = HOW[how](Trial(tree, target, seconds, written, number, chance))
             wrong += tree.faults()

@@ -1,12 +1,12 @@
-"""Puts one runner under load from several threads, and holds every row to the same sentence alone.
+"""Loads one runner from several threads, and compares every row with the same sentence alone.
 
     python -m trt_code.stress.under_load --runner ort --sentences 1000000 --threads 8
 
-A pool of sentences, of the demo corpus's kinds and lengths, is translated a sentence at a time. Then the
-threads draw windows of it at random, batch most of them by length as the translator does and the rest
-in any company, and every row must have the tokens that its sentence has alone. The program's own books
-do not grow, so what memory grows is the runner's. Before and after, one batch of a fixed shape is
-timed. Exit status 1 where something is not as it should be.
+First, a pool of sentences like the demo corpus is translated one by one. Then the threads draw random
+windows of the pool. They batch most windows by length, as the translator does, and the others at random.
+Every row must have the same tokens as its sentence alone. The program itself allocates a fixed amount of
+memory, so any growth belongs to the runner. Before and after, a batch of a fixed shape is timed. Exit
+status 1 if a check fails.
 """
 
 import json
@@ -34,17 +34,17 @@ from trt_code.text.translator import MAX_TOKENS
 
 LARGEST_BATCH = 64
 WINDOW = 256  # sentences that a thread draws at a time
-MIXED = 0.25  # of the windows are batched in any company, in batches of any size
+MIXED = 0.25  # share of windows in batches of random sentences and size
 SHAPE = (16, 32)  # sentences and tokens of the batch that is timed
-SAMPLES = 500  # of memory, over all sentences that are asked for
-REPORTED = 10  # every so many samples a line
+SAMPLES = 500  # of memory, over the whole run
+REPORTED = 10  # samples per printed line
 WARM_SHARE = 0.2  # of the samples are warm-up: by then every thread has met its largest batches
-GROWTH = 1.05  # more memory than this much of the warm one is a leak
+GROWTH = 1.05  # more than this factor over the warm memory is a leak
 TAIL = 3.0  # times the median that the 99th percentile may take
 
 
 def sentences(count: int, seed: int) -> list[str]:
-    """``count`` different sentences as the demo corpus has them; any split's contents."""
+    """Return ``count`` different sentences like those of the demo corpus; they may occur in any split."""
     chance = random.Random(seed)
     kinds, weights = list(KINDS), list(KINDS.values())
     joined, shares = list(JOINED_LENGTHS), list(JOINED_LENGTHS.values())
@@ -60,11 +60,11 @@ def sentences(count: int, seed: int) -> list[str]:
 
 @dataclass
 class Pool:
-    """Sentences and what each gives alone.
+    """Sentences and the results of each alone.
 
     Attributes:
-        rows: token ids with both ends.
-        tokens: [P, W] int32, pad behind.
+        rows: token ids with bos and eos.
+        tokens: [P, W] int32, padded on the right.
         scores: [P, W] float32.
     """
 
@@ -88,7 +88,7 @@ class Pool:
         return cls(rows, tokens.astype(np.int32), scores)
 
     def batches(self, window: np.ndarray, chance: np.random.Generator) -> Iterator[np.ndarray]:
-        """The rows ``window`` in batches, mostly of like length."""
+        """Return the rows ``window`` in batches, mostly of similar length."""
         if chance.random() < MIXED:
             cuts = np.cumsum(chance.integers(1, LARGEST_BATCH + 1, len(window)))
             yield from filter(len, np.split(window, cuts[cuts < len(window)]))
@@ -101,8 +101,8 @@ class Pool:
         """Translate the rows ``chosen`` together.
 
         Returns:
-            Which of them have other tokens than alone [B], and by how much the scores of the others
-            differ at most, in tolerances.
+            Which of them have other tokens than alone [B], and the largest difference of the others' scores,
+            in units of the tolerance.
         """
         output = runner.run(pad([self.rows[i] for i in chosen]))
         width = max(self.tokens.shape[1], output.tokens.shape[1])
@@ -114,13 +114,13 @@ class Pool:
 
 
 def _fit(array: np.ndarray, width: int, fill: int) -> np.ndarray:
-    """``array`` [B, T] as [B, width], ``fill`` behind."""
+    """Return ``array`` [B, T] as [B, width], padded on the right with ``fill``."""
     return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)
 
 
 @dataclass
 class Books:
-    """What the threads found together; of a fixed size however long they run."""
+    """The results of all threads; its size does not depend on the length of the run."""
 
     sentences: int = 0
     batches: int = 0
@@ -140,10 +140,10 @@ class Books:
 
 
 def load(runner: Runner, pool: Pool, count: int, threads: int, seconds: float) -> Books:
-    """Translate ``count`` random sentences of the pool, or as many as ``seconds`` allow.
+    """Translate ``count`` random sentences of the pool, or fewer if ``seconds`` end first.
 
     Raises:
-        Exception: the first that a thread met.
+        Exception: the first exception in a thread.
     """
     books, lock = Books(), threading.Lock()
     failures: list[BaseException] = []
@@ -162,7 +162,7 @@ def load(runner: Runner, pool: Pool, count: int, threads: int, seconds: float) -
                     if before * SAMPLES // count < books.sentences * SAMPLES // count:
                         sample = memory(runner.device)
                         books.memory.append({"sentences": books.sentences, **sample})
-                        # so that a run that is stopped from outside leaves its counts as well
+                        # so that an interrupted run also reports its counts
                         if len(books.memory) % REPORTED == 0:
                             print(books.progress(), flush=True)
                 other, off = pool.differences(chosen, runner)
@@ -178,7 +178,7 @@ def load(runner: Runner, pool: Pool, count: int, threads: int, seconds: float) -
 def in_threads(
     threads: int, work: Callable[[int], None], failures: list[BaseException] | None = None
 ) -> None:
-    """Call ``work`` with each thread's number; raise the first exception that one met."""
+    """Call ``work`` with each thread's number; raise the first exception of a thread."""
     failures = [] if failures is None else failures
 
     def guarded(number: int) -> None:
@@ -197,7 +197,7 @@ def in_threads(
 
 
 def memory(device: str) -> dict[str, int]:
-    """Bytes: resident in this process, and reserved on the GPU by PyTorch's allocator."""
+    """Return the bytes resident in this process, and reserved on the GPU by PyTorch's allocator."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     held = {"resident": pages * resource.getpagesize()}
     if device == "cuda":
@@ -208,10 +208,10 @@ def memory(device: str) -> dict[str, int]:
 
 
 def latency(runner: Runner, pool: Pool, passes: int, threads: int) -> dict[str, float]:
-    """Time a fixed batch, ``passes`` times in all: milliseconds on the wall clock.
+    """Time a fixed batch ``passes`` times; return milliseconds of wall-clock and of processor time.
 
-    The processor time of the calling thread stands beside it: on a machine that others use as well
-    it has no waiting for them. With a GPU, or several threads in a runner, it says nothing.
+    The processor time is that of the calling thread. On a shared machine it leaves out the waiting for
+    other programs. With a GPU, or with several threads in a runner, it is not meaningful.
     """
     lengths = [len(row) for row in pool.rows]
     width = min(SHAPE[1], runner.max_source or SHAPE[1])
@@ -236,7 +236,7 @@ def latency(runner: Runner, pool: Pool, passes: int, threads: int) -> dict[str, 
 
 
 def faults(results: dict[str, Any]) -> list[str]:
-    """What is not as it should be, in a line each."""
+    """Return the failed checks, one line each."""
     found = []
     if results["other_rows"]:
         found.append(f"{results['other_rows']} rows have other tokens than alone")
@@ -251,7 +251,7 @@ def faults(results: dict[str, Any]) -> list[str]:
             if after > GROWTH * before:
                 found.append(f"{kind} memory grew from {before >> 20} to {after >> 20} MiB")
     for timed in results["latency"]:
-        # a contended CPU delays at random; what the runner itself does is in its processor time
+        # a busy CPU delays at random; the runner's own work shows in its processor time
         clock = "ms" if results["device"] == "cuda" else "processor_ms"
         if timed[f"p99_{clock}"] > TAIL * timed[f"p50_{clock}"]:
             found.append(f"p99 is more than {TAIL} times p50 with {timed['threads']} threads")

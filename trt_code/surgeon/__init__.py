@@ -1,6 +1,5 @@
 """The passes of ``trt_code.onnx_surgeon``, one small module each.
 
-A pass takes a model, changes it in place and returns how many times it did. Patterns are found by what
-nodes are and how they are connected, never by a name, and a pass that finds nothing leaves the model
-as it is.
+A pass takes a model, changes it in place and returns the number of changes. It finds patterns by the types
+and connections of nodes, never by names. If it finds nothing, it leaves the model unchanged.
 """

@@ -103,7 +103,7 @@ def _fuse_taps(model: ir.Model, node: ir.Node) -> bool:
 
 
 def _rows(model: ir.Model, before: ir.Node, value: ir.Value, layout: _Layout) -> ir.Value:
-    """``value`` with batch and time exchanged where the network's layout asks for it."""
+    """Return ``value``, with batch and time exchanged if the network's layout needs it."""
     if layout.rows is None:
         return value
     shape = value.shape and ir.Shape([value.shape[axis] for axis in layout.rows])
@@ -136,7 +136,7 @@ def fuse_mask(model: ir.Model) -> int:
         node.replace_input_with(0, where.inputs[2])
         node.replace_input_with(2, _real(model, where, padding))
         count += 1
-    model.graph.sort()  # a Not that was there may stand further down
+    model.graph.sort()  # an existing Not may come later in the graph
     remove_unused(model)
     return count
 
@@ -150,7 +150,7 @@ def _only(axes: list[int] | None) -> int | None:
 
 
 def _real(model: ir.Model, before: ir.Node, padding: ir.Value) -> ir.Value:
-    """The INT32 mask of real positions [B, T] for a bool mask of padding; one for the whole graph."""
+    """Return the INT32 mask of real positions [B, T] for a bool mask of padding, shared by the graph."""
     name = f"{padding.name}.real"
     inverse = next((node for node, _ in padding.uses() if node.op_type == "Not"), None)
     for user, _ in inverse.outputs[0].uses() if inverse else ():

@@ -1,4 +1,4 @@
-"""What passes need to look at a graph and to rebuild parts of it."""
+"""Helpers with which passes inspect a graph and rebuild parts of it."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from onnx_export.symbols import DOMAIN, VERSION
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """One rewrite, its name in the summary and for ``--without``, and what it does in a line."""
+    """One rewrite, its name in the summary and for ``--without``, and a description of one line."""
 
     name: str
     help: str
@@ -20,23 +20,23 @@ class Pass:
 
 
 def nodes_of(model: ir.Model, *op_types: str) -> Iterator[ir.Node]:
-    """The nodes of the main graph with one of these types; the graph may be changed meanwhile."""
+    """Yield the main graph's nodes of these types; the caller may change the graph meanwhile."""
     return iter([node for node in model.graph if node.op_type in op_types])
 
 
 def made_by(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    """The node that gives ``value`` if it is of one of these types."""
+    """Return the node that produces ``value`` if it has one of these types."""
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type in op_types else None
 
 
 def used_once(value: ir.Value) -> bool:
-    """Whether one input of one node is all that reads ``value``."""
+    """Whether the only reader of ``value`` is one input of one node."""
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def sole_user(value: ir.Value, *op_types: str) -> ir.Node | None:
-    """The one node that reads ``value`` if there is one and it is of one of these types."""
+    """Return the only node that reads ``value``, if it has one of these types."""
     if not used_once(value):
         return None
     node = value.uses()[0].node
@@ -44,13 +44,13 @@ def sole_user(value: ir.Value, *op_types: str) -> ir.Node | None:
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The value of an initializer or a Constant node."""
+    """Return the array of an initializer or a Constant node, or None."""
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
     return None if tensor is None else tensor.numpy()
 
 
 def is_scalar(value: ir.Value | None, number: float | None = None) -> bool:
-    """Whether ``value`` is a constant of one element, and equal to ``number`` where one is given."""
+    """Whether ``value`` is a constant of one element, equal to ``number`` if that is given."""
     array = constant(value)
     return (
         array is not None and array.size == 1 and (number is None or float(array.item()) == number)
@@ -58,29 +58,29 @@ def is_scalar(value: ir.Value | None, number: float | None = None) -> bool:
 
 
 def other_input(node: ir.Node, value: ir.Value) -> ir.Value:
-    """The other operand of a node of two."""
+    """Return the other operand of a node with two operands."""
     return node.inputs[1] if node.inputs[0] is value else node.inputs[0]
 
 
 def attribute(node: ir.Node, name: str, default=None):
-    """The value of an attribute."""
+    """Return the value of an attribute, or ``default``."""
     found = node.attributes.get(name)
     return default if found is None else found.value
 
 
 def rank(value: ir.Value) -> int | None:
-    """The number of dimensions where it is known."""
+    """Return the number of dimensions, or None if it is unknown."""
     return None if value.shape is None else len(value.shape)
 
 
 def dim(value: ir.Value, axis: int) -> int | None:
-    """A dimension that is known to be one number."""
+    """Return the size of a dimension, or None if it is not a fixed number."""
     size = None if value.shape is None else value.shape[axis]
     return size if isinstance(size, int) else None
 
 
 def axes_of(node: ir.Node) -> list[int] | None:
-    """The axes of a Reduce, Squeeze or Unsqueeze node: an input, or in older opsets an attribute."""
+    """Return a Reduce, Squeeze or Unsqueeze node's axes: an input, or in older opsets an attribute."""
     if "axes" in node.attributes:
         return list(node.attributes["axes"].value)
     array = constant(node.inputs[1]) if len(node.inputs) > 1 else None
@@ -88,7 +88,7 @@ def axes_of(node: ir.Node) -> list[int] | None:
 
 
 def on_last_axis(node: ir.Node, axis: int | None) -> bool:
-    """Whether ``axis`` of the node's input is its last."""
+    """Whether ``axis`` is the last axis of the node's input."""
     if axis == -1:
         return True
     size = rank(node.inputs[0])
@@ -96,12 +96,12 @@ def on_last_axis(node: ir.Node, axis: int | None) -> bool:
 
 
 def permutation(node: ir.Node | None) -> list[int] | None:
-    """What a Transpose does."""
+    """Return the permutation of a Transpose, or None for another node."""
     return list(attribute(node, "perm", [])) if node is not None else None
 
 
 def add_constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    """The initializer ``name``, made if it is not there; one name is one value."""
+    """Return the initializer ``name``; add it if it does not exist. One name is one value."""
     graph = model.graph
     if name not in graph.initializers:
         value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
@@ -136,7 +136,7 @@ def new_node(
 
 
 def replace(model: ir.Model, old: ir.Value, new: ir.Value) -> None:
-    """Let everything that reads ``old`` read ``new``, under the old name, which readers know."""
+    """Let all readers of ``old`` read ``new``, which takes the old name."""
     new.shape = new.shape if new.shape is not None else old.shape
     name, kept = old.name, old.is_graph_output()
     old.replace_all_uses_with(new, replace_graph_outputs=True)
@@ -145,11 +145,11 @@ def replace(model: ir.Model, old: ir.Value, new: ir.Value) -> None:
 
 
 def remove_unused(model: ir.Model) -> None:
-    """Drop nodes and constants that no output depends on."""
+    """Remove nodes and constants on which no output depends."""
     RemoveUnusedNodesPass()(model)
 
 
 def plugin_node(model: ir.Model, before: ir.Node, op_type: str, *args, **options) -> ir.Node:
-    """A node that a TensorRT plugin implements."""
+    """Add a node that a TensorRT plugin implements."""
     model.graph.opset_imports.setdefault(DOMAIN, VERSION)
     return new_node(model, before, op_type, *args, domain=DOMAIN, **options)

@@ -1,4 +1,4 @@
-"""LayerNorm to the plugin ``LiteLayerNorm``, with the residual sum before it inside."""
+"""Turns LayerNorm into the plugin ``LiteLayerNorm``, which includes the residual sum before it."""
 
 import numpy as np
 import onnx_ir as ir
@@ -20,7 +20,7 @@ from trt_code.surgeon.graph import (
 
 
 def to_plugin(model: ir.Model) -> int:
-    """Every LayerNormalization over the last axis with constant scale becomes a LiteLayerNorm."""
+    """Replace each LayerNormalization over the last axis with constant scale by a LiteLayerNorm."""
     count = 0
     for node in nodes_of(model, "LayerNormalization"):
         x, scale = node.inputs[:2]
@@ -49,7 +49,7 @@ def to_plugin(model: ir.Model) -> int:
 
 
 def fuse_residual(model: ir.Model) -> int:
-    """The sum before a LiteLayerNorm, which nothing else reads, into it."""
+    """Move the sum before a LiteLayerNorm into it if nothing else reads the sum."""
     count = 0
     for node in nodes_of(model, "LiteLayerNorm"):
         total = made_by(node.inputs[0], "Add")

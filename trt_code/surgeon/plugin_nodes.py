@@ -1,4 +1,4 @@
-"""The last step: plugin nodes as TensorRT's parser wants them, and no functions beside them."""
+"""The last step: prepares plugin nodes for TensorRT's parser, and removes model-local functions."""
 
 import onnx_ir as ir
 
@@ -8,7 +8,7 @@ from trt_code.surgeon.graph import Pass, nodes_of
 
 
 def mark(model: ir.Model) -> int:
-    """Name version and namespace of the plugin on every node of the project's domain."""
+    """Set the plugin's version and namespace on every node of the project's domain."""
     count = 0
     for node in nodes_of(model, *OPERATORS):
         if node.domain == DOMAIN:
@@ -19,7 +19,7 @@ def mark(model: ir.Model) -> int:
 
 
 def strip_functions(model: ir.Model) -> int:
-    """Drop model-local functions, which the parser would take instead of the plugin of that name."""
+    """Remove model-local functions, which the parser would use instead of the plugins of the same name."""
     count = len(model.functions)
     model.functions.clear()
     return count

@@ -1,8 +1,8 @@
-"""FP32 to a strongly typed graph of two precisions: GEMMs, embeddings and convolutions in FP16 or BF16.
+"""Makes a strongly typed graph of two precisions: GEMMs, embeddings and convolutions in FP16 or BF16.
 
-TensorRT runs every layer of a strongly typed network in the types that the graph says. So each node is
-given one precision here, with a reason where it stays FP32, and one Cast is put where a value passes
-from one to the other. See doc/fp16.md.
+TensorRT runs every layer of a strongly typed network in the types that the graph says. So each
+node gets one precision here, with a reason if it stays FP32. One Cast is inserted where a value passes from
+one precision to the other. See doc/fp16.md.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from trt_code.surgeon.ranges import MASKED
 
 FP32 = ir.DataType.FLOAT
 
-# Nodes that are as good in low precision as their operands; TensorRT sums products in FP32.
+# Nodes that are as accurate in low precision as their operands; TensorRT sums products in FP32.
 _LAYOUT = frozenset(
     ("Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "Pad", "Reshape")
 ) | {"ScatterElements", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
@@ -36,36 +36,36 @@ _FP32_OUTPUTS = {
     name: operator.positions(Type.FP32, outputs=True) for name, operator in OPERATORS.items()
 }
 # A softmax's input is rounded before the exponential: at 64 the half step of FP16 is 1/32. A lower limit
-# (16) changed no translation for the better and takes attentions from TensorRT's fused FP16 kernels.
+# (16) improved no translation, and keeps attention out of TensorRT's fused FP16 kernels.
 _SOFTMAX_LIMIT = 64.0
-# Other sentences than the measured ones may reach further.
+# Other sentences may have larger values than the measured ones.
 _HEADROOM = 4.0
 
 
 @dataclasses.dataclass
 class Plan:
-    """Which nodes stay FP32, and why; every other floating node is of type ``low``."""
+    """The nodes that stay FP32, with reasons; every other floating-point node has type ``low``."""
 
     low: ir.DataType
     kept: dict[ir.Node, str] = dataclasses.field(default_factory=dict)
 
     def precision(self, node: ir.Node) -> ir.DataType:
-        """The type in which ``node`` computes."""
+        """Return the type in which ``node`` computes."""
         return FP32 if node in self.kept else self.low
 
     def input_type(self, node: ir.Node, index: int) -> ir.DataType:
-        """The floating type that input ``index`` of ``node`` must have."""
+        """Return the floating-point type that input ``index`` of ``node`` must have."""
         return FP32 if index in _FP32_INPUTS.get(node.op_type, ()) else self.precision(node)
 
     def output_type(self, value: ir.Value) -> ir.DataType:
-        """The floating type that a node's output has."""
+        """Return the floating-point type of a node's output."""
         node = value.producer()
         fixed = value.index() in _FP32_OUTPUTS.get(node.op_type, ())
         return FP32 if fixed else self.precision(node)
 
 
 def make_plan(model: ir.Model, low: ir.DataType, ranges: dict[str, float]) -> Plan:
-    """Decide for every node of the main graph.
+    """Choose the precision of every node of the main graph.
 
     Args:
         model: the graph in FP32; values have their types.
@@ -96,14 +96,14 @@ def make_plan(model: ir.Model, low: ir.DataType, ranges: dict[str, float]) -> Pl
     for node in reversed(model.graph):
         if node.op_type in _ELEMENTWISE and _computes(node) and _better_in_fp32(plan, node):
             plan.kept.setdefault(node, "one cast before it instead of one after")
-    for node in model.graph:  # a conversion from integers takes the type that its readers want
+    for node in model.graph:  # a Cast from integers gets the type of its readers
         if _from_integers(node) and not _all_read_low(plan, node.outputs[0]):
             plan.kept[node] = "read in FP32"
     return plan
 
 
 def apply_plan(model: ir.Model, plan: Plan) -> list[str]:
-    """Give every value the plan's type, in place; return the casts, one line each.
+    """Set the plan's type on every value, in place; return the casts, one line each.
 
     Raises:
         UserError: the type of a value is not known, or the graph has loops or branches.
@@ -156,26 +156,26 @@ def _is_float(value: ir.Value | None) -> bool:
 
 
 def _computes(node: ir.Node) -> bool:
-    """Whether the precision matters; sizes are the same in every one."""
+    """Whether the node computes in floating point; Shape and Size do not depend on the precision."""
     return node.op_type not in ("Shape", "Size") and any(
         map(_is_float, (*node.inputs, *node.outputs))
     )
 
 
 def _inner(node: ir.Node) -> list[ir.Value]:
-    """The floating operands that are not constants."""
+    """Return the floating-point operands that are not constants."""
     return [value for value in node.inputs if _is_float(value) and constant(value) is None]
 
 
 def _from_integers(node: ir.Node | None) -> bool:
-    """Whether ``node`` turns integers or booleans into numbers."""
+    """Whether ``node`` casts integers or booleans to floating point."""
     if node is None or node.op_type != "Cast":
         return False
     return _is_float(node.outputs[0]) and not _is_float(node.inputs[0])
 
 
 def _largest(node: ir.Node, ranges: dict[str, float]) -> float:
-    """The largest magnitude among the operands and results of a node, the constants of masks left out."""
+    """Return the largest magnitude among a node's operands and results, without constants of masks."""
     reach = 0.0
     for value in (*node.inputs, *node.outputs):
         if not _is_float(value):
@@ -206,7 +206,7 @@ def _is_path_score(plan: Plan, value: ir.Value) -> bool:
 
 
 def _keep_back_to_product(plan: Plan, node: ir.Node, reason: str) -> None:
-    """Keep ``node`` in FP32 and what leads to it, back to the product that it comes from."""
+    """Keep ``node`` and the nodes before it in FP32, back to the last product."""
     while True:
         plan.kept.setdefault(node, reason)
         operands = _inner(node)
@@ -218,7 +218,7 @@ def _keep_back_to_product(plan: Plan, node: ir.Node, reason: str) -> None:
 
 
 def _better_in_fp32(plan: Plan, node: ir.Node) -> bool:
-    """Whether only FP32 nodes read the result, and the operands need one cast at most for that."""
+    """Whether only FP32 nodes read the result, and the operands need at most one cast."""
     uses = [use for value in node.outputs for use in value.uses()]
     if not uses or any(plan.input_type(reader, index) != FP32 for reader, index in uses):
         return False
@@ -238,7 +238,7 @@ def _type(plan: Plan, value: ir.Value) -> ir.DataType:
 
 
 def _cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, casts: dict) -> ir.Value:
-    """``value`` in another type: one Cast right after its producer, whoever reads it."""
+    """Return ``value`` in another type, from one Cast after its producer that all readers share."""
     key = (value, wanted)
     if key not in casts:
         name = f"{value.name}.{wanted.name.lower()}"
@@ -254,7 +254,7 @@ def _cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, casts: dict) ->
 
 
 def _converted(graph: ir.Graph, value: ir.Value, low: ir.DataType, casts: dict) -> ir.Value:
-    """A constant in low precision; what lies beyond its range (masks) becomes its largest number."""
+    """Return a constant in low precision; clip values out of range (masks) to the largest number."""
     key = (value, low)
     if key not in casts:
         largest = float(ml_dtypes.finfo(low.numpy()).max)
@@ -268,7 +268,7 @@ def _converted(graph: ir.Graph, value: ir.Value, low: ir.DataType, casts: dict) 
 
 
 def _shorten_names(graph: ir.Graph, low: ir.DataType) -> None:
-    """Give a converted constant its old name where nothing reads the FP32 one any more."""
+    """Give a converted constant its old name if the FP32 constant has no readers left."""
     suffix = f".{low.name.lower()}"
     for name, value in [*graph.initializers.items()]:
         short = name.removesuffix(suffix)

@@ -1,4 +1,4 @@
-"""How large the values of a graph get, measured in ONNX Runtime on random sentences."""
+"""Measures the magnitudes of a graph's values in ONNX Runtime on random sentences."""
 
 import math
 from collections.abc import Collection, Iterator, Sequence
@@ -18,12 +18,12 @@ from trt_code.surgeon.graph import constant, dim
 _BATCHES = ((4, 1), (8, 9), (3, 60))  # sentences x tokens
 _BEAM, _STEPS = 2, 24  # of a search
 _FLOAT = onnx.TensorProto.FLOAT
-# Masks write numbers of about this size, which are no measure of what a tensor holds.
+# Masks write numbers of about this size, which do not show the range of a tensor.
 MASKED = 1e30
 
 
 def measure(model: ir.Model, seed: int = 0) -> dict[str, float]:
-    """The largest magnitude of every FP32 value of the main graph, by the value's name.
+    """Return the largest magnitude of every FP32 value of the main graph, by the value's name.
 
     Values that a mask wrote (1e30 and above, infinity where a Where writes it) are left out; an infinity
     that the FP32 graph computed stays.
@@ -40,10 +40,10 @@ def measure(model: ir.Model, seed: int = 0) -> dict[str, float]:
 
 
 def measure_step(encoder: ir.Model, step: ir.Model, seed: int = 0) -> dict[str, float]:
-    """The same for one step of a decoder, over the steps of a search on random sentences.
+    """Measure one step of a decoder like ``measure``, over the steps of a search on random sentences.
 
-    Hypotheses go on with their best word or a random one, from a random beam: a search meets both
-    what the network is sure of and what it has never seen.
+    Hypotheses continue with their best word or a random word, from a random beam: a search meets likely
+    and unlikely prefixes.
 
     Args:
         encoder: makes the step's inputs that begin with ``source.``; in FP32.
@@ -81,7 +81,7 @@ def measure_step(encoder: ir.Model, step: ir.Model, seed: int = 0) -> dict[str, 
 
 
 def measure_decoder(encoder: ir.Model, decoder: ir.Model, seed: int = 0) -> dict[str, float]:
-    """The same for the decoder's half of a network that fills a canvas, on random sentences.
+    """Measure the decoder half of a one-pass network like ``measure``, on random sentences.
 
     Args:
         encoder, decoder: see ``onnx_export.export_split``; in FP32.
@@ -98,7 +98,7 @@ def measure_decoder(encoder: ir.Model, decoder: ir.Model, seed: int = 0) -> dict
 
 
 class _Probe:
-    """A graph that also tells how large its values are; ``largest`` has them over all runs."""
+    """A session that also measures magnitudes; ``largest`` holds the maximum over all runs."""
 
     def __init__(self, model: ir.Model) -> None:
         names = [
@@ -112,7 +112,7 @@ class _Probe:
         self._session = _session(model, names)
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The graph's own outputs, by name."""
+        """Run the graph; return its own outputs by name."""
         probes = [f"{name}.largest" for name in self.largest]
         values = self._session.run([*self._outputs, *probes], feeds)
         count = len(self._outputs)
@@ -123,7 +123,7 @@ class _Probe:
 
 
 def _session(model: ir.Model, probed: Sequence[str] = ()) -> onnxruntime.InferenceSession:
-    """ONNX Runtime for a graph, with one more output for each value in ``probed``."""
+    """Open a graph in ONNX Runtime, with an additional output for each value in ``probed``."""
     with runnable(model) as (message, folder):
         proto = with_reference_functions(message)
         _add_probes(proto, probed, _masked_with_infinity(model))
@@ -151,7 +151,7 @@ def _sources(model: ir.Model, seed: int) -> Iterator[np.ndarray]:
 
 
 def _add_probes(proto: onnx.ModelProto, names: Sequence[str], masked: Collection[str]) -> None:
-    """Give the graph one more output for each value: its largest magnitude below that of masks."""
+    """Add an output for each value: its largest magnitude below that of masks."""
     graph = proto.graph
     graph.initializer.extend(
         [
@@ -196,7 +196,7 @@ def _masked_with_infinity(model: ir.Model) -> set[str]:
 
 
 def _limits(model: ir.Model) -> tuple[int, int]:
-    """The vocabulary, from the tables that the tokens index, and the greatest length."""
+    """Return the vocabulary size, from the tables that the tokens index, and the greatest length."""
     (tokens,) = model.graph.inputs
     tables = [
         node.inputs[0]
@@ -208,7 +208,7 @@ def _limits(model: ir.Model) -> tuple[int, int]:
 
 
 def _sentences(generator: np.random.Generator, batch: int, length: int, vocab: int) -> np.ndarray:
-    """Rows of random words between the two ends, padded to the first one's length."""
+    """Return rows of random words between bos and eos, padded to the length of the first row."""
     source = generator.integers(min(4, vocab - 1), vocab, (batch, length))
     sizes = generator.integers(1, length + 1, batch)
     sizes[0] = length

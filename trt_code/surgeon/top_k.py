@@ -1,4 +1,4 @@
-"""TopK over the vocabulary to the plugin ``LiteTopK``, whose indices are INT32 as the CRF wants them."""
+"""Turns TopK over the vocabulary into the plugin ``LiteTopK``, with the INT32 indices that the CRF reads."""
 
 import onnx_ir as ir
 
@@ -17,7 +17,7 @@ LARGEST_K = 64  # of the plugin's kernel
 
 
 def to_plugin(model: ir.Model) -> int:
-    """A sorted TopK of the largest over the last axis whose indices are only read as INT32."""
+    """Replace each sorted TopK of the largest over the last axis if its indices are only read as INT32."""
     count = 0
     for node in nodes_of(model, "TopK"):
         k = constant(node.inputs[1])

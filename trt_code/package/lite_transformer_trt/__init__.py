@@ -9,7 +9,7 @@ with Translator("demo") as translator:
 import sys
 from pathlib import Path
 
-# An installed package has the stages in a folder of its own. In a clone they are the folders at the top.
+# An installed package has the stages in a separate folder. In a clone they are the top-level folders.
 _INSTALLED = Path(__file__).parent / "stages"
 STAGES = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[3]
 """The folder of train_model, onnx_export and trt_code, which import each other by these names."""

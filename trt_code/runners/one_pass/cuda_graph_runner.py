@@ -35,7 +35,7 @@ def create(request: Request, *, canvas: str) -> "CudaGraphRunner":
 
 
 class CudaGraphRunner(Runner):
-    """Weights are cast once; graphs are captured as shapes are met."""
+    """Casts the weights once; captures a graph at the first batch of each shape."""
 
     def __init__(self, name: str, model: "nn.Module", precision: str, canvas: str) -> None:
         import torch

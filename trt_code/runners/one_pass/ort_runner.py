@@ -1,7 +1,7 @@
 """ONNX Runtime over the exported file (fp32) or a patched one (the other precisions).
 
 A patched file is written for TensorRT and has plugin nodes that ONNX Runtime does not know. The
-reference functions are put back in memory, so what runs is the very graph that TensorRT gets.
+reference functions are put back in memory, so ONNX Runtime runs the same graph as TensorRT.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from trt_code.runners.spec import PRECISIONS, Graphs, Request, RunnerSpec
 from trt_code.runners.timing import wall_ms
 
 _INT8 = "model.qdq"
-SHORTEST = 3  # tokens of a translation with something between both ends
+SHORTEST = 3  # tokens: bos, one word, eos
 OUTPUTS = [*WHOLE.outputs]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -29,7 +29,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 def create(request: Request, *, split: bool) -> "OrtRunner":
     """Open the files of ``graphs``; see ``trt_code.runners.create``.
 
-    The canvas of a decoder in a file of its own ends with the longest translation.
+    If the decoder has a separate file, its canvas ends with the longest translation.
     """
     try:
         import onnxruntime
@@ -48,10 +48,10 @@ def create(request: Request, *, split: bool) -> "OrtRunner":
 
 
 def graphs(precision: str, device: str, split: bool = False) -> Graphs:
-    """The exported file in FP32, and otherwise the patched one; with ``split``, its two halves.
+    """Return the exported file for FP32, otherwise the patched file; with ``split``, its two halves.
 
-    INT8 on a CPU is the exported file of the quantised checkpoint, in which ONNX Runtime finds integer
-    kernels; the patched graph computes in FP16 between them, which a CPU can only imitate.
+    INT8 on a CPU uses the exported file of the quantised checkpoint, for which ONNX Runtime has integer
+    kernels. The patched graph computes in FP16 between them, which a CPU can only emulate.
     """
     target = ("onnx" if precision == "fp32" else "patch") + ("-split" if split else "")
     if precision == "fp32":
@@ -67,12 +67,12 @@ class OrtRunner(Runner):
     """One ONNX Runtime session, or two that take turns.
 
     Args:
-        request: what it is made for.
-        path: what the network is called in messages.
-        files: the file, or its two halves.
+        request: the model, device and options.
+        path: the network's name in messages.
+        files: the file, or the files of the two halves.
 
     Raises:
-        UserError: a file is no ONNX model of this project.
+        UserError: a file is not an ONNX model of this project.
     """
 
     def __init__(self, request: Request, path: Path, files: list[Path]):
@@ -98,7 +98,7 @@ class OrtRunner(Runner):
             return Output(*self._session.run(OUTPUTS, {SRC_TOKENS: src_tokens}))
 
     def candidates(self, src_tokens: np.ndarray, count: int, beam: int | None = None) -> Found:
-        """Translations of the predicted length and of those next to it; only of two halves."""
+        """Translate with the predicted length and its neighbours; only for a network in two halves."""
         if not self._is_split or count == 1:
             return super().candidates(src_tokens, count)
         outputs = []
@@ -114,7 +114,7 @@ class OrtRunner(Runner):
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
-        """Shapes that do not fit are found when the network runs, not when it is opened."""
+        """Turn ONNX Runtime's errors into ``UserError``: wrong shapes fail at the run, not at the load."""
         try:
             yield
         except Exception as error:  # onnxruntime's own types differ between versions
@@ -123,7 +123,7 @@ class OrtRunner(Runner):
 
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
         if self.device == "cpu" or self._is_split:
-            return []  # between two halves the host chooses the canvas: its clock is the one
+            return []  # the host chooses the canvas between the halves, so its clock counts
         import onnxruntime as ort
 
         binding = self._session.io_binding()
@@ -148,9 +148,9 @@ class OrtRunner(Runner):
 
 
 def nearest_lengths(predicted: np.ndarray, count: int, widest: int) -> np.ndarray:
-    """The ``count`` lengths nearest to each predicted one [B], that one first, as [B, count].
+    """Return the ``count`` lengths nearest to each predicted length [B], this one first, as [B, count].
 
-    They have room for a token between both ends and are at most ``widest``; 0 where there are fewer.
+    Each leaves room for a token between bos and eos and is at most ``widest``; missing ones are 0.
     """
     predicted = np.clip(predicted, 2, widest)
     offsets = np.array(sorted(range(-widest, widest + 1), key=lambda offset: (abs(offset), offset)))
@@ -168,10 +168,10 @@ def _open(path: Path, request: Request):
     providers = [_PROVIDERS[device]]
     if device == "cuda":
         providers = [(_PROVIDERS[device], {"use_tf32": int(precision == "tf32")})]
-    # a GPU has the arithmetic of low precision, a CPU is shown its rounding step by step
+    # a GPU computes in low precision; for a CPU the graph contains each rounding step
     native, patched = device == "cuda", precision != "fp32" and not path.name.startswith(_INT8)
     model = _with_reference_functions(path, native) if patched else None
-    # one fused kernel of sum and norm, which takes longer on a CPU than the two: 12 % of the demo at 16 x 32
+    # on a CPU the fused kernel of sum and norm is slower than two kernels: 12 % of the demo at 16 x 32
     slow = ["SkipLayerNormFusion"] if device == "cpu" else []
     return open_session(path, providers, request.threads, model, disabled_optimizers=slow)
 
@@ -180,7 +180,7 @@ def _with_reference_functions(path: Path, native: bool):
     from onnx_export.onnx_file import load_onnx, read_graph
     from onnx_export.reference import with_reference_functions
 
-    # rounding step by step writes other weights, a GPU reads those of the file
+    # the graph with rounding steps has other weights; a GPU reads those of the file
     read = read_graph if native else load_onnx
     try:
         return with_reference_functions(read(path), native=native)

@@ -1,4 +1,4 @@
-"""``torch.compile`` of the plain network: what one gets by asking PyTorch to be fast."""
+"""``torch.compile`` of the plain network: PyTorch's own optimisation, for comparison."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,6 +1,6 @@
-"""Eager PyTorch captured in one CUDA graph per shape: what one gets without kernels of one's own.
+"""Eager PyTorch captured in one CUDA graph per shape, for comparison with our kernels.
 
-The operators ``lite::`` take their CUDA form where ``make torch-ops`` has built it, here too.
+The ``lite::`` operators use their CUDA kernels here too if ``make torch-ops`` has built them.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ def create(request: Request) -> "TorchGraphRunner":
 
 
 class TorchGraphRunner(TorchRunner):
-    """Keeps a graph for every shape that was met: for measurements, not for a server."""
+    """Keeps a graph for every shape it has seen: for measurements, not for a server."""
 
     def __init__(self, checkpoint: Path, request: Request):
         super().__init__(checkpoint, request)

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 def create(request: Request) -> "TorchRunner":
     """Load the checkpoint and cast it; see ``trt_code.runners.create``.
 
-    INT8 is the checkpoint that ``make qat`` or else ``make ptq`` made.
+    INT8 uses the checkpoint of ``make qat``, or else of ``make ptq``.
     """
     return TorchRunner(checkpoint_of(request), request)
 
 
 def checkpoint_of(request: Request) -> Path:
-    """The model's checkpoint, for INT8 the quantised one; sets PyTorch's CPU threads.
+    """Return the model's checkpoint, for INT8 the quantised one; set PyTorch's CPU threads.
 
     Raises:
-        Unavailable: there is no such device, or the model is not quantised.
+        Unavailable: the device is missing, or the model is not quantised.
     """
     import torch
 
@@ -46,7 +46,7 @@ def checkpoint_of(request: Request) -> Path:
 
 
 class TorchRunner(Runner):
-    """Weights and activations are cast outright, without autocast, as an engine would have them."""
+    """Casts weights and activations, without autocast, to the types that an engine uses."""
 
     def __init__(self, checkpoint: Path, request: Request):
         from train_model.models.checkpoint import load_checkpoint

@@ -29,7 +29,7 @@ from trt_code.runners.turns import Turns
 from trt_code.runners.vocabulary import check_vocabularies
 
 MAX_SHAPES = 64
-"""Shapes that are kept ready. Each costs a context and small buffers; the longest unused one goes."""
+"""Shapes to keep ready. Each needs a context and small buffers; the least recently used is dropped."""
 
 OUTPUTS = tuple(WHOLE.outputs)
 
@@ -38,7 +38,7 @@ def create(request: Request) -> "TrtRunner":
     """Make the runner of ``<build_dir>/<model>/model.<precision>.plan``, or of the plan without plugins.
 
     Raises:
-        Unavailable: no TensorRT or GPU here, or the plan is missing, stale, foreign or damaged.
+        Unavailable: TensorRT or a GPU is missing, or the plan is missing, stale, foreign or damaged.
     """
     plan = find_plan(request.folder / f"model.{request.precision}.plan")
     with plans_on(request.device, plan, instead="ort"):
@@ -49,18 +49,18 @@ def create(request: Request) -> "TrtRunner":
 
 
 def check_plan(plan: Path, model_files: Any, remedy: str) -> None:
-    """Raise ``Unavailable`` if the graph beside a plan is for other dictionaries than the model has."""
+    """Raise ``Unavailable`` if a plan's graph was made for other dictionaries than the model's."""
     graph = plan.parent / read_sidecar(plan).graph.path
     if graph.is_file():
         check_vocabularies(graph, read_graph_files(graph).metadata, model_files, remedy)
 
 
 def find_plan(plan: Path, half: str | None = None) -> Path:
-    """Return the plan to run: with plugins if it is there, else without, else the one to ask for.
+    """Return the plan to run: with plugins if it exists, else without if that exists, else ``plan``.
 
     Args:
         plan: path of the plan with plugins.
-        half: if given, whether a plan is there is seen at this half of it.
+        half: if given, look for this half of each plan.
     """
     plain = plain_path(plan)
     with_plugins, without = (half_path(path, half) if half else path for path in (plan, plain))
@@ -69,14 +69,14 @@ def find_plan(plan: Path, half: str | None = None) -> Path:
 
 @contextmanager
 def plans_on(device: str, plan: Path, instead: str) -> Iterator[None]:
-    """Within it, a plan that cannot be used makes its runner unavailable.
+    """Turn a ``UserError`` about a plan within the block into ``Unavailable``.
 
     Args:
-        plan: what the message describes where it cannot run.
+        plan: the plan that the message describes.
         instead: the runner that works without a GPU.
 
     Raises:
-        Unavailable: that, or ``device`` is not a GPU.
+        Unavailable: the plan cannot be used, or ``device`` is not a GPU.
     """
     if device != "cuda":
         built = _describe(plan)
@@ -92,7 +92,7 @@ def plans_on(device: str, plan: Path, instead: str) -> Iterator[None]:
 
 
 def _describe(plan: Path) -> str:
-    """What built the plan; empty where there is none."""
+    """Return one line on the plan's build; empty if the plan is missing."""
     try:
         return describe_build(read_sidecar(plan), plan)
     except UserError:
@@ -100,7 +100,7 @@ def _describe(plan: Path) -> str:
 
 
 class Stream:
-    """A CUDA stream of its own, and how much of the GPU's memory has gone since it was made."""
+    """A new CUDA stream, and the GPU memory allocated since its creation."""
 
     def __init__(self) -> None:
         self._cudart = load_cudart()
@@ -110,7 +110,7 @@ class Stream:
         )
 
     def milliseconds(self, work: Callable[[], None]) -> float:
-        """The device's time between before and after ``work``."""
+        """Return the device time of ``work`` in milliseconds."""
         start, end = (check(self._cudart.cudaEventCreate()) for _ in range(2))
         check(self._cudart.cudaEventRecord(start, self.handle))
         work()
@@ -122,12 +122,12 @@ class Stream:
         return milliseconds
 
     def look_at_memory(self) -> None:
-        """Note what is free now."""
+        """Record the free memory now."""
         self._least_free = min(self._least_free, self._free_memory())
 
     @property
     def most_memory(self) -> int:
-        """Device bytes taken so far; what other processes take meanwhile counts too."""
+        """Return the peak of allocated device bytes; allocations by other processes count too."""
         return max(0, self._free_at_start - self._least_free)
 
     def close(self) -> None:
@@ -139,13 +139,13 @@ class Stream:
 
 
 class ReadyShapes:
-    """What runs each shape, kept for the shapes that were used last."""
+    """A cache of ``ShapeRun`` objects for the most recently used shapes."""
 
     def __init__(self) -> None:
         self._ready: OrderedDict[Any, ShapeRun] = OrderedDict()
 
     def get(self, key: Any, make: Callable[[], "ShapeRun"]) -> "ShapeRun":
-        """The one of this key, made if it is not there."""
+        """Return the object of this key; make it if it is missing."""
         if key not in self._ready:
             if len(self._ready) == MAX_SHAPES:
                 self._ready.popitem(last=False)[1].close()
@@ -154,7 +154,7 @@ class ReadyShapes:
         return self._ready[key]
 
     def keys(self) -> list:
-        """From the longest unused to the last used."""
+        """Return the keys, least recently used first."""
         return list(self._ready)
 
     def close(self) -> None:
@@ -166,10 +166,10 @@ class ReadyShapes:
 class TrtRunner(Runner):
     """Runs one plan. See ``Runner`` for shapes and types.
 
-    All shapes share one stream, their scratch memory and their books, so threads take turns.
+    All shapes share one stream, the scratch memory and the cache, so threads take turns.
 
     Raises:
-        UserError: as ``create``'s Unavailable.
+        UserError: in the cases in which ``create`` raises ``Unavailable``.
     """
 
     def __init__(self, plan: Path, precision: str, options: RuntimeOptions | None = None):
@@ -201,7 +201,7 @@ class TrtRunner(Runner):
     def peak_memory(self) -> int:
         """Device bytes taken since the plan was loaded: weights, contexts, scratch, buffers, graphs.
 
-        It is the drop in the GPU's free memory, so what other processes take meanwhile counts too.
+        It is the drop in the GPU's free memory, so allocations by other processes count too.
         """
         return self._stream.most_memory
 
@@ -212,7 +212,7 @@ class TrtRunner(Runner):
         self._engine.close()
 
     def _shape_run(self, src_tokens: np.ndarray) -> "ShapeRun":
-        """Return what runs this shape, made at its first use; refuse what no profile accepts."""
+        """Return the ``ShapeRun`` of this shape, made at its first use; refuse a shape without a profile."""
         shape = source_shape(src_tokens)
 
         def make() -> ShapeRun:
@@ -231,7 +231,7 @@ class TrtRunner(Runner):
 
 
 def source_shape(src_tokens: np.ndarray) -> Shape:
-    """The batch and length of ``src_tokens``; raises ``UserError`` for what is no such array."""
+    """Return the batch and length of ``src_tokens``; raise ``UserError`` for any other array."""
     if src_tokens.ndim != 2 or src_tokens.dtype.kind not in "iu":
         raise UserError(
             f"src_tokens is {src_tokens.dtype} of shape {src_tokens.shape}; "
@@ -244,11 +244,11 @@ class ShapeRun:
     """One set of input shapes: its context, its input and output memory, its CUDA graph.
 
     Args:
-        engine: what is run.
+        engine: the engine to run.
         profile: the number of the optimisation profile.
-        shapes: of every input, by name.
-        outputs: the engine's outputs.
-        scratch: memory that no one else uses while this runs.
+        shapes: the shape of every input, by name.
+        outputs: the names of the engine's outputs.
+        scratch: device memory that nothing else uses during a run.
         stream: the stream's handle.
         shared: memory of inputs and outputs that belongs to the caller, large enough.
     """
@@ -269,7 +269,7 @@ class ShapeRun:
         context = self._context = engine.make_context(
             profile, shapes, (scratch.pointer, scratch.size), int(stream)
         )
-        # what each tensor is on the host: shape and type
+        # shape and type of each tensor on the host
         self._templates = {
             name: np.empty(tuple(context.get_tensor_shape(name)), engine.dtype(name))
             for name in (*shapes, *outputs)
@@ -289,7 +289,7 @@ class ShapeRun:
         self._graph = self._capture() if engine.captures else None
 
     def run(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str]) -> list[np.ndarray]:
-        """Copy in, run, copy out; the arrays are the caller's."""
+        """Copy the inputs in, run, and copy the results out; the caller owns the returned arrays."""
         self.fill(feeds)
         self.launch()
         return self.fetch(wanted)
@@ -302,7 +302,7 @@ class ShapeRun:
             self._copy(self._buffers[name].pointer, source.ctypes.data, source.nbytes, kind)
 
     def fetch(self, wanted: Sequence[str]) -> list[np.ndarray]:
-        """Wait for the results and copy these."""
+        """Wait for the results and return copies of ``wanted``."""
         results = [np.empty_like(self._templates[name]) for name in wanted]
         for name, result in zip(wanted, results, strict=True):
             kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
@@ -311,7 +311,7 @@ class ShapeRun:
         return results
 
     def launch(self) -> None:
-        """Enqueue the network on the input memory as it is."""
+        """Enqueue the network on the current content of the input memory."""
         if self._graph is None:
             self._enqueue()
         else:
@@ -329,9 +329,9 @@ class ShapeRun:
         self._engine.enqueue(self._context, int(self._stream))
 
     def _capture(self) -> Any:
-        """Return the instantiated graph of one pass; None, said once, where the engine has none.
+        """Return the instantiated graph of one pass, or None, with one message, if the capture fails.
 
-        The pass before it lets TensorRT and the plugins do what they do only once, outside the graph.
+        A pass before the capture keeps the one-time work of TensorRT and the plugins out of the graph.
         """
         cudart = self._cudart
         self._enqueue()
@@ -341,7 +341,7 @@ class ShapeRun:
         enqueued = self._context.execute_async_v3(int(self._stream))
         status, graph = cudart.cudaStreamEndCapture(self._stream)
         if not enqueued or status != cudart.cudaError_t.cudaSuccess:
-            cudart.cudaGetLastError()  # the failed capture must not be charged to the next call
+            cudart.cudaGetLastError()  # clear the error of the failed capture
             warnings.warn(
                 "this engine cannot be captured in a CUDA graph; each pass is enqueued instead",
                 stacklevel=2,
@@ -356,7 +356,7 @@ class ShapeRun:
 
 
 def _input_name(engine: Engine) -> str:
-    """Return the name of the engine's one input, having seen that its outputs are ours."""
+    """Return the name of the engine's only input, after a check of its outputs."""
     if len(engine.inputs) != 1 or set(engine.outputs) != set(OUTPUTS):
         raise UserError(
             f"{engine.plan.path} has the tensors {', '.join([*engine.inputs, *engine.outputs])}; this runner "

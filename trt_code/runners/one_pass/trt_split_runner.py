@@ -1,9 +1,9 @@
 """The TensorRT runner over two engines: the canvas ends with the longest translation of the batch.
 
 The encoder's engine ends with the predicted lengths. The host reads them, makes a canvas as wide as the
-longest, rounded up so that few shapes occur, and the decoder's engine fills it. What both read, and what
-one hands to the other, lies at one place for all shapes, so nothing is copied between them. As for
-``trt_runner``: execution is tested against a mock alone (tests/engine/test_trt_split_runner.py).
+longest, rounded up so that few shapes occur, and the decoder's engine fills it. Both engines share
+fixed memory for their common inputs and for the encoder's results, so nothing is copied between them. As for
+``trt_runner``, execution is tested only against a mock (tests/engine/test_trt_split_runner.py).
 """
 
 import math
@@ -39,7 +39,7 @@ def create(request: Request) -> "TrtSplitRunner":
     """Make the runner of ``<build_dir>/<model>/model.<precision>.encoder.plan`` and ``.decoder.plan``.
 
     Raises:
-        Unavailable: no TensorRT or GPU here, or a plan is missing, stale, foreign or damaged.
+        Unavailable: TensorRT or a GPU is missing, or a plan is missing, stale, foreign or damaged.
     """
     path = find_plan(request.folder / f"model.{request.precision}.plan", "decoder")
     with plans_on(request.device, half_path(path, "decoder"), instead="ort-split"):
@@ -54,11 +54,11 @@ class TrtSplitRunner(Runner):
 
     Threads take turns, as with ``TrtRunner``.
 
-    The widest canvas is the decoder engine's own (``--axis canvas=...`` of its build); translations
-    that would be longer end there, as they do at the network's last position.
+    The decoder's engine limits the width of the canvas (``--axis canvas=...`` of its build). Longer
+    translations end there, as they do at the network's last position.
 
     Raises:
-        UserError: as ``create``'s Unavailable.
+        UserError: in the cases in which ``create`` raises ``Unavailable``.
     """
 
     def __init__(self, path: Path, precision: str, options: RuntimeOptions | None = None):
@@ -67,7 +67,7 @@ class TrtSplitRunner(Runner):
         self._profiles = {half: plan.sidecar.profiles for half, plan in plans.items()}
         self._widest = plans["decoder"].sidecar.ranges.get("canvas", Range(1, 1, 1)).max
         largest = [profile.max for profiles in self._profiles.values() for profile in profiles]
-        # what both halves have a profile for
+        # the shapes for which both halves have a profile
         self.max_batch, self.max_source = (
             min(max(getattr(p.max, axis) for p in ps) for ps in self._profiles.values())
             for axis in Shape._fields
@@ -91,7 +91,7 @@ class TrtSplitRunner(Runner):
             encoder = self._encoder(shape)
             encoder.fill({"src_tokens": src_tokens})
             tokens, scores = self._translate(shape, encoder).fetch(OUTPUTS)
-        # as wide as the one engine's
+        # as wide as the result of the single engine
         behind = ((0, 0), (0, canvas_width(shape.length, self._widest) - tokens.shape[1]))
         return Output(
             np.pad(tokens.astype(np.int64), behind, constant_values=PAD),
@@ -99,7 +99,7 @@ class TrtSplitRunner(Runner):
         )
 
     def _translate(self, shape: Shape, encoder: ShapeRun) -> ShapeRun:
-        """Run both halves on the tokens that are on the device; the decoder's results are there then."""
+        """Run both halves on the tokens in device memory; return the decoder's run with its results."""
         encoder.launch()
         (lengths,) = encoder.fetch(["lengths"])
         limit = canvas_width(shape.length, self._widest)
@@ -110,7 +110,7 @@ class TrtSplitRunner(Runner):
         return decoder
 
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
-        """Both halves, and between them the host, which waits for the lengths and sends the canvas."""
+        """Run both halves; between them the host waits for the lengths and sends the canvas."""
         shape = source_shape(src_tokens)
         with self._turns:
             encoder = self._encoder(shape)
@@ -164,7 +164,7 @@ class TrtSplitRunner(Runner):
         return self._ready.get((half, *shapes.values()), make)
 
     def _buffer(self, name: str, batch: int, length: int) -> DeviceBuffer:
-        """Memory for the largest such tensor that either engine takes or gives."""
+        """Allocate memory for the largest such tensor of either engine."""
         sizes = []
         for engine in self._engines.values():
             _, _, *channels = engine.shape(name)

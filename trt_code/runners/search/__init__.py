@@ -40,10 +40,10 @@ class SearchRunner(Runner):
         """See ``Runner``.
 
         Args:
-            request: what it is made for.
+            request: the model, device and options.
             search: translates source tokens [B, S] int64.
-            close: gives back what the search holds.
-            during: makes the context in which every search runs.
+            close: frees the resources of the search.
+            during: returns the context manager in which every search runs.
 
         Raises:
             UserError: beam or length penalty is out of its bounds.
@@ -82,7 +82,7 @@ class SearchRunner(Runner):
                 found = self._search(without_bos(src_tokens), options)
         except ValueError as error:  # the beam does not fit the vocabulary
             raise UserError(error) from error
-        if not found.counts.all():  # no score is above another where they are not numbers
+        if not found.counts.all():  # NaN scores: no hypothesis is above another
             raise UserError("the network gives scores that are no numbers; make its files again")
         return found
 
@@ -95,12 +95,12 @@ class SearchRunner(Runner):
 
 
 def without_bos(src_tokens: np.ndarray) -> np.ndarray:
-    """Sources without the bos that non-autoregressive networks have in front of them."""
+    """Remove the leading bos, which only one-pass networks read."""
     return src_tokens[:, 1:] if (src_tokens[:, 0] == BOS).all() else src_tokens
 
 
 def as_output(found: Found) -> Output:
-    """The best hypotheses, behind a bos of score 0."""
+    """Return the best hypotheses after a bos with score 0."""
     width = int(found.lengths[:, 0].max())
     tokens = np.pad(found.tokens[:, 0, :width], ((0, 0), (1, 0)), constant_values=BOS)
     return Output(tokens, np.pad(found.positional_scores[:, 0, :width], ((0, 0), (1, 0))))

@@ -35,7 +35,7 @@ def create(request: Request) -> SearchRunner:
         model.config.max_target_positions,
         dtype,
         CudaCapture(),
-        # padding changes nothing where the network masks it; other checkpoints get exact lengths
+        # pad only if the network masks padding; other checkpoints get exact lengths
         model.config.max_source_positions if model.config.padding_policy == "masked" else 0,
     )
     runner = SearchRunner(

@@ -1,9 +1,9 @@
-"""A whole step of the search, the network's and the search's own, as one CUDA graph.
+"""Runs each step of a search, including the network, as one CUDA graph.
 
-A step is a hundred small kernels, so launching them one by one costs more than running them. A graph reads
-and writes fixed memory: the search keeps its tensors where they are, and a step's last kernels put the new
-state where the next replay reads it. Between two steps the host does nothing but launch the next: whether
-the search is done it learns one step late, and one step too many changes nothing.
+A step has about a hundred small kernels, so single launches cost more than the kernels. A graph reads and
+writes fixed memory: the search's tensors keep their addresses, and the last kernels of a step write the new
+state to the input of the next replay. Between two steps the host only launches the next step. It learns one
+step late that the search is done; the extra step does not change the result.
 """
 
 import collections
@@ -20,17 +20,17 @@ from train_model.models.hypotheses import Found, SearchOptions
 from trt_code.cuda_graph.capture import capture
 
 CAPACITY = 24
-"""Sets of shapes whose graphs are kept; the one unused for longest goes first."""
+"""Sets of shapes with graphs to keep; the least recently used is dropped first."""
 LENGTH_STEP = 16
 """Sources are padded to a multiple of this, so that few lengths occur."""
 ROOM_STEP = 32
-"""The state's room grows by this: on a GPU a wider state costs less than one more graph."""
+"""Tokens by which the state grows: on a GPU a wider state costs less than another graph."""
 
 Capture = Callable[[Callable[[], Any], Callable[[], None]], Callable[[], Any]]
 
 
 class CudaCapture:
-    """Captures functions in CUDA graphs, on one stream and with their memory in one pool."""
+    """Captures functions in CUDA graphs on one stream, with one memory pool."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
@@ -39,11 +39,11 @@ class CudaCapture:
     def __call__(
         self, function: Callable[[], Any], prepare: Callable[[], None]
     ) -> Callable[[], Any]:
-        """What replays ``function`` on its own memory, and gives its result.
+        """Return a function that replays ``function`` on fixed memory and returns its result.
 
         Args:
-            function: what is captured; it runs a few times before.
-            prepare: runs before each of those.
+            function: the function to capture; it first runs a few times.
+            prepare: called before each of these runs.
         """
         self._stream.wait_stream(torch.cuda.current_stream())
         captured = capture(function, self._pool, self._stream, prepare)
@@ -52,7 +52,7 @@ class CudaCapture:
         def replay() -> Any:
             return captured.replay()
 
-        # what the function holds, an engine's context among it, has to live as long as the graph
+        # the objects that the function holds, such as an engine's context, must outlive the graph
         replay.function = function
         return replay
 
@@ -61,15 +61,16 @@ class GraphedSearch:
     """Beam search over the two halves of a network, which compute on one device.
 
     Args:
-        encoder: gives what computes the encoder for one set of shapes, called like
+        encoder: returns a function that computes the encoder for one set of shapes, called like
             :class:`train_model.models.incremental.SourceEncoder`.
-        step: gives what computes a step for one set of shapes and a beam, called like ``DecoderStep``.
-        state_shapes: shapes of the state for a number of hypotheses and room for tokens.
-        vocab_size: of the target.
-        max_target_positions: most tokens that the halves have room for.
-        dtype: of the state.
-        capture: makes of a function what computes it again (:class:`CudaCapture`).
-        widest: sources are padded to few widths, and none beyond this; 0 leaves them as they are.
+        step: returns a function that computes a step for one set of shapes and a beam, called like
+        ``DecoderStep``.
+        state_shapes: returns the state's shapes for a number of hypotheses and of tokens.
+        vocab_size: the size of the target vocabulary.
+        max_target_positions: the largest number of target tokens.
+        dtype: the dtype of the state.
+        capture: turns a function into a replay of it (:class:`CudaCapture`).
+        widest: pad sources to multiples of ``LENGTH_STEP`` up to this width; 0 to pad nothing.
     """
 
     def __init__(
@@ -106,15 +107,15 @@ class GraphedSearch:
                 self._lanes.popitem(last=False)
             lane = _Lane(self, src_tokens, longest, options)
         found = lane.search(src_tokens)
-        self._lanes[key] = lane  # not before: one that failed must not be met again
+        self._lanes[key] = lane  # only now: a lane that failed must not be reused
         return found
 
 
 class _Lane:
-    """The graphs of one set of shapes, and the memory that they share.
+    """The graphs of one set of shapes, and their shared memory.
 
-    What the graphs were captured from knows the memory and not the lane, so that no circle of references
-    keeps a lane that is dropped.
+    The captured functions refer to the memory, not to the lane. So no reference cycle keeps a dropped lane
+    alive.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class _Lane:
         return self._search.found()
 
     def _grow(self, room: int) -> int:
-        """Make more room, with what there is of the state in it."""
+        """Return the next larger room, after a copy of the state into it."""
         before = self._states.get(room, [])
         room = min(room + ROOM_STEP, self._longest + 1)
         if room not in self._states:
@@ -163,7 +164,7 @@ class _Lane:
             ]
             self._steps[room] = self._capture_step(self._states[room])
         for index, tensor in enumerate(self._states[room]):
-            tensor.zero_()  # also where nothing looks: no weight of 0 makes a NaN of before harmless
+            tensor.zero_()  # an old NaN would stay NaN even with an attention weight of 0
             if before:
                 tensor[:, :, : before[index].shape[2]] = before[index]
         return room
@@ -175,7 +176,7 @@ class _Lane:
         def step() -> None:
             logprobs, new_state = compute(search.tokens, search.parents, search.step, source, state)
             for old, new in zip(state, new_state, strict=True):
-                old.copy_(new)  # nothing, where it was written in place
+                old.copy_(new)  # no effect if the state was written in place
             search.advance(logprobs)
             done.publish()
 
@@ -184,9 +185,9 @@ class _Lane:
 
 
 class _LateFlag:
-    """A flag on a device as the host sees it: as it was before the last replay, so that none waits.
+    """A device flag that the host reads one replay late, so that it never waits for the last replay.
 
-    On a CPU it is seen at once.
+    On a CPU the host reads it at once.
     """
 
     def __init__(self, flag: Tensor) -> None:
@@ -196,16 +197,16 @@ class _LateFlag:
         self._replays = 0
 
     def restart(self) -> None:
-        """Before the first replay; the device has nothing left to do that writes the flag."""
+        """Clear the flag before the first replay; no pending device work may write it."""
         self._seen.fill_(False)
         self._replays = 0
 
     def publish(self) -> None:
-        """What a graph does last: copy the flag to the host."""
+        """Copy the flag to the host, as the last work of a graph."""
         self._seen.copy_(self._flag, non_blocking=True)
 
     def after_replay(self) -> bool:
-        """Whether the replay before this one has set the flag, or this one already."""
+        """Whether the previous replay, or already this one, has set the flag."""
         if self._events:
             self._events[self._replays % 2].record()
             if self._replays:
@@ -215,4 +216,4 @@ class _LateFlag:
 
 
 def _nothing() -> None:
-    """No preparation."""
+    """Do nothing: the preparation of a function that needs none."""

@@ -1,6 +1,6 @@
 """Beam search on NumPy arrays, for steps that compute on the CPU without PyTorch.
 
-Finds what ``train_model.models.beam_search`` finds; that one explains the search.
+Gives the same results as ``train_model.models.beam_search``, which explains the search.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from train_model.data.dictionary import EOS, PAD, UNK
 from train_model.models.hypotheses import Found, SearchOptions, collect
 
 ROOM = 16
-"""Tokens by which the state's room grows when it is full, so that few shapes occur."""
+"""Tokens by which the state grows when it is full, so that few shapes occur."""
 
 
 class Steps(Protocol):
@@ -27,7 +27,7 @@ class Steps(Protocol):
     max_target: int
 
     def encode(self, src_tokens: np.ndarray) -> Sequence[np.ndarray]:
-        """What every step needs of the sources [B, S] int64."""
+        """Return the encoder's results for the sources [B, S] int64, which every step reads."""
 
     def step(
         self,
@@ -37,10 +37,10 @@ class Steps(Protocol):
         source: Sequence[np.ndarray],
         state: Sequence[np.ndarray],
     ) -> tuple[np.ndarray, Sequence[np.ndarray]]:
-        """Log-probabilities [B, beam, V] float32 of the next token, and the new state."""
+        """Return the log-probabilities [B, beam, V] float32 of the next token, and the new state."""
 
     def state_shapes(self, rows: int, room: int) -> Sequence[tuple[int, ...]]:
-        """Shapes of the state for a number of hypotheses and room for tokens."""
+        """Return the state's shapes for a number of hypotheses and of tokens."""
 
 
 def search(steps: Steps, src_tokens: np.ndarray, options: SearchOptions) -> Found:
@@ -78,13 +78,13 @@ def search(steps: Steps, src_tokens: np.ndarray, options: SearchOptions) -> Foun
         candidates = np.take_along_axis(scores.reshape(batch, -1), index, 1)
         origin, token = np.divmod(index, words)
         is_end = (token == EOS) & (candidates > -np.inf)
-        # Those among the first ``beam`` that end are finished, in order, while there is room.
+        # Candidates among the first ``beam`` that end with eos are finished, in order, up to the limit.
         place = counts[:, None] + np.cumsum(is_end[:, :beam], axis=1) - 1
         sentence, at = np.nonzero(is_end[:, :beam] & (place < beam))
         ends[sentence, place[sentence, at]] = origin[sentence, at] + position * beam
         end_totals[sentence, place[sentence, at]] = candidates[sentence, at]
         counts = np.minimum(counts + is_end[:, :beam].sum(axis=1), beam)
-        # The others go on in their order; at most one per beam ends, so there are enough of them.
+        # The others continue in their order; at most one per beam ends, so enough are left.
         alive = np.argsort(is_end * 2 * beam + order, axis=1)[:, :beam]
         tokens, parents, totals = token[rows, alive], origin[rows, alive], candidates[rows, alive]
         for kept, array in zip(past, (tokens, parents, totals), strict=True):
@@ -97,7 +97,7 @@ def search(steps: Steps, src_tokens: np.ndarray, options: SearchOptions) -> Foun
 
 
 class _State:
-    """The state between steps; it gets more room when it is full."""
+    """The state between steps, which grows when it is full."""
 
     def __init__(self, steps: Steps, rows: int, most: int) -> None:
         self._shapes: Callable[[int], Sequence[tuple[int, ...]]] = lambda room: steps.state_shapes(
@@ -107,7 +107,7 @@ class _State:
         self.tensors: Sequence[np.ndarray] = ()
 
     def at(self, position: int) -> Sequence[np.ndarray]:
-        """The state with room for the token of ``position``."""
+        """Return the state, grown if needed to hold the token of ``position``."""
         if position == self._room:
             self._room = min(self._room + ROOM, self._most)
             grown = [np.zeros(shape, np.float32) for shape in self._shapes(self._room)]
@@ -118,14 +118,14 @@ class _State:
 
 
 def _best(scores: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the ``count`` highest of each row, the highest first."""
+    """Return the indices of the ``count`` highest values of each row, the highest first."""
     index = np.argpartition(-scores, count - 1, axis=1)[:, :count]
     found = np.take_along_axis(scores, index, 1)
     return np.take_along_axis(index, np.argsort(-found, axis=1, kind="stable"), 1)
 
 
 def _forbidden(words: int, unk_penalty: float) -> np.ndarray:
-    """What is added to log-probabilities: in the middle, before ``min_len``, in the last step [3, V]."""
+    """Return masks [3, V] to add to log-probabilities: usual, before ``min_len``, and in the last step."""
     rows = np.zeros((3, words), np.float32)
     rows[:, UNK] = -unk_penalty
     rows[:, PAD] = rows[1, EOS] = -np.inf
@@ -135,7 +135,7 @@ def _forbidden(words: int, unk_penalty: float) -> np.ndarray:
 
 
 def _forbid_repeats(scores: np.ndarray, history: np.ndarray, size: int) -> None:
-    """Forbid every token that would repeat a sequence of ``size`` tokens; pad stands for none."""
+    """Forbid every token that would repeat a sequence of ``size`` tokens; pad means no token."""
     if size > history.shape[2]:
         return
     ngrams = np.lib.stride_tricks.sliding_window_view(history, size, axis=2)

@@ -11,7 +11,7 @@ def create(request: Request) -> SearchRunner:
     """Make the runner of ``<build_dir>/<model>/model.<precision>.plan`` and its encoder's plan.
 
     Raises:
-        Unavailable: no TensorRT or GPU here, a plan is missing, stale, foreign or damaged, or the engine
+        Unavailable: TensorRT or a GPU is missing, a plan is missing, stale, foreign or damaged, or the engine
             was built for fewer hypotheses than ``request.beam``.
     """
     import torch

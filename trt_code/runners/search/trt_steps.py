@@ -1,8 +1,8 @@
 """Beam search with the steps in TensorRT: an engine for the encoder, and one for a step.
 
-The search and its state are PyTorch tensors on the GPU; the engines read and write them where they lie.
+The search and its state are PyTorch tensors on the GPU; the engines read and write them in place.
 Every set of shapes has its own execution context and CUDA graph (``graphed_search``). As for
-``trt_runner``: execution is tested against a mock alone (tests/engine/test_trt_search.py).
+``trt_runner``, execution is tested only against a mock (tests/engine/test_trt_search.py).
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from trt_code.runners.search.graphed_search import Capture, GraphedSearch
 
 
 class EngineHalves:
-    """The two engines of a network, and the limits of what they were built for.
+    """The two engines of a network, and the limits of their builds.
 
     Args:
         step: plan of the step; the encoder's is ``half_path(step, "encoder")``.
-        device: where the engines find their tensors.
+        device: the device of the engines' tensors.
 
     Raises:
-        UserError: no TensorRT or GPU here, a plan does not fit this machine, or is of something else.
+        UserError: TensorRT or a GPU is missing, or a plan does not fit this machine or this network.
     """
 
     def __init__(self, step: Path, device: torch.device) -> None:
@@ -47,7 +47,7 @@ class EngineHalves:
         self._masked = _padding_policy(plans[1]) == "masked"
 
     def check_beam(self, beam: int) -> None:
-        """Raise ``UserError`` if the step was built for fewer hypotheses a sentence."""
+        """Raise ``UserError`` if the step was built for fewer hypotheses per sentence."""
         if beam > (most := self._ranges["beam"].max):
             raise UserError(
                 f"the engine takes a beam of up to {most}, not {beam}; build it again with "
@@ -55,17 +55,17 @@ class EngineHalves:
             )
 
     def close(self) -> None:
-        """Give both engines back."""
+        """Free both engines."""
         for engine in (self._encoder, self._step):
             engine.close()
 
     def search(self, capture: Capture) -> GraphedSearch:
-        """The search over the two engines; ``capture`` is as :class:`GraphedSearch` has it."""
+        """Return the search over the two engines; see :class:`GraphedSearch` for ``capture``."""
         names = self._step.inputs
         state = [name for name in names if name.startswith("layers.")]
         source = self._encoder.outputs
         logprobs = ["logprobs", *(f"next.{name}" for name in state)]
-        # of both engines and all contexts: they never run at the same time
+        # shared by both engines and all contexts, which never run at the same time
         scratch = torch.empty(max(1, self.engine_memory), dtype=torch.uint8, device=self._device)
 
         def encoder() -> Any:
@@ -86,7 +86,7 @@ class EngineHalves:
         shapes = [self._step.shape(name) for name in state]
 
         def state_shapes(rows: int, room: int) -> list[tuple[int, ...]]:
-            # rows is the first axis that is free, room the second
+            # the first free axis is rows, the second is room
             return [
                 tuple(
                     size if size >= 0 else (rows, 0, room)[axis] for axis, size in enumerate(shape)
@@ -106,7 +106,7 @@ class EngineHalves:
         )
 
     def _check(self, path: Path) -> None:
-        """See that these are the halves of one network."""
+        """Check that the engines are the halves of one network."""
         made = set(self._encoder.outputs)
         state = {name for name in self._step.inputs if name.startswith("layers.")}
         expected = {"tokens", "parents", "position", *made, *state}
@@ -118,7 +118,7 @@ class EngineHalves:
 
 
 class _Context:
-    """An execution context for the shapes of its first run; ``scratch`` is no one else's while it runs."""
+    """An execution context for the shapes of its first run; nothing else may use ``scratch`` during a run."""
 
     def __init__(
         self, engine: Engine, inputs: Sequence[str], outputs: Sequence[str], scratch: Tensor
@@ -170,6 +170,6 @@ def _torch_type(engine: Engine, name: str) -> torch.dtype:
 
 
 def _padding_policy(plan: Plan) -> str | None:
-    """What the graph beside the plan says; None where it is gone."""
+    """Return the metadata of the plan's graph, or None if the graph is missing."""
     graph = plan.path.parent / plan.sidecar.graph.path
     return read_graph_files(graph).metadata.get("padding_policy") if graph.is_file() else None

@@ -1,7 +1,7 @@
-"""CumSum to a product with a triangle of ones.
+"""Turns CumSum into a product with a triangular matrix of ones.
 
-TensorRT 10 imports CumSum as a loop of one step a position, in floating point only. Counts of tokens are
-exact in FP32 (and in TF32: ones and zeros are, and sums are kept in FP32).
+TensorRT 10 imports CumSum as a loop with one step per position, and only in floating point. Counts of tokens
+are exact in FP32, and also in TF32, where ones and zeros are exact and sums are in FP32.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ from trt_code.surgeon.graph import (
 
 
 def to_product(model: ir.Model) -> int:
-    """``CumSum(x [B,T], 1)`` of integers to ``x @ (row <= column)`` in FP32 and back."""
+    """Replace ``CumSum(x [B,T], 1)`` of integers by ``x @ (row <= column)`` in FP32, with Casts around it."""
     count = 0
     for node in nodes_of(model, "CumSum"):
         x, axis = node.inputs[0], constant(node.inputs[1])

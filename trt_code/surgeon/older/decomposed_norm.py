@@ -1,4 +1,4 @@
-"""LayerNorm spelled out, as exporters before opset 17 write it, back to one LayerNormalization.
+"""Turns a decomposed LayerNorm, as exporters before opset 17 write it, into one LayerNormalization.
 
 x -> ReduceMean -> Sub -> Pow 2 -> ReduceMean -> Add eps -> Sqrt -> Div -> (Mul scale -> Add shift)
 """
@@ -26,7 +26,7 @@ from trt_code.surgeon.graph import (
 
 
 def compose(model: ir.Model) -> int:
-    """Every spelled-out LayerNorm over the last axis; epsilon is read from the graph."""
+    """Replace every decomposed LayerNorm over the last axis; epsilon comes from the graph."""
     count = 0
     for node in nodes_of(model, "Div"):
         match = _match(node)
@@ -55,7 +55,7 @@ def compose(model: ir.Model) -> int:
 
 
 def _match(div: ir.Node) -> tuple[ir.Value, float] | None:
-    """The normalised input and epsilon, if ``div`` is the division of a LayerNorm."""
+    """Return the normalised input and epsilon if ``div`` is the division of a LayerNorm."""
     centred, sqrt = div.inputs[0], made_by(div.inputs[1], "Sqrt")
     sub = made_by(centred, "Sub")
     total = made_by(sqrt.inputs[0], "Add") if sqrt else None
@@ -72,7 +72,7 @@ def _match(div: ir.Node) -> tuple[ir.Value, float] | None:
 
 
 def _mean(value: ir.Value) -> ir.Value | None:
-    """What a mean over the last axis that keeps it is the mean of."""
+    """Return the input of a mean over the last axis with kept dimension, or None."""
     node = made_by(value, "ReduceMean")
     if node is None or not attribute(node, "keepdims", 1):
         return None
@@ -83,7 +83,7 @@ def _mean(value: ir.Value) -> ir.Value | None:
 
 
 def _is_square_of(value: ir.Value, sub: ir.Node) -> bool:
-    """Whether ``value`` is the square of what ``sub``, or a twin of it, gives."""
+    """Whether ``value`` is the square of the output of ``sub`` or of an equal Sub."""
     square = made_by(value, "Pow", "Mul")
     if square is None:
         return False
@@ -100,7 +100,7 @@ def _is_square_of(value: ir.Value, sub: ir.Node) -> bool:
 
 
 def _affine(div: ir.Node, width: int) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
-    """What comes out after scale and shift, and these where the graph has them."""
+    """Return the output after scale and shift, and these two or None."""
     result, scale, shift = div.outputs[0], None, None
     mul = sole_user(result, "Mul")
     if mul is not None and _is_vector(other := other_input(mul, result), width):

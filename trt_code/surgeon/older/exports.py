@@ -27,9 +27,9 @@ _OLD_NAMES = {"dynamicconv_forward": "LiteDynamicConv"}
 
 
 def upgrade(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``model`` in the current opset, with the project's operator names and a type for every value.
+    """Return ``model`` in the current opset with the project's operator names.
 
-    A file that is so already is given back as it is.
+    A model that has this form already is returned unchanged.
     """
     old = [node for node in model.graph.node if node.op_type in _OLD_NAMES]
     opset = next((item.version for item in model.opset_import if item.domain == ""), OPSET)
@@ -50,7 +50,7 @@ def upgrade(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def complete(model: ir.Model) -> None:
-    """Names, shapes and types where the file has none, and Constant nodes as initializers; in place."""
+    """Add missing names, shapes and types, and turn Constant nodes into initializers, in place."""
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     for node in model.graph:
         node.name = node.name or node.outputs[0].name
@@ -59,7 +59,7 @@ def complete(model: ir.Model) -> None:
 
 
 def cast_scatter_updates(model: ir.Model) -> int:
-    """Updates of a scatter in the type of its data."""
+    """Cast the updates of each scatter to the type of its data."""
     count = 0
     for node in nodes_of(model, "ScatterND", "ScatterElements"):
         data, updates = node.inputs[0], node.inputs[2]
@@ -80,7 +80,7 @@ def cast_scatter_updates(model: ir.Model) -> int:
 
 
 def equal_of_booleans(model: ir.Model) -> int:
-    """``Equal`` of booleans, which TensorRT lacks, to ``Not(Xor)``."""
+    """Replace ``Equal`` of booleans, which TensorRT lacks, by ``Not(Xor)``."""
     count = 0
     for node in nodes_of(model, "Equal"):
         if node.inputs[0].dtype != ir.DataType.BOOL:
@@ -109,7 +109,7 @@ def equal_of_booleans(model: ir.Model) -> int:
 
 
 def unflatten_softmax(model: ir.Model) -> int:
-    """A softmax over the last axis that the change of opset put between Flatten and Reshape, alone."""
+    """Remove the Flatten and Reshape that the opset conversion put around a softmax over the last axis."""
     count = 0
     for node in nodes_of(model, "Softmax"):
         flatten = made_by(node.inputs[0], "Flatten")

@@ -1,7 +1,7 @@
-"""A Viterbi loop that an exporter unrolled, back to one ``LiteCrfDecode``.
+"""Turns a Viterbi loop that an exporter unrolled into one ``LiteCrfDecode``.
 
-Unrolling writes a dozen nodes a position and fixes the length. The loop is fairseq's (DynamicCRF): it is
-followed from the last position to the first, and replaced only where every step is the expected one.
+The unrolled form has a dozen nodes per position and a fixed length. The loop is fairseq's (DynamicCRF). The
+pass follows it from the last position to the first, and replaces it only if every step has the expected form.
 
     step t:  paths = Unsqueeze(score, 2) + transitions[:, t-1]
              score = Where(mask[:, t:t+1], ReduceMax(paths, 1) + emissions[:, t], score)
@@ -30,7 +30,7 @@ from trt_code.surgeon.graph import (
 
 @dataclasses.dataclass(frozen=True)
 class _Loop:
-    """The ends of an unrolled loop."""
+    """The inputs and outputs of an unrolled loop."""
 
     emissions: ir.Value
     targets: ir.Value
@@ -42,7 +42,7 @@ class _Loop:
 
 
 def roll_up(model: ir.Model) -> int:
-    """Every unrolled loop over the candidates of a TopK."""
+    """Replace every unrolled loop over the candidates of a TopK."""
     count = 0
     for node in nodes_of(model, "TopK"):
         loop = _match(node)
@@ -66,7 +66,7 @@ def _match(top_k: ir.Node) -> _Loop | None:
     tables = _tables(targets)
     if slots is None or tokens is None or tables is None:
         return None
-    # the last slot is the best of the last score, and the score leads back through the loop
+    # the last slot is the ArgMax of the last score, from which the search goes back through the loop
     last = made_by(slots.inputs[-1], "Unsqueeze")
     best = made_by(last.inputs[0], "ArgMax") if last else None
     if best is None:
@@ -82,7 +82,7 @@ def _match(top_k: ir.Node) -> _Loop | None:
 
 
 def _steps(score: ir.Value, emissions: ir.Value) -> list[tuple[ir.Value, ir.Value]] | None:
-    """For t = 1, 2, ...: the score before the step, and the mask; None unless all is as expected."""
+    """Return for t = 1, 2, ... the score before the step and the mask; None for an unexpected form."""
     steps = []
     while (where := made_by(score, "Where")) is not None:
         condition, update, score = where.inputs
@@ -111,7 +111,7 @@ def _steps(score: ir.Value, emissions: ir.Value) -> list[tuple[ir.Value, ir.Valu
 
 
 def _at(node: ir.Node) -> int | None:
-    """The start of a Slice of one position on axis 1."""
+    """Return the start of a Slice of one position on axis 1, or None."""
     start, end, axes = (constant(value) for value in node.inputs[1:4])
     if start is None or end is None or axes is None or axes.tolist() != [1]:
         return None
@@ -119,7 +119,7 @@ def _at(node: ir.Node) -> int | None:
 
 
 def _tables(targets: ir.Value) -> tuple[ir.Value, ir.Value] | None:
-    """E1 and E2: what the candidates of all positions but the last, and but the first, look up."""
+    """Return E1 and E2, which the candidates of all positions but the last, and but the first, index."""
     tables: dict[int, ir.Value] = {}
     for piece, _ in targets.uses():
         if piece.op_type != "Slice" or constant(piece.inputs[1]) is None:
@@ -131,7 +131,7 @@ def _tables(targets: ir.Value) -> tuple[ir.Value, ir.Value] | None:
 
 
 def _squeezed(value: ir.Value, axis: int) -> ir.Value | None:
-    """``value`` without ``axis``, whether by Squeeze or by Gather of its only element."""
+    """Return ``value`` without ``axis``, after a Squeeze or a Gather of the only element."""
     for node, _ in value.uses():
         if node.op_type == "Squeeze" and axes_of(node) == [axis]:
             return node.outputs[0]
@@ -141,7 +141,7 @@ def _squeezed(value: ir.Value, axis: int) -> ir.Value | None:
 
 
 def _score_differences(steps: list, last_score: ir.Value) -> ir.Value | None:
-    """The output that holds the differences of the path's scores.
+    """Return the output that holds the differences of the path's scores.
 
     The path's scores are a Concat of GatherElements of the scores before each step and the best of the
     last; an assignment to a slice, which is a ScatterND, makes differences of them.

@@ -73,8 +73,8 @@ lock: build/lock/bin/uv  ## resolve pyproject.toml anew into requirements/*.lock
 	@$(PY) requirements/lock.py $<
 
 # --- The line: checkpoint, ONNX, patched graph, engine ------------------------------------------
-# What builds talks on stderr, so that stdout has the results alone.
-# Python reads the model's folder (doc/models.md) and says what has to be known here.
+# Builds print to stderr, so that stdout has only the results.
+# Python reads the model's folder (doc/models.md) and returns the facts that make needs.
 ASK = $(ANY_PYTHON) -m train_model.model_folder
 WITHOUT_MODEL := help doctor env lock import models download corpus train distill model-stats plugins torch-ops \
   report compare test test-gpu lint audit clean needs-% .venv/% build/lock/% build/audit/%
@@ -123,7 +123,7 @@ import: $(ENV_BASE)  ## make a model folder of CHECKPOINT= SRC_DICT= TGT_DICT= C
 models:  ## list the models in data_model
 	@$(ASK) --list
 
-# What a model lacks is said before any long work.
+# A model's missing parts are reported before any long work.
 model-has-%:
 	@$(ASK) --$* $(MODEL)
 
@@ -275,14 +275,14 @@ $(BUILD)/model.%.$(1).plan: $(BUILD)/model.%.$(if $(AUTOREGRESSIVE),onnx,decoder
 endef
 $(foreach half,encoder decoder,$(eval $(call split_plan,$(half))))
 
-# A GPU or TensorRT that is there is used: what measures then needs these as well.
+# A GPU and TensorRT are used if they are installed: measuring targets then need these as well.
 ifneq ($(filter bench sweep throughput eval test-gpu,$(MAKECMDGOALS)),)
 ifeq ($(call HAS,gpu nvcc cmake),yes)
 bench sweep throughput eval test-gpu: torch-ops
 endif
 endif
 
-# The table says of engines what built them and how large they are also where no GPU can run them.
+# The table gives the engines' builder and size even if no GPU can run them.
 bench: IF_ANY := --if-any
 bench: $(call PLANS,tf32) $(call PLANS,fp16)
 ifeq ($(call HAS,gpu tensorrt),yes)
@@ -353,7 +353,7 @@ lint: $(call NEEDS,dev)  ## ruff and clang-format, changing nothing
 	@echo "clang-format --dry-run -Werror ($(words $(CPP_FILES)) files)"
 	@$(PY) -c 'import clang_format; clang_format.clang_format()' --dry-run -Werror $(CPP_FILES)
 
-# In environments of their own, so that what they need themselves is not among what they lock and check.
+# In separate environments, so that these tools' dependencies are not among the locked and checked ones.
 audit: build/audit/bin/pip-audit  ## the locked versions against the security advisories on PyPI
 	@$(PY) requirements/audit.py $<
 

@@ -1,4 +1,4 @@
-"""The exported file: what is in it, that it computes the network, and that bad input spoils nothing."""
+"""The exported file: its content, its agreement with the network, and refusals of bad input."""
 
 import collections
 import dataclasses

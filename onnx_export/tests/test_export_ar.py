@@ -1,4 +1,4 @@
-"""The encoder and the step in ONNX Runtime find what the network in PyTorch finds."""
+"""A search over the encoder and the step in ONNX Runtime gives the same as the network in PyTorch."""
 
 import shutil
 from pathlib import Path
@@ -34,7 +34,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def decoder(path, model):
-    """The host's loop over the two files, fed by nothing but their names."""
+    """Return the host's loop over the two files, built only from their paths."""
     encoder, step = map(onnxruntime.InferenceSession, (half_path(path, "encoder"), path))
 
     def encode(src_tokens):

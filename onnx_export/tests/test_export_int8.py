@@ -1,4 +1,4 @@
-"""INT8 networks as ONNX: where the pairs stand, what the weights are, and that real INT8 gives the same."""
+"""INT8 networks as ONNX: places of the Q/DQ pairs, stored weights, and agreement with real INT8."""
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ KEPT = "decoder.layers.1.fc2"
 
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory):
-    """The network of PyTorch and the file exported from it; one layer is kept in FP32."""
+    """Return a PyTorch network and the file exported from it; one layer is kept in FP32."""
     pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed (make env)")
     folder = tmp_path_factory.mktemp("int8")
     generator = torch.Generator().manual_seed(5)
@@ -29,7 +29,7 @@ def int8(tmp_path_factory):
 
 
 def weighted_products(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """Products with a weight by their layer's name; the sum over positions is none."""
+    """Return the products with a weight by layer name; the sum over positions does not count."""
     return {
         node.name.removesuffix("/MatMul"): node
         for node in model.graph.node

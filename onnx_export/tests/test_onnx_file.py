@@ -1,4 +1,4 @@
-"""ONNX files that are not what they seem: damaged, of another export, or made to do harm."""
+"""Bad ONNX files: damaged, mixed from two exports, or hostile."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def graph(weights: np.ndarray, *more: onnx.NodeProto, functions=()) -> onnx.ModelProto:
-    """``y = x + w``, and whatever nodes are given."""
+    """Return a graph of ``y = x + w`` and the given nodes."""
     node = helper.make_node("Add", ["x", "w"], ["y"])
     shape = ["n", weights.shape[-1]] if weights.ndim else ["n", 1]
     made = helper.make_graph(
@@ -44,7 +44,7 @@ def tiny(value: float, size: int = 1000) -> ir.Model:
 
 
 def run(path: Path) -> float:
-    """What the file adds, in ONNX Runtime itself."""
+    """Return the file's added constant, as ONNX Runtime computes it."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (width,) = session.get_inputs()[0].shape[1:]
     return float(session.run(None, {"x": np.zeros((1, width), np.float32)})[0][0, 0])
@@ -52,7 +52,7 @@ def run(path: Path) -> float:
 
 @pytest.fixture
 def outside(monkeypatch):
-    """Weights of a few bytes go into a file of their own."""
+    """Store weights of a few bytes in an external file."""
     monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_ABOVE", 10)
 
 

@@ -1,4 +1,4 @@
-"""The operators' schemas: what they infer is what the reference functions compute; what they refuse."""
+"""The operators' schemas: they infer the reference functions' shapes and types, and refuse bad nodes."""
 
 import numpy as np
 import onnx

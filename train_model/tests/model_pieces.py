@@ -55,7 +55,7 @@ def hub_archive(folder: Path, checkpoint: Path = AR) -> Path:
 
 
 def data_bin(folder: Path) -> Path:
-    """Write what matters of the folder that fairseq-preprocess makes: dictionaries, names of binary files."""
+    """Write the used parts of fairseq-preprocess' folder: dictionaries, and binary files by name only."""
     pieces = write_pieces(folder / "pieces")
     made = folder / "data-bin"
     made.mkdir()

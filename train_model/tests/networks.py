@@ -1,4 +1,4 @@
-"""The tests' small networks: options of either kind, and Lite Transformers with random weights."""
+"""Small networks for tests: options of both families, and Lite Transformers with random weights."""
 
 import argparse
 from typing import Any
@@ -112,7 +112,7 @@ def network(variant: str) -> TransformerMultibranch:
 
 
 def follows_its_source(config: MultibranchConfig) -> TransformerMultibranch:
-    """A network with random weights so small that what it says follows its source."""
+    """Return a network with random weights, small enough for its output to depend on its source."""
     torch.manual_seed(5)
     return _with_small_weights(TransformerMultibranch(config))
 

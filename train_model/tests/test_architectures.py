@@ -1,4 +1,4 @@
-"""The registry of networks: what its entries name exists, and asking it for a family needs no package."""
+"""The registry of networks: its names exist, and looking up a family needs no package."""
 
 import dataclasses
 import subprocess

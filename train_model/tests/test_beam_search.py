@@ -1,6 +1,6 @@
-"""Beam search finds what trying everything finds, and keeps to its limits.
+"""Beam search agrees with exhaustive search, and keeps its limits.
 
-That it finds what the generators of fairseq and mit-han-lab find is in test_transformer_multibranch_v2.
+test_transformer_multibranch_v2 compares it with the generators of fairseq and mit-han-lab.
 """
 
 import itertools
@@ -54,7 +54,7 @@ def everything(decoder, options, width):
 
 @pytest.mark.parametrize("len_penalty", [0.0, 0.6, 2.0])
 def test_a_wide_beam_finds_the_best_of_all_sentences(len_penalty):
-    """Seven symbols and a beam of three give every first token; two more are searched, not guessed."""
+    """With seven symbols and a beam of three, all first tokens are kept; two more tokens are searched."""
     decoder = Markov(8, seed=3)
     options = SearchOptions(beam=3, max_len_b=3, len_penalty=len_penalty)
     source = torch.full((1, 4), 5)
@@ -109,7 +109,7 @@ def test_an_unk_penalty_makes_unk_rare():
 
 
 def test_a_step_too_many_changes_nothing():
-    """Who learns late that a search is done takes one more; and a search begins anew in its own memory."""
+    """A step after the end of the search changes nothing; a search can restart in the same memory."""
     decoder, options = Markov(30, seed=4), SearchOptions(beam=3, max_len_b=300, len_penalty=0.6)
     decoder.table[:, 5:, EOS] = -2  # or else it goes round in circles
     state = Search(2, 30, 300, options, torch.device("cpu"))

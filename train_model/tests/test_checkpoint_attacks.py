@@ -1,4 +1,4 @@
-"""Checkpoints that somebody made to do harm, and those that another version of fairseq wrote."""
+"""Hostile checkpoints, and checkpoints of other versions of fairseq."""
 
 import argparse
 import collections
@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stepwise(tmp_path_factory):
-    """The same for an autoregressive one with sinusoidal positions."""
+    """The content of a checkpoint of an autoregressive network with sinusoidal positions."""
     path = tmp_path_factory.mktemp("base") / "checkpoint.pt"
     model = network("attention alone")
     save_checkpoint(path, model, model.config)
@@ -41,7 +41,7 @@ def stepwise(tmp_path_factory):
 
 
 def refusal(tmp_path, content, **options) -> str:
-    """The one line with which ``content`` is refused."""
+    """Return the one-line message that refuses ``content``."""
     path = tmp_path / "checkpoint.pt"
     torch.save(content, path, **options)
     with pytest.raises(UserError) as error:
@@ -107,7 +107,7 @@ def endless():
 
 
 def bushy(levels):
-    """A list of two references to a list of two references, and so on: 2 ** levels paths."""
+    """Return nested lists with two references to the next level each: 2 ** levels paths."""
     node = ["x"]
     for _ in range(levels):
         node = [node, node]

@@ -1,4 +1,4 @@
-"""What every command line shares: one-line errors, streams that are closed or ASCII, numbers with bounds."""
+"""Shared parts of command lines: one-line errors, closed or ASCII streams, bounded numbers."""
 
 import os
 import signal
@@ -87,7 +87,7 @@ def test_a_file_is_not_opened_as_a_closed_stream():
     "module", ["train_model.train", "onnx_export.export", "trt_code.translate"]
 )
 def test_ctrl_c_during_imports_is_quiet(module, tmp_path):
-    """A torch that is interrupted comes before the installed one."""
+    """A mock torch that raises KeyboardInterrupt hides the installed one."""
     (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
     done = subprocess.run(
         [sys.executable, "-m", module],

@@ -22,7 +22,7 @@ def splits() -> dict[str, list[sentences.Pair]]:
 
 
 def possible_phrases(source: str) -> set[str]:
-    """Everything between two joints, however the commas are read (dates have commas of their own)."""
+    """Return all texts between two joints, for every reading of the commas (dates have commas too)."""
     found = set()
     for part in CONJUNCTIONS.split(source):
         pieces = part.split(", ")
@@ -88,7 +88,7 @@ def test_joined_sentences_have_two_to_four_phrases(splits):
 
 
 class Script:
-    """Stands in for a random number generator and gives what the test wants drawn."""
+    """A mock random number generator that returns the test's values."""
 
     def __init__(self, *values):
         self._values = iter(values)

@@ -1,4 +1,4 @@
-"""Text files as people have them: other line ends and encodings, byte order marks, sides that differ."""
+"""Text files with other line ends and encodings, byte order marks, and sides of different lengths."""
 
 import io
 

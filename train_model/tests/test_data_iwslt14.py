@@ -1,4 +1,4 @@
-"""IWSLT14 and CNN / Daily Mail from small files of their form, without a network."""
+"""IWSLT14 and CNN / Daily Mail from small files of the same format, without the internet."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""Raw WMT16 from small archives of its form, without a network."""
+"""Raw WMT16 from small archives of the same format, without the internet."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""The distilled corpus has the teacher's translations as targets and is else the corpus that it was."""
+"""The distilled corpus has the teacher's translations as targets; the rest of it is unchanged."""
 
 import shutil
 

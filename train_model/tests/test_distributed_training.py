@@ -1,4 +1,4 @@
-"""Several processes train as one does that accumulates their batches."""
+"""Training in several processes equals one process that accumulates their batches."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from train_model.data.corpora import demo
 from train_model.models.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.fairseq, pytest.mark.slow]
-# The corpus is a small one that lies there already; everything else is the command line's.
+# A small corpus is prepared already; everything else comes from the command line.
 SCRIPT = """
 from train_model.cli import run
 from train_model.data.corpora import CORPORA, Corpus

@@ -205,7 +205,7 @@ def test_ledger_holds_files_to_what_they_were(tmp_path):
 
 
 def archive(text: str = "x@@ y\n") -> bytes:
-    """The data set's archive in small: its texts, its codes, and files nobody asked for."""
+    """Return a small copy of the data set's archive: texts, codes, and unneeded files."""
     tests = {"en": "a b@@ c\n", "de": "d\n"}
     members = {f"{name}.{lang}": text for name in download.TEXTS for lang in ("en", "de")}
     members |= {f"{download.TEST_SET}.{lang}": text for lang, text in tests.items()}
@@ -383,7 +383,7 @@ def test_two_at_once_take_turns(mirror, tmp_path):
 
 @pytest.mark.parametrize("name", ["checkpoint_last.pt", "wmt16_en_de.tar.gz"])
 def test_without_room_what_came_is_kept(mirror, tmp_path, name):
-    """The limit is on files instead of the disk. The checkpoint is larger, then a text of the archive."""
+    """A limit on file sizes replaces a full disk. The checkpoint exceeds it, or a text of the archive."""
     mirror.files["wmt16_en_de.tar.gz"] = archive(text="x@@ y\n" * 500_000)
     if name == "wmt16_en_de.tar.gz":
         mirror.files["checkpoint_last.pt"] = b"PK\x03\x04"

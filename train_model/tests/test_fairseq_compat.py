@@ -1,4 +1,4 @@
-"""What is put right in fairseq beyond its import."""
+"""Corrections of fairseq beyond its import."""
 
 import shutil
 

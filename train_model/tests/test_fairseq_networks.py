@@ -1,4 +1,4 @@
-"""fairseq's own networks, small and random, through a checkpoint: the same numbers here."""
+"""Small random networks of fairseq, loaded from a checkpoint, give fairseq's numbers."""
 
 import argparse
 from pathlib import Path
@@ -124,7 +124,7 @@ def fairseq_model(arch: str, changes: dict):
 
 
 def both(case: tuple[str, dict], folder: Path):
-    """fairseq's network, ours of its checkpoint, and the dictionary."""
+    """Return fairseq's network, our network from its checkpoint, and the dictionary."""
     pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
     fairseq_compat.prepare()
     theirs, args, dictionary = fairseq_model(*case)
@@ -211,7 +211,7 @@ def test_one_pass_is_fairseqs(one_pass):
 
 @torch.inference_mode()
 def test_a_wider_canvas_changes_nothing_in_one_pass(one_pass):
-    """The whole network decodes on twice the source; the tokens are those of the canvas just wide enough."""
+    """A canvas of twice the source and one just wide enough give the same tokens."""
     _, ours, _ = one_pass
     source = batch(seed=3)
     encoded = ours.encode(source)

@@ -285,7 +285,7 @@ def test_ratio_falls_linearly_to_its_end(plugin):
 
 @pytest.mark.parametrize("max_norm", [0.0, 0.5])
 def test_fused_adam_does_what_adam_does(max_norm):
-    """With an epsilon that its place makes no difference for, over updates of different gradients."""
+    """With an epsilon so small that its place does not matter, over updates of different gradients."""
     from fairseq.optim import OPTIMIZER_REGISTRY
 
     config = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""What makes fairseq's updates faster, against fairseq without it."""
+"""The changes that make fairseq's updates faster, compared with fairseq without them."""
 
 import copy
 from types import SimpleNamespace
@@ -94,7 +94,7 @@ def language_pairs():
 
 
 def iterate(task_type, keep, workers=0):
-    """The batches of two epochs of a task with nothing but the data."""
+    """Return the batches of two epochs of a task that has only data."""
     dataset = language_pairs()
     task = object.__new__(task_type)
     task.cfg = SimpleNamespace(keep_batches=keep, train_subset="train")

@@ -1,4 +1,4 @@
-"""A model folder is made of every form that fairseq leaves, complete or not at all."""
+"""A model folder is made from every form of fairseq's files, complete or not at all."""
 
 import io
 import shutil

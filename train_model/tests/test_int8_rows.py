@@ -1,4 +1,4 @@
-"""Weights stored as INT8 rows: how near they are, and what loads them."""
+"""Weights stored as INT8 rows: their error, and loading them."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Logs in, curves and their distance out."""
+"""Loss curves and their differences, from logs."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""model.yaml: what it says is found, and what it must not say is refused in one line."""
+"""model.yaml: its content is read, and wrong content is refused in one line."""
 
 import shutil
 import subprocess
@@ -30,7 +30,7 @@ text:
 
 @pytest.fixture
 def folder(tmp_path):
-    """A model in a folder of its own, ``mine``."""
+    """Return a model's folder, ``mine``."""
     made = tmp_path / "models" / "mine"
     write_pieces(made)
     shutil.copy(NAT, made / "checkpoint.pt")
@@ -39,7 +39,7 @@ def folder(tmp_path):
 
 
 def ask(*arguments):
-    """The module's command line in another Python that has no packages."""
+    """Run the module's command line in a Python without packages."""
     command = [sys.executable, "-S", "-m", "train_model.model_folder", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 

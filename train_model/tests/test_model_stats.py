@@ -1,4 +1,4 @@
-"""The cost table counts what the published numbers count."""
+"""The cost table counts the same as the published numbers."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from train_model.model_stats import PUBLISHED, build, cost, main, recipes, table
 
 
 def by_hand(width, kernels, length):
-    """Mult-Adds of a WMT16 Lite Transformer from the paper's description, layer by layer."""
+    """Return the Mult-Adds of a WMT16 Lite Transformer from the paper's description, layer by layer."""
     half = width // 2
     total = 0
     for kernel in kernels:

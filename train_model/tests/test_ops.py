@@ -1,4 +1,4 @@
-"""The operators against fairseq's formulas written out in float64 and against brute force."""
+"""The operators compared with fairseq's formulas in float64 and with brute force."""
 
 import itertools
 
@@ -15,7 +15,7 @@ shapes = st.tuples(
 
 
 def conv_by_definition(x, weight, padding_l):
-    """The sum of the docstring, element by element, in float64."""
+    """Return the sum in the operator's docstring, element by element, in float64."""
     batch, channels, length = x.shape
     heads, kernel_size = weight.shape[1:3]
     y = torch.zeros(x.shape, dtype=torch.float64)

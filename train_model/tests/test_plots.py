@@ -1,4 +1,4 @@
-"""Plots: names keep apart, numbers keep their digits, and every form of input draws."""
+"""Plots: names do not overlap, numbers have their digits, and every form of input is drawn."""
 
 import itertools
 

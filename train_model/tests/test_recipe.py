@@ -1,4 +1,4 @@
-"""Recipes: all load, carry the original's every flag, and refuse what is wrong in one line."""
+"""Recipes: all load, have all flags of the original, and errors are refused in one line."""
 
 import re
 
@@ -28,7 +28,7 @@ DEPARTURES = {"no_progress_bar", "task", "ddp_backend", "reset_optimizer"}
 
 
 def plain(value: object) -> object:
-    """A flag's value, whichever way it is written."""
+    """Return a flag's value in one form for all spellings."""
     if isinstance(value, list):
         return tuple(float(item) for item in value)
     numbers = re.fullmatch(r"[(\[]?([-+.,\de ]+)[)\]]?", str(value))

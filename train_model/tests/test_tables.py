@@ -1,4 +1,4 @@
-"""Tables of results against text by hand."""
+"""Tables of results compared with text written by hand."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The Lite Transformer gives the numbers of the original code, all at once and one token at a time."""
+"""The Lite Transformer gives the original code's numbers, by teacher forcing and step by step."""
 
 import argparse
 import sys
@@ -108,7 +108,7 @@ def test_hypotheses_are_the_originals(original, expected, batch, name, beam, len
 
 @pytest.mark.parametrize("policy", ["masked", "upstream"])
 def test_a_step_at_a_time_is_teacher_forcing(policy):
-    """Also over more steps than the state first has room for, and with rows of different lengths."""
+    """Also with more steps than the state's initial room, and with rows of different lengths."""
     model = network(padding_policy=policy).double()
     source = sentences([7, 3, 12])
     target = sentences([40, 40, 40], vocab=48, seed=1)
@@ -120,7 +120,7 @@ def test_a_step_at_a_time_is_teacher_forcing(policy):
 
 
 def test_parents_choose_whose_past_goes_on():
-    """Beams that swap their pasts and go on are the sentences they swapped to."""
+    """Beams that swap their pasts continue as the sentences that they swapped to."""
     model = network().double()
     source = sentences([5, 6])
     decoder = IncrementalDecoder.of(model)
@@ -261,7 +261,7 @@ FAIRSEQ_CASES = [
 @pytest.mark.parametrize("case", FAIRSEQ_CASES, ids=str)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_hypotheses_are_those_of_fairseqs_generator(case, seed):
-    """The same network behind fairseq's interface, with its own incremental state, and behind ours."""
+    """Compares the network behind fairseq's interface, with fairseq's incremental state, and behind ours."""
     pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
     fairseq_compat.prepare()
     from fairseq.data import Dictionary
@@ -304,7 +304,7 @@ def test_hypotheses_are_those_of_fairseqs_generator(case, seed):
 @pytest.mark.fairseq
 @pytest.mark.parametrize("name", [name for name in recipe.names() if "-ar" in name])
 def test_fairseq_builds_what_the_recipe_says(name):
-    """Every flag is one of fairseq's or ours, and the network is the one that the cost table counts."""
+    """Every flag is known to fairseq or ours, and the network is that of the cost table."""
     pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
     fairseq_compat.prepare()
     from fairseq import options

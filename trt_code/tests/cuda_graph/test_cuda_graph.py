@@ -91,7 +91,7 @@ def test_buckets_hold_what_goes_in_and_are_few():
 
 
 def test_the_references_have_the_bindings_schemas():
-    """The CPU references stand for the compiled operators only while both have one signature."""
+    """The CPU references must have the compiled operators' signatures to replace them."""
     folder = Path(__file__).parents[2] / "torch_ops"
     sources = "".join(path.read_text() for path in sorted(folder.glob("*.cpp")))
     declared = re.findall(r'\.def\(\s*((?:"[^"]*"\s*)+)', sources)

@@ -1,4 +1,4 @@
-"""The graphed network against the plain one: random batches, both canvases, threads, errors."""
+"""The CUDA-graph network compared with the plain one: random batches, both canvases, threads, errors."""
 
 import threading
 

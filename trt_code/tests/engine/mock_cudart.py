@@ -2,7 +2,7 @@
 
 Device memory is host memory that only this module's copies may touch; work put on a stream runs at once,
 except during a capture, when it is recorded and run by ``cudaGraphLaunch``. Names and the order of
-arguments are cuda-python's (``test_engine_bindings.py`` holds them against the package).
+arguments are cuda-python's (``test_engine_bindings.py`` compares them with the package).
 """
 
 import ctypes
@@ -33,7 +33,7 @@ _OK = cudaError_t.cudaSuccess
 
 
 class MockCudart:
-    """One pretended GPU. Tests read its counters."""
+    """One simulated GPU. Tests read its counters."""
 
     cudaError_t = cudaError_t
     cudaMemcpyKind = cudaMemcpyKind

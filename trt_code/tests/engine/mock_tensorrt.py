@@ -1,11 +1,10 @@
 """A mock of the part of TensorRT's Python API that the engine code uses. No engine is built or run.
 
-It exercises the control flow around TensorRT: what is set on the builder, what is refused and how, which
-shapes, addresses and types reach the execution context. What a "plan" holds is JSON, and what "running" it
-does is ``mock_network`` unless a test says otherwise: tokens [src, src], scores batch * 1000 + length.
-``test_engine_bindings.py``
-holds every class, member and argument name here against NVIDIA's own bindings of 10.16 and 11.4, so the
-mock cannot offer what TensorRT does not have.
+It exercises the control flow around TensorRT: the builder's settings, refusals, and the shapes, addresses and
+types that reach the execution context. A "plan" is JSON. "Running" it calls ``mock_network`` unless a test
+replaces it: tokens [src, src], scores batch * 1000 + length. ``test_engine_bindings.py`` compares every
+class, member and argument name here with NVIDIA's bindings of 10.16 and 11.4, so the mock has no names that TensorRT
+lacks.
 """
 
 import ctypes
@@ -55,7 +54,7 @@ class ExecutionContextAllocationStrategy(enum.Enum):
 
 
 class ComputeCapability(enum.Enum):
-    """Of TensorRT for RTX alone, as the next three."""
+    """Only in TensorRT for RTX, as the next three."""
 
     SM75 = 75
     SM86 = 86
@@ -74,7 +73,7 @@ class DynamicShapesKernelSpecializationStrategy(enum.Enum):
 
 
 class IRuntimeCache:
-    """Holds a line per context that was created with it."""
+    """Holds one line per context that was created with it."""
 
     def __init__(self, trt):
         self._trt, self._lines = trt, []
@@ -343,7 +342,7 @@ class IExecutionContext:
         return True
 
     def _array(self, name):
-        """A tensor where its address says, if that is memory of the host."""
+        """Return the array at a tensor's address, if that is host memory."""
         shape = self.get_tensor_shape(name)
         dtype = np.dtype(nptype(self._engine.get_tensor_dtype(name)))
         size = int(np.prod(shape)) * dtype.itemsize
@@ -352,10 +351,10 @@ class IExecutionContext:
 
 
 def mock_network(context: IExecutionContext) -> None:
-    """Read the inputs and write the outputs where the context's addresses say.
+    """Read the inputs and write the outputs at the context's addresses.
 
-    Of the halves, the encoder gives the source's own lengths and hands the source over; the decoder writes
-    the sentence's first word at every unk of the canvas, and as scores the canvas's width.
+    For halves, the encoder gives the source's lengths and passes the source on; the decoder writes the
+    sentence's first word at every unk of the canvas, and the canvas's width as scores.
     """
     given = {name: context._array(name) for name in context._engine._tensors}
     source = given["src_tokens"]
@@ -426,9 +425,9 @@ def nptype(trt_type):
 
 
 class MockTensorRT:
-    """What ``import tensorrt`` gives, or ``import tensorrt_rtx`` for a version that starts with 1.
+    """The module of ``import tensorrt``, or of ``import tensorrt_rtx`` for a version that starts with 1.
 
-    Tests set its switches and read what was configured.
+    Tests set its switches and read its configuration.
     """
 
     NetworkDefinitionCreationFlag = NetworkDefinitionCreationFlag
@@ -533,7 +532,7 @@ class MockTensorRT:
 
 
 def mocked_classes(trt: MockTensorRT) -> dict[str, type]:
-    """Every class of TensorRT's that this mock stands for, by TensorRT's name."""
+    """Return every mocked class by TensorRT's name."""
     module = {
         k: v for k, v in globals().items() if isinstance(v, type) and v.__module__ == __name__
     }
@@ -542,7 +541,7 @@ def mocked_classes(trt: MockTensorRT) -> dict[str, type]:
     return {name: value for name, value in (module | nested).items() if name not in mine}
 
 
-# What only TensorRT for RTX has.
+# Names that only TensorRT for RTX has.
 RTX_ONLY = frozenset(
     (
         "ComputeCapability",
@@ -558,9 +557,9 @@ RTX_ONLY = frozenset(
 
 
 def install(monkeypatch, cudart=None, version: str = "11.4.0.106") -> MockTensorRT:
-    """Make one test use a mock of the TensorRT of this version, and of the CUDA runtime unless given.
+    """Make one test use a mock of this version of TensorRT, and of the CUDA runtime unless given.
 
-    The other family is as if it were not installed.
+    The other TensorRT family appears not to be installed.
     """
     trt = MockTensorRT(cudart or MockCudart(), version)
     for family in tensorrt_api.FAMILIES.values():

@@ -1,4 +1,4 @@
-"""A plan of the mock's, and batches for its runner."""
+"""A plan of the mocked TensorRT, and batches for its runner."""
 
 from pathlib import Path
 

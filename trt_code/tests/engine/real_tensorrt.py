@@ -27,7 +27,7 @@ def tensorrt() -> ModuleType:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What TensorRT made of a graph.
+    """TensorRT's result for a graph.
 
     Attributes:
         refused_by: "parser", "builder", or "" if an engine was built.

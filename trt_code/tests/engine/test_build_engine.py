@@ -1,4 +1,4 @@
-"""``build_engine`` against a mock of TensorRT: the control flow alone. No engine is built here."""
+"""``build_engine`` with a mock of TensorRT: only the control flow. No engine is built."""
 
 import json
 import os
@@ -178,7 +178,7 @@ def test_ctrl_c_is_pythons_again_after_a_failed_build(trt):
 
 
 def refusal(*flags) -> str:
-    """Build beside an existing plan; return the one-line refusal after seeing the plan untouched."""
+    """Build over an existing plan; return the one-line refusal after a check that the plan is unchanged."""
     Path("out").mkdir(exist_ok=True)
     Path("out/model.plan").write_bytes(b"what was there")
     with pytest.raises(UserError) as error:

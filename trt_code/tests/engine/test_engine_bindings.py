@@ -1,10 +1,10 @@
 """Every name of TensorRT's and CUDA's that the engine code uses, looked up in NVIDIA's own packages.
 
 ``tensorrt-cu13-bindings`` has the real Python classes but not the library they call. With a stand-in for
-that library they import, and every class, member and argument name can be looked up: in 10.16 and 11.4.
-TensorRT for RTX is installed whole. Two sets are checked: the ``trt.X.Y`` that our source spells out, and
-the whole of the mock that the other tests run against. So code that passes uses no name that one of these
-versions lacks, but for those that the mock lists as TensorRT for RTX's own.
+that library they can be imported, so every class, member and argument name of 10.16 and 11.4 can be looked
+up. TensorRT for RTX is installed completely. Two sets are checked: the ``trt.X.Y`` in our source, and the whole
+mock that the other tests use. So code that passes uses only names that all of these versions have, except
+those that the mock lists for TensorRT for RTX.
 """
 
 import ast
@@ -83,7 +83,7 @@ def describe(module: str, environment: dict[str, str]) -> dict[str, dict[str, st
 
 
 def expected_of(bindings: dict[str, dict[str, str]], names: Iterable[str]) -> list[str]:
-    """Those of ``names``, written ``Class.member``, that this family is to have."""
+    """Return those of ``names``, written ``Class.member``, that this family must have."""
     if "tensorrt_rtx" in bindings[""]:
         return list(names)
     return [n for n in names if not RTX_ONLY & {n, n.partition(".")[0]}]

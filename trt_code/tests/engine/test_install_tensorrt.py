@@ -1,4 +1,4 @@
-"""When `make engine-*` installs TensorRT for RTX, and what it says where it cannot; pip is never run."""
+"""`make engine-*` installs TensorRT for RTX if needed, or gives the reason; pip is never run."""
 
 import sys
 from types import SimpleNamespace

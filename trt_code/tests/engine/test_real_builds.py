@@ -51,7 +51,7 @@ def trt():
 
 @pytest.fixture(scope="module")
 def exports(tiny_files, tiny_build, tmp_path_factory) -> Callable[[str], Path]:
-    """Gives the exported graphs of a kind: a one-pass network whole or in halves, or a search's steps."""
+    """Return a function that exports graphs: a one-pass network whole or in halves, or a search's steps."""
 
     @functools.cache
     def made(kind: str) -> Path:
@@ -190,7 +190,7 @@ def test_the_torchscript_form_is_refused_as_it_is_and_built_when_patched(trt, tm
 
 @pytest.mark.parametrize("plugins", FORMS)
 def test_a_plan_is_built_with_the_compiled_plugins_too(trt, exports, tmp_path, plugins):
-    """In a process of its own, where nothing has helped the parser to find its library."""
+    """In a separate process, in which no earlier test has loaded the parser's library."""
     library = default_library(trt)
     if plugins == "lite" and not library.is_file():
         pytest.skip(f"no {library} (make plugins)")
@@ -237,7 +237,7 @@ assert second.cos(0.0) == 1.0
 
 
 def answers(trt, graph: Path, logger) -> dict:
-    """What a builder says of a graph, of profiles and of a file that is not a graph."""
+    """Return a builder's answers for a graph, for profiles and for a file that is not a graph."""
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)

@@ -1,4 +1,4 @@
-"""The TensorRT runner and the plan's sidecar against mocks: control flow alone. No engine is run."""
+"""The TensorRT runner and the plan's sidecar with mocks: only the control flow. No engine is run."""
 
 import json
 import re

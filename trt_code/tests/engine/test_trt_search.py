@@ -1,7 +1,7 @@
-"""The search over two TensorRT engines against mocks, whose engines compute with PyTorch's halves.
+"""The search over two mocked TensorRT engines, which compute with the network's halves in PyTorch.
 
-What is proven is the control flow: which shapes, types and addresses the engines get, and that a search over
-them finds what the network finds. No engine is run.
+Tests only the control flow: the engines' shapes, types and addresses, and that a search over them agrees with
+the network. No engine is run.
 """
 
 import copy
@@ -36,7 +36,7 @@ WORDS = MODEL.config.src_vocab
 
 
 class AnyAddress:
-    """PyTorch's memory is the host's here, and what the mocked CUDA runtime knows nothing of."""
+    """Accepts any address: PyTorch's memory here is host memory, unknown to the mocked CUDA runtime."""
 
     def __contains__(self, address):
         return address != 0
@@ -71,7 +71,7 @@ def on_host(context, name):
 
 
 def on_gpu(context, name):
-    """A tensor where the context's address says."""
+    """Return the tensor at the context's address."""
     kind = np.dtype(mock_tensorrt.nptype(context._engine.get_tensor_dtype(name)))
     memory = SimpleNamespace(
         __cuda_array_interface__={
@@ -85,7 +85,7 @@ def on_gpu(context, name):
 
 
 def compute(trt, context, model=MODEL, tensor=on_host):
-    """Run the half that the context's engine stands for, where the addresses say."""
+    """Run the half that the context's engine represents, on the tensors at its addresses."""
     if context not in trt.contexts:
         trt.contexts.append(context)
     tensors = {name: tensor(context, name) for name in context._engine._tensors}
@@ -137,7 +137,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize(("beam", "len_penalty"), [(1, 1.0), (4, 0.6)])
 def test_a_search_finds_what_the_network_finds(trt, beam, len_penalty, monkeypatch):
-    """Of changing shapes, with room for few contexts, and growing room for the state."""
+    """With changing shapes, few contexts, and a growing state."""
     monkeypatch.setattr(graphed_search, "CAPACITY", 1)
     monkeypatch.setattr(graphed_search, "ROOM_STEP", 16)
     build()

@@ -1,4 +1,4 @@
-"""The TensorRT runner over two engines against mocks: control flow alone. No engine is run."""
+"""The TensorRT runner over two engines with mocks: only the control flow. No engine is run."""
 
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def runner() -> TrtSplitRunner:
 
 
 def sources(*lengths: int, first_word: int = 50) -> np.ndarray:
-    """Rows of so many tokens, the second of each being its number above ``first_word``."""
+    """Return rows of the given lengths; row i has ``first_word + i`` as its second token."""
     batch = np.full((len(lengths), max(lengths)), 1, np.int64)
     for number, (row, length) in enumerate(zip(batch, lengths, strict=True)):
         row[:length] = [0, first_word + number, *[9] * (length - 3), 2]

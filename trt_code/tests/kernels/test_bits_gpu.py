@@ -1,6 +1,6 @@
-"""Equal inputs give equal bits: whole networks launched plainly, again, and replayed from a graph.
+"""Equal inputs give equal bits: whole networks, launched twice and replayed from a CUDA graph.
 
-The kernels one by one have the same in ``test_kernels_gpu`` and in ``kernels/tests/kernel_driver.cu``.
+``test_kernels_gpu`` and ``kernels/tests/kernel_driver.cu`` test the same for single kernels.
 """
 
 import numpy as np

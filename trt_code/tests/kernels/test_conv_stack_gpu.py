@@ -1,6 +1,6 @@
 """All layers in one kernel against the same layers written out in PyTorch, in float64.
 
-An error may be twice what PyTorch's own operators make of the same inputs in the same dtype.
+The error may be at most twice that of PyTorch's operators for the same inputs and dtype.
 """
 
 import dataclasses

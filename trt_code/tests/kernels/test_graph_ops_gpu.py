@@ -1,6 +1,6 @@
 """The operators of the CUDA-graph network against their references in float64.
 
-An error may be twice what PyTorch's own operators make of the same inputs at the same dtype.
+The error may be at most twice that of PyTorch's operators for the same inputs and dtype.
 """
 
 import pytest

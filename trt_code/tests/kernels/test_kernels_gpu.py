@@ -108,7 +108,7 @@ def random_mask(shape: Shape) -> Tensor | None:
 
 @dataclasses.dataclass(frozen=True)
 class Operator:
-    """What the test body needs of an operator.
+    """An operator under test.
 
     Attributes:
         inputs: its tensors for a shape and a dtype.
@@ -122,7 +122,7 @@ class Operator:
 
 
 def windows(x: Tensor, shape: Shape) -> Tensor:
-    """[B, C, T, K]: what each position's taps meet."""
+    """Return each position's window of inputs, [B, C, T, K]."""
     return F.pad(x, (shape.padding, shape.kernel - 1 - shape.padding)).unfold(2, shape.kernel, 1)
 
 
@@ -293,7 +293,7 @@ def test_any_shape(name: str, dtype: torch.dtype) -> None:
 def test_a_row_does_not_depend_on_its_neighbours(
     name: str, length: int, dtype: torch.dtype
 ) -> None:
-    """What a sentence of a batch gives is what it gives alone, bit for bit.
+    """A sentence gives the same bits in a batch and in a batch of one.
 
     The fused convolution in FP32 sums in other groups where it cuts a large grid into other tiles.
     """

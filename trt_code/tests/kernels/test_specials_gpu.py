@@ -1,7 +1,7 @@
 """NaN and infinities go through the CUDA-graph network's kernels as through PyTorch.
 
-What is no number may neither vanish nor reach what does not depend on it: other sentences, positions
-outside a window, other channels. The plugins' kernels have the same in ``test_plugins``.
+A NaN must neither vanish nor reach results that do not depend on it: other sentences, positions outside a
+window, other channels. ``test_plugins`` tests the same for the plugins' kernels.
 """
 
 import pytest

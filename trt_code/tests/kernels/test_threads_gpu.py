@@ -61,7 +61,7 @@ def copy_source(dtype, source):
 
 
 def run_together(calls):
-    """Make every call CALLS times in a thread of its own; the results must be those of calls alone."""
+    """Run every call CALLS times in a separate thread; results must equal those of single calls."""
     expected = [call().clone() for call in calls]
     torch.cuda.synchronize()
     start, errors = threading.Barrier(len(calls)), []

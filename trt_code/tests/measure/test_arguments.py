@@ -1,4 +1,4 @@
-"""Arguments that several programs share: what they accept, and one line for what they refuse."""
+"""Arguments shared by several programs: accepted values, and one-line refusals."""
 
 import importlib
 

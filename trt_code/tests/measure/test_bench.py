@@ -1,4 +1,4 @@
-"""Bench: what goes in, what is checked before it is timed, what comes out."""
+"""Bench: its inputs, the checks before timing, and its results."""
 
 import json
 

@@ -1,7 +1,7 @@
-"""Cases for the plugin host, one maker a plugin, and what the plugins must compute in float64.
+"""Cases for the plugin host, one maker per plugin, with reference results in float64.
 
-The makers draw shapes that the plugin's contract allows and ones that it forbids; ``allowed`` says
-which, written from the contract and not from the plugins' code.
+The makers draw shapes that the plugin's contract allows, and shapes that it forbids. ``allowed``
+tells them apart; it is written from the contract and not from the plugins' code.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ MAX_ELEMENTS = 2**40  # of one tensor
 
 @dataclass(frozen=True)
 class Planned:
-    """A case, and what must come of it.
+    """A case and its expected result.
 
     Attributes:
         allowed: whether the contract allows it; the plugin must refuse what it does not.
@@ -203,7 +203,7 @@ def top_k(
 
 
 def usual(*, data: bool) -> list[Planned]:
-    """A few allowed cases a plugin: every type, several runs, odd widths and lengths of 1."""
+    """Return a few allowed cases per plugin: every type, several runs, odd widths and lengths of 1."""
     planned = []
     for index, dtype in enumerate(DATA_TYPES):
         given = {"dtype": dtype, "seed": index if data else None}

@@ -64,7 +64,7 @@ def build(checkout: Path) -> tuple[int, str]:
 
 
 def one(checkout: Path) -> int:
-    """What the library that was put in its place gives."""
+    """Return the result of the installed library."""
     return ctypes.CDLL(str(checkout / "build/plugins/libone.so")).one()
 
 
@@ -162,7 +162,7 @@ cp -r build/plugins outside
 
 @pytest.mark.parametrize("kilobytes", [100, 400, 2000, 5000])
 def test_a_disk_without_room_is_told_and_then_it_goes_on(checkout, kilobytes):
-    """Room for none, or a part, of what CMake writes; for no object; for the object and no library."""
+    """The disk has room for none or a part of CMake's files, for no object, or for the object only."""
     (checkout / "trt_code" / "one.c").write_text(
         "char big[3000000] = {1};\nint one(void) { return big[0]; }\n"
     )

@@ -1,4 +1,4 @@
-"""Is the plugin host worth anything? Mistakes are sown in the plugins; it must see every one.
+"""Tests the plugin host: it must detect every mistake put into the plugins.
 
 ``plugin_attrs_issue/tests`` does the same to a plugin without the common base.
 """
@@ -27,7 +27,7 @@ CRF_SIZES = {"vocab": 31, "rank": 5}
 
 
 def usual(data: bool) -> dict[str, Planned]:
-    """One case a plugin."""
+    """Return one case per plugin."""
     seed = 7 if data else None
     return {
         "conv": cases.conv([(2, 12, 37)], heads=3, kernel=5, padding_l=2, seed=seed),

@@ -1,7 +1,7 @@
 """The TensorRT plugins in the plugin host, which plays TensorRT's part.
 
-Without a GPU every case is lived up to ``enqueue``; with one its outputs are compared with float64.
-What the host itself is worth is shown in ``test_plugin_mistakes``.
+Without a GPU every case runs up to ``enqueue``; with one its outputs are compared with float64.
+``test_plugin_mistakes`` tests the host itself.
 """
 
 import dataclasses
@@ -229,7 +229,7 @@ def test_nan_and_infinity_go_where_they_go_in_pytorch(host: PluginHost, dtype: t
 def test_threads_at_different_lengths_do_not_disturb_each_other(
     host: PluginHost, dtype: torch.dtype
 ) -> None:
-    """Every launch needs more shared memory than the default, and each thread another amount."""
+    """Every launch needs more shared memory than the default; each thread needs a different amount."""
     given = {"dtype": dtype, "seed": 5}
     planned = [
         cases.crf_decode([(1, length, 32)], vocab=97, rank=8, name=f"crf-{length}", **given)

@@ -1,7 +1,7 @@
-"""The plugin nodes that the surgeon really writes, lived in the plugin host.
+"""The plugin nodes that the surgeon writes, run in the plugin host.
 
-ONNX Runtime runs the patched graph with reference functions; what flows into and out of every
-plugin node there is what the plugin gets, and must give, here.
+ONNX Runtime runs the patched graph with reference functions. The inputs of every plugin node there are the
+plugin's inputs here, and the outputs are its expected results.
 """
 
 from pathlib import Path

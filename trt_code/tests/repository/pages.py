@@ -14,7 +14,7 @@ PAGES = sorted(
 
 
 def code(page: Path) -> str:
-    """What is set as code on a page: indented lines, fenced blocks, spans in backticks."""
+    """Return the code on a page: indented lines, fenced blocks, spans in backticks."""
     text = page.read_text(encoding="utf-8")
     parts = re.findall(r"```.*?\n(.*?)```", text, re.DOTALL)
     parts += re.findall(r"^ {4,}\S.*$", text, re.MULTILINE)
@@ -23,7 +23,7 @@ def code(page: Path) -> str:
 
 
 def command_lines(start: str) -> list[str]:
-    """Every command line of every page that begins so, without its remark and what it is piped to."""
+    """Return all pages' command lines with this beginning, without remarks and pipes."""
     found = set()
     for page in PAGES:
         if page.parent.name == "plugin_attrs_issue" and start == "make":

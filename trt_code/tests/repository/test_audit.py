@@ -1,4 +1,4 @@
-"""``make audit``: what pip-audit found is told, and what it could not check is no good result."""
+"""``make audit`` reports pip-audit's findings, and fails if a version could not be checked."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What the documents point at is there: links, make targets, modules and their flags."""
+"""The documents' links, make targets, modules and flags exist."""
 
 import argparse
 import ast
@@ -104,7 +104,7 @@ def test_every_figure_is_drawn_by_the_script_and_shown(tmp_path):
 
 
 def skeleton(page: Path) -> dict[str, list[str]]:
-    """What a translation has in common with its original."""
+    """Return the parts of a page that a translation shares with its original."""
     text = page.read_text(encoding="utf-8")
     printed = re.findall(r"^```.*?^```", text, re.M | re.S)
     text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)

@@ -1,4 +1,4 @@
-"""Every command of the documents is run, on small networks in the demo's place; or it says why not here.
+"""Runs every command of the documents, with small networks for the demo, or states why it does not.
 
 The commands run unchanged, in a folder that has the checkout's own files as links, its own ``build``, and
 checkpoints of the demo's form that are made in no time: what they translate means nothing, but every
@@ -30,7 +30,7 @@ COMMANDS = [
     *command_lines(r"build/(?:triton/\w+\.sh|plugins/lite_plugin_host\S*)"),
     *command_lines(r"(?:docker|torchrun|curl|perf_analyzer|pip|apt) \S+"),
 ]
-# What is not run by this test, and why; the first that fits a command counts.
+# Commands that this test does not run, with the reason; the first match counts.
 ELSEWHERE = {
     r"make (download|audit|lock|env)\b|pip |apt ": "reaches for the network",
     r"make (lint|test)\b": "is what runs this",
@@ -49,12 +49,12 @@ ELSEWHERE = {
     r".* yours\.pt ": "is run with another file's name",
     r"python -m \S+$": "a mention of the program",
 }
-# What takes minutes, and is run where LITE_ALL_COMMANDS=1.
+# Commands that take minutes; run if LITE_ALL_COMMANDS=1.
 LONG = (
     r"make (ptq|sensitivity|compare|throughput)\b|make patch .*=int8|.*trt_code\.measure\.compare"
     r"|.*model\.qdq\.onnx|.*trt_code\.measure\.sweep"
 )
-# What a machine without a GPU has to refuse.
+# Commands that a machine without a GPU must refuse.
 GPU_ONLY = (
     r"make engine-|.*build_engine|.*(translate|evaluate) .*--runner trt|.*measure\.kernels|.*roofline"
     r"|.*--runner cuda-graph |.*layers\.json"

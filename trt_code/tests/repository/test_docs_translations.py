@@ -1,4 +1,4 @@
-"""Every translation that a page prints is what the demo model gives."""
+"""The demo model gives every translation that a page prints."""
 
 import re
 from pathlib import Path

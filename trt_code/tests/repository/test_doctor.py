@@ -1,4 +1,4 @@
-"""The doctor speaks of every dependency, and needs none to do so."""
+"""The doctor reports every dependency, and needs none itself."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A model of one's own goes the whole line: what every target runs, on imported networks of both kinds."""
+"""A user's model works with every target: runs them on imported networks of both families."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a killed pip left, or one without room, is made whole by the next run; two runs take turns."""
+"""The next run repairs the packages of a pip that was killed or found the disk full; two runs take turns."""
 
 import hashlib
 import os
@@ -91,7 +91,7 @@ def test_a_package_that_a_killed_pip_left_in_part_is_made_whole(python, lock):
 
 @pytest.mark.parametrize("options", [[], ["--if-any"]], ids=["", "if any"])
 def test_a_package_that_found_no_room_is_made_whole(python, lock, options):
-    """The limit is on files instead of the disk: pip meets the same error, and needs no rights for it."""
+    """A limit on file sizes replaces a full disk: pip gets the same error, without special rights."""
     for installed in python.parents[1].glob("lib/python*/site-packages/many*"):
         shutil.rmtree(installed)
     reply = install(*options, python, lock, before=f"ulimit -f {len(TEXT) // 512 - 1};")

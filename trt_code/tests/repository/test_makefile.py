@@ -1,4 +1,4 @@
-"""The front door: what the targets would do, and how they refuse."""
+"""The Makefile: its targets' commands and refusals."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def clone(tmp_path):
-    """The Makefile with what its checks need, and nothing installed or built."""
+    """Return a copy of the Makefile and the files for its checks, with nothing installed or built."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in DOCTOR_FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def clone(tmp_path):
     "value", ["$(touch pwned)", "`touch pwned`", "x; touch pwned", '"; touch pwned; "']
 )
 def test_a_name_on_the_command_line_runs_nothing(target, name, value, tmp_path):
-    """A program that only writes down what it is given takes Python's place."""
+    """A program that only records its arguments replaces Python."""
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\nfor word; do printf "[%s]" "$word"; done\n')
     python.chmod(0o755)
@@ -246,7 +246,7 @@ def test_a_target_that_lacks_something_says_so(arguments, words, clone):
 
 
 def test_options_given_to_make_reach_what_measures(clone):
-    """Whatever is in them: the shell sees a variable, not the text."""
+    """Options may have any characters: the shell sees a variable, not the text."""
     program = clone / "python"
     program.write_text(
         f'#!/bin/sh\n[ "$2" = train_model.model_folder ] && exec {sys.executable} "$@"\n'

@@ -1,4 +1,4 @@
-"""Nothing reaches for the network when it is imported or translates; downloads are for download.sh."""
+"""Imports and translation never use the network; only download.sh does."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A Python that has the large packages loaded: what is run with it starts at once.
+"""A Python with the large packages loaded, so that programs start at once.
 
 ``warm_python`` gives the path of a program to put in ``python``'s place. It hands its arguments, folder,
 environment and standard streams to a server that forks for each, so every command still has a fresh process.

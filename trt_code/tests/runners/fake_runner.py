@@ -1,4 +1,4 @@
-"""A runner that gives its input back, as a translation of itself, or does what a test tells it."""
+"""A mock runner that returns its input as the translation, or fails as a test demands."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from trt_code.runners.spec import PRECISIONS, Request, RunnerSpec
 from trt_code.text.batching import PAD
 
 fault = ""
-"""What is wrong with it: "", "unavailable", "raises", "nan" or "wrong"."""
+"""The fault: "", "unavailable", "raises", "nan" or "wrong"."""
 
 
 def create(request: Request) -> "FakeRunner":

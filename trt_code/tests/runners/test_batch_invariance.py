@@ -1,4 +1,4 @@
-"""Where padding is masked, no runner lets a sentence's neighbours or its padding change what it gives."""
+"""With masked padding, no runner's result for a sentence depends on its neighbours or its padding."""
 
 import dataclasses
 from collections.abc import Iterator

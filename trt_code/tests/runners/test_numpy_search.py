@@ -1,4 +1,4 @@
-"""The search on NumPy arrays finds what the one on tensors finds."""
+"""The search on NumPy arrays gives the same as the search on tensors."""
 
 import numpy as np
 import pytest

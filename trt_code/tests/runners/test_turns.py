@@ -1,4 +1,4 @@
-"""Threads go in the order they came; the measure of that sees a lock that does not keep it."""
+"""Threads run in order of arrival; the test's measure detects a lock that does not keep the order."""
 
 import collections
 import signal
@@ -74,7 +74,7 @@ def test_an_exception_inside_lets_the_next_in():
 
 
 def test_who_is_interrupted_while_waiting_holds_nobody_up():
-    """An interrupt reaches the main thread while it waits; the turn goes to the one behind it."""
+    """An interrupt reaches the main thread while it waits; the turn passes to the next thread."""
     turns, got = Turns(), []
 
     def waits() -> None:

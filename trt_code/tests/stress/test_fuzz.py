@@ -33,7 +33,7 @@ def test_every_target_is_tried(targets):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_what_is_whole_gives_a_result(name, targets, monkeypatch):
-    """Else a target could refuse everything, and its cases would show nothing."""
+    """Otherwise a target could refuse everything, and its cases would prove nothing."""
     for how in ("damage", "damage_checkpoint", "damage_graph", "damage_json"):
         monkeypatch.setattr(fuzz, how, lambda content, *_: content)
     assert any(outcome(targets[name], number) == "result" for number in range(10))

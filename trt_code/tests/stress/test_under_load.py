@@ -1,4 +1,4 @@
-"""The load program of ``under_load.py``: real runners pass it, and faults of every kind do not."""
+"""The load test ``under_load.py``: real runners pass, and it detects faults of every kind."""
 
 import dataclasses
 import time

@@ -1,4 +1,4 @@
-"""Each rule of the lint on graphs that break it, and what the real TensorRT makes of the same graphs."""
+"""Each rule of the lint on graphs that break it, and the real TensorRT on the same graphs."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""INT8 from the exported graph on: surgeon, lint, runners, and what is told of the kernels."""
+"""INT8 after the export: surgeon, lint, runners, and the report of the kernels."""
 
 import json
 import shutil
@@ -113,7 +113,7 @@ def test_residuals_are_int8_only_on_demand(int8, tmp_path):
 
 
 def products(graph: onnx.GraphProto) -> dict[str, bool]:
-    """Every MatMul by a weight, and whether it reads INT8."""
+    """Return every MatMul by a weight, and whether it reads INT8."""
     made = {name: node.op_type for node in graph.node for name in node.output}
     weights = {tensor.name for tensor in graph.initializer}
     read = {

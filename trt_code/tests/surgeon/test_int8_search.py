@@ -31,7 +31,7 @@ def quantized(variant, keep=()):
 
 
 def test_ranges_are_those_of_a_search():
-    """Of a layer that only steps run, and of the projection, which has no weight of its own."""
+    """For a layer that only steps run, and for the projection, which shares its weight."""
     model, int8, sources = quantized("dynamic")
     seen = {"decoder.layers.1.fc1": 0.0, "decoder.output_projection": 0.0}
     for name in seen:

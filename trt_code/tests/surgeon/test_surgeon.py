@@ -1,4 +1,4 @@
-"""The surgeon as a whole: what is in the patched file, and that ONNX Runtime computes the network with it."""
+"""The whole surgeon: the patched file's content, and its agreement with the network in ONNX Runtime."""
 
 import collections
 

@@ -1,4 +1,4 @@
-"""Every pass alone: a graph of a few nodes before and after, which must compute the same."""
+"""Every pass by itself: a graph of a few nodes must compute the same before and after."""
 
 import collections
 

@@ -1,4 +1,4 @@
-"""The form without plugins: standard operators alone, which compute what the form with plugins computes."""
+"""The form without plugins: standard operators only, which give the same as the form with plugins."""
 
 import numpy as np
 import onnx

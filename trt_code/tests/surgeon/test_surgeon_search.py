@@ -1,4 +1,4 @@
-"""The patched halves of a Lite Transformer, with reference functions for plugins, find what it finds."""
+"""The patched halves of a Lite Transformer, with reference functions for plugins, agree with the network."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Batches hold every sentence once, within bounds, with like beside like."""
+"""Batches hold every sentence once, within bounds, grouped by length."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The pipeline gives what the translator gives, whatever runs beside what."""
+"""The pipeline gives the translator's results for any overlap of its stages."""
 
 import functools
 import json

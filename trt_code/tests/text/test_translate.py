@@ -1,4 +1,4 @@
-"""Text in, text out: order, batches, empty lines, and what is refused."""
+"""Translation of text: order, batches, empty lines, and refusals."""
 
 import dataclasses
 import io

@@ -102,7 +102,7 @@ class Server:
         return model
 
     def _request(self, model_name, requested_output_names, inputs, preferred_memory):
-        """What the model asks Triton for, held against the configuration of the model that it asks."""
+        """A request of the model to Triton, checked against the requested model's configuration."""
         config = self.configs[model_name]
         assert preferred_memory == ("cpu", 0)  # the plan's outputs would be on the GPU
         assert set(requested_output_names) <= {tensor.name for tensor in config.output}

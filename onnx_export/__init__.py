@@ -1,4 +1,4 @@
-"""From a checkpoint to one ONNX file that any ONNX runtime can run, and the proof that it is the same."""
+"""Exports a checkpoint to ONNX files that any ONNX runtime can run, and verifies them."""
 
 from train_model import interrupt
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to ONNX with dynamic batch and length.
+"""Exports a checkpoint to ONNX with dynamic batch and length.
 
 The project's operators stay one node each, in the domain ``lite``; a model-local function next to each
 lets any ONNX runtime run the file without a library of ours.

@@ -1,7 +1,7 @@
-"""From an autoregressive network to two ONNX files: the encoder, and one step of the decoder.
+"""Exports an autoregressive network to two ONNX files: the encoder, and one step of the decoder.
 
-The step's state is explicit: what one call gives as ``next.<name>`` is what the next one takes as
-``<name>``. A host drives both, see ``train_model/models/incremental.py``. Batch, beam, source length and
+The step's state is explicit: the output ``next.<name>`` of one call is the input ``<name>`` of the next
+call. A host drives both, see ``train_model/models/incremental.py``. Batch, beam, source length and
 the room for target tokens are dynamic.
 
     python -m onnx_export.export --checkpoint checkpoint.pt --output model.onnx

@@ -1,4 +1,4 @@
-"""From a one-pass network to one ONNX file.
+"""Exports a one-pass network to one ONNX file.
 
 python -m onnx_export.export --checkpoint checkpoint.pt --output model.onnx
 """
@@ -32,8 +32,8 @@ def to_onnx(model: nn.Module) -> ir.Model:
 
     Returns:
         A graph of opset 20: ``src_tokens`` int64 [batch, src_len] to ``output_tokens`` int64 and
-        ``output_scores`` float32, both [batch, canvas]; what a reader must know of the network (its
-        configuration, special tokens, padding) is in the metadata.
+        ``output_scores`` float32, both [batch, canvas]; the metadata describes the network
+        (configuration, special tokens, padding).
     """
     graph_model = export_graph(
         model.eval(), {SRC_TOKENS: torch.full((2, 7), UNK)}, WHOLE, model.config.axis_limits

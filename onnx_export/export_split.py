@@ -1,4 +1,4 @@
-"""From a one-pass network to two ONNX files: encoder with length prediction, and decoder.
+"""Exports a one-pass network to two ONNX files: encoder with length prediction, and decoder.
 
 A host runs the encoder, makes a canvas as wide as the longest predicted length, and gives it to the
 decoder (``train_model/models/split.py``). Batch, source length and the canvas's width are dynamic.

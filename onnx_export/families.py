@@ -1,4 +1,4 @@
-"""How the networks of each family become ONNX files, and how the files are checked: one entry per family."""
+"""The exporter and the verifier of each family of networks."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,11 +16,11 @@ class Exporter:
     """The export of one family.
 
     Attributes:
-        write: writes the files that a path stands for, and returns them.
+        write: writes the files that belong to a path, and returns them.
         verify: compares the network with these files; takes a seed and the number of batches after the usual
             ones, prints a line per batch, and returns the exit status.
-        write_split, verify_split: the same for two files where one would do; None if the family has no
-            such form.
+        write_split, verify_split: the same for the form with two files; None if the family does not have
+        this form.
     """
 
     write: Callable[[nn.Module, Path], list[Path]]
@@ -44,7 +44,7 @@ def exporter(model: nn.Module, split: bool) -> Exporter:
     """Return the exporter of a network's family.
 
     Raises:
-        UserError: ``split`` is wanted of a family without it.
+        UserError: ``split`` is set for a family without this form.
     """
     found = EXPORTERS[architecture_of(model).family]
     if split and found.write_split is None:

@@ -1,4 +1,4 @@
-"""From a PyTorch module to an ONNX graph: what every export of the project has in common."""
+"""Exports a PyTorch module to an ONNX graph: the common part of all exports of the project."""
 
 import contextlib
 import dataclasses
@@ -73,7 +73,7 @@ def export_graph(
     quantize_weights(model)
     name_by_scope(model)
     called = {node.op_type for node in model.graph}
-    for name in sorted(called.intersection(EXPORTED)):  # a set has another order in every process
+    for name in sorted(called.intersection(EXPORTED)):  # a set's order varies by process
         function = ir.serde.deserialize_function(FUNCTIONS[name])
         model.functions[function.identifier()] = function
     model.producer_name, model.producer_version = "lite_transformer_trt", ""
@@ -81,7 +81,7 @@ def export_graph(
 
 
 def metadata(config: Any) -> dict[str, str]:
-    """Return what a runner or the surgeon must know of the network; see doc/export.md."""
+    """Return the metadata that a runner or the surgeon needs; see doc/export.md."""
     return {
         "architecture": config.architecture,
         "config": json.dumps(dataclasses.asdict(config), sort_keys=True),
@@ -113,14 +113,14 @@ def _simplify(model: ir.Model) -> None:
 
 @contextlib.contextmanager
 def _quiet():
-    """The exporter's remarks on packages that the network does not use, and on its own internals."""
+    """Hide the exporter's warnings about unused packages and about its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
-        # said where two inputs have an axis in common, which is meant
+        # printed if two inputs share an axis, which is intended
         warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
         try:
             yield

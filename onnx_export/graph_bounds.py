@@ -1,4 +1,4 @@
-"""What a graph may ask of a runtime: limits that a file is held to before anything runs it.
+"""Limits on the work that a graph may cause, checked before a runtime opens the file.
 
 A runtime inlines functions, folds constants and runs loops as a file says. A file of some kilobytes can
 keep it busy for ever, or fill the memory.
@@ -21,7 +21,7 @@ _MAKES = ("ConstantOfShape", "Expand", "Tile", "Range")
 
 
 def excess(model: onnx.ModelProto) -> str | None:
-    """What of ``model`` is beyond the limits; None if nothing is."""
+    """Return which limit ``model`` exceeds, or None."""
     try:
         return _calls(model) or _constants(model)
     except RecursionError:
@@ -64,7 +64,7 @@ class _Recursive(Exception):
 def _nested(
     nodes: Iterable[onnx.NodeProto], depth: int = 0
 ) -> Iterator[tuple[onnx.NodeProto, int]]:
-    """Every node and those of the graphs inside it, with how deep it is."""
+    """Yield every node, also of the graphs inside nodes, with its depth."""
     for node in nodes:
         yield node, depth
         if depth > MAX_DEPTH:
@@ -91,7 +91,7 @@ def _constants(model: onnx.ModelProto) -> str | None:
 
 
 def _elements(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> float:
-    """How many elements a node makes, as far as constants say so; 0 if they do not."""
+    """Return the number of elements that a node makes from constants, or 0 if it is unknown."""
     given = [_values(known.get(name)) for name in node.input]
     if node.op_type == "Range" and len(given) == 3 and all(given):
         start, limit, delta = (values[0] for values in given)
@@ -101,10 +101,10 @@ def _elements(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> fl
 
 
 def _values(tensor: onnx.TensorProto | None) -> list[float]:
-    """The numbers of a small constant; none for a large one or one that is not known."""
+    """Return the numbers of a small constant; none for a large or unknown one."""
     if tensor is None or math.prod(tensor.dims) > 64 or tensor.external_data:
         return []
     try:
         return onnx.numpy_helper.to_array(tensor).astype(float).reshape(-1).tolist()
-    except Exception:  # damaged, which is found where weights are read
+    except Exception:  # damaged: the reader of the weights reports it
         return []

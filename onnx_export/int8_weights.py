@@ -8,10 +8,10 @@ _LEAST, _LARGEST = -128, 127
 
 
 def quantize_weights(model: ir.Model) -> None:
-    """Replace every QuantizeLinear of a constant by what it gives, in place.
+    """Replace every QuantizeLinear of a constant by its result, in place.
 
-    The exporter's own folding leaves quantisation alone, and would know no INT8 layer afterwards if it
-    folded the DequantizeLinear too.
+    The exporter's own folding does not fold quantisation. If DequantizeLinear were folded too, no INT8
+    layer would be left.
     """
     graph = model.graph
     for index, node in enumerate([*graph]):
@@ -25,7 +25,7 @@ def quantize_weights(model: ir.Model) -> None:
             axis = node.attributes["axis"].as_int()
             scale = scale.reshape([-1 if at == axis else 1 for at in range(x.ndim)])
         rounded = np.rint(x / scale).clip(_LEAST, _LARGEST).astype(np.int8)
-        # called as the exporter calls constants, until they are named by their place
+        # named like the exporter's constants, until they get names by place
         name = f"val_int8_{index}"
         value = ir.Value(name=name, const_value=ir.tensor(rounded, name=name))
         value.shape, value.dtype = ir.Shape(rounded.shape), ir.DataType.INT8

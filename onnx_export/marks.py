@@ -1,4 +1,4 @@
-"""What the metadata of a file says about the file: its positions, its other half, its weights.
+"""Reads a file's metadata about its positions, its other half and its weights.
 
 Imports no package, so that a runner that reads the metadata with ONNX Runtime starts at once.
 """
@@ -34,7 +34,7 @@ def position_count(metadata: Mapping[str, str], side: str, path: Path) -> int:
 
 
 def check_pair(metadata: Sequence[Mapping[str, str]], path: Path) -> None:
-    """Refuse halves of different exports; ``metadata`` is that of each, ``path`` what messages call them.
+    """Refuse halves of different exports; ``metadata`` is that of each, ``path`` their name in messages.
 
     Raises:
         UserError: the halves do not belong together.
@@ -44,7 +44,7 @@ def check_pair(metadata: Sequence[Mapping[str, str]], path: Path) -> None:
 
 
 def check_mark(file: Path, digest: str | None, path: Path) -> None:
-    """Refuse weights that end with another hash than the graph has; a graph without one is not judged."""
+    """Refuse weights that end with another hash than the graph's; a graph without a hash is not checked."""
     if digest is None:
         return
     mark = MARK + digest.encode()
@@ -57,7 +57,7 @@ def check_mark(file: Path, digest: str | None, path: Path) -> None:
 
 
 def weights_names(name: str) -> list[str]:
-    """The names that the file of a graph's weights can have; of two exports in turn, another one."""
+    """Return the possible names of a weights file; successive exports use different names."""
     return [f"{name}{end}" for end in (".data", ".1.data")]
 
 

@@ -1,4 +1,4 @@
-"""Names that say where in the network a node stands, and that do not change with the exporter's counters.
+"""Names nodes by their place in the network, independent of the exporter's counters.
 
 ``decoder.layers.0.linear1/MatMul`` and its weight ``decoder.layers.0.linear1.weight`` are what a profile
 of the engine, a precision plan or an error message shows.
@@ -15,8 +15,8 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 def name_by_scope(model: ir.Model) -> None:
     """Rename nodes, their outputs and unnamed constants of a freshly exported graph, in place.
 
-    Inputs, outputs and parameters that kept their name from the state dict stay as they are. What the
-    exporter noted beside nodes and values (source paths among it) is dropped.
+    Inputs, outputs and parameters with names from the state dict keep them. The exporter's metadata on
+    nodes and values, such as source paths, is removed.
     """
     graph = model.graph
     kept = {value.name for value in (*graph.inputs, *graph.outputs)}
@@ -43,7 +43,7 @@ def name_by_scope(model: ir.Model) -> None:
 def _scope(node: ir.Node) -> str:
     """The innermost module that the node belongs to; the last entry names the operation itself."""
     modules = ast.literal_eval(node.metadata_props.get(_SCOPES, "['']"))[:-1]
-    # the exporter marks what stands outside any module with a name that begins with an underscore
+    # names of scopes outside any module begin with an underscore
     return next((name for name in reversed(modules) if name and name[0] != "_"), "model")
 
 

@@ -1,8 +1,8 @@
-"""Reads ONNX files that may be anything, and writes ones that are whole or not there.
+"""Reads untrusted ONNX files, and writes files atomically.
 
-Weights that do not fit one file are in another beside it, ``<name>.data``. Both files have the same hash of
-the weights, the graph in its metadata and the data at its end, so that a graph is not read with the weights
-of another export. The halves of a network have a hash of both, ``pair``, in the same way.
+Weights that do not fit into the ONNX file are in ``<name>.data`` in the same folder. Both files have the same
+hash of the weights, the graph in its metadata and the data at its end, so that a graph is not read with the
+weights of another export. In the same way, the halves of a network have a hash of both, ``pair``.
 """
 
 import contextlib
@@ -43,10 +43,10 @@ def load_onnx(path: str | Path) -> onnx.ModelProto:
 
 
 def read_graph(path: str | Path) -> onnx.ModelProto:
-    """Read a model; weights in another file stay there, and are looked at without keeping them.
+    """Read a model; check weights in another file without loading them.
 
     Raises:
-        UserError: the file is missing, is no ONNX model or a damaged one; its weights' file is gone, in
+        UserError: the file is missing, damaged or not an ONNX model; its weights' file is gone, in
             another folder, or of another export; a weight is not a finite number; or the graph asks for
             more than any graph of this project (``onnx_export.graph_bounds``).
     """
@@ -102,7 +102,7 @@ def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def save_onnx(model: ir.Model, path: Path) -> None:
-    """Write ``model`` and check the file; an existing one is replaced only by a checked one.
+    """Write ``model`` and check the file; only a checked file replaces an existing one.
 
     Weights go to ``<name>.data`` beside it where they do not fit one file.
 
@@ -195,7 +195,7 @@ def _read_now(path: Path) -> list[Path]:
 def _check_weight(tensor: onnx.TensorProto, path: Path) -> None:
     try:
         array = _values(tensor, path)
-    except Exception as error:  # a view, so cheap; which type onnx raises depends on the damage
+    except Exception as error:  # the type of onnx's error depends on the damage
         raise UserError(
             f"{path} is damaged: weight {tensor.name} is not of its shape and type; make it again"
         ) from error
@@ -255,7 +255,7 @@ def runnable(model: ir.Model) -> Iterator[tuple[onnx.ModelProto, Path | None]]:
 
 
 def _unknown_inputs(graph: onnx.GraphProto) -> list[str]:
-    """Names that nodes read and nothing in the main graph gives; a file cut short has some."""
+    """Return names that nodes read but the main graph does not define, as in a truncated file."""
     known = {item.name for item in (*graph.input, *graph.initializer)} | {""}
     for node in graph.node:
         for name in node.input:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 
 def half_path(path: Path, half: str) -> Path:
-    """Where a half of what ``path`` names is: ``model.fp16.onnx`` -> ``model.fp16.encoder.onnx``."""
+    """Return the path of a half of ``path``: ``model.fp16.onnx`` -> ``model.fp16.encoder.onnx``."""
     return path.with_suffix(f".{half}{path.suffix}")
 
 
 def plain_path(path: Path) -> Path:
-    """Where the form without plugins is: ``model.fp16.onnx`` -> ``model.fp16.plain.onnx``."""
+    """Return the path of the form without plugins: ``model.fp16.onnx`` -> ``model.fp16.plain.onnx``."""
     return path.with_suffix(f".plain{path.suffix}")

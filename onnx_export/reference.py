@@ -12,7 +12,7 @@ from onnx_export.symbols.schema import node_attributes
 
 
 def with_reference_functions(model: onnx.ModelProto, *, native: bool = False) -> onnx.ModelProto:
-    """A copy of ``model`` whose plugin nodes are calls of model-local functions.
+    """Return a copy of ``model`` with calls of model-local functions in place of plugin nodes.
 
     Args:
         model: a patched or an exported model.

@@ -1,4 +1,4 @@
-"""Low precision shown step by step: FP32 arithmetic, each result rounded to FP16 or BF16.
+"""Emulates low precision: FP32 arithmetic, with each result rounded to FP16 or BF16.
 
 ONNX Runtime's CPU has no BF16 arithmetic, and computes FP16 graphs in FP32 without rounding between the
 nodes, so that an overflow there goes unseen. A GPU accumulates in FP32 and rounds what a layer writes;
@@ -10,14 +10,14 @@ import onnx
 LOW = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 FP32 = onnx.TensorProto.FLOAT
 
-# These hand values on as they are, or one of two; what they are given is rounded already.
+# These only pass on or select values, which are rounded already.
 _EXACT = frozenset(
     ("Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Relu")
 ) | {"Reshape", "Slice", "Split", "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze", "Where"}
 
 
 def rounded_in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of ``model`` without FP16 or BF16 arithmetic that gives what a GPU would, up to order of sums.
+    """Return a copy of ``model`` without FP16 or BF16 arithmetic that computes as a GPU, up to order of sums.
 
     Values that are FP16 or BF16 in the main graph are FP32 here and hold only numbers of that type;
     the graph's inputs and outputs must not be of these types.

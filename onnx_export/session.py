@@ -13,7 +13,7 @@ from train_model.file_sets import settle
 if TYPE_CHECKING:
     import onnx
 
-# Where the weights are that a message has in another file; without it, in the working folder.
+# The folder of a message's external weights; the default is the working folder.
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -39,7 +39,7 @@ def open_session(
     settle(path.parent)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
-    settings.log_severity_level = 4  # what fails is raised as well, and told once
+    settings.log_severity_level = 4  # errors are raised anyway, so do not log them too
     try:
         source = str(path)
         if model is not None:

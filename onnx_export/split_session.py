@@ -1,4 +1,4 @@
-"""The two files of ``export_split`` in ONNX Runtime, called as the one file is."""
+"""Runs the two files of ``export_split`` in ONNX Runtime with the interface of one file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ class SplitSession:
 
     Args:
         encoder, decoder: sessions of the two files.
-        path: what to call them in messages.
+        path: their name in messages.
 
     Raises:
         UserError: the sessions are not those of the two files.
@@ -38,7 +38,7 @@ class SplitSession:
                     f"{path}: its halves are not those of one network; make them with `make onnx-split`"
                 )
         self._encoder, self._decoder = encoder, decoder
-        # what passes between the two stays where they run
+        # tensors between the two files stay on their device
         on_gpu = "CUDAExecutionProvider" in encoder.get_providers()
         self._device = "cuda" if on_gpu else "cpu"
         metadata = encoder.get_modelmeta().custom_metadata_map
@@ -46,10 +46,10 @@ class SplitSession:
         self.max_source, self._max_target = positions(metadata, path)
 
     def run(self, names: Sequence[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """As ``InferenceSession.run`` on the one file.
+        """Run both files like ``InferenceSession.run`` on the single file.
 
-        The outputs are as wide as there, twice the source and at most the decoder's positions; what
-        was not decoded is padding.
+        The outputs have the same width: twice the source, at most the decoder's positions. Positions
+        that were not decoded are padding.
         """
         src_tokens = feeds[SRC_TOKENS]
         encoded, lengths = self.encode(src_tokens)
@@ -57,7 +57,7 @@ class SplitSession:
         return [outputs[name] for name in names]
 
     def encode(self, src_tokens: np.ndarray) -> tuple[onnxruntime.OrtValue, np.ndarray]:
-        """The encoder's output, which stays where it was computed, and the predicted lengths [B] int64."""
+        """Return the encoder's output, on its device, and the predicted lengths [B] int64."""
         binding = self._encoder.io_binding()
         binding.bind_cpu_input(SRC_TOKENS, src_tokens)
         binding.bind_output("encoded", self._device)

@@ -1,4 +1,4 @@
-"""The two files of an autoregressive network in ONNX Runtime, called as the network's halves are."""
+"""Runs the two files of an autoregressive network in ONNX Runtime, with the interface of its halves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,7 +93,7 @@ class StepSession:
     ) -> list[np.ndarray]:
         try:
             return session.run(None, dict(zip(names, inputs, strict=True)))
-        except Exception as error:  # shapes that do not fit are found here, not when it is opened
+        except Exception as error:  # wrong shapes fail here, not when the file is opened
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"ONNX Runtime fails in {self._path} or its encoder: {reason}"

@@ -27,9 +27,9 @@ from trt_code.text.pipeline import Pipeline
 from trt_code.text.translator import MAX_SENTENCES, MAX_TOKENS
 
 MANY = 1024
-"""Lines from which on processes encode and decode, and a GPU has two runners."""
+"""From this number of lines on, processes encode and decode, and a GPU has two runners."""
 LONG_INPUT = 256
-"""Lines from which on there is a progress bar."""
+"""From this number of lines on, a progress bar is shown."""
 PROMPT = "> "
 
 
@@ -41,9 +41,9 @@ def read_lines(stream: Iterable[bytes]) -> Iterator[str]:
 
 
 def prompted_lines() -> Iterator[str]:
-    """Lines that are entered on a terminal, up to Ctrl-D."""
+    """Yield the lines entered on a terminal, up to Ctrl-D."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (input then has a history and can be edited)
+        import readline  # noqa: F401  (gives input a history and line editing)
     with contextlib.suppress(EOFError):
         while True:
             yield input(PROMPT)
@@ -65,7 +65,7 @@ class Settings:
 
 
 def make_codec(files: ModelFolder, max_source: int | None, settings: Settings) -> Codec:
-    """The codec of a model, in any process."""
+    """Make the codec of a model, in any process."""
     tokenizer = Tokenizer.from_files(files)
     if settings.segmented:
         options = tokenizer.options.segmented()
@@ -74,10 +74,10 @@ def make_codec(files: ModelFolder, max_source: int | None, settings: Settings) -
 
 
 def written(number: int, source: str, translation: Translation, settings: Settings) -> str:
-    """What stdout gets for a line, without the last line end.
+    """Return the output for a line, without the last newline.
 
-    As text the translation; with hypotheses, line number, score and translation of each, between tabs. As
-    JSON one object.
+    As text, this is the translation; with hypotheses, the line number, score and translation of each,
+    separated by tabs. As JSON, it is one object.
     """
     if settings.format == "json":
         entry = {"line": number, "source": source, "text": translation.text}
@@ -98,7 +98,7 @@ def translate_stream(lines: Iterable[str], pipeline: Pipeline, settings: Setting
     """Translate ``lines`` to stdout; returns how many were refused.
 
     Raises:
-        UserError: a line is refused and lines are not skipped. What came before its window is written.
+        UserError: a line is refused and lines are not skipped. The windows before it are written.
     """
     lines, sources = itertools.tee(lines)
     refused = 0
@@ -116,7 +116,7 @@ def translate_stream(lines: Iterable[str], pipeline: Pipeline, settings: Setting
 
 
 def converse(lines: Iterator[str], pipeline: Pipeline, settings: Settings) -> None:
-    """Translate each line as it comes; a line that is refused gets a message."""
+    """Translate each line when it arrives; print a message for a refused line."""
     for number, line in enumerate(lines, start=1):
         (translation,) = pipeline.translate([line])
         for note in (translation.error, translation.warning):
@@ -129,10 +129,10 @@ def converse(lines: Iterator[str], pipeline: Pipeline, settings: Settings) -> No
 def start_runners(
     first: Runner, many: bool, again: Callable[[], Runner]
 ) -> tuple[list[Runner], int]:
-    """The runners of a pipeline and its processes.
+    """Return the runners of a pipeline and its number of processes.
 
-    For a file a GPU gets two runners, so that the copies of one overlap with the work of the other, and
-    the processors encode and decode. On a CPU the network itself needs them.
+    For a file, a GPU gets two runners, so that the copies of one overlap with the work of the other, and
+    the processors encode and decode. On a CPU, the network itself needs the processors.
     """
     if not many or first.device == "cpu":
         return [first], 0
@@ -202,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def add_text(parser: Parser) -> None:
-    """Add the options for what is read and written."""
+    """Add the options for input and output."""
     text = parser.add_argument_group("text")
     text.add_argument(
         "--too-long", choices=["refuse", "cut"], default="refuse", help="default: refuse"

@@ -1,1 +1,1 @@
-"""Text in, text out: tokenise, batch, translate, put back in order."""
+"""Translates text: tokenises, batches, translates, and restores the order."""

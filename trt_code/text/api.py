@@ -1,4 +1,4 @@
-"""``Translator``, what a program imports: a model folder to translations, on any runner."""
+"""``Translator``, the class for programs: translates with a model folder on any runner."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from trt_code.text.graphs import cache_folder, ensure_graphs
 
 
 class Batch(NamedTuple):
-    """Translations with scores; each list has an entry per line, which has one per hypothesis.
+    """Translations with scores; each list has one entry per line, with one item per hypothesis.
 
     Attributes:
         texts: the best hypothesis first; a line without text has none.
@@ -32,8 +32,8 @@ class Batch(NamedTuple):
 class Translator:
     """Translates sentences with a model. Use it as a context manager, or call ``close``.
 
-    The first use of a model exports its ONNX files into the cache, which takes about a minute and is said on
-    stderr. Several threads may share a translator; processes make their own.
+    The first use of a model exports its ONNX files into the cache. This takes about a minute and is announced
+    on stderr. Several threads may share a translator; processes make their own.
 
     Args:
         model: a name in data_model, such as "demo", or the path of a model folder.
@@ -44,8 +44,8 @@ class Translator:
         build_dir: folder of files that ``make`` built; they are used instead of the cache.
         threads: CPU threads of the network; 0 takes all processors.
         max_tokens, max_sentences: bounds of a batch, padding included.
-        unknown: units that the dictionary lacks: "refuse" the sentence, "keep" them as ``<unk>`` or "drop"
-            them; None takes the model's policy.
+        unknown: treatment of units that the dictionary lacks: "refuse" the sentence, "keep" them as ``<unk>``
+        or "drop" them; None uses the model's policy.
         too_long: "refuse" a sentence of more tokens than the model has positions, or "cut" it.
         beam: hypotheses of a search; 1 is greedy.
         len_penalty: exponent of a hypothesis' length in its score.
@@ -141,7 +141,7 @@ class Translator:
         )
 
     def close(self) -> None:
-        """Give back the device's memory; the translator cannot be used afterwards."""
+        """Free the device's memory; the translator cannot be used afterwards."""
         self._translator = None
         self._runner.close()
 

@@ -1,4 +1,4 @@
-"""From sentences of any length to batches for a runner, and back in order."""
+"""Groups sentences of any length into batches for a runner."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,16 +8,16 @@ from train_model.data.dictionary import PAD
 
 
 def by_length(lengths: Sequence[int], max_tokens: int, max_sentences: int) -> Iterator[list[int]]:
-    """Group sentences of like length, longest first.
+    """Group sentences of similar length, longest first.
 
-    Long batches first, since the first one then takes the most memory: what does not fit fails at
-    once, and allocators grow once.
+    The first batch then needs the most memory: a lack of memory shows at once, and allocators grow
+    only once.
 
     Args:
         lengths: tokens of each sentence.
-        max_tokens: at most this many tokens a batch, padding included. A sentence that is longer
-            alone makes a batch of its own.
-        max_sentences: at most this many sentences a batch.
+        max_tokens: largest number of tokens per batch, padding included. A longer sentence gets its
+        own batch.
+        max_sentences: largest number of sentences per batch.
 
     Yields:
         Indices into ``lengths``, each once.
@@ -44,9 +44,9 @@ def pad(rows: Sequence[Sequence[int]], width: int | None = None) -> np.ndarray:
 
 
 def nearest(lengths: Sequence[int], length: int, count: int) -> list[int]:
-    """Indices of ``count`` sentences of at most ``length`` tokens, as near to it as there are.
+    """Return the indices of the ``count`` longest sentences of at most ``length`` tokens.
 
-    Where there are fewer, they are repeated; an empty list says that none is short enough.
+    If there are fewer, they are repeated. The list is empty if no sentence is short enough.
     """
     fitting = sorted(
         (i for i in range(len(lengths)) if lengths[i] <= length), key=lambda i: -lengths[i]

@@ -1,4 +1,4 @@
-"""The runner of a translation: the one asked for, or the fastest here, by a measurement that is kept."""
+"""Chooses the runner of a translation: the requested one, or the fastest by a cached measurement."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ CANDIDATES = ("trt-split", "trt", "cuda-graph", "ort-split", "ort")
 FALLBACK = "torch"
 Load = Literal["one", "many"]
 SHAPES: dict[Load, tuple[int, int]] = {"one": (1, 16), "many": (32, 32)}
-"""What is measured: sentences and source tokens of an interactive use and of a file."""
+"""The measured shapes: sentences and source tokens of interactive use and of a file."""
 PASSES = 5
 
 
@@ -29,13 +29,13 @@ def open_runner(
     load: Load = "many",
     **options: Any,
 ) -> Runner:
-    """Open the runner ``name``, or for "auto" the fastest of those that are built.
+    """Open the runner ``name``, or for "auto" the fastest runner with built files.
 
-    The first "auto" with several of them measures each, which takes seconds, and writes what it found to
-    ``fastest.json`` in the folder of the built files. Files that are built later are measured again.
+    The first "auto" with several such runners measures each, which takes seconds, and writes the result to
+    ``fastest.json`` in the folder of the built files. If files are built later, it measures again.
 
     Args:
-        load: whether a sentence at a time counts, or many of them.
+        load: the kind of use to optimise for: single sentences, or many.
         options: see ``runners.create``.
 
     Raises:
@@ -83,7 +83,7 @@ def _candidates(autoregressive: bool, device: str) -> list[str]:
 
 
 def _measure(runners: list[Runner], files: Any, batch: int, length: int) -> dict[str, float]:
-    """Milliseconds of each runner's fastest pass; they take turns, so that other work hits them alike."""
+    """Return the time of each runner's fastest pass in ms; runners alternate, so other load hits all."""
     length = min([length, *(r.max_source for r in runners if r.max_source)])
     batch = min([batch, *(r.max_batch for r in runners if r.max_batch)])
     words = len(Dictionary.load(files.src_dict))
@@ -97,7 +97,7 @@ def _measure(runners: list[Runner], files: Any, batch: int, length: int) -> dict
 
 
 def _built(folder: Path) -> dict[str, int]:
-    """The files that runners open and when they were written."""
+    """Return the files that the runners open, with their modification times."""
     return {
         path.name: path.stat().st_mtime_ns
         for path in sorted(folder.glob("*"))
@@ -114,7 +114,7 @@ def _read(record: Path) -> dict[str, Any]:
 
 
 def _kept(kept: dict[str, Any], key: str, built: dict[str, int], load: Load) -> str | None:
-    """The runner that was the fastest with the same files, or None."""
+    """Return the recorded fastest runner for the same files, or None."""
     try:
         entry = kept[key]
         times = entry["milliseconds"][load]

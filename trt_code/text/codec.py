@@ -1,4 +1,4 @@
-"""One line of text to a network's tokens, and what the network gives back to text."""
+"""Encodes a line of text to a network's tokens, and decodes the network's results to text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class Hypothesis:
 
     Attributes:
         text: without subword marks and special symbols.
-        score: higher is better. For a search the sum of the log-probabilities by the length to the power
-            of its penalty; for a one-pass network the mean of its token scores, which only ranks.
+        score: higher is better. For a search, the sum of the log-probabilities divided by length **
+        penalty; for a one-pass network, the mean of its token scores, which only ranks.
         tokens: subword units.
         token_scores: one per unit.
     """
@@ -58,17 +58,17 @@ class Translation:
 
 
 class Note(NamedTuple):
-    """What there is to say about a line before it is translated; see ``Translation``."""
+    """The error or warning for a line before its translation; see ``Translation``."""
 
     error: str = ""
     warning: str = ""
 
 
 class Codec:
-    """Text to what a network takes, and what it gives to text.
+    """Encodes text for a network and decodes its results.
 
-    What the model cannot translate is refused by default, with the line that holds it: a sentence
-    longer than the model's positions, and symbols that its dictionary does not have.
+    By default it refuses lines that the model cannot translate: sentences longer than the model's
+    positions, and symbols that its dictionary lacks. The message contains the line.
 
     Args:
         max_source: the most tokens of a sentence; None if unknown.
@@ -90,7 +90,7 @@ class Codec:
         self._on_error = on_error
 
     def encode_lines(self, lines: Sequence[str], first: int) -> tuple[list[list[int]], list[Note]]:
-        """The tokens of every line, none for one without text or that is skipped, and a note on each.
+        """Return the tokens of every line and a note on each; no tokens if it is empty or skipped.
 
         Raises:
             UserError: a line is refused, and lines are not skipped.
@@ -110,7 +110,7 @@ class Codec:
         return rows, notes
 
     def encode(self, line: str, number: int) -> list[int]:
-        """The tokens of a line, none if it has no text; ``number`` is for messages.
+        """Return the tokens of a line, none if it has no text; ``number`` is for messages.
 
         Raises:
             UserError: the line is refused.
@@ -120,14 +120,14 @@ class Codec:
             return []
         limit = self._max_source
         if limit and len(text) > limit * self._longest_symbol:
-            # too long whatever its tokens are: said before the slow part, which is finding them
+            # too long for any tokens: refuse before the slow search for them
             if self._too_long == "refuse":
                 raise UserError(_too_long(number, f"{len(text)} characters", limit))
             text = text[: limit * self._longest_symbol]
         row = self._tokenizer.encode(text)
         if UNK in row and self._unknown == "drop":
             row = [index for index in row if index != UNK]
-            if len(row) == 2:  # nothing is left between both ends
+            if len(row) == 2:  # nothing is left between bos and eos
                 return []
         if limit and len(row) > limit:
             if self._too_long == "refuse":
@@ -146,7 +146,7 @@ class Codec:
         return row
 
     def decode(self, result: np.ndarray | Found) -> list[Translation]:
-        """The translations of a batch: of a network's tokens [B, T], or of what a search found."""
+        """Return the translations of a batch, from a network's tokens [B, T] or a search's hypotheses."""
         if isinstance(result, Found):
             return [self._ranked(result, sentence) for sentence in range(len(result.counts))]
         return [
@@ -171,13 +171,13 @@ class Codec:
     def _units(
         self, ids: np.ndarray, scores: np.ndarray
     ) -> tuple[tuple[str, ...], tuple[float, ...]]:
-        """The units of a hypothesis up to its eos, and their scores; unk and the like are shown here."""
+        """Return a hypothesis's units before its eos, special symbols included, and their scores."""
         count = int((ids == EOS).argmax()) if EOS in ids else len(ids)
         symbols = self._tokenizer.tgt_dict.symbols
         return tuple(symbols[i] for i in ids[:count]), tuple(map(float, scores[:count]))
 
     def _unlike_training(self, line: str, row: Sequence[int], number: int) -> str:
-        """Why a line is not like the text that the model was trained on, or ""."""
+        """Return why a line differs from the model's training text, or ""."""
         options = self._tokenizer.options
         if options.longest and len(row) > options.longest:
             reason = f"{len(row)} tokens, and {options.longest} is the most that it was trained on"
@@ -195,7 +195,7 @@ class Codec:
 
     @cached_property
     def _longest_symbol(self) -> int:
-        """Characters that one token can stand for at most, a space behind it counted in."""
+        """Return the largest number of characters that one token can cover, with a space after it."""
         return 1 + max(map(len, self._tokenizer.src_dict.symbols))
 
 

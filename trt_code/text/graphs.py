@@ -1,4 +1,4 @@
-"""The ONNX files of a model, exported when a program first needs them and kept in a cache."""
+"""Exports a model's ONNX files when a program first needs them, and keeps them in a cache."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ CACHE = "LITE_TRANSFORMER_TRT_CACHE"
 
 
 def cache_folder(files: ModelFolder, root: str | os.PathLike | None = None) -> Path:
-    """The build folder of a model in the cache; another or a changed checkpoint has another one.
+    """Return the build folder of a model in the cache; each version of a checkpoint has its own.
 
     Args:
         root: default: the environment variable ``CACHE``, or lite-transformer-trt in the user's cache folder.
@@ -51,12 +51,12 @@ def ensure_graphs(
         or chosen.graphs is None
         or precision not in chosen.precisions.get(device, ())
     ):
-        return  # opening the runner says what is wrong
+        return  # opening the runner reports the error
     names = chosen.graphs(precision, device).files
     folder = Path(build_dir) / files.name
     with one_at_a_time(folder / ".lock"):
         if all((folder / name).is_file() for name in names) or precision == "int8":
-            return  # INT8 needs a calibration, which opening the runner asks for
+            return  # INT8 needs a calibration; opening the runner says so
         split = ["--split"] if runner == "ort-split" else []
         print(f"exporting {files.name} into {folder}, once; takes a minute", file=sys.stderr)
         exported = folder / "model.onnx"

@@ -1,8 +1,8 @@
-"""Text in, text out with every stage at work at once: for files of many lines.
+"""Translates files of many lines with all stages at work at the same time.
 
 Processes encode and decode text while threads keep one runner each busy; with two runners the copies of
-one overlap with the other's work on the device. Lines are sorted by length a window at a time, so that
-batches waste little on padding and an input without end needs no memory without end.
+one overlap with the other's work on the device. Lines are sorted by length within a window, so that
+batches have little padding and an endless input needs bounded memory.
 """
 
 import collections
@@ -33,12 +33,12 @@ CHUNK = 256
 
 @dataclass
 class Spent:
-    """What a run has done, and where its time went, in seconds.
+    """The counts of a run, and the time of its stages in seconds.
 
     Attributes:
         network: inside the runners, summed over them.
         encode, decode: of the processes, summed over them.
-        source_tokens, target_tokens: with both ends, without padding.
+        source_tokens, target_tokens: with bos and eos, without padding.
         padded_tokens: source tokens with padding, as the network saw them.
     """
 
@@ -89,7 +89,7 @@ class Pipeline:
         self.spent = Spent()
         if processes:
             self._pool = concurrent.futures.ProcessPoolExecutor(
-                # a fork of a process with threads and a CUDA context is none that can be relied on
+                # not fork: it is unsafe in a process with threads and a CUDA context
                 processes,
                 multiprocessing.get_context("spawn"),
                 _start,
@@ -100,17 +100,17 @@ class Pipeline:
             self._pool = _InPlace()
 
     def translate(self, lines: Iterable[str]) -> Iterator[Translation]:
-        """The translations of ``lines``, window by window.
+        """Yield the translations of ``lines``, window by window.
 
         Raises:
-            UserError: a line is refused. What went before it has been given.
+            UserError: a line is refused. The windows before it have been yielded.
         """
         begin, first = time.perf_counter(), 1
         lines = iter(lines)
         encoding: collections.deque[list] = collections.deque()
         decoding: collections.deque[tuple] = collections.deque()
         while True:
-            # a window is encoded while the one before it is translated, and that one's predecessor
+            # while one window is encoded, the one before it is translated, and the one before that is
             # decoded
             while len(encoding) < 2 and (window := take(lines, WINDOW)):
                 encoding.append(self._encode(window, first))
@@ -148,7 +148,7 @@ class Pipeline:
     def _rows(
         self, encoding: list[concurrent.futures.Future]
     ) -> tuple[list[np.ndarray], list[Note]]:
-        """The rows of a window, and a note on each."""
+        """Return the rows of a window, and a note on each."""
         rows: list[np.ndarray] = []
         notes: list[Note] = []
         for future in encoding:
@@ -209,7 +209,7 @@ class Pipeline:
 
 
 class _InPlace:
-    """Does at once what a pool of processes would do later."""
+    """Replaces a pool of processes: runs each task at once."""
 
     def submit(self, function: Callable, *arguments: object) -> concurrent.futures.Future:
         future: concurrent.futures.Future = concurrent.futures.Future()
@@ -232,7 +232,7 @@ def _start(make_codec: Callable[[], Codec]) -> None:
 
 
 def _encode(lines: list[str], first: int) -> tuple[np.ndarray, np.ndarray, list[Note], float]:
-    """Tokens of all lines in a row, where each line ends in it, notes, and the seconds it took."""
+    """Return the concatenated tokens of all lines, each line's end, notes, and the seconds taken."""
     start = time.process_time()
     rows, notes = _codec.encode_lines(lines, first)
     tokens = np.fromiter(itertools.chain.from_iterable(rows), np.int64)

@@ -1,4 +1,4 @@
-"""Text in, text out over any runner: encode, batch by length, translate, decode, keep the order."""
+"""Translates text on any runner: encodes, batches by length, translates, decodes, in the given order."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -54,7 +54,7 @@ class Translator:
             first_line: the number of the first in the user's input, for messages.
             done: called with the number of lines finished, after every batch.
             n_best: hypotheses with scores for each line; 0 gives the text alone.
-            beam: of the search for them; None is the runner's.
+            beam: the beam of the search for them; None uses the runner's.
 
         Raises:
             UserError: a line is refused. Nothing has been translated then.
@@ -76,10 +76,10 @@ class Translator:
 def run_batch(
     runner: Runner, src_tokens: np.ndarray, n_best: int, beam: int | None = None
 ) -> np.ndarray | Found:
-    """What ``Codec.decode`` takes: the tokens of a batch, or its ``n_best`` candidates.
+    """Return the input of ``Codec.decode``: the tokens of a batch, or its ``n_best`` candidates.
 
     Raises:
-        UserError: the network's scores are not numbers, so its tokens mean nothing.
+        UserError: the network's scores are NaN, so its tokens are meaningless.
     """
     if n_best:
         return runner.candidates(src_tokens, n_best, beam)

@@ -1,1 +1,1 @@
-"""Serving with NVIDIA Triton: the model repository, a client, and what a million sentences cost."""
+"""Serving with NVIDIA Triton: the model repository, a client, and the cost of a million sentences."""

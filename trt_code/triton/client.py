@@ -1,4 +1,4 @@
-"""Translate sentences on a running Triton server, many at a time, and measure how fast it was.
+"""Translate sentences on a running Triton server, many at a time, and measure the speed.
 
     python -m trt_code.triton.client --url localhost:8001 < sentences.txt > translations.txt
 
@@ -24,11 +24,11 @@ from trt_code.triton.configs import TEXT, TRANSLATE, TRANSLATION
 
 @dataclass(frozen=True)
 class Measured:
-    """One pass over the input: what came back, and how long that took.
+    """The results and times of one pass over the input.
 
     Attributes:
-        translations: one a sentence, in order.
-        latencies_ms: one a request.
+        translations: one per sentence, in order.
+        latencies_ms: one per request.
         seconds: from the first request to the last answer.
     """
 
@@ -44,7 +44,7 @@ async def translate(
 
     Args:
         concurrency: requests under way at any time.
-        batch: sentences a request. More than 1 shares one fate: if one is refused, all are.
+        batch: sentences per request. If one sentence is refused, the whole request is.
 
     Raises:
         UserError: no tritonclient, no server, or a refused sentence; the message has its line.
@@ -62,7 +62,7 @@ async def translate(
     starts = iter(range(0, len(sentences), batch))
 
     async def worker(client) -> None:
-        for first in starts:  # shared by all workers: each takes what is next
+        for first in starts:  # shared by all workers: each takes the next one
             texts = sentences[first : first + batch]
             source = grpc.InferInput(TEXT["name"], [len(texts), 1], "BYTES")
             source.set_data_from_numpy(np.array([[text.encode()] for text in texts], object))
@@ -87,7 +87,7 @@ async def translate(
 
 
 def summary(measured: Measured, **settings) -> dict:
-    """What ``--measure`` writes: rates a second, and percentiles of the latency in milliseconds."""
+    """Return the content of ``--measure``: rates per second, and latency percentiles in milliseconds."""
     count = len(measured.translations)
     percentiles = np.percentile(measured.latencies_ms, [50, 95, 99])
     return {

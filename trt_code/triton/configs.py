@@ -16,19 +16,19 @@ from trt_code.triton.text_format import Enum
 
 NETWORK, TRANSLATE = "lite_network", "lite_translate"
 GATHERED = 64
-"""Sentences that one text process takes at a time, at least: enough for batches of several lengths."""
+"""Least batch size of a text process: enough sentences for batches of several lengths."""
 
 
 @dataclass(frozen=True)
 class Serving:
-    """How the network is served.
+    """Settings with which the network is served.
 
     Attributes:
         buckets: source lengths that requests are padded to, ascending; the last is the longest.
         max_batch: sentences in one batch of the network.
         max_delay_us: how long a request may wait to be gathered with others, in microseconds.
-        instances: copies of the network a GPU (TensorRT) or machine (ONNX Runtime).
-        text_instances: processes that encode and decode, each what it gathered at one time.
+        instances: copies of the network per GPU (TensorRT) or per machine (ONNX Runtime).
+        text_instances: processes that encode and decode, each one batch of requests at a time.
         profiles: optimisation profiles of the plan; 0 for ONNX Runtime.
         threads: CPU threads of one ONNX Runtime instance.
     """
@@ -60,7 +60,7 @@ TRANSLATION = _tensor("TRANSLATION", "TYPE_STRING", 1)
 
 
 def network(serving: Serving) -> dict[str, Any]:
-    """The network itself: a TensorRT plan where ``serving.profiles`` says so, else ONNX on the CPU."""
+    """Return the network's configuration: a TensorRT plan if it has profiles, else ONNX on the CPU."""
     common = {
         "name": NETWORK,
         "max_batch_size": serving.max_batch,
@@ -109,7 +109,7 @@ def _onnxruntime(serving: Serving) -> dict[str, Any]:
 
 
 def _warm_up(serving: Serving) -> list[dict[str, Any]]:
-    """One full batch a bucket before the first client. Zeros are bos: random tokens may not exist."""
+    """Warm up with a full batch per bucket, all zeros (bos), since random tokens may not exist."""
     return [
         {
             "name": f"length {length}",
@@ -124,7 +124,7 @@ def _warm_up(serving: Serving) -> list[dict[str, Any]]:
 
 
 def translate(serving: Serving) -> dict[str, Any]:
-    """Text in, text out: gathers what waits, whatever its lengths, and calls the network by buckets."""
+    """Return the configuration of the text model, which batches waiting requests of any length."""
     parameters = {
         "network": NETWORK,
         "max_batch": str(serving.max_batch),

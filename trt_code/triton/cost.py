@@ -1,4 +1,4 @@
-"""What a million sentences cost, from a measured throughput and a price of yours.
+"""Computes the cost of a million sentences from a measured throughput and a given price.
 
     python -m trt_code.triton.cost --measured load.json --price-per-hour 2.50 --utilisation 0.5
 
@@ -18,14 +18,14 @@ from train_model.cli import UserError, run
 
 @dataclass(frozen=True)
 class Rate:
-    """A measured throughput: what ran, and sentences a second on one machine or GPU."""
+    """A measured throughput: the name of the measurement, and sentences per second on one machine or GPU."""
 
     what: str
     sentences_per_s: float
 
 
 def cost_per_million(rate: Rate, price_per_hour: float, utilisation: float) -> float:
-    """The price of a million sentences, in the currency of ``price_per_hour``.
+    """Return the price of a million sentences, in the currency of ``price_per_hour``.
 
     ``utilisation`` is the share of paid time in which the GPU works at the measured rate.
     """
@@ -34,7 +34,7 @@ def cost_per_million(rate: Rate, price_per_hour: float, utilisation: float) -> f
 
 
 def gpus_for(rate: Rate, peak: float, utilisation: float) -> int:
-    """How many GPUs carry ``peak`` sentences a second, each kept at ``utilisation`` at most."""
+    """Return the number of GPUs for ``peak`` sentences per second at ``utilisation`` or less."""
     return math.ceil(peak / (rate.sentences_per_s * utilisation))
 
 
@@ -42,7 +42,7 @@ def read_rates(path: Path) -> list[Rate]:
     """Read the measured rates of a JSON file.
 
     Raises:
-        UserError: no such file, or no measurement in it.
+        UserError: the file is missing or has no measurement.
     """
     try:
         data = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""What can stand in the repository as ``lite_network``: a TensorRT plan, or the ONNX file."""
+"""The networks that can be served as ``lite_network``: a TensorRT plan, or the ONNX file."""
 
 import abc
 import re
@@ -19,12 +19,12 @@ class Network(abc.ABC):
 
     Attributes:
         path: the plan or the graph.
-        metadata: of the graph, as far as it is there.
+        metadata: the graph's metadata; empty if the graph is missing.
         profiles: optimisation profiles of a plan; 0 for ONNX Runtime.
         longest: source tokens it takes.
-        max_batch: sentences that Triton should put together at most.
+        max_batch: the largest number of sentences that Triton should batch.
         padding_policy: of the model (doc/model.md); None if its files do not say.
-        options: what tritonserver needs on its command line; ``$here`` is the repository.
+        options: options for tritonserver's command line; ``$here`` is the repository.
     """
 
     path: Path
@@ -48,11 +48,11 @@ class OnnxNetwork(Network):
     """``model.onnx`` in ONNX Runtime on the CPU. ``longest`` is the model's number of positions.
 
     Raises:
-        UserError: no such file, or not one that ``make onnx`` wrote.
+        UserError: the file is missing, or ``make onnx`` did not write it.
     """
 
     profiles = 0
-    max_batch = 16  # a CPU gains little from more, and the first of a batch waits for the last
+    max_batch = 16  # a CPU gains little from more, and all sentences wait for the slowest
     options = ""
 
     def __init__(self, path: Path):

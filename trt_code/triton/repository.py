@@ -1,11 +1,11 @@
-"""``make triton``: write what Triton serves a model from, complete in one folder.
+"""``make triton``: writes a complete Triton model repository in one folder.
 
     build/triton/serve.sh       starts tritonserver on it
     build/triton/load.sh        loads a running server with the model's test sentences (perf_analyzer)
     build/triton/models/        lite_translate, and lite_network that it calls (configs.py)
     build/triton/plugins/       the TensorRT plugins, and the library that registers them
 
-The network is the TensorRT plan where one is built, else the ONNX file on the CPU.
+The network is the TensorRT plan if it is built, else the ONNX file on the CPU.
 """
 
 import itertools
@@ -68,7 +68,7 @@ def write_repository(files: ModelFolder, network: Network, serving: Serving, out
     """Write the folder ``output``, replacing what was there once the new one is complete.
 
     Raises:
-        UserError: the model has no text, or ``output`` is something else than such a folder.
+        UserError: the model has no text, or ``output`` exists and is not such a folder.
         OSError: the folder cannot be written.
     """
     files.require_text()
@@ -102,7 +102,7 @@ def _add_model(models: Path, config: dict) -> Path:
 
 
 def _add_translate(models: Path, config: dict, files: ModelFolder) -> None:
-    """The same for the model of text, with the tokenizer's modules and files beside it."""
+    """Make the folder of the text model, with the tokenizer's modules and files."""
     version = _add_model(models, config)
     shutil.copy(Path(__file__).parent / "translate.py", version / "model.py")
     shutil.copy(files.src_dict, version / "dict.src.txt")
@@ -118,7 +118,7 @@ def _add_translate(models: Path, config: dict, files: ModelFolder) -> None:
 
 @contextmanager
 def _replaced(output: Path) -> Iterator[Path]:
-    """Give an empty folder that takes ``output``'s place on success and vanishes on failure."""
+    """Yield an empty folder that replaces ``output`` on success and is removed on failure."""
     if output.exists() and any(output.iterdir()) and not (output / "serve.sh").is_file():
         raise UserError(f"{output} holds something else than a Triton repository; name another")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def _replaced(output: Path) -> Iterator[Path]:
             folder.rename(output)
             return
         try:
-            swap_folders(folder, output)  # in one step: a kill leaves the old one or the new one
+            swap_folders(folder, output)  # atomic: a kill leaves the old or the new folder
         except OSError:  # the system cannot do that
             output.rename(old)
             folder.rename(output)
@@ -140,7 +140,7 @@ def choose_network(backend: str, folder: Path, precision: str) -> Network:
     """Open the network that is to be served from the built files in ``folder``.
 
     Raises:
-        UserError: it is not built, or does not fit what it was built from.
+        UserError: it is not built, or does not match its sources.
     """
     plan = folder / f"model.{precision}.plan"
     if backend == "tensorrt" or (backend == "auto" and plan.is_file()):
@@ -149,7 +149,7 @@ def choose_network(backend: str, folder: Path, precision: str) -> Network:
 
 
 def choose_buckets(network: Network, wanted: Sequence[int], max_batch: int) -> list[int]:
-    """Return the lengths up to the network's longest, that one included.
+    """Return the bucket lengths up to and including the network's longest.
 
     Raises:
         UserError: the network does not take some batch of some bucket.

@@ -1,8 +1,8 @@
-"""Triton's Python backend: sentences in, translations out; the network is called with batches of them.
+"""Triton's Python backend: translates sentences with batched calls of the network.
 
-Runs inside Triton from its own folder of the model repository, where the tokenizer's modules and files
-lie beside it. What Triton hands over together is sorted into length buckets here: Triton's own batcher
-ends a batch wherever the next request in line has another length. A request that cannot be translated
+Runs inside Triton from its own folder of the model repository, which also holds the tokenizer's modules and
+files. It sorts the requests of one call into length buckets, because Triton's own batcher ends a batch when
+the next request in the queue has another length. A request that cannot be translated
 gets the reason; the others go on.
 """
 
@@ -23,7 +23,7 @@ from train_model.data.tokenizer import Tokenizer
 
 @dataclass
 class Sentence:
-    """One sentence on its way: its token ids, then its translation, or why there is none."""
+    """A sentence in work: its token ids, then its translation or the reason for a refusal."""
 
     ids: list[int]
     translation: str = ""
@@ -61,7 +61,7 @@ class TritonPythonModel:
         return [_response(sentences) for sentences in asked]
 
     def _read(self, request):
-        """The sentences of one request. Whatever it holds, it must not fail the requests beside it."""
+        """The sentences of one request. Its content must not make other requests fail."""
         try:
             rows = pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()
             if rows.ndim != 2 or rows.shape[1] != 1 or not len(rows):

@@ -3,8 +3,8 @@
 It exercises the control flow around TensorRT: the builder's settings, refusals, and the shapes, addresses and
 types that reach the execution context. A "plan" is JSON. "Running" it calls ``mock_network`` unless a test
 replaces it: tokens [src, src], scores batch * 1000 + length. ``test_engine_bindings.py`` compares every
-class, member and argument name here with NVIDIA's bindings of 10.16 and 11.4, so the mock has no names that TensorRT
-lacks.
+class, member and argument name here with NVIDIA's bindings of 10.16 and 11.4, so the mock has no names
+that TensorRT lacks.
 """
 
 import ctypes

@@ -2,9 +2,9 @@
 
 ``tensorrt-cu13-bindings`` has the real Python classes but not the library they call. With a stand-in for
 that library they can be imported, so every class, member and argument name of 10.16 and 11.4 can be looked
-up. TensorRT for RTX is installed completely. Two sets are checked: the ``trt.X.Y`` in our source, and the whole
-mock that the other tests use. So code that passes uses only names that all of these versions have, except
-those that the mock lists for TensorRT for RTX.
+up. TensorRT for RTX is installed completely. Two sets are checked: the ``trt.X.Y`` in our source, and the
+whole mock that the other tests use. So code that passes uses only names that all of these versions have,
+except those that the mock lists for TensorRT for RTX.
 """
 
 import ast

@@ -18,7 +18,7 @@ from trt_code.tests.tiny import SENTENCES, WORDS, merges
 
 @pytest.fixture(scope="session")
 def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
-    """A model named ``tiny`` whose source and target language are the same, of 24 positions.
+    """Make a model named ``tiny`` of 24 positions, with the same source and target language.
 
     A translation is as long as its source, so that no canvas cuts it; its words are random.
     """

@@ -11,7 +11,7 @@ from trt_code.graph_lint import lint
 from trt_code.tests.engine import real_tensorrt
 from trt_code.tests.plugins.plugin_build import PROJECT
 
-# What `make patch` wrote into this checkout, if anything: `make patch test` covers the demo's graphs.
+# Graphs that `make patch` wrote into this checkout, if any: `make patch test` covers the demo's graphs.
 WRITTEN = sorted(
     path
     for path in PROJECT.glob("build/*/model*.onnx")

@@ -119,7 +119,7 @@ def test_nan_and_infinity_go_where_they_go_in_pytorch(name, special, dtype):
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("special", [torch.nan, torch.inf, -torch.inf])
 def test_a_path_of_the_crf_is_pytorchs(special, dtype):
-    """Candidates come from a top-k: what is no number, and what is infinite, stands in front."""
+    """Candidates come from a top-k, which puts NaN and infinities first."""
     generator = torch.Generator().manual_seed(3)
     emissions = torch.randint(-3, 4, (3, 12, 5), generator=generator).to(dtype)
     emissions[0, 4] = special

@@ -72,7 +72,7 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, torch.dtype]:
 def values(
     model: onnx.ModelProto, nodes: list[onnx.NodeProto], shape: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """What flows through the plugin nodes for random sentences of one shape."""
+    """Return the plugin nodes' inputs and outputs for random sentences of one shape."""
     names = sorted({name for node in nodes for name in (*node.input, *node.output)})
     runnable = with_reference_functions(model)
     del runnable.graph.output[:]

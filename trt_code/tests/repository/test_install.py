@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 INSTALL = Path(__file__).parents[3] / "requirements" / "install.sh"
-FILES = 3000  # so many that a kill finds pip at its work
+FILES = 3000  # enough that a kill interrupts pip
 TEXT = b"whole = True\n" * 300
 
 
@@ -27,8 +27,8 @@ def python(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def lock(tmp_path_factory) -> Path:
-    """A lock of one package; its wheel lies beside it. Its description comes before its modules, so that a
-    part of it counts as installed."""
+    """Return a lock of one package, with the wheel in the same folder. The wheel has its metadata before its
+    modules, so that a partial package counts as installed."""
     folder = tmp_path_factory.mktemp("wheels")
     wheel = folder / "many-1-py3-none-any.whl"
     facts = {
@@ -55,7 +55,7 @@ def start(python: Path, lock: Path) -> subprocess.Popen:
 
 
 def install(*arguments: str | Path, before: str = "") -> subprocess.CompletedProcess:
-    """Run the script, behind a command of the shell; the last argument is the lock beside its wheel."""
+    """Run the script after a shell command; the last argument is the lock, in its wheel's folder."""
     return subprocess.run(
         ["sh", "-c", f'{before} exec sh "$@"', "sh", INSTALL, *arguments],
         env=offline(Path(arguments[-1]).parent),
@@ -65,7 +65,7 @@ def install(*arguments: str | Path, before: str = "") -> subprocess.CompletedPro
 
 
 def offline(wheels: Path) -> dict[str, str]:
-    """The environment in which pip knows the wheels in a folder alone."""
+    """Return an environment in which pip knows only the wheels in a folder."""
     return os.environ | {
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(wheels),

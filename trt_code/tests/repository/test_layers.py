@@ -93,7 +93,7 @@ def test_no_module_imports_from_the_tests():
 
 
 def test_no_test_imports_from_a_file_of_tests_or_fixtures():
-    """What several files of tests need is in a module with a name of its own."""
+    """Helpers that several test files need are in separate modules."""
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
         for stage in (*STAGES, "plugin_attrs_issue")

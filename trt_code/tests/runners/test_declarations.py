@@ -1,4 +1,4 @@
-"""What runners declare, and what follows from it."""
+"""The runners' declarations, and their effects."""
 
 import threading
 from pathlib import Path

@@ -42,7 +42,7 @@ def test_fp32_gives_what_the_network_gives(name, tiny_files, tiny_build, expecte
 
 @pytest.mark.parametrize("side", ["src_dict", "tgt_dict"])
 def test_a_graph_of_another_dictionary_is_one_line(side, tiny_files, tiny_build, tmp_path):
-    """As after a training whose dictionary is another, before the graph is exported anew."""
+    """As after a training with another dictionary, before the graph is exported again."""
     more = Dictionary.load(tiny_files.src_dict)
     Dictionary([*more.counts, ("eleven", 1)]).save(tmp_path / "dict.txt")
     files = dataclasses.replace(tiny_files, **{side: tmp_path / "dict.txt"})

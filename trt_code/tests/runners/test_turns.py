@@ -16,8 +16,7 @@ THREADS, PASSES = 6, 40
 def most_overtaken(lock) -> int:
     """How many passes of other threads the unluckiest pass waits for, from the asking to the getting.
 
-    All threads ask all the time. What is done with the lock takes no time on the processor, as where a
-    GPU works.
+    All threads request the lock all the time. The work under the lock takes no CPU time, as if a GPU did it.
     """
     done, worst = 0, []
 

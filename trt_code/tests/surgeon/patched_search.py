@@ -11,7 +11,7 @@ from trt_code.graph_lint import lint
 
 
 def patched(exported, folder, precision):
-    """Patch both halves; return where the step is. What TensorRT would refuse fails here."""
+    """Patch both halves; return the step's path. Fails for graphs that TensorRT would refuse."""
     output = folder / f"model.{precision}.onnx"
     arguments = ["--input", str(exported), "--output", str(output), "--precision", precision]
     assert onnx_surgeon.main(arguments) == 0

@@ -259,7 +259,7 @@ REFUSED = {
     ),
 }
 
-# What TensorRT builds without an error and does otherwise than the graph says.
+# Graphs that TensorRT builds without an error but computes differently.
 SCALE = np.array(0.1, np.float32)
 CHANGED = {
     "no zero point": (
@@ -281,7 +281,7 @@ CHANGED = {
     ),
 }
 
-# What the lint once found, from the source of onnx-tensorrt 10.1, and TensorRT RTX 1.7.1 builds.
+# Graphs that the lint once refused, after onnx-tensorrt 10.1's source, and that TensorRT RTX 1.7.1 builds.
 BUILT = {
     "sums of integers": body("y = CumSum(x, a)", "int64[B,T] x", "int64[B,T] y", a=np.array(1)),
     "Equal of booleans": body("y = Equal(x, x)", "bool[B] x", "bool[B] y"),
@@ -323,7 +323,7 @@ g (float[T,2] x, float[2] s) => (float[2] e, float[T,2] y)
     ),
 }
 
-# What is right.
+# Correct graphs.
 GOOD = {
     "a shape from Shape": body("s = Shape(x)  y = Reshape(x, s)"),
     "a range from Shape": body(
@@ -462,7 +462,7 @@ def test_attributes_against_declared_fields(attribute, fields, words):
 
 
 def host(folder, script: str):
-    """A library and a host program beside it that does what ``script`` says."""
+    """Make a library, and in its folder a host program that runs ``script``."""
     library = folder / "liblite_plugins_trt10.so"
     library.touch()
     program = folder / "lite_plugin_host_trt10"

@@ -157,7 +157,7 @@ def test_an_engine_is_built_told_of_and_run(int8, tiny_files, tmp_path, monkeypa
     ]
     build_engine.main(flags)
     config, strongly_typed = trt.built_config, trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
-    # what is INT8 the graph says: there is no precision to be set, and no calibrator
+    # the graph defines the INT8 layers: neither a precision nor a calibrator is set
     assert trt.creation_flags == 1 << strongly_typed
     assert config._flags == {trt.BuilderFlag.TF32}
     assert config.profiling_verbosity is mock_tensorrt.ProfilingVerbosity.DETAILED

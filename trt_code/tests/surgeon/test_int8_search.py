@@ -51,7 +51,7 @@ def test_ranges_are_those_of_a_search():
 
 
 def steps(model, *decoders):
-    """What each gives in the same forced steps: log-probabilities of random hypotheses."""
+    """Return each one's log-probabilities of random hypotheses in the same forced steps."""
     generator = torch.Generator().manual_seed(2)
     source = random_source(3, 9, model.config.src_vocab, generator)
     words = torch.randint(4, model.config.tgt_vocab, (3, 2, STEPS), generator=generator)

@@ -170,7 +170,7 @@ def test_an_unknown_type_is_refused():
 
 
 def test_a_step_with_a_state_keeps_its_types_outside():
-    """Float inputs and outputs stay FP32; with a state to invent, ranges are those of weights alone."""
+    """Float inputs and outputs stay FP32; with an unknown state, ranges come only from weights."""
     text = """
 g (int64[B] tokens, float[B,4] state) => (float[B,4] next, float[B,4] y)
 { x = Gather(table, tokens)  next = Add(x, state)  a = MatMul(next, w)  y = MatMul(a, heavy) }

@@ -23,7 +23,7 @@ STEPS = 12
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Where the step of a variant was exported to; the encoder is beside it."""
+    """Return the path of a variant's exported step; the encoder is in the same folder."""
 
     @functools.cache
     def export(variant):

@@ -78,7 +78,7 @@ def test_threads_share_a_translator(translator):
 
 def test_hypotheses_and_scores_belong_together(translator):
     batch = translator.translate_batch([*SENTENCES, ""], n_best=2)
-    # the first token of random weights is not always bos, which is no part of a hypothesis
+    # with random weights the first token is not always bos, which does not belong to a hypothesis
     for best, text in zip(batch.texts, translator.translate(SENTENCES), strict=False):
         assert text.endswith(best[0])
     assert [len(line) for line in batch.texts] == [2] * len(SENTENCES) + [0]

@@ -37,8 +37,8 @@ def export_graph(
         limits: the greatest size of an axis, by its name.
 
     Returns:
-        The graph, its nodes named by their place in the network, with reference functions of the
-        project's operators beside them.
+        The graph, with nodes named by their place in the network, and with the reference functions of
+        the project's operators.
     """
     limits, axes = limits or {}, signature.inputs
     names = {name for axis in axes.values() for name in axis.values()}

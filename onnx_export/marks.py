@@ -62,7 +62,7 @@ def weights_names(name: str) -> list[str]:
 
 
 def check_metadata(metadata: Mapping[str, str], path: Path) -> None:
-    """Refuse a graph with weights in a file of its own if no such file ends with the hash in its metadata.
+    """Refuse a graph with external weights if no file of them ends with the hash in its metadata.
 
     Raises:
         UserError: the weights are of another export.

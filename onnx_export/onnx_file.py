@@ -22,7 +22,7 @@ from onnx_export.marks import MARK, PAIR, WEIGHTS, check_mark, weights_names
 from train_model.cli import UserError
 from train_model.file_sets import locked, replace_together, settle
 
-# A protobuf message ends at 2 GiB; weights above this go into a file beside the graph.
+# A protobuf message ends at 2 GiB; larger weights go into a separate file.
 EXTERNAL_DATA_ABOVE = 2**31 - 2**24
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
@@ -73,7 +73,7 @@ def read_graph(path: str | Path) -> onnx.ModelProto:
 
 
 def weight_files(model: onnx.ModelProto, path: Path) -> list[Path]:
-    """The files beside ``path`` that the weights of ``model`` are in.
+    """Return the files of the weights of ``model``, which must be in the folder of ``path``.
 
     Raises:
         UserError: one is missing, or not in the folder of ``path``.
@@ -104,7 +104,7 @@ def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
 def save_onnx(model: ir.Model, path: Path) -> None:
     """Write ``model`` and check the file; only a checked file replaces an existing one.
 
-    Weights go to ``<name>.data`` beside it where they do not fit one file.
+    Weights that do not fit into the file go to ``<name>.data`` in the same folder.
 
     Raises:
         UserError: the folder cannot be written to, or a weight is not a finite number.
@@ -157,7 +157,7 @@ def _save(models: Mapping[Path, ir.Model]) -> None:
 
 
 def _write_draft(model: ir.Model, draft: Path, path: Path) -> list[Path]:
-    """Write the graph as ``draft`` and its weights, if they need a file, beside ``path``.
+    """Write the graph as ``draft``, and its weights next to ``path`` if they need a file.
 
     The file of the weights has a name that the graph now under ``path`` does not read.
 

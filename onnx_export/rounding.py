@@ -1,7 +1,7 @@
 """Emulates low precision: FP32 arithmetic, with each result rounded to FP16 or BF16.
 
 ONNX Runtime's CPU has no BF16 arithmetic, and computes FP16 graphs in FP32 without rounding between the
-nodes, so that an overflow there goes unseen. A GPU accumulates in FP32 and rounds what a layer writes;
+nodes, so that it hides overflows there. A GPU accumulates in FP32 and rounds what a layer writes;
 here every node that computes is followed by that rounding.
 """
 

@@ -31,7 +31,7 @@ BATCHES = (1, 2, 16)
 LENGTHS = (1, 2, 3, 8, 33)
 PADDINGS = ("none", "right", "left")
 SCORE_TOLERANCE = 1e-4
-ROUNDINGS = 4  # of a path score; 934 batches of the demo needed 2.1 beside the tolerance
+ROUNDINGS = 4  # of a path score; 934 batches of the demo needed 2.1 on top of the tolerance
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from trt_code.devices import default_device, processors
 from trt_code.runners import PRECISIONS
 
 MAX_BEAM = 1024
-"""Hypotheses of a sentence; a decoder keeps its state for each."""
+"""Largest number of hypotheses per sentence; a decoder keeps its state for each."""
 MAX_SIZE = 1 << 16
 """The largest batch, and the longest source, that an option accepts."""
 

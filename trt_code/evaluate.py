@@ -37,7 +37,7 @@ def read_split(files: ModelFolder, split: str) -> tuple[list[str], list[str]]:
     """Return the sources and references of ``split``, from the folder of the model's test split.
 
     Raises:
-        UserError: the model has no text, there is no such split, or its sides differ in length.
+        UserError: the model has no text, the split is missing, or its sides differ in length.
     """
     files.require_test()
     paths = [test.with_name(split + test.suffix) for test in (files.test_src, files.test_tgt)]

@@ -34,7 +34,7 @@ FUNCTIONS = {
     for operator in OPERATORS.values()
     for name, function in operator.functions.items()
 }
-# The functions that an exported file carries; the surgeon alone writes the other nodes.
+# The functions that an exported file contains; only the surgeon writes the other nodes.
 EXPORTED = tuple(
     module.OPERATOR.name
     for module in _MODULES.values()

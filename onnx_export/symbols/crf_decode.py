@@ -15,7 +15,7 @@ def translate(emissions: FLOAT, targets: INT32, E1: FLOAT, E2: FLOAT, mask: INT3
 
 # Two Scans, one along the sentence and one back; the second finds again which predecessor the best was,
 # for the one slot that the path goes through. ONNX Runtime refuses a Scan of no steps, which a
-# sentence of one position would need, so one masked step stands at the end: a masked step keeps the
+# sentence of one position would need, so one masked step is added at the end: a masked step keeps the
 # state, and the result is the same. Positions come first, or each Scan would transpose what it reads.
 @script(LITE, default_opset=op)
 def LiteCrfDecode(emissions: FLOAT, targets: INT32, E1: FLOAT, E2: FLOAT, mask: INT32):

@@ -19,7 +19,7 @@ def translate(x: FLOAT, weight: FLOAT, padding_l: int) -> FLOAT:
 
 # The taps of every position become one row of a banded [T, T] matrix, and the convolution a product
 # with it: K slices or a gather of windows are 5 to 40 times slower in ONNX Runtime. The band comes from
-# a skew: K taps and T zeros a row, read again as rows one shorter, shift row t by t places.
+# a skew: K taps and T zeros per row, read again as rows one shorter, shift row t by t places.
 @script(LITE, default_opset=op)
 def LiteDynamicConv(x: FLOAT, weight: FLOAT, padding_l: int) -> FLOAT:
     """Convolve in FP32, whatever the precision of the node, as the CUDA kernel accumulates."""

@@ -1,6 +1,6 @@
 """``lite::fake_quantize`` as ONNX sees it: QuantizeLinear and DequantizeLinear, int8, zero point 0.
 
-Of a weight the export leaves DequantizeLinear alone: ``onnx_export/graph.py`` folds what is before it.
+For a weight, the export keeps only DequantizeLinear: ``onnx_export/graph.py`` folds QuantizeLinear.
 """
 
 import onnx

@@ -32,7 +32,7 @@ from trt_code.engine.tensorrt_api import (
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """How TensorRT for RTX runs an engine; the full TensorRT has no such choice.
+    """Run-time options of TensorRT for RTX; the full TensorRT does not have them.
 
     Attributes:
         kernels: when kernels for a new shape are compiled: "eager" (at the shape's first pass), "lazy"

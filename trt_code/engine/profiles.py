@@ -35,7 +35,7 @@ def shape_argument(text: str) -> Shape:
 
 @dataclass(frozen=True)
 class Profile:
-    """What one optimisation profile accepts (``min`` to ``max``) and is tuned for (``opt``)."""
+    """The shapes that a profile accepts (``min`` to ``max``), and the one it is tuned for (``opt``)."""
 
     min: Shape
     opt: Shape

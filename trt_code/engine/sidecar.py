@@ -56,9 +56,7 @@ class Sidecar:
     plan_sha256: str
     build_seconds: float
     command: str
-    ranges: dict[str, Range] = dataclasses.field(
-        default_factory=dict
-    )  # of axes beside the profiles'
+    ranges: dict[str, Range] = dataclasses.field(default_factory=dict)  # of axes not in profiles
     format: int = FORMAT
 
 
@@ -88,13 +86,13 @@ def plugin_paths(sidecar: Sidecar, plan: Path) -> list[Path]:
 
 
 def write_sidecar(sidecar: Sidecar, plan: Path) -> None:
-    """Write the JSON beside ``plan``, whole or not at all."""
+    """Write the JSON file of ``plan`` atomically."""
     with atomic_path(sidecar_path(plan)) as temporary:
         temporary.write_text(json.dumps(dataclasses.asdict(sidecar), indent=2) + "\n")
 
 
 def read_sidecar(plan: Path) -> Sidecar:
-    """Read the JSON beside ``plan``.
+    """Read the JSON file of ``plan``.
 
     Raises:
         UserError: the plan or its JSON is missing, or the JSON is not of this form.

@@ -1,8 +1,8 @@
 """Imports TensorRT's Python packages, each at its first use.
 
-NVIDIA has two families with one API: TensorRT (``tensorrt``), whose builder needs the GPU that will run
-the plan, and TensorRT for RTX (``tensorrt_rtx``), whose builder needs none and whose plans run on every
-RTX GPU they were built for. The same code serves TensorRT 10.12 and later, 11.x, and TensorRT for RTX
+NVIDIA has two families with one API. The builder of TensorRT (``tensorrt``) needs the GPU that will run the
+plan. The builder of TensorRT for RTX (``tensorrt_rtx``) does not need a GPU, and its plans run on every RTX
+GPU for which they were built. The same code serves TensorRT 10.12 and later, 11.x, and TensorRT for RTX
 1.5 and later: it tests for an attribute before it uses one that some of them lack.
 """
 

@@ -48,7 +48,7 @@ def products(path: Path) -> list[Product]:
     """Return the products of an exported ``.onnx`` file or of a layer report ``.json``.
 
     Raises:
-        UserError: it is neither, or there is no such file.
+        UserError: the file is missing or is neither of these.
     """
     return of_engine(path) if path.suffix == ".json" else of_session(path)
 

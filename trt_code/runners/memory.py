@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 class ResidentMemory:
-    """The peak of this process's resident memory above what it was at the start (Linux).
+    """The peak of this process's resident memory, minus its value at the start (Linux).
 
     The kernel's high-water mark is reset at the start, so earlier work does not count. Other work in this
     process during the run counts.
@@ -33,7 +33,7 @@ class ResidentMemory:
 
 
 class AllocatorMemory:
-    """The peak of what PyTorch's allocator holds on the current GPU, above what it held at the start."""
+    """The peak of PyTorch's allocated memory on the current GPU, minus its value at the start."""
 
     def __init__(self) -> None:
         import torch

@@ -56,7 +56,7 @@ class Request:
 
 @dataclass(frozen=True)
 class RunnerSpec:
-    """A runner for one kind of network: what it can do, and how to make it.
+    """A runner for one kind of network: its abilities, and the function that makes it.
 
     Importing the module that declares it must not import a framework; ``create`` does.
 

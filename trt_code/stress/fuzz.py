@@ -236,7 +236,7 @@ class Targets:
             raise UserError(f"{plan} {reason}")
 
     def sidecar(self, chance: random.Random) -> None:
-        """The description beside a TensorRT plan."""
+        """Read a damaged JSON file of a TensorRT plan."""
         plan = self._folder / "model.plan"
         for name in ("model.plan", "liblite.so", "liblite_loader.so"):
             (self._folder / name).write_bytes(b"whole")
@@ -281,7 +281,7 @@ class Targets:
 
 
 def _saved_again(path: Path, place: Path) -> bytes:
-    """A checkpoint in this project's own form, whose options Python reads without fairseq."""
+    """Return a checkpoint in this project's form, with options that Python reads without fairseq."""
     loaded = load_checkpoint(path)
     save_checkpoint(place, loaded.model, loaded.config)
     return place.read_bytes()

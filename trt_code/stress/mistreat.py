@@ -138,7 +138,7 @@ class Tree:
         return ["make", target, f"PYTHON={self._python}", *TARGETS[target].make]
 
     def start(self, target: str, *prefix: str) -> subprocess.Popen:
-        """Start ``target`` in a process group of its own, behind the command ``prefix``."""
+        """Start ``target`` in a new process group, with the command ``prefix`` before it."""
         return subprocess.Popen(
             [*prefix, *self.command(target)],
             cwd=self.folder,

@@ -74,7 +74,7 @@ class Pool:
 
     @classmethod
     def of(cls, rows: list[list[int]], runner: Runner, threads: int = 1) -> "Pool":
-        """Translate every row in a batch of its own, with one thread or with several."""
+        """Translate every row in a separate batch, with one or more threads."""
         alone: list[Any] = [None] * len(rows)
 
         def work(number: int) -> None:

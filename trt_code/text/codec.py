@@ -22,7 +22,7 @@ OnError = Literal["stop", "skip"]
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One of the translations of a sentence.
+    """One translation of a sentence.
 
     Attributes:
         text: without subword marks and special symbols.
@@ -71,7 +71,7 @@ class Codec:
     positions, and symbols that its dictionary lacks. The message contains the line.
 
     Args:
-        max_source: the most tokens of a sentence; None if unknown.
+        max_source: the largest number of tokens in a sentence; None if unknown.
         too_long: "refuse", or "cut" the tokens behind the last position.
         unknown: "refuse", "keep" them as ``<unk>``, or "drop" them; None takes the model's own policy.
         on_error: "stop" at a line that is refused, or "skip" it.

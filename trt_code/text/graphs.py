@@ -38,7 +38,7 @@ def ensure_graphs(
 ) -> None:
     """Export and patch what ``runner`` opens, unless it exists; says so on stderr.
 
-    "auto" stands for ONNX Runtime. Runners that read the checkpoint or an engine need nothing.
+    "auto" means ONNX Runtime. Runners that read the checkpoint or an engine need nothing.
 
     Raises:
         UserError: the checkpoint cannot be exported, or the folder cannot be written.

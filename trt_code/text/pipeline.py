@@ -68,7 +68,7 @@ class Pipeline:
         runners: they are used by one thread each and stay the caller's.
         processes: for encoding and decoding; 0 does both in the calling process.
         max_tokens, max_sentences: bounds of a batch, padding included.
-        n_best: hypotheses with scores for each line; 0 gives the text alone.
+        n_best: hypotheses with scores for each line; 0 gives only the text.
         done: called with the number of lines finished, after every batch and from any thread.
     """
 

@@ -53,7 +53,7 @@ class Translator:
             lines: sentences.
             first_line: the number of the first in the user's input, for messages.
             done: called with the number of lines finished, after every batch.
-            n_best: hypotheses with scores for each line; 0 gives the text alone.
+            n_best: hypotheses with scores for each line; 0 gives only the text.
             beam: the beam of the search for them; None uses the runner's.
 
         Raises:

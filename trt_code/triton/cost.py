@@ -3,7 +3,7 @@
     python -m trt_code.triton.cost --measured load.json --price-per-hour 2.50 --utilisation 0.5
 
 Reads what ``trt_code.triton.client --measure`` or ``make bench`` (build/bench/results.json) wrote.
-Nothing is assumed: without a measurement there is no price.
+It assumes nothing: without a measurement it gives no price.
 """
 
 import argparse

@@ -82,6 +82,7 @@ class Targets:
         files: a small model with its text.
         built: its build folder, with ``model.onnx`` and ``model.fp16.onnx``.
         halves: the folder of an exported autoregressive network.
+        folder: where the damaged files are written.
     """
 
     def __init__(self, files: ModelFolder, built: Path, halves: Path, folder: Path) -> None:

@@ -27,6 +27,8 @@ VOCABULARY = {
     "wmt16": (32768, 32768),
     "iwslt14": (8848, 6632),
     "cnndm": (30000, 30000),
+    "en-de": (8000, 8000),
+    "en-de-sampled": (8000, 8000),
 }
 # Wu et al. 2020, arXiv 2004.11886, and the table in mit-han-lab/lite-transformer's README.
 PUBLISHED = {"wmt16-ar-200": 90e6, "wmt16-ar-408": 360e6, "wmt16-ar-496": 527e6}

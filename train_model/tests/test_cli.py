@@ -87,8 +87,9 @@ def test_a_file_is_not_opened_as_a_closed_stream():
     "module", ["train_model.train", "onnx_export.export", "trt_code.translate"]
 )
 def test_ctrl_c_during_imports_is_quiet(module, tmp_path):
-    """A mock torch that raises KeyboardInterrupt hides the installed one."""
-    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    """A torch and a NumPy that are interrupted come before the installed ones."""
+    for package in ("torch", "numpy"):
+        (tmp_path / f"{package}.py").write_text("raise KeyboardInterrupt")
     done = subprocess.run(
         [sys.executable, "-m", module],
         cwd=ROOT,

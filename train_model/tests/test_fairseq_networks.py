@@ -128,6 +128,9 @@ def both(case: tuple[str, dict], folder: Path):
     pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
     fairseq_compat.prepare()
     theirs, args, dictionary = fairseq_model(*case)
+    for name, value in theirs.state_dict().items():
+        if name.endswith("_float_tensor"):  # memory that fairseq never writes
+            value.fill_(float("nan"))
     torch.save({"args": args, "model": theirs.state_dict()}, folder / "checkpoint.pt")
     return theirs, load_checkpoint(folder / "checkpoint.pt").model, dictionary
 

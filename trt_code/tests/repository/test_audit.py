@@ -16,9 +16,11 @@ PINS = {
     if "==" in line
 }
 LOCKED = sorted(
-    (pin.name, str(pin.specifier).removeprefix("=="))
-    for pin in PINS
-    if pin.marker is None or pin.marker.evaluate()
+    {  # two locks may name one release
+        (pin.name, str(pin.specifier).removeprefix("=="))
+        for pin in PINS
+        if pin.marker is None or pin.marker.evaluate()
+    }
 )
 CLEAN = [{"name": name, "version": version, "vulns": []} for name, version in LOCKED]
 ADVISORY = {"id": "PYSEC-2026-1", "fix_versions": ["9.9"]}

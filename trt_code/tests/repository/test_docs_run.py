@@ -46,7 +46,6 @@ ELSEWHERE = {
     r"python doc/figures/": "test_docs.py runs it",
     r"python doc/surgery/": "test_graphsurgeon.py runs it",
     r".*\.\.\.|.*/path/to/|.*<|.*engine-\*": "names no file that is here",
-    r".* yours\.pt ": "is run with another file's name",
     r"python -m \S+$": "a mention of the program",
 }
 # Commands that take minutes; run if LITE_ALL_COMMANDS=1.

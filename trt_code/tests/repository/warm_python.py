@@ -83,6 +83,9 @@ def _obey(client: socket.socket) -> int:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    # made anew, because the server's own remember whether its streams can seek
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     with client.makefile("rb") as order:
         arguments, folder, environment = json.loads(order.read(int.from_bytes(size, "big")))
     os.chdir(folder)

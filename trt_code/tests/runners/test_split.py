@@ -50,11 +50,11 @@ def test_the_file_that_make_looks_at_is_the_last(build, tmp_path, monkeypatch):
     """A kill between the two files must not leave the one that stands for both."""
     saved = []
 
-    def save(model, path):
-        saved.append(path.name)
-        onnx_file.save_onnx(model, path)
+    def save(models):
+        saved.extend(path.name for path in models)
+        onnx_file.save_pair(models)
 
-    monkeypatch.setattr(onnx_surgeon, "save_onnx", save)
+    monkeypatch.setattr(onnx_surgeon, "save_pair", save)
     files = ["--input", str(build / "tiny" / "model.onnx"), "--precision", "fp32", "--split"]
     assert onnx_surgeon.main([*files, "--output", str(tmp_path / "model.fp32.onnx")]) == 0
     assert saved == ["model.fp32.encoder.onnx", "model.fp32.decoder.onnx"]

@@ -63,14 +63,14 @@ class Layer(nn.Module, abc.ABC):
         """Make the modules of the mixing block, and the norms."""
 
     @property
-    @abc.abstractmethod
     def mixing_norm(self) -> nn.LayerNorm:
-        """The norm of the mixing block."""
+        """The norm of the mixing block, under its usual name."""
+        return self.self_attn_layer_norm
 
     @property
-    @abc.abstractmethod
     def ffn_norm(self) -> nn.LayerNorm:
-        """The norm of the feed-forward block."""
+        """The norm of the feed-forward block, under its usual name."""
+        return self.final_layer_norm
 
     @abc.abstractmethod
     def mix(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:

@@ -34,14 +34,6 @@ class _Mixing:
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    @property
-    def mixing_norm(self) -> nn.LayerNorm:
-        return self.self_attn_layer_norm
-
-    @property
-    def ffn_norm(self) -> nn.LayerNorm:
-        return self.final_layer_norm
-
     def mix(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         return self.self_attn(x, padding_mask)
 

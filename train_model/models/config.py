@@ -77,6 +77,11 @@ class NetworkConfig:
         """Whether a LayerNorm follows the last layer of the ``encoder`` or the ``decoder``."""
         return getattr(self, f"{side}_normalize_before")
 
+    @property
+    def padding_leaks(self) -> bool:
+        """Whether a sentence's result depends on how much padding is next to it."""
+        return False
+
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
@@ -147,6 +152,11 @@ class ConvolutionConfig(NetworkConfig):
         super().__post_init__()
         for side in SIDES:
             self._check_kernels(side)
+
+    @property
+    def padding_leaks(self) -> bool:
+        """See :meth:`NetworkConfig.padding_leaks`: the bias of the inner projection leaks."""
+        return self.padding_policy == "upstream" and self.conv_linear
 
     def _check_kernels(self, side: str) -> None:
         """Set one kernel size per layer; a single one is for all layers."""

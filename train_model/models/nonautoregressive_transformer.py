@@ -114,6 +114,7 @@ def _copy(source: Source, real: Tensor) -> Tensor:
     step = (lengths.float() - 1) / (targets.float() - 1)
     index = torch.arange(real.shape[1], device=real.device, dtype=torch.float32)
     index = torch.round(step[:, None] * index).long().masked_fill(~real, 0)
+    index = index.clamp(min=0)  # a source that is all padding, which fills a batch
     return source.embedding.gather(1, index[:, :, None].expand(-1, -1, source.embedding.shape[2]))
 
 

@@ -1,10 +1,10 @@
-"""Captures the fused network once a shape bucket and replays it.
+"""Captures a one-pass network once per shape bucket and replays it.
 
 The encoder, which ends with the predicted lengths, and the decoder are graphs of their own. Between
 the two, the host reads one number, the longest length, and picks a decoder whose canvas is just wide
-enough: a wider one changes nothing at the real positions, since the decoder's convolutions are causal
-and the CRF keeps its state over padding. On the original's canvas there is nothing to pick, and both
-are one graph. All graphs share one memory pool and run in turn.
+enough: a wider one changes nothing at the real positions, since the decoder's convolutions are causal,
+its attention hides padding, and the CRF keeps its state over padding. On the original's canvas there is
+nothing to pick, and both are one graph. All graphs share one memory pool and run in turn.
 """
 
 import collections
@@ -18,7 +18,8 @@ from torch import Tensor
 from train_model.data.dictionary import PAD
 from train_model.models.canvas import PER_SOURCE_TOKEN, canvas_width
 from trt_code.cuda_graph.capture import WARM_UPS, Captured, capture
-from trt_code.cuda_graph.network import FusedNetwork, Source
+from trt_code.cuda_graph.network import FusedNetwork
+from trt_code.cuda_graph.plain import PlainNetwork
 from trt_code.runners.buckets import batch_bucket, length_bucket
 from trt_code.runners.timing import device_ms
 from trt_code.runners.turns import Turns
@@ -60,7 +61,7 @@ class GraphedNetwork:
 
     def __init__(
         self,
-        network: FusedNetwork,
+        network: FusedNetwork | PlainNetwork,
         device: torch.device,
         canvas: Literal["cut", "full"] = "cut",
         capacity: int = 96,
@@ -106,9 +107,9 @@ class GraphedNetwork:
         return canvas_width(src_length, self._network.config.max_target_positions)
 
     def _limits(self, src_tokens: np.ndarray) -> np.ndarray:
-        """Return the longest allowed target [B] of each sentence, as ``ConvCrfTransformer`` computes it."""
+        """Return the longest allowed target [B] of each sentence, as ``predict_length`` computes it."""
         limits = np.full(len(src_tokens), self._width(src_tokens.shape[1]), dtype=np.int64)
-        if self._network.mask_conv:
+        if self._network.config.padding_policy == "masked":
             own = (src_tokens != PAD).sum(1)
             limits = np.minimum(limits, PER_SOURCE_TOKEN * np.maximum(own, 1))
         return limits
@@ -118,7 +119,7 @@ class GraphedNetwork:
         positions = self._network.config.max_source_positions
         if length > positions:
             raise ValueError(f"a source of {length} tokens, and positions for {positions}")
-        if self._network.mask_conv:  # without it, padding changes the result: keep the length
+        if not self._network.config.padding_leaks:
             length = length_bucket(length, positions)
 
         def build() -> tuple[_Inputs, Captured]:
@@ -149,7 +150,7 @@ class GraphedNetwork:
         )
         return decoder.replay()
 
-    def _decode(self, source: Source, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _decode(self, source: Any, width: int) -> tuple[Tensor, Tensor, Tensor]:
         return *self._network.decode(source, width), source.lengths
 
     def _capture(self, function: Callable[[], Any]) -> Captured:

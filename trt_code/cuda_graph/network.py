@@ -96,9 +96,11 @@ class Fork:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
 
-def why_not(model: ConvCrfTransformer) -> str | None:
+def why_not(model: nn.Module) -> str | None:
     """Return why the fused network cannot run ``model``, or None if it can."""
     config = model.config
+    if not isinstance(model, ConvCrfTransformer):
+        return f"the fused network is a conv_crf_transformer, the model a {config.architecture}"
     if config.encoder_normalize_before or config.decoder_normalize_before:
         return "the fused network is post-norm, the model is pre-norm"
     if "lightweight" in (config.encoder_conv_type, config.decoder_conv_type):
@@ -374,7 +376,3 @@ class _DecoderLayer(_Layer):
         )
         weights = masked_softmax(query @ key.transpose(2, 3), mask[:, None, None] == 0)
         return (weights @ value).transpose(1, 2).flatten(2)
-
-
-# The fused network of each architecture that has one.
-FUSED = {"conv_crf_transformer": FusedNetwork}

@@ -1,12 +1,14 @@
-"""The folded network in our kernels and cuBLASLt, captured in CUDA graphs: a GPU without TensorRT."""
+"""CUDA graphs, for a GPU without TensorRT: of our kernels and cuBLASLt where they fit, else of PyTorch's."""
 
+import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trt_code.runners.base import Output, Runner, Unavailable
 from trt_code.runners.memory import AllocatorMemory
-from trt_code.runners.pytorch import PRECISIONS, check_device, dtype_of
+from trt_code.runners.pytorch import PRECISIONS, check_device, dtype_of, matmul_precision
 from trt_code.runners.spec import Request, RunnerSpec
 
 if TYPE_CHECKING:
@@ -22,40 +24,54 @@ def create(request: Request, *, canvas: str) -> "CudaGraphRunner":
     check_device(request.device)
     from train_model.models.checkpoint import load_checkpoint
     from train_model.ops import cuda_library_path, load_cuda_library
-    from trt_code.cuda_graph.network import FUSED, why_not
+    from trt_code.cuda_graph.network import why_not
 
-    if not load_cuda_library():
+    has_library = load_cuda_library()
+    model = load_checkpoint(request.model.checkpoint).model
+    fused = why_not(model) is None
+    if fused and not has_library:
         raise Unavailable(f"{cuda_library_path()} is missing; build it with `make torch-ops`")
-    loaded = load_checkpoint(request.model.checkpoint)
-    if loaded.kind not in FUSED:
-        raise Unavailable(f"fused kernels run {', '.join(FUSED)}, and the model is {loaded.kind}")
-    if reason := why_not(loaded.model):
-        raise Unavailable(reason)
-    return CudaGraphRunner(request.name, loaded.model, request.precision, canvas)
+    return CudaGraphRunner(request.name, model, request.precision, canvas, fused)
 
 
 class CudaGraphRunner(Runner):
     """Casts the weights once; captures a graph at the first batch of each shape."""
 
-    def __init__(self, name: str, model: "nn.Module", precision: str, canvas: str) -> None:
+    def __init__(
+        self, name: str, model: "nn.Module", precision: str, canvas: str, fused: bool
+    ) -> None:
+        """Make the graphs of ``model``.
+
+        Args:
+            fused: use our kernels for the whole network, instead of PyTorch's.
+        """
         import torch
 
         from trt_code.cuda_graph.graphs import GraphedNetwork
-        from trt_code.cuda_graph.network import FUSED
+        from trt_code.cuda_graph.network import FusedNetwork
+        from trt_code.cuda_graph.plain import PlainNetwork
 
         super().__init__(name, precision, "cuda")
         self._memory = AllocatorMemory()
         self.config, self.max_source = model.config, model.config.max_source_positions
         device = torch.device("cuda", torch.cuda.current_device())
-        fused = FUSED[model.config.architecture]
-        network = fused(model, dtype_of(precision), device, tf32=precision == "tf32")
+        dtype = dtype_of(precision)
+        self._during: Callable[[], contextlib.AbstractContextManager[None]]
+        if fused:
+            network = FusedNetwork(model, dtype, device, tf32=precision == "tf32")
+            self._during = contextlib.nullcontext
+        else:
+            network = PlainNetwork(model, dtype, device)
+            self._during = lambda: matmul_precision(precision, "cuda")
         self._graphed = GraphedNetwork(network, device, canvas)
 
     def run(self, src_tokens: np.ndarray) -> Output:
-        return Output(*self._graphed(src_tokens))
+        with self._during():
+            return Output(*self._graphed(src_tokens))
 
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
-        return self._graphed.device_ms(src_tokens, repeats)
+        with self._during():
+            return self._graphed.device_ms(src_tokens, repeats)
 
     def peak_memory(self) -> int:
         return self._memory.peak()

@@ -35,8 +35,7 @@ def create(request: Request) -> SearchRunner:
         model.config.max_target_positions,
         dtype,
         CudaCapture(),
-        # pad only if the network masks padding; other checkpoints get exact lengths
-        model.config.max_source_positions if model.config.padding_policy == "masked" else 0,
+        0 if model.config.padding_leaks else model.config.max_source_positions,
     )
     runner = SearchRunner(
         request,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from train_model.tests.networks import small
+from train_model.tests.networks import of_architecture, small
 from trt_code.cuda_graph.network import FusedNetwork, why_not
 from trt_code.runners.buckets import batch_bucket, length_bucket
 from trt_code.tests.kernels import reference_ops
@@ -79,6 +79,7 @@ def test_sixteen_bits_take_the_one_kernel_forms():
 def test_what_the_fused_network_cannot_stand_for_is_told(options, word):
     assert word in why_not(small(**options))
     assert why_not(small()) is None
+    assert "a nacrf_transformer" in why_not(of_architecture("nacrf_transformer"))
 
 
 def test_buckets_hold_what_goes_in_and_are_few():

@@ -23,7 +23,7 @@ constexpr int kSliceChannels = 64;  // at most, per block
 constexpr int kLogitsAhead = 4;     // logits per thread that are loaded before the inputs
 constexpr int kInputsAhead = 4;     // input vectors per thread that are loaded together
 constexpr int kSoftmaxLanes = 4;    // threads that share one softmax
-constexpr int kSumRows = 16;  // inputs per partial sum, to limit the rounding error of long sums
+constexpr int kPartTerms = 16;  // terms per partial sum, to limit the rounding error of long sums
 constexpr size_t kMaxSharedBytes = 96 * 1024;
 
 struct Tiling {
@@ -127,10 +127,15 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
       largest = fmaxf(largest, __shfl_xor_sync(kFullWarp, largest, offset));
     }
     float sum = 0.0f;
-    for (int k = first; k < p.kernelSize; k += kSoftmaxLanes) {
-      const float term = expf(tapOf(position, k) - largest);
-      tapOf(position, k) = term;
-      sum += term;
+    for (int start = first; start < p.kernelSize; start += kSoftmaxLanes * kPartTerms) {
+      float part = 0.0f;
+      const int end = min(start + kSoftmaxLanes * kPartTerms, p.kernelSize);
+      for (int k = start; k < end; k += kSoftmaxLanes) {
+        const float term = expf(tapOf(position, k) - largest);
+        tapOf(position, k) = term;
+        part += term;
+      }
+      sum += part;
     }
 #pragma unroll
     for (int offset = kSoftmaxLanes / 2; offset > 0; offset /= 2) {
@@ -151,9 +156,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   // The windows of the last positions of a sentence may be partly outside the rows that were
   // loaded.
   const int rows = min(window, positions + p.kernelSize - 1 - position);
-  for (int start = 0; start < rows; start += kSumRows) {
+  for (int start = 0; start < rows; start += kPartTerms) {
     float part[kPositions][kVec] = {};
-    const int end = min(start + kSumRows, rows);
+    const int end = min(start + kPartTerms, rows);
     for (int r = start; r < end; ++r) {
       const Vector<float, kVec> value = loadVector<kVec>(input + r * stride);
       const Vector<float, kPositions> factor = loadVector<kPositions>(groupTaps + r * kPositions);

@@ -1,6 +1,7 @@
 // A block computes kRows x kOuts of the result on the warpgroups' matrix units, 64 rows each. The
 // bulk engine copies 32 inputs of all its rows at a time into a ring of stages in shared memory,
-// and rounds them to TF32 on the way. One thread of a separate warp keeps the ring filled.
+// and rounds them to TF32 on the way, to the nearest, with ties to even. One thread of a separate
+// warp keeps the ring filled.
 //
 //   - The weights of the first stages are requested before the wait for the previous kernel, since
 //     no earlier kernel writes them. Two blocks fit on a multiprocessor, so this happens while the

@@ -89,7 +89,8 @@ $(error CHECKPOINT= is an option of make import: make import CHECKPOINT=$(CHECKP
 endif
 endif
 NAME_OF_MODEL := $(word 1,$(ANSWER))
-AUTOREGRESSIVE := $(filter autoregressive,$(word 2,$(ANSWER)))
+# model.onnx of these families is a step of the decoder, and the encoder is written with it.
+STEPS := $(filter autoregressive iterative,$(word 2,$(ANSWER)))
 WEIGHTS := $(word 3,$(ANSWER))
 DESCRIPTION := $(word 4,$(ANSWER))
 RANDOM_WEIGHTS := $(filter random,$(word 5,$(ANSWER)))
@@ -101,10 +102,10 @@ QUANTIZED ?= $(or $(wildcard $(QAT)),$(PTQ))
 INT8 = $(if $(wildcard $(QUANTIZED)),int8)
 PRECISION ?= fp32 tf32 fp16
 PATCHED := $(PRECISION:%=$(BUILD)/model.%.onnx)
-# Every file of a network that gives one token at a time is a step, and its encoder is written with it.
-ORT_GRAPHS := $(if $(AUTOREGRESSIVE),,$(PATCHED))
+# ONNX Runtime searches in FP32 and INT8 alone.
+ORT_GRAPHS := $(if $(filter autoregressive,$(word 2,$(ANSWER))),,$(PATCHED))
 # A one-pass network is written in two halves as well, both at once, and the decoder stands for both.
-half_of = $(BUILD)/model$(1)$(if $(AUTOREGRESSIVE),,.decoder).onnx
+half_of = $(BUILD)/model$(1)$(if $(STEPS),,.decoder).onnx
 SPLIT := $(call half_of,)
 MEASURED = $(if $(INT8),$(BUILD)/model.qdq.onnx $(call half_of,.qdq))
 EXPORTER := $(wildcard train_model/models/*.py train_model/ops/*.py onnx_export/*.py onnx_export/symbols/*.py)
@@ -251,7 +252,7 @@ PLUGINS ?= $(if $(wildcard build/plugins/liblite_plugins_trt*.so)$(filter plugin
 FORM := $(if $(filter none,$(PLUGINS)),.plain)
 # What measures takes the library as it is.
 MADE_PLUGINS := $(if $(filter none,$(PLUGINS))$(filter bench sweep eval,$(MAKECMDGOALS)),,plugins)
-PLANS = $(BUILD)/model.$(1)$(FORM).plan $(AUTOREGRESSIVE:%=$(BUILD)/model.$(1)$(FORM).encoder.plan)
+PLANS = $(BUILD)/model.$(1)$(FORM).plan $(STEPS:%=$(BUILD)/model.$(1)$(FORM).encoder.plan)
 engine-tf32: tensorrt $(call PLANS,tf32)  ## the TensorRT engine, FP32 with TF32 GEMMs (PLUGINS=lite|none)
 engine-fp16: tensorrt $(call PLANS,fp16)  ## the TensorRT engine in FP16 (ENGINE_FLAGS="--compute-capability 8.6")
 engine-bf16: tensorrt $(call PLANS,bf16)  ## the TensorRT engine in BF16
@@ -270,7 +271,7 @@ SPLIT_PLANS = $(foreach half,encoder decoder,$(PRECISION:%=$(BUILD)/model.%$(FOR
 engine-split: tensorrt $(SPLIT_PLANS)  ## two engines for each PRECISION, of the files of patch-split
 
 define split_plan
-$(BUILD)/model.%.$(1).plan: $(BUILD)/model.%.$(if $(AUTOREGRESSIVE),onnx,decoder.onnx) | tensorrt $(MADE_PLUGINS)
+$(BUILD)/model.%.$(1).plan: $(BUILD)/model.%.$(if $(STEPS),onnx,decoder.onnx) | tensorrt $(MADE_PLUGINS)
 	@$$(BUILD_ENGINE)
 endef
 $(foreach half,encoder decoder,$(eval $(call split_plan,$(half))))

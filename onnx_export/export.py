@@ -6,8 +6,8 @@ lets any ONNX runtime run the file without a library of ours.
     python -m onnx_export.export --checkpoint checkpoint.pt --output model.onnx
 
 A one-pass network becomes one file, or with ``--split`` two, which decode no further than the translations
-reach; see ``onnx_export/export_split.py``. An autoregressive network always becomes two files, see
-``onnx_export/export_ar.py``.
+reach; see ``onnx_export/export_split.py``. Iterative and autoregressive networks always become two files, see
+``onnx_export/export_split.py`` and ``onnx_export/export_ar.py``.
 """
 
 import argparse

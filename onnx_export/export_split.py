@@ -1,11 +1,13 @@
-"""Exports a one-pass network to two ONNX files: encoder with length prediction, and decoder.
+"""Exports a network to two ONNX files: encoder with length prediction, and decoder.
 
 A host runs the encoder, makes a canvas as wide as the longest predicted length, and gives it to the
 decoder (``train_model/models/split.py``). Batch, source length and the canvas's width are dynamic.
 
     python -m onnx_export.export --checkpoint checkpoint.pt --output model.onnx --split
 
-writes ``model.encoder.onnx`` and ``model.decoder.onnx``.
+writes ``model.encoder.onnx`` and ``model.decoder.onnx`` of a one-pass network. An iterative network is always
+two files, ``model.encoder.onnx`` and ``model.onnx``: one pass of the decoder, for the loop of
+``train_model/models/refinement.py``.
 """
 
 from pathlib import Path
@@ -31,12 +33,25 @@ def write(model: nn.Module, path: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
+    return _write(model, [half_path(path, half) for half in SPLIT])
+
+
+def write_pass(model: nn.Module, path: Path) -> list[Path]:
+    """Write the decoder of an iterative network to ``path`` and the encoder next to it; return both.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    return _write(model, [half_path(path, "encoder"), path])[::-1]
+
+
+def _write(model: nn.Module, paths: list[Path]) -> list[Path]:
     halves = {}
-    for half, to_onnx in zip(SPLIT, (encoder_to_onnx, decoder_to_onnx), strict=True):
-        with stage(f"exporting {half_path(path, half)}"):
-            halves[half_path(path, half)] = to_onnx(model)
+    for path, to_onnx in zip(paths, (encoder_to_onnx, decoder_to_onnx), strict=True):
+        with stage(f"exporting {path}"):
+            halves[path] = to_onnx(model)
     save_pair(halves)
-    return list(halves)
+    return paths
 
 
 def encoder_to_onnx(model: nn.Module) -> ir.Model:

@@ -19,8 +19,8 @@ class Exporter:
         write: writes the files that belong to a path, and returns them.
         verify: compares the network with these files; takes a seed and the number of batches after the usual
             ones, prints a line per batch, and returns the exit status.
-        write_split, verify_split: the same for the form with two files; None if the family does not have
-        this form.
+        write_split, verify_split: the same for the form with two files; None if the family has only one
+            form.
     """
 
     write: Callable[[nn.Module, Path], list[Path]]
@@ -36,6 +36,7 @@ EXPORTERS: dict[Family, Exporter] = {
         export_split.write,
         verify_one_pass.verify_split,
     ),
+    "iterative": Exporter(export_split.write_pass, verify_one_pass.verify_pass),
     "autoregressive": Exporter(export_ar.write, verify_ar.verify_files),
 }
 
@@ -46,7 +47,8 @@ def exporter(model: nn.Module, split: bool) -> Exporter:
     Raises:
         UserError: ``split`` is set for a family without this form.
     """
-    found = EXPORTERS[architecture_of(model).family]
+    family = architecture_of(model).family
+    found = EXPORTERS[family]
     if split and found.write_split is None:
-        raise UserError("an autoregressive network is always two files; leave --split out")
+        raise UserError(f"an {family} network is always two files; leave --split out")
     return found

@@ -1,4 +1,7 @@
-"""Runs the two files of ``export_split`` in ONNX Runtime with the interface of one file."""
+"""Runs the two files of ``export_split`` in ONNX Runtime with the interface of one file.
+
+The decoder of an iterative network runs several times, on its own output.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +13,7 @@ from onnx_export.marks import check_pair, positions
 from train_model.cli import UserError
 from train_model.data.dictionary import PAD
 from train_model.models.canvas import canvas_width, initial_canvas
+from train_model.models.refinement import Refinement
 from train_model.models.signatures import OUTPUT_SCORES, OUTPUT_TOKENS, SPLIT, SRC_TOKENS
 
 _FILL = {OUTPUT_TOKENS: PAD, OUTPUT_SCORES: 0}
@@ -21,6 +25,7 @@ class SplitSession:
     Args:
         encoder, decoder: sessions of the two files.
         path: their name in messages.
+        max_iter: passes of an iterative network's decoder after the first one, if not the file's.
 
     Raises:
         UserError: the sessions are not those of the two files.
@@ -31,6 +36,7 @@ class SplitSession:
         encoder: onnxruntime.InferenceSession,
         decoder: onnxruntime.InferenceSession,
         path: Path,
+        max_iter: int | None = None,
     ) -> None:
         for session, expected in zip((encoder, decoder), SPLIT.values(), strict=True):
             if signature_names(session) != (list(expected.inputs), list(expected.outputs)):
@@ -42,6 +48,7 @@ class SplitSession:
         on_gpu = "CUDAExecutionProvider" in encoder.get_providers()
         self._device = "cuda" if on_gpu else "cpu"
         metadata = encoder.get_modelmeta().custom_metadata_map
+        self._refinement = Refinement.in_metadata(metadata, max_iter)
         check_pair([metadata, decoder.get_modelmeta().custom_metadata_map], path)
         self.max_source, self._max_target = positions(metadata, path)
 
@@ -76,14 +83,19 @@ class SplitSession:
         """The outputs by name for translations of these lengths [B], which are cut to the canvas."""
         widest = self.canvas_width(src_tokens)
         width = min(int(lengths.max()), widest)
-        binding = self._decoder.io_binding()
-        binding.bind_cpu_input(SRC_TOKENS, src_tokens)
-        binding.bind_ortvalue_input("encoded", encoded)
-        binding.bind_cpu_input("canvas", initial_canvas(lengths, width))
-        for name in _FILL:
-            binding.bind_output(name, "cpu")
-        self._decoder.run_with_iobinding(binding)
-        outputs = [value.numpy() for value in binding.get_outputs()]
+
+        def decode(canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            binding = self._decoder.io_binding()
+            binding.bind_cpu_input(SRC_TOKENS, src_tokens)
+            binding.bind_ortvalue_input("encoded", encoded)
+            binding.bind_cpu_input("canvas", canvas)
+            for name in _FILL:
+                binding.bind_output(name, "cpu")
+            self._decoder.run_with_iobinding(binding)
+            tokens, scores = (value.numpy() for value in binding.get_outputs())
+            return tokens, scores
+
+        outputs = self._refinement.run(decode, initial_canvas(lengths, width))
         return {
             name: np.pad(output, ((0, 0), (0, widest - width)), constant_values=fill)
             for (name, fill), output in zip(_FILL.items(), outputs, strict=True)

@@ -1,4 +1,4 @@
-"""Checks that the files of a one-pass network compute what the network computes.
+"""Checks that the files of a one-pass or iterative network compute what the network computes.
 
 Tokens must be equal; scores, one by one and summed over a sentence, agree within 1e-4 and the rounding of
 the path scores that they are differences of. A CRF reads its scores through the rank of the next candidate
@@ -104,13 +104,7 @@ def compare(
 ) -> Check:
     """Run one batch [B, S] through both."""
     with torch.inference_mode():
-        encoded = model.encode(source)
-        width = model.canvas_width(source.shape[1])
-        canvas = model.initial_canvas(model.predict_length(encoded), width)
-        logits = model.decode(canvas, encoded)
-        tokens, scores = model.choose(logits, canvas)
-        tied = architecture_of(model).unsure_scores(model, logits, tokens, SCORE_TOLERANCE).numpy()
-    tokens, scores = tokens.numpy(), scores.numpy()
+        tokens, scores, tied = (part.numpy() for part in _expected(model, source))
     try:
         outputs = session.run([*WHOLE.outputs], {SRC_TOKENS: source.numpy()})
     except Exception as error:  # onnxruntime's own types differ between versions
@@ -139,6 +133,21 @@ def compare(
     )
 
 
+def _expected(model: nn.Module, source: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The network's tokens and scores, and where a tie leaves a score undefined, all [B, T]."""
+    if architecture_of(model).family == "iterative":
+        tokens, scores = model(source)
+        return tokens, scores, torch.zeros_like(tokens, dtype=torch.bool)
+    encoded = model.encode(source)
+    canvas = model.initial_canvas(
+        model.predict_length(encoded), model.canvas_width(source.shape[1])
+    )
+    logits = model.decode(canvas, encoded)
+    tokens, scores = model.choose(logits, canvas)
+    tied = architecture_of(model).unsure_scores(model, logits, tokens, SCORE_TOLERANCE)
+    return tokens, scores, tied
+
+
 def open_session(path: Path) -> onnxruntime.InferenceSession:
     """Open an exported file in ONNX Runtime on the CPU.
 
@@ -161,7 +170,10 @@ def open_split_session(path: Path) -> SplitSession:
     Raises:
         UserError: a file is missing, or they are not such files.
     """
-    files = [half_path(path, half) for half in SPLIT]
+    return _open_pair([half_path(path, half) for half in SPLIT], path)
+
+
+def _open_pair(files: list[Path], path: Path) -> SplitSession:
     for file in files:
         read_graph(file)
     return SplitSession(*map(session.open_session, files), path)
@@ -175,6 +187,12 @@ def verify_file(model: nn.Module, path: Path, seed: int, more: int) -> int:
 def verify_split(model: nn.Module, path: Path, seed: int, more: int) -> int:
     """Compare the network with the two files of ``onnx_export.export --split``; see :func:`report`."""
     return report(verify(model, open_split_session(path), seed, more))
+
+
+def verify_pass(model: nn.Module, path: Path, seed: int, more: int) -> int:
+    """Compare an iterative network with its two files, all passes; see :func:`report`."""
+    opened = _open_pair([half_path(path, "encoder"), path], path)
+    return report(verify(model, opened, seed, more))
 
 
 def report(checks: Iterable[Check]) -> int:

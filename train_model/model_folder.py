@@ -471,7 +471,7 @@ def main(argv: list[str] | None = None) -> None:
         answer = _for_make(arguments.one_pass)
         if answer.family != "one-pass":
             raise UserError(
-                f"{answer.name} gives one token per step; this needs a one-pass network, "
+                f"{answer.name} is an {answer.family} network; this needs a one-pass network, "
                 "such as MODEL=demo"
             )
     else:

@@ -64,7 +64,8 @@ def cost(model: nn.Module, source_length: int, target_length: int) -> Cost:
     """Count the Mult-Adds of ``model``, on the meta device, for one sentence.
 
     An autoregressive network decodes one token at a time and attends only to earlier tokens. A
-    non-autoregressive network fills a canvas of the target's length; its CRF is not counted.
+    non-autoregressive network fills a canvas of the target's length, an iterative one in every pass; a CRF
+    is not counted.
     """
     config = model.config
     source = torch.full((1, source_length), UNK, device="meta")
@@ -92,6 +93,10 @@ def _count_canvas(model: nn.Module, encoded: Any, length: int) -> int:
     return _count(lambda: model.decode(canvas, encoded))[0]
 
 
+def _count_passes(model: nn.Module, encoded: Any, length: int) -> int:
+    return model.refinement.passes * _count_canvas(model, encoded, length)
+
+
 def _count_steps(model: nn.Module, encoded: Any, length: int) -> int:
     decoder = model.decoder
     once, source = _count(lambda: decoder.project_source(encoded))
@@ -108,6 +113,7 @@ def _count_steps(model: nn.Module, encoded: Any, length: int) -> int:
 
 _DECODING: dict[Family, Callable[[nn.Module, Any, int], int]] = {
     "one-pass": _count_canvas,
+    "iterative": _count_passes,
     "autoregressive": _count_steps,
 }
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from train_model.cli import MAX_THREADS, MAX_WHOLE_NUMBER, UserError, number, whole_number
 from train_model.model_folder import MODEL_HELP
+from train_model.models.architectures import Family
+from train_model.models.refinement import MAX_ITERATIONS
 from trt_code import runners
 from trt_code.devices import default_device, processors
 from trt_code.runners import PRECISIONS
@@ -126,12 +128,15 @@ def add_sizes(parser: argparse.ArgumentParser, name: str, default: str, meaning:
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the options of a beam search under fairseq-generate's names."""
     search = parser.add_argument_group(
-        "options of fairseq-generate", "for autoregressive models; others have no search"
+        "options of fairseq-generate", "for autoregressive and iterative models"
     )
     add_count(search, "--beam", None, "hypotheses; default: 1, greedy", MAX_BEAM)
     add_lenpen(search)
     search.add_argument(
-        "--iter-decode-max-iter", type=whole_number(0), metavar="N", help="accepted and ignored"
+        "--iter-decode-max-iter",
+        type=whole_number(0, MAX_ITERATIONS),
+        metavar="N",
+        help="passes of an iterative network's decoder after the first; default: the checkpoint's, or 10",
     )
 
 
@@ -183,19 +188,30 @@ def runner_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"threads": arguments.threads, "build_dir": arguments.build_dir}
 
 
-def search_options(autoregressive: bool, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of a search for ``runners.create``; warns if the network has no search."""
-    if not autoregressive:
-        for option, harmless in (("beam", 1), ("iter_decode_max_iter", 0), ("lenpen", 1.0)):
-            value = getattr(arguments, option)
-            if value is not None and value != harmless:
-                print(
-                    f"warning: --{option.replace('_', '-')} {value} is ignored: the network makes "
-                    "the whole translation in one pass and a CRF picks the best path, without beam "
-                    "search",
-                    file=sys.stderr,
-                )
-    return {"beam": arguments.beam, "len_penalty": arguments.lenpen}
+def search_options(family: Family, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of a search for ``runners.create``; warns of those that the family does not have."""
+    why, ignored = _IGNORED[family]
+    for option, harmless in ignored.items():
+        value = getattr(arguments, option)
+        if value is not None and value != harmless:
+            name = option.replace("_", "-")
+            print(f"warning: --{name} {value} is ignored: {why}", file=sys.stderr)
+    return {
+        "beam": arguments.beam,
+        "len_penalty": arguments.lenpen,
+        "max_iter": arguments.iter_decode_max_iter,
+    }
+
+
+# The options that a family does not have, with their values that change nothing.
+_IGNORED: dict[Family, tuple[str, dict[str, float]]] = {
+    "one-pass": (
+        "the network makes the whole translation in one pass, without beam search",
+        {"beam": 1, "iter_decode_max_iter": 0, "lenpen": 1.0},
+    ),
+    "iterative": ("the network has no beam search", {"beam": 1, "lenpen": 1.0}),
+    "autoregressive": ("the network gives one token per step", {"iter_decode_max_iter": 0}),
+}
 
 
 def parse_shapes(text: str) -> list[tuple[int, int]]:

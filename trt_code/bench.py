@@ -102,7 +102,7 @@ class Bench:
     def precision_note(self, runner: str, precision: str) -> str | None:
         """Which products ran in INT8, or None if the runner cannot report it."""
         folder = Path(self._options.get("build_dir", "build")) / self._files.name
-        declared = spec(runner, self._files.autoregressive)
+        declared = spec(runner, self._files.family)
         file = folder / declared.int8_report.get(self._device, "")
         if precision != "int8" or not file.is_file():
             return None
@@ -245,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
     device = arguments.device(args)
     files = find_model(args.model, args.build_dir)
     machine = describe(device, args.threads)
-    options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
+    options = arguments.runner_options(args) | arguments.search_options(files.family, args)
     measured = Bench(files, args.shape, device, args.repeats, args.seconds, options)
     for name, text in [*machine.items(), *(("input", note) for note in measured.notes)]:
         print(f"{name + ':':<10}{text}")

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     sources, references = (side[: args.limit] for side in read_split(files, args.split))
     tokenizer = Tokenizer.from_files(files)
     device = arguments.device(args)
-    options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
+    options = arguments.runner_options(args) | arguments.search_options(files.family, args)
     machine = describe(device, args.threads)
     print(
         f"{files.name}, split {args.split}, {len(sources)} sentences\n\n{TABLE.head()}", flush=True

@@ -4,8 +4,8 @@
 
 The patched file has nodes that only TensorRT with the project's plugins knows; with ``--plugins none`` it
 has only standard operators. ``onnx_export.reference.with_reference_functions`` makes it run in ONNX
-Runtime, where it is compared with PyTorch. For an autoregressive network, the encoder in the folder of the
-input is patched too, and written to the folder of the output. With ``--split`` the files are
+Runtime, where it is compared with PyTorch. For an autoregressive or iterative network, the encoder in the
+folder of the input is patched too, and written to the folder of the output. With ``--split`` the files are
 model.encoder.onnx and model.decoder.onnx.
 """
 
@@ -202,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
         outputs = [half_path(arguments.output, half) for half in SPLIT]
         return _patch_pair(encoder, decoder, outputs, arguments, without)
     model = load(arguments.input)
-    if model.metadata_props.get("half") != "step":
+    if model.metadata_props.get("half") not in ("step", "decoder"):  # one file
         report = patch(model, arguments.precision, without)
         return _write({arguments.output: (model, report)}, arguments)
     encoder = load(half_path(arguments.input, "encoder"))

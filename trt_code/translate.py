@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     files = find_model(args.model, args.build_dir).require_text()
     if args.text == [""]:
         raise UserError("the text is empty; give a sentence to translate")
-    options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
+    options = arguments.runner_options(args) | arguments.search_options(files.family, args)
     device = arguments.device(args)
     interactive = not args.text and sys.stdin is not None and sys.stdin.isatty()
     settings = Settings(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from train_model.models.config import NetworkConfig
 
-Family = Literal["one-pass", "autoregressive"]
+Family = Literal["one-pass", "iterative", "autoregressive"]
+Rule = Literal["replace", "mask-predict"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +29,16 @@ class Architecture:
 
     Attributes:
         name: fairseq's name, also in ``architecture`` of its configuration class.
-        family: "one-pass" networks give the whole translation at once, on a canvas; "autoregressive" ones
-            give one token per step, and a search drives them.
+        family: "one-pass" networks give the whole translation at once, on a canvas; "iterative" ones read
+            their own output and improve it, several times; "autoregressive" ones give one token per step,
+            and a search drives them.
         config_class: the options of a checkpoint that change the computation.
         network_class: the network, made from a configuration.
         upgrade_function: turns a state dict of an older version into one with today's names and shapes.
         fold_function: returns a copy of a network with its constants folded, for the export.
         merge_function: returns a copy of a network with adjacent linear layers merged, for INT8.
         unsure_function: for one-pass networks, see :meth:`unsure_scores`.
+        refinement: for iterative networks, the rule of ``refinement.Refinement``.
         aliases: fairseq's other names for the same network with other defaults.
     """
 
@@ -47,6 +50,7 @@ class Architecture:
     fold_function: str | None = None
     merge_function: str | None = None
     unsure_function: str | None = None
+    refinement: Rule | None = None
     aliases: tuple[str, ...] = ()
 
     def configure(
@@ -109,6 +113,24 @@ ARCHITECTURES = {
             fold_function="fold:fold",
             merge_function="fold:merge_projections",
             unsure_function="dynamic_crf:unsure_scores",
+        ),
+        Architecture(
+            name="cmlm_transformer",
+            family="iterative",
+            config_class="nonautoregressive_transformer:CmlmConfig",
+            network_class="nonautoregressive_transformer:IterativeTransformer",
+            upgrade_function="transformer:upgrade",
+            refinement="mask-predict",
+            aliases=("cmlm_transformer_wmt_en_de",),
+        ),
+        Architecture(
+            name="iterative_nonautoregressive_transformer",
+            family="iterative",
+            config_class="nonautoregressive_transformer:IterativeConfig",
+            network_class="nonautoregressive_transformer:IterativeTransformer",
+            upgrade_function="transformer:upgrade",
+            refinement="replace",
+            aliases=("iterative_nonautoregressive_transformer_wmt_en_de",),
         ),
         Architecture(
             name="lightconv",

@@ -1,12 +1,16 @@
-"""``nonautoregressive_transformer`` and ``nacrf_transformer``: fairseq's one-pass Transformers.
+"""``nonautoregressive_transformer``, and fairseq's Transformers that build on it.
 
-Gu et al. 2018 (arXiv 1711.02281) with length prediction in place of fertilities, and Sun et al. 2019
-(arXiv 1910.11555) with a CRF on top. Computation and names follow fairseq 0.12.2, ``fairseq/models/nat``.
+Gu et al. 2018 (arXiv 1711.02281) with length prediction in place of fertilities. ``nacrf_transformer`` has a
+CRF on top (Sun et al. 2019, arXiv 1910.11555). ``iterative_nonautoregressive_transformer`` (Lee et al. 2018,
+arXiv 1802.06901) and ``cmlm_transformer`` (Ghazvininejad et al. 2019, arXiv 1904.09324) are the same network,
+trained to read and improve its own output. Computation and names follow fairseq 0.12.2,
+``fairseq/models/nat``.
 """
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +21,7 @@ from train_model.models.dynamic_crf import DynamicCRF
 from train_model.models.layers import embedding
 from train_model.models.one_pass import LENGTH_CLASSES, OnePassTranslator, length_logits
 from train_model.models.quantized import QuantizedLinear, replace_linears
+from train_model.models.refinement import MAX_ITERATIONS, Refinement
 from train_model.models.transformer import TransformerConfig
 
 
@@ -50,6 +55,40 @@ class NacrfConfig(NatTransformerConfig):
     decoder_normalize_before: bool = True
     crf_lowrank_approx: int = 32
     crf_beam_approx: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class IterativeConfig(NatTransformerConfig):
+    """Options of ``iterative_nonautoregressive_transformer``.
+
+    ``iter_decode_max_iter`` is an option of fairseq's decoding, with its default: how often the decoder runs
+    after its first pass.
+    """
+
+    architecture = "iterative_nonautoregressive_transformer"
+
+    _: dataclasses.KW_ONLY
+    iter_decode_max_iter: int = 10
+
+    # fairseq copies the source's embeddings in the first pass alone
+    fixed: ClassVar[dict[str, Any]] = NatTransformerConfig.fixed | {"src_embedding_copy": False}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.iter_decode_max_iter <= MAX_ITERATIONS:
+            raise ValueError(
+                f"iter_decode_max_iter is 0 to {MAX_ITERATIONS}, not {self.iter_decode_max_iter}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class CmlmConfig(IterativeConfig):
+    """Options of ``cmlm_transformer``."""
+
+    architecture = "cmlm_transformer"
+
+    _: dataclasses.KW_ONLY
+    share_all_embeddings: bool = True
 
 
 class Source(NamedTuple):
@@ -161,3 +200,26 @@ class NacrfTransformer(NonautoregressiveTransformer):
     def choose(self, logits: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`OnePassTranslator.choose`."""
         return self.crf_layer.choose(logits, canvas.ne(PAD))
+
+
+class IterativeTransformer(NonautoregressiveTransformer):
+    """The same, whose decoder reads its own output and improves it."""
+
+    def __init__(self, config: IterativeConfig) -> None:
+        super().__init__(config)
+        self.refinement = Refinement.of(config.architecture, vars(config))
+
+    @torch.no_grad()
+    def forward(self, src_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Translate [B, S] int64 tokens in several passes; see :meth:`OnePassTranslator.forward`."""
+        source, device = self.encode(src_tokens), src_tokens.device
+        width = self.canvas_width(src_tokens.shape[1])
+        canvas = self.initial_canvas(self.predict_length(source), width)
+
+        def decode(canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            given = torch.from_numpy(canvas).to(device)
+            tokens, scores = self.choose(self.decode(given, source), given)
+            return tokens.cpu().numpy(), scores.cpu().numpy()
+
+        tokens, scores = self.refinement.run(decode, canvas.cpu().numpy())
+        return torch.from_numpy(tokens).to(device), torch.from_numpy(scores).to(device)

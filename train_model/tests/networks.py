@@ -151,8 +151,10 @@ def small(**options) -> ConvCrfTransformer:
 
 # Options beyond the common ones of ``of_architecture``.
 _OWN: dict[str, dict[str, Any]] = {
+    "cmlm_transformer": {"share_all_embeddings": False, "iter_decode_max_iter": 4},
     "conv_crf_transformer": {"conv_linear": True, "src_embedding_copy": True, "crf_beam_approx": 6},
     "lightconv": {"encoder_kernel_size_list": (3, 7), "decoder_kernel_size_list": (3, 5)},
+    "iterative_nonautoregressive_transformer": {"iter_decode_max_iter": 4},
     "nacrf_transformer": {"crf_beam_approx": 6},
     "nonautoregressive_transformer": {"src_embedding_copy": True},
     "transformer": {"decoder_normalize_before": True, "encoder_normalize_before": True},

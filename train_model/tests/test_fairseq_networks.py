@@ -1,6 +1,7 @@
 """Small random networks of fairseq, loaded from a checkpoint, give fairseq's numbers."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,6 +104,19 @@ ONE_PASS = {
     ),
 }
 
+ITERATIVE = {
+    "cmlm": ("cmlm_transformer", {"share_all_embeddings": False} | LEARNED),
+    "cmlm pre-norm of shared embeddings": (
+        "cmlm_transformer",
+        PRE_NORM | {"share_all_embeddings": True, "pred_length_offset": True},
+    ),
+    "iterative": ("iterative_nonautoregressive_transformer", LEARNED),
+    "iterative with gelu, length as a difference": (
+        "iterative_nonautoregressive_transformer",
+        {"activation_fn": "gelu", "pred_length_offset": True},
+    ),
+}
+
 
 def fairseq_model(arch: str, changes: dict):
     """fairseq's network with the defaults of ``arch``, and the arguments that it was built from."""
@@ -120,6 +134,9 @@ def fairseq_model(arch: str, changes: dict):
     for parameter in model.parameters():  # biases and scales start at 0 and 1, which hides errors
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, mean=float(parameter.mean() > 0.5), std=0.3)
+    if hasattr(model.decoder, "embed_length"):  # all zeros, which would make every target empty
+        first = 125 if model.decoder.pred_length_offset else 6
+        torch.nn.init.normal_(model.decoder.embed_length.weight[first : first + 10])
     return model, args, dictionary
 
 
@@ -143,6 +160,11 @@ def pair(request, tmp_path_factory):
 @pytest.fixture(params=ONE_PASS, scope="module")
 def one_pass(request, tmp_path_factory):
     return both(ONE_PASS[request.param], tmp_path_factory.mktemp("fairseq"))
+
+
+@pytest.fixture(params=ITERATIVE, scope="module")
+def iterative(request, tmp_path_factory):
+    return both(ITERATIVE[request.param], tmp_path_factory.mktemp("fairseq"))
 
 
 def batch(seed: int = 0) -> torch.Tensor:
@@ -200,6 +222,7 @@ def test_one_pass_is_fairseqs(one_pass):
     canvas = start.output_tokens.clone()
     lengths = ours.predict_length(found)
     assert lengths.tolist() == canvas.ne(1).sum(1).tolist()
+    assert canvas.shape[1] > 4
     assert ours.initial_canvas(lengths, canvas.shape[1]).equal(canvas)
     logits = theirs.decoder(
         normalize=False, prev_output_tokens=canvas, encoder_out=expected, step=0
@@ -224,3 +247,24 @@ def test_a_wider_canvas_changes_nothing_in_one_pass(one_pass):
     whole, _ = ours(source)
     assert whole[:, : tokens.shape[1]].equal(tokens)
     assert whole[:, tokens.shape[1] :].eq(1).all()
+
+
+@pytest.mark.parametrize("max_iter", [0, 1, 9])
+def test_iterative_refinement_is_fairseqs(iterative, max_iter):
+    """Tokens and scores after all passes; mask-predict always makes all of them."""
+    from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
+
+    theirs, ours, dictionary = iterative
+    source = batch(seed=4)
+    is_cmlm = ours.config.architecture == "cmlm_transformer"
+    generator = IterativeRefinementGenerator(
+        dictionary, models=[theirs], max_iter=max_iter, adaptive=not is_cmlm
+    )
+    sample = {"net_input": {"src_tokens": source, "src_lengths": source.ne(1).sum(1)}}
+    expected = [hypotheses[0] for hypotheses in generator.generate([theirs], sample)]
+    assert len({tuple(hypothesis["tokens"].tolist()) for hypothesis in expected}) > 1
+    ours.refinement = dataclasses.replace(ours.refinement, passes=max_iter + 1)
+    for tokens, scores, theirs in zip(*ours(source), expected, strict=True):
+        real = tokens.ne(1)
+        assert tokens[real].tolist() == theirs["tokens"].tolist()
+        torch.testing.assert_close(scores[real], theirs["positional_scores"], rtol=0, atol=1e-5)

@@ -1,10 +1,11 @@
-"""Captures a one-pass network once per shape bucket and replays it.
+"""Captures a one-pass or iterative network once per shape bucket and replays it.
 
 The encoder, which ends with the predicted lengths, and the decoder are graphs of their own. Between
 the two, the host reads one number, the longest length, and picks a decoder whose canvas is just wide
 enough: a wider one changes nothing at the real positions, since the decoder's convolutions are causal,
 its attention hides padding, and the CRF keeps its state over padding. On the original's canvas there is
-nothing to pick, and both are one graph. All graphs share one memory pool and run in turn.
+nothing to pick, and both are one graph. The decoder of an iterative network is replayed once per pass, on
+canvases that the host makes. All graphs share one memory pool and run in turn.
 """
 
 import collections
@@ -16,13 +17,16 @@ import torch
 from torch import Tensor
 
 from train_model.data.dictionary import PAD
-from train_model.models.canvas import PER_SOURCE_TOKEN, canvas_width
+from train_model.models.canvas import PER_SOURCE_TOKEN, canvas_width, initial_canvas
+from train_model.models.refinement import Refinement
 from trt_code.cuda_graph.capture import WARM_UPS, Captured, capture
 from trt_code.cuda_graph.network import FusedNetwork
 from trt_code.cuda_graph.plain import PlainNetwork
 from trt_code.runners.buckets import batch_bucket, length_bucket
 from trt_code.runners.timing import device_ms
 from trt_code.runners.turns import Turns
+
+_ONE_PASS = Refinement()
 
 
 class _Inputs:
@@ -56,6 +60,7 @@ class GraphedNetwork:
         device: its GPU.
         canvas: ``cut`` decodes on the narrowest canvas that holds the longest predicted length,
             ``full`` on the original's, twice the source.
+        refinement: of an iterative network, with the canvas ``cut``.
         capacity: the number of graphs to keep, at least 2; the least recently used one is dropped.
     """
 
@@ -64,12 +69,13 @@ class GraphedNetwork:
         network: FusedNetwork | PlainNetwork,
         device: torch.device,
         canvas: Literal["cut", "full"] = "cut",
+        refinement: Refinement = _ONE_PASS,
         capacity: int = 96,
     ) -> None:
         if capacity < 2:
             raise ValueError("capacity is 2 or more: an encoder and its decoder run together")
         self._network, self._device, self._canvas = network, device, canvas
-        self._capacity = capacity
+        self._refinement, self._capacity = refinement, capacity
         self._turns = Turns()
         self._stream = torch.cuda.Stream(device)
         self._reset()
@@ -144,11 +150,32 @@ class GraphedNetwork:
         batch, length = inputs.tokens.shape
         self._stream.synchronize()
         width = length_bucket(int(inputs.host_lengths.max()), self._width(length))
+        if self._refinement.rule is not None:
+            return self._refine(inputs, result, width)
         decoder = self._kept(
             ("decoder", batch, length, width),
             lambda: self._capture(lambda: self._decode(result, width)),
         )
         return decoder.replay()
+
+    def _refine(self, inputs: _Inputs, source: Any, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Run all passes of an iterative network's decoder; tokens and scores are on the host."""
+        batch, length = inputs.tokens.shape
+
+        def build() -> tuple[Tensor, Captured]:
+            canvas = torch.full((batch, width), PAD, device=self._device)
+            return canvas, self._capture(lambda: self._network.fill(canvas, source))
+
+        canvas, decoder = self._kept(("decoder", batch, length, width), build)
+
+        def decode(given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            canvas.copy_(torch.from_numpy(given))
+            tokens, scores = decoder.replay()
+            return tokens.cpu().numpy(), scores.cpu().numpy()
+
+        first = initial_canvas(inputs.host_lengths.numpy(), width)
+        tokens, scores = map(torch.from_numpy, self._refinement.run(decode, first))
+        return tokens, scores, source.lengths
 
     def _decode(self, source: Any, width: int) -> tuple[Tensor, Tensor, Tensor]:
         return *self._network.decode(source, width), source.lengths

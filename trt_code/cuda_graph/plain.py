@@ -1,4 +1,4 @@
-"""Any one-pass network in PyTorch's own kernels, with the interface of the fused network.
+"""Any one-pass or iterative network in PyTorch's own kernels, with the interface of the fused network.
 
 The ``lite::`` operators use their CUDA kernels here too if ``make torch-ops`` has built them.
 """
@@ -36,7 +36,10 @@ class PlainNetwork:
 
     def decode(self, source: Source, width: int) -> tuple[Tensor, Tensor]:
         """Fill a canvas of ``width`` positions: tokens [B, width] int64 and scores [B, width] float32."""
-        canvas = self._model.initial_canvas(source.lengths, width)
+        return self.fill(self._model.initial_canvas(source.lengths, width), source)
+
+    def fill(self, canvas: Tensor, source: Source) -> tuple[Tensor, Tensor]:
+        """Run the decoder on a canvas [B, T] int64: tokens [B, T] int64 and scores [B, T] float32."""
         return self._model.choose(self._model.decode(canvas, source.encoded), canvas)
 
     def translate(

@@ -12,6 +12,7 @@ import numpy as np
 
 from train_model.cli import UserError, atomic_path
 from trt_code.engine.gpu import check, current_gpu, load_cudart
+from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.plugin_library import load_plugins
 from trt_code.engine.sidecar import (
     Sidecar,
@@ -80,6 +81,11 @@ class Plan:
         for library in plugin_paths(sidecar, path):
             load_plugins(trt, library)
         return cls(path, sidecar, trt)
+
+    def metadata(self) -> dict[str, str]:
+        """Return the metadata of the plan's graph; empty if the graph is missing."""
+        graph = self.path.parent / self.sidecar.graph.path
+        return dict(read_graph_files(graph).metadata) if graph.is_file() else {}
 
 
 class Engine:

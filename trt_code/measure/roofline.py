@@ -124,7 +124,7 @@ def network_points(measured: dict[str, Any], build_dir: str) -> Iterator[dict[st
 
 
 def _cuts_canvas(runner: str) -> bool:
-    declared = spec(runner, autoregressive=False) if runner in RUNNERS else None
+    declared = spec(runner, "one-pass") if runner in RUNNERS else None
     return declared is not None and declared.cuts_canvas
 
 

@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
         with files.test_src.open("rb") as stream:
             texts = {"test split": list(read_lines(stream))} | texts
     device = arguments.device(args)
-    options = arguments.runner_options(args) | arguments.search_options(files.autoregressive, args)
+    options = arguments.runner_options(args) | arguments.search_options(files.family, args)
     runners = [
         open_runner(args.runner, files, args.precision, device, **options)
         for _ in range(args.runners)

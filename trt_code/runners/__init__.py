@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from train_model.cli import UserError
+from train_model.models.architectures import Family
 from trt_code.runners.base import Output, Runner, Timing, Unavailable
 from trt_code.runners.spec import PRECISIONS, Request, RunnerSpec
 from trt_code.runners.vocabulary import check_config
@@ -54,7 +55,7 @@ def _declared() -> dict[str, list[RunnerSpec]]:
 
 
 RUNNERS: dict[str, list[RunnerSpec]] = _declared()
-"""All runners by name; one that serves both kinds of network has two declarations."""
+"""All runners by name; one that serves several families may have a declaration for each."""
 
 
 def names() -> list[str]:
@@ -67,9 +68,9 @@ def rivals() -> list[str]:
     return [name for name, specs in RUNNERS.items() if specs[0].rival]
 
 
-def spec(name: str, autoregressive: bool) -> RunnerSpec | None:
-    """Return the declaration of the runner ``name`` for a kind of network, or None."""
-    found = (declared for declared in RUNNERS[name] if declared.autoregressive == autoregressive)
+def spec(name: str, family: Family) -> RunnerSpec | None:
+    """Return the declaration of the runner ``name`` for a family of networks, or None."""
+    found = (declared for declared in RUNNERS[name] if family in declared.families)
     return next(found, None)
 
 
@@ -94,10 +95,11 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
     ):
         if value not in known:
             raise UserError(f"no {kind} {value!r}; choose from {', '.join(known)}")
-    chosen = spec(name, model_files.autoregressive)
+    chosen = spec(name, model_files.family)
     if chosen is None:
-        kind = "one token at a time" if model_files.autoregressive else "all tokens in one pass"
-        raise Unavailable(f"{model_files.name} gives {kind}; {name} does not do that yet")
+        raise Unavailable(
+            f"{name} does not run {model_files.family} networks, and {model_files.name} is one"
+        )
     request = Request(model_files, precision, device, name, **options)
     chosen.check(request)
     start = time.perf_counter()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from train_model.models.architectures import Family
 from trt_code.runners.base import Runner, Unavailable
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -34,6 +35,7 @@ class Request:
         build_dir: folder of the built files.
         threads: CPU threads; 0 for all cores.
         beam, len_penalty: options of a search; None for ``trt_code.runners.search``'s defaults.
+        max_iter: passes of an iterative network's decoder after the first one; None for the network's own.
         kernels, cuda_graph: see ``trt_code.engine.plan.RuntimeOptions``.
     """
 
@@ -45,6 +47,7 @@ class Request:
     threads: int = 0
     beam: int | None = None
     len_penalty: float | None = None
+    max_iter: int | None = None
     kernels: str = "eager"
     cuda_graph: str = "runner"
 
@@ -56,15 +59,15 @@ class Request:
 
 @dataclass(frozen=True)
 class RunnerSpec:
-    """A runner for one kind of network: its abilities, and the function that makes it.
+    """A runner for one or more families of networks: its abilities, and the function that makes it.
 
     Importing the module that declares it must not import a framework; ``create`` does.
 
     Attributes:
-        name: its name for ``--runner``. Runners for both kinds of network share their names.
+        name: its name for ``--runner``. Runners for different families share their names.
         create: makes the runner; called as ``create(request, **options)``.
         precisions: the precisions that it offers on each device.
-        autoregressive: whether its networks give one token at a time instead of the whole translation.
+        families: the families of the networks that it runs (``train_model.models.architectures``).
         rival: whether it serves only for comparison. Rivals run only on request, and do not promise to
         serve several threads.
         reads: the kind of its files: the checkpoint, ONNX files or TensorRT engines.
@@ -80,7 +83,7 @@ class RunnerSpec:
     name: str
     create: Callable[..., Runner]
     precisions: Mapping[str, tuple[str, ...]]
-    autoregressive: bool = False
+    families: tuple[Family, ...] = ("one-pass",)
     rival: bool = False
     reads: Literal["checkpoint", "onnx", "engine"] = "checkpoint"
     graphs: Callable[[str, str], Graphs] | None = None

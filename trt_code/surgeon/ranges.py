@@ -13,6 +13,8 @@ from onnx_export.reference import with_reference_functions
 from onnx_export.session import WEIGHTS_FOLDER
 from train_model.data.dictionary import EOS
 from train_model.models.canvas import canvas_width, initial_canvas
+from train_model.models.refinement import Refinement
+from train_model.models.signatures import OUTPUT_SCORES, OUTPUT_TOKENS
 from trt_code.surgeon.graph import constant, dim
 
 _BATCHES = ((4, 1), (8, 9), (3, 60))  # sentences x tokens
@@ -81,7 +83,7 @@ def measure_step(encoder: ir.Model, step: ir.Model, seed: int = 0) -> dict[str, 
 
 
 def measure_decoder(encoder: ir.Model, decoder: ir.Model, seed: int = 0) -> dict[str, float]:
-    """Measure the decoder half of a one-pass network like ``measure``, on random sentences.
+    """Measure the decoder of two files like ``measure``, on random sentences, in all passes.
 
     Args:
         encoder, decoder: see ``onnx_export.export_split``; in FP32.
@@ -90,10 +92,16 @@ def measure_decoder(encoder: ir.Model, decoder: ir.Model, seed: int = 0) -> dict
     probe = _Probe(decoder)
     encode = _session(encoder)
     longest = int(decoder.metadata_props["max_target_positions"])
+    refinement = Refinement.in_metadata(decoder.metadata_props)
     for source in _sources(encoder, seed):
         encoded, lengths = encode.run(["encoded", "lengths"], {"src_tokens": source})
-        canvas = initial_canvas(lengths, canvas_width(source.shape[1], longest))
-        probe.run({"src_tokens": source, "encoded": encoded, "canvas": canvas})
+        feeds = {"src_tokens": source, "encoded": encoded}
+
+        def decode(canvas: np.ndarray, feeds=feeds) -> tuple[np.ndarray, np.ndarray]:
+            outputs = probe.run(feeds | {"canvas": canvas})
+            return outputs[OUTPUT_TOKENS], outputs[OUTPUT_SCORES]
+
+        refinement.run(decode, initial_canvas(lengths, canvas_width(source.shape[1], longest)))
     return probe.largest
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from train_model.cli import UserError, atomic_path
 from train_model.data.dictionary import BOS, EOS, SPECIALS, Dictionary
+from train_model.models.architectures import Family
 from trt_code.runners import Runner, Unavailable, create, spec
 from trt_code.runners.base import wall_ms
 
@@ -41,7 +42,7 @@ def open_runner(
     Raises:
         UserError: none of them can run; the message has each one's reason.
     """
-    names = _candidates(files.autoregressive, device) if name == "auto" else [name]
+    names = _candidates(files.family, device) if name == "auto" else [name]
     folder = Path(options.get("build_dir", "build")) / files.name
     record = folder / "fastest.json"
     key, built = f"{device} {precision} {options.get('threads', 0)} threads", _built(folder)
@@ -76,9 +77,9 @@ def open_runner(
     return next(runner for runner in runners if runner.name == fastest)
 
 
-def _candidates(autoregressive: bool, device: str) -> list[str]:
-    """The runners that offer this kind of network on ``device``."""
-    declared = ((name, spec(name, autoregressive)) for name in CANDIDATES)
+def _candidates(family: Family, device: str) -> list[str]:
+    """The runners that offer networks of this family on ``device``."""
+    declared = ((name, spec(name, family)) for name in CANDIDATES)
     return [name for name, found in declared if found and device in found.precisions]
 
 

@@ -44,8 +44,8 @@ def ensure_graphs(
         UserError: the checkpoint cannot be exported, or the folder cannot be written.
     """
     if runner == "auto":
-        runner = "ort" if files.autoregressive else "ort-split"
-    chosen = spec(runner, files.autoregressive) if runner in RUNNERS else None
+        runner = "ort-split" if files.family == "one-pass" else "ort"
+    chosen = spec(runner, files.family) if runner in RUNNERS else None
     if (
         chosen is None
         or chosen.graphs is None

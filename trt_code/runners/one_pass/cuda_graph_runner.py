@@ -31,15 +31,13 @@ def create(request: Request, *, canvas: str) -> "CudaGraphRunner":
     fused = why_not(model) is None
     if fused and not has_library:
         raise Unavailable(f"{cuda_library_path()} is missing; build it with `make torch-ops`")
-    return CudaGraphRunner(request.name, model, request.precision, canvas, fused)
+    return CudaGraphRunner(request, model, canvas, fused)
 
 
 class CudaGraphRunner(Runner):
     """Casts the weights once; captures a graph at the first batch of each shape."""
 
-    def __init__(
-        self, name: str, model: "nn.Module", precision: str, canvas: str, fused: bool
-    ) -> None:
+    def __init__(self, request: Request, model: "nn.Module", canvas: str, fused: bool) -> None:
         """Make the graphs of ``model``.
 
         Args:
@@ -47,13 +45,15 @@ class CudaGraphRunner(Runner):
         """
         import torch
 
+        from train_model.models.refinement import Refinement
         from trt_code.cuda_graph.graphs import GraphedNetwork
         from trt_code.cuda_graph.network import FusedNetwork
         from trt_code.cuda_graph.plain import PlainNetwork
 
-        super().__init__(name, precision, "cuda")
+        precision, config = request.precision, model.config
+        super().__init__(request.name, precision, "cuda")
         self._memory = AllocatorMemory()
-        self.config, self.max_source = model.config, model.config.max_source_positions
+        self.config, self.max_source = config, config.max_source_positions
         device = torch.device("cuda", torch.cuda.current_device())
         dtype = dtype_of(precision)
         self._during: Callable[[], contextlib.AbstractContextManager[None]]
@@ -63,7 +63,8 @@ class CudaGraphRunner(Runner):
         else:
             network = PlainNetwork(model, dtype, device)
             self._during = lambda: matmul_precision(precision, "cuda")
-        self._graphed = GraphedNetwork(network, device, canvas)
+        refinement = Refinement.of(config.architecture, vars(config), request.max_iter)
+        self._graphed = GraphedNetwork(network, device, canvas, refinement)
 
     def run(self, src_tokens: np.ndarray) -> Output:
         with self._during():
@@ -88,6 +89,7 @@ RUNNERS = (
         "cuda-graph",
         create,
         {"cuda": PRECISIONS["cuda"]},
+        families=("one-pass", "iterative"),
         cuts_canvas=True,
         options={"canvas": "cut"},
     ),

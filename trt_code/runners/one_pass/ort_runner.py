@@ -8,6 +8,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -23,10 +24,17 @@ from trt_code.runners.timing import wall_ms
 _INT8 = "model.qdq"
 SHORTEST = 3  # tokens: bos, one word, eos
 OUTPUTS = [*WHOLE.outputs]
+Form = Literal["whole", "split", "pass"]
+# The files of a network: one, both halves, or the encoder and one pass of an iterative network's decoder.
+_HALVES: dict[Form, list[str]] = {
+    "whole": [""],
+    "split": [f".{half}" for half in SPLIT],
+    "pass": [".encoder", ""],
+}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def create(request: Request, *, split: bool) -> "OrtRunner":
+def create(request: Request, *, form: Form) -> "OrtRunner":
     """Open the files of ``graphs``; see ``trt_code.runners.create``.
 
     If the decoder has a separate file, its canvas ends with the longest translation.
@@ -39,7 +47,7 @@ def create(request: Request, *, split: bool) -> "OrtRunner":
         raise Unavailable("this onnxruntime has no CUDA (pip install onnxruntime-gpu instead)")
     from trt_code.runners.vocabulary import check_vocabularies
 
-    names, command = graphs(request.precision, request.device, split)
+    names, command = graphs(request.precision, request.device, form)
     files = [request.folder / file for file in names]
     path = request.folder / graphs(request.precision, request.device).files[0]
     runner = OrtRunner(request, path, files)
@@ -47,20 +55,19 @@ def create(request: Request, *, split: bool) -> "OrtRunner":
     return runner
 
 
-def graphs(precision: str, device: str, split: bool = False) -> Graphs:
-    """Return the exported file for FP32, otherwise the patched file; with ``split``, its two halves.
+def graphs(precision: str, device: str, form: Form = "whole") -> Graphs:
+    """Return the exported file for FP32, otherwise the patched file; of some forms, its two halves.
 
     INT8 on a CPU uses the exported file of the quantised checkpoint, for which ONNX Runtime has integer
     kernels. The patched graph computes in FP16 between them, which a CPU can only emulate.
     """
-    target = ("onnx" if precision == "fp32" else "patch") + ("-split" if split else "")
+    target = ("onnx" if precision == "fp32" else "patch") + ("-split" if form == "split" else "")
     if precision == "fp32":
         stem, command = "model", f"make {target}"
     else:
         stem = _INT8 if (precision, device) == ("int8", "cpu") else f"model.{precision}"
         command = f"make {target} PRECISION={precision}"
-    halves = [f".{half}" for half in SPLIT] if split else [""]
-    return Graphs(tuple(f"{stem}{half}.onnx" for half in halves), command)
+    return Graphs(tuple(f"{stem}{half}.onnx" for half in _HALVES[form]), command)
 
 
 class OrtRunner(Runner):
@@ -85,7 +92,7 @@ class OrtRunner(Runner):
         self._is_split = len(files) > 1
         sessions = [_open(file, request) for file in files]
         if self._is_split:
-            self._session = SplitSession(*sessions, path)
+            self._session = SplitSession(*sessions, path, request.max_iter)
         else:
             (self._session,) = sessions
             if signature_names(self._session) != ([*WHOLE.inputs], OUTPUTS):
@@ -198,15 +205,26 @@ RUNNERS = (
         reads="onnx",
         graphs=graphs,
         int8_report={"cpu": f"{_INT8}.onnx"},
-        options={"split": False},
+        options={"form": "whole"},
+    ),
+    RunnerSpec(
+        "ort",
+        create,
+        _PRECISIONS,
+        families=("iterative",),
+        reads="onnx",
+        graphs=functools.partial(graphs, form="pass"),
+        cuts_canvas=True,
+        int8_report={"cpu": f"{_INT8}.onnx"},
+        options={"form": "pass"},
     ),
     RunnerSpec(
         "ort-split",
         create,
         _PRECISIONS,
         reads="onnx",
-        graphs=functools.partial(graphs, split=True),
+        graphs=functools.partial(graphs, form="split"),
         cuts_canvas=True,
-        options={"split": True},
+        options={"form": "split"},
     ),
 )

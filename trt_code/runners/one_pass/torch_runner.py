@@ -50,6 +50,7 @@ class TorchRunner(Runner):
 
     def __init__(self, checkpoint: Path, request: Request):
         from train_model.models.checkpoint import load_checkpoint
+        from train_model.models.refinement import Refinement
 
         super().__init__(request.name, request.precision, request.device)
         self._memory = AllocatorMemory() if self.device == "cuda" else ResidentMemory()
@@ -57,6 +58,7 @@ class TorchRunner(Runner):
         self.config = loaded.config
         self.max_source = self.config.max_source_positions
         self._model = loaded.model.eval().to(self.device, dtype_of(self.precision))
+        self._model.refinement = Refinement.of(loaded.kind, vars(self.config), request.max_iter)
 
     def run(self, src_tokens: np.ndarray) -> Output:
         import torch
@@ -98,5 +100,6 @@ RUNNERS = (
         "torch",
         create,
         {device: (*precisions, "int8") for device, precisions in PRECISIONS.items()},
+        families=("one-pass", "iterative"),
     ),
 )

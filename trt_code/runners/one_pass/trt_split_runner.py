@@ -2,11 +2,13 @@
 
 The encoder's engine ends with the predicted lengths. The host reads them, makes a canvas as wide as the
 longest, rounded up so that few shapes occur, and the decoder's engine fills it. Both engines share
-fixed memory for their common inputs and for the encoder's results, so nothing is copied between them. As for
+fixed memory for their common inputs and for the encoder's results, so nothing is copied between them. The
+decoder of an iterative network runs once per pass, on canvases that the host makes. As for
 ``trt_runner``, execution is tested only against a mock (tests/engine/test_trt_split_runner.py).
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from onnx_export.paths import half_path
 from train_model.cli import UserError
 from train_model.data.dictionary import PAD
 from train_model.models.canvas import canvas_width, initial_canvas
+from train_model.models.refinement import Refinement
 from train_model.models.signatures import SPLIT
 from trt_code.engine.gpu import DeviceBuffer
 from trt_code.engine.plan import Engine, Plan, RuntimeOptions
@@ -38,19 +41,26 @@ from trt_code.runners.turns import Turns
 def create(request: Request) -> "TrtSplitRunner":
     """Make the runner of ``<build_dir>/<model>/model.<precision>.encoder.plan`` and ``.decoder.plan``.
 
+    The decoder's plan of an iterative network is ``model.<precision>.plan``.
+
     Raises:
         Unavailable: TensorRT or a GPU is missing, or a plan is missing, stale, foreign or damaged.
     """
-    path = find_plan(request.folder / f"model.{request.precision}.plan", "decoder")
-    with plans_on(request.device, half_path(path, "decoder"), instead="ort-split"):
+    one_pass = request.model.family == "one-pass"
+    plan = request.folder / f"model.{request.precision}.plan"
+    path = find_plan(plan, "decoder" if one_pass else None)
+    decoder = half_path(path, "decoder") if one_pass else path
+    plans = {"encoder": half_path(path, "encoder"), "decoder": decoder}
+    with plans_on(request.device, decoder, instead="ort-split" if one_pass else "ort"):
         options = RuntimeOptions(request.kernels, request.cuda_graph)
-        runner = TrtSplitRunner(path, request.precision, options)
-    check_plan(half_path(path, "decoder"), request.model, f"make engine-{request.precision}-split")
+        runner = TrtSplitRunner(plans, request, options)
+    target = "engine-split" if one_pass else f"engine-{request.precision}"
+    check_plan(decoder, request.model, f"make {target}")
     return runner
 
 
 class TrtSplitRunner(Runner):
-    """Runs the two plans of ``path`` in turn on one stream. See ``Runner`` for shapes and types.
+    """Runs the two plans in turn on one stream. See ``Runner`` for shapes and types.
 
     Threads take turns, as with ``TrtRunner``.
 
@@ -61,9 +71,18 @@ class TrtSplitRunner(Runner):
         UserError: in the cases in which ``create`` raises ``Unavailable``.
     """
 
-    def __init__(self, path: Path, precision: str, options: RuntimeOptions | None = None):
-        super().__init__("trt-split", precision, "cuda")
-        plans = {half: Plan.open(half_path(path, half)) for half in SPLIT}
+    def __init__(
+        self, paths: Mapping[str, Path], request: Request, options: RuntimeOptions | None = None
+    ):
+        super().__init__(request.name, request.precision, "cuda")
+        plans = {half: Plan.open(path) for half, path in paths.items()}
+        metadata = plans["decoder"].metadata()
+        if request.model.family == "iterative" and not metadata:
+            raise UserError(
+                f"the graph of {paths['decoder']} is missing, which says how often its decoder runs; make it "
+                f"again with `make patch PRECISION={request.precision}`"
+            )
+        self._refinement = Refinement.in_metadata(metadata, request.max_iter)
         self._profiles = {half: plan.sidecar.profiles for half, plan in plans.items()}
         self._widest = plans["decoder"].sidecar.ranges.get("canvas", Range(1, 1, 1)).max
         largest = [profile.max for profiles in self._profiles.values() for profile in profiles]
@@ -90,7 +109,7 @@ class TrtSplitRunner(Runner):
         with self._turns:
             encoder = self._encoder(shape)
             encoder.fill({"src_tokens": src_tokens})
-            tokens, scores = self._translate(shape, encoder).fetch(OUTPUTS)
+            tokens, scores = self._translate(shape, encoder)
         # as wide as the result of the single engine
         behind = ((0, 0), (0, canvas_width(shape.length, self._widest) - tokens.shape[1]))
         return Output(
@@ -98,19 +117,22 @@ class TrtSplitRunner(Runner):
             np.pad(scores.astype(np.float32), behind),
         )
 
-    def _translate(self, shape: Shape, encoder: ShapeRun) -> ShapeRun:
-        """Run both halves on the tokens in device memory; return the decoder's run with its results."""
+    def _translate(self, shape: Shape, encoder: ShapeRun) -> tuple[np.ndarray, np.ndarray]:
+        """Run both halves on the tokens in device memory; return tokens and scores."""
         encoder.launch()
         (lengths,) = encoder.fetch(["lengths"])
         limit = canvas_width(shape.length, self._widest)
         width = length_bucket(min(int(lengths.max()), limit), limit)
         decoder = self._decoder(shape, width)
-        decoder.fill({"canvas": initial_canvas(lengths, width)})
-        decoder.launch()
-        return decoder
+
+        def decode(canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            tokens, scores = decoder.run({"canvas": canvas}, OUTPUTS)
+            return tokens, scores
+
+        return self._refinement.run(decode, initial_canvas(lengths, width))
 
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
-        """Run both halves; between them the host waits for the lengths and sends the canvas."""
+        """Run both halves; the host waits for lengths and results, and sends each canvas."""
         shape = source_shape(src_tokens)
         with self._turns:
             encoder = self._encoder(shape)
@@ -193,5 +215,14 @@ RUNNERS = (
         {"cuda": PRECISIONS},
         reads="engine",
         cuts_canvas=True,
+    ),
+    RunnerSpec(
+        "trt",
+        create,
+        {"cuda": PRECISIONS},
+        families=("iterative",),
+        reads="engine",
+        cuts_canvas=True,
+        int8_report={"cuda": "model.int8.layers.json"},
     ),
 )

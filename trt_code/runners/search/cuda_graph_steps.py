@@ -48,4 +48,6 @@ def create(request: Request) -> SearchRunner:
     return runner
 
 
-RUNNERS = (RunnerSpec("cuda-graph", create, {"cuda": PRECISIONS["cuda"]}, autoregressive=True),)
+RUNNERS = (
+    RunnerSpec("cuda-graph", create, {"cuda": PRECISIONS["cuda"]}, families=("autoregressive",)),
+)

@@ -38,7 +38,7 @@ RUNNERS = (
         "ort",
         create,
         {"cpu": tuple(_GRAPHS)},
-        autoregressive=True,
+        families=("autoregressive",),
         reads="onnx",
         graphs=lambda precision, device: _GRAPHS[precision],
         int8_report={"cpu": "model.qdq.onnx"},

@@ -35,6 +35,6 @@ RUNNERS = (
         "torch",
         create,
         {device: (*precisions, "int8") for device, precisions in PRECISIONS.items()},
-        autoregressive=True,
+        families=("autoregressive",),
     ),
 )

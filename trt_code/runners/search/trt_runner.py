@@ -39,7 +39,7 @@ RUNNERS = (
         "trt",
         create,
         {"cuda": PRECISIONS},
-        autoregressive=True,
+        families=("autoregressive",),
         reads="engine",
         int8_report={"cuda": "model.int8.layers.json"},
     ),

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from onnx_export.paths import half_path
 from train_model.cli import UserError
-from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.plan import Engine, Plan
 from trt_code.engine.profiles import Shape, best_profile
 from trt_code.runners.search.graphed_search import Capture, GraphedSearch
@@ -44,7 +43,7 @@ class EngineHalves:
             for axis in Shape._fields
         )
         self._ranges, self._command = plans[1].sidecar.ranges, plans[1].sidecar.command
-        self._masked = _padding_policy(plans[1]) == "masked"
+        self._masked = plans[1].metadata().get("padding_policy") == "masked"
 
     def check_beam(self, beam: int) -> None:
         """Raise ``UserError`` if the step was built for fewer hypotheses per sentence."""
@@ -112,9 +111,11 @@ class EngineHalves:
         expected = {"tokens", "parents", "position", *made, *state}
         results = {"logprobs", *(f"next.{name}" for name in state)}
         if self._encoder.inputs != ["src_tokens"] or "source.padding_mask" not in made:
-            raise UserError(f"{half_path(path, 'encoder')} is no encoder of a Lite Transformer")
+            raise UserError(
+                f"{half_path(path, 'encoder')} is not the encoder of an autoregressive network"
+            )
         if set(self._step.inputs) != expected or set(self._step.outputs) != results:
-            raise UserError(f"{path} is no step of the Lite Transformer whose encoder is beside it")
+            raise UserError(f"{path} is not the step of the network whose encoder is next to it")
 
 
 class _Context:
@@ -167,9 +168,3 @@ class _Context:
 def _torch_type(engine: Engine, name: str) -> torch.dtype:
     """PyTorch's type of a tensor."""
     return torch.from_numpy(np.empty(0, engine.dtype(name))).dtype
-
-
-def _padding_policy(plan: Plan) -> str | None:
-    """Return the metadata of the plan's graph, or None if the graph is missing."""
-    graph = plan.path.parent / plan.sidecar.graph.path
-    return read_graph_files(graph).metadata.get("padding_policy") if graph.is_file() else None

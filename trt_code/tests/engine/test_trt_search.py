@@ -199,7 +199,10 @@ def test_what_is_missing_is_told(trt, monkeypatch):
 
 def test_engines_of_something_else_are_refused(trt):
     build()
-    for wrong, right, reason in ((ENCODER, STEP, "no encoder"), (STEP, ENCODER, "no step")):
+    for wrong, right, reason in (
+        (ENCODER, STEP, "not the encoder"),
+        (STEP, ENCODER, "not the step"),
+    ):
         for end in ("", ".json"):
             shutil.copy(f"{wrong}{end}", f"{wrong}{end}.kept")
             shutil.copy(f"{right}{end}", f"{wrong}{end}")

@@ -42,7 +42,7 @@ HALVES = {
 METADATA = {"max_source_positions": "30", "max_target_positions": "40", "precision": "fp16"}
 
 
-def write_half(path: Path, half: str) -> None:
+def write_half(path: Path, half: str, metadata: dict[str, str] = METADATA) -> None:
     """A graph with a half's inputs and outputs, and nothing of the network."""
     inputs, outputs = (
         [helper.make_tensor_value_info(name, *kind) for name, kind in side.items()]
@@ -50,7 +50,7 @@ def write_half(path: Path, half: str) -> None:
     )
     nodes = [helper.make_node("Identity", ["src_tokens"], [item.name]) for item in outputs]
     model = helper.make_model(helper.make_graph(nodes, half, inputs, outputs))
-    helper.set_model_props(model, METADATA | {"half": half})
+    helper.set_model_props(model, metadata | {"half": half})
     save(model, path)
 
 
@@ -201,3 +201,29 @@ def test_what_is_missing_or_mixed_up_is_one_line(trt):
         runner()
     with pytest.raises(Unavailable, match=r"no GPU here|GPU only"):
         create("trt-split", DEMO, "fp16", "cpu")
+
+
+@pytest.mark.parametrize(("max_iter", "passes"), [(None, 3), (1, 2)])
+def test_the_decoder_of_an_iterative_network_runs_once_per_pass(trt, max_iter, passes):
+    """Both plans lie where make puts them; the decoder adds 1 to every word of its canvas."""
+    files = ModelFolder("demo", Path("checkpoint.pt"), "iterative_nonautoregressive_transformer")
+    MODEL.parent.mkdir(parents=True)
+    for half, plan in (("encoder", MODEL.with_suffix(".encoder.plan")), ("decoder", MODEL)):
+        config = {"config": '{"iter_decode_max_iter": 2}', "architecture": files.architecture}
+        write_half(plan.with_suffix(".onnx"), half, METADATA | config)
+        build_engine.main(["--onnx", str(plan.with_suffix(".onnx")), "--output", str(plan)])
+
+    def one_pass(context) -> None:
+        network(context)
+        if "canvas" in context._engine._tensors:
+            canvas = context._array("canvas")
+            context._array("output_tokens")[:] = np.where(canvas > 2, canvas + 1, canvas)
+
+    trt.enqueue = lambda context, stream: trt.cudart.enqueue(lambda: one_pass(context))
+    with create("trt", files, "fp16", "cuda", max_iter=max_iter) as running:
+        output = running.run(sources(5, 7))
+        assert trt.cudart.launches == 1 + passes
+    assert output.tokens[0, :6].tolist() == [0, *[3 + passes] * 3, 2, 1]
+    MODEL.with_suffix(".onnx").unlink()
+    with pytest.raises(Unavailable, match="says how often its decoder runs"):
+        create("trt", files, "fp16", "cuda")

@@ -31,14 +31,15 @@ def test_every_declaration_is_consistent():
             assert set(offered) <= set(PRECISIONS), declared.name
         assert (declared.graphs is not None) == (declared.reads == "onnx"), declared.name
     for specs in RUNNERS.values():
-        kinds = [declared.autoregressive for declared in specs]
-        assert len(kinds) == len(set(kinds))
+        families = [family for declared in specs for family in declared.families]
+        assert len(families) == len(set(families))
         assert len({declared.rival for declared in specs}) == 1
 
 
 def test_a_runner_serves_the_kinds_of_network_it_declares():
-    assert spec("torch", autoregressive=True) is not spec("torch", autoregressive=False)
-    assert spec("ort-split", autoregressive=True) is None
+    assert spec("torch", "autoregressive") is not spec("torch", "one-pass")
+    assert spec("torch", "iterative") is spec("torch", "one-pass")
+    assert spec("ort-split", "autoregressive") is None
 
 
 @pytest.mark.parametrize(

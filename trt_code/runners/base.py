@@ -96,8 +96,8 @@ class Runner(abc.ABC):
         """
         if count > 1:
             raise UserError(
-                f"{self.name} gives one translation per sentence; for more use --runner ort-split (ort for an "
-                "iterative network), or an autoregressive model"
+                f"{self.name} gives one translation per sentence; for more use --runner ort-split "
+                "(ort for an iterative network), or an autoregressive model"
             )
         return rank([self.run(src_tokens)])
 

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from plugin_attrs_issue.show import ATTRIBUTES, make_model
 from train_model.cli import run
+from trt_code.engine.build_only_plugin import build_only_plugin
 from trt_code.engine.tensorrt_api import load_tensorrt, title_of
 
 # What the creator of the fixed plugin declares: the name of a field is the name of an attribute.
@@ -113,24 +114,11 @@ def _in_text(trt: ModuleType, item) -> str:
 
 
 def _plugin(trt: ModuleType):
-    parts = (
-        trt.IPluginV3,
-        trt.IPluginV3OneCore,
-        trt.IPluginV3OneBuild,
-        trt.IPluginV3OneRuntime,
-    )
-
-    class AddScalar(*parts):
+    class AddScalar(build_only_plugin(trt)):
         """The least that the builder asks of a plugin of one input and one output of its shape."""
 
         def __init__(self):
-            for part in parts:
-                part.__init__(self)
-            self.plugin_name, self.plugin_version, self.plugin_namespace = "AddScalar", "1", ""
-            self.num_outputs = 1
-
-        def get_capability_interface(self, kind):
-            return self
+            super().__init__("AddScalar", "1", "", num_outputs=1)
 
         def get_output_data_types(self, types):
             return [types[0]]
@@ -141,30 +129,6 @@ def _plugin(trt: ModuleType):
         def supports_format_combination(self, pos, in_out, num_inputs):
             desc = in_out[pos].desc
             return desc.type == trt.float32 and desc.format == trt.TensorFormat.LINEAR
-
-        def configure_plugin(self, inputs, outputs):
-            pass
-
-        def on_shape_change(self, inputs, outputs):
-            pass
-
-        def get_workspace_size(self, inputs, outputs):
-            return 0
-
-        def get_valid_tactics(self):
-            return []
-
-        def set_tactic(self, tactic):
-            pass
-
-        def enqueue(self, *arguments):
-            raise NotImplementedError("this plugin shows parsing and building only")
-
-        def attach_to_context(self, context):
-            return self.clone()
-
-        def get_fields_to_serialize(self):
-            return trt.PluginFieldCollection([])
 
         def clone(self):
             return AddScalar()

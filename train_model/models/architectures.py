@@ -137,7 +137,7 @@ ARCHITECTURES = {
             family="autoregressive",
             config_class="lightconv:LightConvConfig",
             network_class="lightconv:LightConv",
-            upgrade_function="lightconv:upgrade",
+            upgrade_function="layers:add_tap_axis",
             aliases=tuple(
                 f"lightconv_{name}"
                 for name in (
@@ -186,7 +186,7 @@ ARCHITECTURES = {
             family="autoregressive",
             config_class="multibranch_config:MultibranchConfig",
             network_class="transformer_multibranch_v2:TransformerMultibranch",
-            upgrade_function="transformer_multibranch_v2:upgrade",
+            upgrade_function="layers:add_tap_axis",
             aliases=tuple(
                 f"transformer_multibranch_v2_{name}"
                 for name in ("iwslt_de_en", "wmt_en_de", "wmt_en_de_big", "wmt_en_de_big_t2t")

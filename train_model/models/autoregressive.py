@@ -18,9 +18,9 @@ from train_model.models.config import NetworkConfig
 from train_model.models.layers import (
     MultiheadAttention,
     activation,
-    embedding,
     linear,
     positions,
+    token_embeddings,
 )
 from train_model.models.quantized import QuantizedLinear, replace_linears
 
@@ -128,13 +128,23 @@ class DecoderLayer(Layer):
         )
         self.encoder_attn_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, source: EncoderOut) -> Tensor:
-        """All positions at once, [B, T, C] -> [B, T, C]."""
+    def forward(self, x: Tensor, source: EncoderOut, padding_mask: Tensor | None = None) -> Tensor:
+        """All positions at once, [B, T, C] -> [B, T, C].
 
-        def attend(x: Tensor) -> Tensor:
-            return self.encoder_attn(x, source.x, source.padding_mask)
+        Args:
+            x: input [B, T, C].
+            source: the encoder's output.
+            padding_mask: True at padding of the target [B, T], which the mixing block then does not see.
+                Causal layers do without, since padding follows the target.
+        """
+        return self._blocks(
+            x,
+            lambda x: self.mix(x, padding_mask),
+            lambda x: self.encoder_attn(x, source.x, source.padding_mask),
+        )
 
-        x = self.residual(self.mixing_norm, x, self.mix)
+    def _blocks(self, x: Tensor, mix, attend) -> Tensor:
+        x = self.residual(self.mixing_norm, x, mix)
         x = self.residual(self.encoder_attn_layer_norm, x, attend)
         return self.residual(self.ffn_norm, x, self.ffn)
 
@@ -161,9 +171,7 @@ class DecoderLayer(Layer):
         def attend(x: Tensor) -> Tensor:
             return self.encoder_attn.attend(x, key, value, hidden)
 
-        x = self.residual(self.mixing_norm, x, mix)
-        x = self.residual(self.encoder_attn_layer_norm, x, attend)
-        return self.residual(self.ffn_norm, x, self.ffn), new_state
+        return self._blocks(x, mix, attend), new_state
 
 
 class _Stack(nn.Module):
@@ -345,10 +353,7 @@ class AutoregressiveTranslator(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        src_embed = embedding(config.src_vocab, config.encoder_embed_dim)
-        tgt_embed = src_embed
-        if not config.share_all_embeddings:
-            tgt_embed = embedding(config.tgt_vocab, config.width("decoder"))
+        src_embed, tgt_embed = token_embeddings(config)
         self.encoder = self.encoder_type(config, src_embed)
         self.decoder = self.decoder_type(config, tgt_embed)
         replace_linears(self, config.int8_layers, QuantizedLinear)

@@ -24,6 +24,7 @@ from train_model.models.layers import (
     linear,
     masked_softmax,
     positions,
+    token_embeddings,
     token_positions,
 )
 from train_model.models.one_pass import (
@@ -233,10 +234,7 @@ class ConvCrfTransformer(OnePassTranslator):
     def __init__(self, config: NatConfig) -> None:
         super().__init__()
         self.config = config
-        src_embed = embedding(config.src_vocab, config.encoder_embed_dim)
-        tgt_embed = src_embed
-        if not config.share_all_embeddings:
-            tgt_embed = embedding(config.tgt_vocab, config.encoder_embed_dim)
+        src_embed, tgt_embed = token_embeddings(config)
         self.encoder = Encoder(config, src_embed)
         self.decoder = Decoder(config, tgt_embed)
         self.crf_layer = DynamicCRF(

@@ -4,6 +4,7 @@ Everything is batch first, [B, T, C]; a padding mask is bool [B, T], True at pad
 """
 
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train_model.data.dictionary import PAD
-from train_model.models.config import check_heads
+from train_model.models.config import NetworkConfig, check_heads
 from train_model.ops import dynamic_conv
 from train_model.ops.dynamic_conv import banded_conv
 
@@ -58,6 +59,14 @@ def embedding(rows: int, width: int, padding_idx: int | None = PAD) -> nn.Embedd
     if padding_idx is not None:
         nn.init.zeros_(layer.weight[padding_idx])
     return layer
+
+
+def token_embeddings(config: NetworkConfig) -> tuple[nn.Embedding, nn.Embedding]:
+    """Embeddings of the source's and of the target's tokens: the same module if the network shares them."""
+    source = embedding(config.src_vocab, config.width("encoder"))
+    if config.share_all_embeddings:
+        return source, source
+    return source, embedding(config.tgt_vocab, config.width("decoder"))
 
 
 def token_positions(tokens: Tensor) -> Tensor:
@@ -301,6 +310,20 @@ class LightweightConv(_Convolution):
         x = _zero(x, padding_mask).transpose(1, 2)
         x = F.pad(x, (self.padding_l, self.kernel_size - 1 - self.padding_l))
         return F.conv1d(x, weight, groups=width).transpose(1, 2)
+
+
+_TAPS = re.compile(r"\.(conv|branches\.\d+)\.weight$")
+
+
+def add_tap_axis(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the middle axis of lightweight convolutions' taps to a state dict that lacks it.
+
+    The CUDA modules of fairseq and of mit-han-lab's Lite Transformer store the taps as [heads, K].
+    """
+    return {
+        name: value[:, None] if _TAPS.search(name) and value.dim() == 2 else value
+        for name, value in weights.items()
+    }
 
 
 def convolution(kind: str, *args, **options) -> _Convolution:

@@ -1,7 +1,6 @@
 """``lightconv``: fairseq's LightConv and DynamicConv translators (Wu et al. 2019, arXiv 1901.10430)."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -103,14 +102,3 @@ class LightConv(autoregressive.AutoregressiveTranslator):
 
     encoder_type = Encoder
     decoder_type = Decoder
-
-
-_TAPS = re.compile(r"\.layers\.\d+\.conv\.weight$")
-
-
-def upgrade(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add the middle axis of a lightweight convolution's taps, which fairseq's CUDA module leaves out."""
-    return {
-        name: value[:, None] if _TAPS.search(name) and value.dim() == 2 else value
-        for name, value in weights.items()
-    }

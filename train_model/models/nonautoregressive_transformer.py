@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from train_model.data.dictionary import PAD
 from train_model.models import transformer
 from train_model.models.dynamic_crf import DynamicCRF
-from train_model.models.layers import embedding
+from train_model.models.layers import embedding, token_embeddings
 from train_model.models.one_pass import LENGTH_CLASSES, OnePassTranslator, length_logits
 from train_model.models.quantized import QuantizedLinear, replace_linears
 from train_model.models.refinement import MAX_ITERATIONS, Refinement
@@ -107,16 +107,6 @@ class DecoderLayer(transformer.DecoderLayer):
         super().build_mixing(config, side, index)
         self.causal = False
 
-    def forward(self, x: Tensor, source: Source, padding_mask: Tensor) -> Tensor:
-        """[B, T, C] -> [B, T, C]; the mask [B, T], True at padding, hides positions of the target."""
-
-        def attend(x: Tensor) -> Tensor:
-            return self.encoder_attn(x, source.x, source.padding_mask)
-
-        x = self.residual(self.mixing_norm, x, lambda x: self.mix(x, padding_mask))
-        x = self.residual(self.encoder_attn_layer_norm, x, attend)
-        return self.residual(self.ffn_norm, x, self.ffn)
-
 
 class Decoder(transformer.Decoder):
     """Length prediction, and the canvas to the scores of every token at every position."""
@@ -163,10 +153,7 @@ class NonautoregressiveTransformer(OnePassTranslator):
     def __init__(self, config: NatTransformerConfig) -> None:
         super().__init__()
         self.config = config
-        src_embed = embedding(config.src_vocab, config.encoder_embed_dim)
-        tgt_embed = src_embed
-        if not config.share_all_embeddings:
-            tgt_embed = embedding(config.tgt_vocab, config.encoder_embed_dim)
+        src_embed, tgt_embed = token_embeddings(config)
         self.encoder = transformer.Encoder(config, src_embed)
         self.decoder = Decoder(config, tgt_embed)
         replace_linears(self, config.int8_layers, QuantizedLinear)

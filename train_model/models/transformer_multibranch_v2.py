@@ -5,8 +5,6 @@ embedding. The computation and the parameter names are those of mit-han-lab/lite
 ``fairseq/models/transformer_multibranch_v2.py``.
 """
 
-import re
-
 from torch import Tensor, nn
 
 from train_model.models import autoregressive
@@ -69,14 +67,3 @@ class TransformerMultibranch(autoregressive.AutoregressiveTranslator):
 
     encoder_type: type[Encoder] = Encoder
     decoder_type: type[Decoder] = Decoder
-
-
-_TAPS = re.compile(r"\.branches\.\d+\.weight$")
-
-
-def upgrade(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add the middle axis of a lightweight convolution's taps, which mit-han-lab's CUDA module leaves out."""
-    return {
-        name: value[:, None] if _TAPS.search(name) and value.dim() == 2 else value
-        for name, value in weights.items()
-    }

@@ -15,6 +15,7 @@ import onnx
 
 from onnx_export.symbols import OPERATORS
 from onnx_export.symbols.schema import NAMING, Operator, Type
+from trt_code.engine.build_only_plugin import build_only_plugin
 
 
 @contextlib.contextmanager
@@ -80,29 +81,16 @@ def _plugin_type(trt: ModuleType) -> type:
     }
     types = {element: kind for kind, element in elements.items()}
     kinds, storage = _field_types(trt), {int: np.int32, float: np.float32}
-    parts = (
-        trt.IPluginV3,
-        trt.IPluginV3OneCore,
-        trt.IPluginV3OneBuild,
-        trt.IPluginV3OneRuntime,
-    )
 
-    class Plugin(*parts):
+    class Plugin(build_only_plugin(trt)):
         def __init__(self, operator: Operator, attributes: dict[str, int | float]) -> None:
-            for part in parts:
-                part.__init__(self)
             self.operator, self.attributes = operator, attributes
             self.form = operator.form(attributes)
             missing = [name for name in self.form.needs if name not in attributes]
             if missing:
                 raise ValueError(f"{operator.name}: attribute '{missing[0]}' is missing")
-            self.plugin_name = operator.name
-            self.plugin_version = NAMING["plugin_version"]
-            self.plugin_namespace = NAMING["plugin_namespace"]
-            self.num_outputs = len(self.form.outputs)
-
-        def get_capability_interface(self, kind):
-            return self
+            version, namespace = NAMING["plugin_version"], NAMING["plugin_namespace"]
+            super().__init__(operator.name, version, namespace, len(self.form.outputs))
 
         def get_output_data_types(self, input_types):
             self.form.function(len(input_types))
@@ -135,27 +123,6 @@ def _plugin_type(trt: ModuleType) -> type:
                 return False
             same = tensor.type != Type.DATA or desc.type == in_out[0].desc.type
             return same and elements[desc.type] in tensor.type.elements
-
-        def configure_plugin(self, inputs, outputs):
-            pass
-
-        def on_shape_change(self, inputs, outputs):
-            pass
-
-        def get_workspace_size(self, inputs, outputs):
-            return 0
-
-        def get_valid_tactics(self):
-            return []
-
-        def set_tactic(self, tactic):
-            pass
-
-        def enqueue(self, *arguments):
-            raise NotImplementedError(f"{self.operator.name} runs in the plugin library only")
-
-        def attach_to_context(self, context):
-            return self.clone()
 
         def get_fields_to_serialize(self):
             return trt.PluginFieldCollection(

@@ -18,13 +18,7 @@
 namespace {
 
 using at::Tensor;
-using lite::torch_ops::checkParams;
-using lite::torch_ops::dataType;
-using lite::torch_ops::int32OrNull;
-using lite::torch_ops::narrow;
-using lite::torch_ops::requireTensor;
-using lite::torch_ops::stream;
-using lite::torch_ops::text;
+using namespace lite::torch_ops;
 using OptionalTensor = std::optional<Tensor>;
 
 constexpr const char* kName = "conv_stack";

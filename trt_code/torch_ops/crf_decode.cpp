@@ -12,14 +12,7 @@
 namespace {
 
 using at::Tensor;
-using lite::torch_ops::checkParams;
-using lite::torch_ops::dataType;
-using lite::torch_ops::int32OrNull;
-using lite::torch_ops::narrow;
-using lite::torch_ops::requireRank;
-using lite::torch_ops::requireTensor;
-using lite::torch_ops::stream;
-using lite::torch_ops::text;
+using namespace lite::torch_ops;
 
 std::tuple<Tensor, Tensor> crfDecode(const Tensor& values, const Tensor& candidates,
                                      const Tensor& from, const Tensor& to, const Tensor& real) {

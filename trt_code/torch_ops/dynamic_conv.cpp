@@ -14,15 +14,7 @@
 namespace {
 
 using at::Tensor;
-using lite::torch_ops::checkParams;
-using lite::torch_ops::contiguous;
-using lite::torch_ops::dataType;
-using lite::torch_ops::int32OrNull;
-using lite::torch_ops::narrow;
-using lite::torch_ops::OptionalTensor;
-using lite::torch_ops::requireRank;
-using lite::torch_ops::requireTensor;
-using lite::torch_ops::stream;
+using namespace lite::torch_ops;
 
 lite::DynamicConvParams dynamicConvParams(const char* op, const Tensor& x, const Tensor& weight,
                                           int64_t paddingL) {

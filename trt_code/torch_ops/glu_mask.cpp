@@ -12,15 +12,7 @@
 namespace {
 
 using at::Tensor;
-using lite::torch_ops::checkParams;
-using lite::torch_ops::contiguous;
-using lite::torch_ops::dataType;
-using lite::torch_ops::int32OrNull;
-using lite::torch_ops::narrow;
-using lite::torch_ops::OptionalTensor;
-using lite::torch_ops::requireRank;
-using lite::torch_ops::stream;
-using lite::torch_ops::text;
+using namespace lite::torch_ops;
 
 Tensor gluMask(const Tensor& input, const OptionalTensor& mask) {
   constexpr const char* kOp = "glu_mask";

@@ -20,13 +20,7 @@
 namespace {
 
 using at::Tensor;
-using lite::torch_ops::checkParams;
-using lite::torch_ops::dataType;
-using lite::torch_ops::int32OrNull;
-using lite::torch_ops::narrow;
-using lite::torch_ops::requireTensor;
-using lite::torch_ops::stream;
-using lite::torch_ops::text;
+using namespace lite::torch_ops;
 
 Tensor selfConv(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& mask,
                 int64_t heads, int64_t kernel_size, int64_t padding_l, bool glu, bool tf32) {

@@ -13,14 +13,7 @@
 namespace {
 
 using at::Tensor;
-using lite::torch_ops::checkParams;
-using lite::torch_ops::contiguous;
-using lite::torch_ops::dataOrNull;
-using lite::torch_ops::dataType;
-using lite::torch_ops::narrow;
-using lite::torch_ops::OptionalTensor;
-using lite::torch_ops::requireTensor;
-using lite::torch_ops::stream;
+using namespace lite::torch_ops;
 
 Tensor layerNorm(const Tensor& input, const OptionalTensor& skip, const Tensor& gain,
                  const Tensor& base, double eps) {

@@ -15,10 +15,7 @@
 namespace {
 
 using at::Tensor;
-using lite::torch_ops::checkParams;
-using lite::torch_ops::dataType;
-using lite::torch_ops::narrow;
-using lite::torch_ops::stream;
+using namespace lite::torch_ops;
 
 std::tuple<Tensor, Tensor> topK(const Tensor& input, int64_t k) {
   constexpr const char* kOp = "top_k";

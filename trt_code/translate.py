@@ -180,6 +180,7 @@ def main(argv: list[str] | None = None) -> int:
         args.precision,
         device,
         "one" if interactive or len(start) < LONG_INPUT else "many",
+        settings.n_best,
         **options,
     )
     with contextlib.ExitStack() as stack:

@@ -9,7 +9,8 @@ canvases that the host makes. All graphs share one memory pool and run in turn.
 """
 
 import collections
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +19,14 @@ from torch import Tensor
 
 from train_model.data.dictionary import PAD
 from train_model.models.canvas import PER_SOURCE_TOKEN, canvas_width, initial_canvas
+from train_model.models.hypotheses import Found
 from train_model.models.refinement import Refinement
 from trt_code.cuda_graph.capture import WARM_UPS, Captured, capture
 from trt_code.cuda_graph.network import FusedNetwork
 from trt_code.cuda_graph.plain import PlainNetwork
+from trt_code.runners.base import Output
 from trt_code.runners.buckets import batch_bucket, length_bucket
+from trt_code.runners.one_pass.several_lengths import translate_lengths
 from trt_code.runners.timing import device_ms
 from trt_code.runners.turns import Turns
 
@@ -92,11 +96,40 @@ class GraphedNetwork:
         Raises:
             ValueError: S is more than the network has positions for.
         """
+        with self._turn():
+            inputs, encoder = self._encoder(src_tokens.shape)
+            inputs.fill(src_tokens, self._limits(src_tokens))
+            return self._fetch(src_tokens.shape, *self._replay(inputs, encoder))
+
+    def candidates(self, src_tokens: np.ndarray, count: int) -> Found:
+        """Translate [B, S] int64 tokens in ``count`` lengths each; only for the canvas ``cut``.
+
+        Raises:
+            ValueError: S is more than the network has positions for.
+        """
+        batch, length = src_tokens.shape
+        with self._turn():
+            inputs, encoder = self._encoder(src_tokens.shape)
+            inputs.fill(src_tokens, self._limits(src_tokens))
+            source = encoder.replay()
+            self._stream.synchronize()
+
+            def decode(lengths: np.ndarray) -> Output:
+                # the decoder's graph reads the lengths where the encoder's wrote them
+                padded = np.pad(lengths, (0, len(inputs.tokens) - batch), constant_values=2)
+                source.lengths.copy_(torch.from_numpy(padded))
+                found = self._decoded(inputs, source, padded)
+                return Output(*self._fetch(src_tokens.shape, *found))
+
+            predicted = inputs.host_lengths[:batch].numpy().copy()
+            return translate_lengths(predicted, count, self._width(length), decode)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Use the network alone, on its stream."""
         with self._turns, torch.inference_mode(), torch.cuda.stream(self._stream):
             try:
-                inputs, encoder = self._encoder(src_tokens.shape)
-                inputs.fill(src_tokens, self._limits(src_tokens))
-                return self._fetch(src_tokens.shape, *self._replay(inputs, encoder))
+                yield
             except BaseException:
                 self._reset()  # a graph that failed in capture or replay must not be used again
                 raise
@@ -147,18 +180,26 @@ class GraphedNetwork:
         result = encoder.replay()
         if self._canvas == "full":
             return result
-        batch, length = inputs.tokens.shape
         self._stream.synchronize()
-        width = length_bucket(int(inputs.host_lengths.max()), self._width(length))
+        return self._decoded(inputs, result, inputs.host_lengths.numpy())
+
+    def _decoded(
+        self, inputs: _Inputs, source: Any, lengths: np.ndarray
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode on a canvas just wide enough for ``lengths`` [B], which ``source`` has as well."""
+        batch, length = inputs.tokens.shape
+        width = length_bucket(int(lengths.max()), self._width(length))
         if self._refinement.rule is not None:
-            return self._refine(inputs, result, width)
+            return self._refine(inputs, source, lengths, width)
         decoder = self._kept(
             ("decoder", batch, length, width),
-            lambda: self._capture(lambda: self._decode(result, width)),
+            lambda: self._capture(lambda: self._decode(source, width)),
         )
         return decoder.replay()
 
-    def _refine(self, inputs: _Inputs, source: Any, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _refine(
+        self, inputs: _Inputs, source: Any, lengths: np.ndarray, width: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Run all passes of an iterative network's decoder; tokens and scores are on the host."""
         batch, length = inputs.tokens.shape
 
@@ -173,7 +214,7 @@ class GraphedNetwork:
             tokens, scores = decoder.replay()
             return tokens.cpu().numpy(), scores.cpu().numpy()
 
-        first = initial_canvas(inputs.host_lengths.numpy(), width)
+        first = initial_canvas(lengths, width)
         tokens, scores = map(torch.from_numpy, self._refinement.run(decode, first))
         return tokens, scores, source.lengths
 

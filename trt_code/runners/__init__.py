@@ -105,6 +105,7 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
     start = time.perf_counter()
     runner = chosen.create(request, **chosen.options)
     runner.make_ms = (time.perf_counter() - start) * 1e3
+    runner.n_best = chosen.n_best
     if runner.config is not None:
         try:
             check_config(model_files.checkpoint, runner.config, model_files)

@@ -71,9 +71,11 @@ class Runner(abc.ABC):
         max_batch: the largest number of sentences in a batch; None if only memory limits it.
         config: the network's configuration if it was loaded from a checkpoint; None for a graph or a plan.
         make_ms: milliseconds that ``create`` took to make it; 0 if it was not made by ``create``.
+        n_best: whether it gives several translations per sentence; ``create`` sets it from the declaration.
     """
 
     make_ms: float = 0.0
+    n_best: bool = False
     max_source: int | None = None
     max_batch: int | None = None
     config: Any = None
@@ -88,18 +90,24 @@ class Runner(abc.ABC):
     def candidates(self, src_tokens: np.ndarray, count: int, beam: int | None = None) -> Found:
         """Return the best ``count`` translations of each sentence, with their scores.
 
-        A search finds them all. A one-pass network in two halves (``ort-split``) gives translations of
-        several lengths. ``beam`` replaces the runner's beam in a search; it is at least ``count``.
+        A search finds them all. A one-pass network gives translations of several lengths, on runners that
+        decode separately from the encoder. ``beam`` replaces the runner's beam in a search; it is at least
+        ``count``.
 
         Raises:
             UserError: the runner gives only one translation.
         """
-        if count > 1:
-            raise UserError(
-                f"{self.name} gives one translation per sentence; for more use --runner ort-split "
-                "(ort for an iterative network), or an autoregressive model"
-            )
-        return rank([self.run(src_tokens)])
+        self.check_n_best(count)
+        return rank([self.run(src_tokens)]) if count == 1 else self._several(src_tokens, count)
+
+    def check_n_best(self, count: int) -> None:
+        """Raise ``UserError`` if the runner does not give ``count`` translations per sentence."""
+        if count > 1 and not self.n_best:
+            raise UserError(one_translation(self.name))
+
+    def _several(self, src_tokens: np.ndarray, count: int) -> Found:
+        """Return ``count`` translations, 2 or more; for runners that declare ``n_best``."""
+        raise NotImplementedError
 
     def time(self, src_tokens: np.ndarray, repeats: int) -> Timing:
         """Time ``repeats`` passes over ``src_tokens`` after warm-up.
@@ -129,6 +137,14 @@ class Runner(abc.ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def one_translation(name: str) -> str:
+    """Return the message that the runner ``name`` gives only one translation per sentence."""
+    return (
+        f"{name} gives one translation per sentence of a one-pass network; for more choose the runner "
+        "ort-split, torch, cuda-graph or trt-split"
+    )
 
 
 def rank(outputs: Sequence[Output]) -> Found:

@@ -74,6 +74,7 @@ class RunnerSpec:
         graphs: the ONNX files for a precision and a device, if it reads ONNX files.
         cuts_canvas: whether a one-pass decoder computes no more positions than the longest
             translation of a batch needs.
+        n_best: whether it gives several translations per sentence.
         compiles: whether it compiles each new shape, for half a minute and more.
         int8_report: by device, the file in ``<build_dir>/<model>`` that shows which products run in
             INT8 (``trt_code.measure.layer_precision``).
@@ -88,6 +89,7 @@ class RunnerSpec:
     reads: Literal["checkpoint", "onnx", "engine"] = "checkpoint"
     graphs: Callable[[str, str], Graphs] | None = None
     cuts_canvas: bool = False
+    n_best: bool = False
     compiles: bool = False
     int8_report: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)

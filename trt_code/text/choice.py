@@ -11,8 +11,8 @@ import numpy as np
 from train_model.cli import UserError, atomic_path
 from train_model.data.dictionary import BOS, EOS, SPECIALS, Dictionary
 from train_model.models.architectures import Family
-from trt_code.runners import Runner, Unavailable, create, spec
-from trt_code.runners.base import wall_ms
+from trt_code.runners import RUNNERS, Runner, Unavailable, create, spec
+from trt_code.runners.base import one_translation, wall_ms
 
 CANDIDATES = ("trt-split", "trt", "cuda-graph", "ort-split", "ort")
 FALLBACK = "torch"
@@ -28,6 +28,7 @@ def open_runner(
     precision: str,
     device: str,
     load: Load = "many",
+    n_best: int = 1,
     **options: Any,
 ) -> Runner:
     """Open the runner ``name``, or for "auto" the fastest runner with built files.
@@ -37,15 +38,22 @@ def open_runner(
 
     Args:
         load: the kind of use to optimise for: single sentences, or many.
+        n_best: the translations per sentence that the runner has to give.
         options: see ``runners.create``.
 
     Raises:
-        UserError: none of them can run; the message has each one's reason.
+        UserError: none of them can run; the message has each one's reason. Or the runner gives fewer
+            translations per sentence.
     """
-    names = _candidates(files.family, device) if name == "auto" else [name]
+    several = n_best > 1
+    chosen = spec(name, files.family) if name in RUNNERS else None
+    if several and chosen and not chosen.n_best:
+        raise UserError(one_translation(name))
+    names = _candidates(files.family, device, several) if name == "auto" else [name]
     folder = Path(options.get("build_dir", "build")) / files.name
     record = folder / "fastest.json"
     key, built = f"{device} {precision} {options.get('threads', 0)} threads", _built(folder)
+    key += ", several translations" if several else ""
     kept = _read(record)
     if name == "auto" and (found := _kept(kept, key, built, load)) in names:
         with contextlib.suppress(Unavailable):
@@ -77,10 +85,14 @@ def open_runner(
     return next(runner for runner in runners if runner.name == fastest)
 
 
-def _candidates(family: Family, device: str) -> list[str]:
-    """The runners that offer networks of this family on ``device``."""
+def _candidates(family: Family, device: str, several: bool) -> list[str]:
+    """The runners that offer networks of this family on ``device``, or ``several`` translations of them."""
     declared = ((name, spec(name, family)) for name in CANDIDATES)
-    return [name for name, found in declared if found and device in found.precisions]
+    return [
+        name
+        for name, found in declared
+        if found and device in found.precisions and (found.n_best or not several)
+    ]
 
 
 def _measure(runners: list[Runner], files: Any, batch: int, length: int) -> dict[str, float]:

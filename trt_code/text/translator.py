@@ -57,8 +57,10 @@ class Translator:
             beam: the beam of the search for them; None uses the runner's.
 
         Raises:
-            UserError: a line is refused. Nothing has been translated then.
+            UserError: a line is refused, or the runner does not give ``n_best`` translations. Nothing has
+                been translated then.
         """
+        self._runner.check_n_best(n_best)
         rows, notes = self._codec.encode_lines(lines, first_line)
         translations = [Translation("", 0, error=note.error) for note in notes]
         filled = [i for i, row in enumerate(rows) if row]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from train_model.models.hypotheses import Found
 from trt_code.runners.base import Output, Runner, Unavailable
 from trt_code.runners.memory import AllocatorMemory
 from trt_code.runners.pytorch import PRECISIONS, check_device, dtype_of, matmul_precision
@@ -70,6 +71,10 @@ class CudaGraphRunner(Runner):
         with self._during():
             return Output(*self._graphed(src_tokens))
 
+    def _several(self, src_tokens: np.ndarray, count: int) -> Found:
+        with self._during():
+            return self._graphed.candidates(src_tokens, count)
+
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
         with self._during():
             return self._graphed.device_ms(src_tokens, repeats)
@@ -91,6 +96,7 @@ RUNNERS = (
         {"cuda": PRECISIONS["cuda"]},
         families=("one-pass", "iterative"),
         cuts_canvas=True,
+        n_best=True,
         options={"canvas": "cut"},
     ),
     RunnerSpec(

@@ -13,16 +13,15 @@ from typing import Literal
 import numpy as np
 
 from train_model.cli import UserError
-from train_model.data.dictionary import PAD
 from train_model.models.hypotheses import Found
 from train_model.models.signatures import SPLIT, SRC_TOKENS, WHOLE
-from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable, rank
+from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
 from trt_code.runners.memory import DeviceMemory, ResidentMemory
+from trt_code.runners.one_pass.several_lengths import translate_lengths
 from trt_code.runners.spec import PRECISIONS, Graphs, Request, RunnerSpec
 from trt_code.runners.timing import wall_ms
 
 _INT8 = "model.qdq"
-SHORTEST = 3  # tokens: bos, one word, eos
 OUTPUTS = [*WHOLE.outputs]
 Form = Literal["whole", "split", "pass"]
 # The files of a network: one, both halves, or the encoder and one pass of an iterative network's decoder.
@@ -104,20 +103,15 @@ class OrtRunner(Runner):
         with self._failures():
             return Output(*self._session.run(OUTPUTS, {SRC_TOKENS: src_tokens}))
 
-    def candidates(self, src_tokens: np.ndarray, count: int, beam: int | None = None) -> Found:
-        """Translate with the predicted length and its neighbours; only for a network in two halves."""
-        if not self._is_split or count == 1:
-            return super().candidates(src_tokens, count)
-        outputs = []
+    def _several(self, src_tokens: np.ndarray, count: int) -> Found:
+        def decode(lengths: np.ndarray) -> Output:
+            found = self._session.decode(src_tokens, encoded, lengths)
+            return Output(*(found[name] for name in OUTPUTS))
+
         with self._failures():
             encoded, predicted = self._session.encode(src_tokens)
             widest = self._session.canvas_width(src_tokens)
-            for lengths in nearest_lengths(predicted, count, widest).T:
-                found = self._session.decode(src_tokens, encoded, np.maximum(lengths, SHORTEST))
-                tokens, scores = (found[name] for name in OUTPUTS)
-                tokens[lengths == 0] = PAD
-                outputs.append(Output(tokens, scores))
-        return rank(outputs)
+            return translate_lengths(predicted, count, widest, decode)
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
@@ -152,20 +146,6 @@ class OrtRunner(Runner):
 
     def close(self) -> None:
         self._session = None
-
-
-def nearest_lengths(predicted: np.ndarray, count: int, widest: int) -> np.ndarray:
-    """Return the ``count`` lengths nearest to each predicted length [B], this one first, as [B, count].
-
-    Each leaves room for a token between bos and eos and is at most ``widest``; missing ones are 0.
-    """
-    predicted = np.clip(predicted, 2, widest)
-    offsets = np.array(sorted(range(-widest, widest + 1), key=lambda offset: (abs(offset), offset)))
-    lengths = predicted[:, None] + offsets
-    valid = (lengths == predicted[:, None]) | ((lengths >= SHORTEST) & (lengths <= widest))
-    order = np.argsort(~valid, axis=1, kind="stable")[:, :count]
-    chosen = np.take_along_axis(np.where(valid, lengths, 0), order, 1)
-    return np.pad(chosen, ((0, 0), (0, count - chosen.shape[1])))
 
 
 def _open(path: Path, request: Request):
@@ -215,6 +195,7 @@ RUNNERS = (
         reads="onnx",
         graphs=functools.partial(graphs, form="pass"),
         cuts_canvas=True,
+        n_best=True,
         int8_report={"cpu": f"{_INT8}.onnx"},
         options={"form": "pass"},
     ),
@@ -225,6 +206,7 @@ RUNNERS = (
         reads="onnx",
         graphs=functools.partial(graphs, form="split"),
         cuts_canvas=True,
+        n_best=True,
         options={"form": "split"},
     ),
 )

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from train_model.models.canvas import initial_canvas
+from train_model.models.hypotheses import Found
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
 from trt_code.runners.memory import AllocatorMemory, ResidentMemory
+from trt_code.runners.one_pass.several_lengths import translate_lengths
 from trt_code.runners.pytorch import PRECISIONS, check_device, dtype_of, matmul_precision
 from trt_code.runners.spec import Request, RunnerSpec
 
@@ -72,6 +75,26 @@ class TorchRunner(Runner):
         with torch.inference_mode(), matmul_precision(self.precision, self.device):
             return self._model(src_tokens)
 
+    def _several(self, src_tokens: np.ndarray, count: int) -> Found:
+        import torch
+
+        on_device, model = torch.from_numpy(src_tokens).to(self.device), self._model
+
+        def fill(canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            given = torch.from_numpy(canvas).to(self.device)
+            tokens, scores = model.choose(model.decode(given, source), given)
+            return tokens.long().cpu().numpy(), scores.float().cpu().numpy()
+
+        def decode(lengths: np.ndarray) -> Output:
+            canvas = initial_canvas(lengths, int(lengths.max()))
+            return Output(*model.refinement.run(fill, canvas))
+
+        with torch.inference_mode(), matmul_precision(self.precision, self.device):
+            source = model.encode(on_device)
+            predicted = model.predict_length(source).cpu().numpy()
+            widest = model.canvas_width(src_tokens.shape[1])
+            return translate_lengths(predicted, count, widest, decode)
+
     def _device_ms(self, src_tokens: np.ndarray, repeats: int) -> list[float]:
         if self.device == "cpu":
             return []
@@ -101,5 +124,6 @@ RUNNERS = (
         create,
         {device: (*precisions, "int8") for device, precisions in PRECISIONS.items()},
         families=("one-pass", "iterative"),
+        n_best=True,
     ),
 )

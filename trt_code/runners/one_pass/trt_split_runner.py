@@ -17,6 +17,7 @@ from onnx_export.paths import half_path
 from train_model.cli import UserError
 from train_model.data.dictionary import PAD
 from train_model.models.canvas import canvas_width, initial_canvas
+from train_model.models.hypotheses import Found
 from train_model.models.refinement import Refinement
 from train_model.models.signatures import SPLIT
 from trt_code.engine.gpu import DeviceBuffer
@@ -24,6 +25,7 @@ from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Range, Shape, best_profile
 from trt_code.runners.base import WARM_UP, Output, Runner
 from trt_code.runners.buckets import length_bucket
+from trt_code.runners.one_pass.several_lengths import translate_lengths
 from trt_code.runners.one_pass.trt_runner import (
     OUTPUTS,
     ReadyShapes,
@@ -109,18 +111,31 @@ class TrtSplitRunner(Runner):
         with self._turns:
             encoder = self._encoder(shape)
             encoder.fill({"src_tokens": src_tokens})
-            tokens, scores = self._translate(shape, encoder)
-        # as wide as the result of the single engine
+            tokens, scores = self._decode(shape, _lengths(encoder))
+        return self._output(shape, tokens, scores)
+
+    def _several(self, src_tokens: np.ndarray, count: int) -> Found:
+        shape = source_shape(src_tokens)
+        with self._turns:
+            encoder = self._encoder(shape)
+            encoder.fill({"src_tokens": src_tokens})
+            return translate_lengths(
+                _lengths(encoder),
+                count,
+                canvas_width(shape.length, self._widest),
+                lambda lengths: self._output(shape, *self._decode(shape, lengths)),
+            )
+
+    def _output(self, shape: Shape, tokens: np.ndarray, scores: np.ndarray) -> Output:
+        """Return the decoder's results, as wide as those of the single engine."""
         behind = ((0, 0), (0, canvas_width(shape.length, self._widest) - tokens.shape[1]))
         return Output(
             np.pad(tokens.astype(np.int64), behind, constant_values=PAD),
             np.pad(scores.astype(np.float32), behind),
         )
 
-    def _translate(self, shape: Shape, encoder: ShapeRun) -> tuple[np.ndarray, np.ndarray]:
-        """Run both halves on the tokens in device memory; return tokens and scores."""
-        encoder.launch()
-        (lengths,) = encoder.fetch(["lengths"])
+    def _decode(self, shape: Shape, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Decode with target ``lengths`` [B] behind a finished encoder; return tokens and scores."""
         limit = canvas_width(shape.length, self._widest)
         width = length_bucket(min(int(lengths.max()), limit), limit)
         decoder = self._decoder(shape, width)
@@ -139,7 +154,7 @@ class TrtSplitRunner(Runner):
             encoder.fill({"src_tokens": src_tokens})
 
             def both() -> None:
-                self._translate(shape, encoder)
+                self._decode(shape, _lengths(encoder))
 
             for _ in range(WARM_UP):
                 both()
@@ -198,6 +213,13 @@ class TrtSplitRunner(Runner):
         return DeviceBuffer(sizes[0])
 
 
+def _lengths(encoder: ShapeRun) -> np.ndarray:
+    """Run the encoder on the tokens in device memory, and return the predicted lengths [B]."""
+    encoder.launch()
+    (lengths,) = encoder.fetch(["lengths"])
+    return lengths
+
+
 def _check_tensors(engine: Engine, half: str) -> None:
     names = {*engine.inputs, *engine.outputs}
     expected = {*SPLIT[half].inputs, *SPLIT[half].outputs}
@@ -215,6 +237,7 @@ RUNNERS = (
         {"cuda": PRECISIONS},
         reads="engine",
         cuts_canvas=True,
+        n_best=True,
     ),
     RunnerSpec(
         "trt",
@@ -223,6 +246,7 @@ RUNNERS = (
         families=("iterative",),
         reads="engine",
         cuts_canvas=True,
+        n_best=True,
         int8_report={"cuda": "model.int8.layers.json"},
     ),
 )

@@ -49,5 +49,11 @@ def create(request: Request) -> SearchRunner:
 
 
 RUNNERS = (
-    RunnerSpec("cuda-graph", create, {"cuda": PRECISIONS["cuda"]}, families=("autoregressive",)),
+    RunnerSpec(
+        "cuda-graph",
+        create,
+        {"cuda": PRECISIONS["cuda"]},
+        families=("autoregressive",),
+        n_best=True,
+    ),
 )

@@ -39,6 +39,7 @@ RUNNERS = (
         create,
         {"cpu": tuple(_GRAPHS)},
         families=("autoregressive",),
+        n_best=True,
         reads="onnx",
         graphs=lambda precision, device: _GRAPHS[precision],
         int8_report={"cpu": "model.qdq.onnx"},

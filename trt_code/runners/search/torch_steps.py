@@ -36,5 +36,6 @@ RUNNERS = (
         create,
         {device: (*precisions, "int8") for device, precisions in PRECISIONS.items()},
         families=("autoregressive",),
+        n_best=True,
     ),
 )

@@ -40,6 +40,7 @@ RUNNERS = (
         create,
         {"cuda": PRECISIONS},
         families=("autoregressive",),
+        n_best=True,
         reads="engine",
         int8_report={"cuda": "model.int8.layers.json"},
     ),

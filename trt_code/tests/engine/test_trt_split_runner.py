@@ -113,6 +113,21 @@ def test_the_canvas_ends_with_the_longest_translation(trt):
     np.testing.assert_array_equal(output.scores[1], [16.0] * 12 + [0.0] * 12)
 
 
+def test_several_translations_have_the_lengths_next_to_the_predicted_one(trt):
+    build()
+    with runner() as running:
+        found, plain = running.candidates(sources(5, 12), 3), running.run(sources(5, 12))
+        one = running.candidates(sources(5, 12), 1)
+    assert found.counts.tolist() == [3, 3]
+    for row, (length, word) in enumerate([(5, 50), (12, 51)]):
+        lengths = found.lengths[row] + 1  # bos
+        assert (lengths[0], *sorted(lengths[1:])) == (length, length - 1, length + 1)
+        for tokens, width in zip(found.tokens[row], found.lengths[row], strict=True):
+            assert tokens.tolist() == [word] * (width - 1) + [2] + [1] * (len(tokens) - width)
+    np.testing.assert_array_equal(found.tokens[:, 0], plain.tokens[:, 1:])
+    np.testing.assert_array_equal(one.tokens[:, 0], plain.tokens[:, 1:])
+
+
 def test_a_graph_for_each_shape_and_each_width(trt):
     build()
     with runner() as running:

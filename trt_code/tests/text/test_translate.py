@@ -248,9 +248,12 @@ def test_scores_as_text_have_columns(fake, monkeypatch, capsys):
     assert capsys.readouterr().out == "1\t-1.0000\tone\n2\t-1.0000\ttwo\n"
 
 
-def test_several_translations_need_a_runner_that_gives_them(fake, monkeypatch):
-    with pytest.raises(UserError, match="one translation per sentence; for more use --runner"):
-        run_translate(monkeypatch, "--n-best", "3", "one")
+def test_several_translations_need_a_runner_that_gives_them(fake, monkeypatch, capsys):
+    monkeypatch.setattr(fake_runner, "fault", "unavailable")  # it is refused before it is opened
+    with pytest.raises(UserError, match="fake gives one translation per sentence"):
+        run_translate(monkeypatch, "--runner", "fake", "--n-best", "3", "one")
+    run_translate(monkeypatch, "--n-best", "3", "one")
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_input_and_output_in_units(fake, monkeypatch, capsys):
@@ -282,7 +285,7 @@ def test_a_terminal_gives_a_prompt_and_answers_line_by_line(fake, monkeypatch, c
 
 
 def test_lengths_next_to_the_predicted_one():
-    from trt_code.runners.one_pass.ort_runner import nearest_lengths
+    from trt_code.runners.one_pass.several_lengths import nearest_lengths
 
     lengths = nearest_lengths(np.array([5, 3, 2, 9]), 4, 6)
     assert lengths.tolist() == [[5, 4, 6, 3], [3, 4, 5, 6], [2, 3, 4, 5], [6, 5, 4, 3]]
@@ -301,8 +304,14 @@ def test_candidates_of_one_pass_are_those_of_the_decoder_alone(tiny_files, tmp_p
     export.main(["--checkpoint", str(tiny_files.checkpoint), "--output", str(output), "--split"])
     tokens = Tokenizer.from_files(tiny_files).encode("two hundred and three")
     source = np.array([tokens, [*tokens[:-2], 2, 1]])
+    with create("torch", tiny_files, "fp32", "cpu") as runner:
+        in_pytorch = runner.candidates(source, 3)
     with create("ort-split", tiny_files, "fp32", "cpu", build_dir=tmp_path) as runner:
         found, plain = runner.candidates(source, 3), runner.run(source)
+    longest = found.lengths.max()  # the canvas may be wider
+    for name, one in vars(found).items():
+        cut = (slice(None), slice(None), slice(longest))[: one.ndim]
+        np.testing.assert_allclose(one[cut], getattr(in_pytorch, name)[cut], atol=1e-4)
     assert found.counts.tolist() == [3, 3]
     assert (found.scores[:, 1] >= found.scores[:, 2]).all()
     model = load_checkpoint(tiny_files.checkpoint).model.eval()

@@ -77,7 +77,7 @@ lock: build/lock/bin/uv  ## resolve pyproject.toml anew into requirements/*.lock
 # Python reads the model's folder (doc/models.md) and returns the facts that make needs.
 ASK = $(ANY_PYTHON) -m train_model.model_folder
 WITHOUT_MODEL := help doctor env lock import models download corpus train distill model-stats plugins torch-ops \
-  report compare test test-gpu lint audit clean needs-% .venv/% build/lock/% build/audit/%
+  report compare test test-gpu test-ray lint audit clean needs-% .venv/% build/lock/% build/audit/%
 ifneq ($(filter-out $(WITHOUT_MODEL),$(or $(MAKECMDGOALS),help)),)
 ANSWER := $(shell $(ASK) --make '$(subst ','\'',$(MODEL))' 2>&1)
 ifneq ($(words $(ANSWER)),5)
@@ -198,8 +198,8 @@ train: $(call NEEDS,train)  ## train RECIPE=demo with fairseq, on a GPU or two c
 	@$(PY) -m train_model.train --recipe "$$RECIPE" $(TRAIN)
 
 TEACHER ?= data_model/demo-ar/checkpoint.pt
-distill: $(TEACHER) $(call NEEDS,train)  ## a corpus with TEACHER=checkpoint.pt's translations as targets (CORPUS=demo)
-	@$(PY) -m train_model.distill --corpus "$${CORPUS:-demo}" --teacher $(TEACHER)
+distill: $(TEACHER) $(call NEEDS,train)  ## a corpus with TEACHER=checkpoint.pt's translations as targets (CORPUS=demo, DISTILL= passes options)
+	@$(PY) -m train_model.distill --corpus "$${CORPUS:-demo}" --teacher $(TEACHER) $(DISTILL)
 
 model-stats: $(ENV_BASE)  ## parameters and Mult-Adds of every recipe beside the published ones
 	@$(PY) -m train_model.model_stats
@@ -291,7 +291,7 @@ sweep eval: $(call PLANS,tf32) $(call PLANS,fp16)
 endif
 
 # --- Measure and use ----------------------------------------------------------------------------
-.PHONY: bench sweep throughput eval translate report compare triton
+.PHONY: bench sweep throughput eval translate translate-corpus report compare triton
 # Options that are given to make: RUNNER=ort,torch PRECISION="fp32 fp16" DEVICE=cpu THREADS=2 BEAM=4 LENPEN=0.6 ...
 option = $(if $(filter command,$(origin $(1))),--$(2) "$$$(1)")
 RUN_OPTIONS = $(call option,DEVICE,device) $(call option,THREADS,threads) $(call option,BEAM,beam) $(call option,LENPEN,lenpen)
@@ -327,6 +327,15 @@ translate: model-has-text $(TRANSLATED)  ## translate TEXT="...", stdin, or what
 	  $(call option,N_BEST,n-best) $(call option,UNKNOWN,unknown) $(call option,ON_ERROR,on-error) \
 	  $(call option,FORMAT,format) $(TRANSLATE) $(SENTENCE)
 
+# IN and OUT as they were given: a glob is for the program, which knows buckets too.
+override IN := $(value IN)
+override OUT := $(value OUT)
+export IN OUT
+translate-corpus: model-has-text $(call NEEDS,ray)  ## translate the files IN= into the folder OUT= on a Ray cluster (WORKERS= ADDRESS= N_BEST=, RAY= passes options)
+	@$(PY) -m trt_code.translate_corpus --input "$$IN" --output "$$OUT" --model $(MODEL) $(RUNNER_OPTIONS) \
+	  $(call option,MAX_TOKENS,max-tokens) $(call option,N_BEST,n-best) $(call option,UNKNOWN,unknown) \
+	  $(call option,WORKERS,workers) $(call option,ADDRESS,address) $(RAY)
+
 report:  ## plot and tabulate anew what bench measured
 	@$(PY) -m trt_code.report
 
@@ -341,12 +350,15 @@ triton: model-has-one-pass model-has-text $(BUILD)/model.onnx  ## a Triton Infer
 # --- Checks -------------------------------------------------------------------------------------
 CPP_FILES = $(shell find trt_code plugin_attrs_issue -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h')
 
-.PHONY: test test-gpu lint audit clean
+.PHONY: test test-gpu test-ray lint audit clean
 test: $(call NEEDS,train dev)  ## every test that needs no GPU (PYTEST= passes options)
-	$(PY) -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+	$(PY) -m pytest -m "not gpu and not ray" -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 test-gpu: needs-gpu $(call NEEDS,dev)  ## the tests that need a CUDA GPU
 	$(PY) -m pytest -m gpu $(PYTEST)
+
+test-ray: $(call NEEDS,train dev ray)  ## the tests of corpora on a Ray cluster of two nodes, started here
+	$(PY) -m pytest -m "ray and not gpu" $(PYTEST)
 
 lint: $(call NEEDS,dev)  ## ruff and clang-format, changing nothing
 	$(PY) -m ruff check

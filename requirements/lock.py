@@ -14,7 +14,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 PROJECT = FOLDER.parent / "pyproject.toml"
-EXTRAS = ("train", "int8", "dev", "download")
+EXTRAS = ("train", "int8", "ray", "dev", "download")
 ON_NOTHING = ("tensorrt", "nvcc")  # extras that do not depend on the other packages
 GPU_LIBRARIES = ("nvidia-", "triton", "cuda-")
 PYPI = "https://pypi.org/simple"

@@ -8,23 +8,31 @@ people's (Kim and Rush 2016, arXiv 1606.07947; Zhou et al. 2020, arXiv 1911.0272
 and test stay as they are. A stopped run continues where it stopped.
 """
 
+import collections
+import contextlib
+import functools
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from train_model import fairseq_compat
-from train_model.cli import Parser, UserError, atomic_path, number, run, whole_number
+from train_model import fairseq_compat, ray_cluster
+from train_model.cli import MAX_NUMBER, Parser, UserError, atomic_path, number, run, whole_number
 from train_model.data.binary import write_binary
 from train_model.data.corpora import DISTILLED, prepare
 from train_model.data.dictionary import PAD, Dictionary
 from train_model.data.files import claim, copy, step
+from train_model.data.filtering import PairFilter
 from train_model.models.architectures import architecture_of
-from train_model.models.beam_search import beam_search
+from train_model.models.beam_search import Hypothesis, beam_search
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
@@ -32,7 +40,39 @@ from train_model.progress import task
 
 # Sentences per written part; a stopped run loses at most one part.
 PART = 16384
+NO_FILTER = PairFilter()
 MAX_TOKENS = {"cpu": 8192, "cuda": 32768}  # source tokens per batch
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The translation of a corpus; it is copied to the actors of a cluster.
+
+    Attributes:
+        checkpoint: of an autoregressive network with the corpus' dictionaries.
+        sources: path of the training sources in fairseq's binary form, without its ending.
+        languages: source and target.
+        options: of the search.
+        n_best: translations of each source.
+        device: "cpu" or "cuda".
+    """
+
+    checkpoint: str | os.PathLike
+    sources: Path
+    languages: tuple[str, str]
+    options: SearchOptions
+    n_best: int
+    device: str
+
+    def load(self) -> Callable[[Path, range], None]:
+        """Load the network; returns a function that translates some rows and writes them to a file."""
+        model = _load_teacher(self.checkpoint, self.sources.parent, self.languages).to(self.device)
+        sources = _read_sources(self.sources)
+        return lambda path, rows: _write_part(path, model, sources, rows, self)
+
+
+Part = tuple[Path, range]
+"""The file of a part, and its rows of the corpus."""
 
 
 def distill(
@@ -42,6 +82,9 @@ def distill(
     languages: tuple[str, str] = ("en", "de"),
     build_dir: str | os.PathLike = "build",
     device: str = "cpu",
+    n_best: int = 1,
+    pair_filter: PairFilter = NO_FILTER,
+    write_parts: Callable[[Teacher, list[Part]], Iterator[int]] | None = None,
 ) -> Path:
     """Translate the training sources of ``corpus``; return the folder of the new corpus' binary data.
 
@@ -51,42 +94,82 @@ def distill(
         options: the teacher's search options.
         languages: source and target.
         device: the device on which the teacher runs.
+        n_best: translations of each source; each becomes a pair of its own.
+        pair_filter: drops pairs; their counts are in ``pairs.json`` next to the binary data.
+        write_parts: writes the parts and yields the number of rows of each, in any order; default: this
+        process does.
 
     Raises:
-        UserError: the corpus or the teacher is missing, or they do not belong together.
+        UserError: the corpus or the teacher is missing, or they do not belong together, or no pair is left.
     """
+    if n_best > options.beam:
+        raise UserError(f"{n_best} translations of each source need a beam of at least {n_best}")
     original = prepare(corpus, build_dir)
     folder = Path(build_dir) / "data" / f"{corpus}{DISTILLED}"
-    binary = folder / "bin"
-    pair, target = "-".join(languages), languages[1]
-    model = _load_teacher(teacher, original, languages).to(device)
+    stem = original / f"train.{'-'.join(languages)}.{languages[0]}"
+    plan = Teacher(Path(teacher).resolve(), stem.resolve(), languages, options, n_best, device)
+    _load_teacher(teacher, original, languages)  # reports what is wrong before anything is removed
     identity = hashlib.sha256(Path(teacher).read_bytes()).hexdigest()
-    claim(folder, {"corpus": corpus, "teacher": identity, "search": vars(options)})
-    sources = _read_sources(original / f"train.{pair}.{languages[0]}")
+    settings = {"corpus": corpus, "teacher": identity, "search": vars(options), "n_best": n_best}
+    claim(folder, settings)
+    sources = _read_sources(stem)
     parts = [
-        (folder / "parts" / f"{start:09d}.npz", range(start, min(start + PART, len(sources))))
+        (
+            folder.resolve() / "parts" / f"{start:09d}.npz",
+            range(start, min(start + PART, len(sources))),
+        )
         for start in range(0, len(sources), PART)
     ]
+    todo = [part for part in parts if not part[0].is_file()]
     # a context manager, so that an error message starts on a new line after the bar
     with task("teacher", len(sources), "sentences") as bar:
-        for path, rows in parts:
-            step(
-                [path],
-                lambda path=path, rows=rows: _write_part(path, model, sources, rows, options),
-            )
-            bar.advance(len(rows))
-    binary.mkdir(exist_ok=True)
-    # The training targets are written last, so a corpus that has them is complete.
-    for path in sorted(original.iterdir()):
-        if not path.name.startswith(f"train.{pair}.{target}."):
-            step([binary / path.name], lambda path=path: copy(path, binary / path.name))
-    stem = binary / f"train.{pair}.{target}"
-    size = len(Dictionary.load(original / f"dict.{target}.txt"))
-    step(
-        [stem.with_name(f"{stem.name}.{end}") for end in ("bin", "idx")],
-        lambda: write_binary(stem, _translations([path for path, _ in parts]), size),
+        bar.advance(len(sources) - sum(len(rows) for _, rows in todo))
+        for count in (write_parts or _write_here)(plan, todo):
+            bar.advance(count)
+    return _write_corpus(
+        folder, original, [path for path, _ in parts], sources, languages, pair_filter
     )
-    return binary
+
+
+def _write_here(teacher: Teacher, parts: list[Part]) -> Iterator[int]:
+    write = teacher.load() if parts else None
+    for path, rows in parts:
+        write(path, rows)
+        yield len(rows)
+
+
+class _Actor:
+    """Translates parts on one node of a cluster."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        if teacher.device == "cpu":
+            torch.set_num_threads(1)
+        self._write = teacher.load()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        (path,), (start,), (stop,) = batch["path"], batch["start"], batch["stop"]
+        error = ""
+        try:
+            self._write(Path(str(path)), range(int(start), int(stop)))
+        except UserError as failure:
+            error = str(failure)
+        return {"rows": [int(stop) - int(start)], "error": [error]}
+
+
+def write_on_ray(
+    ray: Any, pool: tuple[int, dict[str, Any]], teacher: Teacher, parts: list[Part]
+) -> Iterator[int]:
+    """Write the parts with a pool of actors, see ``train_model.ray_cluster``; yields the rows of each."""
+    if not parts:
+        return
+    items = [{"path": str(path), "start": rows.start, "stop": rows.stop} for path, rows in parts]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    with ray_cluster.one_line():
+        dataset = dataset.map_batches(_Actor, fn_constructor_args=(teacher,), **pool[1])
+        for result in dataset.iter_rows():
+            if result["error"]:
+                raise UserError(result["error"])
+            yield result["rows"]
 
 
 def _load_teacher(path: str | os.PathLike, corpus: Path, languages: tuple[str, str]) -> nn.Module:
@@ -109,22 +192,26 @@ def _read_sources(stem: Path):
     return indexed_dataset.make_dataset(str(stem), impl="mmap")
 
 
-def _write_part(path: Path, model: nn.Module, sources, rows: range, options: SearchOptions) -> None:
-    found: dict[int, Tensor] = {}
+def _write_part(path: Path, model: nn.Module, sources, rows: range, teacher: Teacher) -> None:
+    found: dict[int, list[Hypothesis]] = {}
     decoder = IncrementalDecoder.of(model)
     device = next(model.parameters()).device
     limit = model.config.max_source_positions
     for batch in _batches(sources, rows, MAX_TOKENS[device.type]):
         tokens = [sources[row][-limit:].long() for row in batch]
         source = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=PAD)
-        for row, hypotheses in zip(
-            batch, beam_search(decoder, source.to(device), options), strict=True
-        ):
-            found[row] = hypotheses[0].tokens.cpu()
-    lengths = np.array([len(found[row]) for row in rows])
-    tokens = torch.cat([found[row] for row in rows]).numpy().astype(np.int32)
+        results = beam_search(decoder, source.to(device), teacher.options)
+        for row, hypotheses in zip(batch, results, strict=True):
+            found[row] = hypotheses[: teacher.n_best]
+    best = [one for row in rows for one in found[row]]
     with atomic_path(path) as temporary:
-        np.savez(temporary, tokens=tokens, lengths=lengths)
+        np.savez(
+            temporary,
+            tokens=torch.cat([one.tokens for one in best]).cpu().numpy().astype(np.int32),
+            lengths=np.array([len(one.tokens) for one in best]),
+            scores=np.array([one.score for one in best], np.float32),
+            rows=np.repeat(np.array(rows), [len(found[row]) for row in rows]),
+        )
 
 
 def _batches(sources, rows: range, max_tokens: int) -> Iterator[list[int]]:
@@ -138,10 +225,59 @@ def _batches(sources, rows: range, max_tokens: int) -> Iterator[list[int]]:
     yield batch
 
 
-def _translations(parts: list[Path]) -> Iterator[Tensor]:
+def _write_corpus(
+    folder: Path,
+    original: Path,
+    parts: list[Path],
+    sources,
+    languages: tuple[str, str],
+    pair_filter: PairFilter,
+) -> Path:
+    """Write the binary data: the pairs that the filter keeps, and everything else as it is."""
+    binary, record = folder / "bin", folder / "pairs.json"
+    if record.is_file() and json.loads(record.read_text())["filter"] != vars(pair_filter):
+        shutil.rmtree(binary, ignore_errors=True)  # of another filter, from the same translations
+    binary.mkdir(exist_ok=True)
+    counts = collections.Counter(
+        pair_filter.reason(sources[row], tokens, score) or "kept"
+        for row, tokens, score in _pairs(parts)
+    )
+    if not counts["kept"]:
+        raise UserError(f"the filter keeps none of {counts.total()} pairs: {dict(counts)}")
+    with atomic_path(record) as path:
+        path.write_text(json.dumps({"filter": vars(pair_filter), "pairs": counts}, indent=1) + "\n")
+
+    def kept() -> Iterator[tuple[int, Tensor]]:
+        for row, tokens, score in _pairs(parts):
+            if not pair_filter.reason(sources[row], tokens, score):
+                yield row, tokens
+
+    pair = "-".join(languages)
+    rows = {languages[1]: (tokens for _, tokens in kept())}
+    if counts.total() != len(sources) or len(counts) > 1:
+        rows = {languages[0]: (sources[row] for row, _ in kept()), **rows}
+    # The training targets are written last, so a corpus that has them is complete.
+    stems = {language: binary / f"train.{pair}.{language}" for language in rows}
+    for path in sorted(original.iterdir()):
+        if not any(path.name.startswith(f"{stem.name}.") for stem in stems.values()):
+            step([binary / path.name], lambda path=path: copy(path, binary / path.name))
+    for language, stem in stems.items():
+        size = len(Dictionary.load(original / f"dict.{language}.txt"))
+        step(
+            [stem.with_name(f"{stem.name}.{end}") for end in ("bin", "idx")],
+            lambda stem=stem, language=language, size=size: write_binary(
+                stem, rows[language], size
+            ),
+        )
+    return binary
+
+
+def _pairs(parts: list[Path]) -> Iterator[tuple[int, Tensor, float]]:
+    """Yield the source's row, the tokens and the score of every translation, in the order of the corpus."""
     for path in parts:
         with np.load(path) as part:
-            yield from torch.from_numpy(part["tokens"]).split(part["lengths"].tolist())
+            tokens = torch.from_numpy(part["tokens"]).split(part["lengths"].tolist())
+            yield from zip(part["rows"].tolist(), tokens, part["scores"].tolist(), strict=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -152,20 +288,54 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--languages", nargs=2, default=["en", "de"], help="default en de")
     parser.add_argument("--beam", type=whole_number(1), default=4, help="1 is greedy; default 4")
     parser.add_argument("--lenpen", type=number(-10, 10), default=0.6, help="default 0.6")
+    parser.add_argument(
+        "--n-best", type=whole_number(1), default=1, help="translations of each source; default 1"
+    )
+    pairs = parser.add_argument_group("pairs to leave out; default: none")
+    pairs.add_argument(
+        "--max-ratio", type=number(1), metavar="X", help="longer side divided by the shorter one"
+    )
+    pairs.add_argument(
+        "--max-repeats",
+        type=whole_number(1),
+        metavar="N",
+        help="how often the same one to four subwords may follow each other",
+    )
+    pairs.add_argument(
+        "--min-score", type=number(-MAX_NUMBER), metavar="X", help="of a translation"
+    )
     parser.add_argument("--build-dir", default="build", help="default build")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
     )
+    parser.add_argument(
+        "--ray",
+        action="store_true",
+        help="translate on a Ray cluster whose nodes share --build-dir; doc/corpora.md",
+    )
+    ray_cluster.add_arguments(parser)
     arguments = parser.parse_args(argv)
     options = SearchOptions(beam=arguments.beam, len_penalty=arguments.lenpen)
-    binary = distill(
-        arguments.corpus,
-        arguments.teacher,
-        options,
-        tuple(arguments.languages),
-        arguments.build_dir,
-        arguments.device,
-    )
+    with contextlib.ExitStack() as stack:
+        write_parts = None
+        if arguments.ray:
+            ray = stack.enter_context(ray_cluster.connected(arguments.address))
+            share = arguments.workers, 1, arguments.gpus_per_worker
+            pool = ray_cluster.pool(ray, arguments.device, *share)
+            write_parts = functools.partial(write_on_ray, ray, pool)
+        binary = distill(
+            arguments.corpus,
+            arguments.teacher,
+            options,
+            tuple(arguments.languages),
+            arguments.build_dir,
+            arguments.device,
+            arguments.n_best,
+            PairFilter(arguments.max_ratio, arguments.max_repeats, arguments.min_score),
+            write_parts,
+        )
+    counts = json.loads((binary.parent / "pairs.json").read_text())["pairs"]
+    print("pairs: " + ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())))
     print(f"ready: {binary}; now python -m train_model.train --recipe ... --distilled")
 
 

@@ -43,11 +43,16 @@ def add_split(parser: argparse.ArgumentParser) -> None:
     add_count(parser, "--limit", None, "only the first N sentences")
 
 
-def add_machine(parser: argparse.ArgumentParser) -> None:
-    """Add ``--device`` and ``--threads``."""
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto"
     )
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device`` and ``--threads``."""
+    add_device(parser)
     add_count(parser, "--threads", processors(), "CPU threads", MAX_THREADS)
 
 
@@ -154,6 +159,19 @@ def add_batching(parser: argparse.ArgumentParser, max_tokens: int, max_sentences
     """Add ``--max-tokens`` and ``--max-sentences``, the bounds of a batch."""
     add_count(parser, "--max-tokens", max_tokens, "most tokens in a batch, padding included")
     add_count(parser, "--max-sentences", max_sentences, "most sentences in a batch")
+
+
+def add_refusals(group: argparse._ArgumentGroup) -> None:
+    """Add ``--too-long`` and ``--unknown``, for lines that the model cannot translate as they are."""
+    group.add_argument(
+        "--too-long", choices=["refuse", "cut"], default="refuse", help="default: refuse"
+    )
+    group.add_argument(
+        "--unknown",
+        choices=["refuse", "keep", "drop"],
+        help="units that the dictionary lacks: refuse the line, keep them as <unk>, or drop them; "
+        "default: the model's own policy",
+    )
 
 
 def add_output(parser: argparse.ArgumentParser, folder: str) -> None:

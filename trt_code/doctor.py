@@ -152,6 +152,13 @@ DEPENDENCIES = (
         _package("nvidia-modelopt"),
         "every target but these, a quantised checkpoint included",
     ),
+    Dependency(
+        "ray",
+        "make translate-corpus, distill --ray",
+        "make translate-corpus, or pip install 'ray[data]'",
+        _package("ray"),
+        "every target but these",
+    ),
     Dependency("pytest", "make test", _ENV, _package("pytest"), "every target but test"),
     Dependency("ruff", "make lint", _ENV, _package("ruff"), _NOT_LINT),
     Dependency("clang-format", "make lint", _ENV, _package("clang-format"), _NOT_LINT),

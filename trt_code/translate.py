@@ -205,15 +205,7 @@ def main(argv: list[str] | None = None) -> int:
 def add_text(parser: Parser) -> None:
     """Add the options for input and output."""
     text = parser.add_argument_group("text")
-    text.add_argument(
-        "--too-long", choices=["refuse", "cut"], default="refuse", help="default: refuse"
-    )
-    text.add_argument(
-        "--unknown",
-        choices=["refuse", "keep", "drop"],
-        help="units that the dictionary lacks: refuse the line, keep them as <unk>, or drop them; "
-        "default: the model's own policy",
-    )
+    arguments.add_refusals(text)
     text.add_argument(
         "--on-error",
         choices=["stop", "skip"],

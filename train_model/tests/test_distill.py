@@ -1,5 +1,7 @@
 """The distilled corpus has the teacher's translations as targets; the rest of it is unchanged."""
 
+import functools
+import json
 import shutil
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from train_model import train
 from train_model.cli import UserError
 from train_model.data.corpora import CORPORA, Corpus, demo, prepare
+from train_model.data.filtering import PairFilter, repeats
 from train_model.models.beam_search import beam_search
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.hypotheses import SearchOptions
@@ -42,10 +45,10 @@ def build(small, tmp_path, monkeypatch):
     return shutil.copytree(small, tmp_path / "build")
 
 
-def distill(build, options=OPTIONS):
+def distill(build, options=OPTIONS, **more):
     from train_model.distill import distill
 
-    return distill("demo", build / "teacher.pt", options, build_dir=build)
+    return distill("demo", build / "teacher.pt", options, build_dir=build, **more)
 
 
 def read(stem):
@@ -89,6 +92,61 @@ def test_a_stopped_run_goes_on_and_another_teacher_starts_over(build):
     ]
     distill(build, SearchOptions(beam=1, max_len_b=12))
     assert all(path.stat().st_mtime_ns > time for path, time in zip(parts, after, strict=True))
+
+
+def pairs(binary):
+    return list(zip(read(binary / "train.en-de.en"), read(binary / "train.en-de.de"), strict=True))
+
+
+def test_each_of_the_best_translations_is_a_pair(build):
+    first = pairs(distill(build))
+    both = pairs(distill(build, n_best=2))
+    assert both[::2] == first
+    assert [source for source, _ in both[1::2]] == [source for source, _ in first]
+    assert sum(one != other for one, other in zip(both[::2], both[1::2], strict=True)) > 25
+    with pytest.raises(UserError, match="3 translations of each source need a beam of at least 3"):
+        distill(build, n_best=3)
+
+
+def test_filters_leave_out_pairs_and_count_them(build):
+    everything = pairs(distill(build, n_best=2))
+    parts = {
+        path: path.stat().st_mtime_ns for path in (build / "data/demo-distilled/parts").iterdir()
+    }
+    bounds = PairFilter(max_ratio=3, max_repeats=2, min_score=-4.7)
+    binary = distill(build, n_best=2, pair_filter=bounds)
+    counts = json.loads((binary.parent / "pairs.json").read_text())["pairs"]
+    left = pairs(binary)
+    assert set(counts) == {"kept", "length ratio", "repetition", "score"}
+    assert (counts["kept"], sum(counts.values())) == (len(left), len(everything))
+    good = [
+        pair
+        for pair in everything
+        if max(map(len, pair)) <= 3 * min(map(len, pair)) and repeats(pair[1]) <= 2
+    ]
+    assert [pair for pair in good if pair in left] == left
+    assert len(good) == len(left) + counts["score"]
+    assert all(path.stat().st_mtime_ns == time for path, time in parts.items())
+    assert pairs(distill(build, n_best=2)) == everything
+    with pytest.raises(UserError, match=r"the filter keeps none of 60 pairs: \{'score': 60\}"):
+        distill(build, n_best=2, pair_filter=PairFilter(min_score=0.0))
+
+
+@pytest.mark.ray
+def test_a_cluster_makes_the_same_corpus(build, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from train_model import ray_cluster
+    from train_model.distill import write_on_ray
+
+    alone = shutil.copytree(distill(build, n_best=2).parent, tmp_path / "alone")
+    shutil.rmtree(build / "data/demo-distilled")
+    with ray_cluster.connected("local", num_cpus=2, object_store_memory=100 * 2**20) as ray:
+        pool = ray_cluster.pool(ray, "cpu", None, 1, 1.0)
+        assert pool[0] == 2
+        binary = distill(build, n_best=2, write_parts=functools.partial(write_on_ray, ray, pool))
+    for path in alone.glob("*/*"):
+        other = binary.parent / path.relative_to(alone)
+        assert other.read_bytes() == path.read_bytes(), path.name
 
 
 def test_what_does_not_belong_together_is_told(build):

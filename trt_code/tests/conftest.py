@@ -1,6 +1,7 @@
 """A small network with random weights, its text files and its exported graph, for every test here."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,19 @@ from train_model.models.conv_crf_transformer import ConvCrfTransformer
 from train_model.models.one_pass import LENGTH_OFFSET
 from train_model.tests.networks import one_pass
 from trt_code.tests.tiny import SENTENCES, WORDS, merges
+
+MODEL_YAML = """\
+architecture: conv_crf_transformer
+checkpoint: checkpoint.pt
+source_language: en
+target_language: de
+source_dictionary: dict.txt
+target_dictionary: dict.txt
+text:
+  subwords: bpe
+  codes: bpe.codes
+summary: random weights
+"""
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +72,14 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
         model.decoder.embed_length.weight.zero_()[LENGTH_OFFSET] = 1
     save_checkpoint(files.checkpoint, model, config)
     return files
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_files: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make ``tiny`` a model folder, which programs find by its path."""
+    folder = shutil.copytree(tiny_files.checkpoint.parent, tmp_path_factory.mktemp("m") / "tiny")
+    (folder / "model.yaml").write_text(MODEL_YAML)
+    return folder
 
 
 @pytest.fixture(scope="session")

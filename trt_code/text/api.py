@@ -9,7 +9,7 @@ from train_model.model_folder import find_model
 from trt_code.devices import default_device, processors
 from trt_code.text import translator
 from trt_code.text.choice import open_runner
-from trt_code.text.codec import TooLong, Unknown
+from trt_code.text.codec import OnError, TooLong, Translation, Unknown
 from trt_code.text.graphs import cache_folder, ensure_graphs
 
 
@@ -47,6 +47,8 @@ class Translator:
         unknown: treatment of units that the dictionary lacks: "refuse" the sentence, "keep" them as ``<unk>``
         or "drop" them; None uses the model's policy.
         too_long: "refuse" a sentence of more tokens than the model has positions, or "cut" it.
+        on_error: "stop", raise an error for a refused sentence, or "skip" it: its translation is empty, and
+        ``translations`` has the reason.
         beam: hypotheses of a search; 1 is greedy.
         len_penalty: exponent of a hypothesis' length in its score.
 
@@ -68,6 +70,7 @@ class Translator:
         max_sentences: int = translator.MAX_SENTENCES,
         unknown: Unknown | None = None,
         too_long: TooLong = "refuse",
+        on_error: OnError = "stop",
         beam: int | None = None,
         len_penalty: float | None = None,
     ):
@@ -95,6 +98,7 @@ class Translator:
             max_sentences,
             too_long,
             unknown,
+            on_error,
         )
         self.runner, self.precision, self.device = self._runner.name, precision, device
 
@@ -139,6 +143,22 @@ class Translator:
             [[list(one.tokens) for one in line] for line in hypotheses],
             [[list(one.token_scores) for one in line] for line in hypotheses],
         )
+
+    def translations(
+        self, lines: Sequence[str], *, n_best: int = 1, first_line: int = 1
+    ) -> list[Translation]:
+        """Translate sentences; each result has the hypotheses, and the error or the warning of its line.
+
+        Args:
+            lines: sentences.
+            n_best: hypotheses per sentence; see :meth:`translate_batch`.
+            first_line: the number of the first sentence, for messages.
+
+        Raises:
+            UserError: a sentence is refused and ``on_error`` is "stop", or the runner does not give that many
+                hypotheses.
+        """
+        return self._open().translate(_lines(lines), first_line, n_best=n_best)
 
     def close(self) -> None:
         """Free the device's memory; the translator cannot be used afterwards."""

@@ -13,6 +13,7 @@ from trt_code.text.graphs import cache_folder, ensure_graphs
 PROGRAM = "lite-transformer-trt"
 COMMANDS = {
     "translate": ("trt_code.translate", "translate sentences, a file, or what is entered"),
+    "translate-corpus": ("trt_code.translate_corpus", "translate many files on a Ray cluster"),
     "eval": ("trt_code.evaluate", "exact match, BLEU and chrF of every runner"),
     "bench": ("trt_code.bench", "latency and agreement of every runner"),
     "models": ("train_model.model_folder", "list the models"),
@@ -38,7 +39,7 @@ def _main() -> int | None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(f"usage: {PROGRAM} COMMAND [OPTION ...]\n\n{__doc__}\n")
-        print("\n".join(f"  {command:<11}{about}" for command, (_, about) in COMMANDS.items()))
+        print("\n".join(f"  {command:<18}{about}" for command, (_, about) in COMMANDS.items()))
         print(f"\n{PROGRAM} COMMAND --help lists the options.")
         return 0
     if name not in COMMANDS:

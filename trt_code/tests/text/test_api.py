@@ -17,26 +17,6 @@ from trt_code.text import api
 from trt_code.text.graphs import cache_folder
 
 ROOT = Path(api.__file__).parents[2]
-MODEL_YAML = """\
-architecture: conv_crf_transformer
-checkpoint: checkpoint.pt
-source_language: en
-target_language: de
-source_dictionary: dict.txt
-target_dictionary: dict.txt
-text:
-  subwords: bpe
-  codes: bpe.codes
-summary: random weights
-"""
-
-
-@pytest.fixture(scope="module")
-def folder(tiny_files, tmp_path_factory):
-    """A model folder of ``tiny``."""
-    folder = shutil.copytree(tiny_files.checkpoint.parent, tmp_path_factory.mktemp("m") / "tiny")
-    (folder / "model.yaml").write_text(MODEL_YAML)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +25,24 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def translator(folder, cache):
-    with api.Translator(folder, device="cpu", cache=cache) as translator:
+def translator(tiny_folder, cache):
+    with api.Translator(tiny_folder, device="cpu", cache=cache) as translator:
         yield translator
 
 
-def test_what_is_exported_is_kept(translator, folder, cache, capfd):
+def test_what_is_exported_is_kept(translator, tiny_folder, cache, capfd):
     assert translator.runner == "ort-split"
     files = sorted(path.name for path in cache.glob("*/*/*.onnx"))
     assert files == ["model.decoder.onnx", "model.encoder.onnx"]
-    with api.Translator(folder, device="cpu", cache=cache) as second:
+    with api.Translator(tiny_folder, device="cpu", cache=cache) as second:
         assert second.translate(SENTENCES) == translator.translate(SENTENCES)
     assert capfd.readouterr().err == ""
 
 
-def test_another_checkpoint_has_another_cache(folder, tmp_path):
+def test_another_checkpoint_has_another_cache(tiny_folder, tmp_path):
     from train_model.model_folder import find_model
 
-    copy = shutil.copytree(folder, tmp_path / "tiny")
+    copy = shutil.copytree(tiny_folder, tmp_path / "tiny")
     before = cache_folder(find_model(str(copy)), tmp_path)
     os.utime(copy / "checkpoint.pt", (1, 1))
     assert cache_folder(find_model(str(copy)), tmp_path) != before
@@ -92,14 +72,14 @@ def test_hypotheses_and_scores_belong_together(translator):
     assert (len(texts), rest) == (1, [[], [], []])
 
 
-def test_what_is_refused(translator, folder, cache):
+def test_what_is_refused(translator, tiny_folder, cache):
     with pytest.raises(UserError, match="line 2: the model's dictionary has no 'ж'"):
         translator.translate(["one", "ж"])
     with pytest.raises(TypeError, match="a list of sentences"):
         translator.translate("one")
     with pytest.raises(UserError, match="no runner 'fast'"):
-        api.Translator(folder, device="cpu", cache=cache, runner="fast")
-    closed = api.Translator(folder, device="cpu", cache=cache)
+        api.Translator(tiny_folder, device="cpu", cache=cache, runner="fast")
+    closed = api.Translator(tiny_folder, device="cpu", cache=cache)
     closed.close()
     with pytest.raises(ValueError, match="closed"):
         closed.translate(["one"])
@@ -156,7 +136,7 @@ with Translator(sys.argv[1], device="cpu") as translator:
 """
 
 
-def test_the_wheel_translates(environment, folder, cache, translator, tmp_path):
+def test_the_wheel_translates(environment, tiny_folder, cache, translator, tmp_path):
     variables = {"PATH": os.environ["PATH"], "LITE_TRANSFORMER_TRT_CACHE": str(cache)}
 
     def run(*command):
@@ -164,10 +144,10 @@ def test_the_wheel_translates(environment, folder, cache, translator, tmp_path):
         return reply.returncode, reply.stdout, reply.stderr
 
     expected = translator.translate(SENTENCES)
-    found = run(environment / "python", "-c", PROGRAM, folder, *SENTENCES)
+    found = run(environment / "python", "-c", PROGRAM, tiny_folder, *SENTENCES)
     assert found == (0, f"{expected}\n", "")
     console = environment / "lite-transformer-trt"
-    options = ("--model", folder, "--device", "cpu")
+    options = ("--model", tiny_folder, "--device", "cpu")
     found = run(console, "translate", *options, *SENTENCES)
     assert found == (0, "".join(f"{line}\n" for line in expected), "")
     status, shown, _ = run(console, "models")

@@ -1,0 +1,1 @@
+"""Translates corpora of many files on a Ray cluster; doc/corpora.md."""

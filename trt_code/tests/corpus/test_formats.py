@@ -1,0 +1,167 @@
+"""Shards of every kind and compression: what is read, what is written, and what is wrong with them."""
+
+import io
+import json
+
+import pytest
+
+pa = pytest.importorskip("pyarrow", reason="Ray is not installed, which brings pyarrow")
+import pyarrow.parquet as pq  # noqa: E402
+
+from train_model.cli import UserError  # noqa: E402
+from trt_code.corpus.formats import ROWS, Bad, JsonLines, Parquet, Text, kind_of  # noqa: E402
+from trt_code.corpus.storage import COMPRESSIONS, UNREADABLE, locate  # noqa: E402
+from trt_code.text.codec import Hypothesis, Translation  # noqa: E402
+
+pytestmark = pytest.mark.ray
+LINES = b"one\ntwo\r\n\nfour"
+EMPTY = Translation("", 0)
+
+
+def translated(text: str, *more: str) -> Translation:
+    texts = (text, *more)
+    best = tuple(Hypothesis(one, -0.5 - i, (), ()) for i, one in enumerate(texts))
+    return Translation(text, 3, best)
+
+
+def written(shard, chunk, rows, n_best=1) -> bytes:
+    """The output of a shard of one chunk."""
+    part, output = io.BytesIO(), io.BytesIO()
+    shard.write(chunk, 1, rows, n_best, part)
+    shard.join(iter([io.BytesIO(part.getvalue())]), output, "")
+    return output.getvalue()
+
+
+class Kept(io.BytesIO):
+    """A file in memory that can be read after a compressor has closed it."""
+
+    def close(self) -> None:
+        pass
+
+
+def packed(data: bytes, compression: str) -> bytes:
+    file = Kept()
+    with COMPRESSIONS[compression](file, "wb") as stream:
+        stream.write(data)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_compressed_files_are_read_to_their_ends_or_refused(compression, tmp_path):
+    folder, name = locate(str(tmp_path)), f"a.txt{compression}"
+    several = packed(b"one\n" * 5000, compression) + packed(b"two\n" * 5000, compression)
+    (tmp_path / name).write_bytes(several)
+    with folder.open(name, compression) as file:
+        lines = [line for chunk in Text().read(file) for line in chunk]
+    assert lines == [b"one\n"] * 5000 + [b"two\n"] * 5000
+    for damaged in (several[:-9], b"no archive " * 9):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(UNREADABLE), folder.open(name, compression) as file:
+            list(Text().read(file))
+
+
+@pytest.mark.parametrize("compression", ["", *COMPRESSIONS])
+def test_the_parts_of_a_shard_become_one_file(compression, tmp_path):
+    output = Kept()
+    parts = [io.BytesIO(b"1\t\tone\n"), io.BytesIO(b"2\t\ttwo\n")]
+    Text().join(iter(parts), output, compression)
+    (tmp_path / "a").write_bytes(output.getvalue())
+    with locate(str(tmp_path)).open("a", compression) as file:
+        assert file.read() == b"1\t\tone\n2\t\ttwo\n"
+    again = Kept()
+    Text().join((io.BytesIO(part.getvalue()) for part in parts), again, compression)
+    assert again.getvalue() == output.getvalue()
+
+
+def test_lines_of_text():
+    shard = Text()
+    (chunk,) = shard.read(io.BytesIO(b"\xef\xbb\xbf" + LINES + b"\n\xff\n"))
+    assert shard.sources(chunk, 1) == ["one", "two", "", "four", Bad("not UTF-8", "\ufffd")]
+    rows = [translated("eins"), translated("zwei", "Zwei"), EMPTY, translated("vier"), Bad("")]
+    assert written(shard, chunk, rows).decode() == (
+        "1\t-0.5000\teins\n2\t-0.5000\tzwei\n2\t-1.5000\tZwei\n3\t\t\n4\t-0.5000\tvier\n"
+    )
+    assert list(shard.read(io.BytesIO(b""))) == [[]]
+    assert [len(chunk) for chunk in shard.read(io.BytesIO(b"x\n" * (ROWS + 1)))] == [ROWS, 1]
+
+
+def test_lines_of_json():
+    shard = JsonLines("en")
+    entries = [
+        '{"id": 7, "en": "one"}',
+        "{",
+        "[1]",
+        '{"id": 8}',
+        '{"en": "a", "score": 1}',
+        '{"en": ""}',
+    ]
+    (chunk,) = shard.read(io.BytesIO("\n".join(entries).encode()))
+    sources = shard.sources(chunk, 1)
+    assert (sources[0], sources[5]) == ("one", "")
+    reasons = [source.reason for source in sources[1:5]]
+    assert reasons[0].startswith("not JSON: ")
+    assert reasons[1:] == [
+        "not a JSON object",
+        "no text in the field 'en'",
+        "the field 'score' is there already",
+    ]
+    rows = [translated("fünf", "eins"), *sources[1:5], EMPTY]
+    first, last = map(json.loads, written(shard, chunk, rows, 2).splitlines())
+    assert first == {
+        "id": 7,
+        "en": "one",
+        "translation": "fünf",
+        "score": -0.5,
+        "hypotheses": [{"text": "fünf", "score": -0.5}, {"text": "eins", "score": -1.5}],
+    }
+    assert last == {"en": "", "translation": "", "score": None, "hypotheses": []}
+
+
+def table_file(table: pa.Table, **options) -> io.BytesIO:
+    file = io.BytesIO()
+    pq.write_table(table, file, **options)
+    return io.BytesIO(file.getvalue())
+
+
+def test_tables():
+    table = pa.table({"id": [1, 2, 3], "text": ["one", None, ""], "more": [[1], [], None]})
+    shard = Parquet()
+    (chunk,) = shard.read(table_file(table))
+    assert shard.sources(chunk, 1) == ["one", Bad("no text in the column 'text'"), ""]
+    rows = [translated("eins", "ein"), Bad(""), EMPTY]
+    found = pq.read_table(io.BytesIO(written(shard, chunk, rows, 2)))
+    assert found.drop_columns(["translation", "score", "hypotheses"]) == table.take([0, 2])
+    assert found["translation"].to_pylist() == ["eins", ""]
+    assert found["score"].to_pylist() == [-0.5, None]
+    assert [one["text"] for one in found["hypotheses"][0].as_py()] == ["eins", "ein"]
+    many = table_file(pa.table({"text": ["x"] * (ROWS + 1)}), row_group_size=1000)
+    assert [len(chunk) for chunk in shard.read(many)] == [ROWS, 1]
+    empty = table.slice(0, 0)
+    assert [chunk.num_rows for chunk in shard.read(table_file(empty))] == [0]
+    assert pq.read_table(io.BytesIO(written(shard, empty, []))).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"en": ["one"]}, "no column 'text'; name one of en with --text-field"),
+        ({"text": [1]}, "the column 'text' holds int64, not text"),
+        ({"text": ["one"], "score": [1]}, "the column 'score' is there already"),
+    ],
+)
+def test_a_table_without_text_is_refused(columns, reason):
+    with pytest.raises(UserError, match=reason):
+        next(Parquet().read(table_file(pa.table(columns))))
+
+
+def test_a_table_that_is_cut_is_refused():
+    data = table_file(pa.table({"text": ["one"] * 100})).getvalue()
+    with pytest.raises(UNREADABLE):
+        next(Parquet().read(io.BytesIO(data[:-20])))
+
+
+def test_kinds_by_suffix():
+    names = ["a.txt", "a.txt.gz", "news.en", "a.jsonl.zst", "a.NDJSON", "b/a.parquet"]
+    assert [kind_of(name) for name in names] == ["text"] * 3 + ["jsonl"] * 2 + ["parquet"]
+    with pytest.raises(UserError, match="decompress it"):
+        kind_of("a.parquet.gz")

@@ -1,0 +1,68 @@
+"""Files of a corpus by path and URL, and writing that leaves a whole file or none."""
+
+import errno
+
+import pytest
+
+pytest.importorskip("pyarrow", reason="Ray is not installed, which brings pyarrow")
+from train_model.cli import UserError
+from trt_code.corpus.storage import cannot_write, find, locate
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(params=["path", "file", "memory"])
+def url(request, tmp_path):
+    if request.param == "memory":
+        return f"memory://{tmp_path.name}"
+    return f"file://{tmp_path}/c" if request.param == "file" else str(tmp_path / "c")
+
+
+def test_folders_globs_and_files(url):
+    folder = locate(url)
+    for name in ("b.txt", "a.txt.gz", "sub/c.jsonl", "_manifest/x.json", ".hidden", "sub/.d.txt"):
+        with folder.write(name) as file:
+            file.write(b"text")
+    assert find(url)[1] == ["a.txt.gz", "b.txt", "sub/c.jsonl"]
+    assert find(f"{url}/*.txt*")[1] == ["a.txt.gz", "b.txt"]
+    place, names = find(f"{url}/s*/*")
+    assert names == ["sub/c.jsonl"]
+    assert place.read("b.txt") == b"text"
+    place, names = find(f"{url}/sub/c.jsonl")
+    assert (names, place.read(*names)) == (["c.jsonl"], b"text")
+    for missing in (f"{url}/nothing", f"{url}/*.parquet"):
+        with pytest.raises(UserError, match=r"no file at .*; give a file, a folder or a glob"):
+            find(missing)
+
+
+def test_a_file_is_written_whole_or_not_at_all(url):
+    folder = locate(url)
+    with folder.write("x/a") as file:
+        file.write(b"old")
+    before = folder.identity("x/a")
+
+    def fail():
+        with folder.write("x/a") as file:
+            file.write(b"new")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        fail()
+    assert folder.read("x/a") == b"old"
+    assert len(folder.fs.find(folder.path)) == 1
+    assert folder.identity("x/a") == before
+    with folder.write("x/a") as file:
+        file.write(b"newer")
+    assert folder.read("x/a") == b"newer"
+    assert folder.identity("x/a") != before
+    folder.remove("x")
+    folder.remove("x")
+    assert (folder.read("x/a"), folder.size("x/a")) == (None, None)
+
+
+def test_what_cannot_be_used_is_said_in_one_line():
+    for url, reason in (("", "the path is empty"), ("nothere://a", "cannot use nothere://a: ")):
+        with pytest.raises(UserError, match=reason):
+            locate(url)
+    full = cannot_write("out", OSError(errno.ENOSPC, "No space left on device"))
+    assert full.startswith("cannot write out: No space left on device; free some space; ")

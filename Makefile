@@ -344,8 +344,8 @@ compare: $(ENV_BASE)  ## both kinds of network side by side: quality, and speed 
 	@$(MAKE) --no-print-directory onnx MODEL=demo-ar
 	@$(PY) -m trt_code.measure.compare $(call option,DEVICE,device) $(call option,THREADS,threads) $(COMPARE)
 
-triton: model-has-one-pass model-has-text $(BUILD)/model.onnx  ## a Triton Inference Server model repository in build/triton (doc/serving.md)
-	@$(PY) -m trt_code.triton.repository --model $(MODEL) $(TRITON)
+triton: model-has-text $(BUILD)/model.onnx  ## a Triton Inference Server model repository in build/triton (doc/serving.md)
+	@$(PY) -m trt_code.triton.repository --model $(MODEL) $(call option,BEAM,beam) $(call option,LENPEN,lenpen) $(TRITON)
 
 # --- Checks -------------------------------------------------------------------------------------
 CPP_FILES = $(shell find trt_code plugin_attrs_issue -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h')

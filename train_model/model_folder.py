@@ -459,7 +459,6 @@ def main(argv: list[str] | None = None) -> None:
     )
     action.add_argument("--text", metavar="MODEL", help="fail unless it can read sentences")
     action.add_argument("--test", metavar="MODEL", help="fail unless it has test text")
-    action.add_argument("--one-pass", metavar="MODEL", help="fail unless it is a one-pass network")
     arguments = parser.parse_args(argv)
     if arguments.list:
         print("\n".join(names()))
@@ -467,13 +466,6 @@ def main(argv: list[str] | None = None) -> None:
         print(*_for_make(arguments.make))
     elif arguments.checkpoint is not None:
         _ready(arguments.checkpoint)
-    elif arguments.one_pass is not None:
-        answer = _for_make(arguments.one_pass)
-        if answer.family != "one-pass":
-            raise UserError(
-                f"{answer.name} is an {answer.family} network; this needs a one-pass network, "
-                "such as MODEL=demo"
-            )
     else:
         _check_text(arguments.text or arguments.test, test=arguments.test is not None)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train_model.data.dictionary import EOS, PAD
+from train_model.data.dictionary import BOS, EOS, PAD
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,17 @@ class Found:
     positional_scores: np.ndarray
     lengths: np.ndarray
     scores: np.ndarray
+
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return tokens and scores [B, T] of the best hypotheses, after a bos with score 0."""
+        width = int(self.lengths[:, 0].max())
+        tokens = np.pad(self.tokens[:, 0, :width], ((0, 0), (1, 0)), constant_values=BOS)
+        return tokens, np.pad(self.positional_scores[:, 0, :width], ((0, 0), (1, 0)))
+
+
+def without_bos(src_tokens: np.ndarray) -> np.ndarray:
+    """Remove the leading bos of sources [B, S], which only one-pass networks read."""
+    return src_tokens[:, 1:] if (src_tokens[:, 0] == BOS).all() else src_tokens
 
 
 def collect(

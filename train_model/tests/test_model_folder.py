@@ -218,7 +218,6 @@ def test_the_makefiles_question_is_answered_in_one_line(folder, tmp_path):
     alias = "transformer_multibranch_v2_wmt_en_de"
     (folder / "model.yaml").write_text(GOOD.replace("conv_crf_transformer", alias))
     assert ask("--make", folder).stdout.split()[1] == "autoregressive"
-    assert "gives one token per step" in ask("--one-pass", folder).stderr
     odd = tmp_path / "with space"
     shutil.copytree(folder, odd)
     for reply in (ask("--make", odd), ask("--make", "nope"), ask("--make", tmp_path)):

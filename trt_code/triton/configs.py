@@ -7,10 +7,12 @@
 ``lite_translate`` (translate.py) is what clients call; it encodes, calls the network, and decodes.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from train_model.models.architectures import Family
 from train_model.models.signatures import OUTPUT_SCORES, OUTPUT_TOKENS, SRC_TOKENS
 from trt_code.triton.text_format import Enum
 
@@ -31,6 +33,9 @@ class Serving:
         text_instances: processes that encode and decode, each one batch of requests at a time.
         profiles: optimisation profiles of the plan; 0 for ONNX Runtime.
         threads: CPU threads of one ONNX Runtime instance.
+        family: of the network; others than "one-pass" run in Triton's Python backend.
+        beam, len_penalty: of an autoregressive network's search.
+        max_iter: an iterative network's passes after the first one; None for the network's own number.
     """
 
     buckets: Sequence[int]
@@ -40,6 +45,10 @@ class Serving:
     text_instances: int = 2
     profiles: int = 0
     threads: int = 0
+    family: Family = "one-pass"
+    beam: int = 1
+    len_penalty: float = 1.0
+    max_iter: int | None = None
 
     @property
     def batches(self) -> list[int]:
@@ -66,10 +75,12 @@ def network(serving: Serving) -> dict[str, Any]:
         "max_batch_size": serving.max_batch,
         "input": [SOURCE],
         "output": [TOKENS, SCORES],
-        "dynamic_batching": {
-            "preferred_batch_size": [size for size in serving.batches if size >= 8]
-            or [serving.max_batch],
-        },
+    }
+    if serving.family != "one-pass":
+        return common | _python(serving)
+    common["dynamic_batching"] = {
+        "preferred_batch_size": [size for size in serving.batches if size >= 8]
+        or [serving.max_batch],
     }
     return common | (_tensorrt(serving) if serving.profiles else _onnxruntime(serving))
 
@@ -98,14 +109,29 @@ def _onnxruntime(serving: Serving) -> dict[str, Any]:
     return {
         "backend": "onnxruntime",
         "instance_group": [{"count": serving.instances, "kind": Enum("KIND_CPU")}],
-        "parameters": [
-            {
-                "key": "intra_op_thread_count",
-                "value": {"string_value": str(serving.threads)},
-            }
-        ],
+        "parameters": _parameters({"intra_op_thread_count": str(serving.threads)}),
         "model_warmup": _warm_up(serving),
     }
+
+
+def _python(serving: Serving) -> dict[str, Any]:
+    return {
+        "backend": "python",
+        "instance_group": [{"count": serving.instances, "kind": Enum("KIND_CPU")}],
+        "parameters": _parameters(
+            {
+                "family": serving.family,
+                "threads": str(serving.threads),
+                "beam": str(serving.beam),
+                "len_penalty": str(serving.len_penalty),
+                "max_iter": json.dumps(serving.max_iter),
+            }
+        ),
+    }
+
+
+def _parameters(values: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"key": key, "value": {"string_value": value}} for key, value in values.items()]
 
 
 def _warm_up(serving: Serving) -> list[dict[str, Any]]:
@@ -137,8 +163,6 @@ def translate(serving: Serving) -> dict[str, Any]:
         "input": [TEXT],
         "output": [TRANSLATION],
         "instance_group": [{"count": serving.text_instances, "kind": Enum("KIND_CPU")}],
-        "parameters": [
-            {"key": key, "value": {"string_value": value}} for key, value in parameters.items()
-        ],
+        "parameters": _parameters(parameters),
         "dynamic_batching": {"max_queue_delay_microseconds": serving.max_delay_us},
     }

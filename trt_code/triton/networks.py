@@ -1,14 +1,16 @@
-"""The networks that can be served as ``lite_network``: a TensorRT plan, or the ONNX file."""
+"""The networks that can be served as ``lite_network``: a TensorRT plan, or ONNX files."""
 
 import abc
 import re
 import shutil
 from pathlib import Path
 
+from onnx_export.paths import half_path
 from train_model.cli import UserError
-from trt_code.engine.graph_files import read_graph_files
+from trt_code.engine.graph_files import GraphFiles, read_graph_files
 from trt_code.engine.profiles import Shape
 from trt_code.engine.sidecar import plugin_paths, read_sidecar, stale_reason
+from trt_code.triton.modules import LOOP_MODULES, copy_modules
 
 UPSTREAM_PADDING = "upstream"
 _LIBRARY = re.compile(r"[\w.-]+\.so", re.ASCII)
@@ -25,6 +27,7 @@ class Network(abc.ABC):
         max_batch: the largest number of sentences that Triton should batch.
         padding_policy: of the model (doc/model.md); None if its files do not say.
         options: options for tritonserver's command line; ``$here`` is the repository.
+        form: what it is, for the user.
     """
 
     path: Path
@@ -34,6 +37,7 @@ class Network(abc.ABC):
     max_batch: int
     padding_policy: str | None
     options: str
+    form: str
 
     @abc.abstractmethod
     def accepts(self, shape: Shape) -> bool:
@@ -54,6 +58,7 @@ class OnnxNetwork(Network):
     profiles = 0
     max_batch = 16  # a CPU gains little from more, and all sentences wait for the slowest
     options = ""
+    form = "ONNX file on the CPU"
 
     def __init__(self, path: Path):
         self._graph = read_graph_files(path)
@@ -67,9 +72,32 @@ class OnnxNetwork(Network):
         return shape.length <= self.longest
 
     def copy_to(self, version: Path, plugins: Path) -> None:
-        shutil.copy(self._graph.path, version / "model.onnx")
-        for weights in self._graph.weights:
-            shutil.copy(weights, version / weights.name)
+        _copy_graph(self._graph, version / "model.onnx")
+
+
+class LoopNetwork(OnnxNetwork):
+    """``model.onnx``, a step or a pass of a network that needs several, and ``model.encoder.onnx``.
+
+    Triton's Python backend runs them (``several_runs.py``).
+    """
+
+    form = "ONNX files on the CPU, run by Python"
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._encoder = read_graph_files(half_path(path, "encoder"))
+
+    def copy_to(self, version: Path, plugins: Path) -> None:
+        super().copy_to(version, plugins)
+        _copy_graph(self._encoder, half_path(version / "model.onnx", "encoder"))
+        shutil.copy(Path(__file__).with_name("several_runs.py"), version / "model.py")
+        copy_modules(LOOP_MODULES, version)
+
+
+def _copy_graph(graph: GraphFiles, target: Path) -> None:
+    shutil.copy(graph.path, target)
+    for weights in graph.weights:
+        shutil.copy(weights, target.with_name(weights.name))
 
 
 class PlanNetwork(Network):
@@ -82,6 +110,8 @@ class PlanNetwork(Network):
     Raises:
         UserError: the plan is missing or stale, or the loader is not built.
     """
+
+    form = "TensorRT plan"
 
     def __init__(self, plan: Path):
         self._plan = self.path = plan

@@ -5,7 +5,8 @@
     build/triton/models/        lite_translate, and lite_network that it calls (configs.py)
     build/triton/plugins/       the TensorRT plugins, and the library that registers them
 
-The network is the TensorRT plan if it is built, else the ONNX file on the CPU.
+A one-pass network is the TensorRT plan if it is built, else the ONNX file on the CPU. Networks that run
+several times for a translation are ONNX files, which Triton's Python backend runs on the CPU.
 """
 
 import itertools
@@ -22,31 +23,25 @@ from train_model.data.dictionary import misfit
 from train_model.data.files import read_lines
 from train_model.file_sets import swap_folders
 from train_model.model_folder import MODEL_HELP, ModelFolder, find_model
-from trt_code.arguments import MAX_SIZE
+from train_model.models.architectures import Family
+from trt_code.arguments import MAX_SIZE, add_search, search_options
 from trt_code.engine.profiles import Shape
 from trt_code.runners import PRECISIONS
+from trt_code.runners.search import BEAM, LEN_PENALTY
 from trt_code.runners.vocabulary import ADVICE, sizes_in
 from trt_code.triton import configs
 from trt_code.triton.configs import Serving
-from trt_code.triton.networks import UPSTREAM_PADDING, Network, OnnxNetwork, PlanNetwork
+from trt_code.triton.modules import TEXT_MODULES, copy_modules
+from trt_code.triton.networks import (
+    UPSTREAM_PADDING,
+    LoopNetwork,
+    Network,
+    OnnxNetwork,
+    PlanNetwork,
+)
 from trt_code.triton.text_format import dump
 
 BUCKETS = (8, 16, 32, 64, 128)
-ROOT = Path(__file__).parents[2]
-TOKENIZER = (
-    "train_model/__init__.py",
-    "train_model/cli.py",
-    "train_model/interrupt.py",
-    "train_model/data/__init__.py",
-    "train_model/data/bpe.py",
-    "train_model/data/dictionary.py",
-    "train_model/data/files.py",
-    "train_model/data/moses.py",
-    "train_model/data/regex_cost.py",
-    "train_model/data/subwords.py",
-    "train_model/data/text.py",
-    "train_model/data/tokenizer.py",
-)
 SERVE = """\
 #!/bin/sh
 # Serve this folder: ./serve.sh [options of tritonserver]
@@ -111,9 +106,7 @@ def _add_translate(models: Path, config: dict, files: ModelFolder) -> None:
     languages = [name or "en" for name in files.languages]
     described = {"languages": languages, "text": text.to_mapping(version)}
     (version / "text.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    for name in TOKENIZER:
-        (version / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, version / name)
+    copy_modules(TEXT_MODULES, version)
 
 
 @contextmanager
@@ -136,12 +129,19 @@ def _replaced(output: Path) -> Iterator[Path]:
             folder.rename(output)
 
 
-def choose_network(backend: str, folder: Path, precision: str) -> Network:
+def choose_network(backend: str, folder: Path, precision: str, family: Family) -> Network:
     """Open the network that is to be served from the built files in ``folder``.
 
     Raises:
-        UserError: it is not built, or does not match its sources.
+        UserError: it is not built, or does not match its sources, or the backend does not run it.
     """
+    if family != "one-pass":
+        if backend == "tensorrt":
+            raise UserError(
+                f"Triton's TensorRT backend runs one-pass networks, and this one is {family}; leave out "
+                "--backend to serve it with ONNX Runtime"
+            )
+        return LoopNetwork(folder / "model.onnx")
     plan = folder / f"model.{precision}.plan"
     if backend == "tensorrt" or (backend == "auto" and plan.is_file()):
         return PlanNetwork(plan)
@@ -205,10 +205,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="append",
         help=f"lengths (default {BUCKETS})",
     )
+    add_search(parser)
     args = parser.parse_args(argv)
 
     files = find_model(args.model, args.build_dir)
-    network = choose_network(args.backend, args.build_dir / files.name, args.precision)
+    search = search_options(files.family, args)
+    folder = args.build_dir / files.name
+    network = choose_network(args.backend, folder, args.precision, files.family)
     dictionaries = {"src": files.src_dict, "tgt": files.tgt_dict}
     sizes = sizes_in(network.metadata)
     if reason := misfit(network.path, "was exported for", sizes, dictionaries):
@@ -222,6 +225,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         text_instances=args.text_instances,
         profiles=network.profiles,
         threads=args.threads,
+        family=files.family,
+        beam=search["beam"] or BEAM,
+        len_penalty=LEN_PENALTY if search["len_penalty"] is None else search["len_penalty"],
+        max_iter=search["max_iter"],
     )
     write_repository(files, network, serving, args.output)
     if network.padding_policy == UPSTREAM_PADDING:
@@ -230,8 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "depends a little on its bucket; models of our recipes do not",
             file=sys.stderr,
         )
-    what = "TensorRT plan" if network.profiles else "ONNX file on the CPU"
-    print(f"{args.output}: {what}, lengths {serving.buckets}, batches up to {max_batch}")
+    print(f"{args.output}: {network.form}, lengths {serving.buckets}, batches up to {max_batch}")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 
 from train_model.cli import UserError
-from train_model.data.dictionary import BOS
-from train_model.models.hypotheses import Found, SearchOptions
+from train_model.models.hypotheses import Found, SearchOptions, without_bos
 from trt_code.runners.base import Output, Runner
 from trt_code.runners.spec import Request
 from trt_code.runners.turns import Turns
@@ -63,7 +62,7 @@ class SearchRunner(Runner):
             raise UserError(error) from error
 
     def run(self, src_tokens: np.ndarray) -> Output:
-        return as_output(self._found(src_tokens, self._options))
+        return Output(*self._found(src_tokens, self._options).best())
 
     def candidates(self, src_tokens: np.ndarray, count: int, beam: int | None = None) -> Found:
         beam = max(beam or self._options.beam, count)
@@ -92,15 +91,3 @@ class SearchRunner(Runner):
     def close(self) -> None:
         self._search = None
         self._close()
-
-
-def without_bos(src_tokens: np.ndarray) -> np.ndarray:
-    """Remove the leading bos, which only one-pass networks read."""
-    return src_tokens[:, 1:] if (src_tokens[:, 0] == BOS).all() else src_tokens
-
-
-def as_output(found: Found) -> Output:
-    """Return the best hypotheses after a bos with score 0."""
-    width = int(found.lengths[:, 0].max())
-    tokens = np.pad(found.tokens[:, 0, :width], ((0, 0), (1, 0)), constant_values=BOS)
-    return Output(tokens, np.pad(found.positional_scores[:, 0, :width], ((0, 0), (1, 0))))

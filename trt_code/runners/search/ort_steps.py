@@ -21,7 +21,7 @@ def create(request: Request) -> SearchRunner:
     except ImportError as error:
         raise Unavailable("onnxruntime is not installed (make env)") from error
     from onnx_export.step_session import StepSession
-    from trt_code.runners.search.numpy_search import search
+    from train_model.models.numpy_search import search
     from trt_code.runners.vocabulary import check_vocabularies
 
     graphs = _GRAPHS[request.precision]

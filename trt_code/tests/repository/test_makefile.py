@@ -212,7 +212,6 @@ def test_another_interpreter_installs_nothing(clone):
         (["translate", "MODEL=wmt16-random"], ["wmt16-random has no text processing"]),
         (["eval", "MODEL=wmt16-random"], ["wmt16-random has no text processing"]),
         (["throughput", "MODEL=wmt16-random"], ["wmt16-random has no text processing"]),
-        (["triton", "MODEL=demo-ar"], ["demo-ar gives one token per step"]),
         (["qat", "MODEL=demo-ar"], ["no recipe train_model/configs/demo-ar-qat.yaml", "make ptq"]),
         (["test-gpu"], ["gpu is missing", "get it: ", "works without it: make bench"]),
         (

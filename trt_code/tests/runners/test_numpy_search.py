@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from train_model.models import beam_search
+from train_model.models import beam_search, numpy_search
 from train_model.models.hypotheses import SearchOptions
-from trt_code.runners.search import numpy_search
 
 EOS = 2
 

@@ -1,8 +1,8 @@
 """A mock of Triton: ``triton_python_backend_utils``, enough to run a repository here.
 
 No Triton is involved (test_triton_server.py has one). The Python model is loaded from the repository's own
-files; the network that it calls runs in ONNX Runtime from the repository's model.onnx, and takes and gives
-what its config.pbtxt says, read with tritonclient's own schema.
+files; the network that it calls runs in ONNX Runtime from the repository's model.onnx, or is a Python model
+too, and takes and gives what its config.pbtxt says, read with tritonclient's own schema.
 """
 
 import asyncio
@@ -86,7 +86,10 @@ class Server:
             get_output_tensor_by_name=lambda response, name: response.tensors[name],
         )
         monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
-        self._network = onnxruntime.InferenceSession(models / "lite_network/1/model.onnx")
+        if self.configs["lite_network"].backend == "python":
+            self._network = self._load("lite_network")
+        else:
+            self._network = onnxruntime.InferenceSession(models / "lite_network/1/model.onnx")
         self._model = self._load("lite_translate")
         self.network_shapes: list[tuple[int, ...]] = []
         self.network_error: str | None = None
@@ -114,6 +117,8 @@ class Server:
             if self.network_error:
                 return InferenceResponse([], TritonError(self.network_error))
             self.network_shapes.append(tokens.shape)
+            if config.backend == "python":
+                return self._network.execute([{inputs[0].name(): inputs[0]}])[0]
             outputs = self._network.run(requested_output_names, {inputs[0].name(): tokens})
             return InferenceResponse(list(map(Tensor, requested_output_names, outputs)))
 

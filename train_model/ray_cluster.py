@@ -67,8 +67,9 @@ def connected(address: str | None, **options: Any) -> Iterator[Any]:
             log_to_driver=False,
             **options,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"cannot connect to Ray at {address}: {error}") from error
+    except Exception as error:  # Ray raises Exception itself, too
+        where = f"connect to Ray at {address}" if address else "start Ray"
+        raise UserError(f"cannot {where}: {error}") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = BLOCK_BYTES

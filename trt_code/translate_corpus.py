@@ -22,7 +22,8 @@ SHOWN = 5
 """Unreadable shards that are named; there can be thousands."""
 
 
-def main(argv: list[str] | None = None) -> int:
+def make_parser() -> Parser:
+    """Return the parser of the program's options."""
     parser = Parser(prog="python -m trt_code.translate_corpus", description=__doc__)
     parser.add_argument("--input", required=True, help="file, folder, glob or URL")
     parser.add_argument("--output", required=True, help="folder or URL; new, or of a stopped run")
@@ -44,8 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_search(parser)
     ray_cluster.add_arguments(parser)
     parser.set_defaults(build_dir=None)
-    args = parser.parse_args(argv)
+    return parser
 
+
+def main(argv: list[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
     files = find_model(args.model, args.build_dir or "build").require_text()
     with ray_cluster.connected(args.address) as ray:
         return translate_corpus(args, files, ray)
@@ -60,7 +64,7 @@ def translate_corpus(args: argparse.Namespace, files: ModelFolder, ray: Any) -> 
     source, names = storage.find(args.input)
     kinds = {name: args.kind or kind_of(name) for name in names}
     output = storage.locate(args.output)
-    search = arguments.search_options(files.autoregressive, args)
+    search = arguments.search_options(files.family, args)
     text = {
         "precision": args.precision,
         "unknown": args.unknown,

@@ -74,6 +74,7 @@ class Summary:
         shards, rows, rejected, warned: of the finished shards, those of earlier runs included.
         translated: rows that this run has translated.
         seconds: from the first result to the last, without the start of the actors.
+        cpu_s: processor seconds of the actors for these rows, on the CPU's side of a GPU too.
         unreadable: why a shard could not be read, by its name.
         workers: for each actor its rows, and the peak of its memory in MB.
     """
@@ -84,6 +85,7 @@ class Summary:
     warned: int = 0
     translated: int = 0
     seconds: float = 0.0
+    cpu_s: float = 0.0
     unreadable: dict[str, str] = field(default_factory=dict)
     workers: dict[str, tuple[int, float]] = field(default_factory=dict)
     _first: float | None = None
@@ -102,6 +104,7 @@ class Summary:
             self._timed += result["rows"]
         self.seconds = now - self._first
         self.translated += result["rows"]
+        self.cpu_s += result["cpu_s"]
         rows, _ = self.workers.get(result["worker"], (0, 0))
         self.workers[result["worker"]] = rows + result["rows"], result["peak_mb"]
 
@@ -150,6 +153,7 @@ class Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
         """Return the counts of one chunk, without its rows."""
+        start = time.process_time()
         (name,), (first,), (data,) = batch["shard"], batch["first"], batch["data"]
         done = {"rows": 0, "rejected": 0, "warned": 0, "fatal": self._failure}
         if data and not self._failure:
@@ -161,6 +165,7 @@ class Worker:
                 done["fatal"] = cannot_write(self._job.output.url, error)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         done |= {"worker": f"{os.uname().nodename}:{os.getpid()}", "peak_mb": peak}
+        done["cpu_s"] = time.process_time() - start
         kept = {name: batch[name] for name in ("shard", "first", "total", "identity", "error")}
         return kept | {name: [value] for name, value in done.items()}
 

@@ -39,6 +39,7 @@ TABLE = Table(
         Column("seconds", "seconds", ".1f", 9),
         Column("rows/s", "rows_per_s", ".0f", 9),
         Column("per actor", "rows_per_s_and_actor", ".0f", 11),
+        Column("rows/CPU s", "rows_per_cpu_s", ".0f", 12),
         Column("actor MB", "peak_mb", ".0f", 10),
         Column("same", "same", ".3%", 10),
     ]
@@ -105,6 +106,7 @@ def measure(
         "seconds": summary.seconds,
         "rows_per_s": summary.rate,
         "rows_per_s_and_actor": summary.rate / len(workers),
+        "rows_per_cpu_s": summary.rows / summary.cpu_s,
         "peak_mb": max(peak for _, peak in workers),
         "same": same,
         "rows_of_each_actor": sorted(count for count, _ in workers),
@@ -116,8 +118,10 @@ def markdown(results: dict[str, Any]) -> str:
     lines = [f"# A corpus on Ray: {results['model']}", ""]
     lines += [*facts(results["machine"]), *facts(results["settings"]), ""]
     lines += [
-        "Seconds and rows/s are counted from the first result on, without the start of the actors. MB: the "
-        "largest peak of an actor's resident memory. Same: rows with the translation of one process.",
+        "Seconds and rows/s are counted from the first result on, without the start of the actors. "
+        "Rows/CPU s: by the actors' own processor time, which other programs on the machine do not change. "
+        "Actor MB: the largest peak of an actor's resident memory. Same: rows with the translation of one "
+        "process.",
         "",
     ]
     return "\n".join([*lines, *TABLE.markdown(results["rows"]), ""])

@@ -51,6 +51,7 @@ class Translator:
         ``translations`` has the reason.
         beam: hypotheses of a search; 1 is greedy.
         len_penalty: exponent of a hypothesis' length in its score.
+        max_iter: passes of an iterative network after the first one; None takes the network's own.
 
     Raises:
         UserError: the model or the runner is not available; the message says what to do.
@@ -73,6 +74,7 @@ class Translator:
         on_error: OnError = "stop",
         beam: int | None = None,
         len_penalty: float | None = None,
+        max_iter: int | None = None,
     ):
         files = find_model(os.fspath(model), build_dir or "build").require_text()
         self.model = files.name
@@ -90,6 +92,7 @@ class Translator:
             build_dir=folder,
             beam=beam,
             len_penalty=len_penalty,
+            max_iter=max_iter,
         )
         self._translator = translator.Translator(
             self._runner,

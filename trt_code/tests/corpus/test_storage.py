@@ -66,3 +66,26 @@ def test_what_cannot_be_used_is_said_in_one_line():
             locate(url)
     full = cannot_write("out", OSError(errno.ENOSPC, "No space left on device"))
     assert full.startswith("cannot write out: No space left on device; free some space; ")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """The URL of a folder in a bucket of a stand-in for S3."""
+    server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    from pyarrow.fs import S3FileSystem
+
+    running = server.ThreadedMotoServer(port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    S3FileSystem(allow_bucket_creation=True).create_dir("corpora")
+    yield "s3://corpora/crawl"
+    running.stop()
+
+
+def test_a_bucket(bucket):
+    test_folders_globs_and_files(bucket)
+    test_a_file_is_written_whole_or_not_at_all(f"{bucket}.de")

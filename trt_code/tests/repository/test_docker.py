@@ -59,3 +59,24 @@ def test_engine_and_server_share_their_tensorrt():
         if line.startswith("ARG TENSORRT_TAG=")
     }
     assert len(tags) == 1
+
+
+def test_the_ray_job_runs_the_program_on_the_locked_ray():
+    """The manifest itself was validated against KubeRay's schema: doc/corpora.md."""
+    from trt_code.translate_corpus import make_parser
+
+    spec = yaml.safe_load((FOLDER / "rayjob.yaml").read_text())["spec"]
+    command, name, *options = spec["entrypoint"].split()
+    assert (command, name) == ("lite-transformer-trt", "translate-corpus")
+    parsed = make_parser().parse_args(options)
+    cluster = spec["rayClusterSpec"]
+    lock = (FOLDER.parent / "requirements/ray.lock").read_text()
+    assert f"\nray=={cluster['rayVersion']} " in lock
+    page = (FOLDER.parent / "doc/corpora.md").read_text()
+    assert f"FROM rayproject/ray:{cluster['rayVersion']}-" in page
+    (group,) = cluster["workerGroupSpecs"]
+    assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    (container,) = group["template"]["spec"]["containers"]
+    gpus = int(container["resources"]["limits"]["nvidia.com/gpu"])
+    assert parsed.workers * parsed.gpus_per_worker == group["replicas"] * gpus
+    assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}

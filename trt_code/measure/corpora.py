@@ -2,9 +2,9 @@
 
     python -m trt_code.measure.corpora --rows 10000 100000 --workers 2
 
-Translates shards of generated sentences of the demo's task, on a cluster that is started here or on the one
-at ``--address``, and compares every row with a ``Translator`` in this process before it counts the rate.
-Prints the table and writes ``corpora.json`` and ``.md``.
+Translates shards of sentences of the demo's task, or of a file, on a cluster that is started here or on the
+one at ``--address``, and compares every row with a ``Translator`` in this process. Prints the table
+and writes ``corpora.json`` and ``.md``.
 """
 
 import itertools
@@ -14,6 +14,7 @@ from typing import Any
 
 from train_model import ray_cluster
 from train_model.cli import Parser, UserError, run, whole_number
+from train_model.data.files import read_lines
 from train_model.model_folder import locate
 from train_model.tables import Column, Table, as_json, facts, write_files
 from trt_code import arguments
@@ -142,6 +143,9 @@ def main(argv: list[str] | None = None) -> None:
         metavar="N",
         help="sizes of the corpus, one run each; default: 10000 100000",
     )
+    parser.add_argument(
+        "--text", type=Path, help="a file with one sentence per line; default: generated ones"
+    )
     arguments.add_output(parser, "build/corpora")
     ray_cluster.add_arguments(parser)
     parser.set_defaults(build_dir=None)
@@ -159,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
         "unknown": "keep",
         "too_long": "cut",
     }
-    lines = generate(min(DISTINCT, max(args.rows)))
+    lines = list(read_lines(args.text)) if args.text else generate(min(DISTINCT, max(args.rows)))
     # This also exports the model, so that no actor does it: that takes far more memory than translating.
     with Translator(model, **options) as translator:
         expected, runner = translator.translate(lines), translator.runner

@@ -101,9 +101,11 @@ QAT := $(BUILD)-qat/checkpoint.pt
 QUANTIZED ?= $(or $(wildcard $(QAT)),$(PTQ))
 INT8 = $(if $(wildcard $(QUANTIZED)),int8)
 PRECISION ?= fp32 tf32 fp16
-PATCHED := $(PRECISION:%=$(BUILD)/model.%.onnx)
+# Graphs for our plugins, which ONNX Runtime runs too, or of standard operators alone if PLUGINS=none is given.
+PATCHED_FORM := $(if $(filter none,$(PLUGINS)),.plain)
+PATCHED := $(PRECISION:%=$(BUILD)/model.%$(PATCHED_FORM).onnx)
 # ONNX Runtime searches in FP32 and INT8 alone.
-ORT_GRAPHS := $(if $(filter autoregressive,$(word 2,$(ANSWER))),,$(PATCHED))
+ORT_GRAPHS := $(if $(filter autoregressive,$(word 2,$(ANSWER))),,$(PRECISION:%=$(BUILD)/model.%.onnx))
 # A one-pass network is written in two halves as well, both at once, and the decoder stands for both.
 half_of = $(BUILD)/model$(1)$(if $(STEPS),,.decoder).onnx
 SPLIT := $(call half_of,)
@@ -145,7 +147,7 @@ $(BUILD)/model.decoder.onnx: $(WEIGHTS) $(DESCRIPTION) $(EXPORTER) | $(ENV_BASE)
 verify: $(BUILD)/model.onnx  ## compare the ONNX file with PyTorch over a grid of shapes
 	@$(PY) -m onnx_export.verify --checkpoint $(WEIGHTS) --onnx $<
 
-patch: $(PATCHED)  ## write the graphs for TensorRT (PRECISION=fp16 for one)
+patch: $(PATCHED)  ## write the graphs for TensorRT (PRECISION=fp16 for one, PLUGINS=none: of standard operators)
 
 $(BUILD)/model.qdq.onnx: $(QUANTIZED) $(EXPORTER)
 	@$(PY) -m onnx_export.export --checkpoint $< --output $@ >&2
@@ -165,7 +167,7 @@ $(BUILD)/model.%.onnx: $(BUILD)/model.onnx $(SURGEON)
 $(BUILD)/model.%.plain.onnx: $(BUILD)/model.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $< --output $@ --precision $* --plugins none >&2
 
-patch-split: $(foreach precision,$(PRECISION),$(call half_of,.$(precision)))  ## the same for the two files of onnx-split
+patch-split: $(foreach precision,$(PRECISION),$(call half_of,.$(precision)$(PATCHED_FORM)))  ## the same for the two files of onnx-split
 
 $(BUILD)/model.int8.decoder.onnx: $(BUILD)/model.qdq.decoder.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $(BUILD)/model.qdq.onnx --output $(BUILD)/model.int8.onnx \
@@ -174,6 +176,10 @@ $(BUILD)/model.int8.decoder.onnx: $(BUILD)/model.qdq.decoder.onnx $(SURGEON)
 $(BUILD)/model.%.decoder.onnx: $(BUILD)/model.decoder.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $(BUILD)/model.onnx --output $(BUILD)/model.$*.onnx \
 	  --precision $* --split >&2
+
+$(BUILD)/model.int8.plain.decoder.onnx: $(BUILD)/model.qdq.decoder.onnx $(SURGEON)
+	@$(PY) -m trt_code.onnx_surgeon --input $(BUILD)/model.qdq.onnx --output $(BUILD)/model.int8.plain.onnx \
+	  --precision int8 --split --plugins none >&2
 
 $(BUILD)/model.%.plain.decoder.onnx: $(BUILD)/model.decoder.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $(BUILD)/model.onnx --output $(BUILD)/model.$*.plain.onnx \
@@ -227,7 +233,7 @@ sensitivity: | $(call NEEDS,int8)  ## what INT8 costs layer by layer: table, plo
 
 # --- CUDA and TensorRT --------------------------------------------------------------------------
 # CMake knows best what is out of date, so these are run whenever they are asked for.
-.PHONY: nvcc headers plugins torch-ops tensorrt engine-tf32 engine-fp16 engine-bf16 engine-int8 engine-split
+.PHONY: nvcc headers plugins torch-ops tensorrt engine-tf32 engine-fp16 engine-bf16 engine-int8 engine-split engine-builds
 CMAKE_BUILD = CUDACXX="$$($(DOCTOR) --find nvcc)" \
   sh trt_code/cmake/build.sh build/cmake/$@ build $(CMAKE_FLAGS) $(1) >&2
 
@@ -249,19 +255,23 @@ torch-ops: needs-cmake nvcc $(ENV_BASE)  ## the same kernels as PyTorch operator
 # or the full TensorRT. PLUGINS=lite|none: graphs for our plugins, or of standard operators alone (*.plain.*).
 export TENSORRT ?= auto
 PLUGINS ?= $(if $(wildcard build/plugins/liblite_plugins_trt*.so)$(filter plugins,$(MAKECMDGOALS)),lite,none)
+ifeq ($(filter lite none,$(PLUGINS)),)
+$(error PLUGINS=$(PLUGINS) is not known; choose lite or none)
+endif
 FORM := $(if $(filter none,$(PLUGINS)),.plain)
 # What measures takes the library as it is.
 MADE_PLUGINS := $(if $(filter none,$(PLUGINS))$(filter bench sweep eval,$(MAKECMDGOALS)),,plugins)
-PLANS = $(BUILD)/model.$(1)$(FORM).plan $(STEPS:%=$(BUILD)/model.$(1)$(FORM).encoder.plan)
+plans_of = $(BUILD)/model.$(1)$(2).plan $(STEPS:%=$(BUILD)/model.$(1)$(2).encoder.plan)
+PLANS = $(call plans_of,$(1),$(FORM))
 engine-tf32: tensorrt $(call PLANS,tf32)  ## the TensorRT engine, FP32 with TF32 GEMMs (PLUGINS=lite|none)
 engine-fp16: tensorrt $(call PLANS,fp16)  ## the TensorRT engine in FP16 (ENGINE_FLAGS="--compute-capability 8.6")
 engine-bf16: tensorrt $(call PLANS,bf16)  ## the TensorRT engine in BF16
 engine-int8: tensorrt $(call PLANS,int8)  ## the TensorRT engine in INT8 and FP16, and its layers' precisions
 
 tensorrt: $(ENV_BASE)  ## install TensorRT for RTX into .venv if no TensorRT is here (TENSORRT=rtx|full|auto)
-	@$(PY) -m trt_code.engine.install $(IF_ANY) $(if $(PYTHON),--never) >&2
+	@$(PY) -m trt_code.engine.install $(IF_ANY) $(if $(PYTHON),--never) --plugins $(PLUGINS) >&2
 
-$(BUILD)/model.int8.plan $(BUILD)/model.int8.plain.plan: ENGINE_FLAGS += --layer-report $(BUILD)/model.int8.layers.json
+$(BUILD)/model.int8.plan $(BUILD)/model.int8.plain.plan: ENGINE_FLAGS += --layer-report $(@:.plan=.layers.json)
 BUILD_ENGINE = $(PY) -m trt_code.build_engine $(IF_ANY) $(ENGINE_FLAGS) --onnx $(@:.plan=.onnx) --output $@ >&2
 
 $(BUILD)/model.%.plan: $(BUILD)/model.%.onnx | tensorrt $(MADE_PLUGINS)
@@ -269,6 +279,12 @@ $(BUILD)/model.%.plan: $(BUILD)/model.%.onnx | tensorrt $(MADE_PLUGINS)
 
 SPLIT_PLANS = $(foreach half,encoder decoder,$(PRECISION:%=$(BUILD)/model.%$(FORM).$(half).plan))
 engine-split: tensorrt $(SPLIT_PLANS)  ## two engines for each PRECISION, of the files of patch-split
+
+# Every graph that can be made of MODEL: each precision, whole and in halves, with plugins and without.
+EVERY_GRAPH = $(foreach precision,fp32 tf32 fp16 bf16 int8,$(foreach form,$(precision) $(precision).plain,\
+  $(sort $(BUILD)/model.$(form).onnx $(call half_of,.$(form)))))
+engine-builds: tensorrt plugins $(EVERY_GRAPH)  ## build an engine of every graph of MODEL, and record time, memory and size (build/engine_builds)
+	@$(PY) -m trt_code.measure.engine_builds --model $(MODEL) $(ENGINE_BUILDS)
 
 define split_plan
 $(BUILD)/model.%.$(1).plan: $(BUILD)/model.%.$(if $(STEPS),onnx,decoder.onnx) | tensorrt $(MADE_PLUGINS)
@@ -283,9 +299,10 @@ bench sweep throughput eval test-gpu: torch-ops
 endif
 endif
 
-# The table gives the engines' builder and size even if no GPU can run them.
+# The table gives the engines' builder and size even if no GPU can run them, without plugins and, where the
+# library is built, with them.
 bench: IF_ANY := --if-any
-bench: $(call PLANS,tf32) $(call PLANS,fp16)
+bench: $(foreach precision,tf32 fp16,$(call plans_of,$(precision),.plain) $(if $(FORM),,$(call plans_of,$(precision))))
 ifeq ($(call HAS,gpu tensorrt),yes)
 sweep eval: $(call PLANS,tf32) $(call PLANS,fp16)
 endif

@@ -47,12 +47,11 @@ from trt_code.engine.tensorrt_api import (
     load_tensorrt,
     one_line,
     process_logger,
+    require_plugins,
     title_of,
-    version_tuple,
 )
 
 TIMING_CACHE = Path("build/timing.cache")
-RTX_READS_PLUGINS = (1, 7)  # from ONNX files; 1.5 and 1.6 refuse every operator that is not ONNX's
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--if-any",
         action="store_true",
-        help="build nothing and leave with status 0 where no TensorRT is installed",
+        help="build nothing and leave with status 0 if no TensorRT that takes the graph is installed",
     )
     add("--layer-report", type=Path, metavar="JSON", help="write the built layers, in detail")
     add("--verbose", action="store_true", help="print all that TensorRT says")
@@ -172,9 +171,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     graph = read_graph_files(args.onnx)
     _refuse_functions(graph)
     profiles = shapes.profiles_from_flags(args.min, args.opt, args.max, graph.positions)
-    ranges = _ranges(graph, dict(args.axis))
+    ranges = axis_ranges(graph, dict(args.axis))
 
     trt = load_tensorrt()
+    if graph.needs_plugins:
+        try:
+            require_plugins(trt)
+        except UserError as error:
+            if not args.if_any:
+                raise
+            print(f"{args.onnx} is not built: {error}", file=sys.stderr)
+            return
     options = _options(trt, args, graph)
     gpu = None if family_of(trt) is RTX else current_gpu()
     process_logger(trt).verbose = args.verbose
@@ -315,7 +322,7 @@ def _refuse_functions(graph: GraphFiles) -> None:
 
 def _plugin_libraries(trt: ModuleType, graph: GraphFiles, given: list[Path] | None) -> list[Path]:
     """Return the plugin libraries to load; none for a graph that has only standard operators."""
-    if given or graph.metadata.get("plugins") == "none":
+    if given or not graph.needs_plugins:
         return given or []
     default = default_library(trt)
     return [default] if default.is_file() else []
@@ -335,9 +342,7 @@ def _parse(trt: ModuleType, network: Any, graph: GraphFiles) -> Any:
     for line in lines[1:]:
         print(f"{graph.path}: {line}", file=sys.stderr)
     hint = ""
-    if family_of(trt) is RTX and version_tuple(trt.__version__) < RTX_READS_PLUGINS:
-        hint = "; TensorRT RTX reads plugins from 1.7 on: update it, or build with PLUGINS=none"
-    elif any(error.node_operator().startswith("Lite") for error in errors):
+    if any(error.node_operator().startswith("Lite") for error in errors):
         hint = (
             "; a Lite operator needs its plugin: run `make plugins`, give --plugins, or patch the graph "
             "with --plugins none"
@@ -366,8 +371,15 @@ def _configure(trt: ModuleType, config: Any, options: BuildOptions) -> None:
     config.progress_monitor = progress_monitor(trt)
 
 
-def _ranges(graph: GraphFiles, given: dict[str, Range]) -> dict[str, Range]:
-    """Return the ranges of the inputs' axes other than batch, source length and rows."""
+def axis_ranges(graph: GraphFiles, given: dict[str, Range]) -> dict[str, Range]:
+    """Return the ranges of the inputs' axes other than batch, source length and rows.
+
+    Args:
+        given: ranges to use instead of the defaults, by axis.
+
+    Raises:
+        UserError: the graph lacks an axis of ``given``, or has one without a default.
+    """
     free = {axis for axes in graph.axes.values() for axis in axes if isinstance(axis, str)}
     if len(graph.axes) == 1:
         free = set()  # batch and length, under any name

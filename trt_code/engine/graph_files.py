@@ -15,12 +15,14 @@ class GraphFiles:
     """An ONNX file, the files of its weights, the names of its functions and its metadata.
 
     Attributes:
+        needs_plugins: whether it has nodes that are not ONNX's own operators.
         axes: the axes of every input: a name where the size is free, a number where it is fixed.
     """
 
     path: Path
     weights: tuple[Path, ...]
     functions: tuple[str, ...]
+    needs_plugins: bool
     metadata: dict[str, str]
     axes: dict[str, tuple[str | int, ...]]
 
@@ -77,6 +79,7 @@ def read_graph_files(path: Path) -> GraphFiles:
         raise UserError(f"{path} is refused: {reason}; export it again")
     weights = tuple(weight_files(model, path))
     functions = tuple(function.name for function in model.functions)
+    needs_plugins = any(node.domain not in ("", "ai.onnx") for node in model.graph.node)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     axes = {
         item.name: tuple(
@@ -85,7 +88,7 @@ def read_graph_files(path: Path) -> GraphFiles:
         )
         for item in model.graph.input
     }
-    return GraphFiles(path, weights, functions, metadata, axes)
+    return GraphFiles(path, weights, functions, needs_plugins, metadata, axes)
 
 
 def sha256(*paths: Path) -> str:

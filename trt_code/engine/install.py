@@ -7,13 +7,14 @@ TensorRT is never installed, since its version belongs to the machine's driver a
 """
 
 import argparse
+import importlib
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
 from train_model.cli import UserError, run
-from trt_code.engine.tensorrt_api import FULL, RTX, choose_family, load_tensorrt
+from trt_code.engine.tensorrt_api import FULL, RTX, choose_family, load_tensorrt, require_plugins
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 
@@ -31,9 +32,18 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="leave with status 0 where TensorRT cannot be had, after saying so in one line",
     )
+    parser.add_argument(
+        "--plugins",
+        choices=("lite", "none"),
+        default="none",
+        help="lite: check too that TensorRT reads plugins from ONNX files",
+    )
     arguments = parser.parse_args(argv)
     try:
         provide(may_install=not arguments.never)
+        if arguments.plugins == "lite":
+            importlib.invalidate_caches()  # after an installation
+            require_plugins(load_tensorrt())
     except UserError as error:
         if not arguments.if_any:
             raise

@@ -29,6 +29,7 @@ class Family:
         title: NVIDIA's name.
         oldest, newest_major: the versions that this code is written for.
         install: the command that gets it.
+        reads_plugins: the first version whose ONNX parser takes nodes for plugins.
         plugin_abi: the TensorRT major version of the headers for its plugins; None for its own version.
     """
 
@@ -38,6 +39,7 @@ class Family:
     oldest: tuple[int, int]
     newest_major: int
     install: str
+    reads_plugins: tuple[int, int]
     plugin_abi: int | None = None
 
     @property
@@ -50,9 +52,18 @@ class Family:
 
 
 RTX = Family(
-    "rtx", "tensorrt_rtx", "TensorRT RTX", (1, 5), 1, "pip install tensorrt-rtx", plugin_abi=11
+    "rtx",
+    "tensorrt_rtx",
+    "TensorRT RTX",
+    (1, 5),
+    1,
+    "pip install tensorrt-rtx",
+    (1, 7),
+    plugin_abi=11,
 )
-FULL = Family("full", "tensorrt", "TensorRT", (10, 12), 11, "pip install tensorrt-cu13 cuda-python")
+FULL = Family(
+    "full", "tensorrt", "TensorRT", (10, 12), 11, "pip install tensorrt-cu13 cuda-python", (10, 12)
+)
 FAMILIES = {family.name: family for family in (RTX, FULL)}
 
 # The file that the ONNX parser of TensorRT for RTX opens for plugins, and the file in the package.
@@ -109,6 +120,17 @@ def load_tensorrt(family: Family | None = None) -> ModuleType:
     if family is RTX:
         preload_alias(_PARSER_OPENS, _PACKAGE_HAS)
     return trt
+
+
+def require_plugins(trt: ModuleType) -> None:
+    """Raise ``UserError`` if this TensorRT cannot read nodes for plugins from ONNX files."""
+    family = family_of(trt)
+    if version_tuple(trt.__version__) < family.reads_plugins:
+        first = ".".join(map(str, family.reads_plugins))
+        raise UserError(
+            f"{title_of(trt)} takes no plugins from ONNX files, {family.title} {first} and later do: "
+            f"`{family.install}=={first}.*`, or leave the plugins out with PLUGINS=none"
+        )
 
 
 def family_of(trt: ModuleType) -> Family:

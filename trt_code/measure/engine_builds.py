@@ -1,26 +1,50 @@
-"""Builds every graph of the given models and records each plan's build time, peak memory and size.
+"""Builds every graph of a model, and records time, peak memory, plan size and what TensorRT inferred.
 
-    python -m trt_code.measure.engine_builds --model demo,demo-ar
+    make engine-builds MODEL=demo
+    python -m trt_code.measure.engine_builds --model demo --output doc/results/rtx
 
 TensorRT for RTX does not need a GPU. Each build runs in a separate process, to measure its peak of resident
-memory. The graphs are those of `make patch patch-split`, with and without plugins; missing graphs are
-skipped. Plans are not kept.
+memory; plans are not kept. Another process parses each graph at the smallest, usual and largest size of the
+profile, and compares TensorRT's types and shapes with the file (``trt_code.engine.inspection``). The graphs
+are the patched ones in the model's build folder. Models that were recorded before stay in the record.
 """
 
+import concurrent.futures
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import Parser, UserError, atomic_path, run
+from train_model.cli import Parser, UserError, run
+from train_model.model_folder import model_name
+from train_model.tables import Column, Table, as_json, facts, write_files
 from trt_code import arguments
+from trt_code.build_engine import axis_ranges
 from trt_code.engine.graph_files import read_graph_files
+from trt_code.engine.profiles import default_profile, named_sizes
 from trt_code.engine.sidecar import read_sidecar
 from trt_code.measure.machine import describe
+
+RECORD = "builds.json"
+MEASURED = ("seconds", "cpu_seconds", "peak_mib", "plan_mib", "compared", "different")
+TABLE = Table(
+    [
+        Column("graph", "graph", width=34, left=True),
+        Column("plugins", "plugins", left=True),
+        Column("build, s", "seconds", ".1f", 9),
+        Column("CPU, s", "cpu_seconds", ".1f"),
+        Column("peak, MiB", "peak_mib", width=10),
+        Column("plan, MiB", "plan_mib", ".1f", 10),
+        Column("compared", "compared", width=9),
+        Column("different", "different", width=10),
+        Column("result", "result", left=True),
+    ],
+    separator=" ",
+)
 
 
 def graphs(folder: Path) -> list[Path]:
@@ -29,10 +53,23 @@ def graphs(folder: Path) -> list[Path]:
     return [path for path in found if "precision" in read_graph_files(path).metadata]
 
 
-def build(graph: Path) -> dict[str, Any]:
-    """Build one graph in a separate process; return the row with the outcome."""
-    row: dict[str, Any] = {"graph": f"{graph.parent.name}/{graph.name}"}
-    row["plugins"] = read_graph_files(graph).metadata.get("plugins", "lite")
+def record(graph: Path) -> dict[str, Any]:
+    """Build and inspect one graph, each in a separate process; return the row with the outcome."""
+    row: dict[str, Any] = {
+        "graph": graph.name,
+        "plugins": read_graph_files(graph).metadata.get("plugins", "lite"),
+    }
+    row |= dict.fromkeys(MEASURED)
+    try:
+        row |= _build(graph)
+        spawn = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as process:
+            return row | process.submit(_inspect, graph).result()
+    except UserError as error:
+        return row | {"result": " ".join(str(error).split())}
+
+
+def _build(graph: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, (Path(name) / "said").open("w+") as said:
         plan = Path(name) / "model.plan"
         command = [sys.executable, "-m", "trt_code.build_engine", "--onnx", str(graph)]
@@ -41,57 +78,90 @@ def build(graph: Path) -> dict[str, Any]:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
-            return row | {"error": said.read().strip().splitlines()[-1]}
+            raise UserError(
+                (said.read().strip() or f"status {process.returncode}").splitlines()[-1]
+            )
         sidecar = read_sidecar(plan)
-        return row | {
+        return {
             "seconds": sidecar.build_seconds,
             "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
             "peak_mib": round(usage.ru_maxrss / 1024),
             "plan_mib": round(plan.stat().st_size / 2**20, 1),
-            "by": f"{sidecar.family} {sidecar.tensorrt}",
+            "result": f"built by {sidecar.family} {sidecar.tensorrt}",
         }
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table."""
-    lines = [
-        "| graph | plugins | build, s | CPU, s | peak memory, MiB | plan, MiB |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        if "error" in row:
-            lines.append(f"| {row['graph']} | {row['plugins']} | {row['error']} | | | |")
-            continue
-        numbers = (row[name] for name in ("seconds", "cpu_seconds", "peak_mib", "plan_mib"))
-        lines.append(f"| {row['graph']} | {row['plugins']} | {' | '.join(map(str, numbers))} |")
+def _inspect(path: Path) -> dict[str, Any]:
+    # late imports: only the process that inspects needs them
+    from onnx_export.onnx_file import load_onnx
+    from trt_code.engine.inspection import inspect
+    from trt_code.engine.tensorrt_api import load_tensorrt
+
+    trt, graph, model = load_tensorrt(), read_graph_files(path), load_onnx(path)
+    profile, ranges = default_profile(graph.positions), axis_ranges(graph, {})
+    found = [inspect(trt, model, sizes) for sizes in named_sizes(profile, ranges)]
+    differences = [line for inspection in found for line in inspection.differences]
+    compared = sum(inspection.compared for inspection in found)
+    return {"compared": compared, "different": len(differences), "differences": differences}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the models recorded in ``path``; none if the file is missing.
+
+    Raises:
+        UserError: the file is not such a record.
+    """
+    try:
+        models = json.loads(path.read_text(encoding="utf-8"))
+        return {name: {"machine": m["machine"], "rows": m["rows"]} for name, m in models.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a record of builds; delete it or choose --output"
+        ) from error
+
+
+def markdown(models: dict[str, Any]) -> str:
+    """The record as a page: facts and a table for each model."""
+    lines = ["# Builds of every graph"]
+    for name, results in models.items():
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            *facts(results["machine"]),
+            "",
+            *TABLE.markdown(results["rows"]),
+        ]
     return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; see ``--help``."""
+    """Command line; see ``--help``. Exit status 1 if a graph is refused, or has other types or shapes."""
     parser = Parser(
         prog="python -m trt_code.measure.engine_builds", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--model", default="demo", help="names, comma-separated (demo)")
-    arguments.add_build_dir(parser)
+    arguments.add_model(parser)
     arguments.add_output(parser, "build/engine_builds")
     given = parser.parse_args(argv)
-    paths = [
-        path for name in given.model.split(",") for path in graphs(Path(given.build_dir) / name)
-    ]
+    name = model_name(given.model)
+    paths = graphs(Path(given.build_dir) / name)
     if not paths:
-        raise UserError(f"no patched graphs in {given.build_dir}; make them with `make patch`")
-    start, rows = time.monotonic(), []
+        raise UserError(
+            f"no patched graphs of {name} in {given.build_dir}; make them with `make patch`"
+        )
+    known = read_record(given.output / RECORD)
+    print(TABLE.head())
+    rows = []
     for path in paths:
-        rows.append(build(path))
-        print(rows[-1], flush=True)
-    results = {"machine": describe("cpu", os.cpu_count() or 1), "rows": rows}
-    with atomic_path(given.output / "results.json") as path:
-        path.write_text(json.dumps(results, indent=1) + "\n")
-    with atomic_path(given.output / "results.md") as path:
-        path.write_text(markdown(rows))
-    print(f"{given.output}/results.md: {len(rows)} builds in {time.monotonic() - start:.0f} s")
-    return int(any("error" in row for row in rows))
+        rows.append(record(path))
+        print(TABLE.line(rows[-1]), flush=True)
+    models = known | {name: {"machine": describe("cpu", 1), "rows": rows}}
+    write_files(given.output, {RECORD: as_json(models), "builds.md": markdown(models)})
+    wrong = sum(row["different"] != 0 for row in rows)
+    print(f"{given.output}/builds.md: {len(rows)} graphs of {name}, {wrong} not as they should be")
+    return int(wrong > 0)
 
 
 if __name__ == "__main__":

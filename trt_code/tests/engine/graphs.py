@@ -12,12 +12,15 @@ def write_graph(
     elem_type=TensorProto.INT64,
     functions=(),
     metadata=None,
+    plugin=None,
 ):
-    """A graph with the network's inputs and outputs, and nothing of the network."""
+    """A graph with the network's inputs and outputs, and of the network at most a node for ``plugin``."""
     nodes = [
         helper.make_node("Concat", ["src_tokens", "src_tokens"], ["output_tokens"], axis=1),
         helper.make_node("Cast", ["output_tokens"], ["output_scores"], to=TensorProto.FLOAT),
     ]
+    if plugin:
+        nodes.append(helper.make_node(plugin, ["output_scores"], ["unused"], domain="lite"))
     graph = helper.make_graph(
         nodes,
         "network",

@@ -13,6 +13,7 @@ import json
 import math
 import sys
 import time
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import onnx
@@ -449,6 +450,7 @@ class MockTensorRT:
         self.__version__ = version
         self.is_rtx = version.startswith("1.")
         self.__name__ = "tensorrt_rtx" if self.is_rtx else "tensorrt"
+        self.__spec__ = ModuleSpec(self.__name__, None)  # it is installed
         self.context_settings = []
         self.cudart = cudart
         self.logger = None

@@ -288,6 +288,9 @@ def test_default_plugins_are_used_and_recorded(trt):
     library.parent.mkdir(parents=True)
     library.write_bytes(b"\x7fELF")
     build()
+    assert sidecar()["plugins"] == []  # a graph of standard operators needs none
+    write_graph(Path("model.onnx"), plugin="LiteTopK")
+    build()
     build()  # the registry refuses a second load: the builder must not try
     assert [plugin["path"] for plugin in sidecar()["plugins"]] == [f"../{library}"]
 
@@ -381,14 +384,20 @@ def test_what_tensorrt_for_rtx_has_no_use_for_is_ignored_with_a_word(rtx, capsys
     assert sidecar()["hardware_compatible"] == "none"
 
 
-def test_plugins_need_a_newer_tensorrt_for_rtx(rtx):
+def test_plugins_need_a_newer_tensorrt_for_rtx_and_it_says_so_before_it_parses(rtx, capsys):
     rtx.__version__ = "1.6.1.120"
-    words = "Op type LiteTopK is not supported in TensorRT-RTX."
-    rtx.parser_errors = [ParserError(3, "topk", "LiteTopK", words)]
+    rtx.parser_errors = [ParserError(3, "topk", "LiteTopK", "this would come from the parser")]
+    write_graph(Path("model.onnx"), plugin="LiteTopK")
     message = refusal()
-    assert words in message
-    assert "TensorRT RTX reads plugins from 1.7 on" in message
+    assert message.startswith("TensorRT RTX 1.6.1.120 takes no plugins from ONNX files")
+    assert "`pip install tensorrt-rtx==1.7.*`" in message
     assert "PLUGINS=none" in message
+    build("--if-any")  # of make bench, which goes on
+    assert message in capsys.readouterr().err
+    rtx.parser_errors = []
+    write_graph(Path("model.onnx"))
+    build()
+    assert sidecar()["tensorrt"] == "1.6.1.120"
 
 
 def test_compute_capabilities_are_of_tensorrt_for_rtx_alone(trt):

@@ -8,6 +8,7 @@ import pytest
 from train_model.cli import UserError
 from trt_code.engine import install, tensorrt_api
 from trt_code.engine.gpu import Gpu
+from trt_code.tests.engine import mock_tensorrt
 
 
 @pytest.fixture
@@ -72,3 +73,16 @@ def test_an_installation_that_fails_gives_pips_reason(machine):
     machine.said = "ERROR: No matching distribution found for tensorrt-rtx\nerror: it failed\n"
     with pytest.raises(UserError, match="No matching distribution found"):
         install.main([])
+
+
+@pytest.mark.parametrize(("version", "taken"), [("1.6.1.120", False), ("1.7.1.116", True)])
+def test_plugins_are_refused_before_anything_is_compiled(monkeypatch, version, taken):
+    """``make engine-fp16 PLUGINS=lite`` compiles the plugins for minutes."""
+    mock_tensorrt.install(monkeypatch, version=version)
+    monkeypatch.setattr(tensorrt_api.importlib.util, "find_spec", lambda name: True)
+    assert install.main(["--plugins", "none"]) == 0
+    if taken:
+        assert install.main(["--plugins", "lite"]) == 0
+    else:
+        with pytest.raises(UserError, match=f"RTX {version} takes no plugins from ONNX files"):
+            install.main(["--plugins", "lite"])

@@ -86,7 +86,9 @@ def build(trt, path: Path, profile: Profile = PROFILE) -> bytes:
         registered(trt) if graph.metadata.get("plugins") != "none" else contextlib.nullcontext()
     )
     with creators:
-        return bytes(build_plan(trt, graph, [profile], options, build_engine._ranges(graph, {})))
+        return bytes(
+            build_plan(trt, graph, [profile], options, build_engine.axis_ranges(graph, {}))
+        )
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ CUDA_BUILD = .venv/lib/python*/site-packages/torch/lib/libtorch_cuda.so
 help:  ## list the targets
 	@echo "usage: make TARGET [MODEL=name of a folder in data_model, or a path] [PYTHON=...]"; echo
 	@awk -F ':.*## ' '/^[a-z0-9-]+( [a-z0-9-]+)*:.*## / {printf "  %-36s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "options of bench, eval, throughput and translate: RUNNER= PRECISION= DEVICE= THREADS= BEAM= LENPEN= (names with commas or spaces)"
+	@echo; echo "options of bench, eval, throughput and translate: RUNNER= PRECISION= DEVICE= THREADS= BEAM= LENPEN= KERNELS= CUDA_GRAPH= (names with commas or spaces)"
 
 # The doctor and the questions about models need no package, so they can speak before any is installed.
 ANY_PYTHON = $(if $(PYTHON)$(wildcard .venv/bin/python),$(PY),$(FIND_PYTHON); $${python:-python3})
@@ -233,7 +233,7 @@ sensitivity: | $(call NEEDS,int8)  ## what INT8 costs layer by layer: table, plo
 
 # --- CUDA and TensorRT --------------------------------------------------------------------------
 # CMake knows best what is out of date, so these are run whenever they are asked for.
-.PHONY: nvcc headers plugins torch-ops tensorrt engine-tf32 engine-fp16 engine-bf16 engine-int8 engine-split engine-builds
+.PHONY: nvcc headers plugins torch-ops tensorrt engine-tf32 engine-fp16 engine-bf16 engine-int8 engine-split plans engine-builds
 CMAKE_BUILD = CUDACXX="$$($(DOCTOR) --find nvcc)" \
   sh trt_code/cmake/build.sh build/cmake/$@ build $(CMAKE_FLAGS) $(1) >&2
 
@@ -280,6 +280,9 @@ $(BUILD)/model.%.plan: $(BUILD)/model.%.onnx | tensorrt $(MADE_PLUGINS)
 SPLIT_PLANS = $(foreach half,encoder decoder,$(PRECISION:%=$(BUILD)/model.%$(FORM).$(half).plan))
 engine-split: tensorrt $(SPLIT_PLANS)  ## two engines for each PRECISION, of the files of patch-split
 
+plans: $(ENV_BASE)  ## list the engines of MODEL: who built each, for which GPUs, the plugin libraries that it needs
+	@$(PY) -m trt_code.engine.plans --model $(MODEL)
+
 # Every graph that can be made of MODEL: each precision, whole and in halves, with plugins and without.
 EVERY_GRAPH = $(foreach precision,fp32 tf32 fp16 bf16 int8,$(foreach form,$(precision) $(precision).plain,\
   $(sort $(BUILD)/model.$(form).onnx $(call half_of,.$(form)))))
@@ -311,7 +314,9 @@ endif
 .PHONY: bench sweep throughput eval translate translate-corpus report compare triton
 # Options that are given to make: RUNNER=ort,torch PRECISION="fp32 fp16" DEVICE=cpu THREADS=2 BEAM=4 LENPEN=0.6 ...
 option = $(if $(filter command,$(origin $(1))),--$(2) "$$$(1)")
-RUN_OPTIONS = $(call option,DEVICE,device) $(call option,THREADS,threads) $(call option,BEAM,beam) $(call option,LENPEN,lenpen)
+MACHINE_OPTIONS = $(call option,DEVICE,device) $(call option,THREADS,threads) \
+  $(call option,KERNELS,kernels) $(call option,CUDA_GRAPH,cuda-graph)
+RUN_OPTIONS = $(MACHINE_OPTIONS) $(call option,BEAM,beam) $(call option,LENPEN,lenpen)
 RUNNER_OPTIONS = $(call option,RUNNER,runner) $(call option,PRECISION,precision) $(RUN_OPTIONS)
 COMPARED = --model $(MODEL) $(INT8:%=--precision $(PRECISIONS),%) $(RUNNER_OPTIONS)
 bench: PRECISIONS := fp32,tf32,fp16
@@ -338,7 +343,7 @@ endif
 # ONNX Runtime reads one graph, in one precision; the other runners read the checkpoint or an engine.
 GRAPH := $(if $(filter command,$(origin PRECISION)),$(patsubst int8,qdq,$(filter-out fp32,$(PRECISION))))
 GRAPH := $(GRAPH:%=.%)
-TRANSLATED := $(if $(filter torch cuda-graph trt trt-split,$(RUNNER)),,$(if $(filter ort,$(RUNNER)),$(BUILD)/model$(GRAPH).onnx,$(call half_of,$(GRAPH))))
+TRANSLATED := $(if $(filter torch cuda-graph trt%,$(RUNNER)),,$(if $(filter ort,$(RUNNER)),$(BUILD)/model$(GRAPH).onnx,$(call half_of,$(GRAPH))))
 translate: model-has-text $(TRANSLATED)  ## translate TEXT="...", stdin, or what is entered (N_BEST= UNKNOWN= ON_ERROR= FORMAT=, TRANSLATE= passes options)
 	@$(PY) -m trt_code.translate --model $(MODEL) $(RUNNER_OPTIONS) $(call option,MAX_TOKENS,max-tokens) \
 	  $(call option,N_BEST,n-best) $(call option,UNKNOWN,unknown) $(call option,ON_ERROR,on-error) \
@@ -359,7 +364,7 @@ report:  ## plot and tabulate anew what bench measured
 compare: $(ENV_BASE)  ## both kinds of network side by side: quality, and speed by batch size (build/compare; COMPARE=)
 	@$(MAKE) --no-print-directory onnx-split MODEL=demo
 	@$(MAKE) --no-print-directory onnx MODEL=demo-ar
-	@$(PY) -m trt_code.measure.compare $(call option,DEVICE,device) $(call option,THREADS,threads) $(COMPARE)
+	@$(PY) -m trt_code.measure.compare $(MACHINE_OPTIONS) $(COMPARE)
 
 triton: model-has-text $(BUILD)/model.onnx  ## a Triton Inference Server model repository in build/triton (doc/serving.md)
 	@$(PY) -m trt_code.triton.repository --model $(MODEL) $(call option,BEAM,beam) $(call option,LENPEN,lenpen) $(TRITON)

@@ -18,6 +18,7 @@ from train_model.models.architectures import Family
 from train_model.models.refinement import MAX_ITERATIONS
 from trt_code import runners
 from trt_code.devices import default_device, processors
+from trt_code.engine.plan import CUDA_GRAPHS, KERNELS
 from trt_code.runners import PRECISIONS
 
 MAX_BEAM = 1024
@@ -51,9 +52,27 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
-    """Add ``--device`` and ``--threads``."""
+    """Add ``--device`` and ``--threads``, and the options of ``add_engine``."""
     add_device(parser)
     add_count(parser, "--threads", processors(), "CPU threads", MAX_THREADS)
+    add_engine(parser)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add ``--kernels`` and ``--cuda-graph``, which say how a TensorRT engine runs."""
+    engine = parser.add_argument_group("options of TensorRT engines", "see doc/engine.md")
+    engine.add_argument(
+        "--kernels",
+        choices=KERNELS,
+        default=KERNELS[0],
+        help=f"when TensorRT for RTX compiles kernels for a new shape; default: {KERNELS[0]}",
+    )
+    engine.add_argument(
+        "--cuda-graph",
+        choices=CUDA_GRAPHS,
+        default=CUDA_GRAPHS[0],
+        help=f"who captures a CUDA graph; default: {CUDA_GRAPHS[0]}",
+    )
 
 
 def add_runner(parser: argparse.ArgumentParser) -> None:
@@ -203,7 +222,13 @@ def device(arguments: argparse.Namespace) -> str:
 
 def runner_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of ``runners.create`` that the arguments hold."""
-    return {"threads": arguments.threads, "build_dir": arguments.build_dir}
+    shared = {"threads": arguments.threads, "build_dir": arguments.build_dir}
+    return shared | engine_options(arguments)
+
+
+def engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of ``runners.create`` that ``add_engine`` added."""
+    return {"kernels": arguments.kernels, "cuda_graph": arguments.cuda_graph}
 
 
 def search_options(family: Family, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import itertools
 import statistics
 import time
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from trt_code import arguments, report
 from trt_code.measure import layer_precision
 from trt_code.measure.agreement import Agreement, compare, verdict
 from trt_code.measure.machine import describe
-from trt_code.runners import Runner, Unavailable, create, spec
+from trt_code.runners import Runner, Unavailable, create
 from trt_code.runners.timing import wall_ms
 from trt_code.text import batching
 
@@ -99,12 +98,11 @@ class Bench:
         """Make a runner for this model and device; raises ``Unavailable`` as ``runners.create``."""
         return create(runner, self._files, precision, self._device, **self._options)
 
-    def precision_note(self, runner: str, precision: str) -> str | None:
+    @staticmethod
+    def precision_note(runner: Runner) -> str | None:
         """Which products ran in INT8, or None if the runner cannot report it."""
-        folder = Path(self._options.get("build_dir", "build")) / self._files.name
-        declared = spec(runner, self._files.family)
-        file = folder / declared.int8_report.get(self._device, "")
-        if precision != "int8" or not file.is_file():
+        file = runner.int8_report
+        if runner.precision != "int8" or file is None or not file.is_file():
             return None
         products = layer_precision.products(file)
         command = f"python -m trt_code.measure.layer_precision {file}"
@@ -215,7 +213,7 @@ def bench(run: Bench, runners: list[str], precisions: list[str]) -> tuple[list, 
             for row in run.rows(runner):
                 rows.append(row)
                 print(report.text_row(row), flush=True)
-        note = run.precision_note(name, precision)
+        note = run.precision_note(runner)
         if note:
             print(note, flush=True)
     return rows, not_run

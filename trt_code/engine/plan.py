@@ -30,25 +30,28 @@ from trt_code.engine.tensorrt_api import (
     title_of,
 )
 
+KERNELS = ("eager", "lazy", "none")
+CUDA_GRAPHS = ("runner", "library", "none")
+
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """Run-time options of TensorRT for RTX; the full TensorRT does not have them.
+    """How an engine runs. The full TensorRT has ``cuda_graph`` "runner" and "none" only.
 
     Attributes:
-        kernels: when kernels for a new shape are compiled: "eager" (at the shape's first pass), "lazy"
-            (during the first passes, which use slower kernels) or "none" (never).
-        cuda_graph: who captures a CUDA graph: "runner" (the code around the engine, as for the full
-            TensorRT), "library" (TensorRT for RTX itself) or "none".
+        kernels: when TensorRT for RTX compiles kernels for a new shape: "eager" (at the shape's first pass),
+            "lazy" (during the first passes, which use slower kernels) or "none" (never).
+        cuda_graph: who captures a CUDA graph: "runner" (the code around the engine), "library" (TensorRT
+            for RTX itself) or "none".
     """
 
-    kernels: str = "eager"
-    cuda_graph: str = "runner"
+    kernels: str = KERNELS[0]
+    cuda_graph: str = CUDA_GRAPHS[0]
 
     def __post_init__(self) -> None:
         for name, value, known in (
-            ("kernels", self.kernels, ("eager", "lazy", "none")),
-            ("cuda_graph", self.cuda_graph, ("runner", "library", "none")),
+            ("kernels", self.kernels, KERNELS),
+            ("cuda_graph", self.cuda_graph, CUDA_GRAPHS),
         ):
             if value not in known:
                 raise UserError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
@@ -57,6 +60,20 @@ class RuntimeOptions:
                 "kernels 'lazy' changes kernels after the first pass, which a graph that the runner captures "
                 "would not see; choose cuda_graph 'library' or 'none' with it"
             )
+
+    def check(self, trt: ModuleType) -> None:
+        """Raise ``UserError`` if this TensorRT does not have the chosen options."""
+        if family_of(trt) is RTX:
+            return
+        for name, value, known in (
+            ("kernels", self.kernels, KERNELS[:1]),
+            ("cuda_graph", self.cuda_graph, ("runner", "none")),
+        ):
+            if value not in known:
+                raise UserError(
+                    f"{name} {value!r} is an option of {RTX.title} and the plan is of {title_of(trt)}; "
+                    f"choose {' or '.join(known)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -93,17 +110,19 @@ class Engine:
 
     Args:
         plan: a plan from ``Plan.open``.
-        options: run-time options of TensorRT for RTX.
+        options: how it runs.
 
     Attributes:
         inputs, outputs: names of the tensors.
         device_memory: bytes of scratch memory that a context needs.
 
     Raises:
-        UserError: TensorRT cannot load the plan.
+        UserError: TensorRT cannot load the plan, or lacks an option.
     """
 
     def __init__(self, plan: Plan, options: RuntimeOptions | None = None) -> None:
+        options = options or RuntimeOptions()
+        options.check(plan.trt)
         self.plan, self.trt, self.profiles = plan, plan.trt, plan.sidecar.profiles
         name = f"{plan.path}; build it: {plan.sidecar.command}"
         self._engine = deserialize(self.trt, plan.path.read_bytes(), name)
@@ -112,8 +131,7 @@ class Engine:
         read = self.trt.TensorIOMode.INPUT
         self.inputs = [name for name in names if self._engine.get_tensor_mode(name) == read]
         self.outputs = [name for name in names if name not in self.inputs]
-        options = options or RuntimeOptions()
-        self.captures = options.cuda_graph == "runner" or family_of(self.trt) is not RTX
+        self.captures = options.cuda_graph == "runner"
         self._settings = _Settings(self.trt, self._engine, options, cache_path(plan.path))
 
     def shape(self, name: str) -> tuple[int, ...]:

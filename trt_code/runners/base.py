@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -69,6 +70,8 @@ class Runner(abc.ABC):
         device: "cpu" or "cuda".
         max_source: the longest source it takes, in tokens with bos and eos; None if unknown.
         max_batch: the largest number of sentences in a batch; None if only memory limits it.
+        int8_report: the file that shows which products run in INT8 (``trt_code.measure.layer_precision``);
+            None if the runner cannot report it.
         config: the network's configuration if it was loaded from a checkpoint; None for a graph or a plan.
         make_ms: milliseconds that ``create`` took to make it; 0 if it was not made by ``create``.
         n_best: whether it gives several translations per sentence; ``create`` sets it from the declaration.
@@ -78,6 +81,7 @@ class Runner(abc.ABC):
     n_best: bool = False
     max_source: int | None = None
     max_batch: int | None = None
+    int8_report: Path | None = None
     config: Any = None
 
     def __init__(self, name: str, precision: str, device: str):

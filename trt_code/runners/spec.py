@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from train_model.models.architectures import Family
+from trt_code.engine.plan import CUDA_GRAPHS, KERNELS
 from trt_code.runners.base import Runner, Unavailable
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -48,8 +49,8 @@ class Request:
     beam: int | None = None
     len_penalty: float | None = None
     max_iter: int | None = None
-    kernels: str = "eager"
-    cuda_graph: str = "runner"
+    kernels: str = KERNELS[0]
+    cuda_graph: str = CUDA_GRAPHS[0]
 
     @property
     def folder(self) -> Path:
@@ -76,8 +77,6 @@ class RunnerSpec:
             translation of a batch needs.
         n_best: whether it gives several translations per sentence.
         compiles: whether it compiles each new shape, for half a minute and more.
-        int8_report: by device, the file in ``<build_dir>/<model>`` that shows which products run in
-            INT8 (``trt_code.measure.layer_precision``).
         options: how this runner differs from others that the same ``create`` makes.
     """
 
@@ -91,7 +90,6 @@ class RunnerSpec:
     cuts_canvas: bool = False
     n_best: bool = False
     compiles: bool = False
-    int8_report: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, request: Request) -> None:

@@ -19,7 +19,7 @@ from train_model.cli import Parser, UserError, run, whole_number
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
-from trt_code.arguments import MAX_BEAM
+from trt_code.arguments import MAX_BEAM, add_engine, engine_options
 from trt_code.evaluate import read_split
 from trt_code.runners import PRECISIONS, RUNNERS, Output, Runner, Unavailable, create
 from trt_code.text.batching import PAD, pad
@@ -129,6 +129,7 @@ def main(argv: list[str] | None = None) -> None:
         "--lines", type=whole_number(1), default=256, metavar="N", help="to translate (256)"
     )
     parser.add_argument("--build-dir", default="build")
+    add_engine(parser)
     arguments = parser.parse_args(argv)
     if arguments.policy and RUNNERS[arguments.runner][0].reads != "checkpoint":
         parser.error("--policy is for runners that read the checkpoint")
@@ -138,6 +139,7 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.policy:
             files = with_policy(files, arguments.policy, Path(folder))
         options = {"threads": 1, "build_dir": arguments.build_dir, "beam": arguments.beam}
+        options |= engine_options(arguments)
         try:
             runner = create(
                 arguments.runner, files, arguments.precision, arguments.device, **options

@@ -26,6 +26,7 @@ from train_model.data.corpora.demo.phrases import KINDS
 from train_model.data.corpora.demo.sentences import JOINED_LENGTHS, join
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model
+from trt_code.arguments import add_engine, engine_options
 from trt_code.measure.machine import describe
 from trt_code.runners import PRECISIONS, Runner, Unavailable, create, names
 from trt_code.stress.batch_neighbours import score_tolerance
@@ -277,12 +278,13 @@ def main(argv: list[str] | None = None) -> int:
         "--minutes", type=number(0), default=480, help="at most, for the load itself"
     )
     parser.add_argument("--output", type=Path, default=Path("build/load.json"))
+    add_engine(parser)
     arguments = parser.parse_args(argv)
 
     files = find_model(arguments.model, arguments.build_dir)
     tokenizer = Tokenizer.from_files(files)
     encoded = [tokenizer.encode(text) for text in sentences(arguments.pool, seed=1)]
-    options = {"threads": 1, "build_dir": arguments.build_dir}
+    options = {"threads": 1, "build_dir": arguments.build_dir, **engine_options(arguments)}
     try:
         runner = create(arguments.runner, files, arguments.precision, arguments.device, **options)
     except Unavailable as reason:

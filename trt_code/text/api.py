@@ -52,6 +52,7 @@ class Translator:
         beam: hypotheses of a search; 1 is greedy.
         len_penalty: exponent of a hypothesis' length in its score.
         max_iter: passes of an iterative network after the first one; None takes the network's own.
+        kernels, cuda_graph: how a TensorRT engine runs, see ``trt_code.engine.plan.RuntimeOptions``.
 
     Raises:
         UserError: the model or the runner is not available; the message says what to do.
@@ -75,6 +76,8 @@ class Translator:
         beam: int | None = None,
         len_penalty: float | None = None,
         max_iter: int | None = None,
+        kernels: Literal["eager", "lazy", "none"] = "eager",
+        cuda_graph: Literal["runner", "library", "none"] = "runner",
     ):
         files = find_model(os.fspath(model), build_dir or "build").require_text()
         self.model = files.name
@@ -93,6 +96,8 @@ class Translator:
             beam=beam,
             len_penalty=len_penalty,
             max_iter=max_iter,
+            kernels=kernels,
+            cuda_graph=cuda_graph,
         )
         self._translator = translator.Translator(
             self._runner,

@@ -51,6 +51,8 @@ def create(request: Request, *, form: Form) -> "OrtRunner":
     path = request.folder / graphs(request.precision, request.device).files[0]
     runner = OrtRunner(request, path, files)
     check_vocabularies(files[-1], runner.metadata, request.model, command)
+    if request.device == "cpu" and form != "split":
+        runner.int8_report = path
     return runner
 
 
@@ -184,7 +186,6 @@ RUNNERS = (
         _PRECISIONS,
         reads="onnx",
         graphs=graphs,
-        int8_report={"cpu": f"{_INT8}.onnx"},
         options={"form": "whole"},
     ),
     RunnerSpec(
@@ -196,7 +197,6 @@ RUNNERS = (
         graphs=functools.partial(graphs, form="pass"),
         cuts_canvas=True,
         n_best=True,
-        int8_report={"cpu": f"{_INT8}.onnx"},
         options={"form": "pass"},
     ),
     RunnerSpec(

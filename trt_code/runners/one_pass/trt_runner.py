@@ -34,17 +34,21 @@ MAX_SHAPES = 64
 OUTPUTS = tuple(WHOLE.outputs)
 
 
-def create(request: Request) -> "TrtRunner":
+def create(request: Request, plain: bool) -> "TrtRunner":
     """Make the runner of ``<build_dir>/<model>/model.<precision>.plan``, or of the plan without plugins.
+
+    Args:
+        plain: take the plan without plugins (``find_plan``).
 
     Raises:
         Unavailable: TensorRT or a GPU is missing, or the plan is missing, stale, foreign or damaged.
     """
-    plan = find_plan(request.folder / f"model.{request.precision}.plan")
+    plan = find_plan(request.folder / f"model.{request.precision}.plan", plain)
     with plans_on(request.device, plan, instead="ort"):
         options = RuntimeOptions(request.kernels, request.cuda_graph)
-        runner = TrtRunner(plan, request.precision, options)
+        runner = TrtRunner(plan, request.precision, options, request.name)
     check_plan(plan, request.model, f"make engine-{request.precision}")
+    runner.int8_report = layer_report(plan)
     return runner
 
 
@@ -55,16 +59,30 @@ def check_plan(plan: Path, model_files: Any, remedy: str) -> None:
         check_vocabularies(graph, read_graph_files(graph).metadata, model_files, remedy)
 
 
-def find_plan(plan: Path, half: str | None = None) -> Path:
+def find_plan(plan: Path, plain: bool, half: str | None = None) -> Path:
     """Return the plan to run: with plugins if it exists, else without if that exists, else ``plan``.
 
     Args:
         plan: path of the plan with plugins.
+        plain: return the plan without plugins, for a comparison with the other.
         half: if given, look for this half of each plan.
+
+    Raises:
+        Unavailable: with ``plain``, there is no plan with plugins, so that both would be the same plan.
     """
-    plain = plain_path(plan)
-    with_plugins, without = (half_path(path, half) if half else path for path in (plan, plain))
-    return plain if without.is_file() and not with_plugins.is_file() else plan
+    without = plain_path(plan)
+    exist = [(half_path(path, half) if half else path).is_file() for path in (plan, without)]
+    if plain and exist == [False, True]:
+        raise Unavailable(
+            f"it would run the same plan as the runner without -plain, since there is no {plan} "
+            "(make plugins, then the engine again)"
+        )
+    return without if plain or exist == [False, True] else plan
+
+
+def layer_report(plan: Path) -> Path:
+    """Return the file that ``make engine-int8`` writes for ``plan``: ``model.int8.layers.json``."""
+    return plan.with_suffix(".layers.json")
 
 
 @contextmanager
@@ -172,8 +190,14 @@ class TrtRunner(Runner):
         UserError: in the cases in which ``create`` raises ``Unavailable``.
     """
 
-    def __init__(self, plan: Path, precision: str, options: RuntimeOptions | None = None):
-        super().__init__("trt", precision, "cuda")
+    def __init__(
+        self,
+        plan: Path,
+        precision: str,
+        options: RuntimeOptions | None = None,
+        name: str = "trt",
+    ) -> None:
+        super().__init__(name, precision, "cuda")
         opened = Plan.open(plan)
         self._stream = Stream()
         self._engine = Engine(opened, options)
@@ -365,12 +389,13 @@ def _input_name(engine: Engine) -> str:
     return engine.inputs[0]
 
 
-RUNNERS = (
+RUNNERS = tuple(
     RunnerSpec(
-        "trt",
+        name,
         create,
         {"cuda": PRECISIONS},
         reads="engine",
-        int8_report={"cuda": "model.int8.layers.json"},
-    ),
+        options={"plain": name.endswith("-plain")},
+    )
+    for name in ("trt", "trt-plain")
 )

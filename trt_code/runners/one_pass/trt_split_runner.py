@@ -33,6 +33,7 @@ from trt_code.runners.one_pass.trt_runner import (
     Stream,
     check_plan,
     find_plan,
+    layer_report,
     plans_on,
     source_shape,
 )
@@ -40,17 +41,20 @@ from trt_code.runners.spec import PRECISIONS, Request, RunnerSpec
 from trt_code.runners.turns import Turns
 
 
-def create(request: Request) -> "TrtSplitRunner":
+def create(request: Request, plain: bool) -> "TrtSplitRunner":
     """Make the runner of ``<build_dir>/<model>/model.<precision>.encoder.plan`` and ``.decoder.plan``.
 
     The decoder's plan of an iterative network is ``model.<precision>.plan``.
+
+    Args:
+        plain: take the plans without plugins (``find_plan``).
 
     Raises:
         Unavailable: TensorRT or a GPU is missing, or a plan is missing, stale, foreign or damaged.
     """
     one_pass = request.model.family == "one-pass"
     plan = request.folder / f"model.{request.precision}.plan"
-    path = find_plan(plan, "decoder" if one_pass else None)
+    path = find_plan(plan, plain, "decoder" if one_pass else None)
     decoder = half_path(path, "decoder") if one_pass else path
     plans = {"encoder": half_path(path, "encoder"), "decoder": decoder}
     with plans_on(request.device, decoder, instead="ort-split" if one_pass else "ort"):
@@ -58,6 +62,7 @@ def create(request: Request) -> "TrtSplitRunner":
         runner = TrtSplitRunner(plans, request, options)
     target = "engine-split" if one_pass else f"engine-{request.precision}"
     check_plan(decoder, request.model, f"make {target}")
+    runner.int8_report = layer_report(decoder)
     return runner
 
 
@@ -230,23 +235,21 @@ def _check_tensors(engine: Engine, half: str) -> None:
         )
 
 
-RUNNERS = (
+RUNNERS = tuple(
     RunnerSpec(
-        "trt-split",
+        name,
         create,
         {"cuda": PRECISIONS},
+        families=(family,),
         reads="engine",
         cuts_canvas=True,
         n_best=True,
-    ),
-    RunnerSpec(
-        "trt",
-        create,
-        {"cuda": PRECISIONS},
-        families=("iterative",),
-        reads="engine",
-        cuts_canvas=True,
-        n_best=True,
-        int8_report={"cuda": "model.int8.layers.json"},
-    ),
+        options={"plain": name.endswith("-plain")},
+    )
+    for name, family in (
+        ("trt-split", "one-pass"),
+        ("trt-split-plain", "one-pass"),
+        ("trt", "iterative"),
+        ("trt-plain", "iterative"),
+    )
 )

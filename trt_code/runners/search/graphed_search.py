@@ -29,6 +29,11 @@ ROOM_STEP = 32
 Capture = Callable[[Callable[[], Any], Callable[[], None]], Callable[[], Any]]
 
 
+def without_capture(function: Callable[[], Any], prepare: Callable[[], None]) -> Callable[[], Any]:
+    """A ``Capture`` that captures nothing: ``function`` itself runs every time."""
+    return function
+
+
 class CudaCapture:
     """Captures functions in CUDA graphs on one stream, with one memory pool."""
 

@@ -30,7 +30,9 @@ def create(request: Request) -> SearchRunner:
     halves = StepSession(step, request.threads)
     check_vocabularies(step, halves.metadata, request.model, graphs.command)
     search_steps = functools.partial(search, halves)
-    return SearchRunner(request, search_steps, halves.max_source, memory.peak)
+    runner = SearchRunner(request, search_steps, halves.max_source, memory.peak)
+    runner.int8_report = step
+    return runner
 
 
 RUNNERS = (
@@ -42,6 +44,5 @@ RUNNERS = (
         n_best=True,
         reads="onnx",
         graphs=lambda precision, device: _GRAPHS[precision],
-        int8_report={"cpu": "model.qdq.onnx"},
     ),
 )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from onnx_export.paths import half_path
 from train_model.cli import UserError
-from trt_code.engine.plan import Engine, Plan
+from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Shape, best_profile
 from trt_code.runners.search.graphed_search import Capture, GraphedSearch
 
@@ -26,15 +26,25 @@ class EngineHalves:
     Args:
         step: plan of the step; the encoder's is ``half_path(step, "encoder")``.
         device: the device of the engines' tensors.
+        options: how the engines run. The search itself captures its steps, so the library cannot.
 
     Raises:
-        UserError: TensorRT or a GPU is missing, or a plan does not fit this machine or this network.
+        UserError: TensorRT or a GPU is missing, a plan does not fit this machine or this network, or an
+            option does not suit.
     """
 
-    def __init__(self, step: Path, device: torch.device) -> None:
+    def __init__(
+        self, step: Path, device: torch.device, options: RuntimeOptions | None = None
+    ) -> None:
+        options = options or RuntimeOptions()
+        if options.cuda_graph == "library":
+            raise UserError(
+                "cuda_graph 'library' is for one-pass models; a search captures a step with all that is "
+                "around the network: choose cuda_graph 'runner' or 'none'"
+            )
         plans = [Plan.open(path) for path in (half_path(step, "encoder"), step)]
         self._device = device
-        self._encoder, self._step = map(Engine, plans)
+        self._encoder, self._step = (Engine(plan, options) for plan in plans)
         self.engine_memory = max(engine.device_memory for engine in (self._encoder, self._step))
         self._check(step)
         largest = [[profile.max for profile in plan.sidecar.profiles] for plan in plans]

@@ -11,10 +11,10 @@ from trt_code.tests.engine.graphs import write_graph
 PLAN = Path("build/demo/model.fp16.plan")
 
 
-def build(*flags, elem_type=TensorProto.INT64):
+def build(*flags, elem_type=TensorProto.INT64, plugin=None):
     PLAN.parent.mkdir(parents=True, exist_ok=True)
     graph = PLAN.with_suffix(".onnx")
-    write_graph(graph, elem_type=elem_type)
+    write_graph(graph, elem_type=elem_type, plugin=plugin)
     build_engine.main(["--onnx", str(graph), "--output", str(PLAN), *flags])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from onnx_export.paths import plain_path
 from train_model.cli import UserError
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder
@@ -238,7 +239,7 @@ def test_changed_or_missing_plugins_make_the_plan_stale(trt):
     library = Path("build/plugins/liblite_plugins_trt11.so")
     library.parent.mkdir(parents=True)
     library.write_bytes(b"\x7fELF")
-    build()
+    build(plugin="LiteTopK")
     library.write_bytes(b"\x7fELF, built anew")
     assert "was built with other plugins" in refusal()
     library.unlink()
@@ -411,11 +412,33 @@ def test_plan_of_the_other_family(rtx, monkeypatch):
         runner()
 
 
-def test_the_plan_without_plugins_is_run_where_there_is_no_other(trt):
+def test_the_plan_without_plugins_is_run_where_there_is_no_other_and_next_to_it(trt):
     build()
     for path in (PLAN, Path(f"{PLAN}.json")):
         path.rename(str(path).replace("fp16.plan", "fp16.plain.plan"))
-    assert "model.fp16.plain.plan" in str(find_plan(PLAN))
+    assert find_plan(PLAN, plain=False) == plain_path(PLAN)
     runner().close()
+    with pytest.raises(Unavailable, match="the same plan as the runner without -plain"):
+        create("trt-plain", DEMO, "fp16", "cuda")
     build()
-    assert find_plan(PLAN) == PLAN
+    assert find_plan(PLAN, plain=False) == PLAN
+    with create("trt-plain", DEMO, "fp16", "cuda") as running:
+        assert running.name == "trt-plain"
+        assert running.int8_report == Path("build/demo/model.fp16.plain.layers.json")
+        assert running.run(tokens(2, 3)).tokens.shape == (2, 6)
+
+
+def test_the_full_tensorrt_has_fewer_options(trt):
+    build()
+    for options, reason in (
+        (
+            {"kernels": "none"},
+            "kernels 'none' is an option of TensorRT RTX and the plan is of TensorRT 11",
+        ),
+        ({"cuda_graph": "library"}, "choose runner or none"),
+    ):
+        with pytest.raises(Unavailable, match=reason):
+            create("trt", DEMO, "fp16", "cuda", **options)
+    with create("trt", DEMO, "fp16", "cuda", cuda_graph="none") as running:
+        running.run(tokens(2, 3))
+        assert trt.cudart.live_graphs == 0

@@ -23,10 +23,12 @@ from train_model.models.incremental import DecoderStep, IncrementalDecoder, Sour
 from train_model.tests.networks import network
 from trt_code import build_engine, onnx_surgeon
 from trt_code.cuda_graph import capture
+from trt_code.engine.plan import RuntimeOptions
 from trt_code.runners import Unavailable, create
 from trt_code.runners.search import graphed_search
 from trt_code.runners.search.trt_steps import EngineHalves
 from trt_code.tests.engine import mock_tensorrt
+from trt_code.tests.engine.mock_cudart import MockCudart
 
 FILES = ModelFolder("small-ar", Path("checkpoint.pt"), architecture="transformer_multibranch_v2")
 STEP = Path("build/small-ar/model.fp16.plan")
@@ -59,7 +61,10 @@ def trt(monkeypatch, tmp_path, graphs):
     STEP.parent.mkdir(parents=True)
     for path in graphs.iterdir():
         shutil.copy(path, STEP.parent)
-    trt = mock_tensorrt.install(monkeypatch)
+    return mocked(mock_tensorrt.install(monkeypatch))
+
+
+def mocked(trt):
     trt.cudart.memory = AnyAddress()
     trt.contexts = []
     trt.enqueue = lambda context, stream: compute(trt, context)
@@ -110,12 +115,8 @@ def build(*flags, step_flags=()):
         build_engine.main(["--onnx", str(graph), "--output", str(plan), *flags, *more])
 
 
-def without_graphs(function, prepare):
-    return function
-
-
 def engines_search():
-    return EngineHalves(STEP, torch.device("cpu")).search(without_graphs)
+    return EngineHalves(STEP, torch.device("cpu")).search(graphed_search.without_capture)
 
 
 def source(*lengths, seed=0):
@@ -210,6 +211,22 @@ def test_engines_of_something_else_are_refused(trt):
             EngineHalves(STEP, torch.device("cpu"))
         for end in ("", ".json"):
             shutil.move(f"{wrong}{end}.kept", f"{wrong}{end}")
+
+
+def test_options_reach_both_engines(trt, monkeypatch):
+    cudart = MockCudart("NVIDIA A10", (8, 6))
+    rtx = mocked(mock_tensorrt.install(monkeypatch, cudart, version="1.7.1.116"))
+    build()
+    options = RuntimeOptions(kernels="lazy", cuda_graph="none")
+    halves = EngineHalves(STEP, torch.device("cpu"), options)
+    halves.search(graphed_search.without_capture)(source(4), SearchOptions(beam=1))
+    strategies = {
+        config.dynamic_shapes_kernel_specialization_strategy.name for config in rtx.context_settings
+    }
+    assert strategies == {"LAZY"}
+    assert len(rtx.context_settings) >= 2
+    with pytest.raises(UserError, match="'library' is for one-pass models"):
+        EngineHalves(STEP, torch.device("cpu"), RuntimeOptions(cuda_graph="library"))
 
 
 def test_an_engine_that_fails_is_told(trt):

@@ -6,7 +6,7 @@ import pytest
 
 from train_model.cli import Parser, UserError, number, whole_number
 from trt_code import arguments
-from trt_code.runners import names
+from trt_code.runners import Request, names
 
 PROGRAMS = [
     "trt_code.bench",
@@ -97,6 +97,24 @@ def test_numbers_beyond_their_bounds_are_one_line(convert, text, message):
 def test_programs_refuse_the_same_in_the_same_words(program, given, message):
     with pytest.raises(UserError, match=message):
         importlib.import_module(program).main(given)
+
+
+@pytest.mark.parametrize("program", [*PROGRAMS, "trt_code.stress.under_load"])
+def test_programs_that_run_an_engine_have_its_options(program):
+    main = importlib.import_module(program).main
+    with pytest.raises(UserError, match=r"--kernels: invalid choice: 'later' .*eager.*lazy.*none"):
+        main(["--kernels", "later"])
+    with pytest.raises(UserError, match=r"--cuda-graph: invalid choice: 'all' .*runner.*library"):
+        main(["--cuda-graph", "all"])
+
+
+def test_options_of_an_engine_reach_the_runner():
+    parser = Parser()
+    arguments.add_build_dir(parser)
+    arguments.add_machine(parser)
+    given = parser.parse_args(["--kernels", "lazy", "--cuda-graph", "none"])
+    request = Request(None, "fp16", "cuda", "trt", **arguments.runner_options(given))
+    assert (request.kernels, request.cuda_graph) == ("lazy", "none")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

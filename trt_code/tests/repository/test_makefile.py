@@ -128,6 +128,10 @@ def test_halves_in_int8_come_from_the_quantised_network(clone):
         in planned
     )
     assert "--input build/demo/model.qdq.onnx --output build/demo/model.int8.onnx" in planned
+    arguments = ("engine-split", "PRECISION=int8", "PLUGINS=none")
+    planned = make("--dry-run", *arguments, folder=clone).stdout
+    assert "--input build/demo/model.qdq.onnx --output build/demo/model.int8.plain.onnx" in planned
+    assert "--output build/demo/model.int8.plain.decoder.plan" in planned
 
 
 @pytest.mark.parametrize("target", ["onnx-split", "patch-split", "engine-split"])
@@ -176,6 +180,22 @@ def test_engines_are_of_graphs_for_plugins_where_these_are_built(clone):
     planned = make("--dry-run", "engine-fp16", folder=clone).stdout
     assert "--output build/demo/model.fp16.plan" in planned
     assert "plain" not in planned
+    # the table compares both forms
+    planned = make("--dry-run", "bench", folder=clone).stdout
+    for plan in ("model.fp16.plan", "model.fp16.plain.plan"):
+        assert f"--output build/demo/{plan}" in planned
+    assert "cmake/build.sh" not in planned
+
+
+def test_graphs_without_plugins_are_written_on_request(clone):
+    assert ".plain." not in make("--dry-run", "patch", "patch-split", folder=clone).stdout
+    planned = make("--dry-run", "patch", "patch-split", "PLUGINS=none", folder=clone).stdout
+    for precision in ("fp32", "tf32", "fp16"):
+        output = f"--output build/demo/model.{precision}.plain.onnx"
+        assert planned.count(output) == 2  # whole and in halves
+    reply = make("--dry-run", "patch", "PLUGINS=some", folder=clone)
+    assert reply.returncode == 2
+    assert "PLUGINS=some is not known; choose lite or none" in reply.stderr
 
 
 def test_tests_get_what_training_needs(clone):
@@ -253,12 +273,14 @@ def test_options_given_to_make_reach_what_measures(clone):
     )
     program.chmod(0o755)
     options = ["RUNNER=ort,torch", "PRECISION=fp32 fp16", "BEAM=4", "LENPEN=0.6", "DEVICE=cpu"]
+    options += ["KERNELS=lazy", "CUDA_GRAPH=none"]
     for target, more in (("bench", ["SHAPE=1x8"]), ("eval", ["LIMIT=5"]), ("throughput", [])):
         reply = make(target, f"PYTHON={program}", *options, *more, folder=clone)
         assert reply.returncode == 0, reply.stderr
         for words in ("[--runner]\n[ort,torch]", "[--precision]\n[fp32 fp16]", "[--beam]\n[4]"):
             assert words in reply.stdout, target
         assert "[--lenpen]\n[0.6]" in reply.stdout
+        assert "[--kernels]\n[lazy]\n[--cuda-graph]\n[none]" in reply.stdout
         for option in more:
             name, _, value = option.partition("=")
             assert f"[--{name.lower()}]\n[{value}]" in reply.stdout

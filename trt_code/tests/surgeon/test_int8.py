@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -167,8 +166,7 @@ def test_an_engine_is_built_told_of_and_run(int8, tiny_files, tmp_path, monkeypa
     with create("trt", tiny_files, "int8", "cuda") as runner:
         source = np.array([[0, 5, 6, 2]])
         assert runner.run(source).tokens.tolist() == [[*source[0], *source[0]]]
-    row = SimpleNamespace(_options={"build_dir": "build"}, _files=tiny_files, _device="cuda")
-    note = Bench.precision_note(row, "trt", "int8")
+    note = Bench.precision_note(runner)
     merged = sum(".k_proj" in name or ".v_proj" in name for name in network.config.int8_layers)
     count = len(network.config.int8_layers) - merged + 1
     assert note.startswith(f"products: {count - 1} INT8, 1 FP16 (")

@@ -85,10 +85,11 @@ def fetch(source: str, release: str, folder: Path) -> list[str]:
         with tempfile.TemporaryDirectory(dir=folder.parent) as name:
             draft = Path(name) / "include"
             draft.mkdir()
+            tag = _tag(source, release)
             waiting, sums = list(ENTRIES), {}
             while waiting:
                 header = waiting.pop()
-                content = _download(f"{source}/v{release}/include/{header}", release)
+                content = _download(f"{source}/{tag}/include/{header}", release)
                 text = content.decode(errors="replace")
                 if LICENCE not in text[:2000]:
                     raise UserError(
@@ -106,12 +107,29 @@ def fetch(source: str, release: str, folder: Path) -> list[str]:
     return sorted(sums)
 
 
+def _tag(source: str, release: str) -> str:
+    """Return the repository's tag of a release: v10.14 and later, and v10.13.0 and others before."""
+    try:
+        _download(f"{source}/v{release}/include/{HEADER}", release)
+    except _NotThere as missing:
+        try:
+            _download(f"{source}/v{release}.0/include/{HEADER}", release)
+        except _NotThere:
+            raise missing from None
+        return f"v{release}.0"
+    return f"v{release}"
+
+
+class _NotThere(UserError):
+    """The server answers that it does not have the file."""
+
+
 def _download(address: str, release: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=SECONDS) as reply:
             return reply.read()
     except urllib.error.HTTPError as error:
-        raise UserError(
+        raise _NotThere(
             f"{address}: {error.code} {error.reason}; if there is no release {release}, choose another of "
             f"the same major version with --release, e.g. {NEWEST}"
         ) from error

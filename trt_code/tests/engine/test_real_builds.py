@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from train_model.cli import UserError
 from train_model.tests.networks import network
 from trt_code import build_engine, onnx_surgeon
 from trt_code.build_engine import BuildOptions, build_plan
+from trt_code.engine import inspection
 from trt_code.engine import profiles as shapes
 from trt_code.engine.capabilities import PORTABLE
 from trt_code.engine.graph_files import read_graph_files
@@ -33,7 +34,7 @@ from trt_code.engine.plugin_library import default_library
 from trt_code.engine.profiles import Profile, Shape, named_sizes
 from trt_code.engine.python_creators import registered
 from trt_code.engine.tensorrt_api import RTX, load_tensorrt, process_logger
-from trt_code.tests.engine import mock_tensorrt
+from trt_code.tests.engine import mock_tensorrt, real_tensorrt
 from trt_code.tests.engine.graphs import write_graph
 from trt_code.tests.surgeon import older_export
 
@@ -113,69 +114,71 @@ def test_every_graph_is_built(trt, exports, tmp_path, kind, plugins, precision):
 def inspect(trt, model: onnx.ModelProto) -> None:
     """Types and shapes as TensorRT infers them, for the smallest, usual and largest input, against the file.
 
-    Of every tensor that keeps its name: its type, its rank and the sizes that the file knows. Of the outputs:
-    the shapes that ONNX Runtime gives them.
+    Of the outputs also against the shapes that ONNX Runtime gives them.
     """
     runtime = onnxruntime.InferenceSession(
         with_reference_functions(model).SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    ranges = shapes.default_ranges(20)
-    for sizes in named_sizes(PROFILE, ranges):
-        fixed, feeds = onnx.ModelProto(), {}
-        fixed.CopyFrom(model)
-        for item in fixed.graph.input:
-            for dim in item.type.tensor_type.shape.dim:
-                if dim.HasField("dim_param"):
-                    dim.dim_value = sizes[dim.dim_param]
-            feeds[item.name] = example(item)
-        results = dict(
-            zip([o.name for o in model.graph.output], runtime.run(None, feeds), strict=True)
-        )
-        known = {item.name: item.type.tensor_type for item in model.graph.value_info}
-        with (
-            registered(trt)
-            if any(node.domain for node in model.graph.node)
-            else (contextlib.nullcontext())
-        ):
-            builder = trt.Builder(process_logger(trt))
-            flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-            parsed = builder.create_network(flags)
-            parser = trt.OnnxParser(parsed, process_logger(trt))
-            assert parser.parse(fixed.SerializeToString())
-            outputs = {t.name: t for t in map(parsed.get_output, range(parsed.num_outputs))}
-            assert outputs.keys() == results.keys()
-            for name, tensor in outputs.items():
-                assert tuple(tensor.shape) == results[name].shape, name
-                assert trt.nptype(tensor.dtype) == results[name].dtype, name
-            compared = 0
-            for layer in map(parsed.get_layer, range(parsed.num_layers)):
-                for tensor in map(layer.get_output, range(layer.num_outputs)):
-                    if tensor.name not in known:
-                        continue
-                    expected = known[tensor.name]
-                    kind = onnx.TensorProto.DataType.Name(expected.elem_type)
-                    assert tensor.dtype.name == NAMES.get(kind, kind), tensor.name
-                    if expected.HasField("shape"):
-                        dims = [
-                            d.dim_value if d.HasField("dim_value") else sizes.get(d.dim_param)
-                            for d in expected.shape.dim
-                        ]
-                        assert len(dims) == len(tensor.shape), tensor.name
-                        pairs = zip(dims, tensor.shape, strict=True)
-                        assert all(a in (None, b) for a, b in pairs), (tensor.name, dims)
-                    compared += 1
-            assert compared > len(known) / 2
+    names = [output.name for output in model.graph.output]
+    for sizes in named_sizes(PROFILE, shapes.default_ranges(20)):
+        found = inspection.inspect(trt, model, sizes)
+        assert found.differences == ()
+        assert found.compared > found.known / 2
+        results = runtime.run(None, {i.name: example(i, sizes) for i in model.graph.input})
+        shapes_and_types = [(result.shape, result.dtype) for result in results]
+        assert found.outputs == dict(zip(names, shapes_and_types, strict=True))
 
 
-NAMES = {"FLOAT16": "HALF", "BFLOAT16": "BF16"}
-
-
-def example(item: onnx.ValueInfoProto) -> np.ndarray:
+def example(item: onnx.ValueInfoProto, sizes: Mapping[str, int]) -> np.ndarray:
     """An input of these sizes that every half takes: words, no padding, position 0."""
     kind = item.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-    sizes = [dim.dim_value for dim in kind.shape.dim]
-    return np.full(sizes, 4 if item.name in ("src_tokens", "canvas", "tokens") else 0, dtype)
+    shape = [sizes.get(dim.dim_param, dim.dim_value) for dim in kind.shape.dim]
+    return np.full(shape, 4 if item.name in ("src_tokens", "canvas", "tokens") else 0, dtype)
+
+
+def test_an_inspection_finds_what_the_file_says_otherwise(trt, tmp_path):
+    graph = tmp_path / "model.onnx"
+    write_graph(graph)
+    model = onnx.load(graph)
+    tokens, scores = model.graph.output
+    sizes = {"batch": 2, "src_len": 3, "canvas": 6}
+    assert inspection.inspect(trt, model, sizes).differences == ()
+    scores.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    tokens.type.tensor_type.shape.dim[1].dim_value = 5
+    assert inspection.inspect(trt, model, sizes).differences == (
+        "output_tokens has shape [2, 6] and the file says [2, 5]",
+        "output_scores is FLOAT and the file says FLOAT16",
+    )
+
+
+@pytest.mark.parametrize(
+    ("operator", "words"),
+    [
+        ("Add", "must have same input types. But they are of types Half and Float."),
+        ("MatMul", "must have same input types. `A` is of type Half and `B` is of type Float."),
+        ("Where", "`thenInput` and `elseInput` of same types but has Half and Float."),
+        ("LayerNormalization", "`input` and `scale` must have identical types."),
+        ("ScatterND", "`input` and `updates` must have identical types."),
+    ],
+)
+def test_a_node_that_reads_two_types_is_refused(trt, operator, words):
+    """TensorRT casts nothing by itself; doc/fp16.md has these words."""
+    assert words in (Path(onnx_surgeon.__file__).parents[1] / "doc/fp16.md").read_text()
+    types = {"half": onnx.TensorProto.FLOAT16, "float": onnx.TensorProto.FLOAT}
+    types |= {"choice": onnx.TensorProto.BOOL, "index": onnx.TensorProto.INT64}
+    names = {"Where": ["choice", "half", "float"], "ScatterND": ["half", "index", "float"]}
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, types[name], [2, 1 if name == "index" else 2])
+        for name in names.get(operator, ["half", "float"])
+    ]
+    node = onnx.helper.make_node(operator, [item.name for item in inputs], ["y"])
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph([node], "graph", inputs, [output])
+    opset = onnx.helper.make_opsetid("", 20)
+    reply = real_tensorrt.build(trt, onnx.helper.make_model(graph, opset_imports=[opset]))
+    assert reply.refused_by == "parser"
+    assert words in reply.words
 
 
 def test_the_torchscript_form_is_refused_as_it_is_and_built_when_patched(trt, tmp_path):

@@ -88,6 +88,12 @@ def test_what_is_not_what_it_should_be_is_not_kept(repository, tmp_path, monkeyp
     assert fetch(address, "11.9", output) == sorted(LINES)
 
 
+def test_older_releases_have_three_numbers_in_their_tags(repository, tmp_path):
+    folder, address = repository
+    folder.parent.rename(folder.parents[1] / "v11.9.0")
+    assert fetch(address, "11.9", tmp_path / "include") == sorted(LINES)
+
+
 def test_a_server_out_of_reach_is_one_line_with_another_way(tmp_path):
     message = refused("http://127.0.0.1:9", tmp_path / "include")
     assert "cannot be reached" in message

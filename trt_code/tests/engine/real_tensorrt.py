@@ -25,6 +25,14 @@ def tensorrt() -> ModuleType:
         pytest.skip(str(error))
 
 
+def installed() -> ModuleType | None:
+    """The installed TensorRT, or None, for a test that has more to check."""
+    try:
+        return load_tensorrt()
+    except UserError:
+        return None
+
+
 @dataclasses.dataclass(frozen=True)
 class Reply:
     """TensorRT's result for a graph.

@@ -22,7 +22,7 @@ from trt_code.bench import Bench
 from trt_code.graph_lint import lint
 from trt_code.measure import layer_precision
 from trt_code.runners import Unavailable, create
-from trt_code.tests.engine import mock_tensorrt
+from trt_code.tests.engine import mock_tensorrt, real_tensorrt
 from trt_code.tests.surgeon.graph_texts import body
 
 NORMS = 2 * TINY.encoder_layers + 3 * TINY.decoder_layers
@@ -171,6 +171,15 @@ def test_an_engine_is_built_told_of_and_run(int8, tiny_files, tmp_path, monkeypa
     count = len(network.config.int8_layers) - merged + 1
     assert note.startswith(f"products: {count - 1} INT8, 1 FP16 (")
     assert note.endswith("model.int8.layers.json)")
+
+
+@pytest.mark.parametrize("plugins", ["lite", "none"])
+def test_the_real_tensorrt_builds_it(int8, tmp_path, plugins):
+    trt = real_tensorrt.tensorrt()
+    model = patched(int8[1], tmp_path, "--plugins", plugins)
+    reply = real_tensorrt.build(trt, model)
+    assert reply.refused_by == "", reply.words
+    assert (reply.plugins > 0) == (plugins == "lite")
 
 
 def test_kept_layers_stay_in_higher_precision(int8, tmp_path):

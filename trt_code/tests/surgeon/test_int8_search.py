@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from onnx_export import export
+from onnx_export.paths import half_path
 from onnx_export.step_session import StepSession
 from onnx_export.verify_ar import random_source
 from train_model.model_folder import ModelFolder
@@ -17,6 +18,7 @@ from train_model.quantization import ptq
 from train_model.tests.networks import network
 from trt_code.measure import layer_precision
 from trt_code.runners import Unavailable, create
+from trt_code.tests.engine import real_tensorrt
 from trt_code.tests.surgeon.patched_search import forced, patched, runnable
 
 STEPS = 8
@@ -92,6 +94,10 @@ def test_the_patched_files_are_int8_and_fp16(tmp_path):
     output = patched(path, tmp_path, "int8")  # the lint has nothing to say of either
     graph = onnx.load(output).graph
     assert any(item.data_type == onnx.TensorProto.INT8 for item in graph.initializer)
+    if trt := real_tensorrt.installed():
+        for file in (output, half_path(output, "encoder")):
+            reply = real_tensorrt.build(trt, onnx.load(file))
+            assert reply.refused_by == "", reply.words
     plain, expected, found = steps(
         model, IncrementalDecoder.of(model), IncrementalDecoder.of(int8), runnable(output)
     )

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
 from onnx_export import export, verify
+from onnx_export.paths import half_path
 from train_model import import_model
 from train_model.cli import UserError
 from train_model.model_folder import find_model, model_name
@@ -17,6 +19,7 @@ from train_model.tests.model_pieces import SYMBOLS, write_pieces
 from train_model.tests.networks import one_pass, step_by_step
 from trt_code import bench, evaluate, onnx_surgeon, translate
 from trt_code.measure import sweep, throughput
+from trt_code.tests.engine import real_tensorrt
 from trt_code.triton import repository
 
 SMALL = {
@@ -87,11 +90,17 @@ def test_onnx_and_verify(imported, capsys):
     assert "batches agree" in capsys.readouterr().out
 
 
-def test_patch(imported):
-    output = imported.onnx.with_suffix(".fp16.onnx")
-    given = ["--input", str(imported.onnx), "--output", str(output), "--precision", "fp16"]
-    assert onnx_surgeon.main(given) == 0
+@pytest.mark.parametrize(("precision", "plugins"), [("fp16", "lite"), ("bf16", "none")])
+def test_patch_and_the_real_builder(imported, precision, plugins):
+    output = imported.onnx.with_suffix(f".{precision}.{plugins}.onnx")
+    given = ["--input", str(imported.onnx), "--output", str(output), "--precision", precision]
+    assert onnx_surgeon.main([*given, "--plugins", plugins]) == 0
     assert output.is_file()
+    trt = real_tensorrt.tensorrt()
+    halves = [half_path(output, "encoder")] if imported.files.autoregressive else []
+    for path in (output, *halves):
+        reply = real_tensorrt.build(trt, onnx.load(path))
+        assert reply.refused_by == "", reply.words
 
 
 def test_translate(imported, capsys):

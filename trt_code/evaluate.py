@@ -19,7 +19,7 @@ from trt_code import arguments
 from trt_code.measure.machine import describe
 from trt_code.runners import Unavailable, create
 from trt_code.text.codec import Translation
-from trt_code.text.translator import Translator
+from trt_code.text.translator import LineTranslator
 
 TABLE = Table(
     [
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
                 continue
             with runner:
                 start = time.perf_counter()
-                translator = Translator(runner, tokenizer, unknown="keep")
+                translator = LineTranslator(runner, tokenizer, unknown="keep")
                 with task(title, len(sources), "sentences") as shown:
                     translations = translator.translate(sources, done=shown.advance)
                 seconds = time.perf_counter() - start

@@ -23,6 +23,7 @@ from train_model.data.tokenizer import Tokenizer, normalise
 from train_model.model_folder import MODEL_HELP, ModelFolder, find_model
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint
+from train_model.progress import track
 from train_model.quantization.calibration import METHODS, calibrate
 from train_model.quantization.ptq import layers_to_quantize, with_ranges
 from train_model.quantization.text import batches, calibration_rows, check_dictionary
@@ -144,11 +145,10 @@ def measure(probe: Probe, names: list[str]) -> list[Row]:
     """Return one row per layer, in the network's order."""
     sizes = {name: probe._plain[name].weight.numel() for name in names}
     rows = []
-    for index, name in enumerate(names):
+    for name in track(names, "measuring one layer at a time", unit="layers"):
         others = [other for other in names if other != name]
         share = sizes[name] / sum(sizes.values())
         rows.append(Row(name, share, probe.quality([name]), probe.quality(others)))
-        print(f"{index + 1:>4}/{len(names)} {TABLE.line(rows[-1])}", flush=True)
     return rows
 
 
@@ -242,8 +242,8 @@ def main(argv: list[str] | None = None) -> None:
     tokens = [tokens for _, tokens in batches(rows)]
     ranges = calibrate(merged, names, tokens, options.method)
     probe = Probe(merged, ranges, names, *_sentences(files, options.sentences, *limits))
-    print(f"{'':>8}{TABLE.head()}")
     measured = measure(probe, names)
+    print("\n".join([TABLE.head(), *map(TABLE.line, measured)]))
     all_int8, kept = probe.quality(names), suggest(measured)
     partly = probe.quality([name for name in names if name not in kept])
     title = f"INT8 sensitivity of {files.name}"

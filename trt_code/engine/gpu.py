@@ -5,6 +5,7 @@ import importlib
 import subprocess
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Self
 
 from train_model.cli import UserError
 
@@ -72,6 +73,28 @@ def current_gpu() -> Gpu:
     properties = check(cudart.cudaGetDeviceProperties(check(cudart.cudaGetDevice())))
     name, _, _ = properties.name.partition(b"\0")
     return Gpu(name.decode(), f"{properties.major}.{properties.minor}")
+
+
+class Event:
+    """A CUDA event on ``stream``, for ``trt_code.runners.timing``. Call ``close`` when done."""
+
+    def __init__(self, stream: int) -> None:
+        self._stream, self._event = stream, check(load_cudart().cudaEventCreate())
+
+    def record(self) -> None:
+        """Record the event after the work that is on the stream now."""
+        check(load_cudart().cudaEventRecord(self._event, self._stream))
+
+    def synchronize(self) -> None:
+        """Wait until the device has reached the event."""
+        check(load_cudart().cudaEventSynchronize(self._event))
+
+    def elapsed_time(self, end: Self) -> float:
+        """Return the milliseconds from this event to ``end``."""
+        return check(load_cudart().cudaEventElapsedTime(self._event, end._event))
+
+    def close(self) -> None:
+        check(load_cudart().cudaEventDestroy(self._event))
 
 
 class DeviceBuffer:

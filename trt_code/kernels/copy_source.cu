@@ -6,14 +6,12 @@
 //   3. Each warp computes the softmax of one query, in FP32 and exactly.
 //   4. Every thread owns channels at half of the positions and sums the embeddings.
 //
-// Measured on an H100 at 16 x 64 positions of 32 x 512, FP16: a first version, with one warp per
-// query that read keys and queries from cache, took 50 us, nearly all of it latency. With step 2 as
-// for odd widths it took 26 us. This version takes 12 us (64 x 128 positions of 64 x 512: 284 and
-// 66 us). FP32 inside a network: 14.2 us with step 2 as for odd widths, 12.4 us for this version.
+// doc/kernels.md (What was tried) has the measurements.
 #include <type_traits>
 
 #include "copy_source.h"
 #include "products.cuh"
+#include "special_tokens.h"
 
 namespace lite {
 namespace {
@@ -21,8 +19,6 @@ namespace {
 constexpr int kQueries = 8;
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / kWarpSize;
-constexpr int kBegin = 0, kPadding = 1, kEnd = 2;
-constexpr int kFirstPosition = 2;
 constexpr float kHidden = -1e30f;
 
 /// Sums each of eight values over a warp. Lane l gets the sum of value l / 4.
@@ -153,13 +149,13 @@ __global__ void __launch_bounds__(kThreads)
       const int t = t0 + q0 + q;
       if (t >= p.length) continue;
       if (t == 0 || t >= last) {
-        const int token = t == 0 ? kBegin : t == last ? kEnd : kPadding;
-        const Vector<T, kOwn> special = loadVector<kOwn>(static_cast<const T*>(tensors.embedding) +
-                                                         int64_t(token) * p.channels + c);
+        const int64_t token = t == 0 ? kBos : t == last ? kEos : kPad;
+        const Vector<T, kOwn> special =
+            loadVector<kOwn>(static_cast<const T*>(tensors.embedding) + token * p.channels + c);
 #pragma unroll
         for (int e = 0; e < kOwn; ++e) sum[q][e] = toFloat(special.item[e]);
       }
-      const int64_t position = t <= last ? t + kFirstPosition : kPadding;
+      const int64_t position = t <= last ? t + kFirstPosition : kPad;
       const Vector<T, kOwn> at =
           loadVector<kOwn>(static_cast<const T*>(tensors.positionRows) + position * p.channels + c);
 #pragma unroll

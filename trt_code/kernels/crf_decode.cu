@@ -14,19 +14,7 @@
 // memory. Prefix scores go to the workspace, since only the back-trace knows which of them are
 // needed. The first warp wrote both, and follows the path back alone.
 //
-// Measured on an H100 (FP16, beam 32, rank 32), batch x length 16 x 64, 64 x 128 and 256 x 512, us:
-//
-//   one searching warp                                                    25.6   48.5   417
-//   four, searchers and workers in branches with barriers of their own    21.0   39.7   302
-//   the same with 6 workers instead of 8                                  22.2   42.5   293
-//   the same in 144 registers instead of 168                              23.2   43.4   324
-//   four and one barrier for all, every warp writing results at the end   22.9   43.5   327
-//   the same, the first warp ending alone                                 23.3   44.8   340
-//
-// The last form is the one in this file. When every warp wrote results at the end, racecheck
-// reported some of the path's bytes for beam 64 and length 512, which were written before a
-// __syncthreads() and read after it. It reported nothing for beam 32 or short sentences. With one
-// warp there is no such pair of accesses, and racecheck reports nothing.
+// doc/kernels.md (What was tried) has the measurements.
 #include "crf_decode.h"
 #include "products.cuh"
 

@@ -12,15 +12,8 @@
 // first input is rounded down to the start of a vector. The taps are counted from there, and the
 // first `lead` of them do not exist and are skipped.
 //
-// The limits, on an H100 for 512 channels, 8 heads, K 15, batch x length 256 x 512: the 600 MB that
-// must move take 200 us at the bandwidth of a copy (2.99 TB/s). The products take 34 us, and their
-// reads of shared memory, 2 bytes per product, take 68 us. So memory is the only limit if the
-// copies never pause. Measured for this size, 64 x 128 and 16 x 64, us:
-//
-//   one slice per block, loads through registers               390
-//   one slice per block, asynchronous copies                   249   19.0   4.3
-//   several slices, next copy overlapped, 109 registers        228   22.2   4.5
-//   the same in 80 registers, 6 blocks per processor, not 4    217   18.6   4.4   (92 % of copy)
+// Memory is the only limit if the copies never pause. doc/kernels.md (What was tried) has the
+// measurements.
 #include "dynamic_conv_mma.cuh"
 
 namespace lite {

@@ -2,12 +2,12 @@
 // time, and then copies one row of each table.
 #include "common.cuh"
 #include "embed_source.h"
+#include "special_tokens.h"
 
 namespace lite {
 namespace {
 
 constexpr int kWarpsPerBlock = 4;
-constexpr int64_t kPadding = 1, kUnknown = 3;
 
 template <typename T, int kVec>
 __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
@@ -22,13 +22,13 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
 
   int before = 0;
   for (int base = 0; base <= t; base += kWarpSize) {
-    const bool real = base + lane <= t && sentence[base + lane] != kPadding;
+    const bool real = base + lane <= t && sentence[base + lane] != kPad;
     before += __popc(__ballot_sync(kFullWarp, real));
   }
   const int64_t given = sentence[t];
-  const int64_t token = given >= 0 && given < p.vocab ? given : kUnknown;
-  const int64_t position = token == kPadding ? kPadding : kPadding + before;
-  if (lane == 0) mask[row] = token != kPadding;
+  const int64_t token = given >= 0 && given < p.vocab ? given : kUnk;
+  const int64_t position = token == kPad ? kPad : kPad + before;
+  if (lane == 0) mask[row] = token != kPad;
 
   const T* tokenRow = embedding + token * p.channels;
   const T* positionRow = positions + position * p.channels;

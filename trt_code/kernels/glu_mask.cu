@@ -1,5 +1,4 @@
-// One thread computes one vector; threads share nothing. Measured on an H100, [131072, 1024] and
-// [1024, 1024] FP16: 125 and 2.2 us. The large size runs at the bandwidth of a copy.
+// One thread computes one vector; threads share nothing.
 #include "common.cuh"
 #include "glu_mask.h"
 

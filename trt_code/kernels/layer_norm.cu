@@ -5,12 +5,8 @@
 // this error. A row that is too wide for a warp is read three times by a block, the second and
 // third time from cache.
 //
-// Scale and shift are loaded together with the row, although they are needed last. When they were
-// loaded where they are used, 1,024 rows of 512 in FP32 took 3.8 us inside a network instead of
-// 2.9.
-//
-// Measured on an H100 with a residual, [131072, 512] and [1024, 512]: FP16 135 and 2.8 us; FP32 266
-// us for the large size, which is the bandwidth of a copy.
+// Scale and shift are loaded together with the row, although they are needed last: loading them where
+// they are used makes the kernel wait. doc/kernels.md (What was tried) has the measurements.
 #include "common.cuh"
 #include "layer_norm.h"
 

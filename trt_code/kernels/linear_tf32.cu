@@ -10,27 +10,8 @@
 //   - In a stage, the gate's weights follow those of their values, so the same thread holds both at
 //     the end.
 //
-// Measured on an H100, eight in a row in a CUDA graph, with bias and residual or activation, us.
-// The last column is the fastest of cuBLASLt's candidates, followed by a separate kernel for the
-// gate:
-//
-//   rows    in   out         64 x 32   64 x 64   64 x 128   128 x 128   cuBLASLt
-//    512   512  1024, gate       5.6       5.4        6.1         8.1        8.7
-//    512   512   512             5.0       5.1        6.7         9.5        5.9
-//    512   512  2048             9.5       7.4        8.3         8.6        7.7
-//    512  2048   512            12.1      11.9       14.7        23.5       10.0
-//    512   512  6144            30.9      21.8       18.7        15.5       15.8
-//   1024   512  1024, gate      11.7       6.7        7.5         7.9       11.2
-//   1024   512   512             6.5       6.5        7.1         9.5        7.7
-//   1024   512  2048            22.8      14.7       11.4        13.6       12.0
-//   1024  2048   512            20.6      16.0       18.0        23.9       14.1
-//   1024   512 32768             377       231        162         140        107
-//
-// The limit is the data that enters a multiprocessor, about 67 bytes per ns however the result is
-// divided. So three variants did not help. Blocks of a cluster that pass on the data they read: 64
-// x 64 in clusters of 2 x 2 took 7.6 us instead of 6.4 in the first row, both in a first version.
-// Two blocks that divide the inputs of a result and add up their sums: 64 x 64 took 5.9, 5.0, 11.5
-// and 10.7 us in the first four rows. Blocks of 128 x 256: 127 us in the last row.
+// The limit is the data that enters a multiprocessor. doc/kernels.md (What was tried) has the
+// measurements.
 #include "common.cuh"
 #include "linear.h"
 #include "ptx/bulk_copy.cuh"

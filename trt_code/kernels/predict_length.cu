@@ -2,8 +2,8 @@
 // warps take classes in turn, and each keeps its best one. The result is the best of all blocks. On
 // GPUs with clusters, four blocks form one; on others there is one block per sentence.
 //
-// Measured on an H100 (16 x 32 x 512, 251 classes, FP16): one block per sentence took 13.9 us. Most
-// of this time is spent reading 257 KB of weights in each block.
+// One block would spend most of its time reading the weights. doc/kernels.md (What was tried) has
+// the measurements.
 #include "common.cuh"
 #include "predict_length.h"
 #include "ptx/cluster.cuh"

@@ -9,11 +9,7 @@
 //
 // Rows before and after the sentence are zero. Masked rows get zero taps.
 //
-// Measured on an H100 (16 x 64, 512 channels, 8 heads, K 3 to 15, FP16): a first version with 256
-// threads and 4-byte loads of the weight took 11.8 us per layer, nearly all of it latency. This
-// version takes 7.6 us with the gate. In TF32 it takes 11.3 us; separate kernels for the gate,
-// cuBLASLt's logits and the convolution took 19 us on average. 64 x 128 positions in FP16: 26 us
-// per layer with tiles of 8 positions, 18 us with tiles of 16.
+// doc/kernels.md (What was tried) has the measurements.
 #include "products.cuh"
 #include "self_conv.h"
 

@@ -15,18 +15,8 @@
 // kMaxCandidates entries are equal), the block finds the k-th key by bisection over the row in
 // global memory. This is slower and equally exact.
 //
-// Measured on an H100, FP16, width 32768, k = 32, us for 64, 512, 1,024 and 8,192 rows:
-//
-//   each thread that reaches the bound reads its own elements again   10.4   26.8   45.9   246
-//   the block shares that work, as in this file                        5.1   17.9   37.0   191
-//   the same, four blocks per processor, two loads ahead               5.3   17.0   38.8   225
-//   the same, two blocks of 1,024 per processor                        6.7   22.3   46.4   275
-//
-// Prefetching the next wave's row into L2 before step 3 made it slower. Inside the network, 8,192
-// rows of FP16 took 256 us instead of 193, and 1,024 rows of FP32 82 us instead of 65.
-//
-// In this version three blocks of 512 share a processor. With 256 threads per row, 1,024 rows took
-// 75 us. Memory alone would need 23 and 180 us for the last two sizes.
+// Three blocks of 512 threads share a processor. doc/kernels.md (What was tried) has the
+// measurements.
 #include "common.cuh"
 #include "top_k.h"
 

@@ -31,7 +31,7 @@ from trt_code.runners import Runner, Unavailable, create
 from trt_code.runners.base import WARM_UP
 from trt_code.runners.timing import wall_ms
 from trt_code.text import batching
-from trt_code.text.translator import Translator
+from trt_code.text.translator import LineTranslator
 
 BATCHES = "1,2,4,8,16,32,64,128"
 # The best runner of each device among those that need no engine, with greedy and beam search.
@@ -119,7 +119,7 @@ def measure(entry: Entry, args: argparse.Namespace, device: str) -> dict[str, An
     options = arguments.runner_options(args)
     options |= {"beam": entry.beam, "len_penalty": entry.len_penalty}
     with create(entry.runner, files, entry.precision, device, **options) as runner:
-        translations = Translator(runner, tokenizer, unknown="keep").translate(sources)
+        translations = LineTranslator(runner, tokenizer, unknown="keep").translate(sources)
         quality = score(translations, references, tokenizer)
         rows = [tokenizer.encode(source) for source in sources]
         times = [time_batches(runner, rows, size, args.repeats) for size in args.batch]

@@ -11,7 +11,6 @@ Writes OUTPUT.json and OUTPUT.md. Needs a CUDA GPU and ``make torch-ops``.
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 
 from train_model.cli import Parser, UserError, number, run
 from train_model.ops import cuda_library_path, load_cuda_library
+from train_model.progress import track
 from train_model.tables import Column, Table, as_json, facts, write_files
 from trt_code import arguments
 from trt_code.measure.machine import describe
@@ -397,11 +397,11 @@ def main(argv: list[str] | None = None) -> int:
     sizes += [("large", dtype) for dtype in args.large_precision]
     wanted = [case for size in sizes for case in cases(*size) if case.name in args.op]
     rows = []
-    for case in wanted:
+    for case in track(wanted, "timing kernels", unit="cases"):
         rows.append(measure(case, bandwidth))
-        print(json.dumps(rows[-1]), flush=True)
         torch.cuda.empty_cache()
-    for case, row in zip(wanted, rows, strict=True):
+    compiling = track(zip(wanted, rows, strict=True), "torch.compile", len(rows), "cases")
+    for case, row in compiling:
         late = time.monotonic() - start > args.compile_seconds
         if case.compile and "eager_us" in row and not late:
             row["compile_us"] = compiled_time(case)

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol, Self
 
 
 def wall_ms(call: Callable[[], object]) -> float:
@@ -12,16 +13,38 @@ def wall_ms(call: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def device_ms(call: Callable[[], object], repeats: int) -> list[float]:
-    """Milliseconds of each of ``repeats`` calls on the current CUDA stream of PyTorch.
+class Event(Protocol):
+    """A CUDA event on one stream; PyTorch's is one, and so is ``trt_code.engine.gpu.Event``."""
+
+    def record(self) -> object:
+        """Record the event after the work that is on the stream now."""
+
+    def synchronize(self) -> object:
+        """Wait until the device has reached the event."""
+
+    def elapsed_time(self, end: Self) -> float:
+        """Return the milliseconds from this event to ``end``."""
+
+
+def device_ms(
+    call: Callable[[], object], repeats: int, events: tuple[Event, Event] | None = None
+) -> list[float]:
+    """Milliseconds of each of ``repeats`` calls on the device.
 
     The host waits for each call before it starts the next.
-    """
-    import torch
 
+    Args:
+        call: puts work on a CUDA stream.
+        repeats: the number of calls.
+        events: two events on that stream; None takes PyTorch's, on its current stream.
+    """
+    if events is None:
+        import torch
+
+        events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start, end = events
     times = []
     for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         call()
         end.record()

@@ -37,6 +37,7 @@ from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.progress import track
 from trt_code import graph_lint, onnx_surgeon, report
 from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.sidecar import FORMAT, read_sidecar, stale_reason
@@ -45,7 +46,7 @@ from trt_code.runners import Unavailable, create
 from trt_code.stress.damage import Damage, damage, damage_checkpoint, damage_graph, damage_json
 from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.text.batching import pad
-from trt_code.text.translator import Translator
+from trt_code.text.translator import LineTranslator
 from trt_code.translate import read_lines
 from trt_code.triton import cost
 from trt_code.triton.networks import OnnxNetwork, PlanNetwork
@@ -268,7 +269,7 @@ class Targets:
         with contextlib.suppress(UserError):
             assert list(decode_lines(io.BytesIO(content), "text")) == lines
         options = {name: chance.choice(values) for name, values in _TEXT_OPTIONS.items()}
-        found = Translator(FakeRunner(), self._tokenizer, **options).translate(lines)
+        found = LineTranslator(FakeRunner(), self._tokenizer, **options).translate(lines)
         assert len(found) == len(lines)
         assert not any("\n" in translation.text for translation in found)
 
@@ -380,7 +381,7 @@ def main(argv: list[str] | None = None) -> int:
         for name in chosen:
             start = time.monotonic()
             numbers = range(arguments.seed, arguments.seed + arguments.cases)
-            counts = tally(targets[name], numbers)
+            counts = tally(targets[name], track(numbers, name, unit="cases"))
             row = [counts["result"], counts["refused"], counts["failed"]]
             row = [name, arguments.cases, *row, f"{time.monotonic() - start:.0f}"]
             print("|", " | ".join(map(str, row)), "|", flush=True)

@@ -37,6 +37,7 @@ from google.protobuf.message import DecodeError
 
 from train_model.cli import Parser, run, whole_number
 from train_model.models.checkpoint import load_checkpoint
+from train_model.progress import track
 from trt_code.arguments import parse_names
 from trt_code.tests.runners import small_demo
 
@@ -386,10 +387,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"| target | {' | '.join(hows)} |\n| --- |{' --- |' * len(hows)}")
         for target in chosen:
             counts = {how: [0, 0] for how in hows}
-            for how, wrong in trials(tree, target, hows, arguments.times, arguments.seed):
+            runs = trials(tree, target, hows, arguments.times, arguments.seed)
+            total = arguments.times * len(hows)
+            for how, wrong in track(runs, f"make {target}", total, "runs"):
                 counts[how][0] += 1
                 counts[how][1] += bool(wrong)
-                for line in wrong or ["as it should be"]:
+                for line in wrong:
                     print(f"{target}, {how}: {line}", file=sys.stderr, flush=True)
             row = [f"{wrong} of {times}" for times, wrong in counts.values()]
             print(f"| `{target}` | {' | '.join(row)} |", flush=True)

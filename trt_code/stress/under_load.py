@@ -26,6 +26,7 @@ from train_model.data.corpora.demo.phrases import KINDS
 from train_model.data.corpora.demo.sentences import JOINED_LENGTHS, join
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model
+from train_model.progress import stage, task
 from trt_code.arguments import add_engine, engine_options
 from trt_code.measure.machine import describe
 from trt_code.runners import PRECISIONS, Runner, Unavailable, create, names
@@ -38,7 +39,6 @@ WINDOW = 256  # sentences that a thread draws at a time
 MIXED = 0.25  # share of windows in batches of random sentences and size
 SHAPE = (16, 32)  # sentences and tokens of the batch that is timed
 SAMPLES = 500  # of memory, over the whole run
-REPORTED = 10  # samples per printed line
 WARM_SHARE = 0.2  # of the samples are warm-up: by then every thread has met its largest batches
 GROWTH = 1.05  # more than this factor over the warm memory is a leak
 TAIL = 3.0  # times the median that the 99th percentile may take
@@ -136,9 +136,6 @@ class Books:
         self.batches += 1
         self.per_thread[thread] = self.per_thread.get(thread, 0) + sentences
 
-    def progress(self) -> str:
-        return f"{self.sentences} sentences, {self.other_rows} rows with other tokens than alone"
-
 
 def load(runner: Runner, pool: Pool, count: int, threads: int, seconds: float) -> Books:
     """Translate ``count`` random sentences of the pool, or fewer if ``seconds`` end first.
@@ -163,16 +160,17 @@ def load(runner: Runner, pool: Pool, count: int, threads: int, seconds: float) -
                     if before * SAMPLES // count < books.sentences * SAMPLES // count:
                         sample = memory(runner.device)
                         books.memory.append({"sentences": books.sentences, **sample})
-                        # so that an interrupted run also reports its counts
-                        if len(books.memory) % REPORTED == 0:
-                            print(books.progress(), flush=True)
                 other, off = pool.differences(chosen, runner)
                 with lock:
                     books.other_rows += int(other.sum())
                     books.other_sentences.update(chosen[other].tolist())
                     books.score_off = max(books.score_off, off)
+                    # shown while it runs, so that an interrupted run has reported its counts too
+                    shown.description = f"{books.other_rows} rows with other tokens than alone, of"
+                    shown.reach(books.sentences)
 
-    in_threads(threads, work, failures)
+    with task("translating", count, "sentences") as shown:
+        in_threads(threads, work, failures)
     return books
 
 
@@ -291,8 +289,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{arguments.runner} cannot run here: {reason}") from reason
     with runner:
         rows = [row for row in encoded if len(row) <= (runner.max_source or len(row))]
-        pool = Pool.of(rows, runner, arguments.threads)
-        print(f"{len(rows)} sentences translated alone", flush=True)
+        with stage(f"translating {len(rows)} sentences alone"):
+            pool = Pool.of(rows, runner, arguments.threads)
         timed = [latency(runner, pool, arguments.passes, 1)]
         start = time.monotonic()
         seconds = 60 * arguments.minutes

@@ -14,7 +14,7 @@ from onnx_export.session import WEIGHTS_FOLDER
 from train_model.data.dictionary import EOS
 from train_model.models.canvas import canvas_width, initial_canvas
 from train_model.models.refinement import Refinement
-from train_model.models.signatures import OUTPUT_SCORES, OUTPUT_TOKENS
+from train_model.models.signatures import NEXT, OUTPUT_SCORES, OUTPUT_TOKENS, SRC_TOKENS, STATE
 from trt_code.surgeon.graph import constant, dim
 
 _BATCHES = ((4, 1), (8, 9), (3, 60))  # sentences x tokens
@@ -59,10 +59,10 @@ def measure_step(encoder: ir.Model, step: ir.Model, seed: int = 0) -> dict[str, 
         batch = len(source)
         sizes = {"rows": batch * _BEAM, "room": _STEPS}
         feeds = dict(
-            zip(_names(encode.get_outputs()), encode.run(None, {"src_tokens": source}), strict=True)
+            zip(_names(encode.get_outputs()), encode.run(None, {SRC_TOKENS: source}), strict=True)
         )
         for value in step.graph.inputs:
-            if value.name.startswith("layers."):
+            if value.name.startswith(STATE):
                 shape = [sizes.get(str(size), size) for size in value.shape]
                 feeds[value.name] = np.zeros(shape, np.float32)
         feeds["tokens"] = np.full((batch, _BEAM), EOS)
@@ -71,9 +71,9 @@ def measure_step(encoder: ir.Model, step: ir.Model, seed: int = 0) -> dict[str, 
             feeds["position"] = np.array(position)
             results = probe.run(feeds)
             feeds |= {
-                name.removeprefix("next."): array
+                name.removeprefix(NEXT): array
                 for name, array in results.items()
-                if name.startswith("next.")
+                if name.startswith(NEXT)
             }
             logprobs = results["logprobs"]
             words = generator.integers(0, logprobs.shape[-1], (batch, _BEAM))
@@ -94,8 +94,8 @@ def measure_decoder(encoder: ir.Model, decoder: ir.Model, seed: int = 0) -> dict
     longest = int(decoder.metadata_props["max_target_positions"])
     refinement = Refinement.in_metadata(decoder.metadata_props)
     for source in _sources(encoder, seed):
-        encoded, lengths = encode.run(["encoded", "lengths"], {"src_tokens": source})
-        feeds = {"src_tokens": source, "encoded": encoded}
+        encoded, lengths = encode.run(["encoded", "lengths"], {SRC_TOKENS: source})
+        feeds = {SRC_TOKENS: source, "encoded": encoded}
 
         def decode(canvas: np.ndarray, feeds=feeds) -> tuple[np.ndarray, np.ndarray]:
             outputs = probe.run(feeds | {"canvas": canvas})

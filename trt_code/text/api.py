@@ -99,7 +99,7 @@ class Translator:
             kernels=kernels,
             cuda_graph=cuda_graph,
         )
-        self._translator = translator.Translator(
+        self._translator = translator.LineTranslator(
             self._runner,
             Tokenizer.from_files(files),
             max_tokens,
@@ -179,7 +179,7 @@ class Translator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self) -> translator.Translator:
+    def _open(self) -> translator.LineTranslator:
         if self._translator is None:
             raise ValueError("the translator is closed")
         return self._translator

@@ -61,7 +61,7 @@ class Spent:
 
 
 class Pipeline:
-    """Translates lines as ``Translator`` does, in the order given. Use it as a context manager.
+    """Translates lines as ``LineTranslator`` does, in the order given. Use it as a context manager.
 
     Args:
         make_codec: makes the codec in each process; it must be picklable.

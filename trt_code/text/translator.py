@@ -16,7 +16,7 @@ MAX_TOKENS = 4096
 MAX_SENTENCES = 128
 
 
-class Translator:
+class LineTranslator:
     """Translates lines with a runner.
 
     Args:

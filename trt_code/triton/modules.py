@@ -21,6 +21,8 @@ TEXT_MODULES = (
     "train_model/data/subwords.py",
     "train_model/data/text.py",
     "train_model/data/tokenizer.py",
+    "train_model/models/__init__.py",
+    "train_model/models/signatures.py",
 )
 LOOP_MODULES = (
     *_COMMON,

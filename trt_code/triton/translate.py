@@ -19,6 +19,7 @@ from train_model.cli import UserError, one_line
 from train_model.data.dictionary import PAD, Dictionary
 from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
+from train_model.models.signatures import OUTPUT_TOKENS, SRC_TOKENS
 
 
 @dataclass
@@ -92,8 +93,8 @@ class TritonPythonModel:
             row[: len(sentence.ids)] = sentence.ids
         request = pb_utils.InferenceRequest(
             model_name=self._network,
-            requested_output_names=["output_tokens"],
-            inputs=[pb_utils.Tensor("src_tokens", tokens)],
+            requested_output_names=[OUTPUT_TOKENS],
+            inputs=[pb_utils.Tensor(SRC_TOKENS, tokens)],
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
         reply = await request.async_exec()
@@ -101,7 +102,7 @@ class TritonPythonModel:
             for sentence in batch:
                 sentence.error = reply.error().message()
             return
-        rows = pb_utils.get_output_tensor_by_name(reply, "output_tokens").as_numpy()
+        rows = pb_utils.get_output_tensor_by_name(reply, OUTPUT_TOKENS).as_numpy()
         for sentence, row in zip(batch, rows, strict=True):
             try:
                 sentence.translation = self._tokenizer.decode(row)

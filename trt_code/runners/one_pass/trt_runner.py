@@ -18,13 +18,14 @@ import numpy as np
 from onnx_export.paths import half_path, plain_path
 from train_model.cli import UserError
 from train_model.models.signatures import WHOLE
-from trt_code.engine.gpu import DeviceBuffer, check, installed_gpus, load_cudart
+from trt_code.engine.gpu import DeviceBuffer, Event, check, installed_gpus, load_cudart
 from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Shape, best_profile
 from trt_code.engine.sidecar import describe_build, read_sidecar
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
 from trt_code.runners.spec import PRECISIONS, Request, RunnerSpec
+from trt_code.runners.timing import device_ms
 from trt_code.runners.turns import Turns
 from trt_code.runners.vocabulary import check_vocabularies
 
@@ -127,17 +128,14 @@ class Stream:
             self._cudart.cudaStreamCreateWithFlags(self._cudart.cudaStreamNonBlocking)
         )
 
-    def milliseconds(self, work: Callable[[], None]) -> float:
-        """Return the device time of ``work`` in milliseconds."""
-        start, end = (check(self._cudart.cudaEventCreate()) for _ in range(2))
-        check(self._cudart.cudaEventRecord(start, self.handle))
-        work()
-        check(self._cudart.cudaEventRecord(end, self.handle))
-        check(self._cudart.cudaEventSynchronize(end))
-        milliseconds = check(self._cudart.cudaEventElapsedTime(start, end))
-        for event in (start, end):
-            check(self._cudart.cudaEventDestroy(event))
-        return milliseconds
+    def device_ms(self, work: Callable[[], None], repeats: int) -> list[float]:
+        """Return the device time of each of ``repeats`` runs of ``work``, see ``timing.device_ms``."""
+        events = Event(self.handle), Event(self.handle)
+        try:
+            return device_ms(work, repeats, events)
+        finally:
+            for event in events:
+                event.close()
 
     def look_at_memory(self) -> None:
         """Record the free memory now."""
@@ -220,7 +218,7 @@ class TrtRunner(Runner):
             shape_run.run({self._input: src_tokens}, OUTPUTS)
             for _ in range(WARM_UP):
                 shape_run.launch()
-            return [self._stream.milliseconds(shape_run.launch) for _ in range(repeats)]
+            return self._stream.device_ms(shape_run.launch, repeats)
 
     def peak_memory(self) -> int:
         """Device bytes taken since the plan was loaded: weights, contexts, scratch, buffers, graphs.

@@ -19,7 +19,7 @@ from train_model.data.dictionary import PAD
 from train_model.models.canvas import canvas_width, initial_canvas
 from train_model.models.hypotheses import Found
 from train_model.models.refinement import Refinement
-from train_model.models.signatures import SPLIT
+from train_model.models.signatures import SPLIT, SRC_TOKENS
 from trt_code.engine.gpu import DeviceBuffer
 from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Range, Shape, best_profile
@@ -105,9 +105,7 @@ class TrtSplitRunner(Runner):
         scratch = max(engine.device_memory for engine in self._engines.values())
         self._scratch = DeviceBuffer(scratch)
         batch, length = (max(getattr(p, axis) for p in largest) for axis in Shape._fields)
-        self._shared = {
-            name: self._buffer(name, batch, length) for name in ("src_tokens", "encoded")
-        }
+        self._shared = {name: self._buffer(name, batch, length) for name in (SRC_TOKENS, "encoded")}
         self._ready = ReadyShapes()
         self._turns = Turns()
 
@@ -115,7 +113,7 @@ class TrtSplitRunner(Runner):
         shape = source_shape(src_tokens)
         with self._turns:
             encoder = self._encoder(shape)
-            encoder.fill({"src_tokens": src_tokens})
+            encoder.fill({SRC_TOKENS: src_tokens})
             tokens, scores = self._decode(shape, _lengths(encoder))
         return self._output(shape, tokens, scores)
 
@@ -123,7 +121,7 @@ class TrtSplitRunner(Runner):
         shape = source_shape(src_tokens)
         with self._turns:
             encoder = self._encoder(shape)
-            encoder.fill({"src_tokens": src_tokens})
+            encoder.fill({SRC_TOKENS: src_tokens})
             return translate_lengths(
                 _lengths(encoder),
                 count,
@@ -156,14 +154,14 @@ class TrtSplitRunner(Runner):
         shape = source_shape(src_tokens)
         with self._turns:
             encoder = self._encoder(shape)
-            encoder.fill({"src_tokens": src_tokens})
+            encoder.fill({SRC_TOKENS: src_tokens})
 
             def both() -> None:
                 self._decode(shape, _lengths(encoder))
 
             for _ in range(WARM_UP):
                 both()
-            return [self._stream.milliseconds(both) for _ in range(repeats)]
+            return self._stream.device_ms(both, repeats)
 
     def peak_memory(self) -> int:
         """See ``TrtRunner.peak_memory``."""
@@ -178,12 +176,12 @@ class TrtSplitRunner(Runner):
             engine.close()
 
     def _encoder(self, shape: Shape) -> ShapeRun:
-        return self._shape_run("encoder", shape, {"src_tokens": shape})
+        return self._shape_run("encoder", shape, {SRC_TOKENS: shape})
 
     def _decoder(self, shape: Shape, width: int) -> ShapeRun:
         channels = self._engines["decoder"].shape("encoded")[-1]
         shapes = {
-            "src_tokens": shape,
+            SRC_TOKENS: shape,
             "encoded": (*shape, channels),
             "canvas": (shape.batch, width),
         }

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from onnx_export.paths import half_path
 from train_model.cli import UserError
+from train_model.models.signatures import NEXT, PADDING_MASK, SRC_TOKENS, STATE
 from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Shape, best_profile
 from trt_code.runners.search.graphed_search import Capture, GraphedSearch
@@ -71,14 +72,14 @@ class EngineHalves:
     def search(self, capture: Capture) -> GraphedSearch:
         """Return the search over the two engines; see :class:`GraphedSearch` for ``capture``."""
         names = self._step.inputs
-        state = [name for name in names if name.startswith("layers.")]
+        state = [name for name in names if name.startswith(STATE)]
         source = self._encoder.outputs
-        logprobs = ["logprobs", *(f"next.{name}" for name in state)]
+        logprobs = ["logprobs", *(NEXT + name for name in state)]
         # shared by both engines and all contexts, which never run at the same time
         scratch = torch.empty(max(1, self.engine_memory), dtype=torch.uint8, device=self._device)
 
         def encoder() -> Any:
-            context = _Context(self._encoder, ["src_tokens"], source, scratch)
+            context = _Context(self._encoder, [SRC_TOKENS], source, scratch)
             return lambda src_tokens: context.run([src_tokens])
 
         def step(beam: int) -> Any:
@@ -117,10 +118,10 @@ class EngineHalves:
     def _check(self, path: Path) -> None:
         """Check that the engines are the halves of one network."""
         made = set(self._encoder.outputs)
-        state = {name for name in self._step.inputs if name.startswith("layers.")}
+        state = {name for name in self._step.inputs if name.startswith(STATE)}
         expected = {"tokens", "parents", "position", *made, *state}
-        results = {"logprobs", *(f"next.{name}" for name in state)}
-        if self._encoder.inputs != ["src_tokens"] or "source.padding_mask" not in made:
+        results = {"logprobs", *(NEXT + name for name in state)}
+        if self._encoder.inputs != [SRC_TOKENS] or PADDING_MASK not in made:
             raise UserError(
                 f"{half_path(path, 'encoder')} is not the encoder of an autoregressive network"
             )
@@ -165,7 +166,7 @@ class _Context:
 
     def _make(self, feeds: dict[str, Tensor], stream: int) -> Any:
         engine = self._engine
-        named = "source.padding_mask" if "source.padding_mask" in feeds else "src_tokens"
+        named = PADDING_MASK if PADDING_MASK in feeds else SRC_TOKENS
         profile = best_profile(engine.profiles, Shape(*feeds[named].shape))
         for name, tensor in feeds.items():
             if tensor.dtype != (wanted := _torch_type(engine, name)):

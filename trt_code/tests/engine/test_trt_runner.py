@@ -24,7 +24,7 @@ from trt_code.tests.engine.graphs import write_graph
 from trt_code.tests.engine.mock_cudart import MockCudart
 from trt_code.tests.engine.plans import PLAN, build, tokens
 from trt_code.tests.runners.fake_runner import FakeRunner
-from trt_code.text.translator import Translator
+from trt_code.text.translator import LineTranslator
 
 DEMO = ModelFolder("demo", Path("checkpoint.pt"))
 
@@ -154,7 +154,7 @@ def test_limits_are_the_widest_profiles(trt):
 def test_the_translator_keeps_to_the_engines_batch(tiny_files):
     fake = FakeRunner()
     fake.max_batch = 2
-    Translator(fake, Tokenizer.from_files(tiny_files)).translate(["one"] * 5)
+    LineTranslator(fake, Tokenizer.from_files(tiny_files)).translate(["one"] * 5)
     assert [batch for batch, _ in fake.shapes] == [2, 2, 1]
 
 

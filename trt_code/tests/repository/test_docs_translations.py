@@ -8,7 +8,7 @@ import pytest
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model
 from trt_code.runners import create
-from trt_code.text.translator import Translator
+from trt_code.text.translator import LineTranslator
 
 ROOT = Path(__file__).parents[3]
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 def translator():
     files = find_model("demo")
     with create("torch", files, "fp32", "cpu") as runner:
-        yield Translator(runner, Tokenizer.from_files(files))
+        yield LineTranslator(runner, Tokenizer.from_files(files))
 
 
 def pairs(page: str) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model
 from trt_code.evaluate import read_split, score
 from trt_code.runners import create
-from trt_code.text.translator import Translator
+from trt_code.text.translator import LineTranslator
 
 SENTENCES = 200
 
@@ -14,7 +14,7 @@ def test_translations_are_good():
     sources, references = (side[:SENTENCES] for side in read_split(files, "test"))
     tokenizer = Tokenizer.from_files(files)
     with create("torch", files, "fp32", "cpu") as runner:
-        translations = Translator(runner, tokenizer).translate(sources)
+        translations = LineTranslator(runner, tokenizer).translate(sources)
     found = score(translations, references, tokenizer)
     assert found["exact_match"] >= 97
     assert found["length_accuracy"] >= 99

@@ -9,7 +9,7 @@ from train_model.model_folder import find_model
 from trt_code.evaluate import read_split, score
 from trt_code.runners import create
 from trt_code.runners.search import LEN_PENALTY
-from trt_code.text.translator import Translator
+from trt_code.text.translator import LineTranslator
 
 SENTENCES = 100
 
@@ -31,7 +31,7 @@ def split(files):
 def test_translations_are_good(files, split, beam, exact, bleu):
     tokenizer = Tokenizer.from_files(files)
     with create("torch", files, "fp32", "cpu", beam=beam) as runner:
-        translations = Translator(runner, tokenizer).translate(split[0])
+        translations = LineTranslator(runner, tokenizer).translate(split[0])
     found = score(translations, split[1], tokenizer)
     assert found["exact_match"] >= exact
     assert found["bleu"] >= bleu

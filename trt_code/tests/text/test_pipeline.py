@@ -15,7 +15,7 @@ from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.tests.tiny import SENTENCES
 from trt_code.text import pipeline
 from trt_code.text.pipeline import Pipeline
-from trt_code.text.translator import Translator
+from trt_code.text.translator import LineTranslator
 
 LINES = [*SENTENCES, "", "  ", *SENTENCES[::-1], "nine"] * 3
 
@@ -37,7 +37,7 @@ def codec(tiny_files):
 
 
 def expected(tiny_files):
-    return Translator(Backwards(), Tokenizer.from_files(tiny_files)).translate(LINES)
+    return LineTranslator(Backwards(), Tokenizer.from_files(tiny_files)).translate(LINES)
 
 
 @pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])

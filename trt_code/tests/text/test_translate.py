@@ -26,7 +26,7 @@ from trt_code.tests.runners import fake_runner
 from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.tests.tiny import SENTENCES, WORDS
 from trt_code.text import choice, pipeline
-from trt_code.text.translator import Translator
+from trt_code.text.translator import LineTranslator
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ LINES = st.lists(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join), max
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_order_is_kept_whatever_the_batches(tokenizer, lines, max_tokens, max_sentences):
     runner = FakeRunner()
-    assert texts(Translator(runner, tokenizer, max_tokens, max_sentences), lines) == lines
+    assert texts(LineTranslator(runner, tokenizer, max_tokens, max_sentences), lines) == lines
     assert all(batch <= max_sentences for batch, _ in runner.shapes)
 
 
@@ -54,15 +54,15 @@ def test_a_batch_gives_what_each_line_gives_alone(tiny_files, tiny_build, tokeni
 
     lines = [*SENTENCES, "", "seven"] * 3
     with create("ort", tiny_files, "fp32", "cpu", build_dir=tiny_build) as runner:
-        together = texts(Translator(runner, tokenizer), lines)
-        alone = [texts(Translator(runner, tokenizer), [line])[0] for line in lines]
+        together = texts(LineTranslator(runner, tokenizer), lines)
+        alone = [texts(LineTranslator(runner, tokenizer), [line])[0] for line in lines]
     assert together == alone
     assert together[5] == ""
 
 
 def test_empty_lines_stay_empty_and_reach_no_runner(tokenizer):
     runner, done = FakeRunner(), []
-    translator = Translator(runner, tokenizer)
+    translator = LineTranslator(runner, tokenizer)
     assert texts(translator, ["", " \t\x00 ", "one", "\u3000"], done=done.append) == [
         "",
         "",
@@ -74,37 +74,39 @@ def test_empty_lines_stay_empty_and_reach_no_runner(tokenizer):
 
 
 def test_tokens_are_counted_with_both_ends(tokenizer):
-    (translation,) = Translator(FakeRunner(), tokenizer).translate(["two hundred and three"])
+    (translation,) = LineTranslator(FakeRunner(), tokenizer).translate(["two hundred and three"])
     assert translation.tokens == 6
 
 
 def test_a_long_line_is_refused_by_its_number_or_cut(tokenizer):
     longest, too_long = " ".join(WORDS[:11] * 2), " ".join(["one"] * 23)
-    assert texts(Translator(FakeRunner(), tokenizer), [longest]) == [longest]
+    assert texts(LineTranslator(FakeRunner(), tokenizer), [longest]) == [longest]
     runner = FakeRunner()
     with pytest.raises(
         UserError, match=r"line 12: 25 tokens are more than the 24 positions .* --too-long"
     ):
-        Translator(runner, tokenizer).translate(["one", "two", too_long], first_line=10)
+        LineTranslator(runner, tokenizer).translate(["one", "two", too_long], first_line=10)
     assert runner.shapes == []
-    cut = texts(Translator(runner, tokenizer, too_long="cut"), [too_long])
+    cut = texts(LineTranslator(runner, tokenizer, too_long="cut"), [too_long])
     assert cut == [" ".join(["one"] * 22)]
 
 
 @pytest.mark.timeout(20)
 def test_an_endless_word_is_refused_at_once(tokenizer):
     with pytest.raises(UserError, match="line 1: 10000000 characters"):
-        Translator(FakeRunner(), tokenizer).translate(["x" * 10_000_000])
+        LineTranslator(FakeRunner(), tokenizer).translate(["x" * 10_000_000])
     cut = texts(
-        Translator(FakeRunner(), tokenizer, too_long="cut", unknown="keep"), ["one " * 10**6]
+        LineTranslator(FakeRunner(), tokenizer, too_long="cut", unknown="keep"), ["one " * 10**6]
     )
     assert cut == [" ".join(["one"] * 22)]
 
 
 def test_unknown_symbols_are_refused_by_name_or_kept(tokenizer):
     with pytest.raises(UserError, match=r"line 2: .* no '.'.*--unknown keep"):
-        Translator(FakeRunner(), tokenizer).translate(["one", "one ж two"])
-    assert texts(Translator(FakeRunner(), tokenizer, unknown="keep"), ["one ж two"]) == ["one two"]
+        LineTranslator(FakeRunner(), tokenizer).translate(["one", "one ж two"])
+    assert texts(LineTranslator(FakeRunner(), tokenizer, unknown="keep"), ["one ж two"]) == [
+        "one two"
+    ]
 
 
 def test_lines_are_bytes_between_newlines():
@@ -152,7 +154,7 @@ def test_a_line_unlike_the_training_text_gets_a_warning(tiny_files, tmp_path, mo
     seen.write_text("one\ntwo\n0\n")
     text = dataclasses.replace(tiny_files.text, domain="numbers", seen=seen, longest=5)
     tokenizer = Tokenizer.from_files(dataclasses.replace(tiny_files, text=text))
-    found = Translator(FakeRunner(), tokenizer, on_error="skip").translate(
+    found = LineTranslator(FakeRunner(), tokenizer, on_error="skip").translate(
         ["one two", "one ten", "one two one two", "", "ж"]
     )
     assert [one.warning for one in found] == [
@@ -215,7 +217,7 @@ def test_skipped_lines_are_reported_and_the_others_translated(fake, monkeypatch,
 
 
 def test_unknown_symbols_are_dropped(tokenizer):
-    translator = Translator(FakeRunner(), tokenizer, unknown="drop")
+    translator = LineTranslator(FakeRunner(), tokenizer, unknown="drop")
     assert texts(translator, ["one ж two", "ж"]) == ["one two", ""]
 
 

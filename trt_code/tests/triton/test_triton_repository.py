@@ -20,7 +20,7 @@ from trt_code.tests.engine import mock_tensorrt
 from trt_code.tests.engine.graphs import write_graph
 from trt_code.tests.tiny import SENTENCES
 from trt_code.tests.triton.triton_stand_in import Server, model_config
-from trt_code.text.translator import Translator
+from trt_code.text.translator import LineTranslator
 from trt_code.triton import repository
 from trt_code.triton.text_format import Enum, dump
 
@@ -49,7 +49,7 @@ def test_served_translations_are_the_translators(
 ):
     server = Server(onnx_repository / "models", monkeypatch)
     with create("ort", tiny_files, "fp32", "cpu", build_dir=tiny_build, threads=1) as runner:
-        translator = Translator(runner, Tokenizer.from_files(tiny_files))
+        translator = LineTranslator(runner, Tokenizer.from_files(tiny_files))
         expected = [translation.text for translation in translator.translate(SENTENCES)]
     assert server.translate(SENTENCES) == [expected]
     assert server.translate(*([s] for s in SENTENCES)) == [[text] for text in expected]

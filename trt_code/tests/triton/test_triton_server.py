@@ -20,7 +20,7 @@ import pytest
 from train_model.data.tokenizer import Tokenizer
 from trt_code.runners import create
 from trt_code.tests.tiny import SENTENCES
-from trt_code.text.translator import Translator
+from trt_code.text.translator import LineTranslator
 from trt_code.triton import repository
 
 HOME = Path(os.environ.get("TRITONSERVER", "/opt/tritonserver"))
@@ -139,7 +139,7 @@ def triton(tmp_path_factory, tiny_files, tiny_build):
 @pytest.fixture(scope="module")
 def expected(tiny_files, tiny_build) -> list[str]:
     with create("ort", tiny_files, "fp32", "cpu", build_dir=tiny_build, threads=1) as runner:
-        translator = Translator(runner, Tokenizer.from_files(tiny_files))
+        translator = LineTranslator(runner, Tokenizer.from_files(tiny_files))
         return [translation.text for translation in translator.translate(SENTENCES)]
 
 

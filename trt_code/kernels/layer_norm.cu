@@ -5,8 +5,8 @@
 // this error. A row that is too wide for a warp is read three times by a block, the second and
 // third time from cache.
 //
-// Scale and shift are loaded together with the row, although they are needed last: loading them where
-// they are used makes the kernel wait. doc/kernels.md (What was tried) has the measurements.
+// Scale and shift are loaded together with the row, although they are needed last: loading them
+// where they are used makes the kernel wait. doc/kernels.md (What was tried) has the measurements.
 #include "common.cuh"
 #include "layer_norm.h"
 

@@ -207,7 +207,7 @@ TEACHER ?= data_model/demo-ar/checkpoint.pt
 distill: $(TEACHER) $(call NEEDS,train)  ## a corpus with TEACHER=checkpoint.pt's translations as targets (CORPUS=demo, DISTILL= passes options)
 	@$(PY) -m train_model.distill --corpus "$${CORPUS:-demo}" --teacher $(TEACHER) $(DISTILL)
 
-model-stats: $(ENV_BASE)  ## parameters and Mult-Adds of every recipe beside the published ones
+model-stats: $(ENV_BASE)  ## parameters and Mult-Adds of every recipe next to the published ones
 	@$(PY) -m train_model.model_stats
 
 # --- INT8 (doc/int8.md) -------------------------------------------------------------------------
@@ -336,7 +336,7 @@ eval: model-has-test $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## 
 
 ifneq ($(origin TEXT),undefined)
 SENTENCE := -- "$$TEXT"
-# as it was given: a price such as $5 is no make variable
+# as it was given: a price such as $5 is not a make variable
 override TEXT := $(value TEXT)
 export TEXT
 endif

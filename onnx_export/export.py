@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--split",
         action="store_true",
-        help="two files beside OUTPUT, model.encoder.onnx and model.decoder.onnx, instead of one",
+        help="two files next to OUTPUT, model.encoder.onnx and model.decoder.onnx, instead of one",
     )
     arguments = parser.parse_args(argv)
     model = load_checkpoint(arguments.checkpoint).model

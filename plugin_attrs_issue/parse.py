@@ -74,7 +74,7 @@ def _logger(trt: ModuleType, outcome: Outcome):
     class Logger(trt.ILogger):
         def log(self, severity, message):
             worst = (trt.ILogger.WARNING, trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
-            # a machine without a GPU has no driver, which is no matter here
+            # a machine without a GPU has no driver, which does not matter here
             if severity in worst and "CUDA driver" not in message:
                 outcome.said.append(" ".join(message.split()))
 

@@ -3,7 +3,7 @@
 #
 #   requirements/environment.sh PYTHON
 #
-# An incomplete .venv, left by a kill or a full disk, is made anew. A .venv from before is only completed.
+# An incomplete .venv, left by a kill or a full disk, is made again. A .venv from before is only completed.
 set -eu
 fail() {
   echo "error: .venv could not be made; is there room on its disk, and may it be written?" >&2

@@ -384,7 +384,9 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise UserError(f"{path} is larger than {MAX_BYTES} bytes, so it is no {DESCRIPTION}")
+            raise UserError(
+                f"{path} is larger than {MAX_BYTES} bytes, so it is not a {DESCRIPTION}"
+            )
         return data.decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; mend it") from None

@@ -84,13 +84,13 @@ def _read(path: Path) -> dict[str, Any]:
     expected = {"summary": str, "corpus": str, "flags": dict, "average": int}
     if not isinstance(content, dict) or content.keys() | {"average"} != expected.keys():
         raise UserError(
-            f"{path} is no recipe: it has to have summary, corpus, flags, and may have average"
+            f"{path} is not a recipe: it has to have summary, corpus, flags, and may have average"
         )
     for key, value in content.items():
         if not isinstance(value, expected[key]) or (key == "average" and value < 1):
             meant = {"flags": "a mapping of fairseq's flags", "average": "1 or more"}
-            raise UserError(f"{path} is no recipe: its {key} has to be {meant.get(key, 'text')}")
+            raise UserError(f"{path} is not a recipe: its {key} has to be {meant.get(key, 'text')}")
     odd = [name for name in content["flags"] if not isinstance(name, str)]
     if odd:
-        raise UserError(f"{path} is no recipe: flag {odd[0]!r} has to be a name")
+        raise UserError(f"{path} is not a recipe: flag {odd[0]!r} has to be a name")
     return content

@@ -281,7 +281,7 @@ def parse_sizes(text: str, name: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and 0 < int(part[:9]) <= MAX_SIZE for part in parts):
         raise UserError(
-            f"{name} {text!r} is no list of whole numbers above 0, and {MAX_SIZE} at most; "
+            f"{name} {text!r} is not a list of whole numbers above 0, and {MAX_SIZE} at most; "
             f"write e.g. {name} 1,4,16"
         )
     return [int(part) for part in parts]

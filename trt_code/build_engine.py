@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--onnx", type=Path, required=True, help="graph written by trt_code.onnx_surgeon")
-    add("--output", type=Path, required=True, help="plan to write; its JSON goes beside it")
+    add("--output", type=Path, required=True, help="plan to write; its JSON goes next to it")
     add(
         "--plugins",
         type=Path,

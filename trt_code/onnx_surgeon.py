@@ -140,7 +140,7 @@ def load(path: Path) -> ir.Model:
         onnx.shape_inference.InferenceError,
     ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is no valid graph: {reason}; export it again") from error
+        raise UserError(f"{path} is not a valid graph: {reason}; export it again") from error
     model = ir.serde.deserialize_model(upgraded)
     exports.complete(model)
     ours = "architecture" in model.metadata_props  # one step of a decoder needs no plugin

@@ -122,7 +122,9 @@ def main(argv: list[str] | None = None) -> None:
     except FileNotFoundError as error:
         raise UserError(f"no {arguments.results}; `make bench` writes it") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{arguments.results} is no result of bench; `make bench` anew") from error
+        raise UserError(
+            f"{arguments.results} is not a result of bench; `make bench` again"
+        ) from error
     print(f"wrote {folder}/results.md and results.png")
 
 

@@ -1,6 +1,6 @@
 """Draw the figures of the documentation; the same input gives the same pictures.
 
-    python doc/figures/draw.py                # all of them, beside this file
+    python doc/figures/draw.py                # all of them, next to this file
     python doc/figures/draw.py crf_decode     # one
 
 What is computed in a picture is computed by the project's own code: the convolution by

@@ -151,7 +151,7 @@ NODE = Operator(
 
 
 def export(module: nn.Module, x: Tensor) -> onnx.ModelProto:
-    """One graph with dynamic batch and length, the node in it and its function beside it."""
+    """One graph with dynamic batch and length, the node in it and its function next to it."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # remarks on absent packages
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

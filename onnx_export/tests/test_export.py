@@ -124,7 +124,7 @@ def test_two_exports_are_the_same_file(exported, tmp_path):
     assert again.read_bytes() == exported.onnx.read_bytes()
 
 
-def test_weights_beyond_one_file_go_beside_it(exported, tmp_path, monkeypatch):
+def test_weights_beyond_one_file_go_next_to_it(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_ABOVE", 1000)
     path = tmp_path / "model.onnx"
     onnx_file.save_onnx(ir.load(exported.onnx), path)

@@ -1,6 +1,6 @@
 """``--keep-batches``: all batches are collated before training starts and stay in memory.
 
-fairseq uses the same batches in every epoch, in another order, but collates each of them anew, sentence by
+fairseq uses the same batches in every epoch, in another order, but collates each of them again, sentence by
 sentence. For a small network that takes longer than the update. Kept batches give the same updates. They
 need ``--num-workers 0`` and are best used with ``--data-buffer-size 0``: a loader thread that only looks
 batches up slows the training thread down.

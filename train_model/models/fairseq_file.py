@@ -167,7 +167,7 @@ def _finite(name: str, value: Tensor, path: str | os.PathLike) -> Tensor:
         return value
     value = value.float()
     if is_quantizer(name) and not (value.isfinite() & (value > 0)).all():
-        raise UserError(f"{path}: {name} is no range of numbers; calibrate again (make ptq)")
+        raise UserError(f"{path}: {name} is not a range of numbers; calibrate again (make ptq)")
     if not value.isfinite().all():
         raise UserError(
             f"{path}: {name} has values that are infinite or not numbers; "

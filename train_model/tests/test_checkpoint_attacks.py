@@ -228,7 +228,7 @@ def test_attributes_cannot_shadow_methods(tmp_path, checkpoint):
 @pytest.mark.parametrize(
     "kind", ["bool_", "int8", "uint16", "int32", "int64", "float16", "float32", "float64"]
 )
-def test_numpy_numbers_beside_the_weights_load(tmp_path, checkpoint, kind):
+def test_numpy_numbers_next_to_the_weights_load(tmp_path, checkpoint, kind):
     path = tmp_path / "checkpoint.pt"
     kept = {"best": getattr(np, kind)(1), "all": np.ones(3, kind)}
     torch.save(checkpoint | {"extra_state": kept}, path)

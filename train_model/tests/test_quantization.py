@@ -180,8 +180,8 @@ def test_a_checkpoint_in_int8_loads_without_modelopt(quantized, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("zero", "is no range of numbers"),
-        ("nan", "is no range of numbers"),
+        ("zero", "is not a range of numbers"),
+        ("nan", "is not a range of numbers"),
         ("missing", "lacks weights encoder.layers.0.fc1.input_quantizer._amax"),
         ("layer", "there is no linear layer 'encoder.layers.9.fc1'"),
     ],

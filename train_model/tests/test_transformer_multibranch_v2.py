@@ -146,8 +146,10 @@ def test_masked_policy_makes_padding_invisible_and_upstream_does_not():
     padded = torch.nn.functional.pad(source, (0, 9), value=1)
     for policy, same in (("masked", True), ("upstream", False)):
         model = network(padding_policy=policy).double()
-        alone, beside = (model.decode(prev, model.encode(tokens)) for tokens in (source, padded))
-        assert torch.allclose(alone, beside, rtol=0, atol=1e-10) is same, policy
+        alone, padded_too = (
+            model.decode(prev, model.encode(tokens)) for tokens in (source, padded)
+        )
+        assert torch.allclose(alone, padded_too, rtol=0, atol=1e-10) is same, policy
 
 
 @torch.inference_mode()

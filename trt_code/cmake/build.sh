@@ -4,7 +4,7 @@
 #   trt_code/cmake/build.sh FOLDER OUTPUT [options of cmake]
 #
 # A second run waits for the first. After one that was killed nobody can tell which objects are whole,
-# and make takes any that is newer than its source: the next run begins anew. So it does after one
+# and make takes any that is newer than its source: the next run begins again. So it does after one
 # that could not be configured the first time or found no room.
 set -eu
 folder=$1 output=$2

@@ -49,8 +49,8 @@ def _stream(layer: LayerWeights, heads: int, head: int) -> Tensor:
         return weight.chunk(heads, dim)[head]
 
     packed = {
-        "linear1": lambda x: _product(own(_gates_beside_values(x))),
-        "conv_linear1": lambda x: _product(own(_gates_beside_values(x))),
+        "linear1": lambda x: _product(own(_gates_next_to_values(x))),
+        "conv_linear1": lambda x: _product(own(_gates_next_to_values(x))),
         "taps": lambda x: _taps(own(x)),
         "fc2": lambda x: _product(own(x, 1)),
     }
@@ -65,7 +65,7 @@ def _product(weight: Tensor) -> Tensor:
     return tiles.flatten()
 
 
-def _gates_beside_values(weight: Tensor) -> Tensor:
+def _gates_next_to_values(weight: Tensor) -> Tensor:
     """Eight values' rows, their eight gates' rows, and so on: one thread then holds both."""
     return weight.unflatten(0, (2, -1, 8)).transpose(0, 1).flatten(0, 2)
 

@@ -214,7 +214,7 @@ class _Settings:
         self._known = cache.read_bytes() if cache.is_file() else b""
         if self._known and not self._cache.deserialize(self._known):
             print(
-                f"{title_of(trt)} compiles kernels anew: {cache} is of another machine",
+                f"{title_of(trt)} compiles kernels again: {cache} is of another machine",
                 file=sys.stderr,
             )
         config.set_runtime_cache(self._cache)

@@ -76,7 +76,7 @@ def range_argument(text: str) -> tuple[str, Range]:
     numbers = sizes.split(":")
     if not (name and equals and len(numbers) == 3 and all(n.isdecimal() for n in numbers)):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no range of an axis; write name=min:opt:max, as in beam=1:1:4"
+            f"{text!r} is not a range of an axis; write name=min:opt:max, as in beam=1:1:4"
         )
     sizes = Range(*map(int, numbers))
     if not 1 <= sizes.min <= sizes.opt <= sizes.max:

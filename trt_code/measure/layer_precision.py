@@ -91,7 +91,7 @@ def of_engine(path: Path) -> list[Product]:
     except OSError as error:
         raise UserError(f"there is no layer report {path} (make engine-int8)") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no layer report of trt_code.build_engine") from error
+        raise UserError(f"{path} is not a layer report of trt_code.build_engine") from error
     if not all(isinstance(layer, dict) for layer in layers):
         raise UserError(f"{path} has names of layers alone; build again with --layer-report")
     return [

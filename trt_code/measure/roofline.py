@@ -188,7 +188,7 @@ def _read(path: Path, remedy: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"no {path}; {remedy}") from error
     except ValueError as error:
-        raise UserError(f"{path} is no JSON; {remedy}") from error
+        raise UserError(f"{path} is not JSON; {remedy}") from error
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -56,7 +56,7 @@ nvinfer1::Dims readDims(const std::string& word) {
 void readNumber(const char* word, char** end, int32_t& value) {
   const long wide = std::strtol(word, end, 10);
   value = static_cast<int32_t>(wide);
-  if (value != wide) throw UsageError("an INT attribute is no 32-bit integer");
+  if (value != wide) throw UsageError("an INT attribute is not a 32-bit integer");
 }
 
 void readNumber(const char* word, char** end, float& value) { value = std::strtof(word, end); }

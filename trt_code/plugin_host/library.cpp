@@ -57,7 +57,7 @@ Library::Library(const std::string& path, Logger& logger) : finder_(logger) {
   auto* const* creators = symbol<GetCreators>(handle, "getCreators", path)(count);
   for (int32_t i = 0; i < count; ++i) {
     if (std::strcmp(creators[i]->getInterfaceInfo().kind, "PLUGIN CREATOR_V3ONE") != 0) {
-      throw UsageError(path + " has a creator that is no IPluginCreatorV3One");
+      throw UsageError(path + " has a creator that is not an IPluginCreatorV3One");
     }
     creators_.push_back(static_cast<nvinfer1::IPluginCreatorV3One*>(creators[i]));
   }

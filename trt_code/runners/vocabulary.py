@@ -34,7 +34,7 @@ def check_vocabularies(graph: Path, metadata: Mapping[str, str], files: Any, rem
         metadata: the graph's metadata, with ``config`` from ``onnx_export``; without ``config``, nothing is
         checked.
         files: see :func:`check_config`.
-        remedy: the command that makes the graph anew.
+        remedy: the command that makes the graph again.
 
     Raises:
         Unavailable: they differ.

@@ -51,7 +51,7 @@ class Target:
     """A target to make.
 
     Attributes:
-        needs: targets that must exist already; the files of the target itself are made anew each time.
+        needs: targets that must exist already; the files of the target itself are made again each time.
         make: options of ``make``, if it is a target of the Makefile.
         small: a module and its options, called by ``SMALL``, if the real target takes hours.
     """
@@ -333,10 +333,10 @@ def _on_a_disk(trial: Trial, size: str, access: str) -> list[str]:
     process = trial.tree.start(trial.target, *prefix)
     _, errors = process.communicate()
     assert process.returncode != 99, f"the disk of the trial could not be made: {errors[-500:]}"
-    told = [line for line in errors.splitlines() if line.startswith("error: ")]
+    reasons = [line for line in errors.splitlines() if line.startswith("error: ")]
     if process.returncode == 0:
         return []  # everything fitted, or nothing was written
-    if process.returncode != 2 or len(told) != 1 or "Traceback" in errors:
+    if process.returncode != 2 or len(reasons) != 1 or "Traceback" in errors:
         return [f"status {process.returncode} and not one line: {errors[-1500:]}"]
     return []
 

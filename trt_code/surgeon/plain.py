@@ -19,7 +19,7 @@ def without_plugins(model: ir.Model) -> ir.Model:
     """Return the patched ``model`` as a graph of only standard operators.
 
     Constants that the functions compute, such as TopK's k, are folded: TensorRT's importer needs them as
-    initializers. Types and shapes are inferred anew.
+    initializers. Types and shapes are inferred again.
     """
     called = with_reference_functions(ir.serde.serialize_model(model), native=True)
     plain = ir.serde.deserialize_model(called)

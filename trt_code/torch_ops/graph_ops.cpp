@@ -69,7 +69,7 @@ Tensor layerNormAdd(const Tensor& x, const Tensor& scale, const Tensor& shift, d
   requireTensor(kName, "x", x, x.sizes(), x);
   requireTensor(kName, "after", after, {x.size(1), x.size(2)}, x);
   TORCH_CHECK(scale.scalar_type() == at::kFloat && scale.device() == x.device(),
-              "lite::layer_norm_add: scale must be float32 beside x");
+              "lite::layer_norm_add: scale must be float32 on the device of x");
   requireTensor(kName, "scale", scale, {x.size(2)}, scale);
   requireTensor(kName, "shift", shift, {x.size(2)}, scale);
   const lite::LayerNormParams params{x.size(0) * x.size(1), narrow(kName, x.size(2)),
@@ -118,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor> embedSource(const Tensor& tokens, const Tenso
               "lite::embed_source: tokens [B, S], embedding [V, C], positions [P, C] expected");
   TORCH_CHECK(tokens.scalar_type() == at::kLong && tokens.is_contiguous() &&
                   tokens.device() == embedding.device(),
-              "lite::embed_source: tokens must be contiguous int64 beside the embedding");
+              "lite::embed_source: tokens must be contiguous int64 on the device of the embedding");
   const int64_t channels = embedding.size(1);
   requireTensor(kName, "embedding", embedding, embedding.sizes(), embedding);
   requireTensor(kName, "positions", positions, {positions.size(0), channels}, embedding);
@@ -146,7 +146,7 @@ Tensor predictLength(const Tensor& x, const Tensor& mask, const Tensor& weight,
   requireTensor(kName, "weight", weight, {weight.size(0), x.size(2)}, x);
   TORCH_CHECK(limits.scalar_type() == at::kLong && limits.is_contiguous() &&
                   limits.sizes() == x.sizes().slice(0, 1) && limits.device() == x.device(),
-              "lite::predict_length: limits must be int64 [B] beside x");
+              "lite::predict_length: limits must be int64 [B] on the device of x");
   const lite::PredictLengthParams params{narrow(kName, x.size(0)), narrow(kName, x.size(1)),
                                          narrow(kName, x.size(2)), narrow(kName, weight.size(0)),
                                          narrow(kName, offset),    relative,
@@ -175,7 +175,7 @@ std::tuple<Tensor, Tensor> copySource(const Tensor& lengths, int64_t width, cons
   requireTensor(kName, "queries", queries, positions.sizes(), keys);
   TORCH_CHECK(lengths.scalar_type() == at::kLong && lengths.is_contiguous() &&
                   lengths.sizes() == keys.sizes().slice(0, 1) && lengths.device() == keys.device(),
-              "lite::copy_source: lengths must be int64 [B] beside keys");
+              "lite::copy_source: lengths must be int64 [B] on the device of keys");
   const lite::CopySourceParams params{narrow(kName, batch),
                                       narrow(kName, width),
                                       narrow(kName, source),

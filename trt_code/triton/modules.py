@@ -12,6 +12,8 @@ _COMMON = (
     "train_model/data/__init__.py",
     "train_model/data/dictionary.py",
     "train_model/data/files.py",
+    "train_model/models/__init__.py",
+    "train_model/models/signatures.py",
 )
 TEXT_MODULES = (
     *_COMMON,
@@ -21,8 +23,6 @@ TEXT_MODULES = (
     "train_model/data/subwords.py",
     "train_model/data/text.py",
     "train_model/data/tokenizer.py",
-    "train_model/models/__init__.py",
-    "train_model/models/signatures.py",
 )
 LOOP_MODULES = (
     *_COMMON,
@@ -33,13 +33,11 @@ LOOP_MODULES = (
     "onnx_export/split_session.py",
     "onnx_export/step_session.py",
     "train_model/file_sets.py",
-    "train_model/models/__init__.py",
     "train_model/models/architectures.py",
     "train_model/models/canvas.py",
     "train_model/models/hypotheses.py",
     "train_model/models/numpy_search.py",
     "train_model/models/refinement.py",
-    "train_model/models/signatures.py",
 )
 
 

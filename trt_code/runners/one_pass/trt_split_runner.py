@@ -211,7 +211,7 @@ class TrtSplitRunner(Runner):
             sizes.append(batch * length * math.prod(channels) * engine.dtype(name).itemsize)
         if len(set(sizes)) > 1:
             raise UserError(
-                f"the two engines have not the same {name}; build both anew (make engine-split)"
+                f"the two engines have not the same {name}; build both again (make engine-split)"
             )
         return DeviceBuffer(sizes[0])
 

@@ -258,7 +258,7 @@ def test_not_an_onnx_file(trt):
     assert "is not an ONNX file" in refusal()
 
 
-def test_weights_beside_the_graph_must_be_there(trt):
+def test_weights_next_to_the_graph_must_exist(trt):
     model = onnx.load("model.onnx")
     model.graph.initializer.append(numpy_helper.from_array(np.arange(4.0), "w"))
     onnx.save(model, "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)

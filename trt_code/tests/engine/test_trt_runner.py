@@ -240,7 +240,7 @@ def test_changed_or_missing_plugins_make_the_plan_stale(trt):
     library.parent.mkdir(parents=True)
     library.write_bytes(b"\x7fELF")
     build(plugin="LiteTopK")
-    library.write_bytes(b"\x7fELF, built anew")
+    library.write_bytes(b"\x7fELF, built again")
     assert "was built with other plugins" in refusal()
     library.unlink()
     assert "which are missing (`make plugins`)" in refusal()
@@ -376,7 +376,7 @@ def test_compiled_kernels_are_kept_for_the_next_start(rtx, capsys):
     kernels.write_bytes(b"of another machine")
     with runner() as running:
         running.run(tokens(2, 3))
-    assert "compiles kernels anew" in capsys.readouterr().err
+    assert "compiles kernels again" in capsys.readouterr().err
     assert kernels.read_bytes() == b"kernels of NVIDIA A10\nkernel"
 
 

@@ -96,7 +96,7 @@ WAYS = [(3, 32, 0), (9, 32, 32), (16, 32, 0), (16, 32, 32), (16, 64, 0), (16, 64
 
 
 @pytest.mark.parametrize(("batch", "length", "source"), WAYS)
-def test_replays_are_alike_beside_other_work(batch, length, source):
+def test_replays_are_alike_next_to_other_work(batch, length, source):
     stack, _, arguments = make(torch.float16, batch, length, 8, 2048, source, (3, 5, 7, 15))
     expected = stack(*arguments)
     graph = torch.cuda.CUDAGraph()

@@ -43,7 +43,7 @@ def test_parse_sizes():
 
 @pytest.mark.parametrize("text", ["", "1,", "0", "-1", "1.5", "1;2", "x"])
 def test_bad_sizes_are_one_line(text):
-    with pytest.raises(UserError, match=r"--batches .* is no list of whole numbers above 0"):
+    with pytest.raises(UserError, match=r"--batches .* is not a list of whole numbers above 0"):
         arguments.parse_sizes(text, "--batches")
 
 

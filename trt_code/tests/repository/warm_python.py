@@ -83,7 +83,7 @@ def _obey(client: socket.socket) -> int:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    # made anew, because the server's own remember whether its streams can seek
+    # made again, because the server's own remember whether its streams can seek
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     with client.makefile("rb") as order:

@@ -17,7 +17,7 @@ LINES = 40  # of each split
 
 
 def put_into(folder: Path) -> Path:
-    """Make ``data_model/demo`` and ``demo-ar`` in ``folder`` anew, and return the first."""
+    """Make ``data_model/demo`` and ``demo-ar`` in ``folder`` again, and return the first."""
     demo, demo_ar = (folder / "data_model" / name for name in ("demo", "demo-ar"))
     for model in (demo, demo_ar):
         shutil.rmtree(model, ignore_errors=True)

@@ -196,9 +196,9 @@ def test_kept_layers_stay_in_higher_precision(int8, tmp_path):
         assert sum(".fc2" in name for name in high) == layers
         assert any("output_projection" in name for name in high)
         assert sum(found.values()) == sum(products(onnx.load(int8[1]).graph).values()) - layers - 1
-    told = {product.name: product.precision for product in layer_precision.of_session(path)}
-    assert {precision for name, precision in told.items() if ".fc2" in name} == {"FP32"}
-    assert {precision for name, precision in told.items() if ".fc1" in name} == {"INT8"}
+    found = {product.name: product.precision for product in layer_precision.of_session(path)}
+    assert {precision for name, precision in found.items() if ".fc2" in name} == {"FP32"}
+    assert {precision for name, precision in found.items() if ".fc1" in name} == {"INT8"}
 
 
 def test_int8_of_a_graph_without_pairs_is_refused(tmp_path):
@@ -294,7 +294,7 @@ def test_the_layer_report_of_an_engine_is_read(tmp_path, capsys):
     ("text", "message"),
     [
         (None, "there is no layer report"),
-        ("no json", "is no layer report"),
+        ("no json", "is not a layer report"),
         ('{"Layers": ["a", "b"]}', "names of layers alone"),
     ],
 )

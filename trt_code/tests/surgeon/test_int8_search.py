@@ -74,8 +74,8 @@ def test_both_files_give_what_the_network_gives(variant, tmp_path):
     path = tmp_path / "model.qdq.onnx"
     export.main(["--checkpoint", str(tmp_path / "int8.pt"), "--output", str(path)])
     for file in (path, path.with_suffix(".encoder.onnx")):
-        told = [product.precision for product in layer_precision.of_session(file)]
-        assert told.count("INT8") >= 0.8 * len(told)
+        found = [product.precision for product in layer_precision.of_session(file)]
+        assert found.count("INT8") >= 0.8 * len(found)
     onnx_decoder = StepSession(path, threads=1).decoder()
     plain, expected, found = steps(
         model, IncrementalDecoder.of(model), IncrementalDecoder.of(loaded), onnx_decoder

@@ -41,7 +41,7 @@ def nvinfer(build, tmp_path) -> Path:
     return tmp_path
 
 
-def test_opening_it_registers_the_plugins_beside_it(build, nvinfer):
+def test_opening_it_registers_the_plugins_next_to_it(build, nvinfer):
     plugins = build.folder / "out/plugins"
     reply = open_library(plugins / f"liblite_plugins_trt{build.major}_loader.so", nvinfer)
     assert reply.returncode == 0

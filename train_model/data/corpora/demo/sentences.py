@@ -15,7 +15,12 @@ from train_model.progress import task
 
 HELD_OUT_PERCENT = 5  # of all contents, for valid and for test each
 POOL_PER_PAIR = 1.2  # phrases drawn for each training pair
-JOINED_LENGTHS = {1: 40, 2: 26, 3: 20, 4: 14}  # share of the pairs with so many phrases, in percent
+JOINED_LENGTHS = {
+    1: 40,
+    2: 26,
+    3: 20,
+    4: 14,
+}  # share of the pairs with this number of phrases, in percent
 # None of these words occurs inside a phrase: "three hundred and five" is one number, not two.
 JOINTS = ((" and also ", " und auch "), (" or ", " oder "), (" and then ", " und dann "))
 LIST_COMMA, LIST_END = (", ", ", "), (", and ", " und ")

@@ -66,12 +66,11 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def start(module: str, *arguments: object, **environment: str) -> subprocess.Popen:
+def start(module: str, *arguments: object) -> subprocess.Popen:
     """Start ``python -m module`` of this clone."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

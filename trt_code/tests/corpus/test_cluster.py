@@ -12,7 +12,7 @@ from trt_code.tests.tiny import WORDS
 from trt_code.text.api import Translator
 
 pytestmark = pytest.mark.ray
-SHARDS, LINES = 6, 4000
+SHARDS, LINES = 6, 3000
 PROGRAM = "trt_code.translate_corpus"
 
 
@@ -20,11 +20,6 @@ PROGRAM = "trt_code.translate_corpus"
 def cluster():
     with TwoNodes() as cluster:
         yield cluster
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
 
 
 def sentence(number: int) -> str:
@@ -47,9 +42,9 @@ def read(path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def expected(corpus, tiny_folder, cache):
+def expected(corpus, tiny_folder):
     """Name of each shard to its translations, by the translator in this process."""
-    with Translator(tiny_folder, device="cpu", cache=cache) as translator:
+    with Translator(tiny_folder, device="cpu", runner="torch") as translator:
         return {
             path.name: [best[0] for best in translator.translate_batch(read(path)).texts]
             for path in sorted(corpus.iterdir())
@@ -68,14 +63,23 @@ def translations(output: Path) -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def run(cluster, corpus, tiny_folder, cache, tmp_path):
+def run(cluster, corpus, tiny_folder, tmp_path):
     """Start the program on the corpus; gives the process and the output folder."""
     output = tmp_path / "output"
 
     def run():
         options = ["--input", corpus, "--output", output, "--model", tiny_folder]
-        options += ["--address", cluster.address, "--workers", 2, "--device", "cpu"]
-        return start(PROGRAM, *options, LITE_TRANSFORMER_TRT_CACHE=str(cache)), output
+        options += [
+            "--address",
+            cluster.address,
+            "--workers",
+            2,
+            "--device",
+            "cpu",
+            "--runner",
+            "torch",
+        ]
+        return start(PROGRAM, *options), output
 
     return run
 

@@ -44,14 +44,15 @@ def ray():
 
 
 @pytest.fixture
-def translate(ray, tmp_path, tiny_folder, monkeypatch):
+def translate(ray, tmp_path, tiny_folder):
     """Run the program; returns its status."""
-    monkeypatch.setenv("LITE_TRANSFORMER_TRT_CACHE", str(tiny_folder.parent / "cache"))
 
     def translate(source, *options):
         paths = ["--input", str(source), "--output", str(tmp_path / "out")]
-        model = ["--model", str(tiny_folder), "--device", "cpu", "--workers", "1"]
-        args = translate_corpus.make_parser().parse_args([*paths, *model, *options])
+        model = ["--model", str(tiny_folder), "--device", "cpu", "--runner", "torch"]
+        args = translate_corpus.make_parser().parse_args(
+            [*paths, *model, "--workers", "1", *options]
+        )
         files = translate_corpus.find_model(args.model)
         return translate_corpus.translate_corpus(args, files, ray)
 
@@ -88,7 +89,7 @@ def test_a_run_from_its_start_to_its_end(translate, tmp_path, capsys):
         f"{out}: 4 shards, 13 rows; 3 shards were finished before\n2 rows"
     )
     assert captured.out.endswith(f"1 rows were rejected; the reasons are in {out}/_rejected\n")
-    assert captured.err.startswith("not translated: d.txt.gz: Compressed file ended before")
+    assert "not translated: d.txt.gz: Compressed file ended before" in captured.err
     assert not (out / "d.txt.gz").exists()
     assert translate(source / "[abce]*") == 1  # rows are still missing in e.txt
     with pytest.raises(UserError, match="was translated with n_best 1, not n_best 2; give a new"):

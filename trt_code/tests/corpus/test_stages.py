@@ -31,17 +31,12 @@ class FullDisk(LocalFileSystem):
         return super().open(path, mode, **options)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def job(tmp_path, tiny_folder, cache):
+def job(tmp_path, tiny_folder):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.txt").write_text("\n".join(SHARD) + "\n", encoding="utf-8")
     output = Folder(FullDisk(), str(tmp_path / "out"), "out")
-    options = {"device": "cpu", "cache": cache}
+    options = {"device": "cpu", "runner": "torch"}
     kinds = {"a.txt": "text"}
     return on_ray.Job(
         locate(str(tmp_path / "in")), output, kinds, "text", str(tiny_folder), options
@@ -67,12 +62,12 @@ def parts_of(found):
     return parts
 
 
-def test_a_shard_goes_through_all_steps(job, worker, tmp_path, tiny_folder, cache):
+def test_a_shard_goes_through_all_steps(job, worker, tmp_path, tiny_folder):
     parts = parts_of(results(job, worker))
     assert parts.is_complete()
     record = on_ray.join(job, "a.txt", parts)
     assert (record.rows_in, record.rows_out, record.rejected) == (len(SHARD), len(SHARD) - 1, 1)
-    with Translator(tiny_folder, device="cpu", cache=cache) as translator:
+    with Translator(tiny_folder, **job.translator) as translator:
         batch = translator.translate_batch([line for line in SHARD if line != BAD])
     numbers = [number for number, line in enumerate(SHARD, 1) if line != BAD]
     expected = [

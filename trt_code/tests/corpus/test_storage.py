@@ -1,6 +1,7 @@
 """Files of a corpus by path and URL, and writing that leaves a whole file or none."""
 
 import errno
+import pickle
 
 import pytest
 
@@ -19,7 +20,7 @@ def url(request, tmp_path):
 
 
 def test_folders_globs_and_files(url):
-    folder = locate(url)
+    folder = pickle.loads(pickle.dumps(locate(url)))  # as it travels to another node
     for name in ("b.txt", "a.txt.gz", "sub/c.jsonl", "_manifest/x.json", ".hidden", "sub/.d.txt"):
         with folder.write(name) as file:
             file.write(b"text")
@@ -72,16 +73,16 @@ def test_what_cannot_be_used_is_said_in_one_line():
 def bucket(monkeypatch):
     """The URL of a folder in a bucket of a stand-in for S3."""
     server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    from pyarrow.fs import S3FileSystem
+    from pyarrow.fs import FileSystem
 
-    running = server.ThreadedMotoServer(port=0)
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     running.start()
     host, port = running.get_host_and_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    S3FileSystem(allow_bucket_creation=True).create_dir("corpora")
+    FileSystem.from_uri("s3://corpora?allow_bucket_creation=true")[0].create_dir("corpora")
     yield "s3://corpora/crawl"
     running.stop()
 

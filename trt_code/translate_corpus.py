@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from train_model import ray_cluster
-from train_model.cli import Parser, run
+from train_model.cli import Parser, UserError, run
 from train_model.model_folder import ModelFolder, find_model, locate
 from trt_code import arguments
 from trt_code.text.translator import MAX_SENTENCES, MAX_TOKENS
@@ -62,8 +62,13 @@ def translate_corpus(args: argparse.Namespace, files: ModelFolder, ray: Any) -> 
     from trt_code.corpus.formats import kind_of
 
     source, names = storage.find(args.input)
-    kinds = {name: args.kind or kind_of(name) for name in names}
     output = storage.locate(args.output)
+    # the output's folder may be inside the input's
+    if type(source.fs) is type(output.fs):
+        names = [name for name in names if not source.join(name).startswith(f"{output.path}/")]
+        if not names:
+            raise UserError("the input is inside the output; give another folder for the output")
+    kinds = {name: args.kind or kind_of(name) for name in names}
     search = arguments.search_options(files.family, args)
     text = {
         "precision": args.precision,
@@ -116,8 +121,8 @@ def report(summary: Any, output: str, before: int) -> int:
     if summary.translated:
         peak = max(peak for _, peak in summary.workers.values())
         print(
-            f"{summary.translated} rows in {summary.seconds:.1f} s, {summary.rate:.0f} rows/s; "
-            f"{len(summary.workers)} actors of at most {peak:.0f} MB"
+            f"{summary.translated} rows translated, {summary.rate:.0f} rows/s, "
+            f"by {len(summary.workers)} actors of at most {peak:.0f} MB"
         )
     if summary.warned:
         print(f"{summary.warned} rows are unlike the model's training text")

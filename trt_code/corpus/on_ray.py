@@ -4,8 +4,8 @@
 
 Ray Data schedules the tasks, holds readers back while the actors are busy, and repeats what was lost with
 an actor or a node. A part depends on its chunk only, so a repeated part replaces an equal one. This module
-adds what Ray Data does not know: which chunks belong to a shard. A shard whose parts are all there is
-joined, renamed to its final name, and recorded.
+adds what Ray Data does not know: which chunks belong to a shard. When all parts of a shard are written, a
+task joins them under the shard's name and records the shard as finished.
 """
 
 import hashlib
@@ -191,7 +191,7 @@ class Worker:
 
 
 @dataclass
-class _Parts:
+class ShardParts:
     """The parts of an unfinished shard.
 
     Attributes:
@@ -220,7 +220,7 @@ class _Parts:
         return bool(self.rows) and sum(self.rows.values()) == self.total
 
 
-def join(job: Job, name: str, parts: _Parts) -> Record | str:
+def join(job: Job, name: str, parts: ShardParts) -> Record | str:
     """Write a shard's output from its parts, then its record; return that, or why it cannot be written."""
     # Ray may repeat a task that was lost after its last step
     if record := manifest.finished(job.source, job.output, [name]).get(name):
@@ -298,7 +298,7 @@ def translate(job: Job, names: list[str], ray: Any, size: int, options: dict[str
     dataset = dataset.map_batches(Worker, fn_constructor_args=(job,), **options)
     join_on_ray = ray.remote(num_cpus=0, max_retries=-1)(join)
     summary = Summary()
-    unfinished = {name: _Parts() for name in names}
+    unfinished = {name: ShardParts() for name in names}
     joining: dict[Any, str] = {}
 
     def collect(at_most: int) -> None:

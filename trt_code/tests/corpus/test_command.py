@@ -64,15 +64,17 @@ def test_a_run_from_its_start_to_its_end(translate, tmp_path, capsys):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
+    source = tmp_path
+    out = tmp_path / "out"
     text = "".join(f"{line}\n" for line in SENTENCES)
     (source / "a.txt").write_text(text)
     (source / "b.jsonl.gz").write_bytes(gzip.compress(b'{"id": 1, "text": "two"}\n'))
     pq.write_table(pa.table({"text": SENTENCES, "id": range(5)}), source / "c.parquet")
     assert translate(source) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"{out}: 3 shards, 11 rows; 0 shards were finished before\n11 rows in ")
+    assert said.startswith(
+        f"{out}: 3 shards, 11 rows; 0 shards were finished before\n11 rows translated"
+    )
     lines = (out / "a.txt").read_text().splitlines()
     table = pq.read_table(out / "c.parquet")
     assert [line.split("\t")[2] for line in lines] == table["translation"].to_pylist()
@@ -91,8 +93,10 @@ def test_a_run_from_its_start_to_its_end(translate, tmp_path, capsys):
     assert captured.out.endswith(f"1 rows were rejected; the reasons are in {out}/_rejected\n")
     assert "not translated: d.txt.gz: Compressed file ended before" in captured.err
     assert not (out / "d.txt.gz").exists()
-    assert translate(source / "[abce]*") == 1  # rows are still missing in e.txt
+    assert translate(source / "[abce].*") == 1  # rows are still missing in e.txt
     with pytest.raises(UserError, match="was translated with n_best 1, not n_best 2; give a new"):
         translate(source, "--n-best", "2")
+    with pytest.raises(UserError, match="the input is inside the output"):
+        translate(out)
     with pytest.raises(UserError, match="an actor needs 3"):
         translate(source, "--threads", "3")

@@ -55,7 +55,7 @@ def results(job, worker, name="a.txt"):
 
 
 def parts_of(found):
-    parts = on_ray._Parts()
+    parts = on_ray.ShardParts()
     for result in found:
         assert not parts.is_complete()
         parts.add(result)

@@ -6,6 +6,7 @@ vocabulary has a separate column, because the published counts leave it out.
 """
 
 import argparse
+import ast
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -134,7 +135,12 @@ def build(name: str) -> nn.Module:
         raise UserError(
             f"the network of {name} is that of a checkpoint; there are {', '.join(recipes())}"
         )
-    args = argparse.Namespace(**chosen.flags)
+    # fairseq's own lightconv takes a list as one text
+    flags = {
+        key: ast.literal_eval(value) if isinstance(value, str) and value[0] == "[" else value
+        for key, value in chosen.flags.items()
+    }
+    args = argparse.Namespace(**flags)
     sizes = VOCABULARY[chosen.corpus]
     with torch.device("meta"):
         architecture = ARCHITECTURES[args.arch]

@@ -34,6 +34,20 @@ class NetworkConfig:
 
     architecture: ClassVar[str]  # fairseq's name of the network
 
+    # Options of fairseq that change its computation and are not supported, with the value that is.
+    fixed: ClassVar[dict[str, Any]] = {
+        "adaptive_input": False,
+        "adaptive_softmax_cutoff": None,
+        "base_layers": 0,
+        "char_inputs": False,
+        "character_embeddings": False,
+        "cross_self_attention": False,
+        "decoder_xformers_att_config": None,
+        "encoder_xformers_att_config": None,
+        "no_cross_attention": False,
+        "quant_noise_scalar": 0,
+    }
+
     src_vocab: int
     tgt_vocab: int
     _: dataclasses.KW_ONLY
@@ -106,6 +120,10 @@ class NetworkConfig:
         Raises:
             ValueError: options that contradict each other, or that the network does not support.
         """
+        for name, only in cls.fixed.items():
+            value = getattr(args, name, None)
+            if value is not None and value != only:
+                raise ValueError(f"{name}={value!r} is not supported; leave it at {only!r}")
         fields = {field.name for field in dataclasses.fields(cls)}
         options = {
             name: value
@@ -210,16 +228,6 @@ class AutoregressiveConfig(NetworkConfig):
     no_scale_embedding: bool = False
     no_token_positional_embeddings: bool = False
 
-    # Options of fairseq that these networks lack, with the only value that they support.
-    fixed: ClassVar[dict[str, Any]] = {
-        "adaptive_input": False,
-        "adaptive_softmax_cutoff": None,
-        "base_layers": 0,
-        "character_embeddings": False,
-        "cross_self_attention": False,
-        "no_cross_attention": False,
-    }
-
     # Whether the decoder may be wider or narrower than the encoder.
     own_decoder_width: ClassVar[bool] = False
 
@@ -248,9 +256,6 @@ class AutoregressiveConfig(NetworkConfig):
     def from_args(cls, args: argparse.Namespace, src_vocab: int, tgt_vocab: int) -> Self:
         """See :meth:`NetworkConfig.from_args`."""
         given = {name: value for name, value in vars(args).items() if value is not None}
-        for name, only in cls.fixed.items():
-            if given.get(name, only) != only:
-                raise ValueError(f"{name}={given[name]!r} is not supported; leave it at {only!r}")
         # older checkpoints have the FFN's dropout under its former name
         dropout = given.get("activation_dropout") or given.get("relu_dropout", 0.0)
         config = super().from_args(

@@ -162,7 +162,9 @@ _OWN: dict[str, dict[str, Any]] = {
 }
 
 
-def of_architecture(name: str) -> nn.Module:
+def of_architecture(
+    name: str, src_vocab: int = 40, tgt_vocab: int = 48, **changes: Any
+) -> nn.Module:
     """A small random network of an entry in ``ARCHITECTURES``; its scores follow its source."""
     options = {
         "encoder_embed_dim": 32,
@@ -175,7 +177,7 @@ def of_architecture(name: str) -> nn.Module:
         "max_target_positions": 48,
     }
     entry = ARCHITECTURES[name]
-    args = argparse.Namespace(arch=name, **options | _OWN[name])
+    args = argparse.Namespace(arch=name, **options | _OWN[name] | changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        return _with_small_weights(entry.build(entry.configure(args, 40, 48)))
+        return _with_small_weights(entry.build(entry.configure(args, src_vocab, tgt_vocab)))

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from train_model.models import architectures
 from train_model.models.architectures import ALIASES, ARCHITECTURES, Architecture
+from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.tests.networks import of_architecture
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,3 +36,13 @@ def test_the_registry_is_read_without_a_package():
     command = [sys.executable, "-S", "-c", script]
     reply = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert reply.stdout.split() == [*ARCHITECTURES], reply.stderr
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_checkpoint_loads_as_it_was_saved(name, tmp_path):
+    model = of_architecture(name)
+    save_checkpoint(tmp_path / "checkpoint.pt", model, model.config)
+    loaded = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert loaded.config == model.config
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.model.state_dict()[key], value, rtol=0, atol=0)

@@ -1,0 +1,48 @@
+"""The registry of what is tested of each architecture; the README's table is written from it.
+
+A cell is a runner in a precision on a device. ``test_every_network`` runs every cell and compares its tokens
+with PyTorch's in FP32; ``test_engines`` builds the engines. What a runner declares is tested, so it needs no
+entry here.
+"""
+
+from typing import NamedTuple
+
+from train_model.models.architectures import ARCHITECTURES
+from trt_code.runners import names, spec
+
+
+class Cell(NamedTuple):
+    """One test."""
+
+    architecture: str
+    runner: str
+    precision: str
+    device: str
+
+
+def cells(device: str) -> list[Cell]:
+    """The cells of the project's runners on a device, the networks' in one block each."""
+    return [
+        Cell(architecture, runner, precision, device)
+        for architecture, entry in ARCHITECTURES.items()
+        for runner in names()
+        if (declared := spec(runner, entry.family)) is not None and declared.reads != "engine"
+        for precision in declared.precisions.get(device, ())
+    ]
+
+
+ENGINES = ("tf32", "fp16", "bf16", "int8")
+"""The precisions in which ``test_engines`` builds every architecture with TensorRT for RTX."""
+
+_SHARES = {"fp32": 1.0, "tf32": 0.95, "fp16": 0.95, "bf16": 0.8, "int8": 0.6}
+_SHARES_OF_LOOPS = {"fp32": 1.0, "tf32": 0.8, "fp16": 0.8, "bf16": 0.5, "int8": 0.3}
+
+
+def least_share(cell: Cell) -> float:
+    """The least share of tokens equal to PyTorch's in FP32; an INT8 runner's to those of PyTorch in INT8.
+
+    Random weights decide between words that are about equally good. An autoregressive or iterative network
+    reads its own tokens, so one that rounding changes changes others.
+    """
+    reads_itself = ARCHITECTURES[cell.architecture].family != "one-pass"
+    return (_SHARES_OF_LOOPS if reads_itself else _SHARES)[cell.precision]

@@ -1,0 +1,52 @@
+"""TensorRT for RTX builds an engine of every architecture in every precision; no engine is run.
+
+The builds take minutes together, so most run on request.
+"""
+
+import functools
+import os
+
+import pytest
+
+from onnx_export.paths import half_path
+from train_model.cli import UserError
+from train_model.models.architectures import ARCHITECTURES
+from trt_code import build_engine
+from trt_code.engine.tensorrt_api import RTX, load_tensorrt
+from trt_code.tests.networks.cells import ENGINES
+from trt_code.tests.networks.small_model import SmallModel
+
+ALL = os.environ.get("LITE_ALL_ENGINES")
+ALWAYS = (("cmlm_transformer", "fp16"),)
+PROFILE = ["--min", "1x1", "--opt", "4x6", "--max", "8x20"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    try:
+        load_tensorrt(RTX)
+    except UserError as error:
+        pytest.skip(str(error))
+
+    @functools.cache
+    def made(architecture: str) -> SmallModel:
+        return SmallModel(architecture, tmp_path_factory.mktemp(architecture))
+
+    return made
+
+
+@pytest.mark.parametrize("precision", ENGINES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_engine_is_built(model, architecture, precision, monkeypatch):
+    if not ALL and (architecture, precision) not in ALWAYS:
+        pytest.skip("takes minutes with the others; LITE_ALL_ENGINES=1 runs it")
+    monkeypatch.setenv("TENSORRT", "rtx")
+    small = model(architecture)
+    decoder = small.graph(precision, plugins="none")
+    graphs = [decoder]
+    if small.files.family != "one-pass":
+        graphs.append(half_path(decoder, "encoder"))
+    for graph in graphs:
+        plan = graph.with_suffix(".plan")
+        build_engine.main(["--onnx", str(graph), "--output", str(plan), *PROFILE])
+        assert plan.stat().st_size > 0

@@ -5,6 +5,7 @@ checkpoints of the demo's form that are made in no time: what they translate mea
 file, flag and step is there. One build folder serves all, as it serves a user.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -54,9 +55,13 @@ ELSEWHERE = {
 }
 # Commands that a machine without a GPU must refuse.
 GPU_ONLY = (
-    r".*build_engine|.*(translate|evaluate) .*--runner trt|.*measure\.kernels|.*roofline"
-    r"|.*--runner cuda-graph |.*layers\.json"
+    r".*(translate|evaluate|bench) .*--runner trt|.*measure\.kernels|.*roofline|.*--runner cuda-graph "
+    r"|.*layers\.json"
 )
+# Commands that need TensorRT: refused without it. test_real_builds.py and plugin_attrs_issue/tests run them.
+TENSORRT_ONLY = r".*build_engine|make .*show-parser"
+# Commands that take a second and need no exported network. The others take minutes together.
+QUICK = r"make( help| doctor| models)?$|.*triton\.cost .*doc/results|.*translate .*--runner torch"
 
 
 def _fits(rules: Iterable[str], command: str) -> bool:
@@ -64,8 +69,10 @@ def _fits(rules: Iterable[str], command: str) -> bool:
 
 
 HERE = [command for command in COMMANDS if not _fits(ELSEWHERE, command)]
-REFUSED = [command for command in HERE if _fits([GPU_ONLY], command)]
+REFUSED = [command for command in HERE if _fits([GPU_ONLY, TENSORRT_ONLY], command)]
 TO_BE_RUN = [command for command in HERE if command not in REFUSED]
+QUICKLY = [command for command in TO_BE_RUN if _fits([QUICK], command)]
+SLOWLY = [command for command in TO_BE_RUN if command not in QUICKLY]
 
 
 @pytest.fixture(scope="module")
@@ -107,51 +114,84 @@ class Workshop:
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory, python) -> Workshop:
-    """With small networks exported and patched, and what a server's client measured."""
+def bare(tmp_path_factory, python) -> Workshop:
+    """A folder with small networks for the demo, the other committed models, and nothing built."""
     folder = tmp_path_factory.mktemp("workshop")
     for path in ROOT.iterdir():
         if not path.name.startswith(".") and path.name not in ("build", "data_model"):
             (folder / path.name).symlink_to(path)
     demo = small_demo.put_into(folder)
-    shop = Workshop(folder, python)
-    shop.succeed("make patch")
-    shop.succeed("make onnx MODEL=demo-ar")
+    for name in ("en-de", "en-de-ar"):
+        (folder / "data_model" / name).symlink_to(ROOT / "data_model" / name)
     for name in ("checkpoint.pt", "yours.pt"):  # as the pages call a reader's own files
         (folder / name).symlink_to(demo / "checkpoint.pt")
+    (folder / "lines.txt").write_text("two hundred and three\n")
+    return Workshop(folder, python)
+
+
+@pytest.fixture(scope="module")
+def workshop(bare) -> Workshop:
+    """With the networks exported and patched, and what a server's client measured."""
+    bare.succeed("make patch")
+    bare.succeed("make onnx MODEL=demo-ar")
     for name in ("model.onnx", "model.fp16.onnx"):
-        shutil.copy(folder / "build" / "demo" / name, folder)
+        shutil.copy(bare.folder / "build" / "demo" / name, bare.folder)
     measured = client.summary(client.Measured(["eins"], [1.0], 1.0))
-    (folder / "build" / "load.json").write_text(json.dumps(measured))
-    return shop
+    (bare.folder / "build" / "load.json").write_text(json.dumps(measured))
+    return bare
+
+
+on_request = pytest.mark.skipif(
+    not os.environ.get("LITE_ALL_COMMANDS"), reason="takes minutes; LITE_ALL_COMMANDS=1 runs it"
+)
 
 
 def test_every_reason_is_needed():
     idle = [rule for rule in ELSEWHERE if not any(re.match(rule, command) for command in COMMANDS)]
     assert not idle
     assert len(TO_BE_RUN) > 30
-    assert len(REFUSED) >= 10
+    assert len(QUICKLY) > 4
+    assert len(REFUSED) > 10
 
 
-ALL = os.environ.get("LITE_ALL_COMMANDS")
-on_request = pytest.mark.skipif(not ALL, reason="takes minutes; LITE_ALL_COMMANDS=1 runs it")
+@pytest.mark.parametrize("command", QUICKLY)
+def test_quick_command(command, bare):
+    check(command, bare)
 
 
 @on_request
-@pytest.mark.parametrize("command", TO_BE_RUN)
-def test_command(command, workshop):
+@pytest.mark.parametrize("command", SLOWLY)
+def test_slow_command(command, workshop):
     if "bench/results.json" in command or command == "make report":
         workshop.succeed("python -m trt_code.bench --runner ort --precision fp32 --shape 1x8")
-    printed = workshop.succeed(command)
+    check(command, workshop)
+
+
+def check(command: str, shop: Workshop) -> None:
+    """Run a command that works here; one that translates a sentence prints one line."""
+    printed = shop.succeed(command)
     if "translate" in command and "hundred" in command:
         assert printed.count("\n") == 1
 
 
-@on_request
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, which runs these")
-@pytest.mark.parametrize("command", REFUSED)
-def test_command_for_a_gpu_is_refused_in_a_line(command, workshop):
-    reply = workshop.run(command)
+def _lacks(command: str) -> bool:
+    """Whether this machine lacks the GPU or the TensorRT that the command needs."""
+    if _fits([TENSORRT_ONLY], command):
+        return not any(map(importlib.util.find_spec, ("tensorrt", "tensorrt_rtx")))
+    return not torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=on_request) if "trt_code.bench" in command else command
+        for command in REFUSED  # bench first runs its reference
+    ],
+)
+def test_a_command_for_what_is_missing_is_refused_in_a_line(command, bare):
+    if not _lacks(command):
+        pytest.skip("this machine has what the command needs")
+    reply = bare.run(command)
     assert reply.returncode == 2, reply.stderr
     (reason,) = (line for line in reply.stderr.splitlines() if not line.startswith("make: "))
     assert reason.startswith("error: ")

@@ -151,7 +151,7 @@ def plan_build(zoo, monkeypatch, tmp_path, tiny_files) -> Path:
         (plugins / name).write_bytes(b"\x7fELF")
     graph = Path("build/tiny/model.fp16.onnx")
     graph.parent.mkdir()
-    write_graph(graph)
+    write_graph(graph, plugin="LiteTopK")
     flags = ["--onnx", str(graph), "--output", "build/tiny/model.fp16.plan"]
     one, many = ("1x1", "1x32", "1x100"), ("2x1", "16x32", "32x100")
     for shapes in (one, many):

@@ -78,7 +78,7 @@ def glossary_path(bpe_codes: str | os.PathLike) -> Path:
 def _load_glossary(path: Path) -> list[str]:
     expressions = list(read_lines(path)) if path.is_file() else []
     for number, expression in enumerate(expressions, start=1):
-        if expression and (reason := _unusable(expression)):
+        if expression and (reason := _unsplittable(expression)):
             raise UserError(
                 f"{path} line {number} is not a regular expression for a glossary ({reason}): "
                 f"{expression[:40]!r}"
@@ -86,15 +86,23 @@ def _load_glossary(path: Path) -> list[str]:
     return [expression for expression in expressions if expression]
 
 
-def _unusable(expression: str) -> str | None:
-    """Return why subword-nmt cannot split words at ``expression``'s matches, or None if it can."""
+def unusable(expression: str) -> str | None:
+    """Return why ``expression`` must not be searched for in text, or None: a mistake, or too much work."""
     try:
-        pattern = re.compile(expression)
-        re.compile(f"^(x|{expression})$")  # subword-nmt combines the expressions in this way
+        re.compile(expression)
         if ways(expression) > MAX_WAYS:
             return "a long word could take for ever; repeat nothing that itself can vary"
     except (re.error, OverflowError, RecursionError) as error:
         return str(error)
+    return None
+
+
+def _unsplittable(expression: str) -> str | None:
+    """Return why subword-nmt cannot split words at ``expression``'s matches, or None if it can."""
+    reason = unusable(expression) or unusable(f"^(x|{expression})$")  # as subword-nmt combines them
+    if reason:
+        return reason
+    pattern = re.compile(expression)
     if pattern.groups:  # re.split returns the text of every group as well
         return "it has a capturing group; write (?:...)"
     return "it matches where there is nothing" if pattern.match("") else None

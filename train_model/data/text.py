@@ -4,13 +4,13 @@ import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from train_model.cli import UserError
-from train_model.data.bpe import SEPARATOR, glossary_path
+from train_model.data.bpe import SEPARATOR, glossary_path, unusable
 
 _FIGURES = re.compile("[0-9]+")
 CHOICES = {
@@ -24,6 +24,16 @@ CHOICES = {
 def patterns(text: str) -> list[str]:
     """Return the words of a text, every run of digits replaced by "0"."""
     return [_FIGURES.sub("0", word) for word in text.split()]
+
+
+def _items(untrained: Any) -> Iterable[tuple[str, str]]:
+    """Return the forms and expressions of ``untrained``; raise ``UserError`` if it is not such a mapping."""
+    items = untrained.items() if isinstance(untrained, Mapping) else [(untrained, None)]
+    if untrained is None:
+        return ()
+    if not all(isinstance(part, str) for item in items for part in item):
+        raise UserError("text: untrained has names of forms, each with a regular expression")
+    return items
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ class TextOptions:
             any other pattern gets a warning.
         longest: the most tokens of a training sentence, bos and eos included; a longer sentence gets a
             warning.
+        untrained: forms that the training text lacks, with the regular expression that finds each; a sentence
+            with one gets a warning.
     """
 
     unicode: str = "NFC"
@@ -64,6 +76,7 @@ class TextOptions:
     domain: str = ""
     seen: Path | None = None
     longest: int | None = None
+    untrained: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Check the options against each other.
@@ -82,6 +95,11 @@ class TextOptions:
             raise UserError(f"text: subwords is {self.subwords!r}, which needs a file, codes")
         if self.case == "truecase" and self.truecase_model is None:
             raise UserError("text: case is 'truecase', which needs a file, truecase_model")
+        for form, expression in _items(self.untrained):
+            if reason := unusable(expression):
+                raise UserError(
+                    f"text: untrained: {form}: {expression!r} cannot be used ({reason})"
+                )
 
     @classmethod
     def from_mapping(cls, section: Mapping[str, Any], folder: Path) -> "TextOptions":

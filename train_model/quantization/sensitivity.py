@@ -29,6 +29,9 @@ from train_model.quantization.ptq import layers_to_quantize, with_ranges
 from train_model.quantization.text import batches, calibration_rows, check_dictionary
 from train_model.tables import Column, Table, as_json, write_files
 
+MOST_BARS = 24
+"""Layers in the plot."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
@@ -176,20 +179,29 @@ def markdown(title: str, summary: list[str], rows: list[Row]) -> str:
 
 
 def plot(path: Path, title: str, rows: list[Row], all_int8: Quality, kept: Collection[str]) -> None:
-    """Plot one bar per layer: the error with only it in INT8; suggested layers in another colour."""
+    """Plot one bar per layer: the error with only it in INT8; suggested layers in another colour.
+
+    The layers with the largest errors come first; the table has the others.
+    """
     from matplotlib import patches
 
-    figure, grid = plots.grid(1, 1, (9, 0.19 * len(rows) + 1.5))
+    worst_first = sorted(rows, key=lambda row: -row.only.error)
+    shown, others = worst_first[:MOST_BARS], worst_first[MOST_BARS:]
+    figure, grid = plots.grid(1, 1, (8, 0.23 * len(shown) + 1.6))
     axes = grid[0][0]
-    colours = ["tab:red" if row.layer in kept else "tab:blue" for row in rows]
-    axes.barh([row.layer for row in rows], [row.only.error for row in rows], color=colours)
-    line = axes.axvline(all_int8.error, color="black", linestyle="--", label="all layers in INT8")
+    colours = ["tab:red" if row.layer in kept else "tab:blue" for row in shown]
+    bars = axes.barh([row.layer for row in shown], [row.only.error for row in shown], color=colours)
+    axes.bar_label(bars, fmt="%.4f", padding=3, fontsize=8)
+    line = axes.axvline(
+        all_int8.error, color="black", linestyle="--", label=f"all layers: {all_int8.error:.4f}"
+    )
     suggested = patches.Patch(color="tab:red", label="suggested for --keep")
     axes.invert_yaxis()
-    axes.margins(y=0.005)
-    axes.tick_params(axis="y", labelsize=6)
-    axes.set_xlabel("logit error with this layer alone in INT8")
-    axes.legend(handles=[line, suggested], fontsize=8, loc="center right")
+    axes.margins(x=0.1, y=0.01)
+    axes.tick_params(axis="both", labelsize=8)
+    rest = f"; {len(others)} others have less" if others else ""
+    axes.set_xlabel(f"logit error with this layer alone in INT8{rest}", fontsize=9)
+    axes.legend(handles=[line, suggested], fontsize=8, loc="center", bbox_to_anchor=(0.72, 0.4))
     plots.save(figure, title, path)
 
 

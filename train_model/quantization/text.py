@@ -54,8 +54,8 @@ def calibration_rows(
         UserError: there is no text, or none of its sentences fits the network.
     """
     if text is None and files.test_src is None:
-        return _random_rows(sentences, vocabulary), f"{sentences} random sentences"
-    if files.test_src is None:
+        return _random_rows(sentences, vocabulary, longest), f"{sentences} random sentences"
+    if files.text is None:
         raise UserError(f"{files.name} has no dictionary to read {text} with")
     path = text or files.test_src.with_name(f"valid{files.test_src.suffix}")
     check_dictionary(files, vocabulary)
@@ -75,11 +75,11 @@ def check_dictionary(files: ModelFolder, vocabulary: int) -> None:
         raise UserError(f"{reason}: give the dictionary that the network was trained with")
 
 
-def _random_rows(sentences: int, vocabulary: int) -> list[list[int]]:
+def _random_rows(sentences: int, vocabulary: int, longest: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(1)
     rows = []
     for index in range(sentences):
-        length = _RANDOM_LENGTHS[index % len(_RANDOM_LENGTHS)]
+        length = min(_RANDOM_LENGTHS[index % len(_RANDOM_LENGTHS)], longest)
         words = torch.randint(len(SPECIALS), vocabulary, (length - 2,), generator=generator)
         rows.append([BOS, *words.tolist(), EOS])
     return rows

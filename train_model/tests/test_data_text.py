@@ -204,6 +204,10 @@ def test_a_symbol_that_overwrites_has_its_last_index(tmp_path):
         ({"subwords": "none", "moses": "yes"}, "moses is 'yes'; it is true or false"),
         ({"codes": "none.codes"}, "codes: there is no file"),
         ({"bpe": True}, "unknown key 'bpe'"),
+        ({"subwords": "none", "untrained": ["x"]}, "untrained has names of forms"),
+        ({"subwords": "none", "untrained": {"figures": 5}}, "untrained has names of forms"),
+        ({"subwords": "none", "untrained": {"dots": "("}}, "untrained: dots: .* cannot be used"),
+        ({"subwords": "none", "untrained": {"dots": "(a+)+b"}}, "could take for ever"),
     ],
 )
 def test_a_wrong_section_is_refused(section, message, tmp_path):
@@ -212,7 +216,10 @@ def test_a_wrong_section_is_refused(section, message, tmp_path):
 
 
 def test_a_section_is_written_as_it_is_read(codes):
-    options = TextOptions(codes=codes, moses=True, case="lower", unknown="keep")
+    untrained = {"prices": "[$]"}
+    options = TextOptions(
+        codes=codes, moses=True, case="lower", unknown="keep", untrained=untrained
+    )
     section = options.to_mapping(codes.parent)
     assert section == {
         "subwords": "bpe",
@@ -220,6 +227,7 @@ def test_a_section_is_written_as_it_is_read(codes):
         "moses": True,
         "case": "lower",
         "unknown": "keep",
+        "untrained": untrained,
     }
     assert TextOptions.from_mapping(section, codes.parent) == options
 

@@ -10,7 +10,7 @@ from trt_code.devices import default_device, processors
 from trt_code.text import translator
 from trt_code.text.choice import open_runner
 from trt_code.text.codec import OnError, TooLong, Translation, Unknown
-from trt_code.text.graphs import cache_folder, ensure_graphs
+from trt_code.text.graphs import cache_folder, ensure_built
 
 
 class Batch(NamedTuple):
@@ -32,15 +32,16 @@ class Batch(NamedTuple):
 class Translator:
     """Translates sentences with a model. Use it as a context manager, or call ``close``.
 
-    The first use of a model exports its ONNX files into the cache. This takes about a minute and is announced
-    on stderr. Several threads may share a translator; processes make their own.
+    The first use of a model makes the files of its runner in the cache: ONNX files, TensorRT engines for the
+    runners "trt" and "trt-split", a calibrated checkpoint for INT8. This takes a minute or more and is
+    announced on stderr. Several threads may share a translator; processes make their own.
 
     Args:
         model: a name in data_model, such as "demo", or the path of a model folder.
         runner: "auto", the fastest that is available, or a name such as "ort-split", "torch" or "trt".
         device: "cpu", "cuda", or "auto".
         precision: "fp32", "tf32", "fp16", "bf16" or "int8"; "auto" is fp16 on a GPU and fp32 on a CPU.
-        cache: folder of the exported files; default: see ``trt_code.text.graphs.cache_folder``.
+        cache: folder of the files that are made; default: see ``trt_code.text.graphs.cache_folder``.
         build_dir: folder of files that ``make`` built; they are used instead of the cache.
         threads: CPU threads of the network; 0 takes all processors.
         max_tokens, max_sentences: bounds of a batch, padding included.
@@ -85,7 +86,7 @@ class Translator:
         if precision == "auto":
             precision = "fp16" if device == "cuda" else "fp32"
         folder = build_dir or cache_folder(files, cache)
-        ensure_graphs(files, folder, runner, precision, device)
+        ensure_built(files, folder, runner, precision, device)
         self._runner = open_runner(
             runner,
             files,

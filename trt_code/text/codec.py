@@ -1,5 +1,6 @@
 """Encodes a line of text to a network's tokens, and decodes the network's results to text."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -181,12 +182,19 @@ class Codec:
         options = self._tokenizer.options
         if options.longest and len(row) > options.longest:
             reason = f"{len(row)} tokens, and {options.longest} is the most that it was trained on"
+        elif forms := [form for form, pattern in self._untrained if pattern.search(line)]:
+            reason = f"it was not trained on {', or on '.join(forms)}"
         elif self._seen and (new := [w for w in patterns(line) if w not in self._seen]):
             reason = f"it was not trained on words like {', '.join(map(repr, new[:3]))}"
         else:
             return ""
         knows = f"this model knows {options.domain}; " if options.domain else ""
         return f"line {number}: {knows}{reason}: the translation may be wrong"
+
+    @cached_property
+    def _untrained(self) -> list[tuple[str, re.Pattern[str]]]:
+        given = self._tokenizer.options.untrained or {}
+        return [(form, re.compile(expression)) for form, expression in given.items()]
 
     @cached_property
     def _seen(self) -> frozenset[str]:

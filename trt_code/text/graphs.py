@@ -1,13 +1,17 @@
-"""Exports a model's ONNX files when a program first needs them, and keeps them in a cache."""
+"""Makes a model's ONNX files and engines when a program first needs them, and keeps them in a cache."""
 
 import contextlib
 import hashlib
+import itertools
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from train_model.cli import one_at_a_time
-from train_model.model_folder import ModelFolder
+from onnx_export.paths import half_path, plain_path
+from train_model.cli import UserError, one_at_a_time
+from train_model.model_folder import ModelFolder, quantized_checkpoint
+from train_model.models.signatures import SPLIT
 from trt_code.runners import RUNNERS, spec
 
 CACHE = "LITE_TRANSFORMER_TRT_CACHE"
@@ -29,44 +33,137 @@ def cache_folder(files: ModelFolder, root: str | os.PathLike | None = None) -> P
     return Path(root) / hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
-def ensure_graphs(
+def ensure_built(
     files: ModelFolder,
     build_dir: str | os.PathLike,
     runner: str = "auto",
     precision: str = "fp32",
     device: str = "cpu",
 ) -> None:
-    """Export and patch what ``runner`` opens, unless it exists; says so on stderr.
+    """Make the files that ``runner`` opens, unless they exist; says so on stderr.
 
-    "auto" means ONNX Runtime. Runners that read the checkpoint or an engine need nothing.
+    These are ONNX files, TensorRT engines, and for INT8 a calibrated checkpoint. "auto" means ONNX Runtime if
+    it has the device. A runner that does not offer the precision gets nothing; opening it reports the error.
 
     Raises:
-        UserError: the checkpoint cannot be exported, or the folder cannot be written.
+        UserError: a file cannot be made, or engines were asked for and TensorRT or a GPU is missing.
     """
     if runner == "auto":
+        if device == "cuda" and not _onnx_runtime_has_cuda():
+            return
         runner = "ort-split" if files.family == "one-pass" else "ort"
     chosen = spec(runner, files.family) if runner in RUNNERS else None
-    if (
-        chosen is None
-        or chosen.graphs is None
-        or precision not in chosen.precisions.get(device, ())
-    ):
-        return  # opening the runner reports the error
-    names = chosen.graphs(precision, device).files
-    folder = Path(build_dir) / files.name
-    with one_at_a_time(folder / ".lock"):
-        if all((folder / name).is_file() for name in names) or precision == "int8":
-            return  # INT8 needs a calibration; opening the runner says so
-        split = ["--split"] if runner == "ort-split" else []
-        print(f"exporting {files.name} into {folder}, once; takes a minute", file=sys.stderr)
-        exported = folder / "model.onnx"
-        with contextlib.redirect_stdout(sys.stderr):
+    if chosen is None or precision not in chosen.precisions.get(device, ()):
+        return
+    if chosen.reads == "checkpoint" and precision != "int8":
+        return
+    maker = _Maker(files, Path(build_dir), precision, split=runner.endswith("-split"))
+    with one_at_a_time(maker.folder / ".lock"), contextlib.redirect_stdout(sys.stderr):
+        if chosen.graphs is not None:
+            maker.graphs(chosen.graphs(precision, device).files)
+        elif chosen.reads == "engine":
+            maker.engines()
+        else:
+            maker.checkpoint()
+
+
+class _Maker:
+    """Makes the files of a model in one precision, as the Makefile does; ``split``: those of two halves."""
+
+    def __init__(self, files: ModelFolder, build_dir: Path, precision: str, split: bool):
+        self.folder = build_dir / files.name
+        self._files, self._build_dir, self._precision = files, build_dir, precision
+        self._split = ["--split"] if split else []
+
+    def checkpoint(self) -> Path:
+        """Return the model's checkpoint, for INT8 the quantised one, which is calibrated if there is none."""
+        if self._precision != "int8":
+            return self._files.checkpoint
+        made = quantized_checkpoint(self._files.name, self._build_dir)
+        if made is None:
+            from train_model.quantization import ptq
+
+            made = self._build_dir / f"{self._files.name}-ptq" / "checkpoint.pt"
+            print(f"calibrating {self._files.name} for INT8, once; takes a minute")
+            options = {"--model": self._files.argument, "--build-dir": str(self._build_dir)}
+            ptq.main([*itertools.chain(*options.items()), "--output", str(made)])
+        return made
+
+    def graphs(self, names: Iterable[str], plain: bool = False) -> None:
+        """Make the ONNX files ``names``; ``plain`` patches for TensorRT without plugins."""
+        if self._has(names):
+            return
+        exported = self.folder / ("model.qdq.onnx" if self._precision == "int8" else "model.onnx")
+        halves = (
+            [half_path(exported, half).name for half in SPLIT] if self._split else [exported.name]
+        )
+        if not self._has(halves):
             from onnx_export import export
 
-            export.main(["--checkpoint", str(files.checkpoint), "--output", str(exported), *split])
-            if precision != "fp32":
-                from trt_code import onnx_surgeon
+            checkpoint = self.checkpoint()
+            print(f"exporting {self._files.name} into {self.folder}, once; takes a minute")
+            export.main(["--checkpoint", str(checkpoint), "--output", str(exported), *self._split])
+        if self._has(names):
+            return
+        from trt_code import onnx_surgeon
 
-                output = str(folder / f"model.{precision}.onnx")
-                flags = ["--input", str(exported), "--output", output, "--precision", precision]
-                onnx_surgeon.main([*flags, *split])
+        output = self.folder / f"model.{self._precision}.onnx"
+        onnx_surgeon.main(
+            ["--input", str(exported), "--output", str(plain_path(output) if plain else output)]
+            + ["--precision", self._precision, *self._split]
+            + (["--plugins", "none"] if plain else [])
+        )
+
+    def engines(self) -> None:
+        """Build the TensorRT engines, with plugins if their library is built.
+
+        Raises:
+            UserError: TensorRT or a GPU is missing.
+        """
+        from trt_code import build_engine
+        from trt_code.engine.gpu import installed_gpus
+        from trt_code.engine.plugin_library import default_library
+        from trt_code.engine.tensorrt_api import RTX, choose_family, load_tensorrt
+
+        graph = self.folder / f"model.{self._precision}.onnx"
+        if any(self._has(_plans(self._engine_graphs(path))) for path in (graph, plain_path(graph))):
+            return
+        if not installed_gpus():
+            raise UserError(
+                "TensorRT engines run on a GPU, and the driver shows none here; choose the runner ort, or "
+                "torch"
+            )
+        family = choose_family()
+        plain = not default_library(load_tensorrt(family)).is_file()
+        names = self._engine_graphs(plain_path(graph) if plain else graph)
+        self.graphs(names, plain)
+        print(
+            f"building TensorRT engines of {self._files.name} in {self.folder}, once; takes minutes"
+        )
+        # the full TensorRT keeps its timings; the default file is in the working folder
+        timings = [] if family is RTX else ["--timing-cache", str(self.folder / "timing.cache")]
+        for name, plan in zip(names, _plans(names), strict=True):
+            build_engine.main(
+                ["--onnx", str(self.folder / name), "--output", str(self.folder / plan), *timings]
+            )
+
+    def _engine_graphs(self, graph: Path) -> list[str]:
+        """Return the names of the ONNX files whose engines the runner opens."""
+        if self._split:
+            return [half_path(graph, half).name for half in SPLIT]
+        if self._files.family == "one-pass":
+            return [graph.name]
+        return [graph.name, half_path(graph, "encoder").name]
+
+    def _has(self, names: Iterable[str]) -> bool:
+        return all((self.folder / name).is_file() for name in names)
+
+
+def _plans(graphs: Iterable[str]) -> list[str]:
+    return [str(Path(name).with_suffix(".plan")) for name in graphs]
+
+
+def _onnx_runtime_has_cuda() -> bool:
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()

@@ -8,7 +8,8 @@ from pathlib import Path
 import lite_transformer_trt  # noqa: F401  (makes the stages importable)
 from train_model import cli
 from train_model.model_folder import find_model
-from trt_code.text.graphs import cache_folder, ensure_graphs
+from trt_code.devices import default_device
+from trt_code.text.graphs import cache_folder, ensure_built
 
 PROGRAM = "lite-transformer-trt"
 COMMANDS = {
@@ -19,6 +20,9 @@ COMMANDS = {
     "models": ("train_model.model_folder", "list the models"),
     "import": ("train_model.import_model", "make a model folder from a fairseq checkpoint"),
     "export": ("onnx_export.export", "a checkpoint to ONNX"),
+    "train": ("train_model.train", "train a network from a recipe with fairseq"),
+    "ptq": ("train_model.quantization.ptq", "calibrate INT8: a quantised checkpoint of a model"),
+    "qat": ("train_model.train", "fine-tune in INT8 what ptq calibrated; needs a recipe MODEL-qat"),
     "verify": ("onnx_export.verify", "compare an ONNX file with PyTorch"),
     "patch": ("trt_code.onnx_surgeon", "an ONNX file to the graph for TensorRT"),
     "lint": ("trt_code.graph_lint", "check a graph before TensorRT reads it"),
@@ -28,6 +32,8 @@ COMMANDS = {
     "doctor": ("trt_code.doctor", "what is installed, and what installs the rest"),
 }
 READ_GRAPHS = ("translate", "eval", "bench", "triton")
+WHOLE_GRAPH = ("triton",)  # reads a network in one file
+ONE_RUNNER = ("translate",)
 
 
 def main() -> None:
@@ -48,23 +54,41 @@ def _main() -> int | None:
     sys.argv[0] = cli.program
     if name == "models":
         arguments = ["--list", *arguments]
+    if name == "qat":
+        arguments = _as_recipe(arguments)
     if name in READ_GRAPHS:
-        arguments = _with_graphs(arguments)
+        arguments = _with_graphs(name, arguments)
     return importlib.import_module(COMMANDS[name][0]).main(arguments)
 
 
-def _with_graphs(arguments: list[str]) -> list[str]:
-    """Export the model's graphs if they are missing; without --build-dir into the cache."""
+def _as_recipe(arguments: list[str]) -> list[str]:
+    """Return the arguments of the training for those of ``qat``: ``--model NAME`` is the recipe NAME-qat."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", default="demo")
+    known, others = parser.parse_known_args(arguments)
+    return ["--recipe", f"{known.model}-qat", *others]
+
+
+def _with_graphs(name: str, arguments: list[str]) -> list[str]:
+    """Make the files that the command ``name`` reads, if missing; without --build-dir in the cache."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--build-dir", type=Path)
     parser.add_argument("-h", "--help", action="store_true")
+    if name in ONE_RUNNER:
+        parser.add_argument("--runner", default="auto")
+        parser.add_argument("--precision", default="fp32")
+        parser.add_argument("--device", default="auto")
     known, _ = parser.parse_known_args(arguments)
     if known.help:
         return arguments
     files = find_model(known.model, known.build_dir or "build")
     build_dir = known.build_dir or cache_folder(files)
-    ensure_graphs(files, build_dir)
+    if name in ONE_RUNNER:
+        device = default_device() if known.device == "auto" else known.device
+        ensure_built(files, build_dir, known.runner, known.precision, device)
+    else:
+        ensure_built(files, build_dir, "ort" if name in WHOLE_GRAPH else "auto")
     return ["--build-dir", str(build_dir), *arguments]
 
 

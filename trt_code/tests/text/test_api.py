@@ -12,9 +12,14 @@ from pathlib import Path
 import pytest
 
 from train_model.cli import UserError
+from train_model.model_folder import find_model
+from trt_code import build_engine
+from trt_code.engine import gpu
+from trt_code.tests.engine import mock_tensorrt
+from trt_code.tests.engine.graphs import write_graph
 from trt_code.tests.tiny import SENTENCES
 from trt_code.text import api
-from trt_code.text.graphs import cache_folder
+from trt_code.text.graphs import cache_folder, ensure_built
 
 ROOT = Path(api.__file__).parents[2]
 
@@ -40,8 +45,6 @@ def test_what_is_exported_is_kept(translator, tiny_folder, cache, capfd):
 
 
 def test_another_checkpoint_has_another_cache(tiny_folder, tmp_path):
-    from train_model.model_folder import find_model
-
     copy = shutil.copytree(tiny_folder, tmp_path / "tiny")
     before = cache_folder(find_model(str(copy)), tmp_path)
     os.utime(copy / "checkpoint.pt", (1, 1))
@@ -83,6 +86,45 @@ def test_what_is_refused(translator, tiny_folder, cache):
     closed.close()
     with pytest.raises(ValueError, match="closed"):
         closed.translate(["one"])
+
+
+def test_int8_is_calibrated_and_kept(tiny_folder, cache, translator, capfd):
+    with api.Translator(tiny_folder, device="cpu", cache=cache, precision="int8") as quantized:
+        assert (quantized.runner, quantized.precision) == ("ort-split", "int8")
+        found = quantized.translate(SENTENCES)
+    assert "for INT8, once" in capfd.readouterr().err
+    with api.Translator(
+        tiny_folder, device="cpu", cache=cache, precision="int8", runner="torch"
+    ) as same:
+        assert len(same.translate(SENTENCES)) == len(found)
+    assert capfd.readouterr().err == ""
+
+
+def test_engines_need_a_gpu(tiny_folder, cache, monkeypatch):
+    monkeypatch.setattr(gpu, "installed_gpus", lambda: ())
+    for runner in ("trt", "trt-split"):
+        with pytest.raises(UserError, match="engines run on a GPU, and the driver shows none here"):
+            api.Translator(tiny_folder, device="cuda", cache=cache, runner=runner, precision="fp16")
+        with pytest.raises(UserError, match="TensorRT runs on a GPU only"):
+            api.Translator(tiny_folder, device="cpu", cache=cache, runner=runner, precision="fp16")
+
+
+def test_engines_are_built_once(tiny_folder, tmp_path, monkeypatch, capfd):
+    """The builder is a mock, and the patched graph is there."""
+    monkeypatch.chdir(tmp_path)
+    mock_tensorrt.install(monkeypatch)
+    monkeypatch.setattr(gpu, "installed_gpus", lambda: (gpu.Gpu("one", "9.0"),))
+    files = find_model(str(tiny_folder))
+    graph = Path("cache", files.name, "model.fp16.plain.onnx")
+    graph.parent.mkdir(parents=True)
+    write_graph(graph)
+    ensure_built(files, "cache", "trt", "fp16", "cuda")
+    assert "building TensorRT engines of tiny" in capfd.readouterr().err
+    assert graph.with_suffix(".plan").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    monkeypatch.setattr(build_engine, "main", None)
+    ensure_built(files, "cache", "trt", "fp16", "cuda")
+    assert capfd.readouterr().err == ""
 
 
 @pytest.fixture(scope="module")

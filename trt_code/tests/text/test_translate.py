@@ -18,14 +18,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from train_model.cli import UserError
+from train_model.data.files import read_lines
 from train_model.data.text import TextOptions, patterns
 from train_model.data.tokenizer import Tokenizer
+from train_model.model_folder import find_model
 from trt_code import translate
 from trt_code.runners import RUNNERS
 from trt_code.tests.runners import fake_runner
 from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.tests.tiny import SENTENCES, WORDS
 from trt_code.text import choice, pipeline
+from trt_code.text.codec import Codec, Note
 from trt_code.text.translator import LineTranslator
 
 
@@ -170,6 +173,29 @@ def test_a_line_unlike_the_training_text_gets_a_warning(tiny_files, tmp_path, mo
     assert found[4].error.startswith(
         "line 5: this model knows numbers; the model's dictionary has no 'ж'"
     )
+
+
+@pytest.mark.parametrize("model", ["demo", "demo-ar"])
+def test_the_demo_warns_of_the_forms_that_it_was_not_trained_on(model):
+    files = find_model(model)
+    codec = Codec(Tokenizer.from_files(files), None)
+    prices, numerals, mark = files.text.untrained
+    expected = {
+        "$5": prices,
+        "CHF1,250 or half past three": prices,
+        "three hundred forty two": numerals,
+        "one hundred five dollars": numerals,
+        "two thousand five": numerals,
+        "three hundred and forty-two.": mark,
+        "$5.": f"{prices}, or on {mark}",
+    }
+    _, notes = codec.encode_lines(list(expected), 1)
+    for note, forms in zip(notes, expected.values(), strict=True):
+        assert (
+            f"dates, times, prices and quantities; it was not trained on {forms}:" in note.warning
+        )
+    _, notes = codec.encode_lines(list(read_lines(files.test_src)), 1)
+    assert set(notes) == {Note()}
 
 
 def test_patterns_of_words_leave_figures_out():

@@ -9,21 +9,26 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
-MAX_NODES = 1_000_000
+from onnx_export.graph_sizes import MAX_VALUES, TOKENS, known_shapes
+
+MAX_NODES = 100_000
 """Nodes after all functions are inlined; the largest graph of this project has some thousands."""
 MAX_DEPTH = 16
 """Graphs inside nodes of graphs."""
 MAX_ELEMENTS = 2**28
 """Elements of a tensor that a node makes from constants."""
+MAX_COMPUTED = 2**30
+"""Elements of any tensor for one sentence of ``TOKENS`` tokens: the scores of a million words, with room."""
 ENDLESS = ("Loop", "If")
 """Control flow that no graph of this project has; ``Scan`` ends with its input."""
 _MAKES = ("ConstantOfShape", "Expand", "Tile", "Range")
+_GROWS = (*_MAKES, "OneHot", "Pad", "Resize", "Upsample")
 
 
 def excess(model: onnx.ModelProto) -> str | None:
     """Return which limit ``model`` exceeds, or None."""
     try:
-        return _calls(model) or _constants(model)
+        return _calls(model) or _constants(model) or _computed(model)
     except RecursionError:
         return f"it has graphs more than {MAX_DEPTH} deep inside each other"
 
@@ -79,7 +84,7 @@ def _constants(model: onnx.ModelProto) -> str | None:
     scopes = [(model.graph.node, model.graph.initializer), *((f.node, ()) for f in model.functions)]
     for nodes, initializers in scopes:
         known = {tensor.name: tensor for tensor in initializers}
-        for node, _ in _nested(nodes):
+        for node, depth in _nested(nodes):
             if node.op_type in ENDLESS and not node.domain:
                 return f"node {node.name} is a {node.op_type}, which may never end"
             if node.op_type == "Constant":
@@ -87,6 +92,27 @@ def _constants(model: onnx.ModelProto) -> str | None:
                 known |= zip(node.output, values, strict=False)
             elif node.op_type in _MAKES and _elements(node, known) > MAX_ELEMENTS:
                 return f"node {node.name} ({node.op_type}) makes more than {MAX_ELEMENTS} elements"
+            elif depth and node.op_type in _GROWS and not _elements(node, known):
+                return f"node {node.name} ({node.op_type}) makes a tensor of unknown size at every step"
+    return None
+
+
+def _computed(model: onnx.ModelProto) -> str | None:
+    """Return which node makes too much, or an unknown amount, from sizes that the graph computes, or None."""
+    try:
+        graph, shapes = known_shapes(model)
+    except RecursionError:
+        raise
+    except Exception:  # damaged: the checker or the runtime reports it
+        return None
+    # TensorRT's plugins have no shapes here, so nothing is known behind them
+    standard = all(node.domain in ("", "ai.onnx") for node in graph.node)
+    for node in graph.node:
+        name = f"node {node.name} ({node.op_type})"
+        if any(math.prod(shapes.get(output, ())) > MAX_COMPUTED for output in node.output):
+            return f"{name} makes more than {MAX_COMPUTED} elements for {TOKENS} tokens"
+        if standard and node.op_type in _GROWS and node.output[0] not in shapes:
+            return f"{name} makes a tensor whose size depends on more than the input's size"
     return None
 
 
@@ -102,7 +128,7 @@ def _elements(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> fl
 
 def _values(tensor: onnx.TensorProto | None) -> list[float]:
     """Return the numbers of a small constant; none for a large or unknown one."""
-    if tensor is None or math.prod(tensor.dims) > 64 or tensor.external_data:
+    if tensor is None or math.prod(tensor.dims) > MAX_VALUES or tensor.external_data:
         return []
     try:
         return onnx.numpy_helper.to_array(tensor).astype(float).reshape(-1).tolist()

@@ -59,20 +59,3 @@ def check_mark(file: Path, digest: str | None, path: Path) -> None:
 def weights_names(name: str) -> list[str]:
     """Return the possible names of a weights file; successive exports use different names."""
     return [f"{name}{end}" for end in (".data", ".1.data")]
-
-
-def check_metadata(metadata: Mapping[str, str], path: Path) -> None:
-    """Refuse a graph with external weights if no file of them ends with the hash in its metadata.
-
-    Raises:
-        UserError: the weights are of another export.
-    """
-    digest = metadata.get(WEIGHTS)
-    files = [path.with_name(name) for name in weights_names(path.name)]
-    files = [file for file in files if file.is_file()]
-    for file in files if digest else ():
-        try:
-            return check_mark(file, digest, path)
-        except UserError:
-            if file == files[-1]:
-                raise

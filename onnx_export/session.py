@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from onnx_export.marks import check_metadata
+from onnx_export.checked import is_checked, remember
 from train_model.cli import UserError
 from train_model.file_sets import settle
 
@@ -24,7 +24,7 @@ def open_session(
     model: "onnx.ModelProto | None" = None,
     **options: Any,
 ) -> onnxruntime.InferenceSession:
-    """Open a file of this project; look at others first (``onnx_export.onnx_file.read_graph``).
+    """Open a file after a look at what it would make ONNX Runtime do.
 
     Args:
         path: the file.
@@ -34,9 +34,13 @@ def open_session(
         options: of ``InferenceSession``.
 
     Raises:
-        UserError: ONNX Runtime refuses it, or its weights are of another export.
+        UserError: see :func:`onnx_export.onnx_file.read_graph`; or ONNX Runtime refuses it.
     """
     settle(path.parent)
+    if model is None:
+        _check(path)
+    else:
+        _check_bounds(model, path)  # it has functions that the file does not have
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 4  # errors are raised anyway, so do not log them too
@@ -45,11 +49,23 @@ def open_session(
         if model is not None:
             source = model.SerializeToString()
             settings.add_session_config_entry(WEIGHTS_FOLDER, str(path.parent.resolve()))
-        session = onnxruntime.InferenceSession(
-            source, settings, providers=list(providers), **options
-        )
+        return onnxruntime.InferenceSession(source, settings, providers=list(providers), **options)
     except Exception as error:  # onnxruntime's own types differ between versions
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"ONNX Runtime refuses {path}: {reason}") from error
-    check_metadata(session.get_modelmeta().custom_metadata_map, path)
-    return session
+
+
+def _check(path: Path) -> None:
+    if is_checked(path):
+        return
+    from onnx_export.onnx_file import read_graph, weight_files
+
+    if not weight_files(read_graph(path), path):
+        remember(path)
+
+
+def _check_bounds(model: "onnx.ModelProto", path: Path) -> None:
+    from onnx_export.graph_bounds import excess
+
+    if reason := excess(model):
+        raise UserError(f"{path} is refused: {reason}; make it again")

@@ -174,8 +174,6 @@ def open_split_session(path: Path) -> SplitSession:
 
 
 def _open_pair(files: list[Path], path: Path) -> SplitSession:
-    for file in files:
-        read_graph(file)
     return SplitSession(*map(session.open_session, files), path)
 
 

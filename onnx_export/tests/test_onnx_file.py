@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_export import onnx_file
+from onnx_export.checked import is_checked
 from onnx_export.marks import check_pair, positions
 from onnx_export.onnx_file import load_onnx, metadata_of, read_graph
 from onnx_export.session import open_session
@@ -111,6 +112,7 @@ import os, signal, sys
 from pathlib import Path
 from train_model import file_sets
 from onnx_export import onnx_file
+from onnx_export.checked import is_checked
 from onnx_export.tests.test_onnx_file import tiny
 folder, value, stop = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 real, count = Path.replace, 0
@@ -253,12 +255,42 @@ def constant(name: str, value) -> onnx.NodeProto:
     return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(value)))
 
 
+def chain(*steps: tuple) -> list[onnx.NodeProto]:
+    """Nodes on the first dimension of x: (operator, further inputs, attributes)."""
+    nodes = [
+        constant("first", [0]),
+        constant("many", [2**20]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["v"]),
+    ]
+    for kind, inputs, attributes in steps:
+        name = nodes[-1].output[0]
+        given = [name if item == "v" else item for item in inputs]
+        nodes.append(helper.make_node(kind, given, [f"{name}_"], **attributes))
+    return nodes
+
+
+def scan() -> list[onnx.NodeProto]:
+    """A Scan over x that makes a tensor of a computed size at every step."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Shape", ["row"], ["size"]),
+            helper.make_node("ConstantOfShape", ["size"], ["made"]),
+        ],
+        "body",
+        [value("row", TensorProto.FLOAT, None)],
+        [value("made", TensorProto.FLOAT, None)],
+    )
+    return [helper.make_node("Scan", ["x"], ["z"], body=body, num_scan_inputs=1)]
+
+
 RECURSIVE = helper.make_function(
     "lite", "f0", ["a"], ["b"], [helper.make_node("f0", ["a"], ["b"], domain="lite")], []
 )
 HARM = {
-    "functions": ([call("f0")], nested(40, 2), "more than 1000000 nodes"),
-    "unused functions": ([], nested(40, 2), "more than 1000000 nodes"),
+    "functions": ([call("f0")], nested(40, 2), "more than 100000 nodes"),
+    "unused functions": ([], nested(40, 2), "more than 100000 nodes"),
     "recursion": ([call("f0")], [RECURSIVE], "calls itself"),
     "loop": (loop(2**62), [], "is a Loop, which may never end"),
     "constant of shape": (
@@ -287,6 +319,64 @@ HARM = {
         [],
         "makes more than",
     ),
+    "computed shape": (
+        chain(
+            ("Mul", ["v", "many"], {}),
+            ("Concat", ["v", "v"], {"axis": 0}),
+            ("ConstantOfShape", ["v"], {}),
+        ),
+        [],
+        "makes more than",
+    ),
+    "computed range": (
+        [
+            constant("zero", 0),
+            constant("one", 1),
+            *chain(
+                ("Max", ["v", "many"], {}),
+                ("Mul", ["v", "many"], {}),
+                ("Squeeze", ["v"], {}),
+                ("Range", ["zero", "v", "one"], {}),
+            ),
+        ],
+        [],
+        "makes more than",
+    ),
+    "computed twice": (
+        chain(
+            ("Max", ["v", "many"], {}),
+            ("ConstantOfShape", ["v"], {}),
+            ("Shape", ["v"], {}),
+            ("Concat", ["v", "v"], {"axis": 0}),
+            ("ConstantOfShape", ["v"], {}),
+        ),
+        [],
+        "makes more than",
+    ),
+    "product of two vectors": (
+        [
+            *chain(
+                ("Max", ["v", "many"], {}),
+                ("ConstantOfShape", ["v"], {}),
+                ("Unsqueeze", ["v", "first"], {}),
+                ("Transpose", ["v"], {}),
+            ),
+            helper.make_node("Unsqueeze", ["v__", "first"], ["row"]),
+            helper.make_node("Mul", ["row", "v____"], ["z"]),
+        ],
+        [],
+        "makes more than",
+    ),
+    "size from the input's values": (
+        [
+            helper.make_node("NonZero", ["x"], ["places"]),
+            helper.make_node("Shape", ["places"], ["size"]),
+            helper.make_node("ConstantOfShape", ["size"], ["z"]),
+        ],
+        [],
+        "whose size depends on more than the input's size",
+    ),
+    "computed inside of a loop": (scan(), [], "of unknown size at every step"),
 }
 
 
@@ -296,9 +386,28 @@ def test_a_graph_that_could_run_for_ever_or_fill_the_memory_is_refused(tmp_path,
     model = graph(np.ones((1, 8), np.float32), *nodes, functions=functions)
     onnx.save(model, tmp_path / "model.onnx")
     start = time.monotonic()
-    with pytest.raises(UserError, match=reason):
-        read_graph(tmp_path / "model.onnx")
+    for reads in (read_graph, open_session):
+        with pytest.raises(UserError, match=reason):
+            reads(tmp_path / "model.onnx")
     assert time.monotonic() - start < 20
+
+
+def test_a_file_is_checked_again_when_another_takes_its_place(tmp_path):
+    path, other = tmp_path / "model.onnx", tmp_path / "other.onnx"
+    onnx.save(graph(np.ones((1, 8), np.float32)), path)
+    onnx.save(graph(np.ones((1, 8), np.float32), *HARM["expand"][0]), other)
+    open_session(path)
+    assert is_checked(path)
+    os.utime(other, ns=(0, path.stat().st_mtime_ns))
+    for harmful in (other, path):
+        if harmful is path:
+            path.write_bytes(other.read_bytes())
+        assert not is_checked(harmful)
+        with pytest.raises(UserError, match="makes more than"):
+            open_session(harmful)
+    for damaged in ("[]", "{", "[" * 100_000, '{"model.onnx": 1}'):
+        (tmp_path / "checked.json").write_text(damaged)
+        assert not is_checked(path)
 
 
 def test_functions_of_a_usual_size_are_read_and_run(tmp_path):

@@ -23,7 +23,7 @@ from train_model.data.text import TextOptions, patterns
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model
 from trt_code import translate
-from trt_code.runners import RUNNERS
+from trt_code.runners import RUNNERS, create
 from trt_code.tests.runners import fake_runner
 from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.tests.tiny import SENTENCES, WORDS
@@ -416,7 +416,13 @@ print([name for name in ("torch", "onnx", "onnx_ir") if name in sys.modules])
 
 
 def run_without_torch(files, build, folder, *arguments: str) -> list[str]:
-    """Lines of stdout of a process that translates and then names the large packages it imported."""
+    """Lines of stdout of a process that translates and then names the large packages it imported.
+
+    An earlier program has opened the graphs: the first one checks them with the package onnx.
+    """
+    create("ort", files, "fp32", "cpu", build_dir=build).close()
+    if not files.autoregressive:
+        create("ort-split", files, "fp32", "cpu", build_dir=build).close()
     pickled = folder / "files"
     pickled.write_bytes(pickle.dumps(files))
     command = [sys.executable, "-c", WITHOUT_TORCH, str(pickled), str(build), *arguments]

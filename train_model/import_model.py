@@ -212,6 +212,9 @@ def _write(
         shutil.copyfile(pieces.src_dict, folder / names[0])
         shutil.copyfile(pieces.tgt_dict, folder / names[1])
         content |= {"source_dictionary": names[0], "target_dictionary": names[1]}
+        paths = {"source": pieces.src_dict, "target": pieces.tgt_dict}
+        digests = {side: Dictionary.load(path).digest() for side, path in paths.items()}
+        content["dictionary_sha256"] = digests
         content["special_symbols"] = dict(SPECIAL_IDS)
         text = text.copy_to(folder)
         for codes in {text.codes, text.target_codes} - {None} if text.subwords == "bpe" else ():

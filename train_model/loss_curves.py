@@ -9,14 +9,18 @@ The first log is the baseline. Writes ``results.json``, ``.md`` and ``.png``.
 
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from train_model import plots
 from train_model.cli import Parser, UserError, run
+from train_model.data.files import raw_lines
+from train_model.documents import used
 from train_model.tables import markdown_table, write_files
 
 KEYS = ("loss", "gnorm")  # as fairseq prints them, rounded to three decimals
+MARK = b"| train_inner | {"  # comes before an entry
 ROWS = 10  # the most rows of the table
 
 
@@ -26,18 +30,21 @@ def read(path: Path) -> dict[int, dict[str, float]]:
     Raises:
         UserError: the file is missing or has no entry.
     """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    entries = [json.loads(line[line.index("{") :]) for line in lines if "| train_inner | {" in line]
-    if not entries:
-        raise UserError(
-            f"{path} has no entries of a training in JSON; train with --set log_format=json"
-        )
-    return {
-        int(entry["num_updates"]): {key: float(entry[key]) for key in KEYS} for entry in entries
-    }
+    remedy = "train with --set log_format=json"
+    if not path.is_file():
+        raise UserError(f"there is no log {path}; {remedy}")
+    found = {}
+    with path.open("rb") as file, used(path, "a log of a training in JSON", remedy):
+        for line in raw_lines(file, str(path)):
+            if MARK in line:
+                entry = json.loads(line[line.index(b"{") :])
+                values = {key: float(entry[key]) for key in KEYS}
+                if not all(map(math.isfinite, values.values())):
+                    raise ValueError(f"update {entry['num_updates']} has {values}")
+                found[int(entry["num_updates"])] = values
+    if not found:
+        raise UserError(f"{path} has no entries of a training in JSON; {remedy}")
+    return found
 
 
 def compare(runs: dict[str, dict[int, dict[str, float]]]) -> dict[str, Any]:

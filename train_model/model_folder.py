@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from train_model.cli import Parser, UserError, run
+from train_model.documents import parse_yaml, read_text
 from train_model.models.architectures import ALIASES, ARCHITECTURES, Family
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ KEYS = {
     "target_language": str,
     "source_dictionary": str,
     "target_dictionary": str,
+    "dictionary_sha256": dict,
     "special_symbols": dict,
     "text": dict,
     "test": dict,
@@ -224,7 +226,8 @@ def read_folder(folder: Path, name: str | None = None) -> ModelFolder:
     """Read ``folder``'s model.yaml; its text files must exist, its checkpoint need not.
 
     Raises:
-        UserError: it is not YAML, has unknown keys or wrong values, or a file is missing.
+        UserError: it is not YAML, has unknown keys or wrong values, a file is missing, or a dictionary
+            is another one than the network was trained with.
     """
     from train_model.data.dictionary import SPECIAL_IDS
     from train_model.data.text import TextOptions
@@ -252,7 +255,7 @@ def read_folder(folder: Path, name: str | None = None) -> ModelFolder:
         test_src, test_tgt = file(test.get("source")), file(test.get("target"))
     else:
         raise UserError(f"{path}: test: give source and target, or corpus, and no more")
-    return ModelFolder(
+    model = ModelFolder(
         name=name or folder.name,
         checkpoint=inside(folder, content.get("checkpoint", "checkpoint.pt"), path),
         architecture=ALIASES.get(content["architecture"], content["architecture"]),
@@ -267,6 +270,8 @@ def read_folder(folder: Path, name: str | None = None) -> ModelFolder:
         folder=folder,
         obtain=content.get("obtain", ""),
     )
+    _check_dictionaries(model, _digests(content, path), path)
+    return model
 
 
 def read_options(checkpoint: Path) -> dict[str, Any]:
@@ -286,16 +291,49 @@ def read_options(checkpoint: Path) -> dict[str, Any]:
     return {"arch": content["architecture"]} | content["options"]
 
 
-def padding_policy(checkpoint: Path) -> str | None:
-    """Return the padding policy that the model.yaml next to ``checkpoint`` sets for it, or None.
+def described(checkpoint: Path) -> dict[str, Any]:
+    """Return what the model.yaml next to ``checkpoint`` says of its network's configuration.
+
+    That is the padding policy and the digests of the dictionaries, as far as they are given.
 
     Raises:
         UserError: that file is damaged.
     """
     path = checkpoint.parent / DESCRIPTION
     if not path.is_file() or plain_lines(path).get("checkpoint") != checkpoint.name:
+        return {}
+    content = _check(_load_yaml(path), path)
+    found = {
+        "padding_policy": content.get("padding_policy"),
+        "dictionaries": _digests(content, path),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _digests(content: Mapping[str, Any], path: Path) -> tuple[str, str] | None:
+    """Return the digests of the source and the target dictionary that the network was trained with."""
+    digests = content.get("dictionary_sha256")
+    if digests is None:
         return None
-    return _check(_load_yaml(path), path).get("padding_policy")
+    if set(digests) != {"source", "target"} or not all(
+        isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
+        for digest in digests.values()
+    ):
+        raise UserError(f"{path}: dictionary_sha256: give source and target, 64 hex digits each")
+    return digests["source"], digests["target"]
+
+
+def _check_dictionaries(model: "ModelFolder", digests: tuple[str, str] | None, path: Path) -> None:
+    """Raise ``UserError`` if a dictionary has other words than the one that the network was trained with."""
+    from train_model.data.dictionary import Dictionary
+
+    for file, digest in zip((model.src_dict, model.tgt_dict), digests or (), strict=False):
+        if file is not None and Dictionary.load(file).digest() != digest:
+            remedy = f"get it again: {model.obtain}" if model.obtain else "import the model again"
+            raise UserError(
+                f"{file} has other words than the dictionary that {model.name} was trained with "
+                f"(dictionary_sha256 in {path}); {remedy}"
+            )
 
 
 def inside(folder: Path, name: str, where: Path) -> Path:
@@ -349,47 +387,11 @@ def _check(content: Any, path: Path) -> dict[str, Any]:
 
 
 def _load_yaml(path: Path) -> Any:
-    """Read a file with PyYAML's safe loader; aliases, which repeat parts of a file, are refused."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                mark = self.peek_event().start_mark
-                raise yaml.composer.ComposerError(problem="it has an alias", problem_mark=mark)
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-            met = set()
-            for key, _ in node.value:
-                if str(key.value) in met:
-                    problem = f"{key.value!r} comes twice"
-                    raise yaml.constructor.ConstructorError(
-                        problem=problem, problem_mark=key.start_mark
-                    )
-                met.add(str(key.value))
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(_text(path), Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise UserError(f"{path}{where} is not YAML of a model: {problem}; mend it") from error
+    return parse_yaml(_text(path), str(path), "of a model", "mend it")
 
 
 def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise UserError(
-                f"{path} is larger than {MAX_BYTES} bytes, so it is not a {DESCRIPTION}"
-            )
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; mend it") from None
+    return read_text(path, "mend it", MAX_BYTES)
 
 
 PLAIN = {"architecture": str, "checkpoint": str, "random_weights": int, "obtain": str}

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from train_model.cli import UserError
+from train_model.documents import parse_yaml, read_text
 
 CONFIGS = Path(__file__).parent / "configs"
+MAX_BYTES = 1 << 16
+"""The most bytes of a recipe."""
 _ON_BY_DEFAULT = ("left_pad_source",)  # fairseq's --left-pad-source switches it off
 
 
@@ -66,21 +68,16 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise UserError(f"--set {override!r} is not key=value, such as max_update=1000")
-        try:
-            flags[key.strip().lstrip("-").replace("-", "_")] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
-            raise UserError(f"--set {override!r}: the value is not YAML") from None
+        name = key.strip().lstrip("-").replace("-", "_")
+        flags[name] = parse_yaml(value, f"--set {override!r}:", "of a flag's value", "change it")
+        _check_value(flags[name], f"--set {override!r}")
     return Recipe(name=name, flags=flags, **content)
 
 
 def _read(path: Path) -> dict[str, Any]:
     """Return the content of a recipe's file: "summary", "corpus", the mapping "flags", perhaps "average"."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an invalid date
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where} is not YAML; mend it, or check it out again") from error
+    remedy = "mend it, or check it out again"
+    content = parse_yaml(read_text(path, remedy, MAX_BYTES), str(path), "of a recipe", remedy)
     expected = {"summary": str, "corpus": str, "flags": dict, "average": int}
     if not isinstance(content, dict) or content.keys() | {"average"} != expected.keys():
         raise UserError(
@@ -93,4 +90,19 @@ def _read(path: Path) -> dict[str, Any]:
     odd = [name for name in content["flags"] if not isinstance(name, str)]
     if odd:
         raise UserError(f"{path} is not a recipe: flag {odd[0]!r} has to be a name")
+    for name, value in content["flags"].items():
+        _check_value(value, f"{path}: flag {name}")
     return content
+
+
+def _check_value(value: object, where: str) -> None:
+    """Raise ``UserError`` unless a flag's value is made of text, finite numbers and switches."""
+    if isinstance(value, dict):
+        _check_value([*value.keys(), *value.values()], where)
+    elif isinstance(value, list):
+        for item in value:
+            _check_value(item, where)
+    elif not (value is None or isinstance(value, str | int | float)):
+        raise UserError(f"{where} has a {type(value).__name__}; write text and numbers")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} has the number {value}; write a finite one")

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from train_model.cli import UserError, atomic_path, run, whole_number
+from train_model.cli import Parser, UserError, atomic_path, run, whole_number
 from trt_code.engine import profiles as shapes
 from trt_code.engine.capabilities import (
     PORTABLE,
@@ -74,7 +74,7 @@ several profiles: repeat --min, --opt and --max, e.g. one for single sentences a
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m trt_code.build_engine",
         description=__doc__.split("\n\n")[0],
         epilog=_EPILOG,

@@ -5,7 +5,6 @@ the base. This prints nothing if the dependency is found, else one line, with ex
 needs only the standard library, so that it runs before anything is installed.
 """
 
-import argparse
 import importlib.metadata
 import os
 import re
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from train_model.cli import UserError, run
+from train_model.cli import Parser, UserError, run
 from trt_code.engine.gpu import installed_gpus
 from trt_code.engine.tensorrt_api import FULL, RTX, Family, choose_family, serves
 
@@ -245,7 +244,7 @@ def require(names: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m trt_code.doctor", description=__doc__)
+    parser = Parser(prog="python -m trt_code.doctor", description=__doc__)
     parser.add_argument(
         "--require",
         nargs="+",

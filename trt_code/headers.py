@@ -8,7 +8,6 @@ build/TensorRT/include, where CMake and ``make doctor`` look. Each file must car
 version in them must be the release that was asked for; of known releases the bytes are checked too.
 """
 
-import argparse
 import hashlib
 import os
 import re
@@ -18,7 +17,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from train_model.cli import UserError, run
+from train_model.cli import Parser, UserError, run
 from trt_code.doctor import HEADER, find_headers, header_version, require
 from trt_code.engine.tensorrt_api import RTX, choose_family, load_tensorrt, version_tuple
 
@@ -39,9 +38,7 @@ SECONDS = 30  # without an answer
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trt_code.headers", description=__doc__.splitlines()[0]
-    )
+    parser = Parser(prog="python -m trt_code.headers", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--release", help=f"e.g. {NEWEST}; default: what the installed TensorRT takes plugins of"
     )

@@ -1,14 +1,14 @@
 """Turns results of ``bench`` into Markdown and a plot; ``make report`` repeats this from the JSON."""
 
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from train_model import plots
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, run
+from train_model.documents import read_json, used
 from train_model.tables import Column, Table, as_json, facts, not_run, write_files
 from trt_code.measure.machine import machine_name
 
@@ -115,16 +115,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=Path("build/bench/results.json"))
     parser.add_argument("--output", type=Path, help="folder; that of the results if not given")
     arguments = parser.parse_args(argv)
-    try:
-        results = json.loads(arguments.results.read_text(encoding="utf-8"))
-        folder = arguments.output or arguments.results.parent
+    results = read_json(arguments.results, "make it with `make bench`")
+    folder = arguments.output or arguments.results.parent
+    with used(arguments.results, "a result of bench", "make it again with `make bench`"):
         write(results, folder)
-    except FileNotFoundError as error:
-        raise UserError(f"no {arguments.results}; `make bench` writes it") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{arguments.results} is not a result of bench; `make bench` again"
-        ) from error
     print(f"wrote {folder}/results.md and results.png")
 
 

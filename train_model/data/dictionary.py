@@ -1,5 +1,6 @@
 """fairseq's dictionary: four special symbols, then those of a text file with lines "symbol count"."""
 
+import hashlib
 import os
 import re
 from collections.abc import Container, Iterable, Mapping
@@ -50,6 +51,10 @@ class Dictionary:
     def index(self, symbol: str) -> int:
         """Return the symbol's index, or that of ``<unk>``."""
         return self._indices.get(symbol, UNK)
+
+    def digest(self) -> str:
+        """SHA-256 of the symbols in their order."""
+        return hashlib.sha256("\n".join(self.symbols).encode()).hexdigest()
 
     def is_filler(self, index: int) -> bool:
         """Return whether the symbol is not text: a special one, or a ``madeupword`` without a count."""
@@ -111,7 +116,7 @@ def misfit(
     sizes: Mapping[str, Any],
     dictionaries: Mapping[str, str | os.PathLike | None],
 ) -> str | None:
-    """Return why dictionaries do not fit a network, or None if their sizes fit.
+    """Return why dictionaries do not fit a network, or None if they fit as far as is known.
 
     A network accepts any number below its vocabulary size, so a wrong dictionary would give wrong words
     without an error.
@@ -119,14 +124,23 @@ def misfit(
     Args:
         origin: the file of the network, for the message.
         made: how the network got its vocabulary, e.g. "was trained with".
-        sizes: the network's vocabulary sizes, as far as known, under ``src_vocab`` and ``tgt_vocab``.
+        sizes: the network's vocabulary sizes, as far as known, under ``src_vocab`` and ``tgt_vocab``, and
+            under ``dictionaries`` the digests of both dictionaries.
         dictionaries: paths under ``src`` and ``tgt``; None for a model without text.
     """
+    digests = sizes.get("dictionaries")
+    known = (
+        dict(zip(("src", "tgt"), digests, strict=False))
+        if isinstance(digests, list | tuple)
+        else {}
+    )
     for side, path in dictionaries.items():
         size = sizes.get(f"{side}_vocab")
         if path is None or size is None:
             continue
-        words = len(Dictionary.load(path))
-        if size != words:
-            return f"{origin} {made} a dictionary of {str(size)[:20]} words and {path} has {words}"
+        dictionary = Dictionary.load(path)
+        if size != len(dictionary):
+            return f"{origin} {made} a dictionary of {str(size)[:20]} words and {path} has {len(dictionary)}"
+        if known.get(side, dictionary.digest()) != dictionary.digest():
+            return f"{origin} {made} a dictionary of other words than those of {path}"
     return None

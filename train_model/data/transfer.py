@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from train_model.cli import UserError, atomic_path
+from train_model.documents import read_json
 
 BLOCK = 1 << 20
 
@@ -159,10 +160,7 @@ class Ledger:
             UserError: it is not a ledger.
         """
         self._path = path
-        try:
-            entries = json.loads(path.read_bytes()) if path.exists() else {}
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is damaged ({error}); delete it and run again") from error
+        entries = read_json(path, "delete it and run again") if path.exists() else {}
         if not isinstance(entries, dict):
             raise UserError(f"{path} is damaged (no object); delete it and run again")
         self._entries = {

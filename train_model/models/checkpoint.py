@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from train_model.cli import UserError, atomic_path
-from train_model.model_folder import padding_policy
+from train_model.model_folder import described
 from train_model.models.architectures import ALIASES, ARCHITECTURES
 from train_model.models.config import SIDES
 from train_model.models.fairseq_file import match_weights, read_checkpoint, shapes_of
@@ -30,7 +30,7 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
     """Rebuild the network of a checkpoint from its options and weights.
 
     A .pt file is fairseq's and holds its options; those of a .safetensors file are in the model.yaml next to
-    it. A padding policy in the model.yaml of the checkpoint's folder overrides the checkpoint's.
+    it. The padding policy and the dictionaries' digests there override the checkpoint's.
 
     Raises:
         UserError: the file is missing, damaged, wants to run code, is not a fairseq checkpoint, is of
@@ -44,8 +44,7 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
     architecture, sizes = ARCHITECTURES[kind], [file.symbols(side) for side in SIDES]
     try:
         config = architecture.configure(file.options, *sizes)
-        if policy := padding_policy(Path(path)):
-            config = dataclasses.replace(config, padding_policy=policy)
+        config = dataclasses.replace(config, **described(Path(path)))
         expected = shapes_of(lambda: architecture.build(config))
         upgraded = architecture.upgrade(file.weights)
     except _MISFITS as error:

@@ -2,12 +2,14 @@
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 PaddingPolicy = Literal["upstream", "masked"]
 SIDES = ("encoder", "decoder")
 MAX_POSITIONS = 1 << 16
+_DIGESTS = re.compile("[0-9a-f]{64}")
 
 
 def check_heads(width: int, heads: int, where: str = "") -> None:
@@ -26,7 +28,8 @@ class NetworkConfig:
     does not depend on how much padding is next to it.
 
     ``int8_layers`` is ours too: the names of the linear layers that compute in INT8 (see
-    ``train_model.models.quantized``).
+    ``train_model.models.quantized``). So are ``dictionaries``: the digests of the source and the target
+    dictionary that the network was trained with, if they are known.
 
     Raises:
         ValueError: options that contradict each other.
@@ -70,6 +73,7 @@ class NetworkConfig:
     left_pad_source: bool = True
     padding_policy: PaddingPolicy = "upstream"
     int8_layers: Sequence[str] = ()
+    dictionaries: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._fill("decoder_ffn_embed_dim", self.encoder_ffn_embed_dim)
@@ -82,6 +86,9 @@ class NetworkConfig:
             if not 1 <= getattr(self, name) <= MAX_POSITIONS:  # their table is computed, not loaded
                 raise ValueError(f"{name} is 1 to {MAX_POSITIONS}, not {getattr(self, name)}")
         self._set("int8_layers", tuple(self.int8_layers))
+        self._set("dictionaries", tuple(self.dictionaries))
+        if self.dictionaries and not all(map(_DIGESTS.fullmatch, self.dictionaries)):
+            raise ValueError("dictionaries are the SHA-256 of two dictionaries")
 
     def width(self, side: str) -> int:
         """Channels of the ``encoder`` or the ``decoder``."""

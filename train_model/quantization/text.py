@@ -11,7 +11,7 @@ from train_model.cli import UserError
 from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS, misfit
 from train_model.data.files import read_lines
 from train_model.data.tokenizer import Tokenizer, normalise
-from train_model.model_folder import ModelFolder
+from train_model.model_folder import ModelFolder, described
 
 BATCH = 64
 _RANDOM_LENGTHS = (8, 16, 32, 64)
@@ -69,9 +69,9 @@ def calibration_rows(
 
 
 def check_dictionary(files: ModelFolder, vocabulary: int) -> None:
-    """Raise ``UserError`` unless the source dictionary has ``vocabulary`` symbols, as the network has."""
-    sizes, paths = {"src_vocab": vocabulary}, {"src": files.src_dict}
-    if reason := misfit(files.checkpoint, "was trained with", sizes, paths):
+    """Raise ``UserError`` unless the source dictionary has the ``vocabulary`` symbols of the network."""
+    sizes = {"src_vocab": vocabulary} | described(files.checkpoint)
+    if reason := misfit(files.checkpoint, "was trained with", sizes, {"src": files.src_dict}):
         raise UserError(f"{reason}: give the dictionary that the network was trained with")
 
 

@@ -41,7 +41,7 @@ def test_what_is_no_log_is_told(tmp_path):
     write(tmp_path / "a", [9, 8])
     write(tmp_path / "late", [9, 8], first=10)
     for runs, reason in (
-        ([f"one={tmp_path}/none"], "cannot read"),
+        ([f"one={tmp_path}/none"], "there is no log"),
         ([f"one={tmp_path}/empty"], "log_format=json"),
         ([f"{tmp_path}/a"], "is not name=log"),
         ([f"one={tmp_path}/a", f"two={tmp_path}/late"], "no update is in all"),

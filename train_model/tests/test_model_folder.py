@@ -11,6 +11,7 @@ import yaml
 
 from train_model import model_folder
 from train_model.cli import UserError
+from train_model.data.dictionary import Dictionary
 from train_model.model_folder import check_name, find_model, model_name, read_folder
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.safetensors_file import save_safetensors
@@ -112,6 +113,34 @@ def test_a_sibling_may_have_the_dictionaries(folder):
     )
     (folder.parent / "second" / "model.yaml").write_text(text)
     assert read_folder(folder.parent / "second").src_dict == folder / "dict.en.txt"
+
+
+def test_a_dictionary_of_the_same_size_with_other_words_is_refused(folder):
+    path = folder / "dict.en.txt"
+    dictionaries = [Dictionary.load(folder / f"dict.{side}.txt").digest() for side in ("en", "de")]
+    digests = yaml.safe_dump(
+        {"dictionary_sha256": dict(zip(("source", "target"), dictionaries, strict=True))}
+    )
+    (folder / "model.yaml").write_text(GOOD + digests + "obtain: make again\n")
+    find_model(str(folder))
+    config = load_checkpoint(folder / "checkpoint.pt").config
+    assert config.dictionaries == tuple(dictionaries)
+    first, second, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([second, first, *rest]) + "\n")
+    with pytest.raises(
+        UserError, match=r"dict.en.txt has other words than .*; get it again: make again"
+    ):
+        find_model(str(folder))
+    counts = [f"{line.split(' ')[0]} 7" for line in (first, second, *rest)]
+    path.write_bytes("\ufeff".encode() + "\r\n".join(counts).encode())  # the same words
+    find_model(str(folder))
+
+
+@pytest.mark.parametrize("text", ["{}", "{source: 1, target: 2}", "{source: x}", "[]", "null"])
+def test_digests_of_another_form_are_refused(folder, text):
+    (folder / "model.yaml").write_text(f"{GOOD}dictionary_sha256: {text}\n")
+    with pytest.raises(UserError, match="dictionary_sha256"):
+        find_model(str(folder))
 
 
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n"

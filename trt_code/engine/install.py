@@ -6,14 +6,13 @@ The Makefile runs it before it builds an engine. ``TENSORRT=rtx|full|auto`` choo
 TensorRT is never installed, since its version belongs to the machine's driver and CUDA.
 """
 
-import argparse
 import importlib
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
-from train_model.cli import UserError, run
+from train_model.cli import Parser, UserError, run
 from trt_code.engine.tensorrt_api import FULL, RTX, choose_family, load_tensorrt, require_plugins
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
@@ -21,9 +20,7 @@ REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trt_code.engine.install", description=__doc__.splitlines()[0]
-    )
+    parser = Parser(prog="python -m trt_code.engine.install", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--never", action="store_true", help="only say what is missing and how to get it"
     )

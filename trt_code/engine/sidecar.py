@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from train_model.cli import UserError, atomic_path
+from train_model.documents import read_json, used
 from trt_code.engine.gpu import Gpu
 from trt_code.engine.graph_files import GraphFiles, read_graph_files, sha256
 from trt_code.engine.profiles import Profile, Range, Shape
@@ -60,6 +61,7 @@ class Sidecar:
     format: int = FORMAT
 
 
+LONGEST_BUILD = 1e7  # seconds
 # The operating system refuses longer names with unclear errors.
 LONGEST_PATH = 255
 LARGEST_SIZE = 1 << 16
@@ -100,18 +102,15 @@ def read_sidecar(plan: Path) -> Sidecar:
     path = sidecar_path(plan)
     if not plan.is_file():
         raise UserError(f"no engine at {plan}; build it: {_default_command(plan)}")
-    try:
-        return _from_json(json.loads(path.read_bytes()))
-    except OSError as error:
+    if not path.exists():
         raise UserError(
             f"{plan} has no {path.name}, so nothing says what it was built from; "
             f"build it again: {_default_command(plan)}"
-        ) from error
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a description this version reads ({str(error)[:200]}); "
-            f"build the engine again: {_default_command(plan)}"
-        ) from error
+        )
+    remedy = f"build the engine again: {_default_command(plan)}"
+    content = read_json(path, remedy)
+    with used(path, "a description this version reads", remedy):
+        return _from_json(content)
 
 
 def describe_build(sidecar: Sidecar, plan: Path) -> str:
@@ -258,5 +257,10 @@ def _check_sizes(sidecar: Sidecar) -> None:
     for size in itertools.chain(*shapes, *sidecar.ranges.values()):
         if type(size) is not int or not 1 <= size <= LARGEST_SIZE:
             raise ValueError(f"a size of {size!r}")
+    if not version_tuple(sidecar.tensorrt):
+        raise ValueError(f"a version {sidecar.tensorrt[:20]!r}")
+    seconds = sidecar.build_seconds
+    if type(seconds) not in (int, float) or not 0 <= seconds < LONGEST_BUILD:
+        raise ValueError(f"build_seconds is {seconds!r}")
     if type(sidecar.version_compatible) is not bool:
         raise ValueError(f"version_compatible is {sidecar.version_compatible!r}")

@@ -8,7 +8,6 @@ exported graph, this program opens a session and reads the graph that ONNX Runti
 report of ``trt_code.build_engine --layer-report``, it reads the types of each GEMM's inputs.
 """
 
-import json
 import re
 import tempfile
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import Any
 
 from onnx_export.onnx_file import load_onnx
 from train_model.cli import Parser, UserError, run
+from train_model.documents import read_json, used
 
 _ORT_FLOAT = frozenset(("FusedGemm", "FusedMatMul", "Gemm", "MatMul"))
 _ORT_INT8 = frozenset(
@@ -86,19 +86,17 @@ def of_engine(path: Path) -> list[Product]:
     Raises:
         UserError: the file is not a layer report, or has no details.
     """
-    try:
-        layers = json.loads(path.read_text(encoding="utf-8"))["Layers"]
-    except OSError as error:
-        raise UserError(f"there is no layer report {path} (make engine-int8)") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a layer report of trt_code.build_engine") from error
-    if not all(isinstance(layer, dict) for layer in layers):
-        raise UserError(f"{path} has names of layers alone; build again with --layer-report")
-    return [
-        Product(_onnx_names(layer), layer.get("TacticName", ""), _engine_precision(layer))
-        for layer in layers
-        if _ENGINE_GEMM.search(f"{layer.get('LayerType', '')} {layer.get('TacticName', '')}")
-    ]
+    remedy = "make it with `make engine-int8`"
+    content = read_json(path, remedy)
+    with used(path, "a layer report of trt_code.build_engine", remedy):
+        layers = list(content["Layers"])
+        if layers and all(isinstance(layer, str) for layer in layers):
+            raise UserError(f"{path} has names of layers alone; build again with --layer-report")
+        return [
+            Product(_onnx_names(layer), str(layer.get("TacticName", "")), _engine_precision(layer))
+            for layer in layers
+            if _ENGINE_GEMM.search(f"{layer.get('LayerType', '')} {layer.get('TacticName', '')}")
+        ]
 
 
 def _onnx_names(layer: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ must move: each input and weight read once, each output written once. Writes ``r
 """
 
 import functools
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import train_model.model_stats  # noqa: F401  registers the project's operators for counting
 from train_model import plots
 from train_model.cli import Parser, UserError, run
+from train_model.documents import read_json, used
 from train_model.model_folder import find_model
 from train_model.models.checkpoint import load_checkpoint
 from train_model.tables import as_json, write_files
@@ -44,6 +44,7 @@ from trt_code.measure.machine import describe, machine_name
 from trt_code.runners import RUNNERS, spec
 
 SIZE = 8192
+LARGEST = 1e30  # of a number in the plot
 COLUMNS = 4  # panels of the plot next to each other
 PRECISIONS = {"fp16": torch.float16, "tf32": torch.float32, "fp32": torch.float32}
 WEIGHT_BYTES = {"fp16": 2, "bf16": 2, "tf32": 4, "fp32": 4}
@@ -182,13 +183,26 @@ def _values(points: list[dict[str, Any]], key: str) -> list[str]:
     return list(dict.fromkeys(point[key] for point in points))
 
 
-def _read(path: Path, remedy: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no {path}; {remedy}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON; {remedy}") from error
+def _check_ceilings(results: dict[str, Any]) -> None:
+    """Raise one of ``WRONG_FORM`` unless the plot can use these facts and ceilings."""
+    machine_name(results["machine"])
+    speeds = results["ceilings"]
+    for speed in (speeds["bytes_per_s"], *speeds["operations_per_s"].values()):
+        _check_positive(speed)
+
+
+def _checked(point: dict[str, Any]) -> dict[str, Any]:
+    """Return a point that the plot can use; raises one of ``WRONG_FORM`` for another."""
+    for name in ("operations", "bytes", "seconds"):
+        _check_positive(point[name])
+    if not all(isinstance(point[name], str) for name in ("name", "shape", "precision")):
+        raise TypeError("a name, shape or precision is not text")
+    return point
+
+
+def _check_positive(value: float) -> None:
+    if not 0 < value < LARGEST:
+        raise ValueError(f"{value} is not a number of a plot")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -200,22 +214,25 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_output(parser, "build/roofline")
     args = parser.parse_args(argv)
     if args.ceilings:
-        earlier = _read(args.ceilings, "measure on a GPU without --ceilings")
-        results = {name: earlier[name] for name in ("machine", "ceilings")}
+        remedy = "measure on a GPU without --ceilings"
+        earlier = read_json(args.ceilings, remedy)
+        with used(args.ceilings, "a roofline.json", remedy):
+            results = {name: earlier[name] for name in ("machine", "ceilings")}
+            _check_ceilings(results)
     elif torch.cuda.is_available():
         results = {"machine": describe("cuda", processors()), "ceilings": ceilings()}
     else:
         raise UserError("no CUDA GPU to measure the ceilings on; give an earlier --ceilings file")
     points: list[dict[str, Any]] = []
-    try:
-        if args.kernels:
-            remedy = "run `python -m trt_code.measure.kernels`"
-            points += kernel_points(_read(args.kernels, remedy))
-        if args.sweep:
-            remedy = "run `make sweep`"
-            points += network_points(_read(args.sweep, remedy), args.build_dir)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"a file has not what its tool writes ({error}); {remedy}") from error
+    if args.kernels:
+        remedy = "run `python -m trt_code.measure.kernels`"
+        measured = read_json(args.kernels, remedy)
+        with used(args.kernels, "a table of kernels", remedy):
+            points += map(_checked, kernel_points(measured))
+    if args.sweep:
+        measured = read_json(args.sweep, "run `make sweep`")
+        with used(args.sweep, "a sweep", "run `make sweep`"):
+            points += map(_checked, network_points(measured, args.build_dir))
     results["points"] = points
     files = {"roofline.json": as_json(results), "roofline.png": functools.partial(plot, results)}
     write_files(args.output, files)

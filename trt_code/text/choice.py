@@ -10,6 +10,7 @@ import numpy as np
 
 from train_model.cli import UserError, atomic_path
 from train_model.data.dictionary import BOS, EOS, SPECIALS, Dictionary
+from train_model.documents import read_json
 from train_model.models.architectures import Family
 from trt_code.runners import RUNNERS, Runner, Unavailable, create, spec
 from trt_code.runners.base import one_translation, wall_ms
@@ -120,8 +121,8 @@ def _built(folder: Path) -> dict[str, int]:
 
 def _read(record: Path) -> dict[str, Any]:
     try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(record, "")
+    except UserError:
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -6,14 +6,15 @@ Reads what ``trt_code.triton.client --measure`` or ``make bench`` (build/bench/r
 It assumes nothing: without a measurement it gives no price.
 """
 
-import argparse
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from train_model.cli import UserError, run
+from train_model.cli import MAX_NUMBER, Parser, UserError, number, run
+from train_model.documents import read_json, used
+
+LEAST = 1e-6  # of a price, a share or a rate
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,9 @@ def read_rates(path: Path) -> list[Rate]:
     Raises:
         UserError: the file is missing or has no measurement.
     """
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; measure first") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); measure again") from error
-    try:
+    data = read_json(path, "measure first")
+    with used(path, "what the client or make bench writes", "measure again"):
         rates = list(_rates(data))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not what the client or make bench writes; measure again"
-        ) from error
     if not rates:
         raise UserError(f"{path} holds no measured sentences_per_s; measure again")
     return rates
@@ -66,36 +58,26 @@ def _rates(data: dict) -> Iterator[Rate]:
         data = {"rows": [data]}
     for row in data["rows"]:
         if rate := row.get("sentences_per_s"):
-            if not 0 < rate < math.inf:
-                raise TypeError("a rate is a number above 0")
+            if not LEAST <= rate <= MAX_NUMBER:
+                raise ValueError(f"a rate of {str(rate)[:20]}")
             names = [str(row[key]) for key in ("runner", "precision", "device") if key in row]
             if "bs" in row:
                 names.append(f"{row['bs']}x{row['sl']}")
             yield Rate(" ".join(names) or row.get("url", "measured"), rate)
 
 
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return number
-
-
-def _share(text: str) -> float:
-    if _positive(text) > 1:
-        raise argparse.ArgumentTypeError(f"{text} is more than 1, the whole of the time")
-    return float(text)
-
-
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m trt_code.triton.cost", description=__doc__.split("\n\n")[0]
-    )
+    parser = Parser(prog="python -m trt_code.triton.cost", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--measured", type=Path, required=True, help="JSON of the client or of make bench")
-    add("--price-per-hour", type=_positive, required=True, help="of one GPU with its machine")
-    add("--utilisation", type=_share, default=0.5, help="share of paid time at work; default 0.5")
-    add("--peak", type=_positive, help="sentences a second to carry: says how many GPUs")
+    add("--price-per-hour", type=number(LEAST), required=True, help="of one GPU with its machine")
+    add(
+        "--utilisation",
+        type=number(LEAST, 1),
+        default=0.5,
+        help="share of paid time at work; default 0.5",
+    )
+    add("--peak", type=number(LEAST), help="sentences a second to carry: says how many GPUs")
     args = parser.parse_args(argv)
     for rate in read_rates(args.measured):
         cost = cost_per_million(rate, args.price_per_hour, args.utilisation)

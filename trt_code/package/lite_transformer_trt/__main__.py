@@ -1,6 +1,5 @@
 """``lite-transformer-trt COMMAND ...``: the commands under the make targets, for an installed package too."""
 
-import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -63,7 +62,7 @@ def _main() -> int | None:
 
 def _as_recipe(arguments: list[str]) -> list[str]:
     """Return the arguments of the training for those of ``qat``: ``--model NAME`` is the recipe NAME-qat."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = cli.Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model", default="demo")
     known, others = parser.parse_known_args(arguments)
     return ["--recipe", f"{known.model}-qat", *others]
@@ -71,7 +70,7 @@ def _as_recipe(arguments: list[str]) -> list[str]:
 
 def _with_graphs(name: str, arguments: list[str]) -> list[str]:
     """Make the files that the command ``name`` reads, if missing; without --build-dir in the cache."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = cli.Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--build-dir", type=Path)
     parser.add_argument("-h", "--help", action="store_true")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from onnx_export import export
 from train_model.cli import UserError
 from train_model.data.dictionary import Dictionary
 from train_model.models.checkpoint import load_checkpoint
@@ -69,6 +71,29 @@ def test_a_checkpoint_of_another_dictionary_is_one_line(side, tiny_files, tmp_pa
     if side == "src_dict":
         with pytest.raises(UserError, match=re.escape(reason)):
             calibration_rows(files, None, 4, len(more), 24)
+
+
+def test_a_dictionary_of_as_many_other_words_is_one_line(tiny_files, tmp_path):
+    """The checkpoint's model.yaml and the graph's metadata have the digest of the right one."""
+    checkpoint, changed = tmp_path / "checkpoint.pt", tmp_path / "dict.txt"
+    shutil.copy(tiny_files.checkpoint, checkpoint)
+    right = Dictionary.load(tiny_files.src_dict)
+    (tmp_path / "model.yaml").write_text(
+        "architecture: conv_crf_transformer\ncheckpoint: checkpoint.pt\n"
+        f"dictionary_sha256: {{source: {right.digest()}, target: {right.digest()}}}\n"
+    )
+    export.main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / "tiny/model.onnx")])
+    Dictionary(right.counts[::-1]).save(changed)
+    good = dataclasses.replace(tiny_files, checkpoint=checkpoint)
+    wrong = dataclasses.replace(good, src_dict=changed)
+    for name in ("torch", "ort"):
+        create(name, good, "fp32", "cpu", build_dir=tmp_path).close()
+        with pytest.raises(
+            Unavailable, match=rf"a dictionary of other words than those of {changed}"
+        ):
+            create(name, wrong, "fp32", "cpu", build_dir=tmp_path)
+    with pytest.raises(UserError, match="of other words than those of"):
+        calibration_rows(wrong, None, 4, len(right), 24)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -293,8 +293,12 @@ def test_the_layer_report_of_an_engine_is_read(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "there is no layer report"),
-        ("no json", "is not a layer report"),
+        (None, "is missing; make it with"),
+        ("no json", "is not JSON"),
+        ('{"Layers": [1, null]}', "is not a layer report"),
+        ('{"Layers": 7}', "is not a layer report"),
+        ('{"Layers": [{"Metadata": 3, "LayerType": "gemm"}]}', "is not a layer report"),
+        ("[" * 100_000, "is not JSON"),
         ('{"Layers": ["a", "b"]}', "names of layers alone"),
     ],
 )

@@ -19,6 +19,12 @@ WARM_UP_SECONDS = 2
 """Seconds after which the warm-up of a slow network ends early."""
 
 
+NO_NUMBERS = (
+    "the network gives scores that are infinite or not numbers; make its files again, "
+    "or use --precision fp32"
+)
+
+
 class Unavailable(Exception):
     """Raised if this machine cannot run a runner or its built files. The message is one line.
 

@@ -9,6 +9,7 @@ from train_model.cli import UserError
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.hypotheses import Found
 from trt_code.runners import Runner
+from trt_code.runners.base import NO_NUMBERS
 from trt_code.text import batching
 from trt_code.text.codec import Codec, OnError, TooLong, Translation, Unknown
 
@@ -81,11 +82,19 @@ def run_batch(
     """Return the input of ``Codec.decode``: the tokens of a batch, or its ``n_best`` candidates.
 
     Raises:
-        UserError: the network's scores are NaN, so its tokens are meaningless.
+        UserError: a score of the network is infinite or NaN, so its tokens are meaningless.
     """
     if n_best:
-        return runner.candidates(src_tokens, n_best, beam)
+        found = runner.candidates(src_tokens, n_best, beam)
+        finished = np.arange(found.scores.shape[1]) < found.counts[:, None]
+        _check_finite(found.scores[finished])
+        _check_finite(found.positional_scores[finished])
+        return found
     output = runner.run(src_tokens)
-    if np.isnan(output.scores).any():
-        raise UserError("the network gives scores that are not numbers; make its files again")
+    _check_finite(output.scores)
     return output.tokens
+
+
+def _check_finite(scores: np.ndarray) -> None:
+    if not np.isfinite(scores).all():
+        raise UserError(NO_NUMBERS)

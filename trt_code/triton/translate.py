@@ -19,7 +19,7 @@ from train_model.cli import UserError, one_line
 from train_model.data.dictionary import PAD, Dictionary
 from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
-from train_model.models.signatures import OUTPUT_TOKENS, SRC_TOKENS
+from train_model.models.signatures import OUTPUT_SCORES, OUTPUT_TOKENS, SRC_TOKENS
 
 
 @dataclass
@@ -93,7 +93,7 @@ class TritonPythonModel:
             row[: len(sentence.ids)] = sentence.ids
         request = pb_utils.InferenceRequest(
             model_name=self._network,
-            requested_output_names=[OUTPUT_TOKENS],
+            requested_output_names=[OUTPUT_TOKENS, OUTPUT_SCORES],
             inputs=[pb_utils.Tensor(SRC_TOKENS, tokens)],
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
@@ -102,9 +102,14 @@ class TritonPythonModel:
             for sentence in batch:
                 sentence.error = reply.error().message()
             return
-        rows = pb_utils.get_output_tensor_by_name(reply, OUTPUT_TOKENS).as_numpy()
-        for sentence, row in zip(batch, rows, strict=True):
+        rows, scores = (
+            pb_utils.get_output_tensor_by_name(reply, name).as_numpy()
+            for name in (OUTPUT_TOKENS, OUTPUT_SCORES)
+        )
+        for sentence, row, numbers in zip(batch, rows, scores, strict=True):
             try:
+                if not np.isfinite(numbers).all():
+                    raise UserError("the network gives scores that are infinite or not numbers")
                 sentence.translation = self._tokenizer.decode(row)
             except UserError as error:
                 sentence.error = str(error)

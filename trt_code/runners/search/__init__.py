@@ -13,7 +13,7 @@ import numpy as np
 
 from train_model.cli import UserError
 from train_model.models.hypotheses import Found, SearchOptions, without_bos
-from trt_code.runners.base import Output, Runner
+from trt_code.runners.base import NO_NUMBERS, Output, Runner
 from trt_code.runners.spec import Request
 from trt_code.runners.turns import Turns
 
@@ -82,7 +82,7 @@ class SearchRunner(Runner):
         except ValueError as error:  # the beam does not fit the vocabulary
             raise UserError(error) from error
         if not found.counts.all():  # NaN scores: no hypothesis is above another
-            raise UserError("the network gives scores that are no numbers; make its files again")
+            raise UserError(NO_NUMBERS)
         return found
 
     def peak_memory(self) -> int:

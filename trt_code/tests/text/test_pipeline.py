@@ -105,3 +105,23 @@ def test_throughput_counts_and_writes(tiny_files, tmp_path, monkeypatch, capsys)
     page = (tmp_path / "throughput.md").read_text()
     assert "| many.txt | 20 |" in page
     assert "many.txt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("n_best", [0, 1])
+def test_a_score_that_is_no_number_is_never_a_translation(value, n_best, codec, tiny_files):
+    """One row of a batch is enough: its tokens mean nothing, and those of others are doubtful."""
+
+    class Broken(Backwards):
+        def run(self, src_tokens: np.ndarray) -> Output:
+            output = super().run(src_tokens)
+            output.scores[-1, 1] = value
+            return output
+
+    with pytest.raises(UserError, match="scores that are infinite or not numbers"):
+        Translator(Broken(), Tokenizer.from_files(tiny_files)).translate(LINES, n_best=n_best)
+    with (
+        Pipeline(codec, [Broken()], 0, max_tokens=40, max_sentences=3, n_best=n_best) as running,
+        pytest.raises(UserError, match="scores that are infinite or not numbers"),
+    ):
+        list(running.translate(iter(LINES)))

@@ -107,6 +107,24 @@ def test_a_request_of_any_form_leaves_the_others_alone(onnx_repository, monkeypa
     assert "a sentence has 3000000 characters" in refusals[5]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_sentence_whose_scores_are_no_numbers_is_refused_and_the_others_are_answered(
+    onnx_repository, monkeypatch, value
+):
+    server = Server(onnx_repository / "models", monkeypatch)
+    expected = server.translate(["one"], ["two"])
+
+    def change(name, output):
+        if name == "output_scores":
+            output[0] = value
+        return output
+
+    server.change = change
+    refusal, answer = server.translate(["one"], ["two"])
+    assert refusal == "the network gives scores that are infinite or not numbers"
+    assert answer == expected[1]
+
+
 def test_text_model_brings_the_tokenizer_it_imports(onnx_repository, tmp_path):
     version = onnx_repository / "models/lite_translate/1"
     code = "import train_model.data.tokenizer as module; print(module.__file__)"

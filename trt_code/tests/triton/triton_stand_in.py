@@ -68,6 +68,7 @@ class Server:
     Attributes:
         network_shapes: of each batch that the network was given.
         network_error: what the network answers instead of running, if anything.
+        change: changes an output of the network; takes its name and its array.
     """
 
     def __init__(self, models: Path, monkeypatch):
@@ -93,6 +94,7 @@ class Server:
         self._model = self._load("lite_translate")
         self.network_shapes: list[tuple[int, ...]] = []
         self.network_error: str | None = None
+        self.change = lambda name, output: output
 
     def _load(self, name: str):
         path = self._models / name / "1/model.py"
@@ -120,6 +122,7 @@ class Server:
             if config.backend == "python":
                 return self._network.execute([{inputs[0].name(): inputs[0]}])[0]
             outputs = self._network.run(requested_output_names, {inputs[0].name(): tokens})
+            outputs = list(map(self.change, requested_output_names, outputs))
             return InferenceResponse(list(map(Tensor, requested_output_names, outputs)))
 
         return SimpleNamespace(async_exec=async_exec)

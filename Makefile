@@ -392,14 +392,14 @@ lint: $(call NEEDS,dev)  ## ruff and clang-format, changing nothing
 audit: build/audit/bin/pip-audit  ## the locked versions against the security advisories on PyPI
 	@$(PY) requirements/audit.py $<
 
-build/audit/bin/pip-audit: TOOL := pip-audit==2.10.1
 build/audit/bin/pip-audit: INTO := build/audit
-build/lock/bin/uv: TOOL := uv==0.13.9
 build/lock/bin/uv: INTO := build/lock
+build/audit/bin/pip-audit: requirements/audit.lock
+build/lock/bin/uv: requirements/lock.lock
 build/audit/bin/pip-audit build/lock/bin/uv: | $(ENV_BASE)
-	@echo "installing $(TOOL) into $(INTO)" >&2
-	@$(PY) -m venv --clear $(INTO) && $(INTO)/bin/python -m pip install -qq --disable-pip-version-check $(TOOL) || \
-	  { rm -rf $(INTO); echo "error: $(TOOL) could not be installed; this target needs the network and PyPI" >&2; exit 2; }
+	@echo "installing $< into $(INTO)" >&2
+	@$(PY) -m venv --clear $(INTO) && sh requirements/install.sh $(INTO)/bin/python $< || \
+	  { rm -rf $(INTO); echo "error: $< could not be installed; this target needs the network and PyPI" >&2; exit 2; }
 
 clean:  ## remove what was built; .venv and downloads stay
 	rm -rf build

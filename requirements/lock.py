@@ -15,7 +15,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 PROJECT = FOLDER.parent / "pyproject.toml"
 EXTRAS = ("train", "int8", "ray", "dev", "download")
-ON_NOTHING = ("tensorrt", "nvcc")  # extras that do not depend on the other packages
+# extras that do not depend on the other packages
+ON_NOTHING = ("tensorrt", "nvcc", "build", "audit", "lock")
 GPU_LIBRARIES = ("nvidia-", "triton", "cuda-")
 PYPI = "https://pypi.org/simple"
 CPU_BUILDS = "https://download.pytorch.org/whl/cpu"

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[3]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
-LOCKED_EXTRAS = ("train", "ray", "dev", "download", "tensorrt", "nvcc")
+LOCKED_EXTRAS = ("train", "ray", "dev", "download", "tensorrt", "nvcc", "build", "audit", "lock")
 DOCTOR_FILES = ["trt_code/__init__.py", "trt_code/doctor.py"]
 DOCTOR_FILES += ["trt_code/headers.py", "trt_code/engine/install.py", "trt_code/engine/__init__.py"]
 DOCTOR_FILES += [f"trt_code/engine/{name}.py" for name in ("gpu", "library_alias", "tensorrt_api")]

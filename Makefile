@@ -3,6 +3,24 @@
 
 MODEL ?= demo
 RECIPE ?= demo
+CORPUS ?= demo
+SIZE ?= full
+TEACHER ?= data_model/demo-ar/checkpoint.pt
+
+# The values of these are text as it was given: no make or shell expression in them is expanded. Recipes read them
+# from the environment. Those that pass options (TRAIN=, SWEEP= and others of that kind) are words of the shell.
+TEXTS := MODEL RECIPE CORPUS SIZE TEACHER QUANTIZED KEEP RELEASE PRECISION RUNNER DEVICE THREADS KERNELS CUDA_GRAPH BEAM LENPEN SHAPE LIMIT \
+  MAX_TOKENS N_BEST UNKNOWN ON_ERROR FORMAT TEXT IN OUT WORKERS ADDRESS \
+  FROM CHECKPOINT SRC_DICT TGT_DICT CODES LIKE LANGUAGES TEST_SRC TEST_TGT NAME
+GIVEN := $(foreach name,$(TEXTS),$(if $(filter command,$(origin $(name))),$(name)))
+TEXTS := $(foreach name,$(TEXTS),$(if $(filter-out undefined,$(origin $(name))),$(name)))
+$(foreach name,$(TEXTS),$(eval override $(name) := $$(value $(name))))
+export $(TEXTS)
+# Of these make itself makes file names.
+quoted = '$(subst ','\'',$(1))'
+is_plain = $(shell case $(call quoted,$(1)) in (*[!A-Za-z0-9_./+@,=~\ -]*) ;; (*) echo yes ;; esac)
+$(foreach name,TEACHER QUANTIZED PRECISION,$(if $(call is_plain,$($(name))),,$(error $(name)= is a name or a path of \
+  letters, digits and ._+@,=~-, not $($(name)))))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -79,11 +97,11 @@ ASK = $(ANY_PYTHON) -m train_model.model_folder
 WITHOUT_MODEL := help doctor env lock import models download corpus train distill model-stats plugins torch-ops \
   report compare test test-gpu test-ray lint audit clean needs-% .venv/% build/lock/% build/audit/%
 ifneq ($(filter-out $(WITHOUT_MODEL),$(or $(MAKECMDGOALS),help)),)
-ANSWER := $(shell $(ASK) --make '$(subst ','\'',$(MODEL))' 2>&1)
+ANSWER := $(shell $(ASK) --make $(call quoted,$(MODEL)) 2>&1)
 ifneq ($(words $(ANSWER)),5)
 $(error $(or $(subst error: ,,$(ANSWER)),$(PY) cannot run train_model.model_folder))
 endif
-ifeq ($(origin CHECKPOINT),command line)
+ifneq ($(filter CHECKPOINT,$(GIVEN)),)
 $(error CHECKPOINT= is an option of make import: make import CHECKPOINT=$(CHECKPOINT) SRC_DICT=... TGT_DICT=... \
   CODES=... NAME=mine, and then make $(firstword $(MAKECMDGOALS)) MODEL=mine)
 endif
@@ -190,12 +208,6 @@ $(BUILD)/model.%.plain.decoder.onnx: $(BUILD)/model.decoder.onnx $(SURGEON)
 download: $(call NEEDS,download)  ## the public checkpoint and its WMT16 text, for MODEL=wmt16
 	@PYTHON=$(PY) ./download.sh
 
-# As they were given, through the environment: what is in a name must not become a command.
-override RECIPE := $(value RECIPE)
-override CORPUS := $(value CORPUS)
-override SIZE := $(value SIZE)
-export RECIPE CORPUS SIZE
-
 corpus: $(call NEEDS,train)  ## prepare CORPUS=demo for training; en-de comes from Debian packages (SIZE=core: half of them)
 	@name="$${CORPUS:-demo}"; test "$${SIZE:-full}" = full || name="$$name-$$SIZE"; \
 	  $(PY) -m train_model.data.prepare --corpus "$$name"
@@ -203,9 +215,8 @@ corpus: $(call NEEDS,train)  ## prepare CORPUS=demo for training; en-de comes fr
 train: $(call NEEDS,train)  ## train RECIPE=demo with fairseq, on a GPU or two cores (TRAIN= passes options)
 	@$(PY) -m train_model.train --recipe "$$RECIPE" $(TRAIN)
 
-TEACHER ?= data_model/demo-ar/checkpoint.pt
 distill: $(TEACHER) $(call NEEDS,train)  ## a corpus with TEACHER=checkpoint.pt's translations as targets (CORPUS=demo, DISTILL= passes options)
-	@$(PY) -m train_model.distill --corpus "$${CORPUS:-demo}" --teacher $(TEACHER) $(DISTILL)
+	@$(PY) -m train_model.distill --corpus "$${CORPUS:-demo}" --teacher "$$TEACHER" $(DISTILL)
 
 model-stats: $(ENV_BASE)  ## parameters and Mult-Adds of every recipe next to the published ones
 	@$(PY) -m train_model.model_stats
@@ -214,7 +225,7 @@ model-stats: $(ENV_BASE)  ## parameters and Mult-Adds of every recipe next to th
 # KEEP= and QUANTIZE= pass options to the calibration, e.g. KEEP="decoder.output_projection *.fc2"
 .PHONY: ptq qat sensitivity
 CALIBRATE = $(PY) -m train_model.quantization.ptq --model $(MODEL) --output $(PTQ) \
-  $(foreach pattern,$(KEEP),--keep '$(pattern)') $(QUANTIZE)
+  $(foreach pattern,$(KEEP),--keep $(call quoted,$(pattern))) $(QUANTIZE)
 ptq: $(WEIGHTS) | $(call NEEDS,int8)  ## calibrate INT8: a quantised checkpoint of MODEL in half a minute (KEEP="layers")
 	@$(CALIBRATE)
 
@@ -243,7 +254,7 @@ nvcc:  ## install NVIDIA's CUDA 13.0 compiler into .venv where the system has no
 	  sh requirements/environment.sh $$python && $(INSTALL) requirements/nvcc.lock; })
 
 headers:  ## fetch TensorRT's headers from GitHub where there are none (build/TensorRT; RELEASE=10.16)
-	@$(ANY_PYTHON) -m trt_code.headers $(RELEASE:%=--release %) >&2
+	@$(ANY_PYTHON) -m trt_code.headers $(if $(RELEASE),--release "$$RELEASE") >&2
 
 plugins: needs-cmake nvcc headers  ## the TensorRT plugins (build/plugins; TENSORRT_ROOT=)
 	@$(call CMAKE_BUILD,)
@@ -313,7 +324,7 @@ endif
 # --- Measure and use ----------------------------------------------------------------------------
 .PHONY: bench sweep throughput eval translate translate-corpus report compare triton
 # Options that are given to make: RUNNER=ort,torch PRECISION="fp32 fp16" DEVICE=cpu THREADS=2 BEAM=4 LENPEN=0.6 ...
-option = $(if $(filter command,$(origin $(1))),--$(2) "$$$(1)")
+option = $(if $(filter $(1),$(GIVEN)),--$(2) "$$$(1)")
 MACHINE_OPTIONS = $(call option,DEVICE,device) $(call option,THREADS,threads) \
   $(call option,KERNELS,kernels) $(call option,CUDA_GRAPH,cuda-graph)
 RUN_OPTIONS = $(MACHINE_OPTIONS) $(call option,BEAM,beam) $(call option,LENPEN,lenpen)
@@ -336,12 +347,9 @@ eval: model-has-test $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## 
 
 ifneq ($(origin TEXT),undefined)
 SENTENCE := -- "$$TEXT"
-# as it was given: a price such as $5 is not a make variable
-override TEXT := $(value TEXT)
-export TEXT
 endif
 # ONNX Runtime reads one graph, in one precision; the other runners read the checkpoint or an engine.
-GRAPH := $(if $(filter command,$(origin PRECISION)),$(patsubst int8,qdq,$(filter-out fp32,$(PRECISION))))
+GRAPH := $(if $(filter PRECISION,$(GIVEN)),$(patsubst int8,qdq,$(filter-out fp32,$(PRECISION))))
 GRAPH := $(GRAPH:%=.%)
 TRANSLATED := $(if $(filter torch cuda-graph trt%,$(RUNNER)),,$(if $(filter ort,$(RUNNER)),$(BUILD)/model$(GRAPH).onnx,$(call half_of,$(GRAPH))))
 translate: model-has-text $(TRANSLATED)  ## translate TEXT="...", stdin, or what is entered (N_BEST= UNKNOWN= ON_ERROR= FORMAT=, TRANSLATE= passes options)
@@ -349,10 +357,6 @@ translate: model-has-text $(TRANSLATED)  ## translate TEXT="...", stdin, or what
 	  $(call option,N_BEST,n-best) $(call option,UNKNOWN,unknown) $(call option,ON_ERROR,on-error) \
 	  $(call option,FORMAT,format) $(TRANSLATE) $(SENTENCE)
 
-# IN and OUT as they were given: a glob is for the program, which knows buckets too.
-override IN := $(value IN)
-override OUT := $(value OUT)
-export IN OUT
 translate-corpus: model-has-text $(call NEEDS,ray)  ## translate the files IN= into the folder OUT= on a Ray cluster (WORKERS= ADDRESS= N_BEST=, RAY= passes options)
 	@$(PY) -m trt_code.translate_corpus --input "$$IN" --output "$$OUT" --model $(MODEL) $(RUNNER_OPTIONS) \
 	  $(call option,MAX_TOKENS,max-tokens) $(call option,N_BEST,n-best) $(call option,UNKNOWN,unknown) \

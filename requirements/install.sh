@@ -36,8 +36,9 @@ run_pip() {
   "$interpreter" -m pip "$command" -qq --disable-pip-version-check --no-deps "$@"
 }
 entries() {  # the entries of the lock $1 that are sources (1) or not (0)
-  awk -v sources="^($sources)==" -v wanted="$2" \
-    '/^[^ #]/ { kind = ($0 ~ sources) } kind + 0 == wanted' "$1"
+  folder=$(cd "$(dirname "$1")" && pwd)
+  awk -v sources="^($sources)==" -v wanted="$2" -v folder="$folder" \
+    '/^[^ #]/ { kind = ($0 ~ sources) } { sub(/^-r /, "-r " folder "/") } kind + 0 == wanted' "$1"
 }
 build() {  # wheels of the sources in the file $1
   "$python" -m venv "$building/tools"

@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 PROJECT = FOLDER.parent / "pyproject.toml"
 EXTRAS = ("train", "int8", "ray", "dev", "download")
 # extras that do not depend on the other packages
-ON_NOTHING = ("tensorrt", "nvcc", "build", "audit", "lock")
+ON_NOTHING = ("tensorrt", "nvcc", "build", "audit", "lock", "engines", "triton")
 GPU_LIBRARIES = ("nvidia-", "triton", "cuda-")
 PYPI = "https://pypi.org/simple"
 CPU_BUILDS = "https://download.pytorch.org/whl/cpu"

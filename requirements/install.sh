@@ -25,7 +25,7 @@ if command -v flock >/dev/null; then flock 9; fi
 
 # Packages of which PyPI has only the source. pip would fetch their build tools without hashes. So their wheels are
 # built first, with the tools of build.lock in an environment of their own.
-sources='antlr4-python3-runtime|fairseq|tensorrt-rtx'
+sources='antlr4-python3-runtime|docopt|fairseq|tensorrt-rtx|tensorrt-rtx-cu13'
 tools=$(dirname "$0")/build.lock
 building=$environment.build
 trap 'rm -rf "$building"' EXIT
@@ -47,6 +47,10 @@ build() {  # wheels of the sources in the file $1
       -r "$1" -w "$building/wheels"
 }
 install() {  # the lock $1
+  if ! grep -Eq "^($sources)==" "$1"; then
+    run_pip "$python" install --only-binary :all: --require-hashes -r "$1"
+    return
+  fi
   entries "$1" 0 >"$building/lock" && entries "$1" 1 >"$building/sources" &&
     run_pip "$python" install --only-binary :all: --require-hashes -r "$building/lock" || return
   sed '/^ /d; s/ *\\$//' "$building/sources" >"$building/names"

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 
@@ -27,7 +28,18 @@ HOSTILE = [
         b"-1",
         b"1e999",
     ),
-    *(b"99999999999999999999999", b"nan", b"null", b"{}", b"[]", b"[[[[", b'"', b": ", b"&a *a"),
+    *(
+        b"99999999999999999999999",
+        b"nan",
+        b"null",
+        b"{}",
+        b"[]",
+        b"[[[[",
+        b'"',
+        b": ",
+        b"&a *a",
+        b"x: &x [1]\ny: [*x, *x]\n",
+    ),
     *(b"!!python/object/apply:os.abort []", b"<s> 1", b"../../../etc/passwd", b"\xed\xa0\x80"),
     *(
         text.encode()
@@ -111,7 +123,7 @@ def damage_graph(content: bytes, chance: random.Random) -> bytes:
     graph = model.graph
     for _ in range(chance.choice([1, 1, 2])):
         node, weight = chance.choice(graph.node), chance.choice(graph.initializer)
-        match chance.randrange(14):
+        match chance.randrange(16):
             case 0:
                 graph.node.remove(node)
             case 1:
@@ -141,9 +153,27 @@ def damage_graph(content: bytes, chance: random.Random) -> bytes:
                 weight.data_location = onnx.TensorProto.EXTERNAL
                 for key in ("location", "offset", "length"):
                     weight.external_data.add(key=key, value=chance.choice(EXTERNAL[key]))
+            case 13 | 14:
+                graph.node.extend(_growing(graph.input[0].name, chance))
             case _:
                 model.opset_import[0].version = chance.choice([0, 7, 13, 99])
     return model.SerializeToString()
+
+
+def _growing(source: str, chance: random.Random) -> list[onnx.NodeProto]:
+    """Nodes that make a tensor of a computed size, which may be too large for any memory."""
+    make = onnx.helper.make_node
+    factor = np.array([chance.choice([1, 2, 2**10, 2**20, 2**40, -1])])
+    growth = chance.choice(["Mul", "Max", "Pow", "Add"])
+    end = chance.choice(
+        [make("ConstantOfShape", ["grown"], ["made"]), make("Expand", [source, "grown"], ["made"])]
+    )
+    return [
+        make("Constant", [], ["factor"], value=onnx.numpy_helper.from_array(factor)),
+        make("Shape", [source], ["size"]),
+        make(growth, ["size", "factor"], ["grown"]),
+        end,
+    ]
 
 
 class Runs:

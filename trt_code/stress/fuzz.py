@@ -13,6 +13,7 @@ import io
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -23,25 +24,30 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+import yaml
 
 from onnx_export import export
+from onnx_export.checked import is_checked
 from onnx_export.onnx_file import load_onnx
 from onnx_export.step_session import StepSession
 from onnx_export.verify_one_pass import open_session
-from train_model import recipe
+from train_model import loss_curves, recipe
 from train_model.cli import Parser, UserError, run, whole_number
 from train_model.data.corpora.demo import GLOSSARY
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import decode_lines, raw_lines
 from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
+from train_model.data.transfer import Ledger
 from train_model.model_folder import ModelFolder, find_model
-from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.checkpoint import Loaded, load_checkpoint, save_checkpoint
+from train_model.models.safetensors_file import save_safetensors
 from train_model.progress import track
 from trt_code import graph_lint, onnx_surgeon, report
 from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.sidecar import FORMAT, read_sidecar, stale_reason
 from trt_code.engine.tensorrt_api import FULL
+from trt_code.measure import layer_precision, roofline
 from trt_code.runners import Unavailable, create
 from trt_code.stress.damage import Damage, damage, damage_checkpoint, damage_graph, damage_json
 from trt_code.tests.runners.fake_runner import FakeRunner
@@ -55,6 +61,14 @@ ROOT = Path(export.__file__).parents[1]
 CHECKPOINTS = [
     ROOT / "train_model" / "tests" / "fixtures" / f"checkpoint_{kind}.pt" for kind in ("nat", "ar")
 ]
+DESCRIBED = ROOT / "data_model" / "demo"
+CEILINGS = next((ROOT / "doc" / "results").rglob("roofline.json"))
+KERNELS = next((ROOT / "doc" / "results").rglob("kernels.json")).read_bytes()
+LOG = b'| train_inner | {"num_updates": "2", "loss": "9", "gnorm": "1"}\n' * 3
+LAYERS = (
+    b'{"Layers": [{"Name": "a", "LayerType": "gemm", "Inputs": [{"Format/Datatype": "Int8"}]}]}'
+)
+LEDGER = b'{"x": {"size": 1, "sha256": "0", "checked": false}}'
 HANG = 300  # seconds until a case counts as hanging; the slowest case takes a tenth of this
 LONGEST_LINE = 1000  # characters of a refusal; it may quote ONNX Runtime, but not a whole file
 WHOLE = hashlib.sha256(b"whole").hexdigest()
@@ -93,6 +107,7 @@ class Targets:
         self._halves = {path.name: path.read_bytes() for path in halves.glob("*.onnx")}
         self._tokenizer = Tokenizer.from_files(files)
         self._checkpoints = [_saved_again(path, folder / "saved.pt") for path in CHECKPOINTS]
+        self._tensors, self._options = _tensors(CHECKPOINTS[0], folder)
         self._sentences = files.test_src.read_text(encoding="utf-8").split("\n")[:5]
 
     def all(self) -> dict[str, Callable[[random.Random], None]]:
@@ -109,6 +124,9 @@ class Targets:
             "plan": self.plan,
             "sidecar": self.sidecar,
             "results": self.results,
+            "documents": self.documents,
+            "description": self.description,
+            "safetensors": self.safetensors,
             "text": self.text,
         }
 
@@ -134,9 +152,7 @@ class Targets:
             raise
         finally:
             assert not witness.exists(), "the checkpoint's code ran"
-        if loaded.kind == "conv_crf_transformer" and loaded.config.max_source_positions >= 4:
-            with torch.inference_mode():
-                loaded.model(torch.from_numpy(pad([[0, 5, 6, 2], [0, 5, 2]])))
+        _run(loaded)
 
     def onnx(self, chance: random.Random) -> None:
         """Read an ONNX file with each of its readers: the lint, the server's, verify, ONNX Runtime."""
@@ -255,6 +271,48 @@ class Targets:
                 lambda: cost.main(["--measured", str(path), "--price-per-hour", "2.5"]),
             )
 
+    def documents(self, chance: random.Random) -> None:
+        """Read one of the other JSON files: a log, a layer report, a checksum ledger, measured kernels."""
+        kind = chance.choice(["log", "layers", "ledger", "kernels", "checked"])
+        match kind:
+            case "log":
+                path = self._write("train.log", LOG, chance)
+                loss_curves.compare({"a": loss_curves.read(path)})
+            case "layers":
+                layer_precision.of_engine(self._write("layers.json", LAYERS, chance, damage_json))
+            case "ledger":
+                path = self._write("checksums.json", LEDGER, chance, damage_json)
+                Ledger(path).accept("x", path)
+            case "kernels":
+                path = self._write("kernels.json", KERNELS, chance, damage_json)
+                output = str(self._folder / "roofline")
+                with mock.patch.object(roofline, "plot", lambda results, path: path.touch()):
+                    roofline.main(
+                        ["--kernels", str(path), "--ceilings", str(CEILINGS), "--output", output]
+                    )
+            case "checked":
+                path = self._write(
+                    "checked.json", b'{"model.onnx": [1, 2, 3, 4]}', chance, damage_json
+                )
+                assert not is_checked(path.with_name("model.onnx"))
+
+    def description(self, chance: random.Random) -> None:
+        """Read a model folder with a damaged model.yaml, or with a damaged file that it names."""
+        folder = self._folder / "described"
+        shutil.copytree(DESCRIBED, folder, dirs_exist_ok=True)
+        hit = chance.choice(["model.yaml", "model.yaml", "dict.en.txt", "bpe.codes", "seen.txt"])
+        self._write(f"described/{hit}", (DESCRIBED / hit).read_bytes(), chance)
+        Tokenizer.from_files(find_model(str(folder))).encode("two")
+
+    def safetensors(self, chance: random.Random) -> None:
+        """Load and run a network of a .safetensors file, whose options are in a model.yaml."""
+        hit = chance.random() < 0.7
+        path = self._write(
+            "tensors/model.safetensors", self._tensors, chance, damage if hit else _whole
+        )
+        self._write("tensors/model.yaml", self._options, chance, _whole if hit else damage)
+        _run(load_checkpoint(path))
+
     def text(self, chance: random.Random) -> None:
         """Translate text; the output must have as many lines as the input."""
         content = damage("\n".join(self._sentences).encode(), chance)
@@ -280,6 +338,28 @@ class Targets:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((how or damage)(content, chance))
         return path
+
+
+def _run(loaded: Loaded) -> None:
+    """Translate two sentences if the network takes that many tokens."""
+    if min(loaded.config.max_source_positions, loaded.config.max_target_positions) < 8:
+        return
+    source = torch.from_numpy(pad([[0, 5, 6, 2], [0, 5, 2]]))
+    with torch.inference_mode():
+        if loaded.kind == "conv_crf_transformer":
+            loaded.model(source)
+        elif loaded.kind == "transformer_multibranch_v2":
+            loaded.model(source, source)
+
+
+def _tensors(path: Path, folder: Path) -> tuple[bytes, bytes]:
+    """Return a .safetensors file and a model.yaml with the network of a checkpoint."""
+    loaded = load_checkpoint(path)
+    save_safetensors(folder / "model.safetensors", loaded.model.state_dict())
+    options = {k: v for k, v in vars(loaded.config.to_args()).items() if k != "arch"}
+    description = f"architecture: {loaded.kind}\ncheckpoint: model.safetensors\n"
+    content = description + yaml.safe_dump({"options": options})
+    return (folder / "model.safetensors").read_bytes(), content.encode()
 
 
 def _saved_again(path: Path, place: Path) -> bytes:

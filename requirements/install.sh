@@ -54,7 +54,9 @@ install() {  # the lock $1
   entries "$1" 0 >"$building/lock" && entries "$1" 1 >"$building/sources" &&
     run_pip "$python" install --only-binary :all: --require-hashes -r "$building/lock" || return
   sed '/^ /d; s/ *\\$//' "$building/sources" >"$building/names"
-  run_pip "$python" install --no-index -r "$building/names" >/dev/null 2>&1 ||
+  # are they installed already? Nothing may come from a folder of wheels that pip's configuration names
+  (unset PIP_FIND_LINKS; PIP_CONFIG_FILE=/dev/null run_pip "$python" install --no-index -r "$building/names") \
+    >/dev/null 2>&1 ||
     { build "$building/sources" && run_pip "$python" install --no-index "$building"/wheels/*.whl; }
 }
 

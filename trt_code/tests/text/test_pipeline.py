@@ -15,7 +15,7 @@ from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.tests.tiny import SENTENCES
 from trt_code.text import pipeline
 from trt_code.text.pipeline import Pipeline
-from trt_code.text.translator import LineTranslator
+from trt_code.text.translator import LineTranslator, Translator
 
 LINES = [*SENTENCES, "", "  ", *SENTENCES[::-1], "nine"] * 3
 

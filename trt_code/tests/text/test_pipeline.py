@@ -15,7 +15,7 @@ from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.tests.tiny import SENTENCES
 from trt_code.text import pipeline
 from trt_code.text.pipeline import Pipeline
-from trt_code.text.translator import LineTranslator, Translator
+from trt_code.text.translator import LineTranslator
 
 LINES = [*SENTENCES, "", "  ", *SENTENCES[::-1], "nine"] * 3
 
@@ -119,7 +119,7 @@ def test_a_score_that_is_no_number_is_never_a_translation(value, n_best, codec, 
             return output
 
     with pytest.raises(UserError, match="scores that are infinite or not numbers"):
-        Translator(Broken(), Tokenizer.from_files(tiny_files)).translate(LINES, n_best=n_best)
+        LineTranslator(Broken(), Tokenizer.from_files(tiny_files)).translate(LINES, n_best=n_best)
     with (
         Pipeline(codec, [Broken()], 0, max_tokens=40, max_sentences=3, n_best=n_best) as running,
         pytest.raises(UserError, match="scores that are infinite or not numbers"),

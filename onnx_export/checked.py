@@ -10,7 +10,7 @@ from pathlib import Path
 from train_model.cli import UserError, atomic_path
 from train_model.documents import read_json
 
-RECORD = "checked.json"
+RECORD = ".checked.json"
 
 
 def is_checked(path: Path) -> bool:

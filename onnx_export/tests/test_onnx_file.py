@@ -406,7 +406,7 @@ def test_a_file_is_checked_again_when_another_takes_its_place(tmp_path):
         with pytest.raises(UserError, match="makes more than"):
             open_session(harmful)
     for damaged in ("[]", "{", "[" * 100_000, '{"model.onnx": 1}'):
-        (tmp_path / "checked.json").write_text(damaged)
+        (tmp_path / ".checked.json").write_text(damaged)
         assert not is_checked(path)
 
 

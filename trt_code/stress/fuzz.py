@@ -292,7 +292,7 @@ class Targets:
                     )
             case "checked":
                 path = self._write(
-                    "checked.json", b'{"model.onnx": [1, 2, 3, 4]}', chance, damage_json
+                    ".checked.json", b'{"model.onnx": [1, 2, 3, 4]}', chance, damage_json
                 )
                 assert not is_checked(path.with_name("model.onnx"))
 

@@ -70,6 +70,11 @@ def whole_number(least: int, most: int = MAX_WHOLE_NUMBER) -> Callable[[str], in
     return convert
 
 
+def size(text: str) -> int:
+    """Return the whole number of at most nine digits that ``text`` is, or 0 if it is something else."""
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
+
+
 def number(least: float, most: float = MAX_NUMBER) -> Callable[[str], float]:
     """The type of an argument that is a number from ``least`` to ``most``, both included."""
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import MAX_THREADS, MAX_WHOLE_NUMBER, UserError, number, whole_number
+from train_model.cli import MAX_THREADS, MAX_WHOLE_NUMBER, UserError, number, size, whole_number
 from train_model.model_folder import MODEL_HELP
 from train_model.models.architectures import Family
 from train_model.models.refinement import MAX_ITERATIONS
@@ -265,8 +265,8 @@ def parse_shapes(text: str) -> list[tuple[int, int]]:
     """
     shapes = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)x(\d+)\s*", part)
-        batch, length = (int(size[:9]) for size in match.groups()) if match else (0, 0)
+        match = re.fullmatch(r"\s*([0-9]+)x([0-9]+)\s*", part)
+        batch, length = map(size, match.groups()) if match else (0, 0)
         if not 1 <= batch <= MAX_SIZE or not 3 <= length <= MAX_SIZE:
             raise UserError(
                 f"shape {part!r} is not BATCHxLENGTH with a batch of 1 and a length of 3 at least, and "
@@ -279,7 +279,7 @@ def parse_shapes(text: str) -> list[tuple[int, int]]:
 def parse_sizes(text: str, name: str) -> list[int]:
     """Parse ``1,4,16``, the value of the option ``name``; raises ``UserError`` for something else."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and 0 < int(part[:9]) <= MAX_SIZE for part in parts):
+    if not all(0 < size(part) <= MAX_SIZE for part in parts):
         raise UserError(
             f"{name} {text!r} is not a list of whole numbers above 0, and {MAX_SIZE} at most; "
             f"write e.g. {name} 1,4,16"

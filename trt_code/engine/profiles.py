@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from train_model.cli import UserError
+from train_model.cli import UserError, size
 
 
 class Shape(NamedTuple):
@@ -26,7 +26,7 @@ class Shape(NamedTuple):
 def shape_argument(text: str) -> Shape:
     """Parse ``"16x32"`` for argparse."""
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(map(size, parts)):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a shape; write batch x length, as in 16x32"
         )
@@ -74,7 +74,7 @@ def range_argument(text: str) -> tuple[str, Range]:
     """Parse ``"beam=1:1:4"`` for argparse."""
     name, equals, sizes = text.partition("=")
     numbers = sizes.split(":")
-    if not (name and equals and len(numbers) == 3 and all(n.isdecimal() for n in numbers)):
+    if not (name and equals and len(numbers) == 3 and all(size(n) or n == "0" for n in numbers)):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a range of an axis; write name=min:opt:max, as in beam=1:1:4"
         )

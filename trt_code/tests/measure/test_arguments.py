@@ -1,11 +1,13 @@
 """Arguments shared by several programs: accepted values, and one-line refusals."""
 
+import argparse
 import importlib
 
 import pytest
 
 from train_model.cli import Parser, UserError, number, whole_number
 from trt_code import arguments
+from trt_code.engine import profiles
 from trt_code.runners import Request, names
 
 PROGRAMS = [
@@ -18,14 +20,29 @@ PROGRAMS = [
 ]
 
 
+ODD_SIZES = ("\u0663", "\u00b2", "9" * 5000, "1" + "0" * 9)
+"""An Arabic digit, a superscript, more digits than Python converts, and a number above nine digits."""
+ODD_SHAPES = [f"{size}x8" for size in ODD_SIZES]
+
+
 def test_parse_shapes():
     assert arguments.parse_shapes("16x32, 1x8") == [(16, 32), (1, 8)]
 
 
-@pytest.mark.parametrize("text", ["", "16", "16x", "0x8", "4x2", "-1x8", "16x32;1x8", "axb"])
+@pytest.mark.parametrize(
+    "text", ["", "16", "16x", "0x8", "4x2", "-1x8", "16x32;1x8", "axb", *ODD_SHAPES]
+)
 def test_bad_shapes_are_one_line(text):
     with pytest.raises(UserError, match="BATCHxLENGTH"):
         arguments.parse_shapes(text)
+
+
+@pytest.mark.parametrize("text", [*ODD_SHAPES, "0x8"])
+def test_bad_shapes_and_ranges_of_engines_are_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        profiles.shape_argument(text)
+    with pytest.raises(argparse.ArgumentTypeError):
+        profiles.range_argument(f"beam=1:1:{text}")
 
 
 def test_parse_names_refuses_with_the_known_ones():
@@ -41,7 +58,7 @@ def test_parse_sizes():
     assert arguments.parse_sizes("1, 16,4", "--batches") == [1, 16, 4]
 
 
-@pytest.mark.parametrize("text", ["", "1,", "0", "-1", "1.5", "1;2", "x"])
+@pytest.mark.parametrize("text", ["", "1,", "0", "-1", "1.5", "1;2", "x", *ODD_SIZES])
 def test_bad_sizes_are_one_line(text):
     with pytest.raises(UserError, match=r"--batches .* is not a list of whole numbers above 0"):
         arguments.parse_sizes(text, "--batches")

@@ -1,6 +1,7 @@
 """``Translator``, the class for programs: translates with a model folder on any runner."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
@@ -114,11 +115,14 @@ class Translator:
     def translate(self, lines: Sequence[str]) -> list[str]:
         """Translate sentences; one without text gives an empty string.
 
+        Warns:
+            UserWarning: a sentence is unlike the text that trained the model; its translation may be wrong.
+
         Raises:
             UserError: a sentence is refused; the message names it by its number, from 1. Nothing has been
                 translated then.
         """
-        return [translation.text for translation in self._open().translate(_lines(lines))]
+        return [translation.text for translation in _warned(self._open().translate(_lines(lines)))]
 
     def translate_batch(
         self,
@@ -138,10 +142,13 @@ class Translator:
                 several lengths, on the runners ort-split, torch, cuda-graph and trt-split.
             return_scores: whether scores and tokens are returned; without them these lists are empty.
 
+        Warns:
+            UserWarning: as :meth:`translate`.
+
         Raises:
             UserError: as :meth:`translate`, or the runner does not give that many hypotheses.
         """
-        found = self._open().translate(_lines(lines), n_best=n_best, beam=beam)
+        found = _warned(self._open().translate(_lines(lines), n_best=n_best, beam=beam))
         hypotheses = [translation.hypotheses for translation in found]
         texts = [[one.text for one in line] for line in hypotheses]
         if not return_scores:
@@ -184,6 +191,14 @@ class Translator:
         if self._translator is None:
             raise ValueError("the translator is closed")
         return self._translator
+
+
+def _warned(translations: list[Translation]) -> list[Translation]:
+    """Return ``translations`` after a warning, at the line of the caller's program, for each that has one."""
+    for translation in translations:
+        if translation.warning:
+            warnings.warn(translation.warning, stacklevel=3)
+    return translations
 
 
 def _lines(lines: Sequence[str]) -> list[str]:

@@ -88,6 +88,20 @@ def test_what_is_refused(translator, tiny_folder, cache):
         closed.translate(["one"])
 
 
+def test_a_sentence_unlike_the_training_text_warns(tiny_folder, tmp_path, recwarn):
+    folder = shutil.copytree(tiny_folder, tmp_path / "tiny")
+    known = (folder / "model.yaml").read_text().replace("  codes:", "  longest: 3\n  codes:")
+    (folder / "model.yaml").write_text(known)
+    with api.Translator(folder, device="cpu", runner="torch") as translator:
+        translator.translate(["one"])
+        assert not recwarn
+        with pytest.warns(UserWarning, match="line 2: 4 tokens, .* may be wrong") as warned:
+            translator.translate(["one", "one two"])
+        assert warned[0].filename == __file__
+        with pytest.warns(UserWarning, match="line 1: 4 tokens"):
+            translator.translate_batch(["one two"])
+
+
 def test_int8_is_calibrated_and_kept(tiny_folder, cache, translator, capfd):
     with api.Translator(tiny_folder, device="cpu", cache=cache, precision="int8") as quantized:
         assert (quantized.runner, quantized.precision) == ("ort-split", "int8")

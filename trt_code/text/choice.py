@@ -47,9 +47,7 @@ def open_runner(
             translations per sentence.
     """
     several = n_best > 1
-    chosen = spec(name, files.family) if name in RUNNERS else None
-    if several and chosen and not chosen.n_best:
-        raise UserError(one_translation(name))
+    check_n_best(name, files.family, n_best)
     names = _candidates(files.family, device, several) if name == "auto" else [name]
     folder = Path(options.get("build_dir", "build")) / files.name
     record = folder / "fastest.json"
@@ -84,6 +82,13 @@ def open_runner(
         if runner.name != fastest:
             runner.close()
     return next(runner for runner in runners if runner.name == fastest)
+
+
+def check_n_best(name: str, family: Family, n_best: int) -> None:
+    """Raise ``UserError`` if the runner ``name`` gives fewer than ``n_best`` translations per sentence."""
+    chosen = spec(name, family) if name in RUNNERS else None
+    if n_best > 1 and chosen and not chosen.n_best:
+        raise UserError(one_translation(name))
 
 
 def _candidates(family: Family, device: str, several: bool) -> list[str]:

@@ -7,7 +7,9 @@ from pathlib import Path
 import lite_transformer_trt  # noqa: F401  (makes the stages importable)
 from train_model import cli
 from train_model.model_folder import find_model
+from train_model.recipe import names
 from trt_code.devices import default_device
+from trt_code.text.choice import check_n_best
 from trt_code.text.graphs import cache_folder, ensure_built
 
 PROGRAM = "lite-transformer-trt"
@@ -64,8 +66,14 @@ def _as_recipe(arguments: list[str]) -> list[str]:
     """Return the arguments of the training for those of ``qat``: ``--model NAME`` is the recipe NAME-qat."""
     parser = cli.Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--build-dir", type=Path, default=Path("build"))
     known, others = parser.parse_known_args(arguments)
-    return ["--recipe", f"{known.model}-qat", *others]
+    recipe, start = f"{known.model}-qat", known.build_dir / f"{known.model}-ptq" / "checkpoint.pt"
+    if recipe in names() and not start.is_file() and not {"-h", "--help"} & set(others):
+        raise cli.UserError(
+            f"there is no {start}, from which it starts; make it with `{PROGRAM} ptq --model {known.model}`"
+        )
+    return ["--recipe", recipe, "--build-dir", str(known.build_dir), *others]
 
 
 def _with_graphs(name: str, arguments: list[str]) -> list[str]:
@@ -78,12 +86,16 @@ def _with_graphs(name: str, arguments: list[str]) -> list[str]:
         parser.add_argument("--runner", default="auto")
         parser.add_argument("--precision", default="fp32")
         parser.add_argument("--device", default="auto")
+        parser.add_argument("--n-best", default="1")
     known, _ = parser.parse_known_args(arguments)
     if known.help:
         return arguments
     files = find_model(known.model, known.build_dir or "build")
     build_dir = known.build_dir or cache_folder(files)
     if name in ONE_RUNNER:
+        check_n_best(
+            known.runner, files.family, int(known.n_best) if known.n_best.isdecimal() else 1
+        )
         device = default_device() if known.device == "auto" else known.device
         ensure_built(files, build_dir, known.runner, known.precision, device)
     else:

@@ -212,6 +212,14 @@ def test_the_wheel_translates(environment, tiny_folder, cache, translator, tmp_p
     status, shown, _ = run(console, "patch", "--help")
     assert status == 0
     assert shown.startswith("usage: lite-transformer-trt patch")
+    several = run(console, "translate", *options, "--runner", "ort", "--n-best", "3", "one")
+    assert (several[0], several[1]) == (2, "")
+    assert several[2].startswith("error: ort gives one translation per sentence")  # and no export
+    status, _, refused = run(console, "qat")
+    assert status == 2
+    assert refused.startswith(
+        "error: there is no build/demo-ptq/checkpoint.pt, from which it starts"
+    )
     assert run(console, "fly")[0::2] == (2, "error: no command 'fly'; choose from " + _commands())
     assert list(tmp_path.iterdir()) == []
 

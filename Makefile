@@ -98,7 +98,8 @@ WITHOUT_MODEL := help doctor env lock import models download corpus train distil
   report compare test test-gpu test-ray lint audit clean needs-% .venv/% build/lock/% build/audit/%
 ifneq ($(filter-out $(WITHOUT_MODEL),$(or $(MAKECMDGOALS),help)),)
 ANSWER := $(shell $(ASK) --make $(call quoted,$(MODEL)) 2>&1)
-ifneq ($(words $(ANSWER)),5)
+# Five words, the last one "random" or "file"; a shell's message may have five words too.
+ifneq ($(words $(ANSWER)) $(filter random file,$(word 5,$(ANSWER))),5 $(word 5,$(ANSWER)))
 $(error $(or $(subst error: ,,$(ANSWER)),$(PY) cannot run train_model.model_folder))
 endif
 ifneq ($(filter CHECKPOINT,$(GIVEN)),)

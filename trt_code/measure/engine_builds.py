@@ -151,14 +151,15 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(
             f"no patched graphs of {name} in {given.build_dir}; make them with `make patch`"
         )
-    known = read_record(given.output / RECORD)
+    known, machine = read_record(given.output / RECORD), describe("cpu", 1)
     print(TABLE.head())
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in paths:
         rows.append(record(path))
         print(TABLE.line(rows[-1]), flush=True)
-    models = known | {name: {"machine": describe("cpu", 1), "rows": rows}}
-    write_files(given.output, {RECORD: as_json(models), "builds.md": markdown(models)})
+        # at once: the next graphs may take long, or be interrupted
+        models = known | {name: {"machine": machine, "rows": rows}}
+        write_files(given.output, {RECORD: as_json(models), "builds.md": markdown(models)})
     wrong = sum(row["different"] != 0 for row in rows)
     print(f"{given.output}/builds.md: {len(rows)} graphs of {name}, {wrong} not as they should be")
     return int(wrong > 0)

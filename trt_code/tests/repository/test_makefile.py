@@ -242,6 +242,16 @@ def test_engines_are_of_graphs_for_plugins_where_these_are_built(clone):
     assert "cmake/build.sh" not in planned
 
 
+def test_an_interpreter_that_cannot_run_is_named(clone):
+    """Also if the shell's message has as many words as the answer that make expects."""
+    program = clone / "python"
+    program.write_text("#!/bin/sh\necho the interpreter is not here >&2; exit 1\n")
+    program.chmod(0o755)
+    reply = make("--dry-run", "engine-fp16", f"PYTHON={program}", folder=clone)
+    assert reply.returncode == 2
+    assert "the interpreter is not here" in reply.stderr
+
+
 def test_graphs_without_plugins_are_written_on_request(clone):
     assert ".plain." not in make("--dry-run", "patch", "patch-split", folder=clone).stdout
     planned = make("--dry-run", "patch", "patch-split", "PLUGINS=none", folder=clone).stdout

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from onnx_export.reference import with_reference_functions
 from onnx_export.tests.tiny import TINY, export_tiny
 from onnx_export.verify_one_pass import random_source
 from train_model.cli import UserError
+from train_model.model_folder import ModelFolder
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.fold import fold
 from train_model.quantization import ptq
@@ -136,7 +138,7 @@ def layers_of(graph: onnx.GraphProto) -> list[dict]:
     ]
 
 
-def test_an_engine_is_built_told_of_and_run(int8, tiny_files, tmp_path, monkeypatch):
+def test_an_engine_is_built_told_of_and_run(int8, tmp_path, monkeypatch):
     """With TensorRT mocked: an INT8 graph is built as every strongly typed one, with its layers' report."""
     network, path = int8
     monkeypatch.chdir(tmp_path)
@@ -163,7 +165,7 @@ def test_an_engine_is_built_told_of_and_run(int8, tiny_files, tmp_path, monkeypa
     sidecar = json.loads((folder / "model.int8.plan.json").read_text())
     assert sidecar["graph"]["path"] == "model.int8.onnx"
     assert "--layer-report" in sidecar["command"]
-    with create("trt", tiny_files, "int8", "cuda") as runner:
+    with create("trt", ModelFolder("tiny", Path("checkpoint.pt")), "int8", "cuda") as runner:
         source = np.array([[0, 5, 6, 2]])
         assert runner.run(source).tokens.tolist() == [[*source[0], *source[0]]]
     note = Bench.precision_note(runner)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from train_model.cli import UserError
+from train_model.documents import read_json, used
 
 _PENDING = ".pending-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux's renameat2
@@ -58,14 +59,11 @@ def settle(folder: Path) -> None:
 
 def _finish(record: Path) -> None:
     folder = record.parent
-    try:
-        decoded = json.loads(record.read_bytes())
+    remedy = "delete it, and make the files there again"
+    decoded = read_json(record, remedy)
+    with used(record, "a record of renames", remedy):
         parts = [Path(name).parts for names in decoded.items() for name in names]
         drafts = {folder / draft: folder / final for draft, final in decoded.items()}
-    except (AttributeError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{record} is damaged; delete it, and make the files there again"
-        ) from error
     inside = all(1 <= len(part) <= 2 and not {"..", "/"} & {*part} for part in parts)
     if not inside or any(final.parent != folder for final in drafts.values()):
         raise UserError(f"{record} names files elsewhere; delete it")

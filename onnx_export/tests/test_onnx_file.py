@@ -166,6 +166,12 @@ def test_a_record_of_renames_that_somebody_made_moves_nothing(tmp_path, record):
     assert not (tmp_path / "y").exists()
 
 
+def test_a_pipe_in_place_of_a_record_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / ".pending-1")
+    with pytest.raises(UserError, match="pending-1 is not a file; delete it"):
+        settle(tmp_path)
+
+
 def test_two_folders_swap_their_names(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()

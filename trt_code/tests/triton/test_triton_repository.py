@@ -171,6 +171,7 @@ def plan_build(zoo, monkeypatch, tmp_path, tiny_files) -> Path:
     graph.parent.mkdir()
     write_graph(graph, plugin="LiteTopK")
     flags = ["--onnx", str(graph), "--output", "build/tiny/model.fp16.plan"]
+    flags += ["--plugins", str(plugins / "liblite_plugins_trt11.so")]
     one, many = ("1x1", "1x32", "1x100"), ("2x1", "16x32", "32x100")
     for shapes in (one, many):
         flags += [

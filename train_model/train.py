@@ -30,7 +30,8 @@ from train_model.cli import Parser, UserError, one_at_a_time, run
 from train_model.data.corpora import DISTILLED, prepare
 
 WARM_UPDATES, TIMED_UPDATES = 3, 20
-HALF = ("bf16", "fp16")  # flags omitted without a GPU: they would only cost time
+# flags omitted without a GPU: they would only cost time, or need one
+ON_GPU = ("bf16", "fp16", "cuda_graphs")
 
 
 def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path:
@@ -57,8 +58,8 @@ def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path
         start = f"going on from {last}" if last.is_file() else "from the start"
         print(f"recipe {chosen.name}: {chosen.summary}")
         print(f"device: {_device()}; {start}")
-    if not torch.cuda.is_available() and not chosen.flags.keys().isdisjoint(HALF):
-        flags = {name: value for name, value in chosen.flags.items() if name not in HALF}
+    if not torch.cuda.is_available() and not chosen.flags.keys().isdisjoint(ON_GPU):
+        flags = {name: value for name, value in chosen.flags.items() if name not in ON_GPU}
         chosen = dataclasses.replace(chosen, flags=flags)
     _run_fairseq([str(data), "--save-dir", str(save_dir), *chosen.arguments()])
     best = save_dir / "checkpoint_best.pt"
@@ -130,6 +131,10 @@ def _forecast(fairseq_train: Any) -> Iterator[None]:
 
     def train_epoch(cfg, trainer, task, epoch_itr):
         if "train_step" not in vars(trainer):
+            if getattr(cfg.task, "cuda_graphs", False):
+                from train_model.fairseq_plugin.graphed_steps import GraphedSteps
+
+                trainer.train_step = GraphedSteps(trainer)
             trainer.train_step = _timed(trainer, _updates_in_all(cfg, len(epoch_itr)))
         return original(cfg, trainer, task, epoch_itr)
 
@@ -151,15 +156,17 @@ def _updates_in_all(cfg: Any, batches: int) -> float:
 def _timed(trainer: Any, updates: float):
     """Wrap ``trainer.train_step`` to print the forecast once enough updates were timed."""
     step = trainer.train_step
-    seconds = []
+    done, start = 0, 0.0
 
     def train_step(*args, **kwargs):
-        start = time.perf_counter()
+        nonlocal done, start
         result = step(*args, **kwargs)
-        if len(seconds) < WARM_UPDATES + TIMED_UPDATES:
-            seconds.append(time.perf_counter() - start)
-            if len(seconds) == WARM_UPDATES + TIMED_UPDATES:
-                pace = sum(seconds[WARM_UPDATES:]) / TIMED_UPDATES
+        if done < WARM_UPDATES + TIMED_UPDATES:
+            done += 1
+            if done == WARM_UPDATES:
+                start = _now()
+            elif done == WARM_UPDATES + TIMED_UPDATES:
+                pace = (_now() - start) / TIMED_UPDATES
                 left = updates - trainer.get_num_updates()
                 print(
                     f"{pace:.3f} s an update; the remaining {left:.0f} updates take about "
@@ -169,6 +176,15 @@ def _timed(trainer: Any, updates: float):
         return result
 
     return train_step
+
+
+def _now() -> float:
+    """Return the time in seconds when the GPU, if there is one, has done all that it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _duration(seconds: float) -> str:

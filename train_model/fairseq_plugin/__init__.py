@@ -13,6 +13,7 @@ from . import (  # noqa: E402, F401
     fused_adam,
     glat_loss,
     master_weights,
+    r_drop,
     transformer_multibranch_v2,
     translation_ar,
     translation_nat,

@@ -17,7 +17,8 @@ def _build_masters(cls, args, params: list[nn.Parameter], flatten: bool = True):
     return {flat.device.index: flat} if flatten else [flat]
 
 
-def _flat(optimizer: _FP16OptimizerMixin) -> nn.Parameter:
+def flat_master(optimizer: _FP16OptimizerMixin) -> nn.Parameter:
+    """Return the FP32 copy of all weights [N], with its gradient."""
     masters = optimizer.fp32_params
     (flat,) = masters.values() if isinstance(masters, dict) else masters
     return flat
@@ -33,14 +34,14 @@ def _views(flat: Tensor, like: list[nn.Parameter]) -> list[Tensor]:
 def _gradients_to_masters(self: _FP16OptimizerMixin) -> None:
     if self._needs_sync:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.fp16_params]
-        torch._foreach_copy_(_views(_flat(self).grad, self.fp16_params), gradients)
+        torch._foreach_copy_(_views(flat_master(self).grad, self.fp16_params), gradients)
         self._needs_sync = False
 
 
 @torch.no_grad()
 def _masters_to_weights(self: _FP16OptimizerMixin) -> None:
     weights = [parameter.data for parameter in self.fp16_params]
-    torch._foreach_copy_(weights, _views(_flat(self).data, self.fp16_params))
+    torch._foreach_copy_(weights, _views(flat_master(self).data, self.fp16_params))
 
 
 def _zero_grad(self: _FP16OptimizerMixin) -> None:

@@ -22,12 +22,12 @@ from fairseq.tasks.translation_lev import (
     TranslationLevenshteinTask,
 )
 
-from train_model.fairseq_plugin.kept_batches import KeepsBatches
+from train_model.fairseq_plugin.kept_batches import KeepsBatches, KeptBatchesConfig
 
 
 @dataclass
-class TranslationNatConfig(TranslationLevenshteinConfig):
-    """The options of ``translation_lev``, the schedule of glancing, and ``keep_batches``."""
+class TranslationNatConfig(KeptBatchesConfig, TranslationLevenshteinConfig):
+    """The options of ``translation_lev``, the schedule of glancing, and those of kept batches."""
 
     glancing_start: float = field(
         default=0.5, metadata={"help": "share of the wrong tokens shown at first (glat_loss)"}
@@ -37,9 +37,6 @@ class TranslationNatConfig(TranslationLevenshteinConfig):
     )
     glancing_updates: int = field(
         default=100_000, metadata={"help": "updates between the two shares (glat_loss)"}
-    )
-    keep_batches: bool = field(
-        default=False, metadata={"help": "collate every batch once (needs --num-workers 0)"}
     )
 
 
@@ -54,9 +51,13 @@ class TranslationNatTask(KeepsBatches, TranslationLevenshteinTask):
         done = min(1.0, update / max(1, self.cfg.glancing_updates))
         return self.cfg.glancing_start + done * (self.cfg.glancing_end - self.cfg.glancing_start)
 
+    def with_schedule(self, sample: dict[str, Any], update: int) -> dict[str, Any]:
+        """Return the sample with the ratio, unless it has one."""
+        return {"glancing_ratio": self.glancing_ratio(update)} | sample
+
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
         """Train as ``translation_lev`` does; adds the ratio for ``glat_loss`` to the sample."""
-        sample["glancing_ratio"] = self.glancing_ratio(update_num)
+        sample = self.with_schedule(sample, update_num)
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
     def valid_step(self, sample, model, criterion):

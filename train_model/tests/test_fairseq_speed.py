@@ -171,3 +171,65 @@ def test_an_autoregressive_training_starts_from_given_weights():
     args.encoder_ffn_embed_dim *= 2
     with pytest.raises(UserError, match="other sizes than the network to train"):
         TransformerMultibranchModel.build_model(args, task)
+
+
+def test_square_batches_have_few_shapes_and_every_sentence():
+    from train_model.fairseq_plugin.kept_batches import padded_width, square_batches
+
+    lengths = np.random.default_rng(0).integers(1, 90, 500)
+    indices = np.random.default_rng(1).permutation(1000)[:500]
+    batches = square_batches(indices, lengths, 80, max_tokens=320, multiple=2)
+    length = dict(zip(indices.tolist(), np.minimum(lengths, 80).tolist(), strict=True))
+    sizes = {}
+    for batch in batches:
+        width = int(padded_width(np.array([length[index] for index in batch]), 80).max())
+        assert len(batch) * width <= 320
+        sizes.setdefault(width, set()).add(len(batch))
+    assert all(len(found) <= 2 for found in sizes.values())
+    assert sizes[8] == {40}
+    assert set(np.concatenate(batches)) == set(indices)
+    assert sum(map(len, batches)) - len(indices) < 4  # only the last batch may repeat some
+    assert padded_width(np.array([1, 8, 9, 64, 65, 128, 129, 250]), 254).tolist() == [
+        *(8, 8, 16, 64, 80, 128, 160, 254)
+    ]
+
+
+def test_r_drop_is_the_mean_cross_entropy_and_the_divergence_of_both_passes():
+    from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
+
+    from train_model.fairseq_plugin.r_drop import _RDrop
+
+    torch.manual_seed(0)
+    logits = torch.randn(14, 50, dtype=torch.double, requires_grad=True)
+    target = torch.randint(2, 50, (7,))
+    target[2] = 1  # padding
+    lprobs = logits.log_softmax(-1)
+    cross_entropy, nll = label_smoothed_nll_loss(lprobs, torch.cat([target, target]), 0.1, 1)
+    first, second = lprobs.chunk(2)
+    both = [
+        torch.nn.functional.kl_div(p, q, log_target=True, reduction="none").sum(-1)
+        for p, q in ((first, second), (second, first))
+    ]
+    divergence = (sum(both) / 2)[target != 1].sum()
+    expected = cross_entropy / 2 + 3 / 2 * divergence
+    found, found_nll, found_divergence = _RDrop.apply(logits, target, 0.1, 3.0, 1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found_nll.double(), nll / 2, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found_divergence.double(), divergence, rtol=1e-6, atol=1e-5)
+    (wanted,) = torch.autograd.grad(expected, logits)
+    (gradient,) = torch.autograd.grad(2 * found, logits)
+    torch.testing.assert_close(gradient, 2 * wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_linear_layers_of_recorded_steps_have_the_usual_gradients():
+    from train_model.fairseq_plugin.graphed_steps import _linear
+
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(6, 5).double()
+    x, scale = torch.randn(3, 4, 6).double().requires_grad_(), torch.randn(3, 4, 5).double()
+    wanted, found = (
+        torch.autograd.grad((y * scale).sum(), [x, *layer.parameters()])
+        for y in (layer(x), _linear(layer, x))
+    )
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -148,3 +148,36 @@ def test_translation_lev_itself_takes_the_network(build_dir, tmp_path):
     plain += ["maximize_best_checkpoint_metric=false"]
     checkpoint = train.train(recipe.load("demo", plain), tmp_path)
     assert load_checkpoint(checkpoint).kind == "conv_crf_transformer"
+
+
+def test_recorded_steps_update_as_fairseq_does(build_dir, tmp_path, monkeypatch):
+    prepare("demo", build_dir)
+    fairseq_compat.prepare()
+    from train_model.fairseq_plugin import graphed_steps
+
+    steps = graphed_steps.GraphedSteps
+    kinds = {
+        "fairseq": lambda trainer: trainer.train_step,
+        "ours": lambda t: steps(t, capture=False),
+    }
+    monkeypatch.setattr(train, "ON_GPU", ())  # BF16 on this CPU too, for the masters
+    graphed = ["cuda_graphs=true", "keep_batches=true", "bf16=true", "optimizer=fused_adam"]
+    graphed += ["batch_size=null", "max_tokens=256", "data_buffer_size=0", "max_update=5"]
+    weights = []
+    for name, kind in kinds.items():
+        monkeypatch.setattr(graphed_steps, "GraphedSteps", kind)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data").symlink_to(build_dir / "data")
+        chosen = recipe.load("demo", [*SMALL, *graphed, "criterion=glat_loss", "dropout=0.1"])
+        weights.append(load_checkpoint(train.train(chosen, tmp_path / name)).model.state_dict())
+    ours, theirs = weights
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=2e-3)
+
+
+def test_recorded_steps_refuse_what_they_cannot_do(build_dir, tmp_path, monkeypatch):
+    prepare("demo", build_dir)
+    monkeypatch.setattr(train, "ON_GPU", ())
+    (tmp_path / "data").symlink_to(build_dir / "data")
+    with pytest.raises(UserError, match="cuda_graphs needs bf16: true, keep_batches: true"):
+        train.train(recipe.load("demo", [*SMALL, "cuda_graphs=true"]), tmp_path)

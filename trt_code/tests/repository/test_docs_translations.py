@@ -1,4 +1,4 @@
-"""The demo model gives every translation that a page prints."""
+"""The models give every translation that a page prints."""
 
 import re
 from pathlib import Path
@@ -37,6 +37,17 @@ def test_a_printed_translation_is_the_models(page, translator):
     assert printed
     found = translator.translate([source for source, _ in printed])
     assert [one.text for one in found] == [target for _, target in printed]
+
+
+def test_the_readmes_first_example_is_the_models():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    examples = re.findall(r'\$ make translate MODEL=(\S+) TEXT="(.*)"\n +(.+)\n', text)
+    assert examples
+    for model, source, target in examples:
+        files = find_model(model)
+        with create("torch", files, "fp32", "cpu") as runner:
+            (found,) = Translator(runner, Tokenizer.from_files(files)).translate([source])
+        assert found.text == target
 
 
 def test_what_is_called_wrong_is_wrong(translator):

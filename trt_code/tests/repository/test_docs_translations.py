@@ -46,7 +46,7 @@ def test_the_readmes_first_example_is_the_models():
     for model, source, target in examples:
         files = find_model(model)
         with create("torch", files, "fp32", "cpu") as runner:
-            (found,) = Translator(runner, Tokenizer.from_files(files)).translate([source])
+            (found,) = LineTranslator(runner, Tokenizer.from_files(files)).translate([source])
         assert found.text == target
 
 

@@ -43,17 +43,18 @@ def inspect(trt: ModuleType, model: onnx.ModelProto, sizes: Mapping[str, int]) -
 
     Args:
         model: a patched graph with its weights.
-        sizes: the size of every free axis, by name (``profiles.named_sizes``).
+        sizes: the sizes of the inputs' free axes, by name (``profiles.named_sizes``).
 
     Raises:
         UserError: TensorRT cannot parse the graph.
     """
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
+    given = {}  # a size of another name, such as a whole network's canvas, follows from these
     for item in fixed.graph.input:
         for dim in item.type.tensor_type.shape.dim:
-            if dim.HasField("dim_param"):
-                dim.dim_value = sizes[dim.dim_param]
+            if name := dim.dim_param:
+                given[name] = dim.dim_value = sizes[name]
     described = [*model.graph.value_info, *model.graph.output]
     known = {item.name: item.type.tensor_type for item in described}
     has_plugins = any(node.domain for node in model.graph.node)
@@ -73,7 +74,7 @@ def inspect(trt: ModuleType, model: onnx.ModelProto, sizes: Mapping[str, int]) -
             for tensor in map(layer.get_output, range(layer.num_outputs)):
                 if tensor.name in known:
                     names.add(tensor.name)
-                    differences += _differences(tensor, known[tensor.name], sizes)
+                    differences += _differences(tensor, known[tensor.name], given)
     return Inspection(len(names), len(known), tuple(differences), outputs)
 
 

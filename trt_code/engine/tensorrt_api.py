@@ -128,7 +128,7 @@ def require_plugins(trt: ModuleType) -> None:
     if version_tuple(trt.__version__) < family.reads_plugins:
         first = ".".join(map(str, family.reads_plugins))
         raise UserError(
-            f"{title_of(trt)} takes no plugins from ONNX files, {family.title} {first} and later do: "
+            f"{title_of(trt)} takes no plugins from ONNX files; install {family.title} {first} or later, "
             f"`{family.install}=={first}.*`, or leave the plugins out with PLUGINS=none"
         )
 

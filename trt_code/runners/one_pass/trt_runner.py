@@ -75,8 +75,8 @@ def find_plan(plan: Path, plain: bool, half: str | None = None) -> Path:
     exist = [(half_path(path, half) if half else path).is_file() for path in (plan, without)]
     if plain and exist == [False, True]:
         raise Unavailable(
-            f"it would run the same plan as the runner without -plain, since there is no {plan} "
-            "(make plugins, then the engine again)"
+            f"it would run the same plan as the runner without -plain; there is no {plan} (make plugins, "
+            "then the engine again)"
         )
     return without if plain or exist == [False, True] else plan
 

@@ -142,7 +142,7 @@ def test_an_inspection_finds_what_the_file_says_otherwise(trt, tmp_path):
     write_graph(graph)
     model = onnx.load(graph)
     tokens, scores = model.graph.output
-    sizes = {"batch": 2, "src_len": 3, "canvas": 6}
+    sizes = {"batch": 2, "src_len": 3}
     assert inspection.inspect(trt, model, sizes).differences == ()
     scores.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     tokens.type.tensor_type.shape.dim[1].dim_value = 5

@@ -339,7 +339,7 @@ bench: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## the table: lat
 sweep: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS)  ## runners and rivals over batches and lengths (SWEEP= passes options)
 	@$(PY) -m trt_code.measure.sweep --model $(MODEL) $(RUN_OPTIONS) $(SWEEP)
 
-throughput: model-has-text $(BUILD)/model.onnx $(SPLIT)  ## sentences a second, text in, text out (THROUGHPUT= passes options)
+throughput: model-has-text $(BUILD)/model.onnx $(SPLIT)  ## sentences per second, text in, text out (THROUGHPUT= passes options)
 	@$(PY) -m trt_code.measure.throughput --model $(MODEL) $(RUNNER_OPTIONS) \
 	  $(call option,MAX_TOKENS,max-tokens) $(THROUGHPUT)
 

@@ -19,7 +19,7 @@ from train_model.cli import run
 from trt_code.engine.build_only_plugin import build_only_plugin
 from trt_code.engine.tensorrt_api import load_tensorrt, title_of
 
-# What the creator of the fixed plugin declares: the name of a field is the name of an attribute.
+# The fields that the creator of the fixed plugin declares, each named after an attribute.
 FIELDS = {"scalar": "FLOAT32", "times": "INT32", "offsets": "INT32", "mode": "CHAR"}
 # Attributes that arrive in another form, or that a plugin cannot use.
 CHANGED = {
@@ -33,7 +33,7 @@ CHANGED = {
 
 @dataclass
 class Outcome:
-    """What one parse and build gave.
+    """The results of one parse and build.
 
     Attributes:
         arrived: the fields that ``create_plugin`` received, in text, by name.

@@ -6,11 +6,9 @@ import onnxruntime
 import pytest
 import torch
 
-from onnx_export import export_one_pass, onnx_file
-from onnx_export.tests.tiny import TINY, export_tiny
+from onnx_export.tests.tiny import TINY, export_quantized
 from onnx_export.verify_one_pass import random_source
 from train_model.models.fold import fold
-from train_model.quantization import ptq
 
 KEPT = "decoder.layers.1.fc2"
 
@@ -18,14 +16,7 @@ KEPT = "decoder.layers.1.fc2"
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory):
     """Return a PyTorch network and the file exported from it; one layer is kept in FP32."""
-    pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed (make env)")
-    folder = tmp_path_factory.mktemp("int8")
-    generator = torch.Generator().manual_seed(5)
-    batches = [random_source(4, n, "right", TINY.src_vocab, generator) for n in (5, 9, 30)]
-    model = ptq.quantize(export_tiny(folder).model, [KEPT], batches)
-    path = folder / "model.qdq.onnx"
-    onnx_file.save_onnx(export_one_pass.to_onnx(fold(model)), path)
-    return model, path
+    return export_quantized(tmp_path_factory.mktemp("int8"), [KEPT])
 
 
 def weighted_products(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:

@@ -268,7 +268,7 @@ def main(argv: list[str] | None = None) -> None:
         help="seconds without a byte that are too many",
     )
     parser.add_argument(
-        "--attempts", type=whole_number(1, 1000), default=3, metavar="N", help="tries a file"
+        "--attempts", type=whole_number(1, 1000), default=3, metavar="N", help="tries per file"
     )
     args = parser.parse_args(argv)
     try:

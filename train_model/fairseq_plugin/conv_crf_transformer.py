@@ -12,6 +12,7 @@ from fairseq.models.nat import NATransformerModel
 from torch import Tensor
 
 from train_model.cli import UserError
+from train_model.fairseq_plugin.arguments import add_project_arguments
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.config import NatConfig
 from train_model.models.conv_crf_transformer import ConvCrfTransformer, EncoderOut
@@ -55,21 +56,14 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
             "--crf-lowrank-approx", type=int, metavar="N", help="rank of the transition scores"
         )
         parser.add_argument(
-            "--crf-beam-approx", type=int, metavar="N", help="tokens a position in the normaliser"
+            "--crf-beam-approx", type=int, metavar="N", help="tokens per position in the normaliser"
         )
         parser.add_argument(
             "--word-ins-loss-factor", type=float, metavar="D", help="weight of the word loss"
         )
-        parser.add_argument(
-            "--padding-policy",
-            choices=["masked", "upstream"],
-            default="masked",
-            help="masked: a sentence's result does not depend on its padding; upstream: as the original",
-        )
-        parser.add_argument(
-            "--start-from",
-            metavar="CHECKPOINT",
-            help="begin with this network's weights; its options take the place of those given here, "
+        add_project_arguments(
+            parser,
+            "begin with this network's weights; its options take the place of those given here, "
             "and what computes in INT8 in it is trained with that rounding (train_model/quantization)",
         )
 

@@ -19,6 +19,7 @@ from fairseq.models import (
 from torch import Tensor, nn
 
 from train_model.cli import UserError
+from train_model.fairseq_plugin.arguments import add_project_arguments
 from train_model.models.autoregressive import EncoderOut, Source
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.multibranch_config import MultibranchConfig
@@ -147,16 +148,9 @@ class TransformerMultibranchModel(TransformerMultibranch, BaseFairseqModel):
             metavar="N",
             help="start the weights of the narrow FFN as those of one N times as wide as the embedding",
         )
-        parser.add_argument(
-            "--padding-policy",
-            choices=["masked", "upstream"],
-            default="masked",
-            help="masked: a sentence's result does not depend on its padding; upstream: as the original",
-        )
-        parser.add_argument(
-            "--start-from",
-            metavar="CHECKPOINT",
-            help="begin with the weights of this network, which has the same sizes",
+        add_project_arguments(
+            parser,
+            "begin with the weights of this network, which has the same sizes",
         )
 
     @classmethod

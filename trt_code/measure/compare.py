@@ -152,7 +152,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     panels = []
     for key, title in (
         ("ms", "time of a batch, ms"),
-        ("sentences_per_s", "sentences a second"),
+        ("sentences_per_s", "sentences per second"),
     ):
         series = {}
         for row in results["rows"]:

@@ -113,7 +113,11 @@ def main(argv: list[str] | None = None) -> None:
         help="requests under way",
     )
     parser.add_argument(
-        "--batch", type=whole_number(1, 1 << 20), default=1, metavar="N", help="sentences a request"
+        "--batch",
+        type=whole_number(1, 1 << 20),
+        default=1,
+        metavar="N",
+        help="sentences per request",
     )
     parser.add_argument("--measure", type=Path, metavar="JSON", help="write rate and latencies")
     args = parser.parse_args(argv)

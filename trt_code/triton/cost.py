@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         default=0.5,
         help="share of paid time at work; default 0.5",
     )
-    add("--peak", type=number(LEAST), help="sentences a second to carry: says how many GPUs")
+    add("--peak", type=number(LEAST), help="sentences per second to carry: says how many GPUs")
     args = parser.parse_args(argv)
     for rate in read_rates(args.measured):
         cost = cost_per_million(rate, args.price_per_hour, args.utilisation)

@@ -41,7 +41,7 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def accepts(self, shape: Shape) -> bool:
-        """Whether it can run a batch of this shape."""
+        """Return whether the network can run a batch of this shape."""
 
     @abc.abstractmethod
     def copy_to(self, version: Path, plugins: Path) -> None:

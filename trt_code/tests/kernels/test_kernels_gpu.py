@@ -31,6 +31,17 @@ lite = torch.ops.lite
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float16", "bfloat16"])
 
 
+def examples(count: int) -> settings:
+    """The settings of a property test: the same ``count`` examples in every run."""
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """Sizes of one case; an operator reads those that it has.
@@ -273,13 +284,7 @@ def test_corner(name: str, shape: Shape, dtype: torch.dtype) -> None:
 @dtypes
 @pytest.mark.parametrize("name", OPERATORS)
 def test_any_shape(name: str, dtype: torch.dtype) -> None:
-    @settings(
-        max_examples=20,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-        database=None,
-    )
+    @examples(20)
     @given(shapes())
     def every(shape: Shape) -> None:
         check(name, shape, dtype)
@@ -388,13 +393,7 @@ def test_top_k(dtype: torch.dtype, rows: int, width: int, k: int, shift: int) ->
 
 
 @dtypes
-@settings(
-    max_examples=30,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-)
+@examples(30)
 @given(st.integers(1, 5), st.integers(1, 20_000), st.integers(1, 64), st.integers(0, 9), st.data())
 def test_top_k_any_shape(dtype, rows, width, k, shift, data) -> None:
     torch.manual_seed(width)
@@ -526,13 +525,7 @@ def test_crf_decode(size: tuple[int, ...], shift: int, dtype: torch.dtype) -> No
 
 
 @dtypes
-@settings(
-    max_examples=20,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-)
+@examples(20)
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(1, 64), st.integers(1, 70))
 def test_crf_decode_any_shape(dtype, batch, length, beam, rank) -> None:
     torch.manual_seed(7)

@@ -1,8 +1,8 @@
 """Runs every command of the documents, with small networks for the demo, or states why it does not.
 
-The commands run unchanged, in a folder that has the checkout's own files as links, its own ``build``, and
-checkpoints of the demo's form that are made in no time: what they translate means nothing, but every
-file, flag and step is there. One build folder serves all, as it serves a user.
+The commands run unchanged, in a folder with links to the checkout's files, a separate ``build``, and small
+checkpoints with random weights in place of the demo's. Their translations mean nothing, but every file, flag
+and step exists. All commands share one build folder, as a user's do.
 """
 
 import importlib.util

@@ -12,7 +12,7 @@ import torch
 
 from onnx_export import export, export_one_pass, onnx_file
 from onnx_export.reference import with_reference_functions
-from onnx_export.tests.tiny import TINY, export_tiny
+from onnx_export.tests.tiny import TINY, export_quantized, export_tiny
 from onnx_export.verify_one_pass import random_source
 from train_model.cli import UserError
 from train_model.model_folder import ModelFolder
@@ -33,13 +33,7 @@ SHAPES = [(1, 1, "none"), (3, 7, "right"), (8, 20, "right"), (2, 40, "none")]
 
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory):
-    pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed (make env)")
-    folder = tmp_path_factory.mktemp("int8")
-    generator = torch.Generator().manual_seed(5)
-    batches = [random_source(4, n, "right", TINY.src_vocab, generator) for n in (5, 9, 30)]
-    model = ptq.quantize(export_tiny(folder).model, [], batches)
-    onnx_file.save_onnx(export_one_pass.to_onnx(fold(model)), folder / "model.qdq.onnx")
-    return model, folder / "model.qdq.onnx"
+    return export_quantized(tmp_path_factory.mktemp("int8"))
 
 
 def patched(path, folder, *flags: str) -> onnx.ModelProto:

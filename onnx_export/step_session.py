@@ -29,10 +29,12 @@ class StepSession:
         UserError: a file is missing, or the files are not the encoder and the step of this project.
     """
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
+    def __init__(self, path: Path, threads: int = 0, trusted: bool = False) -> None:
         self._path = path
         files = half_path(path, "encoder"), path
-        self._encoder, self._step = (open_session(file, threads=threads) for file in files)
+        self._encoder, self._step = (
+            open_session(file, threads=threads, trusted=trusted) for file in files
+        )
         for session, half, place in (
             (self._encoder, "encoder", half_path(path, "encoder")),
             (self._step, "step", path),

@@ -45,7 +45,7 @@ def read_rates(path: Path) -> list[Rate]:
     Raises:
         UserError: the file is missing or has no measurement.
     """
-    data = read_json(path, "measure first")
+    data = read_json(path, "measure again")
     with used(path, "what the client or make bench writes", "measure again"):
         rates = list(_rates(data))
     if not rates:

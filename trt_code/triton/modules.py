@@ -27,11 +27,13 @@ TEXT_MODULES = (
 LOOP_MODULES = (
     *_COMMON,
     "onnx_export/__init__.py",
+    "onnx_export/checked.py",
     "onnx_export/marks.py",
     "onnx_export/paths.py",
     "onnx_export/session.py",
     "onnx_export/split_session.py",
     "onnx_export/step_session.py",
+    "train_model/documents.py",
     "train_model/file_sets.py",
     "train_model/models/architectures.py",
     "train_model/models/canvas.py",

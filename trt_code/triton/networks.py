@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+from onnx_export.onnx_file import read_graph
 from onnx_export.paths import half_path
 from train_model.cli import UserError
 from trt_code.engine.graph_files import GraphFiles, read_graph_files
@@ -86,6 +87,8 @@ class LoopNetwork(OnnxNetwork):
     def __init__(self, path: Path):
         super().__init__(path)
         self._encoder = read_graph_files(half_path(path, "encoder"))
+        for graph in (self._graph, self._encoder):
+            read_graph(graph.path)  # the server opens them without this look
 
     def copy_to(self, version: Path, plugins: Path) -> None:
         super().copy_to(version, plugins)

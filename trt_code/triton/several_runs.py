@@ -33,7 +33,8 @@ class TritonPythonModel:
         threads = int(value["threads"])
         if value["family"] == "iterative":
             halves = [
-                open_session(file, threads=threads) for file in (half_path(path, "encoder"), path)
+                open_session(file, threads=threads, trusted=True)
+                for file in (half_path(path, "encoder"), path)
             ]
             session = SplitSession(*halves, path, json.loads(value["max_iter"]))
             self._run = lambda src_tokens: session.run(OUTPUTS, {SRC_TOKENS: src_tokens})
@@ -41,7 +42,7 @@ class TritonPythonModel:
             options = SearchOptions(
                 beam=int(value["beam"]), len_penalty=float(value["len_penalty"])
             )
-            self._run = functools.partial(_best, StepSession(path, threads), options)
+            self._run = functools.partial(_best, StepSession(path, threads, trusted=True), options)
 
     def execute(self, requests):
         return [self._answer(request) for request in requests]

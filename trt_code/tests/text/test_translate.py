@@ -420,9 +420,8 @@ def run_without_torch(files, build, folder, *arguments: str) -> list[str]:
 
     An earlier program has opened the graphs: the first one checks them with the package onnx.
     """
-    create("ort", files, "fp32", "cpu", build_dir=build).close()
-    if not files.autoregressive:
-        create("ort-split", files, "fp32", "cpu", build_dir=build).close()
+    runner = "ort" if files.autoregressive else "ort-split"
+    create(runner, files, "fp32", "cpu", build_dir=build).close()
     pickled = folder / "files"
     pickled.write_bytes(pickle.dumps(files))
     command = [sys.executable, "-c", WITHOUT_TORCH, str(pickled), str(build), *arguments]

@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 import torch
 
+from onnx_export.session import session_options
 from onnx_export.tests.tiny import TINY, export_quantized
 from onnx_export.verify_one_pass import random_source
 from train_model.models.fold import fold
@@ -71,8 +72,7 @@ def test_no_weight_is_there_in_fp32_too(int8):
 
 def test_onnx_runtime_computes_in_integers_and_gives_the_same(int8, tmp_path):
     network, path = int8
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = session_options()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]

@@ -3,11 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-import onnxruntime
 import pytest
 import torch
 
 from onnx_export import export
+from onnx_export.session import open_session
 from train_model import recipe, train
 from train_model.cli import UserError
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
@@ -84,7 +84,7 @@ def test_the_recipe_of_the_public_checkpoint_trains_and_its_network_runs(calibra
     products = layer_precision.of_session(path)
     assert sum(product.precision == "INT8" for product in products) > 10
     assert {p.precision for p in products if "fc2" in p.name} == {"FP32"}  # it was kept
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = open_session(path)
     source = torch.randint(4, model.config.src_vocab, (4, 9))
     with torch.inference_mode():
         expected = model(source)[0].numpy()

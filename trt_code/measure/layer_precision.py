@@ -61,10 +61,11 @@ def of_session(path: Path) -> list[Product]:
     """
     import onnxruntime as ort
 
+    from onnx_export.session import session_options
+
     load_onnx(path)  # for its messages
     with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
+        options = session_options()
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         try:
             ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

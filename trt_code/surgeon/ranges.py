@@ -10,7 +10,7 @@ import onnxruntime
 
 from onnx_export.onnx_file import runnable
 from onnx_export.reference import with_reference_functions
-from onnx_export.session import WEIGHTS_FOLDER
+from onnx_export.session import WEIGHTS_FOLDER, session_options
 from train_model.data.dictionary import EOS
 from train_model.models.canvas import canvas_width, initial_canvas
 from train_model.models.refinement import Refinement
@@ -135,7 +135,7 @@ def _session(model: ir.Model, probed: Sequence[str] = ()) -> onnxruntime.Inferen
     with runnable(model) as (message, folder):
         proto = with_reference_functions(message)
         _add_probes(proto, probed, _masked_with_infinity(model))
-        options = onnxruntime.SessionOptions()
+        options = session_options()
         if folder is not None:
             options.add_session_config_entry(WEIGHTS_FOLDER, str(folder))
         return onnxruntime.InferenceSession(

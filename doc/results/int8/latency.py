@@ -15,6 +15,7 @@ import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
+from onnx_export.session import open_session
 from train_model.model_folder import find_model
 from train_model.models.checkpoint import load_checkpoint
 from trt_code.arguments import parse_shapes
@@ -25,10 +26,7 @@ REPEATS = 9
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return open_session(path, threads=1)
 
 
 def processor_ms(one: onnxruntime.InferenceSession, tokens) -> float:

@@ -36,13 +36,20 @@ ENGINES = ("tf32", "fp16", "bf16", "int8")
 
 _SHARES = {"fp32": 1.0, "tf32": 0.95, "fp16": 0.95, "bf16": 0.8, "int8": 0.6}
 _SHARES_OF_LOOPS = {"fp32": 1.0, "tf32": 0.8, "fp16": 0.8, "bf16": 0.5, "int8": 0.3}
+_SAME_INTEGERS = "fp16"  # two runners of one INT8 network differ as little as FP16 from FP32
+
+
+def reference_precision(cell: Cell) -> str:
+    """The precision of PyTorch to compare a cell with: INT8 for the other runners in INT8, or else FP32."""
+    return "int8" if cell.precision == "int8" and cell.runner != "torch" else "fp32"
 
 
 def least_share(cell: Cell) -> float:
-    """The least share of tokens equal to PyTorch's in FP32; an INT8 runner's to those of PyTorch in INT8.
+    """The least share of tokens equal to those of PyTorch in the precision of ``reference_precision``.
 
     Random weights decide between words that are about equally good. An autoregressive or iterative network
     reads its own tokens, so one that rounding changes changes others.
     """
     reads_itself = ARCHITECTURES[cell.architecture].family != "one-pass"
-    return (_SHARES_OF_LOOPS if reads_itself else _SHARES)[cell.precision]
+    precision = _SAME_INTEGERS if reference_precision(cell) == "int8" else cell.precision
+    return (_SHARES_OF_LOOPS if reads_itself else _SHARES)[precision]

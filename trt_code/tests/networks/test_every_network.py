@@ -10,7 +10,7 @@ from train_model.models.architectures import ARCHITECTURES
 from train_model.ops import load_cuda_library
 from trt_code import evaluate, translate
 from trt_code.runners import Runner, Unavailable
-from trt_code.tests.networks.cells import Cell, cells, least_share
+from trt_code.tests.networks.cells import Cell, cells, least_share, reference_precision
 from trt_code.tests.networks.small_model import SmallModel
 from trt_code.text.batching import pad
 
@@ -54,9 +54,8 @@ def check(small: SmallModel, cell: Cell) -> None:
     """Compare a cell's tokens with the reference's."""
     if cell.precision == "int8":
         pytest.importorskip("modelopt")
-    in_int8 = cell.precision == "int8" and cell.runner != "torch"
     with (
-        small.runner("torch", "int8" if in_int8 else "fp32", "cpu") as reference,
+        small.runner("torch", reference_precision(cell), "cpu") as reference,
         small.runner(cell.runner, cell.precision, cell.device) as runner,
     ):
         assert runner.precision == cell.precision

@@ -4,6 +4,7 @@ import onnx
 import onnxruntime
 
 from onnx_export.reference import with_reference_functions
+from onnx_export.session import session_options
 from onnx_export.tests.tiny import Exported
 from trt_code import onnx_surgeon
 
@@ -16,5 +17,7 @@ def patched(exported: Exported, folder, *flags: str) -> onnx.ModelProto:
 
 def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(
-        with_reference_functions(model).SerializeToString(), providers=["CPUExecutionProvider"]
+        with_reference_functions(model).SerializeToString(),
+        session_options(),
+        providers=["CPUExecutionProvider"],
     )

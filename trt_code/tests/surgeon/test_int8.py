@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
 from onnx_export import export, export_one_pass, onnx_file
-from onnx_export.reference import with_reference_functions
 from onnx_export.tests.tiny import TINY, export_quantized, export_tiny
 from onnx_export.verify_one_pass import random_source
 from train_model.cli import UserError
@@ -26,6 +24,7 @@ from trt_code.measure import layer_precision
 from trt_code.runners import Unavailable, create
 from trt_code.tests.engine import mock_tensorrt, real_tensorrt
 from trt_code.tests.surgeon.graph_texts import body
+from trt_code.tests.surgeon.patched_network import session_of
 
 NORMS = 2 * TINY.encoder_layers + 3 * TINY.decoder_layers
 SHAPES = [(1, 1, "none"), (3, 7, "right"), (8, 20, "right"), (2, 40, "none")]
@@ -45,9 +44,7 @@ def patched(path, folder, *flags: str) -> onnx.ModelProto:
 
 def agreement(network, model: onnx.ModelProto) -> float:
     """The share of tokens that are the network's in PyTorch."""
-    session = onnxruntime.InferenceSession(
-        with_reference_functions(model).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = session_of(model)
     generator = torch.Generator().manual_seed(7)
     same = total = 0
     for shape in SHAPES:

@@ -68,9 +68,9 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise UserError(f"--set {override!r} is not key=value, such as max_update=1000")
-        name = key.strip().lstrip("-").replace("-", "_")
-        flags[name] = parse_yaml(value, f"--set {override!r}:", "of a flag's value", "change it")
-        _check_value(flags[name], f"--set {override!r}")
+        flag = key.strip().lstrip("-").replace("-", "_")
+        flags[flag] = parse_yaml(value, f"--set {override!r}:", "of a flag's value", "change it")
+        _check_value(flags[flag], f"--set {override!r}")
     return Recipe(name=name, flags=flags, **content)
 
 

@@ -97,6 +97,7 @@ def test_overrides_are_yaml_and_win():
     assert loaded.flags["max_update"] == 7
     assert loaded.flags["encoder_kernel_size_list"] == [3, 5]
     assert loaded.flags["dropout"] is None
+    assert loaded.name == "demo"
 
 
 def test_unknown_recipe_is_answered_with_the_known_ones():

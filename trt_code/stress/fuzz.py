@@ -349,7 +349,7 @@ def _run(loaded: Loaded) -> None:
         if loaded.kind == "conv_crf_transformer":
             loaded.model(source)
         elif loaded.kind == "transformer_multibranch_v2":
-            loaded.model(source, source)
+            loaded.model.decode(source, loaded.model.encode(source))
 
 
 def _tensors(path: Path, folder: Path) -> tuple[bytes, bytes]:

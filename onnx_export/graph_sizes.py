@@ -99,7 +99,9 @@ def _compute(
     for node in nodes:
         known = [found.get(name, values.get(name)) for name in node.input]
         try:
-            if node.op_type in ("Shape", "Size") and node.input[0] in shapes:
+            if node.op_type in ("Shape", "Size") and known[0] is not None:
+                value = _shape(node, list(known[0].shape))
+            elif node.op_type in ("Shape", "Size") and node.input[0] in shapes:
                 value = _shape(node, shapes[node.input[0]])
             elif node.op_type in _COMPUTE and not node.domain and not any(x is None for x in known):
                 value = np.asarray(_COMPUTE[node.op_type](node, known))
@@ -133,6 +135,13 @@ def _constant(node: onnx.NodeProto) -> np.ndarray:
     return numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)
 
 
+def _filled(node: onnx.NodeProto, x: list[np.ndarray]) -> np.ndarray:
+    value = _attribute(node, "value", numpy_helper.from_array(np.zeros(1, np.float32)))
+    if np.prod(x[0], dtype=object) > MAX_VALUES or value.external_data:
+        raise ValueError("no small tensor")
+    return np.full(x[0].reshape(-1).tolist(), numpy_helper.to_array(value).reshape(()))
+
+
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.trunc(a / b).astype(a.dtype)
 
@@ -154,7 +163,9 @@ _COMPUTE: dict[str, Compute] = {
     ),
     "Concat": lambda node, x: np.concatenate(x, _attribute(node, "axis", 0)),
     "Constant": lambda node, x: _constant(node),
+    "ConstantOfShape": _filled,
     "Div": _elementwise(_divide),
+    "Equal": _elementwise(operator.eq),
     "Gather": lambda node, x: np.take(x[0], x[1], _attribute(node, "axis", 0)),
     "Identity": lambda node, x: x[0],
     "Max": _reduced(np.max),
@@ -169,4 +180,5 @@ _COMPUTE: dict[str, Compute] = {
     "Squeeze": lambda node, x: np.squeeze(x[0], _axes(node, x)),
     "Sub": _elementwise(operator.sub),
     "Unsqueeze": lambda node, x: np.expand_dims(x[0], _axes(node, x)),
+    "Where": _elementwise(np.where),
 }

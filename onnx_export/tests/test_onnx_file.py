@@ -276,6 +276,26 @@ def chain(*steps: tuple) -> list[onnx.NodeProto]:
     return nodes
 
 
+def expand_as_torch_exports_it(factor: str) -> list[onnx.NodeProto]:
+    """x expanded to [factor, n, 8]; where the size is -1, PyTorch's older export writes x's own."""
+    return [
+        constant("first", [0]),
+        constant("one", [1]),
+        constant("three", [3]),
+        constant("many", [2**40]),
+        constant("minus", [-1]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Concat", [factor, "shape"], ["wanted"], axis=0),
+        helper.make_node(
+            "ConstantOfShape", ["three"], ["ones"], value=numpy_helper.from_array(np.array([1]))
+        ),
+        helper.make_node("Mul", ["ones", "minus"], ["marks"]),
+        helper.make_node("Equal", ["wanted", "marks"], ["kept"]),
+        helper.make_node("Where", ["kept", "ones", "wanted"], ["size"]),
+        helper.make_node("Expand", ["x", "size"], ["z"]),
+    ]
+
+
 def scan() -> list[onnx.NodeProto]:
     """A Scan over x that makes a tensor of a computed size at every step."""
     value = helper.make_tensor_value_info
@@ -348,6 +368,7 @@ HARM = {
         [],
         "makes more than",
     ),
+    "computed expand": (expand_as_torch_exports_it("many"), [], "makes more than"),
     "computed twice": (
         chain(
             ("Max", ["v", "many"], {}),
@@ -396,6 +417,13 @@ def test_a_graph_that_could_run_for_ever_or_fill_the_memory_is_refused(tmp_path,
         with pytest.raises(UserError, match=reason):
             reads(tmp_path / "model.onnx")
     assert time.monotonic() - start < 20
+
+
+def test_the_older_exports_expand_is_no_harm(tmp_path):
+    model = graph(np.ones((1, 8), np.float32), *expand_as_torch_exports_it("one"))
+    onnx.save(model, tmp_path / "model.onnx")
+    open_session(tmp_path / "model.onnx")
+    read_graph(tmp_path / "model.onnx")
 
 
 def test_a_file_is_checked_again_when_another_takes_its_place(tmp_path):

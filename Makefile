@@ -95,7 +95,7 @@ lock: build/lock/bin/uv  ## resolve pyproject.toml anew into requirements/*.lock
 # Python reads the model's folder (doc/models.md) and returns the facts that make needs.
 ASK = $(ANY_PYTHON) -m train_model.model_folder
 WITHOUT_MODEL := help doctor env lock import models download corpus train distill model-stats plugins torch-ops \
-  report compare test test-gpu test-ray lint audit clean needs-% .venv/% build/lock/% build/audit/%
+  report compare test test-slow test-gpu test-ray lint audit clean needs-% .venv/% build/lock/% build/audit/%
 ifneq ($(filter-out $(WITHOUT_MODEL),$(or $(MAKECMDGOALS),help)),)
 ANSWER := $(shell $(ASK) --make $(call quoted,$(MODEL)) 2>&1)
 # Five words, the last one "random" or "file"; a shell's message may have five words too.
@@ -377,9 +377,13 @@ triton: model-has-text $(BUILD)/model.onnx  ## a Triton Inference Server model r
 # --- Checks -------------------------------------------------------------------------------------
 CPP_FILES = $(shell find trt_code plugin_attrs_issue -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h')
 
-.PHONY: test test-gpu test-ray lint audit clean
-test: $(call NEEDS,train dev)  ## every test that needs no GPU (PYTEST= passes options)
-	$(PY) -m pytest -m "not gpu and not ray" -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+.PHONY: test test-slow test-gpu test-ray lint audit clean
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+test: $(call NEEDS,train dev)  ## every quick test that needs no GPU (PYTEST= passes options)
+	$(PY) -m pytest -m "not gpu and not ray and not slow" $(PARALLEL) $(PYTEST)
+
+test-slow: $(call NEEDS,train dev)  ## every network in every precision; an engine of each where TensorRT RTX is
+	$(PY) -m pytest -m "slow and not gpu" $(PARALLEL) $(PYTEST)
 
 test-gpu: needs-gpu $(call NEEDS,dev)  ## the tests that need a CUDA GPU
 	$(PY) -m pytest -m gpu $(PYTEST)

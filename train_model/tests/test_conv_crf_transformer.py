@@ -35,7 +35,8 @@ def test_the_original_codes_numbers(original, reference, batch):
     source = original.encode(src_tokens)
     torch.testing.assert_close(source.x, expected("encoder_out"), rtol=0, atol=2e-5)
     lengths = original.decoder.length_logits(source).log_softmax(-1)
-    torch.testing.assert_close(lengths, expected("length_logprobs"), rtol=0, atol=2e-5)
+    # numbers around -11, whose last digits depend on the processor's order of additions
+    torch.testing.assert_close(lengths, expected("length_logprobs"), rtol=1e-6, atol=2e-5)
     assert original.predict_length(source).equal(expected("pred_lengths"))
 
     canvas = original.initial_canvas(original.predict_length(source), 2 * src_tokens.shape[1])

@@ -1,10 +1,7 @@
-"""TensorRT for RTX builds an engine of every architecture in every precision; no engine is run.
-
-The builds take minutes together, so most run on request.
-"""
+"""TensorRT for RTX builds an engine of every architecture in every precision; no engine is run."""
 
 import functools
-import os
+import itertools
 
 import pytest
 
@@ -16,8 +13,11 @@ from trt_code.engine.tensorrt_api import RTX, load_tensorrt
 from trt_code.tests.networks.cells import ENGINES
 from trt_code.tests.networks.small_model import SmallModel
 
-ALL = os.environ.get("LITE_ALL_ENGINES")
-ALWAYS = (("cmlm_transformer", "fp16"),)
+IN_EVERY_RUN = (("cmlm_transformer", "fp16"),)
+BUILDS = [
+    pytest.param(*build, marks=() if build in IN_EVERY_RUN else pytest.mark.slow)
+    for build in itertools.product(ARCHITECTURES, ENGINES)
+]
 PROFILE = ["--min", "1x1", "--opt", "4x6", "--max", "8x20"]
 
 
@@ -35,11 +35,8 @@ def model(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("precision", ENGINES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "precision"), BUILDS)
 def test_an_engine_is_built(model, architecture, precision, monkeypatch):
-    if not ALL and (architecture, precision) not in ALWAYS:
-        pytest.skip("takes minutes with the others; LITE_ALL_ENGINES=1 runs it")
     monkeypatch.setenv("TENSORRT", "rtx")
     small = model(architecture)
     decoder = small.graph(precision, plugins="none")

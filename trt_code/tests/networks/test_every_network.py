@@ -14,6 +14,7 @@ from trt_code.tests.networks.cells import Cell, cells, least_share, reference_pr
 from trt_code.tests.networks.small_model import SmallModel
 from trt_code.text.batching import pad
 
+IN_EVERY_RUN = ("cmlm_transformer", "lightconv", "nacrf_transformer")
 BATCHES = [
     pad([[0, *range(4, 12), 2], [0, 9, 2], [0, 30, 31, 32, 2]]),
     pad([[0, 7, 8, 2]]),
@@ -30,6 +31,20 @@ def model(tmp_path_factory):
         return SmallModel(architecture, tmp_path_factory.mktemp(architecture))
 
     return made
+
+
+def on_a_cpu() -> list:
+    """Return the cells; the low precisions of all but one network per family are slow together."""
+    return [
+        pytest.param(
+            cell,
+            id="-".join(cell),
+            marks=()
+            if cell.precision == "fp32" or cell.architecture in IN_EVERY_RUN
+            else pytest.mark.slow,
+        )
+        for cell in cells("cpu")
+    ]
 
 
 def equal_share(runner: Runner, reference: Runner) -> float:
@@ -62,7 +77,7 @@ def check(small: SmallModel, cell: Cell) -> None:
         assert equal_share(runner, reference) >= least_share(cell)
 
 
-@pytest.mark.parametrize("cell", cells("cpu"), ids="-".join)
+@pytest.mark.parametrize("cell", on_a_cpu())
 def test_on_a_cpu(model, cell):
     check(model(cell.architecture), cell)
 

@@ -40,7 +40,7 @@ def expected(tiny_files):
     return LineTranslator(Backwards(), Tokenizer.from_files(tiny_files)).translate(LINES)
 
 
-@pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [0, 2])
 @pytest.mark.parametrize("runners", [1, 3])
 def test_order_and_texts_are_the_translators(processes, runners, codec, tiny_files, monkeypatch):
     monkeypatch.setattr(pipeline, "WINDOW", 7)

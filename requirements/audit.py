@@ -17,29 +17,34 @@ OPTIONS = ["--no-deps", "--disable-pip", "--progress-spinner=off", "--format=jso
 
 
 def main() -> int:
-    """Run the pip-audit that the first argument names."""
+    """Run the pip-audit that the first argument names, once a lock: it refuses two versions of a package."""
     entries = {line for lock in LOCKS for line in lock.read_text().splitlines() if "==" in line}
     pins = [Requirement(entry.removesuffix(" \\")) for entry in entries]
-    versions = {pin.name for pin in pins if not pin.marker or pin.marker.evaluate()}
-    command = [sys.argv[1], *OPTIONS]
+    versions = {
+        (pin.name, str(pin.specifier).removeprefix("=="))
+        for pin in pins
+        if not pin.marker or pin.marker.evaluate()
+    }
+    checked, reasons = {}, []
     for lock in LOCKS:
-        command += ["--requirement", str(lock)]
-    reply = subprocess.run(command, capture_output=True, text=True)
-    try:
-        packages = json.loads(reply.stdout)["dependencies"]
-    except ValueError:  # pip-audit gave up: its last line gives the reason
-        reason = (reply.stderr.split("\n\n")[-1].split() or ["pip-audit said nothing"])[-40:]
-        return _incomplete(len(versions), len(versions), " ".join(reason))
-    checked = {package["name"]: package for package in packages if "vulns" in package}
+        command = [sys.argv[1], *OPTIONS, "--requirement", str(lock)]
+        reply = subprocess.run(command, capture_output=True, text=True)
+        try:
+            packages = json.loads(reply.stdout)["dependencies"]
+        except ValueError:  # pip-audit gave up: its last line gives the reason
+            words = (reply.stderr.split("\n\n")[-1].split() or ["pip-audit said nothing"])[-40:]
+            reasons.append(" ".join(words))
+            break  # PyPI is out of reach for the other locks too
+        reasons += [package["skip_reason"] for package in packages if "skip_reason" in package]
+        checked |= {(p["name"], p["version"]): p["vulns"] for p in packages if "vulns" in p}
     advised = 0
-    for name, package in sorted(checked.items()):
-        for advisory in package["vulns"]:
+    for (name, version), advisories in sorted(checked.items()):
+        for advisory in advisories:
             advised += 1
             fixed = ", ".join(advisory["fix_versions"]) or "no version yet"
-            print(f"{name} {package['version']}: {advisory['id']}, mended in {fixed}")
-    if len(checked) < len(versions):
-        reasons = [package["skip_reason"] for package in packages if "skip_reason" in package]
-        return _incomplete(len(versions) - len(checked), len(versions), (reasons or [""])[0])
+            print(f"{name} {version}: {advisory['id']}, mended in {fixed}")
+    if missing := versions - checked.keys():
+        return _incomplete(len(missing), len(versions), (reasons or [""])[0])
     print(f"{len(checked)} packages checked, {advised} advisories")
     return 1 if advised else 0
 

@@ -16,7 +16,7 @@ PINS = {
     if "==" in line
 }
 LOCKED = sorted(
-    {  # two locks may name one release
+    {  # two locks may name one release, or two of one package
         (pin.name, str(pin.specifier).removeprefix("=="))
         for pin in PINS
         if pin.marker is None or pin.marker.evaluate()
@@ -27,10 +27,17 @@ ADVISORY = {"id": "PYSEC-2026-1", "fix_versions": ["9.9"]}
 
 
 def audit(folder: Path, output: str) -> subprocess.CompletedProcess:
-    """Run the audit with a pip-audit that prints ``output``."""
+    """Run the audit with a pip-audit that prints ``output``, if it gets one lock.
+
+    The real one gives up where two locks have different versions of a package.
+    """
     stand_in = folder / "pip-audit"
     (folder / "output").write_text(output)
-    stand_in.write_text(f"#!/bin/sh\ncat {folder / 'output'}\n")
+    stand_in.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *--requirement*--requirement*) echo two locks >&2; exit 1;; esac\n'
+        f"cat {folder / 'output'}\n"
+    )
     stand_in.chmod(0o755)
     command = [sys.executable, str(REQUIREMENTS / "audit.py"), str(stand_in)]
     return subprocess.run(command, capture_output=True, text=True)
@@ -45,11 +52,13 @@ def test_all_checked_and_clean(tmp_path):
 
 
 def test_an_advisory_is_named_with_the_version_that_mends_it(tmp_path):
-    advised = [CLEAN[0] | {"vulns": [ADVISORY]}, *CLEAN[1:]]
+    """Every version: where two locks have two of a package, each has its own advisories."""
+    advised = [package | {"vulns": [ADVISORY]} for package in CLEAN]
     reply = audit(tmp_path, json.dumps({"dependencies": advised}))
     assert reply.returncode == 1
-    name, version = LOCKED[0]
-    assert f"{name} {version}: PYSEC-2026-1, mended in 9.9\n" in reply.stdout
+    for name, version in LOCKED:
+        assert f"{name} {version}: PYSEC-2026-1, mended in 9.9\n" in reply.stdout
+    assert reply.stdout.endswith(f"{len(LOCKED)} packages checked, {len(LOCKED)} advisories\n")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from train_model import fairseq_compat
 from train_model.cli import UserError
 from train_model.models.architectures import ARCHITECTURES, _find
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.tests.fairseq_models import KERNELS, PRE_NORM, fairseq_model
 from train_model.tests.networks import of_architecture
-from train_model.tests.test_fairseq_networks import KERNELS, PRE_NORM, fairseq_model
 
 Weights = dict[str, torch.Tensor]
 

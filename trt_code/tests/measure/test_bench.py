@@ -184,7 +184,9 @@ def test_report_of_something_else_is_one_line(tmp_path):
         report.main(["--results", str(tmp_path / "none.json")])
     for text in ("{}", "[1]", "not json"):
         (tmp_path / "results.json").write_text(text)
-        with pytest.raises(UserError, match="no result of bench"):
+        with pytest.raises(
+            UserError, match=r"results\.json is not (a result of bench|JSON) .*`make bench`"
+        ):
             report.main(
                 ["--results", str(tmp_path / "results.json"), "--output", str(tmp_path / "o")]
             )

@@ -74,8 +74,8 @@ def test_a_sweep_that_measures_nothing_keeps_the_last_results(tmp_path, capsys):
     [
         (["--blocks", "tensorflow:fp32"], "no runner out of torch, ort"),
         (["--blocks", "torch"], "no precision out of fp32"),
-        (["--batches", "1,0"], "no list of whole numbers"),
-        (["--lengths", "8,x"], "no list of whole numbers"),
+        (["--batches", "1,0"], "is not a list of whole numbers"),
+        (["--lengths", "8,x"], "is not a list of whole numbers"),
     ],
 )
 def test_bad_flags_are_one_line(flags, words, tmp_path):

@@ -127,11 +127,16 @@ def test_no_measurement_no_price(tmp_path, text):
         cost.main(["--measured", str(tmp_path / "x.json"), "--price-per-hour", "1"])
 
 
-@pytest.mark.parametrize("flags", [["--price-per-hour", "0"], ["--utilisation", "1.5"]])
-def test_impossible_prices(flags):
-    with pytest.raises(SystemExit) as status:
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--price-per-hour", "0"], "--price-per-hour is at least 1e-06, not '0'"),
+        (["--utilisation", "1.5"], "--utilisation is at most 1, not '1.5'"),
+    ],
+)
+def test_impossible_prices(flags, words):
+    with pytest.raises(UserError, match=words):
         cost.main(["--measured", "x", "--price-per-hour", "1", *flags])
-    assert status.value.code == 2
 
 
 def test_costs_that_the_page_shows_follow_from_their_rates():

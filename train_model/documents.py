@@ -11,7 +11,7 @@ from train_model.cli import UserError
 MAX_BYTES = 1 << 26
 """The most bytes of a document; the largest of this project has some megabytes."""
 WRONG_FORM = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""The errors of code that uses a document of another form, or with values that are no numbers."""
+"""The errors of code that uses a document of another form, or one whose values are not numbers."""
 
 
 def read_text(path: Path, remedy: str, most: int = MAX_BYTES) -> str:

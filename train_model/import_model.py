@@ -272,13 +272,12 @@ def _try(folder: ModelFolder) -> None:
     if architecture_of(model).family == "autoregressive":
         options = SearchOptions(beam=1, max_len_b=min(2 * len(row), 64))
         found = search(IncrementalDecoder.of(model), torch.tensor([row[1:]]), options)
-        if not found.counts.all():
-            raise UserError("the network gives scores that are no numbers; take another checkpoint")
-        tokens = found.tokens[0, 0]
+        tokens, finite = found.tokens[0, 0], found.counts.all()
     else:
         tokens, scores = (output[0] for output in model(torch.tensor([row])))
-        if not scores.isfinite().all():
-            raise UserError("the network gives scores that are no numbers; take another checkpoint")
+        finite = scores.isfinite().all()
+    if not finite:
+        raise UserError("the network gives scores that are no numbers; take another checkpoint")
     if tokenizer is not None:
         tokenizer.decode(tokens)
 

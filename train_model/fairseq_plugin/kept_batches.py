@@ -62,7 +62,7 @@ def square_batches(
 
 
 class OnDevice:
-    """A batch in GPU memory. fairseq's loader pins what it loads, which only CPU tensors can be."""
+    """A batch in GPU memory. fairseq's loader pins what it loads, and only CPU tensors can be pinned."""
 
     def __init__(self, batch: dict[str, Any]) -> None:
         self.batch = batch

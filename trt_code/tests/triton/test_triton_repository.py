@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from trt_code.runners import create
 from trt_code.tests.engine import mock_tensorrt
 from trt_code.tests.engine.graphs import write_graph
 from trt_code.tests.tiny import SENTENCES
-from trt_code.tests.triton.triton_stand_in import Server, model_config
+from trt_code.tests.triton.triton_stand_in import Server, model_config, run_with
 from trt_code.text.translator import LineTranslator
 from trt_code.triton import repository
 from trt_code.triton.text_format import Enum, dump
@@ -128,13 +126,7 @@ def test_a_sentence_whose_scores_are_no_numbers_is_refused_and_the_others_are_an
 def test_text_model_brings_the_tokenizer_it_imports(onnx_repository, tmp_path):
     version = onnx_repository / "models/lite_translate/1"
     code = "import train_model.data.tokenizer as module; print(module.__file__)"
-    reply = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(version), "PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-    )
+    reply = run_with(version, code, tmp_path)
     assert reply.stdout.strip() == str(version / "train_model/data/tokenizer.py"), reply.stderr
 
 

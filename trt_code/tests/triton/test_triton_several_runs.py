@@ -1,9 +1,6 @@
 """Networks that run several times per translation, served by a Python model; Triton is the stand-in."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,7 +15,7 @@ from train_model.models.checkpoint import save_checkpoint
 from train_model.tests.networks import of_architecture
 from trt_code.runners import create
 from trt_code.tests.tiny import SENTENCES
-from trt_code.tests.triton.triton_stand_in import Server, model_config
+from trt_code.tests.triton.triton_stand_in import Server, model_config, run_with
 from trt_code.triton import repository
 
 OPTIONS = {
@@ -89,11 +86,5 @@ def test_the_network_is_a_python_model_with_the_modules_that_it_imports(served, 
         "sys.modules['torch'] = None\n"
         "import model, train_model.cli as cli; print(cli.__file__)"
     )
-    reply = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(version), "PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-    )
+    reply = run_with(version, code, tmp_path)
     assert reply.stdout.strip() == str(version / "train_model/cli.py"), reply.stderr

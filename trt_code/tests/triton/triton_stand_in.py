@@ -8,6 +8,8 @@ too, and takes and gives what its config.pbtxt says, read with tritonclient's ow
 import asyncio
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -22,6 +24,17 @@ from trt_code.tests.repository.wheels import fetch_wheel
 def model_config(path: Path):
     """Parse a config.pbtxt with the schema that tritonclient ships; unknown fields fail."""
     return text_format.Parse(path.read_text(), _schema().ModelConfig())
+
+
+def run_with(version: Path, code: str, folder: Path) -> subprocess.CompletedProcess:
+    """Run Python code in ``folder``, with a model's ``version`` folder on the path, as Triton has it."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={"PYTHONPATH": str(version), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
 
 
 def _schema() -> ModuleType:

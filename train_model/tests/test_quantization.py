@@ -124,7 +124,7 @@ def test_every_scale_is_a_normal_number_of_fp16():
 
 def test_a_percentile_cuts_what_is_rare():
     merged = merge_projections(small())
-    pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed")
+    pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed (make env)")
     name = "encoder.layers.0.fc1"
     full = calibrate(merged, [name], sentences(40))[f"{name}.input_quantizer._amax"]
     cut = calibrate(merged, [name], sentences(40), "percentile")[f"{name}.input_quantizer._amax"]
@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_in_int8_is_refused(quantized, tmp_path, damage, me
 @pytest.mark.parametrize("keep", [[], ["decoder.layers.0.encoder_attn.k_proj"]])
 @torch.no_grad()
 def test_folding_an_int8_network_changes_nothing(keep):
-    pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed")
+    pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed (make env)")
     model = ptq.quantize(small(), keep, sentences()).double()
     tokens = sentences(1)[0]
     folded = fold(model)

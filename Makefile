@@ -10,6 +10,7 @@ TEACHER ?= data_model/demo-ar/checkpoint.pt
 # The values of these are text as it was given: no make or shell expression in them is expanded. Recipes read them
 # from the environment. Those that pass options (TRAIN=, SWEEP= and others of that kind) are words of the shell.
 TEXTS := MODEL RECIPE CORPUS SIZE TEACHER QUANTIZED KEEP RELEASE PRECISION RUNNER DEVICE THREADS KERNELS CUDA_GRAPH BEAM LENPEN SHAPE LIMIT \
+  COMPUTE_CAPABILITY \
   MAX_TOKENS N_BEST UNKNOWN ON_ERROR FORMAT TEXT IN OUT WORKERS ADDRESS \
   FROM CHECKPOINT SRC_DICT TGT_DICT CODES LIKE LANGUAGES TEST_SRC TEST_TGT NAME
 GIVEN := $(foreach name,$(TEXTS),$(if $(filter command,$(origin $(name))),$(name)))
@@ -271,12 +272,13 @@ ifeq ($(filter lite none,$(PLUGINS)),)
 $(error PLUGINS=$(PLUGINS) is not known; choose lite or none)
 endif
 FORM := $(if $(filter none,$(PLUGINS)),.plain)
-# What measures takes the library as it is.
-MADE_PLUGINS := $(if $(filter none,$(PLUGINS))$(filter bench sweep eval,$(MAKECMDGOALS)),,plugins)
+# What measures takes the library and the plans as they are.
+MEASURING := $(filter bench sweep eval,$(MAKECMDGOALS))
+MADE_PLUGINS := $(if $(filter none,$(PLUGINS))$(MEASURING),,plugins)
 plans_of = $(BUILD)/model.$(1)$(2).plan $(STEPS:%=$(BUILD)/model.$(1)$(2).encoder.plan)
 PLANS = $(call plans_of,$(1),$(FORM))
 engine-tf32: tensorrt $(call PLANS,tf32)  ## the TensorRT engine, FP32 with TF32 GEMMs (PLUGINS=lite|none)
-engine-fp16: tensorrt $(call PLANS,fp16)  ## the TensorRT engine in FP16 (ENGINE_FLAGS="--compute-capability 8.6")
+engine-fp16: tensorrt $(call PLANS,fp16)  ## the TensorRT engine in FP16 (COMPUTE_CAPABILITY=8.6,8.9, ENGINE_FLAGS= passes options)
 engine-bf16: tensorrt $(call PLANS,bf16)  ## the TensorRT engine in BF16
 engine-int8: tensorrt $(call PLANS,int8)  ## the TensorRT engine in INT8 and FP16, and its layers' precisions
 
@@ -284,9 +286,15 @@ tensorrt: $(ENV_BASE)  ## install TensorRT for RTX into .venv if no TensorRT is 
 	@$(PY) -m trt_code.engine.install $(IF_ANY) $(if $(PYTHON),--never) --plugins $(PLUGINS) >&2
 
 $(BUILD)/model.int8.plan $(BUILD)/model.int8.plain.plan: ENGINE_FLAGS += --layer-report $(@:.plan=.layers.json)
-BUILD_ENGINE = $(PY) -m trt_code.build_engine $(IF_ANY) $(ENGINE_FLAGS) --onnx $(@:.plan=.onnx) --output $@ >&2
+# A plan also depends on what make does not see (options, TensorRT, plugins, GPU) and the plan's JSON file records,
+# so build_engine decides whether to build.
+BUILD_ENGINE = $(PY) -m trt_code.build_engine --if-changed $(IF_ANY) $(call option,COMPUTE_CAPABILITY,compute-capability) \
+  $(ENGINE_FLAGS) --onnx $(@:.plan=.onnx) --output $@ >&2
+CHECKED := $(if $(MEASURING),,always)
+.PHONY: always
+always:
 
-$(BUILD)/model.%.plan: $(BUILD)/model.%.onnx | tensorrt $(MADE_PLUGINS)
+$(BUILD)/model.%.plan: $(BUILD)/model.%.onnx $(CHECKED) | tensorrt $(MADE_PLUGINS)
 	@$(BUILD_ENGINE)
 
 SPLIT_PLANS = $(foreach half,encoder decoder,$(PRECISION:%=$(BUILD)/model.%$(FORM).$(half).plan))
@@ -302,7 +310,7 @@ engine-builds: tensorrt plugins $(EVERY_GRAPH)  ## build an engine of every grap
 	@$(PY) -m trt_code.measure.engine_builds --model $(MODEL) $(ENGINE_BUILDS)
 
 define split_plan
-$(BUILD)/model.%.$(1).plan: $(BUILD)/model.%.$(if $(STEPS),onnx,decoder.onnx) | tensorrt $(MADE_PLUGINS)
+$(BUILD)/model.%.$(1).plan: $(BUILD)/model.%.$(if $(STEPS),onnx,decoder.onnx) $(CHECKED) | tensorrt $(MADE_PLUGINS)
 	@$$(BUILD_ENGINE)
 endef
 $(foreach half,encoder decoder,$(eval $(call split_plan,$(half))))

@@ -27,7 +27,7 @@ from trt_code.engine.capabilities import (
     resolve_current,
     set_capabilities,
 )
-from trt_code.engine.gpu import current_gpu, installed_gpus
+from trt_code.engine.gpu import Gpu, current_gpu, installed_gpus
 from trt_code.engine.graph_files import GraphFiles, read_graph_files, sha256
 from trt_code.engine.plugin_library import default_library, load_plugins
 from trt_code.engine.profiles import Profile, Range, Shape
@@ -37,6 +37,8 @@ from trt_code.engine.sidecar import (
     describe_build,
     describe_graph,
     describe_plugins,
+    read_sidecar,
+    stale_reason,
     write_sidecar,
 )
 from trt_code.engine.tensorrt_api import (
@@ -157,6 +159,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="build nothing and leave with status 0 if no TensorRT that takes the graph is installed",
     )
+    add(
+        "--if-changed",
+        action="store_true",
+        help="build nothing if the plan is what this command would build: same options, graph, plugins, "
+        "TensorRT and GPUs",
+    )
     add("--layer-report", type=Path, metavar="JSON", help="write the built layers, in detail")
     add("--verbose", action="store_true", help="print all that TensorRT says")
     return parser
@@ -184,6 +192,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
     options = _options(trt, args, graph)
     gpu = None if family_of(trt) is RTX else current_gpu()
+    command = _command(argv)
+    if args.if_changed and _is_current(args.output, trt, gpu, options, command):
+        print(
+            f"{args.output} is up to date: {describe_build(read_sidecar(args.output), args.output)}"
+        )
+        return
     process_logger(trt).verbose = args.verbose
     libraries = _plugin_libraries(trt, graph, args.plugins)
     for library in libraries:
@@ -215,11 +229,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         hardware_compatible=options.hardware_compatible,
         plan_sha256=plan_sha256,
         build_seconds=round(seconds, 1),
-        command=f"python -m trt_code.build_engine {shlex.join(argv)}",
+        command=command,
         ranges=ranges,
     )
     write_sidecar(sidecar, args.output)
     print(f"{args.output}: {describe_build(sidecar, args.output)}")
+
+
+def _command(argv: Sequence[str]) -> str:
+    """Return the command that builds the plan again, without the flags that do not change the plan."""
+    flags = [word for word in argv if word not in ("--if-any", "--if-changed", "--verbose")]
+    return f"python -m trt_code.build_engine {shlex.join(flags)}"
+
+
+def _is_current(
+    plan: Path, trt: ModuleType, gpu: Gpu | None, options: BuildOptions, command: str
+) -> bool:
+    """Whether ``plan`` was built by ``command``, for these GPUs and by this TensorRT, and is not stale."""
+    try:
+        built = read_sidecar(plan)
+    except UserError:  # missing, or not readable: it is built again
+        return False
+    now = (family_of(trt).name, trt.__version__, gpu, options.compute_capabilities, command)
+    before = (built.family, built.tensorrt, built.gpu, built.compute_capabilities, built.command)
+    return now == before and stale_reason(built, plan) is None
 
 
 def _options(trt: ModuleType, args: argparse.Namespace, graph: GraphFiles) -> BuildOptions:

@@ -318,6 +318,78 @@ def test_verbose_prints_what_tensorrt_says(trt, capsys):
     assert "[TensorRT] ERROR: no implementation" in capsys.readouterr().err
 
 
+def change_nothing(folder):
+    pass
+
+
+def change_options(folder):
+    return ["--compute-capability", "8.6"]
+
+
+def change_graph(folder):
+    write_graph(Path("model.onnx"), plugin="LiteTopK", metadata={"precision": "tf32"})
+
+
+def change_plugins(folder):
+    Path("build/plugins/liblite_plugins_trt11.so").write_bytes(b"\x7fELF2")
+
+
+def damage_plan(folder):
+    Path("out/model.plan").write_bytes(b"")
+
+
+def lose_json(folder):
+    Path("out/model.plan.json").unlink()
+
+
+def spoil_json(folder):
+    Path("out/model.plan.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("change", "builds"),
+    [
+        (change_nothing, 1),
+        *((change, 2) for change in (change_options, change_graph, change_plugins)),
+        *((change, 2) for change in (damage_plan, lose_json, spoil_json)),
+    ],
+)
+def test_a_plan_is_built_again_only_if_something_changed(rtx, monkeypatch, capsys, change, builds):
+    library = Path("build/plugins/liblite_plugins_trt11.so")
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"\x7fELF")
+    write_graph(Path("model.onnx"), plugin="LiteTopK")
+    built = []
+    build_plan = build_engine.build_plan
+    monkeypatch.setattr(
+        build_engine, "build_plan", lambda *given: built.append(1) or build_plan(*given)
+    )
+    build("--if-any")
+    flags = change(Path()) or []
+    build("--if-changed", "--verbose", *flags)
+    assert len(built) == builds
+    assert (
+        "out/model.plan is up to date: built by TensorRT RTX 1.7.1" in capsys.readouterr().out
+    ) == (builds == 1)
+    build("--if-changed", *flags)
+    assert len(built) == builds
+    assert not {"--if-any", "--if-changed", "--verbose"} & set(sidecar()["command"].split())
+
+
+def test_a_plan_of_another_tensorrt_or_gpu_is_built_again(trt, monkeypatch, capsys):
+    build()
+    for gpu in ("8.6", "8.9"):
+        monkeypatch.setattr(build_engine, "current_gpu", lambda gpu=gpu: Gpu("Other GPU", gpu))
+        build("--if-changed")
+        assert sidecar()["gpu"]["compute_capability"] == gpu
+    trt.__version__ = "11.5.0.1"
+    build("--if-changed")
+    assert sidecar()["tensorrt"] == "11.5.0.1"
+    assert "up to date" not in capsys.readouterr().out
+    build("--if-changed")
+    assert "out/model.plan is up to date: built by TensorRT 11.5.0" in capsys.readouterr().out
+
+
 def test_the_walkthrough_has_every_flag():
     flags = {flag for action in _parser()._actions for flag in action.option_strings}
     text = (Path(__file__).parents[3] / "doc/engine.md").read_text()

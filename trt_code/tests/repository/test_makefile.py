@@ -147,7 +147,7 @@ def test_bench_makes_its_environment_first_and_builds_each_file_once(clone):
     assert reply.stdout.count("--output build/demo/model.onnx --split") == 1
     assert reply.stdout.count("-m trt_code.onnx_surgeon") == 3 + 2  # and two without plugins
     assert reply.stdout.count("-m trt_code.engine.install --if-any") == 1
-    assert reply.stdout.count("-m trt_code.build_engine --if-any") == 2
+    assert reply.stdout.count("-m trt_code.build_engine --if-changed --if-any") == 2
 
 
 def test_what_is_there_is_not_built_again(clone):
@@ -223,6 +223,25 @@ def test_an_autoregressive_network_is_patched_and_built_in_two_parts(clone):
             assert f"--output build/demo-ar/model.fp16{form}{half}.plan" in planned
         assert planned.count("trt_code.onnx_surgeon") == 1
         assert ("cmake/build.sh" in planned) == (plugins == "lite")
+
+
+@pytest.mark.parametrize("target", ["engine-fp16", "engine-split", "bench"])
+def test_an_engine_that_was_asked_for_is_checked_and_a_table_takes_it_as_it_is(target, clone):
+    """A plan newer than its graph may be for other GPUs, and a plan for a table may have its own options."""
+    folder = clone / "build" / "demo"
+    folder.mkdir(parents=True)
+    names = [f"model{end}.onnx" for end in ("", ".encoder", ".decoder")]
+    plain = [f"model.{precision}.plain" for precision in ("fp32", "tf32", "fp16")]
+    names += [f"{name}{half}.onnx" for name in plain for half in ("", ".encoder", ".decoder")]
+    names += [name.replace(".onnx", ".plan") for name in names]
+    for name in (".venv/base.stamp", *(f"build/demo/{name}" for name in names)):
+        (clone / name).parent.mkdir(exist_ok=True)
+        (clone / name).touch()
+    arguments = (target, "PLUGINS=none", "COMPUTE_CAPABILITY=8.6,8.9")
+    planned = make("--dry-run", *arguments, folder=clone).stdout
+    plans = {"engine-fp16": 1, "engine-split": 2 * 3, "bench": 0}[target]
+    checks = planned.count("trt_code.build_engine --if-changed")
+    assert checks == planned.count('--compute-capability "$COMPUTE_CAPABILITY"') == plans
 
 
 def test_engines_are_of_graphs_for_plugins_where_these_are_built(clone):

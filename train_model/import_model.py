@@ -28,6 +28,7 @@ from torch import nn
 from train_model.cli import Parser, UserError, run
 from train_model.data.dictionary import BOS, EOS, SPECIAL_IDS, SPECIALS, UNK, Dictionary
 from train_model.data.files import check_parallel, read_lines
+from train_model.data.moses import marks_in
 from train_model.data.text import CHOICES, TextOptions
 from train_model.data.tokenizer import Tokenizer, normalise
 from train_model.model_folder import (
@@ -443,8 +444,8 @@ def _parser() -> Parser:
     add("--separator", help="ends a BPE unit inside a word; default: @@")
     add("--unicode", choices=CHOICES["unicode"], help="normalisation form; default: NFC")
     add("--moses", action=argparse.BooleanOptionalAction, help="Moses' tokenisation")
-    add("--aggressive-dashes", action="store_true", default=None, help="Moses' option -a")
-    add("--no-escape", dest="escape", action="store_false", default=None, help="Moses' -no-escape")
+    add("--aggressive-dashes", action=argparse.BooleanOptionalAction, help="Moses' option -a")
+    add("--escape", action=argparse.BooleanOptionalAction, help="the contrary of Moses' -no-escape")
     add("--case", choices=CHOICES["case"], help="default: keep")
     add("--truecase-model", type=Path, help="of Moses' truecaser, with --case truecase")
     add(
@@ -466,8 +467,11 @@ def _languages_argument(text: str | None) -> tuple[str, str]:
 
 def _text_options(
     args: argparse.Namespace, pieces: Pieces, like: ModelFolder | None
-) -> TextOptions | None:
-    """Return the text processing: the given options, then another model's, else derived from the pieces."""
+) -> tuple[TextOptions | None, str]:
+    """Return the text processing: the given options, then another model's, else derived from the pieces.
+
+    Also returns a line for the user on the tokenisation if it was derived, else an empty one.
+    """
     names = {field.name for field in dataclasses.fields(TextOptions)}
     given = {
         name: value for name, value in vars(args).items() if name in names and value is not None
@@ -475,14 +479,45 @@ def _text_options(
     files = {name: getattr(pieces, name) for name in ("codes", "target_codes", "truecase_model")}
     given |= {name: path for name, path in files.items() if path is not None}
     if like is not None and like.text is not None:
-        return dataclasses.replace(like.text, **given)
+        return dataclasses.replace(like.text, **given), ""
     if pieces.src_dict is None and not given:
-        return None
+        return None, ""
     if "subwords" not in given:
         codes = given.get("codes")
         kind = "sentencepiece" if codes is not None and codes.suffix == ".model" else "bpe"
         given["subwords"] = kind if codes is not None else "none"
-    return TextOptions(**given)
+    if given["subwords"] == "none":  # sentences are given in units, so nothing is tokenised
+        return TextOptions(**given), ""
+    derived, shown = _tokenisation(pieces)
+    if args.moses is not None:
+        shown = f"as asked; {shown}" if derived else "as asked"
+    text = TextOptions(**({} if args.moses is False else derived) | given)
+    said = "Moses' tokenisation" if text.moses else "no tokenisation"
+    said += " with -a" * text.aggressive_dashes + " with -no-escape" * (not text.escape)
+    return text, (
+        f"text: {said} ({shown}); others: --[no-]moses, --[no-]aggressive-dashes, --[no-]escape"
+    )
+
+
+def _tokenisation(pieces: Pieces) -> tuple[dict[str, bool], str]:
+    """Return the options of Moses' tokenisation that the pieces show, and what shows them."""
+    if pieces.checkpoint is not None and pieces.checkpoint.suffix == ".pt":
+        recorded = read_checkpoint(pieces.checkpoint).options
+        if getattr(recorded, "tokenizer", None) == "moses":
+            derived = {
+                "moses": True,
+                "aggressive_dashes": getattr(recorded, "moses_no_dash_splits", False) is not True,
+                "escape": getattr(recorded, "moses_no_escape", False) is not True,
+            }
+            return derived, "the checkpoint's options name it"
+    dictionaries = {pieces.src_dict, pieces.tgt_dict} - {None}
+    marks = marks_in({word for path in dictionaries for word in Dictionary.load(path).symbols})
+    if not marks:
+        return {}, "neither the checkpoint nor a dictionary shows Moses'"
+    derived = dict.fromkeys(marks.keys() - {"no_escape"}, True)
+    if "no_escape" in marks:
+        derived["escape"] = False
+    return derived, f"a dictionary has {' and '.join(dict.fromkeys(marks.values()))}"
 
 
 def _default_name(source: Path | None) -> str:
@@ -537,7 +572,7 @@ def main(argv: list[str] | None = None) -> None:
         for path in (*files, pieces.test_src, pieces.test_tgt):
             if path is not None and not path.is_file():
                 raise UserError(f"there is no file {path}")
-        text = _text_options(args, pieces, like)
+        text, assumed = _text_options(args, pieces, like)
         facts = {"summary": args.summary, "source": args.origin, "licence": args.licence}
         facts["source"] = (
             facts["source"] or f"imported from {(args.source or args.checkpoint).name}"
@@ -548,6 +583,8 @@ def main(argv: list[str] | None = None) -> None:
     print(
         f"{made.folder}: {made.architecture} ({made.family}); the pieces fit, a sentence went through"
     )
+    if assumed:
+        print(assumed)
     then = "translate" if made.text is not None else "bench"
     print(
         f"next: make {then} MODEL={argument}" if IN_CHECKOUT else f"next: {then} --model {argument}"

@@ -1,12 +1,34 @@
 """Moses' tokenisation and truecasing, with sacremoses."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from train_model.cli import UserError
 from train_model.data.subwords import require
 
 Step = Callable[[str], str]
+
+# A hyphen inside a word after Moses' option -a; Google's WMT16 text has the second form (fairseq #632).
+_SPLIT_DASHES = ("@-@", "##AT##-##AT##")
+
+
+def marks_in(symbols: Collection[str]) -> dict[str, str]:
+    """Return the options of Moses' tokenisation that a dictionary shows, with the symbol that shows each.
+
+    The options are ``moses``, ``aggressive_dashes`` (Moses' ``-a``) and ``no_escape``. Moses writes quotes
+    and apostrophes as the words ``&quot;`` and ``&apos;``. Both must occur: other text may have one.
+    """
+    dash = next((form for form in _SPLIT_DASHES if form in symbols), None)
+    apostrophe = next((word for word in symbols if word.startswith("&apos;")), None)
+    escaped = "&quot;" in symbols and apostrophe is not None
+    found = {}
+    if escaped or dash:
+        found["moses"] = "&quot;" if escaped else dash
+    if dash:
+        found["aggressive_dashes"] = dash
+    if dash and not escaped and '"' in symbols:
+        found["no_escape"] = '"'
+    return found
 
 
 def tokenise(language: str, aggressive_dashes: bool = False, escape: bool = True) -> Step:

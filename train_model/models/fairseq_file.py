@@ -311,6 +311,10 @@ def _options(checkpoint: dict[str, Any], path: str | os.PathLike) -> argparse.Na
     for group in ("task", "model"):  # the model's value counts if both have one
         if isinstance(cfg.get(group), dict):
             options |= {name: value for name, value in cfg[group].items() if isinstance(name, str)}
+    tokenizer = cfg.get("tokenizer")  # under ``args`` a name, and its options stand next to it
+    if isinstance(tokenizer, dict):
+        own = {name: value for name, value in tokenizer.items() if isinstance(name, str)}
+        options = {**own, **options, "tokenizer": own.get("_name")}
     return argparse.Namespace(**options) if options else None
 
 

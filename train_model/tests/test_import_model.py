@@ -1,5 +1,6 @@
 """A model folder is made from every form of fairseq's files, complete or not at all."""
 
+import argparse
 import dataclasses
 import io
 import shutil
@@ -14,6 +15,7 @@ from train_model.data.dictionary import Dictionary
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import read_folder
 from train_model.models.checkpoint import load_checkpoint
+from train_model.models.fairseq_file import read_checkpoint
 from train_model.tests.model_pieces import AR, FIXTURES, NAT, data_bin, hub_archive, write_pieces
 
 
@@ -106,6 +108,92 @@ def test_merges_of_fastbpe_lose_their_counts(models, pieces):
     pieces["codes"].write_text("".join(f"{line} 7\n" for line in lines))
     found = run(models, "--checkpoint", NAT, *options(pieces, "src-dict", "tgt-dict", "codes"))
     assert Tokenizer.from_files(found).source_units("ab c") == ["ab", "c"]
+
+
+def with_words(path, *words):
+    """Replace the first words of a dictionary, whose size the network's embedding gives."""
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*(f"{word} 9\n" for word in words), *lines[len(words) :]]))
+
+
+ESCAPES = ("&quot;", "&apos;s")
+
+
+@pytest.mark.parametrize(
+    ("words", "flags", "expected", "said"),
+    [
+        ((), [], (False, False, True), "no tokenisation (neither the checkpoint nor a dictionary"),
+        (ESCAPES, [], (True, False, True), "Moses' tokenisation (a dictionary has &quot;)"),
+        (
+            (*ESCAPES, "@-@"),
+            [],
+            (True, True, True),
+            "Moses' tokenisation with -a (a dictionary has &quot; and @-@)",
+        ),
+        (("@-@",), [], (True, True, True), "with -a (a dictionary has @-@)"),
+        (("##AT##-##AT##",), [], (True, True, True), "with -a (a dictionary has ##AT##-##AT##)"),
+        (
+            ("@-@", '"'),
+            [],
+            (True, True, False),
+            """with -a with -no-escape (a dictionary has @-@ and ")""",
+        ),
+        (("&quot;",), [], (False, False, True), "no tokenisation"),
+        (("&amp;", "&apos;"), [], (False, False, True), "no tokenisation"),
+        (
+            (*ESCAPES, "@-@"),
+            ["--no-moses"],
+            (False, False, True),
+            "no tokenisation (as asked; a dictionary has &quot; and @-@)",
+        ),
+        (
+            (*ESCAPES, "@-@"),
+            ["--no-aggressive-dashes"],
+            (True, False, True),
+            "Moses' tokenisation (",
+        ),
+        ((), ["--moses"], (True, False, True), "Moses' tokenisation (as asked)"),
+        ((), ["--moses", "--no-escape"], (True, False, False), "with -no-escape (as asked)"),
+    ],
+)
+def test_moses_is_recognised_by_the_dictionaries(
+    models, pieces, capsys, words, flags, expected, said
+):
+    with_words(pieces["tgt-dict"], *words)
+    text = run(models, "--checkpoint", NAT, *options(pieces), *flags).text
+    assert (text.moses, text.aggressive_dashes, text.escape) == expected
+    (line,) = (s for s in capsys.readouterr().out.splitlines() if s.startswith("text: "))
+    assert said in line
+    assert "others: --[no-]moses" in line
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        ({"tokenizer": "moses"}, (True, True, True)),
+        ({"tokenizer": "moses", "moses_no_dash_splits": True}, (True, False, True)),
+        ({"tokenizer": "moses", "moses_no_escape": True}, (True, True, False)),
+        ({"tokenizer": "space"}, (False, False, True)),
+        ({"tokenizer": None}, (False, False, True)),
+    ],
+)
+@pytest.mark.parametrize("form", ["args", "cfg"])
+def test_moses_is_recognised_by_the_checkpoints_options(
+    models, pieces, tmp_path, capsys, recorded, expected, form
+):
+    original = read_checkpoint(NAT)
+    stored = {"model": original.weights}
+    if form == "args":
+        stored["args"] = argparse.Namespace(**vars(original.options) | recorded)
+    else:
+        own = {name: value for name, value in recorded.items() if name != "tokenizer"}
+        named = {"_name": recorded["tokenizer"]} | own if recorded["tokenizer"] else None
+        stored["cfg"] = {"model": vars(original.options), "tokenizer": named}
+    checkpoint = tmp_path / "recorded.pt"
+    torch.save(stored, checkpoint)
+    text = run(models, "--checkpoint", checkpoint, *options(pieces)).text
+    assert (text.moses, text.aggressive_dashes, text.escape) == expected
+    assert ("(the checkpoint's options name it)" in capsys.readouterr().out) == expected[0]
 
 
 def test_the_padding_policy_can_be_chosen(models):

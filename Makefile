@@ -11,7 +11,7 @@ TEACHER ?= data_model/demo-ar/checkpoint.pt
 # from the environment. Those that pass options (TRAIN=, SWEEP= and others of that kind) are words of the shell.
 TEXTS := MODEL RECIPE CORPUS SIZE TEACHER QUANTIZED KEEP RELEASE PRECISION RUNNER DEVICE THREADS KERNELS CUDA_GRAPH BEAM LENPEN SHAPE LIMIT \
   COMPUTE_CAPABILITY \
-  MAX_TOKENS N_BEST UNKNOWN ON_ERROR FORMAT TEXT IN OUT WORKERS ADDRESS \
+  MAX_TOKENS N_BEST CANDIDATES JUDGE UNKNOWN ON_ERROR FORMAT TEXT IN OUT WORKERS ADDRESS \
   FROM CHECKPOINT SRC_DICT TGT_DICT CODES LIKE LANGUAGES TEST_SRC TEST_TGT NAME
 GIVEN := $(foreach name,$(TEXTS),$(if $(filter command,$(origin $(name))),$(name)))
 TEXTS := $(foreach name,$(TEXTS),$(if $(filter-out undefined,$(origin $(name))),$(name)))
@@ -74,6 +74,7 @@ help:  ## list the targets
 	@echo "usage: make TARGET [MODEL=name of a folder in data_model, or a path] [PYTHON=...]"; echo
 	@awk -F ':.*## ' '/^[a-z0-9-]+( [a-z0-9-]+)*:.*## / {printf "  %-36s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; echo "options of bench, eval, throughput and translate: RUNNER= PRECISION= DEVICE= THREADS= BEAM= LENPEN= KERNELS= CUDA_GRAPH= (names with commas or spaces)"
+	@echo "of a one-pass model, all but bench: CANDIDATES= JUDGE="
 
 # The doctor and the questions about models need no package, so they can speak before any is installed.
 ANY_PYTHON = $(if $(PYTHON)$(wildcard .venv/bin/python),$(PY),$(FIND_PYTHON); $${python:-python3})
@@ -337,6 +338,7 @@ option = $(if $(filter $(1),$(GIVEN)),--$(2) "$$$(1)")
 MACHINE_OPTIONS = $(call option,DEVICE,device) $(call option,THREADS,threads) \
   $(call option,KERNELS,kernels) $(call option,CUDA_GRAPH,cuda-graph)
 RUN_OPTIONS = $(MACHINE_OPTIONS) $(call option,BEAM,beam) $(call option,LENPEN,lenpen)
+RESCORING = $(call option,CANDIDATES,candidates) $(call option,JUDGE,judge)
 RUNNER_OPTIONS = $(call option,RUNNER,runner) $(call option,PRECISION,precision) $(RUN_OPTIONS)
 COMPARED = --model $(MODEL) $(INT8:%=--precision $(PRECISIONS),%) $(RUNNER_OPTIONS)
 bench: PRECISIONS := fp32,tf32,fp16
@@ -348,11 +350,11 @@ sweep: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS)  ## runners and rivals over ba
 	@$(PY) -m trt_code.measure.sweep --model $(MODEL) $(RUN_OPTIONS) $(SWEEP)
 
 throughput: model-has-text $(BUILD)/model.onnx $(SPLIT)  ## sentences per second, text in, text out (THROUGHPUT= passes options)
-	@$(PY) -m trt_code.measure.throughput --model $(MODEL) $(RUNNER_OPTIONS) \
+	@$(PY) -m trt_code.measure.throughput --model $(MODEL) $(RUNNER_OPTIONS) $(RESCORING) \
 	  $(call option,MAX_TOKENS,max-tokens) $(THROUGHPUT)
 
 eval: model-has-test $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## exact match, BLEU and chrF of every runner
-	@$(PY) -m trt_code.evaluate $(COMPARED) $(call option,LIMIT,limit)
+	@$(PY) -m trt_code.evaluate $(COMPARED) $(RESCORING) $(call option,LIMIT,limit)
 
 ifneq ($(origin TEXT),undefined)
 SENTENCE := -- "$$TEXT"
@@ -361,8 +363,8 @@ endif
 GRAPH := $(if $(filter PRECISION,$(GIVEN)),$(patsubst int8,qdq,$(filter-out fp32,$(PRECISION))))
 GRAPH := $(GRAPH:%=.%)
 TRANSLATED := $(if $(filter torch cuda-graph trt%,$(RUNNER)),,$(if $(filter ort,$(RUNNER)),$(BUILD)/model$(GRAPH).onnx,$(call half_of,$(GRAPH))))
-translate: model-has-text $(TRANSLATED)  ## translate TEXT="...", stdin, or what is entered (N_BEST= UNKNOWN= ON_ERROR= FORMAT=, TRANSLATE= passes options)
-	@$(PY) -m trt_code.translate --model $(MODEL) $(RUNNER_OPTIONS) $(call option,MAX_TOKENS,max-tokens) \
+translate: model-has-text $(TRANSLATED)  ## translate TEXT="...", stdin, or what is entered (N_BEST= CANDIDATES= UNKNOWN= ON_ERROR= FORMAT=, TRANSLATE= passes options)
+	@$(PY) -m trt_code.translate --model $(MODEL) $(RUNNER_OPTIONS) $(RESCORING) $(call option,MAX_TOKENS,max-tokens) \
 	  $(call option,N_BEST,n-best) $(call option,UNKNOWN,unknown) $(call option,ON_ERROR,on-error) \
 	  $(call option,FORMAT,format) $(TRANSLATE) $(SENTENCE)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 PROJECT = FOLDER.parent / "pyproject.toml"
-EXTRAS = ("train", "int8", "ray", "dev", "download")
+EXTRAS = ("train", "int8", "ray", "rivals", "dev", "download")
 # extras that do not depend on the other packages
 ON_NOTHING = ("tensorrt", "nvcc", "build", "audit", "lock", "engines", "triton")
 GPU_LIBRARIES = ("nvidia-", "triton", "cuda-")

@@ -54,6 +54,7 @@ KEYS = {
     "special_symbols": dict,
     "text": dict,
     "test": dict,
+    "judge": str,
     "summary": str,
     "source": str,
     "licence": str,
@@ -77,6 +78,7 @@ class ModelFolder:
             folder.
         options: fairseq's options of the network, if the checkpoint does not hold them.
         random_weights: the seed of the weights of a model without a checkpoint.
+        judge: the folder of the autoregressive model that rescores this one's translations; empty for none.
         folder: the folder of model.yaml; None for a model made by a program.
         obtain: the command that gets a missing checkpoint.
     """
@@ -92,6 +94,7 @@ class ModelFolder:
     test_tgt: Path | None = None
     options: Mapping[str, Any] | None = None
     random_weights: int | None = None
+    judge: str = ""
     folder: Path | None = None
     obtain: str = ""
     given: str = ""
@@ -267,6 +270,7 @@ def read_folder(folder: Path, name: str | None = None) -> ModelFolder:
         test_tgt=test_tgt,
         options=content.get("options"),
         random_weights=content.get("random_weights"),
+        judge=str(inside(folder, content["judge"], path)) if "judge" in content else "",
         folder=folder,
         obtain=content.get("obtain", ""),
     )

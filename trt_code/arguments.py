@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from train_model.cli import MAX_THREADS, MAX_WHOLE_NUMBER, UserError, number, size, whole_number
-from train_model.model_folder import MODEL_HELP
+from train_model.model_folder import MODEL_HELP, ModelFolder
 from train_model.models.architectures import Family
 from train_model.models.refinement import MAX_ITERATIONS
 from trt_code import runners
 from trt_code.devices import default_device, processors
 from trt_code.engine.plan import CUDA_GRAPHS, KERNELS
 from trt_code.runners import PRECISIONS
+from trt_code.runners.rescoring import Rescoring
 
 MAX_BEAM = 1024
 """Largest number of hypotheses per sentence; a decoder keeps its state for each."""
@@ -174,6 +175,25 @@ def add_lenpen(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_rescoring(parser: argparse.ArgumentParser) -> None:
+    """Add ``--candidates`` and ``--judge``."""
+    group = parser.add_argument_group(
+        "noisy parallel decoding", "for one-pass models; see doc/python.md"
+    )
+    add_count(
+        group,
+        "--candidates",
+        None,
+        "translations per sentence, of different lengths, of which the judge chooses",
+        MAX_BEAM,
+    )
+    group.add_argument(
+        "--judge",
+        metavar="MODEL",
+        help="autoregressive model with the same dictionaries; default: the one that model.yaml names",
+    )
+
+
 def add_batching(parser: argparse.ArgumentParser, max_tokens: int, max_sentences: int) -> None:
     """Add ``--max-tokens`` and ``--max-sentences``, the bounds of a batch."""
     add_count(parser, "--max-tokens", max_tokens, "most tokens in a batch, padding included")
@@ -244,6 +264,15 @@ def search_options(family: Family, arguments: argparse.Namespace) -> dict[str, A
         "len_penalty": arguments.lenpen,
         "max_iter": arguments.iter_decode_max_iter,
     }
+
+
+def rescoring(files: ModelFolder, arguments: argparse.Namespace, device: str) -> Rescoring | None:
+    """The rescoring that ``add_rescoring``'s options ask for, or None.
+
+    Raises:
+        UserError: see ``trt_code.runners.rescoring.Rescoring.of``.
+    """
+    return Rescoring.of(files, arguments.candidates, arguments.judge, device, arguments.threads)
 
 
 # The options that a family does not have, with their values that change nothing.

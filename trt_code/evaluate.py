@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_split(parser)
     arguments.add_output(parser, "build/eval")
     arguments.add_search(parser)
+    arguments.add_rescoring(parser)
     args = parser.parse_args(argv)
 
     files = find_model(args.model, args.build_dir)
@@ -84,16 +85,19 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = Tokenizer.from_files(files)
     device = arguments.device(args)
     options = arguments.runner_options(args) | arguments.search_options(files.family, args)
+    rescoring = arguments.rescoring(files, args, device)
     machine = describe(device, args.threads)
-    print(
-        f"{files.name}, split {args.split}, {len(sources)} sentences\n\n{TABLE.head()}", flush=True
-    )
+    title = f"{files.name}, split {args.split}, {len(sources)} sentences"
+    if rescoring:
+        title += f", {rescoring.candidates} candidates, judge {rescoring.judge.name}"
+    print(f"{title}\n\n{TABLE.head()}", flush=True)
     rows = []
     for name in args.runner:
         for precision in args.precision:
             title = f"{name} {precision} ({device})"
             try:
                 runner = create(name, files, precision, device, **options)
+                runner = rescoring.wrap(runner) if rescoring else runner
             except Unavailable as reason:
                 print(f"{title:<24}{reason.row}")
                 continue
@@ -109,6 +113,8 @@ def main(argv: list[str] | None = None) -> None:
     if not rows:
         raise UserError("none of the runners can run here; see the reasons above")
     results = {"model": files.name, "split": args.split, "sentences": len(sources)}
+    if rescoring:
+        results |= {"candidates": rescoring.candidates, "judge": rescoring.judge.name}
     name = f"{files.name}.{args.split}.json"
     write_files(args.output, {name: as_json(results | {"machine": machine, "rows": rows})})
     print(f"\nwrote {args.output / name}")

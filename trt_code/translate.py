@@ -148,6 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_batching(parser, MAX_TOKENS, MAX_SENTENCES)
     add_text(parser)
     arguments.add_search(parser)
+    arguments.add_rescoring(parser)
     args = parser.parse_args(argv)
 
     files = find_model(args.model, args.build_dir).require_text()
@@ -155,6 +156,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("the text is empty; give a sentence to translate")
     options = arguments.runner_options(args) | arguments.search_options(files.family, args)
     device = arguments.device(args)
+    rescoring = arguments.rescoring(files, args, device)
     interactive = not args.text and sys.stdin is not None and sys.stdin.isatty()
     settings = Settings(
         args.max_tokens,
@@ -181,6 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         device,
         "one" if interactive or len(start) < LONG_INPUT else "many",
         settings.n_best,
+        rescoring,
         **options,
     )
     with contextlib.ExitStack() as stack:

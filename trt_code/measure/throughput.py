@@ -160,6 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_count(parser, "--repeats", 2, "timed passes; the fastest counts")
     arguments.add_output(parser, "build/throughput")
     arguments.add_search(parser)
+    arguments.add_rescoring(parser)
     args = parser.parse_args(argv)
     files = find_model(args.model, args.build_dir).require_text()
     if args.text:
@@ -172,8 +173,9 @@ def main(argv: list[str] | None = None) -> None:
             texts = {"test split": list(read_lines(stream))} | texts
     device = arguments.device(args)
     options = arguments.runner_options(args) | arguments.search_options(files.family, args)
+    rescoring = arguments.rescoring(files, args, device)
     runners = [
-        open_runner(args.runner, files, args.precision, device, **options)
+        open_runner(args.runner, files, args.precision, device, rescoring=rescoring, **options)
         for _ in range(args.runners)
     ]
     settings = {

@@ -43,6 +43,7 @@ MODULES = (
     "search.ort_steps",
     "search.cuda_graph_steps",
     "search.trt_runner",
+    "search.ctranslate2_runner",
 )
 
 

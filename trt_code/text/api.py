@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Self
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model
 from trt_code.devices import default_device, processors
+from trt_code.runners.rescoring import Rescoring
 from trt_code.text import translator
 from trt_code.text.choice import open_runner
 from trt_code.text.codec import OnError, TooLong, Translation, Unknown
@@ -54,6 +55,10 @@ class Translator:
         beam: hypotheses of a search; 1 is greedy.
         len_penalty: exponent of a hypothesis' length in its score.
         max_iter: passes of an iterative network after the first one; None takes the network's own.
+        candidates: translations of a one-pass network per sentence, of different lengths, of which the judge
+        chooses (noisy parallel decoding); None does without.
+        judge: the name or path of an autoregressive model with the same dictionaries; None takes the one that
+        model.yaml names.
         kernels, cuda_graph: how a TensorRT engine runs, see ``trt_code.engine.plan.RuntimeOptions``.
 
     Raises:
@@ -78,6 +83,8 @@ class Translator:
         beam: int | None = None,
         len_penalty: float | None = None,
         max_iter: int | None = None,
+        candidates: int | None = None,
+        judge: str | os.PathLike | None = None,
         kernels: Literal["eager", "lazy", "none"] = "eager",
         cuda_graph: Literal["runner", "library", "none"] = "runner",
     ):
@@ -86,6 +93,9 @@ class Translator:
         device = default_device() if device == "auto" else device
         if precision == "auto":
             precision = "fp16" if device == "cuda" else "fp32"
+        threads = threads or processors()
+        judge = None if judge is None else os.fspath(judge)
+        rescoring = Rescoring.of(files, candidates, judge, device, threads)
         folder = build_dir or cache_folder(files, cache)
         ensure_built(files, folder, runner, precision, device)
         self._runner = open_runner(
@@ -93,7 +103,8 @@ class Translator:
             files,
             precision,
             device,
-            threads=threads or processors(),
+            rescoring=rescoring,
+            threads=threads,
             build_dir=folder,
             beam=beam,
             len_penalty=len_penalty,

@@ -14,6 +14,7 @@ from train_model.documents import read_json
 from train_model.models.architectures import Family
 from trt_code.runners import RUNNERS, Runner, Unavailable, create, spec
 from trt_code.runners.base import one_translation, wall_ms
+from trt_code.runners.rescoring import Rescoring
 
 CANDIDATES = ("trt-split", "trt", "cuda-graph", "ort-split", "ort")
 FALLBACK = "torch"
@@ -30,6 +31,7 @@ def open_runner(
     device: str,
     load: Load = "many",
     n_best: int = 1,
+    rescoring: Rescoring | None = None,
     **options: Any,
 ) -> Runner:
     """Open the runner ``name``, or for "auto" the fastest runner with built files.
@@ -40,12 +42,29 @@ def open_runner(
     Args:
         load: the kind of use to optimise for: single sentences, or many.
         n_best: the translations per sentence that the runner has to give.
+        rescoring: the runner is wrapped, and the judge chooses among its translations.
         options: see ``runners.create``.
 
     Raises:
         UserError: none of them can run; the message has each one's reason. Or the runner gives fewer
             translations per sentence.
     """
+    if rescoring is not None:
+        rescoring.check_n_best(n_best)
+        n_best = rescoring.candidates
+    runner = _open(name, files, precision, device, load, n_best, **options)
+    return rescoring.wrap(runner) if rescoring else runner
+
+
+def _open(
+    name: str,
+    files: Any,
+    precision: str,
+    device: str,
+    load: Load,
+    n_best: int,
+    **options: Any,
+) -> Runner:
     several = n_best > 1
     check_n_best(name, files.family, n_best)
     names = _candidates(files.family, device, several) if name == "auto" else [name]

@@ -28,7 +28,8 @@ class Hypothesis:
     Attributes:
         text: without subword marks and special symbols.
         score: higher is better. For a search, the sum of the log-probabilities divided by length **
-        penalty; for a one-pass network, the mean of its token scores, which only ranks.
+        penalty; for a one-pass network, the mean of its token scores, which only ranks; with candidates, the
+        judge's mean log-probability per token.
         tokens: subword units.
         token_scores: one per unit.
     """

@@ -87,15 +87,15 @@ def _with_graphs(name: str, arguments: list[str]) -> list[str]:
         parser.add_argument("--precision", default="fp32")
         parser.add_argument("--device", default="auto")
         parser.add_argument("--n-best", default="1")
+        parser.add_argument("--candidates", default="1")
     known, _ = parser.parse_known_args(arguments)
     if known.help:
         return arguments
     files = find_model(known.model, known.build_dir or "build")
     build_dir = known.build_dir or cache_folder(files)
     if name in ONE_RUNNER:
-        check_n_best(
-            known.runner, files.family, int(known.n_best) if known.n_best.isdecimal() else 1
-        )
+        several = [int(n) for n in (known.n_best, known.candidates) if n.isdecimal()]
+        check_n_best(known.runner, files.family, max(several, default=1))
         device = default_device() if known.device == "auto" else known.device
         ensure_built(files, build_dir, known.runner, known.precision, device)
     else:

@@ -17,6 +17,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 LOCKED_EXTRAS = (
     "train",
     "ray",
+    "rivals",
     "dev",
     "download",
     "tensorrt",
@@ -85,9 +86,18 @@ TEXTS = {
     "ptq": ("KEEP",),
     "headers": ("RELEASE",),
     "bench": ("RUNNER", "DEVICE", "THREADS", "BEAM", "LENPEN", "SHAPE"),
-    "eval": ("RUNNER", "LIMIT"),
+    "eval": ("RUNNER", "CANDIDATES", "LIMIT"),
     "throughput": ("MAX_TOKENS",),
-    "translate": ("RUNNER", "N_BEST", "UNKNOWN", "ON_ERROR", "FORMAT", "TEXT"),
+    "translate": (
+        "RUNNER",
+        "N_BEST",
+        "CANDIDATES",
+        "JUDGE",
+        "UNKNOWN",
+        "ON_ERROR",
+        "FORMAT",
+        "TEXT",
+    ),
     "translate-corpus": ("IN", "OUT", "WORKERS", "ADDRESS"),
 }
 """The targets that pass text to a program, and the variables that have it."""
@@ -401,9 +411,11 @@ def test_text_of_any_kind_reaches_translate_as_it_is(clone):
     assert reply.stdout.endswith(f"<--><{text}>")
     assert make("translate", f"PYTHON={spy}", "TEXT=", folder=clone).stdout.endswith("<--><>")
     assert make("translate", f"PYTHON={spy}", folder=clone).stdout.endswith("<--model><demo>")
-    options = ("RUNNER=torch", "PRECISION=fp16", "N_BEST=2", "UNKNOWN=drop", "FORMAT=json")
+    options = ("RUNNER=torch", "PRECISION=fp16", "CANDIDATES=5", "JUDGE=demo-ar")
+    options += ("N_BEST=2", "UNKNOWN=drop", "FORMAT=json")
     assert make("translate", f"PYTHON={spy}", *options, "TEXT=one", folder=clone).stdout.endswith(
-        "<--runner><torch><--precision><fp16><--n-best><2><--unknown><drop><--format><json><--><one>"
+        "<--runner><torch><--precision><fp16><--candidates><5><--judge><demo-ar>"
+        "<--n-best><2><--unknown><drop><--format><json><--><one>"
     )
 
 

@@ -139,6 +139,41 @@ def dots(path: Path, title: str, panels: Sequence[tuple[str, Sequence[Dot]]], xl
     save(figure, title, path)
 
 
+def points(
+    path: Path,
+    title: str,
+    series: Mapping[str, Mapping[str, Point]],
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """Draw named points; those of a series are joined in the order of their horizontal values.
+
+    Args:
+        path: PNG to write.
+        title: of the figure.
+        series: for each name of a series, the points by their names. The horizontal axis is logarithmic.
+        xlabel, ylabel: of the axes.
+    """
+    figure, ((axes,),) = grid(1, 1, (7.2, 4.4))
+    colour = colours(list(series))
+    for name, named in series.items():
+        chosen = sorted(named.values())
+        axes.plot(
+            *zip(*chosen, strict=True), color=colour[name], marker="o", ms=4, lw=0.8, label=name
+        )
+        for label, at in named.items():
+            axes.annotate(
+                label, at, (4, 4), textcoords="offset points", color=colour[name], fontsize=_SMALL
+            )
+    axes.set_xscale("log")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.margins(0.12)
+    plain_ticks(axes.xaxis)
+    axes.legend(fontsize=_SMALL, frameon=False)
+    save(figure, title, path)
+
+
 def three_digits(value: float) -> str:
     """A positive number with three significant digits and no exponent: 0.690, 20.9, 1230."""
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")

@@ -1,7 +1,8 @@
 """Measures the quality of translations with one or more runners: ``make eval``.
 
 Exact match, length accuracy (the translation has as many tokens as the reference), BLEU and chrF
-(sacrebleu) over a whole split. Writes ``build/eval/<model>.<split>.json``.
+(sacrebleu) over a whole split. Writes ``build/eval/<model>.<split>.json`` and ``.md`` with intervals, scores
+by kind of text and length, and rates of failures, and each runner's translations as text.
 """
 
 import time
@@ -17,13 +18,14 @@ from train_model.progress import task
 from train_model.tables import Column, Table, as_json, write_files
 from trt_code import arguments
 from trt_code.measure.machine import describe
+from trt_code.measure.quality import details, markdown, read_kinds
 from trt_code.runners import Unavailable, create
 from trt_code.text.codec import Translation
 from trt_code.text.translator import LineTranslator
 
 TABLE = Table(
     [
-        Column("runner", "name", width=24, left=True),
+        Column("runner", "name", width=28, left=True),
         Column("exact", "exact_match", ".2f"),
         Column("length", "length_accuracy", ".2f"),
         Column("BLEU", "bleu", ".2f"),
@@ -81,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     files = find_model(args.model, args.build_dir)
-    sources, references = (side[: args.limit] for side in read_split(files, args.split))
+    sources, references = read_split(files, args.split)
+    kinds = read_kinds(files.test_src.with_stem(args.split), len(sources))[: args.limit]
+    sources, references = sources[: args.limit], references[: args.limit]
     tokenizer = Tokenizer.from_files(files)
     device = arguments.device(args)
     options = arguments.runner_options(args) | arguments.search_options(files.family, args)
@@ -91,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     if rescoring:
         title += f", {rescoring.candidates} candidates, judge {rescoring.judge.name}"
     print(f"{title}\n\n{TABLE.head()}", flush=True)
-    rows = []
+    rows, texts = [], {}
     for name in args.runner:
         for precision in args.precision:
             title = f"{name} {precision} ({device})"
@@ -99,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
                 runner = create(name, files, precision, device, **options)
                 runner = rescoring.wrap(runner) if rescoring else runner
             except Unavailable as reason:
-                print(f"{title:<24}{reason.row}")
+                print(f"{title:<28}{reason.row}")
                 continue
             with runner:
                 start = time.perf_counter()
@@ -108,16 +112,21 @@ def main(argv: list[str] | None = None) -> None:
                     translations = translator.translate(sources, done=shown.advance)
                 seconds = time.perf_counter() - start
             row = {"name": title, "sentences_per_s": round(len(sources) / seconds, 1)}
-            rows.append(row | score(translations, references, tokenizer))
+            row |= score(translations, references, tokenizer)
+            rows.append(row | details(sources, references, translations, tokenizer, kinds))
+            texts[f"{name}.{precision}"] = [translation.text for translation in translations]
             print(TABLE.line(rows[-1]), flush=True)
     if not rows:
         raise UserError("none of the runners can run here; see the reasons above")
     results = {"model": files.name, "split": args.split, "sentences": len(sources)}
     if rescoring:
         results |= {"candidates": rescoring.candidates, "judge": rescoring.judge.name}
-    name = f"{files.name}.{args.split}.json"
-    write_files(args.output, {name: as_json(results | {"machine": machine, "rows": rows})})
-    print(f"\nwrote {args.output / name}")
+    results |= {"machine": machine, "rows": rows}
+    stem = f"{files.name}.{args.split}"
+    pages = {f"{stem}.json": as_json(results), f"{stem}.md": markdown(results)}
+    written = {f"{stem}.{name}.txt": "\n".join([*lines, ""]) for name, lines in texts.items()}
+    write_files(args.output, pages | written)
+    print(f"\nwrote {args.output / stem}.json, .md and the translations")
 
 
 if __name__ == "__main__":

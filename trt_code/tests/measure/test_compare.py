@@ -1,32 +1,17 @@
 """The comparison runs both kinds of networks over the same sentences and says what it cannot run."""
 
-import dataclasses
 import json
 
 import pytest
-import torch
 
 from train_model.cli import UserError
-from train_model.data.dictionary import Dictionary
-from train_model.models.checkpoint import save_checkpoint
-from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
-from train_model.tests.networks import step_by_step
 from trt_code.measure.compare import Entry, main
+from trt_code.tests.measure.pair import tiny_pair
 
 
 @pytest.fixture
 def zoo(tiny_files, tmp_path, monkeypatch):
-    """``tiny``, and ``tiny-ar`` with the same text and random weights."""
-    symbols = len(Dictionary.load(tiny_files.src_dict))
-    torch.manual_seed(0)
-    sizes = {"src_vocab": symbols, "tgt_vocab": symbols, "encoder_layers": 1, "decoder_layers": 1}
-    config = step_by_step(16, **sizes, max_source_positions=1024, max_target_positions=12)
-    path = tmp_path / "ar.pt"
-    save_checkpoint(path, TransformerMultibranch(config), config)
-    other = dataclasses.replace(
-        tiny_files, name="tiny-ar", checkpoint=path, architecture="transformer_multibranch_v2"
-    )
-    known = {"tiny": tiny_files, "tiny-ar": other}
+    known = tiny_pair(tiny_files, tmp_path)
     monkeypatch.setattr("trt_code.measure.compare.find_model", lambda name, build_dir: known[name])
 
 

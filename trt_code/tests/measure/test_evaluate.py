@@ -4,10 +4,12 @@ import dataclasses
 import json
 
 import pytest
+import sacrebleu
 
 from train_model.cli import UserError
 from train_model.data.tokenizer import Tokenizer
 from trt_code import evaluate
+from trt_code.measure import quality
 from trt_code.runners import RUNNERS
 from trt_code.tests.runners import fake_runner
 from trt_code.tests.tiny import SENTENCES
@@ -34,6 +36,46 @@ def test_score_counts_texts_and_lengths(tiny_files):
     assert scores["bleu"] == pytest.approx(100)
 
 
+def test_details_count_failures_lengths_and_kinds(tiny_files, tmp_path):
+    references = ["one two three four five", "three four five", "six", "seven eight nine ten"] * 10
+    texts = [
+        ("one two three four five", 7),
+        ("three three five", 5),
+        ("", 2),
+        ("seven eight", 4),
+    ] * 10
+    translations = [Translation(*text) for text in texts]
+    sources = ["one two", "three four five", "six", "seven eight nine ten and one"] * 10
+    kinds = ["man", "man", "ui", "ui"] * 10
+    tokenizer = Tokenizer.from_files(tiny_files)
+    found = quality.details(sources, references, translations, tokenizer, kinds)
+    assert (found["repeated"], found["empty"]) == (25, 25)
+    # as many tokens as the reference: 2 of 4; one fewer: 1; two fewer: 1
+    assert (found["within_1"], found["within_2"], found["length_error"]) == (75, 100, -0.75)
+    assert {name: group["sentences"] for name, group in found["lengths"].items()} == {
+        "1 to 5": 30,
+        "6 to 10": 10,
+        "11 to 20": 0,
+        "21 to 40": 0,
+        "41 and more": 0,
+    }
+    assert found["lengths"]["6 to 10"]["bleu"] is None  # too few for a score
+    group = found["kinds"]["man"]
+    man = [i for i in range(40) if kinds[i] == "man"]
+    own = sacrebleu.corpus_bleu([texts[i][0] for i in man], [[references[i] for i in man]])
+    assert group == {"sentences": 20, "bleu": round(own.score, 3)}
+    mean, half = found["bleu_interval"]
+    whole = sacrebleu.corpus_bleu([text for text, _ in texts], [references]).score
+    assert abs(mean - whole) < half < 20
+
+    source = tmp_path / "test.en"
+    assert quality.read_kinds(source, 2) == []
+    (tmp_path / "test.tsv").write_text("man\tman/one\nui\tgit/po\n")
+    assert quality.read_kinds(source, 2) == ["man", "ui"]
+    with pytest.raises(UserError, match=r"test.tsv has 2 lines, and .*test.en 3"):
+        quality.read_kinds(source, 3)
+
+
 def test_every_runner_has_a_row_or_a_reason(zoo, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(RUNNERS, "fake", fake_runner.SPECS)
     evaluate.main(
@@ -50,9 +92,14 @@ def test_every_runner_has_a_row_or_a_reason(zoo, monkeypatch, tmp_path, capsys):
         100,
         100,
     )
+    texts = (tmp_path / "tiny.test.fake.fp32.txt").read_text()
+    assert texts == "".join(f"{sentence}\n" for sentence in SENTENCES)
+    page = (tmp_path / "tiny.test.md").read_text()
+    assert "| fake fp32 (cpu) | 100.00 |" in page
+    assert "bs:1000" in page
     printed = capsys.readouterr().out
-    assert "fake int8 (cpu)         not run: the fake is not here today" in printed
-    assert "ort fp32 (cpu)          not run:" in printed
+    assert "fake int8 (cpu)             not run: the fake is not here today" in printed
+    assert "ort fp32 (cpu)              not run:" in printed
 
 
 def test_options_of_a_search_warn_where_there_is_none(zoo, monkeypatch, tmp_path, capsys):

@@ -1,0 +1,216 @@
+"""Measures quality against speed on a model's test text, text in and text out, for several systems.
+
+    python -m trt_code.measure.trade_off --entry en-de:ort-split:int8 --entry en-de-ar:ort:fp32:5 --limit 1000
+
+An entry is that of ``trt_code.measure.compare``: model:runner:precision, and for an autoregressive model the
+beam and the length penalty. For a one-pass model a number is that of its candidates, which the judge of its
+model.yaml rescores. Rivals such as ctranslate2 are runners too. All entries must have the same test text.
+
+The entries take turns: each translates the first part of the text, then each the second part, and so on, so
+that a machine that becomes slower slows down all of them. The time is that from lines to lines, with encoding
+and decoding. Writes ``build/trade_off/results.json``, ``.md`` and ``.png``. With ``--part 2/4`` only that
+part is measured; it is kept in the folder, and the last part to be measured completes the results.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from train_model import plots
+from train_model.cli import Parser, UserError, run
+from train_model.data.tokenizer import Tokenizer
+from train_model.documents import read_json
+from train_model.model_folder import ModelFolder, find_model
+from train_model.tables import Column, Table, as_json, facts, write_files
+from trt_code import arguments
+from trt_code.evaluate import read_split, score
+from trt_code.measure.compare import Entry
+from trt_code.measure.machine import describe, machine_name
+from trt_code.runners import Runner, create
+from trt_code.runners.rescoring import Rescoring
+from trt_code.text.codec import Translation
+from trt_code.text.translator import LineTranslator
+
+PARTS = 4
+WARM_UP_LINES = 64
+
+TABLE = Table(
+    [
+        Column("", "name", width=52, left=True),
+        Column("lines", "lines"),
+        Column("seconds", "seconds", ".1f"),
+        Column("lines/s", "lines_per_s", ".1f"),
+        Column("BLEU", "bleu", ".2f"),
+        Column("chrF", "chrf", ".2f"),
+    ]
+)
+
+
+def title(entry: Entry, files: ModelFolder) -> str:
+    """Return the name of an entry; a number is that of the candidates of a one-pass model."""
+    text = str(Entry(files.folder.name if files.folder else files.name, *_fields(entry)[1:]))
+    return (
+        text if files.autoregressive else text.replace(", beam 1", "").replace("beam", "candidates")
+    )
+
+
+def _fields(entry: Entry) -> tuple:
+    return entry.model, entry.runner, entry.precision, entry.beam, entry.len_penalty
+
+
+def open_entry(entry: Entry, files: ModelFolder, args: argparse.Namespace, device: str) -> Runner:
+    """Make the runner of an entry.
+
+    Raises:
+        Unavailable: it cannot run here.
+    """
+    options = arguments.runner_options(args)
+    if files.autoregressive:
+        options |= {"beam": entry.beam, "len_penalty": entry.len_penalty}
+    runner = create(entry.runner, files, entry.precision, device, **options)
+    if files.autoregressive or entry.beam is None:
+        return runner
+    return Rescoring.of(files, entry.beam, None, device, args.threads).wrap(runner)
+
+
+def measure(
+    translators: dict[str, LineTranslator], lines: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Translate ``lines`` with each; returns seconds and translations (text, tokens) by name."""
+    found = {}
+    for name, translator in translators.items():
+        start = time.perf_counter()
+        translations = translator.translate(lines)
+        seconds = time.perf_counter() - start
+        pairs = [(translation.text, translation.tokens) for translation in translations]
+        found[name] = {"seconds": seconds, "translations": pairs}
+    return found
+
+
+def summarise(
+    parts: Sequence[dict[str, Any]], references: Sequence[str], tokenizer: Tokenizer
+) -> list[dict[str, Any]]:
+    """Return a row of the table for each entry of the parts, which are in the order of the text."""
+    rows = []
+    for name in parts[0]["entries"]:
+        own = [part["entries"][name] for part in parts]
+        seconds = sum(part["seconds"] for part in own)
+        texts = [Translation(*pair) for part in own for pair in part["translations"]]
+        rows.append(
+            {
+                "name": name,
+                "lines": len(texts),
+                "seconds": round(seconds, 3),
+                "lines_per_s": round(len(texts) / seconds, 3),
+                "seconds_of_parts": [round(part["seconds"], 3) for part in own],
+                **score(texts, references, tokenizer),
+            }
+        )
+    return rows
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The results as a Markdown page."""
+    lines = ["# Quality against speed", "", *facts(results["machine"]), *facts(results["settings"])]
+    return "\n".join([*lines, "", *TABLE.markdown(results["rows"]), ""])
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """BLEU over lines per second, one line per model and runner, as a PNG at ``path``."""
+    series: dict[str, dict[str, tuple[float, float]]] = {}
+    for row in results["rows"]:
+        model, rest = row["name"].split(", ", 1)
+        runner, label = rest.split(" ", 1)
+        series.setdefault(f"{model}, {runner}", {})[label] = (row["lines_per_s"], row["bleu"])
+    title = machine_name(results["machine"])
+    plots.points(path, title, series, "sentences per second", "BLEU")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; see ``--help``."""
+    parser = Parser(
+        prog="python -m trt_code.measure.trade_off", description=__doc__.splitlines()[0]
+    )
+    arguments.add_build_dir(parser)
+    arguments.add_machine(parser)
+    parser.add_argument(
+        "--entry",
+        action="append",
+        required=True,
+        help="model:runner:precision[:beam or candidates[:lenpen]]; may be given several times",
+    )
+    arguments.add_lenpen(parser)
+    arguments.add_split(parser)
+    parser.add_argument(
+        "--part", type=parse_part, help="only this part, e.g. 2/4; default: all of 4"
+    )
+    arguments.add_output(parser, "build/trade_off")
+    args = parser.parse_args(argv)
+    device = arguments.device(args)
+    entries = [Entry.parse(text, args.lenpen) for text in args.entry]
+    models = [find_model(entry.model, args.build_dir) for entry in entries]
+    splits = [
+        tuple(side[: args.limit] for side in read_split(model, args.split)) for model in models
+    ]
+    if any(split != splits[0] for split in splits):
+        raise UserError("the models have different test texts; give models with the same one")
+    sources, references = splits[0]
+    tokenizers = [Tokenizer.from_files(model) for model in models]
+    chosen, count = args.part or (None, PARTS)
+    size = -(-len(sources) // count)
+    with contextlib.ExitStack() as open_runners:
+        translators = {}
+        for entry, model, tokenizer in zip(entries, models, tokenizers, strict=True):
+            runner = open_runners.enter_context(open_entry(entry, model, args, device))
+            translator = LineTranslator(runner, tokenizer, too_long="cut", unknown="keep")
+            translator.translate(sources[:WARM_UP_LINES])
+            translators[title(entry, model)] = translator
+        settings = {"split": args.split, "lines": len(sources), "entries": list(translators)}
+        for part in [chosen] if chosen else range(1, count + 1):
+            lines = sources[(part - 1) * size : part * size]
+            found = {"settings": settings, "entries": measure(translators, lines)}
+            path = args.output / f"part-{part}-of-{count}.json"
+            write_files(args.output, {path.name: json.dumps(found) + "\n"})
+            print(f"part {part} of {count}: {len(lines)} lines, {path}", flush=True)
+    paths = [args.output / f"part-{part}-of-{count}.json" for part in range(1, count + 1)]
+    if missing := [path.name for path in paths if not path.is_file()]:
+        print(f"still to be measured: {', '.join(missing)}")
+        return
+    parts = [read_json(path, "measure it again") for path in paths]
+    if any(part["settings"] != settings for part in parts):
+        raise UserError(f"the parts in {args.output} are of different runs; remove them")
+    rows = summarise(parts, references, tokenizers[0])
+    print(f"\n{TABLE.head()}", *map(TABLE.line, rows), sep="\n")
+    results = {
+        "machine": describe(device, args.threads),
+        "settings": {"text": f"{args.split}, {len(sources)} lines", "parts": count},
+        "rows": rows,
+    }
+    write_files(
+        args.output,
+        {
+            "results.json": as_json(results),
+            "results.md": markdown(results),
+            "results.png": functools.partial(plot, results),
+        },
+    )
+    print(f"\nwrote {args.output}/results.json, .md and .png")
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Parse ``2/4``, part and number of parts; raises ``UserError`` for something else."""
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    part, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= part <= count:
+        raise UserError(f"--part {text!r} is not a part and the number of parts, such as 2/4")
+    return part, count
+
+
+if __name__ == "__main__":
+    run(main)

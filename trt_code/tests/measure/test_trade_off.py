@@ -1,0 +1,60 @@
+"""Quality and speed of several systems, measured in parts."""
+
+import dataclasses
+import json
+
+import pytest
+
+from train_model.cli import UserError
+from trt_code.measure import trade_off
+from trt_code.tests.measure.pair import tiny_pair
+from trt_code.tests.tiny import SENTENCES
+
+ENTRIES = ["--entry", "tiny:torch:fp32", "--entry", "tiny-ar:torch:fp32:2:0.5"]
+
+
+@pytest.fixture
+def arguments(tiny_files, tmp_path, monkeypatch):
+    known = tiny_pair(tiny_files, tmp_path)
+    other = tmp_path / "test.de"
+    other.write_text("one\n" * len(SENTENCES))
+    known["elsewhere"] = dataclasses.replace(tiny_files, test_tgt=other)
+    monkeypatch.setattr(trade_off, "find_model", lambda name, build_dir: known[name])
+    return ["--device", "cpu", "--threads", "1", "--output", str(tmp_path / "out")]
+
+
+def test_parts_make_the_same_table_as_one_run(arguments, tmp_path, capsys):
+    trade_off.main([*arguments, *ENTRIES, "--part", "2/2"])
+    assert "still to be measured: part-1-of-2.json" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "results.json").exists()
+    trade_off.main([*arguments, *ENTRIES, "--part", "1/2"])
+    parted = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert [row["name"] for row in parted] == [
+        "tiny, torch fp32",
+        "tiny-ar, torch fp32, beam 2, lenpen 0.5",
+    ]
+    arguments[-1] = str(tmp_path / "whole")
+    trade_off.main([*arguments, *ENTRIES])
+    whole = json.loads((tmp_path / "whole" / "results.json").read_text())["rows"]
+    for one, other in zip(parted, whole, strict=True):
+        assert one["lines"] == other["lines"] == len(SENTENCES)
+        assert (one["bleu"], one["chrf"]) == (other["bleu"], other["chrf"])
+        assert one["lines_per_s"] == pytest.approx(one["lines"] / one["seconds"], rel=0.01)
+        assert sum(one["seconds_of_parts"]) == pytest.approx(one["seconds"], abs=0.01)
+    page = (tmp_path / "whole" / "results.md").read_text()
+    assert "| tiny-ar, torch fp32, beam 2, lenpen 0.5 | 5 |" in page
+    assert (tmp_path / "whole" / "results.png").stat().st_size > 10_000
+
+
+def test_what_does_not_belong_together_is_refused(arguments):
+    with pytest.raises(UserError, match="different test texts"):
+        trade_off.main([*arguments, *ENTRIES, "--entry", "elsewhere:torch:fp32"])
+    trade_off.main([*arguments, *ENTRIES, "--part", "1/2"])
+    with pytest.raises(UserError, match="are of different runs; remove them"):
+        trade_off.main([*arguments, *ENTRIES[:2], "--part", "2/2"])
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "a/b"])
+def test_a_part_that_is_none(text):
+    with pytest.raises(UserError, match="not a part"):
+        trade_off.parse_part(text)

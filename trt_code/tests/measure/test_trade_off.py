@@ -39,7 +39,7 @@ def test_parts_make_the_same_table_as_one_run(arguments, tmp_path, capsys):
     for one, other in zip(parted, whole, strict=True):
         assert one["lines"] == other["lines"] == len(SENTENCES)
         assert (one["bleu"], one["chrf"]) == (other["bleu"], other["chrf"])
-        assert one["lines_per_s"] == pytest.approx(one["lines"] / one["seconds"], rel=0.01)
+        assert one["lines_per_s"] == pytest.approx(one["lines"] / one["seconds"], rel=0.1)
         assert sum(one["seconds_of_parts"]) == pytest.approx(one["seconds"], abs=0.01)
     page = (tmp_path / "whole" / "results.md").read_text()
     assert "| tiny-ar, torch fp32, beam 2, lenpen 0.5 | 5 |" in page

@@ -2,6 +2,7 @@
 
     make engine-builds MODEL=demo
     python -m trt_code.measure.engine_builds --model demo --output doc/results/rtx
+    python -m trt_code.measure.engine_builds --model demo --only 'model.fp16.*'
 
 TensorRT for RTX does not need a GPU. Each build runs in a separate process, to measure its peak of resident
 memory; plans are not kept. Another process parses each graph at the smallest, usual and largest size of the
@@ -10,6 +11,7 @@ are the patched ones in the model's build folder. Models that were recorded befo
 """
 
 import concurrent.futures
+import fnmatch
 import json
 import multiprocessing
 import os
@@ -144,6 +146,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments.add_model(parser)
     arguments.add_output(parser, "build/engine_builds")
+    parser.add_argument(
+        "--only",
+        metavar="PATTERN",
+        help="only graphs of this name, such as 'model.fp16.*'; recorded rows of the others stay",
+    )
     given = parser.parse_args(argv)
     name = model_name(given.model)
     paths = graphs(Path(given.build_dir) / name)
@@ -152,16 +159,22 @@ def main(argv: list[str] | None = None) -> int:
             f"no patched graphs of {name} in {given.build_dir}; make them with `make patch`"
         )
     known, machine = read_record(given.output / RECORD), describe("cpu", 1)
+    rows: dict[str, dict[str, Any]] = {}
+    if given.only:
+        rows = {row["graph"]: row for row in known.get(name, {"rows": []})["rows"]}
+        paths = [path for path in paths if fnmatch.fnmatchcase(path.name, given.only)]
+        if not paths:
+            raise UserError(f"no patched graph of {name} is named {given.only}")
     print(TABLE.head())
-    rows: list[dict[str, Any]] = []
     for path in paths:
-        rows.append(record(path))
-        print(TABLE.line(rows[-1]), flush=True)
+        rows[path.name] = record(path)
+        print(TABLE.line(rows[path.name]), flush=True)
         # at once: the next graphs may take long, or be interrupted
-        models = known | {name: {"machine": machine, "rows": rows}}
+        in_order = [rows[graph] for graph in sorted(rows)]
+        models = known | {name: {"machine": machine, "rows": in_order}}
         write_files(given.output, {RECORD: as_json(models), "builds.md": markdown(models)})
-    wrong = sum(row["different"] != 0 for row in rows)
-    print(f"{given.output}/builds.md: {len(rows)} graphs of {name}, {wrong} not as they should be")
+    wrong = sum(rows[path.name]["different"] != 0 for path in paths)
+    print(f"{given.output}/builds.md: {len(paths)} graphs of {name}, {wrong} not as they should be")
     return int(wrong > 0)
 
 

@@ -39,6 +39,15 @@ def test_every_graph_has_a_row_and_other_models_stay(tmp_path, capsys, monkeypat
     assert "| model.fp16.plain.onnx | none |" in page
     assert "2 graphs of demo, 1 not as they should be" in capsys.readouterr().out
 
+    # one graph again; the other's row stays
+    write_graph(folder / "model.fp16.onnx", metadata={"precision": "fp16", "plugins": "none"})
+    assert engine_builds.main([*given, "--only", "*.fp16.onnx"]) == 0
+    again, same = json.loads((output / "builds.json").read_text())["demo"]["rows"]
+    assert again["result"] == same["result"]
+    assert same == built
+    with pytest.raises(UserError, match="no patched graph of demo is named other"):
+        engine_builds.main([*given, "--only", "other"])
+
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"demo": {}}'])
 def test_what_is_no_record_is_kept(tmp_path, content):

@@ -161,7 +161,10 @@ def main(argv: list[str] | None = None) -> int:
     known, machine = read_record(given.output / RECORD), describe("cpu", 1)
     rows: dict[str, dict[str, Any]] = {}
     if given.only:
-        rows = {row["graph"]: row for row in known.get(name, {"rows": []})["rows"]}
+        if name in known:
+            rows = {row["graph"]: row for row in known[name]["rows"]}
+            piece = f"{machine['date']}, commit {machine['commit']}, {machine['versions']}"
+            machine = known[name]["machine"] | {f"again, {given.only}": piece}
         paths = [path for path in paths if fnmatch.fnmatchcase(path.name, given.only)]
         if not paths:
             raise UserError(f"no patched graph of {name} is named {given.only}")

@@ -42,7 +42,10 @@ def test_every_graph_has_a_row_and_other_models_stay(tmp_path, capsys, monkeypat
     # one graph again; the other's row stays
     write_graph(folder / "model.fp16.onnx", metadata={"precision": "fp16", "plugins": "none"})
     assert engine_builds.main([*given, "--only", "*.fp16.onnx"]) == 0
-    again, same = json.loads((output / "builds.json").read_text())["demo"]["rows"]
+    record = json.loads((output / "builds.json").read_text())["demo"]
+    again, same = record["rows"]
+    assert record["machine"].pop("again, *.fp16.onnx").count(", commit ") == 1
+    assert record["machine"] == models["demo"]["machine"]
     assert again["result"] == same["result"]
     assert same == built
     with pytest.raises(UserError, match="no patched graph of demo is named other"):

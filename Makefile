@@ -298,7 +298,9 @@ always:
 $(BUILD)/model.%.plan: $(BUILD)/model.%.onnx $(CHECKED) | tensorrt $(MADE_PLUGINS)
 	@$(BUILD_ENGINE)
 
-SPLIT_PLANS = $(foreach half,encoder decoder,$(PRECISION:%=$(BUILD)/model.%$(FORM).$(half).plan))
+HALVES := encoder $(if $(STEPS),,decoder)
+SPLIT_PLANS = $(foreach precision,$(PRECISION),$(if $(STEPS),$(call PLANS,$(precision)),\
+  $(HALVES:%=$(BUILD)/model.$(precision)$(FORM).%.plan)))
 engine-split: tensorrt $(SPLIT_PLANS)  ## two engines for each PRECISION, of the files of patch-split
 
 plans: $(ENV_BASE)  ## list the engines of MODEL: who built each, for which GPUs, the plugin libraries that it needs
@@ -314,7 +316,7 @@ define split_plan
 $(BUILD)/model.%.$(1).plan: $(BUILD)/model.%.$(if $(STEPS),onnx,decoder.onnx) $(CHECKED) | tensorrt $(MADE_PLUGINS)
 	@$$(BUILD_ENGINE)
 endef
-$(foreach half,encoder decoder,$(eval $(call split_plan,$(half))))
+$(foreach half,$(HALVES),$(eval $(call split_plan,$(half))))
 
 # A GPU and TensorRT are used if they are installed: measuring targets then need these as well.
 ifneq ($(filter bench sweep throughput eval test-gpu,$(MAKECMDGOALS)),)

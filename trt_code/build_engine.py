@@ -193,7 +193,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _options(trt, args, graph)
     gpu = None if family_of(trt) is RTX else current_gpu()
     command = _command(argv)
-    if args.if_changed and _is_current(args.output, trt, gpu, options, command):
+    reported = not options.detailed_layers or args.layer_report.exists()
+    if args.if_changed and reported and _is_current(args.output, trt, gpu, options, command):
         print(
             f"{args.output} is up to date: {describe_build(read_sidecar(args.output), args.output)}"
         )

@@ -376,6 +376,16 @@ def test_a_plan_is_built_again_only_if_something_changed(rtx, monkeypatch, capsy
     assert not {"--if-any", "--if-changed", "--verbose"} & set(sidecar()["command"].split())
 
 
+def test_a_missing_report_of_layers_is_written_with_the_plan(trt, capsys):
+    report = Path("layers.json")
+    for expected in ("", "is up to date"):
+        build("--if-changed", "--layer-report", str(report))
+        assert expected in capsys.readouterr().out
+    report.unlink()
+    build("--if-changed", "--layer-report", str(report))
+    assert report.exists()
+
+
 def test_a_plan_of_another_tensorrt_or_gpu_is_built_again(trt, monkeypatch, capsys):
     build()
     for gpu in ("8.6", "8.9"):

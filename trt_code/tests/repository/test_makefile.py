@@ -204,6 +204,10 @@ def test_an_autoregressive_network_is_two_files_already(target, clone):
     planned = make("--dry-run", target, "PRECISION=fp16", "MODEL=demo-ar", folder=clone).stdout
     assert planned.count("onnx_export.export") == 1
     assert "--split" not in planned
+    assert "decoder" not in planned
+    plans = ["fp16.plain", "fp16.plain.encoder"] if target == "engine-split" else []
+    built = re.findall(r"--onnx build/demo-ar/model\.(\S+)\.onnx", planned)
+    assert sorted(built) == plans
 
 
 def test_a_folder_elsewhere_is_a_model_too(clone):

@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
 
     files = find_model(args.model, args.build_dir)
     sources, references = read_split(files, args.split)
-    kinds = read_kinds(files.test_src.with_stem(args.split), len(sources))[: args.limit]
+    kinds = read_kinds(files.test_src.with_stem(args.split))[: args.limit]
     sources, references = sources[: args.limit], references[: args.limit]
     tokenizer = Tokenizer.from_files(files)
     device = arguments.device(args)
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
         results |= {"candidates": rescoring.candidates, "judge": rescoring.judge.name}
     results |= {"machine": machine, "rows": rows}
     stem = f"{files.name}.{args.split}"
-    pages = {f"{stem}.json": as_json(results), f"{stem}.md": markdown(results)}
+    pages = {f"{stem}.json": as_json(results), f"{stem}.md": markdown(files.name, results)}
     written = {f"{stem}.{name}.txt": "\n".join([*lines, ""]) for name, lines in texts.items()}
     write_files(args.output, pages | written)
     print(f"\nwrote {args.output / stem}.json, .md and the translations")

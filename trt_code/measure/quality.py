@@ -89,31 +89,30 @@ def repeats_a_word(text: str) -> bool:
     return any(one == other for one, other in itertools.pairwise(words))
 
 
-def read_kinds(source: Path, count: int) -> list[str]:
+def read_kinds(source: Path) -> list[str]:
     """Return the kind of text of each sentence: the first column of the .tsv file next to a split, if any.
 
     Args:
         source: the split's source.
-        count: its sentences.
 
     Raises:
-        UserError: the file has another number of lines.
+        UserError: the files have different numbers of lines.
     """
     path = source.with_suffix(".tsv")
     if not path.is_file():
         return []
-    kinds = [line.split("\t")[0] for line in read_lines(path)]
+    kinds, count = [line.split("\t")[0] for line in read_lines(path)], len(list(read_lines(source)))
     if len(kinds) != count:
         raise UserError(f"{path} has {len(kinds)} lines, and {source} {count}; get them again")
     return kinds
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The results of ``make eval`` as a Markdown page."""
+def markdown(title: str, results: Mapping[str, Any]) -> str:
+    """Results with rows that have a score and :func:`details`, as a Markdown page."""
     rows = results["rows"]
-    lines = [f"# {results['model']}, split {results['split']}", "", *facts(results["machine"])]
-    judged = {name: results[name] for name in ("candidates", "judge") if name in results}
-    lines += [*facts({"sentences": results["sentences"]} | judged), ""]
+    lines = [f"# {title}", "", *facts(results["machine"])]
+    settings = ("split", "sentences", "candidates", "judge", "parts")
+    lines += [*facts({name: results[name] for name in settings if name in results}), ""]
     lines += [*_TABLE.markdown(rows), ""]
     lines += [
         f"Intervals: 95 %, {SAMPLES} bootstrap samples. Repeated: translations with a word twice in a row. "

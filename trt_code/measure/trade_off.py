@@ -27,9 +27,10 @@ from train_model.cli import Parser, UserError, run
 from train_model.data.tokenizer import Tokenizer
 from train_model.documents import read_json
 from train_model.model_folder import ModelFolder, find_model
-from train_model.tables import Column, Table, as_json, facts, write_files
+from train_model.tables import Column, Table, as_json, write_files
 from trt_code import arguments
 from trt_code.evaluate import read_split, score
+from trt_code.measure import quality
 from trt_code.measure.compare import Entry
 from trt_code.measure.machine import describe, machine_name
 from trt_code.runners import Runner, create
@@ -38,14 +39,14 @@ from trt_code.text.codec import Translation
 from trt_code.text.translator import LineTranslator
 
 PARTS = 4
-WARM_UP_LINES = 64
+WARM_UP_LINES = 16
 
 TABLE = Table(
     [
         Column("", "name", width=52, left=True),
-        Column("lines", "lines"),
+        Column("sentences", "sentences", width=11),
         Column("seconds", "seconds", ".1f"),
-        Column("lines/s", "lines_per_s", ".1f"),
+        Column("sentences/s", "sentences_per_s", ".1f", 13),
         Column("BLEU", "bleu", ".2f"),
         Column("chrF", "chrf", ".2f"),
     ]
@@ -94,7 +95,11 @@ def measure(
 
 
 def summarise(
-    parts: Sequence[dict[str, Any]], references: Sequence[str], tokenizer: Tokenizer
+    parts: Sequence[dict[str, Any]],
+    sources: Sequence[str],
+    references: Sequence[str],
+    kinds: Sequence[str],
+    tokenizer: Tokenizer,
 ) -> list[dict[str, Any]]:
     """Return a row of the table for each entry of the parts, which are in the order of the text."""
     rows = []
@@ -105,20 +110,15 @@ def summarise(
         rows.append(
             {
                 "name": name,
-                "lines": len(texts),
+                "sentences": len(texts),
                 "seconds": round(seconds, 3),
-                "lines_per_s": round(len(texts) / seconds, 3),
+                "sentences_per_s": round(len(texts) / seconds, 3),
                 "seconds_of_parts": [round(part["seconds"], 3) for part in own],
                 **score(texts, references, tokenizer),
+                **quality.details(sources, references, texts, tokenizer, kinds),
             }
         )
     return rows
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """The results as a Markdown page."""
-    lines = ["# Quality against speed", "", *facts(results["machine"]), *facts(results["settings"])]
-    return "\n".join([*lines, "", *TABLE.markdown(results["rows"]), ""])
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -127,7 +127,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     for row in results["rows"]:
         model, rest = row["name"].split(", ", 1)
         runner, label = rest.split(" ", 1)
-        series.setdefault(f"{model}, {runner}", {})[label] = (row["lines_per_s"], row["bleu"])
+        series.setdefault(f"{model}, {runner}", {})[label] = (row["sentences_per_s"], row["bleu"])
     title = machine_name(results["machine"])
     plots.points(path, title, series, "sentences per second", "BLEU")
 
@@ -185,18 +185,21 @@ def main(argv: list[str] | None = None) -> None:
     parts = [read_json(path, "measure it again") for path in paths]
     if any(part["settings"] != settings for part in parts):
         raise UserError(f"the parts in {args.output} are of different runs; remove them")
-    rows = summarise(parts, references, tokenizers[0])
+    kinds = quality.read_kinds(models[0].test_src.with_stem(args.split))[: len(sources)]
+    rows = summarise(parts, sources, references, kinds, tokenizers[0])
     print(f"\n{TABLE.head()}", *map(TABLE.line, rows), sep="\n")
     results = {
         "machine": describe(device, args.threads),
-        "settings": {"text": f"{args.split}, {len(sources)} lines", "parts": count},
+        "split": args.split,
+        "sentences": len(sources),
+        "parts": count,
         "rows": rows,
     }
     write_files(
         args.output,
         {
             "results.json": as_json(results),
-            "results.md": markdown(results),
+            "results.md": quality.markdown("Quality against speed", results),
             "results.png": functools.partial(plot, results),
         },
     )

@@ -11,6 +11,7 @@ task joins them under the shard's name and records the shard as finished.
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import resource
@@ -73,7 +74,8 @@ class Summary:
     Attributes:
         shards, rows, rejected, warned: of the finished shards, those of earlier runs included.
         translated: rows that this run has translated.
-        seconds: from the first result to the last, without the start of the actors.
+        began, ended: of the first and the last chunk, by the clocks of the actors' nodes (seconds since the
+            epoch); the start of the actors is before them.
         cpu_s: processor seconds of the actors for these rows, on the CPU's side of a GPU too.
         unreadable: why a shard could not be read, by its name.
         workers: for each actor its rows, and the peak of its memory in MB.
@@ -84,25 +86,26 @@ class Summary:
     rejected: int = 0
     warned: int = 0
     translated: int = 0
-    seconds: float = 0.0
+    began: float = math.inf
+    ended: float = -math.inf
     cpu_s: float = 0.0
     unreadable: dict[str, str] = field(default_factory=dict)
     workers: dict[str, tuple[int, float]] = field(default_factory=dict)
-    _first: float | None = None
-    _timed: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """The time in which the actors worked, without their start."""
+        return max(0.0, self.ended - self.began)
 
     @property
     def rate(self) -> float:
-        """Rows per second between the first result and the last."""
-        return self._timed / self.seconds if self.seconds else 0.0
+        """Rows per second of that time."""
+        return self.translated / self.seconds if self.seconds else 0.0
 
-    def count(self, result: dict[str, Any], now: float) -> None:
-        """Count a result of an actor that arrives at ``now`` seconds."""
-        if self._first is None:
-            self._first = now
-        else:
-            self._timed += result["rows"]
-        self.seconds = now - self._first
+    def count(self, result: dict[str, Any]) -> None:
+        """Count a result of an actor."""
+        self.began = min(self.began, result["began"])
+        self.ended = max(self.ended, result["ended"])
         self.translated += result["rows"]
         self.cpu_s += result["cpu_s"]
         rows, _ = self.workers.get(result["worker"], (0, 0))
@@ -153,7 +156,7 @@ class Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
         """Return the counts of one chunk, without its rows."""
-        start = time.process_time()
+        start, began = time.process_time(), time.time()
         (name,), (first,), (data,) = batch["shard"], batch["first"], batch["data"]
         done = {"rows": 0, "rejected": 0, "warned": 0, "fatal": self._failure}
         if data and not self._failure:
@@ -165,7 +168,7 @@ class Worker:
                 done["fatal"] = cannot_write(self._job.output.url, error)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         done |= {"worker": f"{os.uname().nodename}:{os.getpid()}", "peak_mb": peak}
-        done["cpu_s"] = time.process_time() - start
+        done |= {"began": began, "ended": time.time(), "cpu_s": time.process_time() - start}
         kept = {name: batch[name] for name in ("shard", "first", "total", "identity", "error")}
         return kept | {name: [value] for name, value in done.items()}
 
@@ -315,12 +318,11 @@ def translate(job: Job, names: list[str], ray: Any, size: int, options: dict[str
             summary.add(record)
 
     with task("starting", None, "rows") as bar:
-        begin = time.perf_counter()
         for result in dataset.iter_rows():
             if result["fatal"]:
                 raise UserError(result["fatal"])
             name, rows = result["shard"], result["rows"]
-            summary.count(result, time.perf_counter() - begin)
+            summary.count(result)
             if result["error"]:
                 summary.unreadable[name] = result["error"]
                 unfinished.pop(name)

@@ -119,7 +119,7 @@ def markdown(results: dict[str, Any]) -> str:
     lines = [f"# A corpus on Ray: {results['model']}", ""]
     lines += [*facts(results["machine"]), *facts(results["settings"]), ""]
     lines += [
-        "Seconds and rows/s are counted from the first result on, without the start of the actors. "
+        "Seconds and rows/s are those in which the actors worked, without their start. "
         "Rows/CPU s: by the actors' own processor time, which other programs on the machine do not change. "
         "Actor MB: the largest peak of an actor's resident memory. Same: rows with the translation of one "
         "process.",

@@ -160,3 +160,14 @@ def test_settings_of_a_folder(tmp_path):
     (tmp_path / "full/mine.txt").write_text("")
     with pytest.raises(UserError, match="is not empty; give a new folder"):
         manifest.claim(locate(str(tmp_path / "full")), {})
+
+
+def test_the_rate_is_that_of_the_time_in_which_actors_worked():
+    summary = on_ray.Summary()
+    assert summary.rate == summary.seconds == 0
+    shared = {"cpu_s": 1.5, "peak_mb": 100.0}
+    # both arrive at the driver at once
+    summary.count({"rows": 600, "began": 10.0, "ended": 14.0, "worker": "a:1", **shared})
+    summary.count({"rows": 200, "began": 9.0, "ended": 11.0, "worker": "a:2", **shared})
+    assert (summary.seconds, summary.rate, summary.cpu_s) == (5, 160, 3)
+    assert summary.workers == {"a:1": (600, 100.0), "a:2": (200, 100.0)}

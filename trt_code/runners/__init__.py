@@ -32,6 +32,7 @@ __all__ = [
 
 # In the order in which a table shows them.
 MODULES = (
+    "native_runner",
     "one_pass.torch_runner",
     "one_pass.ort_runner",
     "one_pass.cuda_graph_runner",

@@ -13,7 +13,7 @@ PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 
 
 class Graphs(NamedTuple):
-    """ONNX files of a model: their names in ``<build_dir>/<model>``, and how to make them.
+    """Built files of a model: their names in ``<build_dir>/<model>``, and how to make them.
 
     Attributes:
         files: names, e.g. ``("model.onnx",)``.
@@ -71,8 +71,8 @@ class RunnerSpec:
         families: the families of the networks that it runs (``train_model.models.architectures``).
         rival: whether it serves only for comparison. Rivals run only on request, and do not promise to
         serve several threads.
-        reads: the kind of its files: the checkpoint, ONNX files or TensorRT engines.
-        graphs: the ONNX files for a precision and a device, if it reads ONNX files.
+        reads: the kind of its files: the checkpoint, ONNX files, a native program or TensorRT engines.
+        graphs: the files for a precision and a device, if it reads ONNX files or a program.
         cuts_canvas: whether a one-pass decoder computes no more positions than the longest
             translation of a batch needs.
         n_best: whether it gives several translations per sentence.
@@ -85,7 +85,7 @@ class RunnerSpec:
     precisions: Mapping[str, tuple[str, ...]]
     families: tuple[Family, ...] = ("one-pass",)
     rival: bool = False
-    reads: Literal["checkpoint", "onnx", "engine"] = "checkpoint"
+    reads: Literal["checkpoint", "onnx", "program", "engine"] = "checkpoint"
     graphs: Callable[[str, str], Graphs] | None = None
     cuts_canvas: bool = False
     n_best: bool = False
@@ -93,7 +93,7 @@ class RunnerSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, request: Request) -> None:
-        """Check that the runner supports the request, and that its ONNX files exist.
+        """Check that the runner supports the request, and that its files exist.
 
         Raises:
             Unavailable: it does not support it, or a file is missing.

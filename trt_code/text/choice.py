@@ -16,7 +16,7 @@ from trt_code.runners import RUNNERS, Runner, Unavailable, create, spec
 from trt_code.runners.base import one_translation, wall_ms
 from trt_code.runners.rescoring import Rescoring
 
-CANDIDATES = ("trt-split", "trt", "cuda-graph", "ort-split", "ort")
+CANDIDATES = ("trt-split", "trt", "cuda-graph", "native", "ort-split", "ort")
 FALLBACK = "torch"
 Load = Literal["one", "many"]
 SHAPES: dict[Load, tuple[int, int]] = {"one": (1, 16), "many": (32, 32)}
@@ -139,7 +139,7 @@ def _built(folder: Path) -> dict[str, int]:
     return {
         path.name: path.stat().st_mtime_ns
         for path in sorted(folder.glob("*"))
-        if path.suffix in (".onnx", ".plan")
+        if path.suffix in (".onnx", ".plan", ".safetensors")
     }
 
 

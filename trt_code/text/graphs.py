@@ -13,21 +13,16 @@ from train_model.cli import UserError, one_at_a_time
 from train_model.model_folder import ModelFolder, quantized_checkpoint
 from train_model.models.signatures import SPLIT
 from trt_code.runners import RUNNERS, spec
-
-CACHE = "LITE_TRANSFORMER_TRT_CACHE"
-"""The environment variable that names the cache folder."""
+from trt_code.user_cache import user_cache
 
 
 def cache_folder(files: ModelFolder, root: str | os.PathLike | None = None) -> Path:
     """Return the build folder of a model in the cache; each version of a checkpoint has its own.
 
     Args:
-        root: default: the environment variable ``CACHE``, or lite-transformer-trt in the user's cache folder.
+        root: default: ``trt_code.user_cache.user_cache()``.
     """
-    root = root or os.environ.get(CACHE)
-    if root is None:
-        user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        root = Path(user) / "lite-transformer-trt"
+    root = root or user_cache()
     state = files.checkpoint.stat()
     identity = f"{files.checkpoint.resolve()} {state.st_size} {state.st_mtime_ns}"
     return Path(root) / hashlib.sha256(identity.encode()).hexdigest()[:12]
@@ -59,7 +54,9 @@ def ensure_built(
         return
     maker = _Maker(files, Path(build_dir), precision, split=runner.endswith("-split"))
     with one_at_a_time(maker.folder / ".lock"), contextlib.redirect_stdout(sys.stderr):
-        if chosen.graphs is not None:
+        if chosen.reads == "program":
+            maker.program(*chosen.graphs(precision, device).files)
+        elif chosen.graphs is not None:
             maker.graphs(chosen.graphs(precision, device).files)
         elif chosen.reads == "engine":
             maker.engines()
@@ -113,6 +110,16 @@ class _Maker:
             + ["--precision", self._precision, *self._split]
             + (["--plugins", "none"] if plain else [])
         )
+
+    def program(self, name: str) -> None:
+        """Make the native program ``name``."""
+        if self._has([name]):
+            return
+        from trt_code.native import export
+
+        print(f"exporting {self._files.name} into {self.folder}, once; takes seconds")
+        output = str(self.folder / name)
+        export.main(["--checkpoint", str(self.checkpoint()), "--output", output])
 
     def engines(self) -> None:
         """Build the TensorRT engines, with plugins if their library is built.

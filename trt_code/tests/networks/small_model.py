@@ -11,6 +11,8 @@ from train_model.quantization import ptq
 from train_model.tests.model_pieces import SYMBOLS, write_pieces
 from train_model.tests.networks import of_architecture
 from trt_code import onnx_surgeon
+from trt_code.native import export as native
+from trt_code.native.program import SUFFIX
 from trt_code.runners import Runner, create, spec
 
 SIZES = {
@@ -73,6 +75,13 @@ class SmallModel:
         assert onnx_surgeon.main([*given, "--plugins", plugins, *flags]) == 0
         return path
 
+    def program(self) -> Path:
+        """Write the native program, once."""
+        path = self._onnx.with_suffix(SUFFIX)
+        if not path.is_file():
+            native.main(["--checkpoint", str(self.files.checkpoint), "--output", str(path)])
+        return path
+
     def runner(self, name: str, precision: str, device: str) -> Runner:
         """Make a runner, and its files first."""
         declared = spec(name, self.files.family)
@@ -82,4 +91,6 @@ class SmallModel:
         if declared.reads == "onnx":
             exported = (precision, device) == ("int8", "cpu")
             self.graph("qdq" if exported else precision, name == "ort-split")
+        elif declared.reads == "program":
+            self.program()
         return create(name, self.files, precision, device, build_dir=self.build)

@@ -29,7 +29,7 @@ def test_every_declaration_is_consistent():
         assert set(declared.precisions) <= {"cpu", "cuda"}, declared.name
         for offered in declared.precisions.values():
             assert set(offered) <= set(PRECISIONS), declared.name
-        assert (declared.graphs is not None) == (declared.reads == "onnx"), declared.name
+        assert (declared.graphs is not None) == (declared.reads in ("onnx", "program"))
     for specs in RUNNERS.values():
         families = [family for declared in specs for family in declared.families]
         assert len(families) == len(set(families))

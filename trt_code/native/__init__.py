@@ -1,0 +1,5 @@
+"""Networks on a CPU in C++ of our own: packed rows, no copied state, whole searches without Python.
+
+A network is a :class:`trt_code.native.program.Program`, a list of operators that the modules here write from
+the PyTorch network. The C++ library (``library.py`` compiles it for this machine) runs any such list.
+"""

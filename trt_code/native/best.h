@@ -1,0 +1,127 @@
+// The best few of many scores.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "vector.h"
+
+namespace lite::native {
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+struct Candidate {
+  float score;
+  int beam, token;
+};
+
+// The `most` best candidates that were offered, the best first; of equal ones the first offered.
+class Best {
+ public:
+  explicit Best(int most) : most_(most) { list_.reserve(most + 1); }
+
+  void clear() { list_.clear(); }
+
+  void offer(float score, int beam, int token) {
+    if (!(score > threshold())) return;
+    auto at = list_.end();
+    while (at != list_.begin() && (at - 1)->score < score) --at;
+    list_.insert(at, {score, beam, token});
+    if (static_cast<int>(list_.size()) > most_) list_.pop_back();
+  }
+
+  // Offers the scores x[i] + offset of all tokens i.
+  void offer_all(const float* x, int n, float offset, int beam) {
+    constexpr int kBlock = 64;  // scores that are compared at once
+    for (int begin = 0; begin < n; begin += kBlock) {
+      const int end = std::min(n, begin + kBlock);
+      float most = kNone;
+      for (int i = begin; i < end; ++i) most = x[i] > most ? x[i] : most;
+      if (!(most + offset > threshold())) continue;
+      for (int i = begin; i < end; ++i) offer(x[i] + offset, beam, i);
+    }
+  }
+
+  // The list, filled up with candidates that cannot win.
+  const std::vector<Candidate>& get() {
+    while (!full()) list_.push_back({kNone, 0, 0});
+    return list_;
+  }
+
+ private:
+  float threshold() const { return full() ? list_.back().score : kNone; }
+  bool full() const { return static_cast<int>(list_.size()) == most_; }
+
+  int most_;
+  std::vector<Candidate> list_;
+};
+
+// Finds the `most` best of many scores, as Best does, but faster than it for more than a few.
+class BestOfMany {
+ public:
+  explicit BestOfMany(int most) : most_(most) {}
+
+  const std::vector<Candidate>& find(const float* x, int n) {
+    // Group i has the scores i, i + groups, i + 2 * groups, ... At least `most` scores are above any value that
+    // the greatest of `most` groups are above.
+    const int groups = std::min(n, std::max(4 * most_, n / 16));
+    greatest_.assign(x, x + groups);
+    for (int begin = groups; begin < n; begin += groups) {
+      const int size = std::min(groups, n - begin);
+      for (int i = 0; i < size; ++i) greatest_[i] = std::max(greatest_[i], x[begin + i]);
+    }
+    const float low = threshold();
+    found_.clear();
+    for (int i = 0; i < groups; ++i) {
+      if (!(greatest_[i] > low)) continue;
+      for (int at = i; at < n; at += groups)
+        if (x[at] > low) found_.push_back({x[at], 0, at});
+    }
+    const auto better = [](const Candidate& a, const Candidate& b) {
+      return a.score > b.score || (a.score == b.score && a.token < b.token);
+    };
+    const int kept = std::min<int>(most_, static_cast<int>(found_.size()));
+    std::partial_sort(found_.begin(), found_.begin() + kept, found_.end(), better);
+    found_.resize(most_, {kNone, 0, 0});
+    return found_;
+  }
+
+ private:
+  int above(float value) const {
+    int count = 0;
+    for (const float x : greatest_) count += x > value;
+    return count;
+  }
+
+  // A value that the greatest of at least `most` groups are above, and of few more; minus infinity if there are
+  // not so many.
+  float threshold() const {
+    float high = *std::max_element(greatest_.begin(), greatest_.end());
+    float reach = 1, low = high - reach;
+    while (above(low) < most_ && low > kNone) {
+      high = low;
+      low -= reach *= 2;
+    }
+    for (int i = 0; i < 20 && above(low) > most_ + most_ / 8; ++i) {
+      const float middle = low + (high - low) / 2;
+      (above(middle) < most_ ? high : low) = middle;
+    }
+    return low;
+  }
+
+  int most_;
+  std::vector<float> greatest_;
+  std::vector<Candidate> found_;
+};
+
+inline float log_sum_exp(const float* x, int n) {
+  float most = x[0];
+  for (int i = 1; i < n; ++i) most = x[i] > most ? x[i] : most;
+  float sum = 0;
+  for (int i = 0; i < n; ++i) sum += exp_of(x[i] - most);
+  return most + std::log(sum);
+}
+
+}  // namespace lite::native

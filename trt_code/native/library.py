@@ -1,0 +1,101 @@
+"""Compiles the C++ library for this machine's processor, once, and loads it."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from train_model.cli import UserError, atomic_path, one_at_a_time
+from trt_code.user_cache import user_cache
+
+SOURCES = Path(__file__).parent
+ROOT = SOURCES.parents[1]
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread"),
+    # vectorised sums and loops over float functions; NaN and infinity keep their meaning
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
+)
+
+
+class NoCompiler(UserError):
+    """The machine has no C++ compiler, or it cannot compile the library."""
+
+
+def find_compiler() -> list[str]:
+    """Return the command of the C++ compiler: the environment's CXX, c++, g++ or clang++.
+
+    Raises:
+        NoCompiler: there is none.
+    """
+    if named := os.environ.get("CXX"):
+        return shlex.split(named)
+    for name in ("c++", "g++", "clang++"):
+        if found := shutil.which(name):
+            return [found]
+    raise NoCompiler("there is no C++ compiler (Debian: apt install g++); CXX= names one")
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """Return the library; it is compiled first unless it exists for this processor.
+
+    Raises:
+        NoCompiler: there is no compiler, or it fails.
+        UserError: the folder cannot be written to.
+    """
+    path = library_path()
+    if not path.is_file():
+        with one_at_a_time(path.parent / ".lock"):
+            if not path.is_file():
+                _compile(path)
+    library = ctypes.CDLL(str(path))
+    library.lite_error.restype = ctypes.c_char_p
+    library.lite_program.restype = ctypes.c_void_p
+    return library
+
+
+def library_path() -> Path:
+    """Return the file for these sources and this processor, whether it exists or not.
+
+    It is in ``build/native`` of a clone, otherwise in the user's cache folder.
+    """
+    digest = hashlib.sha256(f"{FLAGS} {_processor()}".encode())
+    for source in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
+        digest.update(source.read_bytes())
+    folder = ROOT / "build" if (ROOT / "Makefile").is_file() else user_cache()
+    return folder / "native" / f"liblite_native.{digest.hexdigest()[:16]}.so"
+
+
+def _compile(path: Path) -> None:
+    command = find_compiler()
+    print(f"compiling {path} for this processor, once; takes seconds", file=sys.stderr)
+    sources = sorted(map(str, SOURCES.glob("*.cpp")))
+    with atomic_path(path) as temporary:
+        try:
+            subprocess.run(
+                [*command, *FLAGS, *sources, "-o", str(temporary)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+        except OSError as error:
+            raise NoCompiler(f"cannot run {command[0]}: {error.strerror}") from error
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.strip().splitlines() or [f"status {error.returncode}"]
+            found = next((line for line in lines if "error" in line), lines[0])
+            raise NoCompiler(f"{command[0]} cannot compile the native runner: {found}") from error
+
+
+def _processor() -> str:
+    """The abilities that ``-march=native`` compiles for: a build folder may be on a shared disk."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,0 +1,194 @@
+#include "one_pass.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "../kernels/special_tokens.h"
+#include "best.h"
+#include "threads.h"
+#include "vector.h"
+
+namespace lite::native {
+namespace {
+
+constexpr int kLengthOffset = 128;    // train_model/models/one_pass.py
+constexpr int kPerSourceToken = 2;    // train_model/models/canvas.py
+constexpr int kLeast = 2;             // bos and eos
+
+// Begins the target's stage with a canvas for each sentence.
+void begin_canvas(Workspace& w) {
+  w.tokens.clear();
+  w.positions.clear();
+  w.sentence.clear();
+  w.spans.clear();
+  for (std::size_t i = 0; i < w.lengths.size(); ++i) {
+    const int begin = static_cast<int>(w.tokens.size());
+    for (int t = 0; t < w.lengths[i]; ++t) {
+      w.tokens.push_back(t == 0 ? kBos : t == w.lengths[i] - 1 ? kEos : kUnk);
+      w.positions.push_back(t);
+      w.sentence.push_back(static_cast<std::int32_t>(i));
+    }
+    w.spans.push_back({begin, static_cast<int>(w.tokens.size())});
+  }
+  w.begin_target(static_cast<int>(w.tokens.size()));
+}
+
+// One step of the Viterbi search.
+class Step {
+ public:
+  Step(int beam, Transitions transitions)
+      : beam_(beam), wide_(padded(beam)), transitions_(transitions),
+        from_(static_cast<std::size_t>(transitions.rank) * wide_), before_(wide_, kNone), sums_(wide_) {}
+
+  // Adds to each score its best predecessor's score and transition; `back` receives that predecessor's slot.
+  void take(const int* before_tokens, const float* before_scores, const int* tokens, float* scores,
+            int* back) {
+    const int rank = transitions_.rank;
+    std::copy_n(before_scores, beam_, before_.begin());
+    for (int i = 0; i < beam_; ++i) {  // transposed, so that a vector has neighbouring slots
+      const float* row = transitions_.from + static_cast<std::size_t>(before_tokens[i]) * rank;
+      for (int d = 0; d < rank; ++d) from_[static_cast<std::size_t>(d) * wide_ + i] = row[d];
+    }
+    for (int j = 0; j < beam_; ++j) {
+      const float* to = transitions_.to + static_cast<std::size_t>(tokens[j]) * rank;
+      int i = 0;
+      for (; i + 4 * kLanes <= wide_; i += 4 * kLanes) add<4>(to, i);
+      for (; i < wide_; i += kLanes) add<1>(to, i);
+      float most = sums_[0];
+      for (i = 1; i < wide_; ++i) most = sums_[i] > most ? sums_[i] : most;
+      i = 0;
+      while (i < beam_ - 1 && sums_[i] != most) ++i;
+      back[j] = i;
+      scores[j] += sums_[i];
+    }
+  }
+
+ private:
+  // The sums of kVectors vectors of slots from slot i on.
+  template <int kVectors>
+  void add(const float* to, int i) {
+    Floats sums[kVectors];
+    for (int v = 0; v < kVectors; ++v) sums[v] = load(&before_[i + v * kLanes]);
+    for (int d = 0; d < transitions_.rank; ++d) {
+      const float* from = &from_[static_cast<std::size_t>(d) * wide_ + i];
+      for (int v = 0; v < kVectors; ++v) sums[v] += all(to[d]) * load(from + v * kLanes);
+    }
+    for (int v = 0; v < kVectors; ++v) store(&sums_[i + v * kLanes], sums[v]);
+  }
+
+  int beam_, wide_;
+  Transitions transitions_;
+  std::vector<float> from_, before_, sums_;  // [rank, wide], [wide], [wide]
+};
+
+}  // namespace
+
+void predict_lengths(Workspace& w, const float* x, int width, const float* weight, int classes,
+                     LengthRule rule) {
+  w.lengths.clear();
+  for (const Span& span : w.source) {
+    float* mean = w.scratch(width);
+    std::fill_n(mean, width, 0.f);
+    for (int r = span.begin; r < span.end; ++r)
+      for (int c = 0; c < width; ++c) mean[c] += x[static_cast<std::size_t>(r) * width + c];
+    const float scale = 1.f / std::max(1, span.size());
+    int best = 0;
+    float most = kNone;
+    for (int i = 0; i < classes; ++i) {
+      float sum = 0;
+      for (int c = 0; c < width; ++c) sum += mean[c] * weight[static_cast<std::size_t>(i) * width + c];
+      if (sum * scale > most) {
+        most = sum * scale;
+        best = i;
+      }
+    }
+    int length = rule.is_offset ? best - kLengthOffset + span.size() : best;
+    length = std::max(length, kLeast);
+    if (rule.is_bounded) length = std::min(length, kPerSourceToken * std::max(1, span.size()));
+    w.lengths.push_back(length);
+  }
+}
+
+void choose_path(Workspace& w, const float* logits, int words, Transitions transitions, int beam) {
+  w.chosen.resize(w.rows);
+  w.scores.resize(w.rows);
+  BestOfMany best(beam);
+  std::vector<float> prefix(static_cast<std::size_t>(w.rows) * beam);  // scores of the paths up to each slot
+  std::vector<int> tokens(prefix.size()), back(prefix.size());
+  Step step(beam, transitions);
+  for (const Span& span : w.spans) {
+    for (int r = span.begin; r < span.end; ++r) {
+      const auto& found = best.find(logits + static_cast<std::size_t>(r) * words, words);
+      const std::size_t own = static_cast<std::size_t>(r) * beam;
+      for (int j = 0; j < beam; ++j) {
+        tokens[own + j] = found[j].token;
+        prefix[own + j] = found[j].score;
+      }
+      if (r > span.begin)
+        step.take(&tokens[own - beam], &prefix[own - beam], &tokens[own], &prefix[own], &back[own]);
+    }
+    if (span.size() == 0) continue;
+    const auto last = prefix.begin() + static_cast<std::ptrdiff_t>(span.end - 1) * beam;
+    int slot = static_cast<int>(std::max_element(last, last + beam) - last);
+    // fairseq's score of a position: the path's score at the slot that the next position chose, minus the one
+    // before
+    float after = last[slot];
+    for (int r = span.end - 1; r >= span.begin; --r) {
+      const std::size_t own = static_cast<std::size_t>(r) * beam;
+      w.chosen[r] = tokens[own + slot];
+      const float earlier = r > span.begin ? prefix[own - beam + slot] : 0;
+      w.scores[r] = after - earlier;
+      after = earlier;
+      slot = back[own + slot];
+    }
+  }
+}
+
+void choose_tokens(Workspace& w, const float* logits, int words) {
+  w.chosen.resize(w.rows);
+  w.scores.resize(w.rows);
+  for (int r = 0; r < w.rows; ++r, logits += words) {
+    const int best = static_cast<int>(std::max_element(logits, logits + words) - logits);
+    w.chosen[r] = best;
+    w.scores[r] = logits[best] - log_sum_exp(logits, words);
+  }
+}
+
+void copy_source(const Workspace& w, View source, View out, int width) {
+  for (std::size_t i = 0; i < w.spans.size(); ++i) {
+    const Span from = w.source[i], to = w.spans[i];
+    const float step = static_cast<float>(from.size() - 1) / static_cast<float>(to.size() - 1);
+    for (int t = 0; t < to.size(); ++t) {
+      float* row = out.data + static_cast<std::size_t>(to.begin + t) * out.stride;
+      if (from.size() == 0) {
+        std::fill_n(row, width, 0.f);
+        continue;
+      }
+      const int at = std::min(static_cast<int>(std::rint(step * t)), from.size() - 1);
+      std::copy_n(source.data + static_cast<std::size_t>(from.begin + at) * source.stride, width, row);
+    }
+  }
+}
+
+void translate(Program& program, const std::int64_t* src_tokens, int batch, int width,
+               const std::int64_t* lengths, int threads, std::int64_t* predicted, std::int64_t* tokens,
+               float* scores, int room) {
+  on_threads(program, src_tokens, batch, width, threads,
+             [&](int, Workspace& w, const std::vector<int>& sentences) {
+               program.run(w);
+               for (std::size_t i = 0; i < sentences.size(); ++i) {
+                 predicted[sentences[i]] = w.lengths[i];
+                 const std::int64_t length = lengths ? lengths[sentences[i]] : w.lengths[i];
+                 w.lengths[i] = static_cast<int>(std::clamp<std::int64_t>(length, std::min(kLeast, room), room));
+               }
+               begin_canvas(w);
+               program.run(w);
+               for (std::size_t i = 0; i < sentences.size(); ++i) {
+                 const std::size_t to = static_cast<std::size_t>(sentences[i]) * room;
+                 std::copy(w.chosen.begin() + w.spans[i].begin, w.chosen.begin() + w.spans[i].end, tokens + to);
+                 std::copy(w.scores.begin() + w.spans[i].begin, w.scores.begin() + w.spans[i].end, scores + to);
+               }
+             });
+}
+
+}  // namespace lite::native

@@ -1,0 +1,231 @@
+"""The file of a native network: its operators, registers and weights.
+
+An operator is a list: its name, then its arguments in the order of the C function ``lite_<name>``
+(``api.cpp`` documents them). A tensor's name stands for its address and sizes. The file is a .safetensors
+file; operators, registers and the properties of the network are JSON in its metadata.
+"""
+
+import ctypes
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from train_model.cli import UserError, atomic_path
+
+SUFFIX = ".native.safetensors"
+FORMAT = "1"
+_PROGRAM = "program"
+Stage = Literal["source", "target"]
+Kind = Literal["rows", "history", "keys"]
+_STAGES = {"source": 0, "target": 1}
+_KINDS = {"rows": 0, "history": 1, "keys": 2}
+
+# The arguments of each operator: s stage, i integer, f float, v or m tensor with one axis or two. A capital
+# letter is a tensor that may be missing.
+_OPERATORS = {
+    "embed": "smMfi",
+    "linear": "siimViiii",
+    "norm": "siivvfi",
+    "add": "siii",
+    "copy": "siiiii",
+    "glu": "siiii",
+    "convolve": "siiiMViiiiiii",
+    "keys": "iiiii",
+    "attend_source": "iiiiiii",
+    "attend_self": "siiiiii",
+    "logits": "i",
+    "positions": "smi",
+    "fill_unknown": "iii",
+    "copy_source": "iii",
+    "lengths": "imii",
+    "choose_path": "immi",
+    "choose_tokens": "i",
+}
+ACTIVATIONS = ("linear", "relu", "gelu", "gelu_tanh", "tanh", "swish")
+
+
+class Register(NamedTuple):
+    """A register's number, for operators, and its width."""
+
+    number: int
+    columns: int
+
+
+class Program:
+    """Collects the operators of a network.
+
+    Args:
+        properties: of the network, strings by name; a runner reads them.
+    """
+
+    def __init__(self, properties: Mapping[str, str]) -> None:
+        self.properties = dict(properties)
+        self._registers: list[tuple[Stage, Kind, int]] = []
+        self._operators: list[list[Any]] = []
+        self._tensors: dict[str, np.ndarray] = {}
+
+    def register(self, stage: Stage, columns: int, kind: Kind = "rows") -> Register:
+        """Add a register."""
+        self._registers.append((stage, kind, columns))
+        return Register(len(self._registers) - 1, columns)
+
+    def add(self, name: str, *arguments: Any) -> None:
+        """Add an operator; registers and arrays stand for their numbers and tensors."""
+        known = {_memory(array): key for key, array in self._tensors.items()}
+        row: list[Any] = [name]
+        for argument in arguments:
+            if isinstance(argument, np.ndarray):
+                key = known.get(_memory(argument), str(len(self._tensors)))
+                self._tensors[key] = argument
+                row.append(key)
+            else:
+                row.append(argument.number if isinstance(argument, Register) else argument)
+        self._operators.append(row)
+
+    def save(self, path: Path) -> None:
+        """Write the file, atomically.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        from safetensors.numpy import save_file
+
+        program = {"registers": self._registers, "operators": self._operators}
+        metadata = self.properties | {"format": FORMAT, _PROGRAM: json.dumps(program)}
+        tensors = {
+            key: np.ascontiguousarray(array, np.float32) for key, array in self._tensors.items()
+        }
+        with atomic_path(path) as temporary:
+            save_file(tensors, str(temporary), metadata)
+
+
+class LoadedProgram:
+    """A network in the library's memory.
+
+    Attributes:
+        properties: of the network, see :class:`Program`.
+        source_vocab, target_vocab: tokens of the dictionaries.
+        max_source, max_target: the network's positions.
+
+    Raises:
+        UserError: the file is missing, damaged or of another version.
+    """
+
+    def __init__(self, library: ctypes.CDLL, path: Path) -> None:
+        """Load ``path``."""
+        self.properties, program, tensors = _read(path)
+        self._library, self._program = library, None
+        try:
+            config = json.loads(self.properties["config"])
+            self.source_vocab, self.target_vocab = config["src_vocab"], config["tgt_vocab"]
+            self.max_source = config["max_source_positions"]
+            self.max_target = config["max_target_positions"]
+            sizes = self.source_vocab, self.target_vocab, self.max_source, self.max_target
+            self._program = ctypes.c_void_p(library.lite_program(*map(_int, sizes)))
+            for stage, kind, columns in program["registers"]:
+                self._call("register", _int(_STAGES[stage]), _int(_KINDS[kind]), _int(columns))
+            for name, *arguments in program["operators"]:
+                self._call(name, *_converted(name, arguments, tensors))
+        except (KeyError, TypeError, ValueError, ctypes.ArgumentError, RuntimeError) as error:
+            self.close()
+            raise UserError(_damaged(path)) from error
+
+    def search(self, *arguments: Any) -> int:
+        """Call ``lite_search``; return the number of steps.
+
+        Raises:
+            UserError: a token or a sentence does not fit the network, or memory is short.
+        """
+        return self._checked("search", *arguments)
+
+    def translate(self, *arguments: Any) -> None:
+        """Call ``lite_translate``; raises what :meth:`search` raises."""
+        self._checked("translate", *arguments)
+
+    def close(self) -> None:
+        """Free the memory."""
+        program, self._program = self._program, None
+        if program is not None:
+            self._library.lite_free(program)
+
+    def _checked(self, name: str, *arguments: Any) -> int:
+        try:
+            return self._call(name, *arguments)
+        except RuntimeError as error:
+            raise UserError(error) from error
+
+    def _call(self, name: str, *arguments: Any) -> int:
+        result = getattr(self._library, f"lite_{name}")(self._program, *arguments)
+        if result < 0:
+            raise RuntimeError(self._library.lite_error().decode())
+        return result
+
+
+def address(array: np.ndarray) -> ctypes.c_void_p:
+    """The address of an array's first value, for the library."""
+    return array.ctypes.data_as(ctypes.c_void_p)
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """Return the properties in a file's metadata; raises what :class:`LoadedProgram` raises."""
+    return _read(path)[0]
+
+
+def _memory(array: np.ndarray) -> tuple[Any, ...]:
+    """What two views of the same values have in common."""
+    return array.ctypes.data, array.shape, array.strides
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Any], dict[str, np.ndarray]]:
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            properties = file.metadata() or {}
+            if properties.pop("format", None) != FORMAT:
+                raise ValueError("another version")
+            program = json.loads(properties.pop(_PROGRAM))
+            return properties, program, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; make native") from error
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(_damaged(path)) from error
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged or of another version; make it again (make native)"
+
+
+def _int(value: int) -> ctypes.c_int:
+    if not isinstance(value, int) or not -(2**31) <= value < 2**31:
+        raise ValueError(f"{value!r} is not a 32-bit integer")
+    return ctypes.c_int(value)
+
+
+def _converted(name: str, arguments: list[Any], tensors: dict[str, np.ndarray]) -> list[Any]:
+    """Return the C arguments of an operator.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are not those of the operator.
+    """
+    converted: list[Any] = []
+    for kind, argument in zip(_OPERATORS[name], arguments, strict=True):
+        if kind == "s":
+            converted.append(_int(_STAGES[argument]))
+        elif kind == "i":
+            converted.append(_int(argument))
+        elif kind == "f":
+            converted.append(ctypes.c_float(argument))
+        else:
+            axes = {"v": 1, "m": 2}[kind.lower()]
+            if argument is None and kind.isupper():
+                converted += [None, *[_int(0)] * axes]
+                continue
+            tensor = tensors[argument]
+            if tensor.ndim != axes or tensor.dtype != np.float32:
+                raise ValueError(f"tensor {argument} is not float32 with {axes} axes")
+            converted += [address(tensor), *map(_int, tensor.shape)]
+    return converted

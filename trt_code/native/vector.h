@@ -1,0 +1,61 @@
+// Vectors of the widest floats that the compiler's target has, and functions that vectorise in plain loops.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace lite::native {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+
+inline Floats load(const float* from) {
+  Floats x;
+  std::memcpy(&x, from, sizeof x);
+  return x;
+}
+
+inline void store(float* to, Floats x) { std::memcpy(to, &x, sizeof x); }
+
+inline Floats all(float x) { return x - Floats{}; }
+
+// n rounded up to whole vectors
+constexpr int padded(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+// e^x within 2 units in the last place: 2^n times a polynomial (Cephes, expf). Without branches, so that
+// compilers vectorise loops over it. NaN stays NaN.
+inline float exp_of(float x) {
+  const float bounded = x < -87.3f ? -87.3f : x > 88.7f ? 88.7f : x;
+  const float n = __builtin_rintf(bounded * 1.44269504f);
+  const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.f;
+  const std::int32_t bits = (static_cast<std::int32_t>(n) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+// Softmax of x[0..n) in place.
+inline void softmax(float* x, int n) {
+  float most = x[0];
+  for (int i = 1; i < n; ++i) most = x[i] > most ? x[i] : most;
+  float sum = 0;
+  for (int i = 0; i < n; ++i) sum += x[i] = exp_of(x[i] - most);
+  const float scale = 1 / sum;
+  for (int i = 0; i < n; ++i) x[i] *= scale;
+}
+
+}  // namespace lite::native

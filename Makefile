@@ -130,12 +130,14 @@ ORT_GRAPHS := $(if $(filter autoregressive,$(word 2,$(ANSWER))),,$(PRECISION:%=$
 # A one-pass network is written in two halves as well, both at once, and the decoder stands for both.
 half_of = $(BUILD)/model$(1)$(if $(STEPS),,.decoder).onnx
 SPLIT := $(call half_of,)
+# The network for the runner native; an iterative one has no such form.
+NATIVE := $(if $(filter iterative,$(word 2,$(ANSWER))),,$(BUILD)/model.native.safetensors)
 MEASURED = $(if $(INT8),$(BUILD)/model.qdq.onnx $(call half_of,.qdq))
 EXPORTER := $(wildcard train_model/models/*.py train_model/ops/*.py onnx_export/*.py onnx_export/symbols/*.py)
 SURGEON := $(wildcard trt_code/onnx_surgeon.py trt_code/surgeon/*.py trt_code/surgeon/older/*.py trt_code/graph_lint.py trt_code/lint/*.py \
   onnx_export/onnx_file.py onnx_export/reference.py onnx_export/rounding.py onnx_export/symbols/*.py)
 
-.PHONY: import models onnx onnx-split verify patch patch-split
+.PHONY: import models onnx onnx-split native verify patch patch-split
 # An option of the import is passed on if it is given; IMPORT= passes further ones, see its --help.
 given = $(if $($(1)),$(2) "$$$(1)")
 import: $(ENV_BASE)  ## make a model folder of CHECKPOINT= SRC_DICT= TGT_DICT= CODES= [NAME=], or FROM=folder or archive
@@ -164,6 +166,11 @@ onnx-split: $(SPLIT)  ## the same in two files, which decode no further than nee
 
 $(BUILD)/model.decoder.onnx: $(WEIGHTS) $(DESCRIPTION) $(EXPORTER) | $(ENV_BASE)
 	@$(PY) -m onnx_export.export --checkpoint $< --output $(BUILD)/model.onnx --split >&2
+
+native: $(NATIVE)  ## write the network for the runner native, which computes on the CPU in C++
+
+$(BUILD)/model.native.safetensors: $(WEIGHTS) $(DESCRIPTION) $(EXPORTER) $(wildcard trt_code/native/*.py) | $(ENV_BASE)
+	@$(PY) -m trt_code.native.export --checkpoint $< --output $@ >&2
 
 verify: $(BUILD)/model.onnx  ## compare the ONNX file with PyTorch over a grid of shapes
 	@$(PY) -m onnx_export.verify --checkpoint $(WEIGHTS) --onnx $<
@@ -291,9 +298,9 @@ $(BUILD)/model.int8.plan $(BUILD)/model.int8.plain.plan: ENGINE_FLAGS += --layer
 # so build_engine decides whether to build.
 BUILD_ENGINE = $(PY) -m trt_code.build_engine --if-changed $(IF_ANY) $(call option,COMPUTE_CAPABILITY,compute-capability) \
   $(ENGINE_FLAGS) --onnx $(@:.plan=.onnx) --output $@ >&2
-CHECKED := $(if $(MEASURING),,always)
-.PHONY: always
-always:
+CHECKED := $(if $(MEASURING),,.always)
+.PHONY: .always
+.always:
 
 $(BUILD)/model.%.plan: $(BUILD)/model.%.onnx $(CHECKED) | tensorrt $(MADE_PLUGINS)
 	@$(BUILD_ENGINE)
@@ -345,26 +352,29 @@ RUNNER_OPTIONS = $(call option,RUNNER,runner) $(call option,PRECISION,precision)
 COMPARED = --model $(MODEL) $(INT8:%=--precision $(PRECISIONS),%) $(RUNNER_OPTIONS)
 bench: PRECISIONS := fp32,tf32,fp16
 eval: PRECISIONS := fp32,fp16
-bench: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## the table: latency and agreement of every runner (build/bench)
+bench: $(BUILD)/model.onnx $(SPLIT) $(NATIVE) $(ORT_GRAPHS) $(MEASURED)  ## the table: latency and agreement of every runner (build/bench)
 	@$(PY) -m trt_code.bench $(COMPARED) $(call option,SHAPE,shape)
 
-sweep: $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS)  ## runners and rivals over batches and lengths (SWEEP= passes options)
+sweep: $(BUILD)/model.onnx $(SPLIT) $(NATIVE) $(ORT_GRAPHS)  ## runners and rivals over batches and lengths (SWEEP= passes options)
 	@$(PY) -m trt_code.measure.sweep --model $(MODEL) $(RUN_OPTIONS) $(SWEEP)
 
-throughput: model-has-text $(BUILD)/model.onnx $(SPLIT)  ## sentences per second, text in, text out (THROUGHPUT= passes options)
+throughput: model-has-text $(BUILD)/model.onnx $(SPLIT) $(NATIVE)  ## sentences per second, text in, text out (THROUGHPUT= passes options)
 	@$(PY) -m trt_code.measure.throughput --model $(MODEL) $(RUNNER_OPTIONS) $(RESCORING) \
 	  $(call option,MAX_TOKENS,max-tokens) $(THROUGHPUT)
 
-eval: model-has-test $(BUILD)/model.onnx $(SPLIT) $(ORT_GRAPHS) $(MEASURED)  ## exact match, BLEU and chrF of every runner
+eval: model-has-test $(BUILD)/model.onnx $(SPLIT) $(NATIVE) $(ORT_GRAPHS) $(MEASURED)  ## exact match, BLEU and chrF of every runner
 	@$(PY) -m trt_code.evaluate $(COMPARED) $(RESCORING) $(call option,LIMIT,limit)
 
 ifneq ($(origin TEXT),undefined)
 SENTENCE := -- "$$TEXT"
 endif
-# ONNX Runtime reads one graph, in one precision; the other runners read the checkpoint or an engine.
+# The runner native needs no ONNX file, whose export takes a minute. ONNX Runtime reads one graph, in one
+# precision; the other runners read the checkpoint or an engine.
+COMPILER := $(if $(filter translate,$(MAKECMDGOALS)),$(shell command -v c++ || command -v g++ || command -v clang++))
+IS_NATIVE := $(filter native,$(RUNNER))$(if $(filter PRECISION RUNNER DEVICE,$(GIVEN)),,$(COMPILER))
 GRAPH := $(if $(filter PRECISION,$(GIVEN)),$(patsubst int8,qdq,$(filter-out fp32,$(PRECISION))))
 GRAPH := $(GRAPH:%=.%)
-TRANSLATED := $(if $(filter torch cuda-graph trt%,$(RUNNER)),,$(if $(filter ort,$(RUNNER)),$(BUILD)/model$(GRAPH).onnx,$(call half_of,$(GRAPH))))
+TRANSLATED := $(if $(filter torch cuda-graph trt%,$(RUNNER)),,$(if $(and $(NATIVE),$(IS_NATIVE)),$(NATIVE),$(if $(filter ort,$(RUNNER)),$(BUILD)/model$(GRAPH).onnx,$(call half_of,$(GRAPH)))))
 translate: model-has-text $(TRANSLATED)  ## translate TEXT="...", stdin, or what is entered (N_BEST= CANDIDATES= UNKNOWN= ON_ERROR= FORMAT=, TRANSLATE= passes options)
 	@$(PY) -m trt_code.translate --model $(MODEL) $(RUNNER_OPTIONS) $(RESCORING) $(call option,MAX_TOKENS,max-tokens) \
 	  $(call option,N_BEST,n-best) $(call option,UNKNOWN,unknown) $(call option,ON_ERROR,on-error) \

@@ -1,5 +1,6 @@
-// The functions that trt_code/native/library.py calls. Each returns -1 after an error, whose message
-// lite_error() has. A tensor is a pointer and its sizes; it is copied. Columns count from the register's first.
+// The functions that trt_code/native/library.py calls. Each returns -1 after an error, whose
+// message lite_error() has. A tensor is a pointer and its sizes; it is copied. Columns count from
+// the register's first.
 #include <algorithm>
 #include <exception>
 #include <memory>
@@ -44,7 +45,9 @@ class Builder {
     stage_ = static_cast<Stage>(stage);
   }
 
-  void rows(int reg, int column, int width) const { program_.need(reg, stage_, Kind::kRows, column, width); }
+  void rows(int reg, int column, int width) const {
+    program_.need(reg, stage_, Kind::kRows, column, width);
+  }
   void history(int reg, int column, int width) const {
     program_.need(reg, Stage::kTarget, Kind::kHistory, column, width);
     check(stage_ == Stage::kTarget);
@@ -66,7 +69,9 @@ class Builder {
     program_.need(reg, Stage::kSource, kind, column, width);
   }
   // The most positions of a sequence.
-  int positions() const { return stage_ == Stage::kSource ? program_.max_source : program_.max_target; }
+  int positions() const {
+    return stage_ == Stage::kSource ? program_.max_source : program_.max_target;
+  }
   int add(Operator op) const {
     program_.add(stage_, std::move(op));
     return 0;
@@ -100,8 +105,8 @@ void lite_free(void* program) { delete static_cast<Program*>(program); }
 int lite_register(void* program, int stage, int kind, int columns) {
   return guarded([&] {
     check((stage == 0 || stage == 1) && kind >= 0 && kind <= 2);
-    return static_cast<Program*>(program)->add_register(static_cast<Stage>(stage), static_cast<Kind>(kind),
-                                                        columns);
+    return static_cast<Program*>(program)->add_register(static_cast<Stage>(stage),
+                                                        static_cast<Kind>(kind), columns);
   });
 }
 
@@ -114,9 +119,10 @@ int lite_logits(void* program, int reg) {
   });
 }
 
-// out = scale * table[token] + vectors[first position + position]; without vectors: scale * table[token].
-int lite_embed(void* program, int stage, const float* table, int vocab, int width, const float* vectors,
-               int positions, int columns, float scale, int out) {
+// out = scale * table[token] + vectors[first position + position]; without vectors: scale *
+// table[token].
+int lite_embed(void* program, int stage, const float* table, int vocab, int width,
+               const float* vectors, int positions, int columns, float scale, int out) {
   return guarded([&] {
     const Builder build(program, stage);
     const bool source = stage == static_cast<int>(Stage::kSource);
@@ -125,7 +131,8 @@ int lite_embed(void* program, int stage, const float* table, int vocab, int widt
     build.rows(out, 0, width);
     auto words = copy(table, static_cast<std::size_t>(vocab) * width);
     for (float& x : words) x *= scale;
-    auto at = vectors ? copy(vectors, static_cast<std::size_t>(positions) * width) : std::vector<float>();
+    auto at =
+        vectors ? copy(vectors, static_cast<std::size_t>(positions) * width) : std::vector<float>();
     return build.add([=, words = std::move(words), at = std::move(at)](Workspace& w) {
       const View to = w.view(out);
       for (int r = 0; r < w.rows; ++r) {
@@ -143,8 +150,8 @@ int lite_embed(void* program, int stage, const float* table, int vocab, int widt
 
 // out = activation(in * weight^T + bias); `out` is a history if `past`.
 int lite_linear(void* program, int stage, int in, int in_column, const float* weight, int outputs,
-                int inputs, const float* bias, int bias_size, int activation, int out, int out_column,
-                int past) {
+                int inputs, const float* bias, int bias_size, int activation, int out,
+                int out_column, int past) {
   return guarded([&] {
     const Builder build(program, stage);
     check((!bias || bias_size == outputs) && activation >= 0 &&
@@ -204,7 +211,8 @@ int lite_copy(void* program, int stage, int in, int in_column, int width, int ou
   });
 }
 
-// out = the first half of in's columns times the sigmoid of the second; `out` is a history if `past`.
+// out = the first half of in's columns times the sigmoid of the second; `out` is a history if
+// `past`.
 int lite_glu(void* program, int stage, int in, int width, int out, int past) {
   return guarded([&] {
     const Builder build(program, stage);
@@ -217,23 +225,27 @@ int lite_glu(void* program, int stage, int in, int width, int out, int past) {
   });
 }
 
-// A convolution with taps from the register `taps` [rows, heads * kernel_size], which it normalises, or for -1
-// with `fixed` taps [heads, kernel_size] at every position. `padding` [width] is the input's value at source
-// positions that were padding; null for zero.
-int lite_convolve(void* program, int stage, int in, int width, int taps, const float* fixed, int fixed_heads,
-                  int fixed_size, const float* padding, int padding_size, int normalize, int heads,
-                  int kernel_size, int padding_l, int out, int out_column, int past) {
+// A convolution with taps from the register `taps` [rows, heads * kernel_size], which it
+// normalises, or for -1 with `fixed` taps [heads, kernel_size] at every position. `padding` [width]
+// is the input's value at source positions that were padding; null for zero.
+int lite_convolve(void* program, int stage, int in, int width, int taps, const float* fixed,
+                  int fixed_heads, int fixed_size, const float* padding, int padding_size,
+                  int normalize, int heads, int kernel_size, int padding_l, int out, int out_column,
+                  int past) {
   return guarded([&] {
     const Builder build(program, stage);
-    check(heads > 0 && kernel_size > 0 && width % heads == 0 && padding_l >= 0 && padding_l < kernel_size);
+    check(heads > 0 && kernel_size > 0 && width % heads == 0 && padding_l >= 0 &&
+          padding_l < kernel_size);
     check(taps >= 0 || (fixed && fixed_heads == heads && fixed_size == kernel_size));
     check(!past || padding_l == kernel_size - 1);
-    check(!padding || (padding_size == width && !past && stage == static_cast<int>(Stage::kSource)));
+    check(!padding ||
+          (padding_size == width && !past && stage == static_cast<int>(Stage::kSource)));
     build.output(in, 0, width, past);
     if (taps >= 0) build.whole(taps, heads * kernel_size);
     build.rows(out, out_column, width);
     check(in != out && taps != out);
-    auto same = fixed ? copy(fixed, static_cast<std::size_t>(heads) * kernel_size) : std::vector<float>();
+    auto same =
+        fixed ? copy(fixed, static_cast<std::size_t>(heads) * kernel_size) : std::vector<float>();
     if (normalize && fixed) softmax_taps(same.data(), 1, heads, kernel_size);
     auto outside = padding ? copy(padding, width) : std::vector<float>();
     return build.add([=, same = std::move(same), outside = std::move(outside)](Workspace& w) {
@@ -247,13 +259,14 @@ int lite_convolve(void* program, int stage, int in, int width, int taps, const f
       }
       const View to = w.view(out, out_column);
       if (past) {
-        convolve_step(w.past(in), w.rows, width, weights, stride, heads, kernel_size, to.data, to.stride);
+        convolve_step(w.past(in), w.rows, width, weights, stride, heads, kernel_size, to.data,
+                      to.stride);
         return;
       }
       const View from = w.view(in);
       for (const Span& span : w.spans)
-        convolve(from.data, from.stride, span, width, weights, stride, heads, kernel_size, padding_l,
-                 outside.empty() ? nullptr : outside.data(), to.data, to.stride);
+        convolve(from.data, from.stride, span, width, weights, stride, heads, kernel_size,
+                 padding_l, outside.empty() ? nullptr : outside.data(), to.data, to.stride);
     });
   });
 }
@@ -268,13 +281,15 @@ int lite_keys(void* program, int in, int in_column, int heads, int head_width, i
     return build.add([=](Workspace& w) {
       const View from = w.view(in, in_column);
       for (std::size_t i = 0; i < w.source.size(); ++i)
-        transpose_keys(from.data + static_cast<std::size_t>(w.source[i].begin) * from.stride, from.stride,
-                       w.source[i].size(), heads, head_width, w.key_stride(i), w.keys(out, i));
+        transpose_keys(from.data + static_cast<std::size_t>(w.source[i].begin) * from.stride,
+                       from.stride, w.source[i].size(), heads, head_width, w.key_stride(i),
+                       w.keys(out, i));
     });
   });
 }
 
-// Attention of target rows to the source: its `keys`, and its values in columns of the register `values`.
+// Attention of target rows to the source: its `keys`, and its values in columns of the register
+// `values`.
 int lite_attend_source(void* program, int query, int keys, int values, int values_column, int heads,
                        int head_width, int out) {
   return guarded([&] {
@@ -290,18 +305,19 @@ int lite_attend_source(void* program, int query, int keys, int values, int value
       for (int r = 0; r < w.rows; ++r) {
         const int sentence = w.sentence[r], stride = w.key_stride(sentence);
         const Span span = w.source[sentence];
-        attend(from.data + static_cast<std::size_t>(r) * from.stride, w.keys(keys, sentence), stride,
-               value.data + static_cast<std::size_t>(span.begin) * value.stride, value.stride, span.size(),
-               heads, head_width, w.scratch(stride), to.data + static_cast<std::size_t>(r) * to.stride);
+        attend(from.data + static_cast<std::size_t>(r) * from.stride, w.keys(keys, sentence),
+               stride, value.data + static_cast<std::size_t>(span.begin) * value.stride,
+               value.stride, span.size(), heads, head_width, w.scratch(stride),
+               to.data + static_cast<std::size_t>(r) * to.stride);
       }
     });
   });
 }
 
-// Attention within a sequence. pairs: keys in columns [0, width), values in [width, 2 * width); a history if
-// `past`.
-int lite_attend_self(void* program, int stage, int query, int pairs, int heads, int head_width, int out,
-                     int past) {
+// Attention within a sequence. pairs: keys in columns [0, width), values in [width, 2 * width); a
+// history if `past`.
+int lite_attend_self(void* program, int stage, int query, int pairs, int heads, int head_width,
+                     int out, int past) {
   return guarded([&] {
     const Builder build(program, stage);
     const int width = heads * head_width;
@@ -334,7 +350,8 @@ int lite_attend_self(void* program, int stage, int query, int pairs, int heads, 
 }
 
 // out = vectors[first position + position]
-int lite_positions(void* program, int stage, const float* vectors, int positions, int width, int out) {
+int lite_positions(void* program, int stage, const float* vectors, int positions, int width,
+                   int out) {
   return guarded([&] {
     const Builder build(program, stage);
     check(positions >= lite::kFirstPosition + build.positions());
@@ -343,8 +360,9 @@ int lite_positions(void* program, int stage, const float* vectors, int positions
     return build.add([=, at = std::move(at)](Workspace& w) {
       const View to = w.view(out);
       for (int r = 0; r < w.rows; ++r)
-        std::copy_n(at.data() + static_cast<std::size_t>(lite::kFirstPosition + w.positions[r]) * width, width,
-                    to.data + static_cast<std::size_t>(r) * to.stride);
+        std::copy_n(
+            at.data() + static_cast<std::size_t>(lite::kFirstPosition + w.positions[r]) * width,
+            width, to.data + static_cast<std::size_t>(r) * to.stride);
     });
   });
 }
@@ -384,20 +402,23 @@ int lite_lengths(void* program, int in, const float* weight, int classes, int wi
     auto rows = copy(weight, static_cast<std::size_t>(classes) * width);
     build.program_.predicts_lengths = true;
     return build.add([=, rows = std::move(rows)](Workspace& w) {
-      predict_lengths(w, w.view(in).data, width, rows.data(), classes, {is_offset != 0, is_bounded != 0});
+      predict_lengths(w, w.view(in).data, width, rows.data(), classes,
+                      {is_offset != 0, is_bounded != 0});
     });
   });
 }
 
-// Chooses the best path of a CRF through the `beam` best tokens of each row of the register `logits`.
-int lite_choose_path(void* program, int logits, const float* from, int words, int rank, const float* to,
-                     int to_words, int to_rank, int beam) {
+// Chooses the best path of a CRF through the `beam` best tokens of each row of the register
+// `logits`.
+int lite_choose_path(void* program, int logits, const float* from, int words, int rank,
+                     const float* to, int to_words, int to_rank, int beam) {
   return guarded([&] {
     const Builder build(program, static_cast<int>(Stage::kTarget));
-    check(words == build.program_.target_vocab && to_words == words && to_rank == rank && beam > 0 &&
-          beam <= words);
+    check(words == build.program_.target_vocab && to_words == words && to_rank == rank &&
+          beam > 0 && beam <= words);
     build.whole(logits, words);
-    auto first = copy(from, static_cast<std::size_t>(words) * rank), second = copy(to, first.size());
+    auto first = copy(from, static_cast<std::size_t>(words) * rank),
+         second = copy(to, first.size());
     build.program_.chooses = true;
     return build.add([=, first = std::move(first), second = std::move(second)](Workspace& w) {
       choose_path(w, w.view(logits).data, words, {first.data(), second.data(), rank}, beam);
@@ -418,8 +439,8 @@ int lite_choose_tokens(void* program, int logits) {
 
 // See translate().
 int lite_translate(void* program, const std::int64_t* src_tokens, int batch, int width,
-                   const std::int64_t* lengths, int threads, std::int64_t* predicted, std::int64_t* tokens,
-                   float* scores, int room) {
+                   const std::int64_t* lengths, int threads, std::int64_t* predicted,
+                   std::int64_t* tokens, float* scores, int room) {
   return guarded([&] {
     Program& network = *static_cast<Program*>(program);
     check(network.predicts_lengths && network.chooses && batch > 0 && width > 0 && room > 0 &&
@@ -430,9 +451,10 @@ int lite_translate(void* program, const std::int64_t* src_tokens, int batch, int
 }
 
 // Translates src_tokens [batch, width]; returns the number of steps. See Record for the arrays.
-int lite_search(void* program, const std::int64_t* src_tokens, int batch, int width, int beam, int longest,
-                int min_len, float unk_penalty, int threads, std::int64_t* tokens, std::int64_t* parents,
-                float* totals, std::int64_t* counts, std::int64_t* ends, float* end_totals) {
+int lite_search(void* program, const std::int64_t* src_tokens, int batch, int width, int beam,
+                int longest, int min_len, float unk_penalty, int threads, std::int64_t* tokens,
+                std::int64_t* parents, float* totals, std::int64_t* counts, std::int64_t* ends,
+                float* end_totals) {
   return guarded([&] {
     Program& network = *static_cast<Program*>(program);
     check(network.logits >= 0 && batch > 0 && width > 0 && beam > 0 && longest >= 0 &&

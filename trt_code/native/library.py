@@ -41,6 +41,15 @@ def find_compiler() -> list[str]:
     raise NoCompiler("there is no C++ compiler (Debian: apt install g++); CXX= names one")
 
 
+def has_compiler() -> bool:
+    """Whether :func:`find_compiler` finds one."""
+    try:
+        find_compiler()
+    except NoCompiler:
+        return False
+    return True
+
+
 @functools.cache
 def load() -> ctypes.CDLL:
     """Return the library; it is compiled first unless it exists for this processor.

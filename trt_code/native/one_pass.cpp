@@ -11,9 +11,9 @@
 namespace lite::native {
 namespace {
 
-constexpr int kLengthOffset = 128;    // train_model/models/one_pass.py
-constexpr int kPerSourceToken = 2;    // train_model/models/canvas.py
-constexpr int kLeast = 2;             // bos and eos
+constexpr int kLengthOffset = 128;  // train_model/models/one_pass.py
+constexpr int kPerSourceToken = 2;  // train_model/models/canvas.py
+constexpr int kLeast = 2;           // bos and eos
 
 // Begins the target's stage with a canvas for each sentence.
 void begin_canvas(Workspace& w) {
@@ -37,10 +37,15 @@ void begin_canvas(Workspace& w) {
 class Step {
  public:
   Step(int beam, Transitions transitions)
-      : beam_(beam), wide_(padded(beam)), transitions_(transitions),
-        from_(static_cast<std::size_t>(transitions.rank) * wide_), before_(wide_, kNone), sums_(wide_) {}
+      : beam_(beam),
+        wide_(padded(beam)),
+        transitions_(transitions),
+        from_(static_cast<std::size_t>(transitions.rank) * wide_),
+        before_(wide_, kNone),
+        sums_(wide_) {}
 
-  // Adds to each score its best predecessor's score and transition; `back` receives that predecessor's slot.
+  // Adds to each score its best predecessor's score and transition; `back` receives that
+  // predecessor's slot.
   void take(const int* before_tokens, const float* before_scores, const int* tokens, float* scores,
             int* back) {
     const int rank = transitions_.rank;
@@ -96,7 +101,8 @@ void predict_lengths(Workspace& w, const float* x, int width, const float* weigh
     float most = kNone;
     for (int i = 0; i < classes; ++i) {
       float sum = 0;
-      for (int c = 0; c < width; ++c) sum += mean[c] * weight[static_cast<std::size_t>(i) * width + c];
+      for (int c = 0; c < width; ++c)
+        sum += mean[c] * weight[static_cast<std::size_t>(i) * width + c];
       if (sum * scale > most) {
         most = sum * scale;
         best = i;
@@ -113,7 +119,8 @@ void choose_path(Workspace& w, const float* logits, int words, Transitions trans
   w.chosen.resize(w.rows);
   w.scores.resize(w.rows);
   BestOfMany best(beam);
-  std::vector<float> prefix(static_cast<std::size_t>(w.rows) * beam);  // scores of the paths up to each slot
+  std::vector<float> prefix(static_cast<std::size_t>(w.rows) *
+                            beam);  // scores of the paths up to each slot
   std::vector<int> tokens(prefix.size()), back(prefix.size());
   Step step(beam, transitions);
   for (const Span& span : w.spans) {
@@ -130,8 +137,8 @@ void choose_path(Workspace& w, const float* logits, int words, Transitions trans
     if (span.size() == 0) continue;
     const auto last = prefix.begin() + static_cast<std::ptrdiff_t>(span.end - 1) * beam;
     int slot = static_cast<int>(std::max_element(last, last + beam) - last);
-    // fairseq's score of a position: the path's score at the slot that the next position chose, minus the one
-    // before
+    // fairseq's score of a position: the path's score at the slot that the next position chose,
+    // minus the one before
     float after = last[slot];
     for (int r = span.end - 1; r >= span.begin; --r) {
       const std::size_t own = static_cast<std::size_t>(r) * beam;
@@ -165,28 +172,32 @@ void copy_source(const Workspace& w, View source, View out, int width) {
         continue;
       }
       const int at = std::min(static_cast<int>(std::rint(step * t)), from.size() - 1);
-      std::copy_n(source.data + static_cast<std::size_t>(from.begin + at) * source.stride, width, row);
+      std::copy_n(source.data + static_cast<std::size_t>(from.begin + at) * source.stride, width,
+                  row);
     }
   }
 }
 
 void translate(Program& program, const std::int64_t* src_tokens, int batch, int width,
-               const std::int64_t* lengths, int threads, std::int64_t* predicted, std::int64_t* tokens,
-               float* scores, int room) {
+               const std::int64_t* lengths, int threads, std::int64_t* predicted,
+               std::int64_t* tokens, float* scores, int room) {
   on_threads(program, src_tokens, batch, width, threads,
              [&](int, Workspace& w, const std::vector<int>& sentences) {
                program.run(w);
                for (std::size_t i = 0; i < sentences.size(); ++i) {
                  predicted[sentences[i]] = w.lengths[i];
                  const std::int64_t length = lengths ? lengths[sentences[i]] : w.lengths[i];
-                 w.lengths[i] = static_cast<int>(std::clamp<std::int64_t>(length, std::min(kLeast, room), room));
+                 w.lengths[i] = static_cast<int>(
+                     std::clamp<std::int64_t>(length, std::min(kLeast, room), room));
                }
                begin_canvas(w);
                program.run(w);
                for (std::size_t i = 0; i < sentences.size(); ++i) {
                  const std::size_t to = static_cast<std::size_t>(sentences[i]) * room;
-                 std::copy(w.chosen.begin() + w.spans[i].begin, w.chosen.begin() + w.spans[i].end, tokens + to);
-                 std::copy(w.scores.begin() + w.spans[i].begin, w.scores.begin() + w.spans[i].end, scores + to);
+                 std::copy(w.chosen.begin() + w.spans[i].begin, w.chosen.begin() + w.spans[i].end,
+                           tokens + to);
+                 std::copy(w.scores.begin() + w.spans[i].begin, w.scores.begin() + w.spans[i].end,
+                           scores + to);
                }
              });
 }

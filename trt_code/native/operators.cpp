@@ -40,8 +40,9 @@ void softmax_taps(float* logits, int rows, int heads, int taps) {
   for (int i = 0; i < rows * heads; ++i) softmax(logits + static_cast<std::size_t>(i) * taps, taps);
 }
 
-void convolve(const float* x, int x_stride, Span sentence, int width, const float* taps, int tap_stride,
-              int heads, int kernel_size, int padding_l, const float* padding, float* out, int out_stride) {
+void convolve(const float* x, int x_stride, Span sentence, int width, const float* taps,
+              int tap_stride, int heads, int kernel_size, int padding_l, const float* padding,
+              float* out, int out_stride) {
   const int head_width = width / heads;
   for (int r = sentence.begin; r < sentence.end; ++r) {
     const float* own = taps + static_cast<std::size_t>(r) * tap_stride;
@@ -68,8 +69,8 @@ void convolve(const float* x, int x_stride, Span sentence, int width, const floa
   }
 }
 
-void convolve_step(const Past& past, int rows, int width, const float* taps, int tap_stride, int heads,
-                   int kernel_size, float* out, int out_stride) {
+void convolve_step(const Past& past, int rows, int width, const float* taps, int tap_stride,
+                   int heads, int kernel_size, float* out, int out_stride) {
   const int head_width = width / heads;
   const int used = std::min(kernel_size, past.steps);
   for (int r = 0; r < rows; ++r) {
@@ -86,8 +87,8 @@ void convolve_step(const Past& past, int rows, int width, const float* taps, int
   }
 }
 
-void attend(const float* query, const float* keys, int key_stride, const float* values, int value_stride,
-            int size, int heads, int head_width, float* scores, float* out) {
+void attend(const float* query, const float* keys, int key_stride, const float* values,
+            int value_stride, int size, int heads, int head_width, float* scores, float* out) {
   if (size == 0) {
     std::fill_n(out, heads * head_width, 0.f);
     return;
@@ -111,7 +112,8 @@ void attend(const float* query, const float* keys, int key_stride, const float* 
     }
     for (; c < head_width; ++c) {
       float sum = 0;
-      for (int s = 0; s < size; ++s) sum += scores[s] * values[static_cast<std::size_t>(s) * value_stride + c];
+      for (int s = 0; s < size; ++s)
+        sum += scores[s] * values[static_cast<std::size_t>(s) * value_stride + c];
       out[c] = sum;
     }
   }
@@ -122,7 +124,8 @@ void transpose_keys(const float* rows, int row_stride, int size, int heads, int 
   std::fill_n(keys, static_cast<std::size_t>(heads) * head_width * key_stride, 0.f);
   for (int s = 0; s < size; ++s) {
     const float* row = rows + static_cast<std::size_t>(s) * row_stride;
-    for (int c = 0; c < heads * head_width; ++c) keys[static_cast<std::size_t>(c) * key_stride + s] = row[c];
+    for (int c = 0; c < heads * head_width; ++c)
+      keys[static_cast<std::size_t>(c) * key_stride + s] = row[c];
   }
 }
 

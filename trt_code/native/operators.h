@@ -5,28 +5,32 @@
 
 namespace lite::native {
 
-// Rows [begin, end) of one sentence, and the number of positions that were padding before and after it.
+// Rows [begin, end) of one sentence, and the number of positions that were padding before and after
+// it.
 struct Span {
   int begin, end;
   int padding_before = 0, padding_after = 0;
   int size() const { return end - begin; }
 };
 
-// Where the earlier positions of hypotheses are. A search appends one block of rows to a history per step, and
-// nothing is ever copied: hypothesis r's position t is row ancestor(r, t) of block t.
+// Where the earlier positions of hypotheses are. A search appends one block of rows to a history
+// per step, and nothing is ever copied: hypothesis r's position t is row ancestor(r, t) of block t.
 struct Past {
   const float* const* blocks;
-  int stride;                    // floats between the rows of a block
+  int stride;                     // floats between the rows of a block
   const std::int32_t* ancestors;  // [rows, ancestor_stride]
   int ancestor_stride;
   int steps;  // blocks, the current one included
 
   const float* row(int r, int t) const {
-    return blocks[t] + static_cast<std::size_t>(ancestors[r * static_cast<std::size_t>(ancestor_stride) + t]) * stride;
+    return blocks[t] +
+           static_cast<std::size_t>(ancestors[r * static_cast<std::size_t>(ancestor_stride) + t]) *
+               stride;
   }
 };
 
-// out[r] = (x[r] + residual[r]) normalised over `width` floats, times gamma plus beta. residual may be null.
+// out[r] = (x[r] + residual[r]) normalised over `width` floats, times gamma plus beta. residual may
+// be null.
 void layer_norm(const float* x, const float* residual, int rows, int width, const float* gamma,
                 const float* beta, float epsilon, float* out);
 
@@ -36,27 +40,30 @@ void glu(const float* x, int x_stride, int rows, int width, float* out, int out_
 // Softmax over each of the `heads` groups of `taps` floats in a row.
 void softmax_taps(float* logits, int rows, int heads, int taps);
 
-// A depthwise convolution: out[r, c] = sum over j of taps[r, head of c, j] * x[r - padding_l + j, c], within a
-// sentence. A tap_stride of 0 gives all rows the same taps. `padding` [width] is the value of x at positions
-// that were padding, or null for zero.
-void convolve(const float* x, int x_stride, Span sentence, int width, const float* taps, int tap_stride,
-              int heads, int kernel_size, int padding_l, const float* padding, float* out, int out_stride);
+// A depthwise convolution: out[r, c] = sum over j of taps[r, head of c, j] * x[r - padding_l + j,
+// c], within a sentence. A tap_stride of 0 gives all rows the same taps. `padding` [width] is the
+// value of x at positions that were padding, or null for zero.
+void convolve(const float* x, int x_stride, Span sentence, int width, const float* taps,
+              int tap_stride, int heads, int kernel_size, int padding_l, const float* padding,
+              float* out, int out_stride);
 
 // The same for the last position of each of `rows` hypotheses, whose inputs are in the past.
-void convolve_step(const Past& past, int rows, int width, const float* taps, int tap_stride, int heads,
-                   int kernel_size, float* out, int out_stride);
+void convolve_step(const Past& past, int rows, int width, const float* taps, int tap_stride,
+                   int heads, int kernel_size, float* out, int out_stride);
 
-// Attention of one row to `size` keys: keys [heads, head_width, key_stride], transposed; values [size, ..]
-// with value_stride. `scores` has room for key_stride floats. The query is scaled already.
-void attend(const float* query, const float* keys, int key_stride, const float* values, int value_stride,
-            int size, int heads, int head_width, float* scores, float* out);
+// Attention of one row to `size` keys: keys [heads, head_width, key_stride], transposed; values
+// [size, ..] with value_stride. `scores` has room for key_stride floats. The query is scaled
+// already.
+void attend(const float* query, const float* keys, int key_stride, const float* values,
+            int value_stride, int size, int heads, int head_width, float* scores, float* out);
 
-// keys [heads, head_width, key_stride] from rows [size, heads * head_width]; zeros up to key_stride.
+// keys [heads, head_width, key_stride] from rows [size, heads * head_width]; zeros up to
+// key_stride.
 void transpose_keys(const float* rows, int row_stride, int size, int heads, int head_width,
                     int key_stride, float* keys);
 
-// Attention of each hypothesis to itself and its past. Its keys are in columns [0, width) of the past, its
-// values in [width, 2 * width).
+// Attention of each hypothesis to itself and its past. Its keys are in columns [0, width) of the
+// past, its values in [width, 2 * width).
 void attend_past(const Past& past, const float* query, int query_stride, int rows, int heads,
                  int head_width, float* scores, float* out, int out_stride);
 

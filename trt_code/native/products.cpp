@@ -8,8 +8,8 @@
 namespace lite::native {
 namespace {
 
-constexpr int kColumns = 2 * kLanes;                // outputs of a panel
-constexpr int kRows = kLanes == 16 ? 12 : 6;        // rows whose sums fit into the registers
+constexpr int kColumns = 2 * kLanes;          // outputs of a panel
+constexpr int kRows = kLanes == 16 ? 12 : 6;  // rows whose sums fit into the registers
 
 void activate(float* x, int n, Activation activation) {
   switch (activation) {
@@ -36,8 +36,8 @@ void activate(float* x, int n, Activation activation) {
 
 // One panel by kM rows; the sums stay in registers.
 template <int kM>
-void tile(const float* x, int x_stride, const float* panel, const float* bias, int inputs, float* out,
-          int out_stride, int columns, Activation activation) {
+void tile(const float* x, int x_stride, const float* panel, const float* bias, int inputs,
+          float* out, int out_stride, int columns, Activation activation) {
   Floats sums[kM][2];
   for (int i = 0; i < kM; ++i) {
     sums[i][0] = load(bias);
@@ -73,8 +73,10 @@ Weight::Weight(const float* weight, const float* bias, int outputs, int inputs)
   panels_.assign(static_cast<std::size_t>(panels) * inputs * kColumns, 0.f);
   bias_.assign(static_cast<std::size_t>(panels) * kColumns, 0.f);
   for (int n = 0; n < outputs; ++n) {
-    float* to = panels_.data() + static_cast<std::size_t>(n / kColumns) * inputs * kColumns + n % kColumns;
-    for (int k = 0; k < inputs; ++k) to[k * kColumns] = weight[static_cast<std::size_t>(n) * inputs + k];
+    float* to =
+        panels_.data() + static_cast<std::size_t>(n / kColumns) * inputs * kColumns + n % kColumns;
+    for (int k = 0; k < inputs; ++k)
+      to[k * kColumns] = weight[static_cast<std::size_t>(n) * inputs + k];
     if (bias) bias_[n] = bias[n];
   }
 }
@@ -86,10 +88,12 @@ void Weight::multiply(const float* x, int x_stride, int rows, float* out, int ou
     const float* panel = panels_.data() + static_cast<std::size_t>(n) * inputs_;
     const int columns = std::min(kColumns, outputs_ - n);
     int r = 0;
-    for (int i = 0; i < tiles; ++i) {  // tiles of nearly equal heights: low ones wait for their own sums
+    for (int i = 0; i < tiles;
+         ++i) {  // tiles of nearly equal heights: low ones wait for their own sums
       const int height = (rows - r + tiles - i - 1) / (tiles - i);
-      kTiles[height - 1](x + static_cast<std::size_t>(r) * x_stride, x_stride, panel, bias_.data() + n, inputs_,
-                         out + static_cast<std::size_t>(r) * out_stride + n, out_stride, columns, activation);
+      kTiles[height - 1](
+          x + static_cast<std::size_t>(r) * x_stride, x_stride, panel, bias_.data() + n, inputs_,
+          out + static_cast<std::size_t>(r) * out_stride + n, out_stride, columns, activation);
       r += height;
     }
   }

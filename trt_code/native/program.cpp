@@ -52,7 +52,8 @@ void Workspace::begin_target(int target_rows) {
 
 View Workspace::view(int reg, int column) {
   Memory& memory = memory_[reg];
-  float* data = registers_[reg].kind == Kind::kHistory ? memory.blocks[step].data() : memory.rows.data();
+  float* data =
+      registers_[reg].kind == Kind::kHistory ? memory.blocks[step].data() : memory.rows.data();
   return {data + column, registers_[reg].columns};
 }
 
@@ -60,11 +61,13 @@ Past Workspace::past(int reg) const {
   const Memory& memory = memory_[reg];
   memory.pointers.clear();
   for (int t = 0; t <= step; ++t) memory.pointers.push_back(memory.blocks[t].data());
-  return {memory.pointers.data(), registers_[reg].columns, ancestors.data(), ancestor_stride, step + 1};
+  return {memory.pointers.data(), registers_[reg].columns, ancestors.data(), ancestor_stride,
+          step + 1};
 }
 
 float* Workspace::keys(int reg, int number) {
-  return memory_[reg].rows.data() + static_cast<std::size_t>(key_begin_[number]) * registers_[reg].columns;
+  return memory_[reg].rows.data() +
+         static_cast<std::size_t>(key_begin_[number]) * registers_[reg].columns;
 }
 
 int Workspace::key_stride(int number) const { return key_begin_[number + 1] - key_begin_[number]; }
@@ -86,7 +89,8 @@ void Program::run(Workspace& workspace) const {
 }
 
 void Program::need(int reg, Stage stage, Kind kind, int column, int width) const {
-  if (reg < 0 || reg >= static_cast<int>(registers_.size())) throw InputError("there is no such register");
+  if (reg < 0 || reg >= static_cast<int>(registers_.size()))
+    throw InputError("there is no such register");
   const Register& found = registers_[reg];
   if (found.stage != stage || found.kind != kind || column < 0 || width < 1 ||
       column > found.columns - width)

@@ -56,16 +56,16 @@ class Workspace {
   float* scratch(std::size_t floats);
 
   Stage stage = Stage::kSource;
-  int rows = 0;                          // of the stage
-  std::vector<std::int32_t> tokens;      // of the stage's rows
-  std::vector<std::int32_t> positions;   // of the stage's rows, from 0
-  std::vector<Span> source;              // the source rows of each sentence
-  std::vector<Span> spans;               // sequences of the stage; not used in a search
-  std::vector<std::int32_t> sentence;    // of each target row
-  std::vector<std::int32_t> ancestors;   // [rows, ancestor_stride], see Past
-  int ancestor_stride = 0, step = 0;     // of a search
-  std::vector<int> lengths;              // predicted target lengths of the sentences
-  std::vector<std::int32_t> chosen;      // the chosen token of each target row, and its score
+  int rows = 0;                         // of the stage
+  std::vector<std::int32_t> tokens;     // of the stage's rows
+  std::vector<std::int32_t> positions;  // of the stage's rows, from 0
+  std::vector<Span> source;             // the source rows of each sentence
+  std::vector<Span> spans;              // sequences of the stage; not used in a search
+  std::vector<std::int32_t> sentence;   // of each target row
+  std::vector<std::int32_t> ancestors;  // [rows, ancestor_stride], see Past
+  int ancestor_stride = 0, step = 0;    // of a search
+  std::vector<int> lengths;             // predicted target lengths of the sentences
+  std::vector<std::int32_t> chosen;     // the chosen token of each target row, and its score
   std::vector<float> scores;
 
  private:
@@ -94,7 +94,7 @@ class Program {
   // Throws InputError unless the register is of this stage and kind and has these columns.
   void need(int reg, Stage stage, Kind kind, int column, int width) const;
 
-  int logits = -1;  // register of the target's scores, for a search
+  int logits = -1;                                 // register of the target's scores, for a search
   bool predicts_lengths = false, chooses = false;  // for a translation in one pass
   int source_vocab = 0, target_vocab = 0;
   int max_source = 0, max_target = 0;  // positions

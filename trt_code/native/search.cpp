@@ -15,8 +15,13 @@ class Searcher {
  public:
   Searcher(const Program& program, Workspace& workspace, const SearchOptions& options,
            const Record& record, int batch, std::vector<int> sentences)
-      : program_(program), w_(workspace), options_(options), record_(record), batch_(batch),
-        sentences_(std::move(sentences)), best_(2 * options.beam) {}
+      : program_(program),
+        w_(workspace),
+        options_(options),
+        record_(record),
+        batch_(batch),
+        sentences_(std::move(sentences)),
+        best_(2 * options.beam) {}
 
   int run() {
     const int beam = options_.beam, stride = options_.longest + 1;
@@ -27,7 +32,8 @@ class Searcher {
     tokens_.assign(rows, static_cast<int>(kEos));
     parents_.resize(rows);
     std::iota(parents_.begin(), parents_.end(), 0);
-    totals_.assign(rows, kNone);  // all beams are equal before the first step, so one of them counts
+    totals_.assign(rows,
+                   kNone);  // all beams are equal before the first step, so one of them counts
     for (std::size_t i = 0; i < rows; i += beam) totals_[i] = 0;
     int position = 0;
     for (; position < stride && !active_.empty(); ++position) {
@@ -105,7 +111,8 @@ class Searcher {
     for (const Candidate& candidate : found) {
       if (alive == beam) break;
       if (is_end(candidate) && position < options_.longest) continue;
-      const std::size_t at = (static_cast<std::size_t>(position) * batch_ + sentence) * beam + alive++;
+      const std::size_t at =
+          (static_cast<std::size_t>(position) * batch_ + sentence) * beam + alive++;
       record_.tokens[at] = candidate.token;
       record_.parents[at] = candidate.beam;
       record_.totals[at] = candidate.score;
@@ -123,8 +130,8 @@ class Searcher {
   const int batch_;
   const std::vector<int> sentences_;  // their numbers in the batch
   Best best_;
-  std::vector<int> active_;             // unfinished sentences, as positions in sentences_
-  std::vector<int> tokens_, parents_;   // of each row; parents as rows of the step before
+  std::vector<int> active_;            // unfinished sentences, as positions in sentences_
+  std::vector<int> tokens_, parents_;  // of each row; parents as rows of the step before
   std::vector<float> totals_;
   std::vector<std::int32_t> next_ancestors_;
 };

@@ -22,7 +22,8 @@ struct Record {
   float* end_totals;      // [batch, beam]
 };
 
-// Translates src_tokens [batch, width], pad removed, on `threads` threads. Returns the number of steps.
+// Translates src_tokens [batch, width], pad removed, on `threads` threads. Returns the number of
+// steps.
 int search(Program& program, const std::int64_t* src_tokens, int batch, int width,
            const SearchOptions& options, int threads, const Record& record);
 

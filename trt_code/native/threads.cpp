@@ -29,8 +29,9 @@ void pack(const Program& program, Workspace& workspace, const std::int64_t* src_
     const int end = static_cast<int>(tokens.size());
     spans.push_back({begin, end, before, width - before - (end - begin)});
     if (spans.back().size() > program.max_source)
-      throw InputError("a source of " + std::to_string(spans.back().size()) + " tokens is longer than the " +
-                       std::to_string(program.max_source) + " positions of the model");
+      throw InputError("a source of " + std::to_string(spans.back().size()) +
+                       " tokens is longer than the " + std::to_string(program.max_source) +
+                       " positions of the model");
   }
   workspace.begin_source(std::move(tokens), std::move(spans));
 }

@@ -1,4 +1,5 @@
-// Vectors of the widest floats that the compiler's target has, and functions that vectorise in plain loops.
+// Vectors of the widest floats that the compiler's target has, and functions that vectorise in
+// plain loops.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +30,8 @@ inline Floats all(float x) { return x - Floats{}; }
 // n rounded up to whole vectors
 constexpr int padded(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
-// e^x within 2 units in the last place: 2^n times a polynomial (Cephes, expf). Without branches, so that
-// compilers vectorise loops over it. NaN stays NaN.
+// e^x within 2 units in the last place: 2^n times a polynomial (Cephes, expf). Without branches, so
+// that compilers vectorise loops over it. NaN stays NaN.
 inline float exp_of(float x) {
   const float bounded = x < -87.3f ? -87.3f : x > 88.7f ? 88.7f : x;
   const float n = __builtin_rintf(bounded * 1.44269504f);

@@ -153,7 +153,7 @@ def one_translation(name: str) -> str:
     """Return the message that the runner ``name`` gives only one translation per sentence."""
     return (
         f"{name} gives one translation per sentence of a one-pass network; for more choose the runner "
-        "ort-split, torch, cuda-graph or trt-split"
+        "native, ort-split, torch, cuda-graph or trt-split"
     )
 
 

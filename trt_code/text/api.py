@@ -150,7 +150,8 @@ class Translator:
             beam: hypotheses of the search, for this call; at least ``n_best`` are searched. One-pass networks
                 have no search.
             n_best: hypotheses per sentence. A search has them all. A one-pass network gives translations of
-                several lengths, on the runners ort-split, torch, cuda-graph and trt-split.
+                several lengths, on the runners native, ort-split, torch, cuda-graph
+                and trt-split.
             return_scores: whether scores and tokens are returned; without them these lists are empty.
 
         Warns:

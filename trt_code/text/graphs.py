@@ -12,6 +12,7 @@ from onnx_export.paths import half_path, plain_path
 from train_model.cli import UserError, one_at_a_time
 from train_model.model_folder import ModelFolder, quantized_checkpoint
 from train_model.models.signatures import SPLIT
+from trt_code.native.library import has_compiler
 from trt_code.runners import RUNNERS, spec
 from trt_code.user_cache import user_cache
 
@@ -37,8 +38,9 @@ def ensure_built(
 ) -> None:
     """Make the files that ``runner`` opens, unless they exist; says so on stderr.
 
-    These are ONNX files, TensorRT engines, and for INT8 a calibrated checkpoint. "auto" means ONNX Runtime if
-    it has the device. A runner that does not offer the precision gets nothing; opening it reports the error.
+    These are a native program, ONNX files, TensorRT engines, and for INT8 a calibrated checkpoint. "auto" is
+    the runner native on a CPU with a C++ compiler, otherwise ONNX Runtime if it has the device. A runner
+    that does not offer the precision gets nothing; opening it reports the error.
 
     Raises:
         UserError: a file cannot be made, or engines were asked for and TensorRT or a GPU is missing.
@@ -47,6 +49,9 @@ def ensure_built(
         if device == "cuda" and not _onnx_runtime_has_cuda():
             return
         runner = "ort-split" if files.family == "one-pass" else "ort"
+        native = spec("native", files.family)
+        if native and precision in native.precisions.get(device, ()) and has_compiler():
+            runner = "native"
     chosen = spec(runner, files.family) if runner in RUNNERS else None
     if chosen is None or precision not in chosen.precisions.get(device, ()):
         return

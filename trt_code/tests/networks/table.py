@@ -15,7 +15,7 @@ from trt_code.tests.networks.cells import ENGINES, cells
 ROOT = Path(__file__).parents[3]
 PAGES = ("README.md", "README.zh-CN.md")
 # What each column shows: a runner on a device, or the engines that were built.
-_COLUMNS = (("torch", "cpu"), ("torch", "cuda"), ("ort", "cpu"), ("cuda-graph", "cuda"))
+_COLUMNS = (("torch", "cpu"), ("torch", "cuda"), ("ort", "cpu"), ("native", "cpu"), ("cuda-graph", "cuda"))
 _WORDS = {
     "README.md": {
         "head": (
@@ -25,6 +25,7 @@ _WORDS = {
             "PyTorch, CPU",
             "PyTorch, GPU",
             "ONNX Runtime, CPU",
+            "native, CPU",
             "CUDA graphs, GPU",
             "TensorRT for RTX, built",
         ),
@@ -41,6 +42,7 @@ _WORDS = {
             "PyTorch CPU",
             "PyTorch GPU",
             "ONNX Runtime CPU",
+            "native CPU",
             "CUDA graph GPU",
             "TensorRT for RTX 已构建",
         ),
@@ -67,6 +69,7 @@ def table(page: str) -> str:
                 for cell in tested
                 if (cell.architecture, cell.runner, cell.device) == (name, *column)
             )
+            or "-"
             for column in _COLUMNS
         ]
         engines = " ".join(precision.upper() for precision in ENGINES)

@@ -15,6 +15,8 @@ from train_model.cli import UserError
 from train_model.model_folder import find_model
 from trt_code import build_engine
 from trt_code.engine import gpu
+from trt_code.native import library
+from trt_code.native.library import library_path
 from trt_code.tests.engine import mock_tensorrt
 from trt_code.tests.engine.graphs import write_graph
 from trt_code.tests.tiny import SENTENCES
@@ -36,12 +38,24 @@ def translator(tiny_folder, cache):
 
 
 def test_what_is_exported_is_kept(translator, tiny_folder, cache, capfd):
-    assert translator.runner == "ort-split"
-    files = sorted(path.name for path in cache.glob("*/*/*.onnx"))
-    assert files == ["model.decoder.onnx", "model.encoder.onnx"]
+    assert translator.runner == "native"
+    assert [path.name for path in cache.glob("*/*/model.*")] == ["model.native.safetensors"]
     with api.Translator(tiny_folder, device="cpu", cache=cache) as second:
         assert second.translate(SENTENCES) == translator.translate(SENTENCES)
     assert capfd.readouterr().err == ""
+
+
+def test_without_a_compiler_onnx_runtime_translates(translator, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "find_compiler", no_compiler)
+    with api.Translator(tiny_folder, device="cpu", cache=tmp_path) as second:
+        assert second.runner == "ort-split"
+        assert second.translate(SENTENCES) == translator.translate(SENTENCES)
+    files = sorted(path.name for path in tmp_path.glob("*/*/*.onnx"))
+    assert files == ["model.decoder.onnx", "model.encoder.onnx"]
+
+
+def no_compiler():
+    raise library.NoCompiler("there is no C++ compiler")
 
 
 def test_another_checkpoint_has_another_cache(tiny_folder, tmp_path):
@@ -200,6 +214,9 @@ def test_the_wheel_translates(environment, tiny_folder, cache, translator, tmp_p
         reply = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
         return reply.returncode, reply.stdout, reply.stderr
 
+    # compiled by the fixture `translator`; the wheel has the same sources
+    (cache / "native").mkdir()
+    shutil.copy(library_path(), cache / "native")
     expected = translator.translate(SENTENCES)
     found = run(environment / "python", "-c", PROGRAM, tiny_folder, *SENTENCES)
     assert found == (0, f"{expected}\n", "")

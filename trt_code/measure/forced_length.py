@@ -1,0 +1,237 @@
+"""Measures searches at a forced length on a CPU: the project's runners against CTranslate2.
+
+    python -m trt_code.measure.forced_length --model demo-ar --target 20 --beam 1,4
+
+The speed of a search does not depend on its weights if all translations have the same length. So a rival can
+have random weights: CTranslate2 runs a Transformer with as many layers, channels and words as the model (it
+has no convolutions), and the native runner runs the same Transformer for comparison. Sources have random
+words and 8 to 24 tokens. All systems use the same number of threads in total and take turns; the time is that
+of whole batches from token ids to token ids, without text. Before the timing each system must give the forced
+length. Writes ``build/forced_length/results.json`` and ``.md``.
+"""
+
+import argparse
+import contextlib
+import functools
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from onnx_export.step_session import StepSession
+from train_model.cli import Parser, UserError, run
+from train_model.data.dictionary import EOS, SPECIALS
+from train_model.model_folder import find_model
+from train_model.models import numpy_search
+from train_model.models.checkpoint import load_checkpoint
+from train_model.models.hypotheses import Found, SearchOptions
+from train_model.models.transformer import Transformer, TransformerConfig
+from train_model.tables import Column, Table, as_json, facts, write_files
+from trt_code import arguments
+from trt_code.devices import processors
+from trt_code.measure.machine import describe
+from trt_code.native import library, search
+from trt_code.native.export import to_program
+from trt_code.native.program import SUFFIX, LoadedProgram
+from trt_code.text import batching
+
+LENGTHS = 8, 24
+COMPUTE = {"FP32": "float32", "INT8": "int8"}
+TABLE = Table(
+    [
+        Column("", "name", width=46, left=True),
+        Column("beam", "beam"),
+        Column("batch", "batch"),
+        Column("sentences/s", "sentences_per_s", ".0f", width=13),
+        Column("slowest", "slowest", ".0f", width=10),
+        Column("fastest", "fastest", ".0f", width=10),
+    ]
+)
+Translate = Callable[[list[list[int]], int, int], None]
+"""Translates sources with a beam, in batches of a size; checks the lengths."""
+
+
+class Options:
+    """Search options for a forced number of target tokens before eos."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+
+    def __call__(self, beam: int) -> SearchOptions:
+        return SearchOptions(beam=beam, min_len=self.target, max_len_b=self.target)
+
+    def check(self, found: Found) -> None:
+        """Raise ``UserError`` unless the best translations have the forced length."""
+        if not (found.lengths[:, 0] == self.target + 1).all():
+            raise UserError("a translation does not have the forced length")
+
+
+def in_batches(search: Callable[[np.ndarray, SearchOptions], Found], forced: Options) -> Translate:
+    """Return a function that translates batch by batch."""
+
+    def translate(rows: list[list[int]], beam: int, size: int) -> None:
+        for at in range(0, len(rows), size):
+            forced.check(search(batching.pad(rows[at : at + size]), forced(beam)))
+
+    return translate
+
+
+def native(model: Any, folder: Path, threads: int, forced: Options) -> Translate:
+    """The native runner's search over a PyTorch network."""
+    path = folder / f"{type(model).__name__}{SUFFIX}"
+    to_program(model).save(path)
+    program = LoadedProgram(library.load(), path)
+    return in_batches(functools.partial(search.search, program, threads=threads), forced)
+
+
+def ctranslate2(
+    model: Transformer, folder: Path, compute: str, workers: int, threads: int, forced: Options
+) -> Translate:
+    """CTranslate2 with ``workers`` of ``threads`` threads each; it makes the batches itself.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    import ctranslate2 as rival
+
+    from trt_code.runners.search.ctranslate2_runner import specification
+
+    saved = folder / "ctranslate2"
+    if not saved.is_dir():
+        saved.mkdir()
+        spec = specification(model)
+        spec.validate()
+        spec.save(str(saved))
+    translator = rival.Translator(
+        str(saved), compute_type=compute, inter_threads=workers, intra_threads=threads
+    )
+
+    def translate(rows: list[list[int]], beam: int, size: int) -> None:
+        results = translator.translate_batch(
+            [list(map(str, row)) for row in rows],
+            beam_size=beam,
+            max_batch_size=size,
+            min_decoding_length=forced.target,
+            max_decoding_length=forced.target,
+        )
+        if any(len(result.hypotheses[0]) != forced.target for result in results):
+            raise UserError("CTranslate2 did not keep to the forced length")
+
+    return translate
+
+
+def same_size(config: Any) -> Transformer:
+    """Return a Transformer with random weights, as deep and wide as the network of ``config``."""
+    names = ("encoder_embed_dim", "encoder_ffn_embed_dim", "decoder_ffn_embed_dim")
+    names += ("encoder_layers", "decoder_layers", "decoder_attention_heads")
+    names += ("max_source_positions", "max_target_positions")
+    sizes = {name: getattr(config, name) for name in names}
+    sizes["encoder_attention_heads"] = config.decoder_attention_heads
+    torch.manual_seed(0)
+    return Transformer(TransformerConfig(config.src_vocab, config.tgt_vocab, **sizes)).eval()
+
+
+def systems(args: argparse.Namespace, folder: Path) -> dict[str, Translate]:
+    """The systems by name; CTranslate2 is left out, with a line, where it is not installed.
+
+    Raises:
+        UserError: the model is not autoregressive, or its step has not been exported.
+    """
+    files, threads, forced = (
+        find_model(args.model),
+        args.threads or processors(),
+        Options(args.target),
+    )
+    if not files.autoregressive:
+        raise UserError(f"{files.name} is not autoregressive, so it has no search")
+    model = load_checkpoint(files.checkpoint).model.eval()
+    plain = same_size(model.config)
+    found = {
+        f"native, {files.name}": native(model, folder, threads, forced),
+        "native, Transformer": native(plain, folder, threads, forced),
+    }
+    step = Path(args.build_dir) / files.name / "model.onnx"
+    if step.is_file():
+        halves = StepSession(step, threads)
+        found[f"ort, {files.name}"] = in_batches(
+            functools.partial(numpy_search.search, halves), forced
+        )
+    try:
+        for name, compute in COMPUTE.items():
+            for workers, each in sorted({(threads, 1), (1, threads)}):
+                title = f"CTranslate2 {name}, Transformer, {workers} x {each} threads"
+                found[title] = ctranslate2(plain, folder, compute, workers, each, forced)
+    except ImportError:
+        print("CTranslate2 is not installed (pip install 'lite-transformer-trt[rivals]')")
+    return found
+
+
+def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Time every system with every beam and batch size; they take turns."""
+    measured = systems(args, folder)
+    rng = np.random.default_rng(1)
+    words = load_checkpoint(find_model(args.model).checkpoint).model.config.src_vocab
+    lengths = sorted(rng.integers(*LENGTHS, args.sentences))
+    rows = [[*rng.integers(len(SPECIALS), words, length - 1).tolist(), EOS] for length in lengths]
+    times: dict[tuple[str, int, int], list[float]] = {}
+    for beam in args.beam:
+        for size in args.batch:
+            for translate in measured.values():
+                translate(rows[: 2 * size], beam, size)
+            for _ in range(args.rounds):
+                for name, translate in measured.items():
+                    start = time.perf_counter()
+                    translate(rows, beam, size)
+                    times.setdefault((name, beam, size), []).append(time.perf_counter() - start)
+    return [
+        {
+            "name": name,
+            "beam": beam,
+            "batch": size,
+            "sentences_per_s": len(rows) / float(np.median(spent)),
+            "slowest": len(rows) / max(spent),
+            "fastest": len(rows) / min(spent),
+        }
+        for (name, beam, size), spent in times.items()
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see ``--help``."""
+    parser = Parser(description=__doc__.splitlines()[0])
+    arguments.add_model(parser)
+    parser.set_defaults(model="demo-ar")
+    arguments.add_count(parser, "--threads", None, "CPU threads of each system; default: all")
+    arguments.add_count(parser, "--target", 20, "target tokens of every sentence", 200)
+    arguments.add_count(parser, "--sentences", 2000, "sentences")
+    arguments.add_count(parser, "--rounds", 3, "measurements of each system")
+    arguments.add_sizes(parser, "--beam", "1,4", "beam sizes")
+    arguments.add_sizes(parser, "--batch", "32,128", "sentences in a batch")
+    arguments.add_output(parser, "build/forced_length")
+    args = parser.parse_args(argv)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        rows = measure(args, folder)
+    machine = describe("cpu", args.threads or processors())
+    results = {"machine": machine, "target": args.target, "sentences": args.sentences, "rows": rows}
+    page = [
+        "# Searches at a forced length",
+        "",
+        *facts(machine),
+        *facts({"target tokens": args.target}),
+    ]
+    page += ["", *TABLE.markdown(rows), ""]
+    write_files(args.output, {"results.json": as_json(results), "results.md": "\n".join(page)})
+    print(TABLE.head())
+    for row in rows:
+        print(TABLE.line(row))
+    print(f"\nwrote {args.output}/results.json and .md")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

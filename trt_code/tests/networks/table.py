@@ -15,7 +15,13 @@ from trt_code.tests.networks.cells import ENGINES, cells
 ROOT = Path(__file__).parents[3]
 PAGES = ("README.md", "README.zh-CN.md")
 # What each column shows: a runner on a device, or the engines that were built.
-_COLUMNS = (("torch", "cpu"), ("torch", "cuda"), ("ort", "cpu"), ("native", "cpu"), ("cuda-graph", "cuda"))
+_COLUMNS = (
+    ("torch", "cpu"),
+    ("torch", "cuda"),
+    ("ort", "cpu"),
+    ("native", "cpu"),
+    ("cuda-graph", "cuda"),
+)
 _WORDS = {
     "README.md": {
         "head": (

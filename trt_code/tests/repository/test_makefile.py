@@ -140,7 +140,7 @@ def test_what_make_names_files_after_is_plain(name, clone, spy):
 def test_help_lists_every_target():
     listed = set(re.findall(r"^  ([a-z0-9-]+) ", make("help").stdout, re.MULTILINE))
     declared = set(" ".join(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)).split())
-    assert listed == declared
+    assert listed == {name for name in declared if not name.startswith(".")}
     assert make().stdout == make("help").stdout
 
 

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from onnx_export.families import exporter
-from train_model.cli import Parser, run
+from train_model.cli import Parser, check_output, run
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint
 
@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         help="two files next to OUTPUT, model.encoder.onnx and model.decoder.onnx, instead of one",
     )
     arguments = parser.parse_args(argv)
+    check_output(arguments.output, arguments.checkpoint)
     model = load_checkpoint(arguments.checkpoint).model
     found = exporter(model, arguments.split)
     if arguments.fold:

@@ -64,8 +64,13 @@ def whole_number(least: int, most: int = MAX_WHOLE_NUMBER) -> Callable[[str], in
     """The type of an argument that is a whole number from ``least`` to ``most``, both included."""
 
     def convert(text: str) -> int:
-        value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else math.nan
-        return _bounded(value, text, least, most)
+        if not re.fullmatch(r"[+-]?[0-9]+", text):
+            value: float = math.nan
+        elif len(text) > 18:  # beyond any bound; Python refuses to convert thousands of digits
+            value = -math.inf if text.startswith("-") else math.inf
+        else:
+            value = int(text)
+        return _bounded(value, text, least, most, "a whole number of ")
 
     return convert
 
@@ -83,16 +88,48 @@ def number(least: float, most: float = MAX_NUMBER) -> Callable[[str], float]:
             value = float(text)
         except ValueError:
             value = math.nan
-        return _bounded(value, text, least, most)
+        return _bounded(value, text, least, most, "a number of ")
 
     return convert
 
 
-def _bounded(value: float, text: str, least: float, most: float) -> float:
+def _bounded(value: float, text: str, least: float, most: float, what: str) -> float:
+    """Return ``value`` if it is within its bounds; NaN stands for a text that is not ``what``."""
     if least <= value <= most:
         return value
     bound = f"at most {most:.10g}" if value > most else f"at least {least:.10g}"
-    raise argparse.ArgumentTypeError(f"is {bound}, not {text[:40]!r}")
+    raise argparse.ArgumentTypeError(
+        f"is {what if math.isnan(value) else ''}{bound}, not {text[:40]!r}"
+    )
+
+
+def output_folder(text: str) -> Path:
+    """The type of an argument that names a folder to write into; it need not exist."""
+    folder = Path(text)
+    if folder.exists() and not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"is a folder, and {text[:200]} is a file")
+    return folder
+
+
+def check_output(output: Path, *inputs: Path | None) -> None:
+    """Refuse an output file that cannot be written, before the work for it.
+
+    Args:
+        output: the file to write.
+        inputs: the files that are read; None for one that is not given.
+
+    Raises:
+        UserError: the output is a folder or one of the inputs, or its folder cannot be written.
+    """
+    if output.is_dir():
+        raise UserError(f"{output} is a folder; give the name of a file as output")
+    if any(path and path.exists() and output.exists() and output.samefile(path) for path in inputs):
+        raise UserError(f"{output} is an input too and would be overwritten; give another output")
+    folder = next(path for path in output.absolute().parents if path.exists())
+    if not folder.is_dir():
+        raise UserError(f"cannot write {output}: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {output}: {folder} may not be written")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, check_output, run
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.safetensors_file import SUFFIX, save_compact
 
@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="of a training")
     parser.add_argument("--output", type=Path, required=True, help="a .safetensors file")
     arguments = parser.parse_args(argv)
+    check_output(arguments.output, arguments.checkpoint)
     options = compact(arguments.checkpoint, arguments.output)
     print(yaml.safe_dump({"options": options}, sort_keys=True, default_flow_style=None), end="")
 

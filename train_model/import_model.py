@@ -120,10 +120,12 @@ def import_model(
             loaded = dataclasses.replace(loaded, config=loaded.model.config)
         shown.begin("comparing the pieces")
         if text is not None:
+            _check_languages(pieces)
             _check_dictionaries(pieces, loaded)
             _check_units(pieces, text)
         if pieces.test_src and pieces.test_tgt:
             check_parallel(pieces.test_src, pieces.test_tgt)
+            _check_text(pieces.test_src)
         shown.begin("writing")
         models.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=models) as scratch:
@@ -139,6 +141,25 @@ def import_model(
                     f"{target} exists already; remove it, or give another name"
                 ) from error
     return read_folder(target)
+
+
+def _check_languages(pieces: Pieces) -> None:
+    """Compare the languages in the dictionaries' names, ``dict.LANGUAGE.txt``, with the model's."""
+    for path, own, other in (
+        (pieces.src_dict, *pieces.languages),
+        (pieces.tgt_dict, *reversed(pieces.languages)),
+    ):
+        match = path and DICTIONARY.fullmatch(path.name)
+        if match and other and match[1] == other != own:
+            raise UserError(
+                f"{path} is given for {own}, and its name says {other}; are the dictionaries swapped?"
+            )
+
+
+def _check_text(path: Path) -> None:
+    """Refuse a text without words."""
+    if not any(map(str.strip, read_lines(path))):
+        raise UserError(f"{path} has no text")
 
 
 def _check_dictionaries(pieces: Pieces, loaded: Loaded) -> None:
@@ -286,16 +307,20 @@ def _try(folder: ModelFolder) -> None:
 # --- Finding the pieces ---------------------------------------------------------------------------
 
 
-def pieces_in(folder: Path, languages: tuple[str, str] = ("", "")) -> Pieces:
+def pieces_in(
+    folder: Path, languages: tuple[str, str] = ("", ""), source: Path | None = None
+) -> Pieces:
     """Find the pieces of a data-bin folder or an unpacked hub archive.
 
     Args:
         folder: the folder of the files.
-        languages: source and target; by default those of the checkpoint, or of the folder's name.
+        languages: source and target; by default those of the checkpoint, or of the source's name.
+        source: what the user gave, for its name: the archive or, by default, the folder.
 
     Raises:
         UserError: there are dictionaries of other languages, or the source language is unknown.
     """
+    origin = source or folder
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
 
     def first(names: Iterable[str]) -> Path | None:
@@ -311,11 +336,11 @@ def pieces_in(folder: Path, languages: tuple[str, str] = ("", "")) -> Pieces:
         codes = sentencepiece[0]
     found = sorted(match[1] for name in files if (match := DICTIONARY.fullmatch(name)))
     if not all(languages):
-        languages = _languages(folder, files, found, checkpoint)
+        languages = _languages(origin, files, found, checkpoint)
     missing = [name for name in languages if name and name not in found]
     if missing and "dict.txt" not in files:
         raise UserError(
-            f"{folder} has no dict.{missing[0]}.txt; it has dictionaries of "
+            f"{origin} has no dict.{missing[0]}.txt; it has dictionaries of "
             f"{', '.join(found) or 'no language'}"
         )
     source, target = (files.get(f"dict.{name}.txt", files.get("dict.txt")) for name in languages)
@@ -325,7 +350,7 @@ def pieces_in(folder: Path, languages: tuple[str, str] = ("", "")) -> Pieces:
 
 
 def _languages(
-    folder: Path, files: dict[str, Path], found: list[str], checkpoint: Path | None
+    origin: Path, files: dict[str, Path], found: list[str], checkpoint: Path | None
 ) -> tuple[str, str]:
     """Return source and target, from binary files' names, the checkpoint's options or the folder's name."""
     pairs = {
@@ -340,12 +365,12 @@ def _languages(
         if all(isinstance(name, str) for name in pair):
             return pair
     if len(found) == 2 and (
-        match := re.search(rf"({'|'.join(found)})[-_.]({'|'.join(found)})", folder.name)
+        match := re.search(rf"({'|'.join(found)})[-_.]({'|'.join(found)})", origin.name)
     ):
         return match[1], match[2]
     if found:
         raise UserError(
-            f"{folder} does not say which of {', '.join(found)} is the source; give --languages, "
+            f"{origin} does not say which of {', '.join(found)} is the source; give --languages, "
             f"such as --languages {'-'.join((found * 2)[:2])}"
         )
     return "", ""
@@ -553,15 +578,17 @@ def main(argv: list[str] | None = None) -> None:
         pieces = Pieces()
         if like is not None:
             pieces = Pieces(
-                src_dict=like.src_dict,
-                tgt_dict=like.tgt_dict,
-                test_src=like.test_src,
-                test_tgt=like.test_tgt,
-                languages=like.languages,
+                src_dict=like.src_dict, tgt_dict=like.tgt_dict, languages=like.languages
             )
+            if like.test_src and like.test_src.is_file():  # a corpus may have to be prepared first
+                pieces = dataclasses.replace(pieces, test_src=like.test_src, test_tgt=like.test_tgt)
         if folder is not None:
-            pieces = pieces.updated(pieces_in(folder, languages))
+            pieces = pieces.updated(pieces_in(folder, languages, args.source))
         pieces = pieces.updated(given)
+        if pieces.checkpoint is None:
+            raise UserError(
+                f"{args.source} has no checkpoint; give one with --checkpoint (CHECKPOINT=)"
+            )
         if (pieces.test_src is None) != (pieces.test_tgt is None):
             raise UserError("test text needs both sides; give --test-src and --test-tgt")
         one = pieces.src_dict or pieces.tgt_dict

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from train_model import plots
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, output_folder, run
 from train_model.data.files import raw_lines
 from train_model.documents import used
 from train_model.tables import markdown_table, write_files
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m train_model.loss_curves", description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="+", metavar="NAME=LOG", help="a training and its log")
     parser.add_argument("--note", action="append", default=[], help="a line above the table")
-    parser.add_argument("--output", type=Path, default=Path("build/curves"), help="folder")
+    parser.add_argument("--output", type=output_folder, default=Path("build/curves"), help="folder")
     arguments = parser.parse_args(argv)
     runs = {}
     for text in arguments.run:

@@ -46,6 +46,7 @@ def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path
 
     import train_model.fairseq_plugin  # noqa: F401
 
+    _check_flags(chosen)
     # torchrun's other processes wait until the first one has prepared the corpus
     with one_at_a_time(Path(build_dir) / ".preparing"):
         data = prepare(chosen.corpus, build_dir)
@@ -85,8 +86,9 @@ def _device() -> str:
 def _run_fairseq(arguments: list[str]) -> None:
     from fairseq_cli import train as fairseq_train
 
+    begun: list[int] = []
     try:
-        with _command_line(arguments), _forecast(fairseq_train):
+        with _command_line(arguments), _forecast(fairseq_train, begun):
             fairseq_train.cli_main(modify_parser=_raise_on_error)
     except Exception as error:
         damaged = isinstance(error, pickle.UnpicklingError | EOFError)
@@ -103,7 +105,22 @@ def _run_fairseq(arguments: list[str]) -> None:
             raise UserError(
                 f"{arguments[2]} holds a training of another network; remove it to start over"
             ) from error
+        if isinstance(error, ValueError) and not begun:  # of the networks, or of the optimizer
+            raise UserError(f"the flags of the recipe or of --set do not fit: {error}") from error
         raise
+
+
+def _check_flags(chosen: recipe.Recipe) -> None:
+    """Parse the flags as fairseq will, before the corpus is prepared.
+
+    Raises:
+        UserError: fairseq does not know a flag, or refuses its value.
+    """
+    from fairseq import options
+
+    parser = options.get_training_parser()
+    arguments = ["corpus", *chosen.arguments()]
+    options.parse_args_and_arch(parser, arguments, modify_parser=_raise_on_error)
 
 
 @contextlib.contextmanager
@@ -125,11 +142,15 @@ def _raise_on_error(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def _forecast(fairseq_train: Any) -> Iterator[None]:
-    """Time the first updates of fairseq's training loop and print how long all will take."""
+def _forecast(fairseq_train: Any, begun: list[int]) -> Iterator[None]:
+    """Time the first updates of fairseq's training loop and print how long all will take.
+
+    The numbers of the epochs are appended to ``begun`` as they begin.
+    """
     original = fairseq_train.train
 
     def train_epoch(cfg, trainer, task, epoch_itr):
+        begun.append(epoch_itr.epoch)
         if "train_step" not in vars(trainer):
             if getattr(cfg.task, "cuda_graphs", False):
                 from train_model.fairseq_plugin.graphed_steps import GraphedSteps

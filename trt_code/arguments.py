@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import MAX_THREADS, MAX_WHOLE_NUMBER, UserError, number, size, whole_number
+from train_model.cli import (
+    MAX_THREADS,
+    MAX_WHOLE_NUMBER,
+    UserError,
+    number,
+    output_folder,
+    size,
+    whole_number,
+)
 from train_model.model_folder import MODEL_HELP, ModelFolder
 from train_model.models.architectures import Family
 from train_model.models.refinement import MAX_ITERATIONS
@@ -216,7 +224,10 @@ def add_refusals(group: argparse._ArgumentGroup) -> None:
 def add_output(parser: argparse.ArgumentParser, folder: str) -> None:
     """Add ``--output``, the folder of the results."""
     parser.add_argument(
-        "--output", type=Path, default=Path(folder), help=f"folder of the results ({folder})"
+        "--output",
+        type=output_folder,
+        default=Path(folder),
+        help=f"folder of the results ({folder})",
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from train_model.cli import Parser, UserError, atomic_path, run, whole_number
+from train_model.cli import Parser, UserError, atomic_path, check_output, run, whole_number
 from trt_code.engine import profiles as shapes
 from trt_code.engine.capabilities import (
     PORTABLE,
@@ -176,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if args.if_any and not choose_family().is_installed:
         return
+    check_output(args.output, args.onnx, *(args.plugins or ()))
     graph = read_graph_files(args.onnx)
     _refuse_functions(graph)
     profiles = shapes.profiles_from_flags(args.min, args.opt, args.max, graph.positions)

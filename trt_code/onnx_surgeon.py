@@ -26,7 +26,7 @@ from onnx_export.onnx_file import (
     save_pair,
 )
 from onnx_export.paths import half_path
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, check_output, run
 from train_model.models.signatures import SPLIT
 from trt_code import graph_lint
 from trt_code.surgeon import fused_conv, layer_norm, plain, plugin_nodes, quantization, top_k
@@ -192,6 +192,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--split", action="store_true", help="the two files of export --split")
     arguments = parser.parse_args(argv)
+    inputs = [arguments.input, *(half_path(arguments.input, half) for half in SPLIT)]
+    for path in (arguments.output, *(half_path(arguments.output, half) for half in SPLIT)):
+        check_output(path, *inputs)
     without = {*arguments.without}
     if arguments.layer_norm == "native":
         without |= {item.name for item in layer_norm.PASSES}

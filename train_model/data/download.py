@@ -6,6 +6,7 @@ and checked before they get their names.
 
 import gzip
 import importlib
+import re
 import shutil
 import sys
 import tarfile
@@ -271,6 +272,8 @@ def main(argv: list[str] | None = None) -> None:
         "--attempts", type=whole_number(1, 1000), default=3, metavar="N", help="tries per file"
     )
     args = parser.parse_args(argv)
+    if args.mirror is not None and not re.match("https?://[^/]", args.mirror):
+        raise UserError(f"--mirror {args.mirror!r} is not an address such as https://server/folder")
     try:
         download(Options(args.output, args.mirror, args.timeout, args.attempts))
     except NetworkError:

@@ -264,8 +264,14 @@ _ALLOWED = [
 def _read(path: str | os.PathLike) -> Any:
     if not Path(path).is_file():
         raise UserError(f"there is no checkpoint {path}; train one (make train) or download it")
-    _check_archive(Path(path))
     damaged = UserError(f"{path} is damaged or no checkpoint; get it again")
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start == b"\x1f\x8b":
+        raise UserError(f"{path} is compressed by gzip; unpack it with gunzip")
+    if start[:1] != b"\x80" and start != b"PK":  # neither a pickle nor a zip archive of PyTorch
+        raise damaged
+    _check_archive(Path(path))
     try:
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle's protocols and sparse tensors

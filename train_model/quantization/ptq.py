@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from train_model.cli import Parser, UserError, run, whole_number
+from train_model.cli import Parser, UserError, check_output, run, whole_number
 from train_model.model_folder import MODEL_HELP, find_model
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
@@ -105,6 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.sentences < 1:
         raise UserError(f"--sentences {options.sentences} calibrates nothing; give 1 or more")
     files = find_model(options.model, options.build_dir)
+    output = options.output or options.build_dir / f"{files.name}-ptq" / "checkpoint.pt"
+    check_output(output, files.checkpoint, options.text)
     loaded = load_checkpoint(files.checkpoint)
     config = loaded.config
     rows, origin = calibration_rows(
@@ -115,7 +117,6 @@ def main(argv: list[str] | None = None) -> None:
     start = time.perf_counter()
     tokens = [tokens for _, tokens in batches(rows)]
     model = quantize(loaded.model, options.keep, tokens, options.method)
-    output = options.output or options.build_dir / f"{files.name}-ptq" / "checkpoint.pt"
     save_checkpoint(output, model, model.config)
     print(
         f"{output}: {len(model.config.int8_layers)} layers in INT8, ranges ({options.method}) from "

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from train_model import plots
-from train_model.cli import Parser, UserError, run, whole_number
+from train_model.cli import Parser, UserError, output_folder, run, whole_number
 from train_model.data.dictionary import PAD
 from train_model.data.files import read_parallel
 from train_model.data.tokenizer import Tokenizer, normalise
@@ -239,7 +239,7 @@ def main(argv: list[str] | None = None) -> None:
         help="sentences of it (512)",
     )
     parser.add_argument("--build-dir", type=Path, default="build", help="default build")
-    parser.add_argument("--output", type=Path, help="folder (default build/sensitivity)")
+    parser.add_argument("--output", type=output_folder, help="folder (default build/sensitivity)")
     options = parser.parse_args(argv)
     files = find_model(options.model, options.build_dir)
     if files.autoregressive:

@@ -1,4 +1,4 @@
-"""Shared parts of command lines: one-line errors, closed or ASCII streams, bounded numbers."""
+"""Shared parts of command lines: one-line errors, closed or ASCII streams, outputs."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from train_model.cli import MAX_MESSAGE, MAX_THREADS, Parser, UserError, number, whole_number
+from train_model.cli import MAX_MESSAGE, Parser, UserError, check_output, output_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,22 +106,29 @@ def test_a_program_that_imports_the_packages_keeps_its_own_hook():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "", "nan", "257", "9" * 5000, "1e3"])
-def test_a_whole_number_out_of_its_bounds_is_refused(text):
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    given, link, new = tmp_path / "given", tmp_path / "link", tmp_path / "new" / "output"
+    given.write_text("")
+    link.symlink_to(given)
+    check_output(new, given, None)
+    assert not new.parent.exists()
+    for output, message in (
+        (tmp_path, "is a folder; give the name of a file"),
+        (given, "is an input too and would be overwritten"),
+        (link, "is an input too and would be overwritten"),
+        (given / "output", f"{given} is not a folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_output(output, given)
+
+
+def test_a_file_in_place_of_an_output_folder(tmp_path):
     parser = Parser()
-    parser.add_argument("--threads", type=whole_number(1, MAX_THREADS))
-    with pytest.raises(UserError, match=r"^--threads is at (least 1|most 256), not '"):
-        parser.parse_args(["--threads", text])
-
-
-@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "x", "11", "-11", ""])
-def test_an_exponent_is_a_finite_number(text):
-    parser = Parser()
-    parser.add_argument("--lenpen", type=number(-10, 10))
-    with pytest.raises(UserError, match=r"^--lenpen is at (least -10|most 10), not '"):
-        parser.parse_args(["--lenpen=" + text])
-
-
-def test_numbers_within_their_bounds_are_taken():
-    assert whole_number(1)("5") == 5
-    assert number(-10, 10)("0.6") == 0.6
+    parser.add_argument("--output", type=output_folder)
+    (tmp_path / "file").touch()
+    for name in (".", "new"):
+        assert parser.parse_args(["--output", str(tmp_path / name)]).output == tmp_path / name
+    with pytest.raises(
+        UserError, match=r"^--output is a folder, and .*file is a file; see --help$"
+    ):
+        parser.parse_args(["--output", str(tmp_path / "file")])

@@ -324,6 +324,13 @@ def test_impostors_never_get_the_name(mirror, tmp_path, name, body, reason):
     assert names(tmp_path) == EVERYTHING
 
 
+@pytest.mark.parametrize("address", ["", "server/folder", "file:///etc", "https:///folder"])
+def test_a_mirror_that_is_no_address(address, tmp_path):
+    with pytest.raises(UserError, match=r"is not an address such as https://server/folder"):
+        download.main(["--mirror", address, "--output", str(tmp_path / "files")])
+    assert not (tmp_path / "files").exists()
+
+
 @pytest.mark.parametrize("trouble", ["refused", "stalled", "truncated"])
 def test_when_the_network_says_no_the_steps_by_hand_are_printed(mirror, tmp_path, trouble):
     name = "checkpoint_last.pt"

@@ -122,11 +122,26 @@ def test_a_checkpoint_that_has_no_room_is_told_in_one_line(build_dir, tmp_path):
     assert not (tmp_path / "demo" / "checkpoint.pt").exists()
 
 
-def test_flags_that_fairseq_does_not_know_are_told(build_dir):
+def test_flags_that_fairseq_does_not_know_are_refused_before_the_corpus_is_made(tmp_path):
     with pytest.raises(UserError, match="unrecognized arguments: --no-such-flag"):
-        train.train(recipe.load("demo", [*SMALL, "no_such_flag=1"]), build_dir)
+        train.train(recipe.load("demo", [*SMALL, "no_such_flag=1"]), tmp_path)
     with pytest.raises(UserError, match="--max-update: invalid"):
-        train.train(recipe.load("demo", [*SMALL, "max_update=many"]), build_dir)
+        train.train(recipe.load("demo", [*SMALL, "max_update=many"]), tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("dropout=7", "dropout is a share from 0 to 1, not 7.0"),
+        ("decoder_embed_dim=8", "encoder_embed_dim and decoder_embed_dim must be equal"),
+        ("lr=-1", "Invalid learning rate: -1.0"),
+    ],
+)
+def test_flags_that_do_not_fit_are_one_line(build_dir, tmp_path, flag, message):
+    (tmp_path / "data").symlink_to(build_dir / "data")
+    with pytest.raises(UserError, match=f"flags of the recipe or of --set do not fit: {message}"):
+        train.train(recipe.load("demo", [*SMALL, flag]), tmp_path)
 
 
 def test_glancing_trains_through_the_same_door(build_dir, tmp_path, capsys):

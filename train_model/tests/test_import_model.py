@@ -2,12 +2,14 @@
 
 import argparse
 import dataclasses
+import gzip
 import io
 import shutil
 import tarfile
 
 import pytest
 import torch
+import yaml
 
 from train_model import import_model, model_folder
 from train_model.cli import UserError
@@ -90,6 +92,15 @@ def test_without_dictionaries_the_model_has_no_text(models):
     assert found.text is None
     with pytest.raises(UserError, match=r"mine has no text processing .*make import CHECKPOINT="):
         found.require_text()
+
+
+def test_like_a_model_whose_corpus_is_not_prepared(models, pieces):
+    first = run(models, "--checkpoint", AR, *options(pieces), name="first")
+    description = first.folder / "model.yaml"
+    content = yaml.safe_load(description.read_text()) | {"test": {"corpus": "not-prepared"}}
+    description.write_text(yaml.safe_dump(content))
+    second = run(models, "--checkpoint", AR, "--like", models / "first", name="second")
+    assert (second.text is None, second.test_src) == (False, None)
 
 
 def test_one_dictionary_for_both_sides_is_kept_once(models, pieces):
@@ -238,7 +249,7 @@ def test_sentencepiece(models, pieces, tmp_path):
         (None, ["--name", "plugins"], "build/plugins is the folder of something else"),
         (None, ["--name", "demo-ptq"], "build/demo-ptq is the folder of something else"),
         (None, ["--checkpoint", "/nowhere.pt"], "there is no checkpoint /nowhere.pt"),
-        (None, ["--checkpoint", FIXTURES / "README.md"], "is refused|damaged or"),
+        (None, ["--checkpoint", FIXTURES / "README.md"], "damaged or no checkpoint"),
         (None, ["--src-dict", "/nowhere"], "no dictionary at /nowhere"),
         (None, ["--codes", "/nowhere"], "no file /nowhere|no BPE codes at /nowhere"),
         (None, ["--test-src", "/nowhere"], "/nowhere"),
@@ -248,6 +259,10 @@ def test_sentencepiece(models, pieces, tmp_path):
         ("other codes", [], "bpecodes does not belong to .*: 0 of 144 units come from it"),
         ("text of another language", [], "lacks 2 of the 2 units of the test text"),
         ("one line less", [], "has more lines than"),
+        ("blank text", [], "test.en has no text"),
+        ("gzip", [], "is compressed by gzip; unpack it with gunzip"),
+        (None, ["--languages", "de-en"], "its name says en; are the dictionaries swapped"),
+        (None, ["--from", FIXTURES / "README.md"], "README.md is neither a folder nor one of"),
         ("NaN", [], "infinite or not numbers"),
     ],
 )
@@ -264,6 +279,12 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing(
         pieces["test-src"].write_text("ж щ\nы\n")
     elif change == "one line less":
         pieces["test-tgt"].write_text("a\n")
+    elif change == "blank text":
+        pieces["test-src"].write_text(" \n\n")
+        pieces["test-tgt"].write_text(" \n\n")
+    elif change == "gzip":
+        checkpoint = tmp_path / "packed.pt"
+        checkpoint.write_bytes(gzip.compress(NAT.read_bytes()))
     elif change == "NaN":
         content = torch.load(NAT, weights_only=False)
         content["model"]["decoder.embed_length.weight"][0, 0] = torch.nan
@@ -285,6 +306,14 @@ def test_pieces_of_two_models(models, pieces, tmp_path):
     ):
         run(models, "--checkpoint", NAT, "--src-dict", wide, "--tgt-dict", pieces["tgt-dict"])
     assert nothing_was_made(models)
+
+
+def test_a_folder_without_a_checkpoint_and_an_archive_are_named(models, tmp_path, pieces):
+    with pytest.raises(UserError, match=r"pieces has no checkpoint; give one with --checkpoint"):
+        run(models, "--from", tmp_path / "pieces", "--languages", "en-de")
+    archive = hub_archive(tmp_path, NAT).rename(tmp_path / "small.tar.gz")
+    with pytest.raises(UserError, match=r"/small\.tar\.gz does not say which of de, en is"):
+        run(models, "--from", archive)
 
 
 def test_an_existing_folder_is_not_touched(models):

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from train_model.cli import MAX_THREADS, Parser, UserError, run, whole_number
+from train_model.cli import MAX_THREADS, Parser, UserError, output_folder, run, whole_number
 from train_model.data.dictionary import misfit
 from train_model.data.files import read_lines
 from train_model.file_sets import swap_folders
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--model", default="demo", help=MODEL_HELP)
     add("--build-dir", type=Path, default=Path("build"), help="where the built files are")
-    add("--output", type=Path, default=Path("build/triton"), help="folder to write")
+    add("--output", type=output_folder, default=Path("build/triton"), help="folder to write")
     add("--backend", choices=("auto", "tensorrt", "onnxruntime"), default="auto")
     add("--precision", choices=PRECISIONS, default="fp16", help="of the plan; default fp16")
     add(

@@ -5,14 +5,11 @@ article per line, into data_model/cnndm as train, valid and test, ``.source`` an
 share the BPE merges and the dictionary.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from train_model.cli import UserError
-from train_model.data.binary import binarise
-from train_model.data.bpe import load_bpe
-from train_model.data.corpora.raw_text import learn_joint_bpe
-from train_model.data.files import SPLITS, check_parallel, claim, read_lines, step
+from train_model.data.corpora.raw_text import binarise_with_bpe
+from train_model.data.files import SPLITS, check_parallel, claim
 
 SOURCE = Path("data_model/cnndm")
 SIDES = ("source", "target")
@@ -33,11 +30,4 @@ def prepare(folder: Path, source: Path = SOURCE, merges: int = MERGES) -> Path:
     if not (folder / "bin").exists():  # made from texts that are checked already
         for split in SPLITS:
             check_parallel(*(source / f"{split}.{side}" for side in SIDES))
-    codes = folder / "bpe.codes"
-    step([codes], lambda: learn_joint_bpe(source, SIDES, merges, codes))
-    bpe = load_bpe(codes)
-
-    def units(split: str, side: str) -> Iterator[list[str]]:
-        return (bpe.segment(line).split() for line in read_lines(source / f"{split}.{side}"))
-
-    return binarise(folder, units, SIDES)
+    return binarise_with_bpe(folder, source, SIDES, merges)

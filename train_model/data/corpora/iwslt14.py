@@ -5,21 +5,19 @@ it is there.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from train_model.cli import UserError, atomic_path
-from train_model.data.binary import binarise
-from train_model.data.bpe import load_bpe
 from train_model.data.corpora.raw_text import (
     archived_lines,
+    binarise_with_bpe,
     is_clean,
-    learn_joint_bpe,
     obtain,
     segments,
     tokenizer,
 )
-from train_model.data.files import SPLITS, claim, read_lines, step
+from train_model.data.files import SPLITS, claim, step
 from train_model.progress import track
 
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
@@ -53,16 +51,7 @@ def prepare(
     claim(folder, {"archive": str(archive.resolve()), "merges": merges})
     texts = [folder / f"{split}.{language}" for split in SPLITS for language in LANGUAGES]
     step(texts, lambda: _write_texts(archive, folder))
-    step(
-        [folder / "bpe.codes"],
-        lambda: learn_joint_bpe(folder, LANGUAGES, merges, folder / "bpe.codes"),
-    )
-    bpe = load_bpe(folder / "bpe.codes")
-
-    def units(split: str, language: str) -> Iterator[list[str]]:
-        return (bpe.segment(line).split() for line in read_lines(folder / f"{split}.{language}"))
-
-    return binarise(folder, units, LANGUAGES, joined=False)
+    return binarise_with_bpe(folder, folder, LANGUAGES, merges, joined=False)
 
 
 def _write_texts(archive: Path, folder: Path) -> None:

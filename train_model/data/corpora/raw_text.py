@@ -16,7 +16,9 @@ from typing import IO
 from subword_nmt.learn_bpe import learn_bpe
 
 from train_model.cli import UserError, atomic_path
-from train_model.data.files import BYTE_ORDER_MARK, read_lines
+from train_model.data.binary import binarise
+from train_model.data.bpe import load_bpe
+from train_model.data.files import BYTE_ORDER_MARK, read_lines, step
 from train_model.data.transfer import ARCHIVE_ERRORS, Ledger, check_archive, fetch
 from train_model.progress import task
 
@@ -154,6 +156,31 @@ def learn_joint_bpe(folder: Path, languages: tuple[str, str], merges: int, codes
         temporary.open("w", encoding="utf-8") as output,
     ):
         learn_bpe(vocabulary, output, merges, is_dict=True)
+
+
+def binarise_with_bpe(
+    folder: Path, text: Path, languages: tuple[str, str], merges: int, joined: bool = True
+) -> Path:
+    """Learn joint merges from the tokenised splits under ``text``, and write fairseq's binary files.
+
+    Args:
+        folder: where ``bpe.codes``, the dictionaries and ``bin`` are made.
+        text: the folder of ``train.LANGUAGE``, ``valid.LANGUAGE`` and ``test.LANGUAGE``.
+        languages: source and target.
+        merges: the number of merges.
+        joined: one dictionary for both languages.
+
+    Returns:
+        The folder that fairseq reads.
+    """
+    codes = folder / "bpe.codes"
+    step([codes], lambda: learn_joint_bpe(text, languages, merges, codes))
+    bpe = load_bpe(codes)
+
+    def units(split: str, language: str) -> Iterator[list[str]]:
+        return (bpe.segment(line).split() for line in read_lines(text / f"{split}.{language}"))
+
+    return binarise(folder, units, languages, joined)
 
 
 _tokenise: Callable[[str], str]  # in a worker process

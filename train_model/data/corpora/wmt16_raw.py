@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train_model.cli import UserError, atomic_path
-from train_model.data.binary import binarise
-from train_model.data.bpe import load_bpe
 from train_model.data.corpora.raw_text import (
     archived_lines,
+    binarise_with_bpe,
     is_clean,
-    learn_joint_bpe,
     obtain,
     segments,
     write_tokenised,
@@ -110,14 +108,7 @@ def prepare(
             [folder / f"{split}.{language}" for language in LANGUAGES],
             lambda split=split: _join(folder, tokenised, sources, split),
         )
-    codes = folder / "bpe.codes"
-    step([codes], lambda: learn_joint_bpe(folder, LANGUAGES, merges, codes))
-    bpe = load_bpe(codes)
-
-    def units(split: str, language: str) -> Iterator[list[str]]:
-        return (bpe.segment(line).split() for line in read_lines(folder / f"{split}.{language}"))
-
-    return binarise(folder, units, LANGUAGES)
+    return binarise_with_bpe(folder, folder, LANGUAGES, merges)
 
 
 def _tokenise(archive: Path, source: Source, folder: Path, processes: int) -> None:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from trt_code.runners.memory import AllocatorMemory
-from trt_code.runners.pytorch import PRECISIONS, check_device, dtype_of, matmul_precision
+from trt_code.runners.pytorch import PRECISIONS, check_device, dtype_of
 from trt_code.runners.search import SearchRunner
 from trt_code.runners.spec import Request, RunnerSpec
 
@@ -17,11 +17,11 @@ def create(request: Request) -> SearchRunner:
     from train_model.models.checkpoint import load_checkpoint
     from train_model.models.incremental import DecoderStep, SourceEncoder
     from trt_code.runners.search.graphed_search import CudaCapture, GraphedSearch
-    from trt_code.runners.search.tensors import on_device
+    from trt_code.runners.search.tensors import runner_of
 
     memory = AllocatorMemory()
-    dtype, device = dtype_of(request.precision), request.device
-    model = load_checkpoint(request.model.checkpoint).model.to(device, dtype)
+    dtype = dtype_of(request.precision)
+    model = load_checkpoint(request.model.checkpoint).model.to(request.device, dtype)
     encoder, step = SourceEncoder(model).eval(), DecoderStep(model).eval()
 
     def greedy(tokens: "Tensor", parents: "Tensor", *rest: Any) -> "tuple[Tensor, list[Tensor]]":
@@ -37,15 +37,7 @@ def create(request: Request) -> SearchRunner:
         CudaCapture(),
         0 if model.config.padding_leaks else model.config.max_source_positions,
     )
-    runner = SearchRunner(
-        request,
-        on_device(search, device),
-        model.config.max_source_positions,
-        memory.peak,
-        during=lambda: matmul_precision(request.precision, device),
-    )
-    runner.config = model.config
-    return runner
+    return runner_of(request, model, search, memory)
 
 
 RUNNERS = (

@@ -4,7 +4,7 @@ import functools
 
 from trt_code.runners.memory import AllocatorMemory, ResidentMemory
 from trt_code.runners.one_pass.torch_runner import checkpoint_of
-from trt_code.runners.pytorch import PRECISIONS, dtype_of, matmul_precision
+from trt_code.runners.pytorch import PRECISIONS, dtype_of
 from trt_code.runners.search import SearchRunner
 from trt_code.runners.spec import Request, RunnerSpec
 
@@ -14,20 +14,14 @@ def create(request: Request) -> SearchRunner:
     from train_model.models.beam_search import search
     from train_model.models.checkpoint import load_checkpoint
     from train_model.models.incremental import IncrementalDecoder
-    from trt_code.runners.search.tensors import on_device
+    from trt_code.runners.search.tensors import runner_of
 
     checkpoint, device = checkpoint_of(request), request.device
     memory = AllocatorMemory() if device == "cuda" else ResidentMemory()
     model = load_checkpoint(checkpoint).model.to(device, dtype_of(request.precision))
-    runner = SearchRunner(
-        request,
-        on_device(functools.partial(search, IncrementalDecoder.of(model)), device),
-        model.config.max_source_positions,
-        memory.peak,
-        during=lambda: matmul_precision(request.precision, device),
+    return runner_of(
+        request, model, functools.partial(search, IncrementalDecoder.of(model)), memory
     )
-    runner.config = model.config
-    return runner
 
 
 RUNNERS = (

@@ -81,15 +81,22 @@ def test_numbers_within_their_bounds(convert, text, value):
     ("convert", "text", "message"),
     [
         (whole_number(1), "0", "--n is at least 1, not '0'"),
-        (whole_number(1), "1.5", "--n is at least 1, not '1.5'"),
+        (whole_number(1), "-1", "--n is at least 1, not '-1'"),
+        (whole_number(1), "1.5", "--n is a whole number of at least 1, not '1.5'"),
+        (whole_number(1), "1,000", "--n is a whole number of at least 1, not '1,000'"),
+        (whole_number(1), "1e3", "--n is a whole number of at least 1, not '1e3'"),
+        (whole_number(1), "", "--n is a whole number of at least 1, not ''"),
         (whole_number(1), "9" * 18, "--n is at most 2147483647, not '9"),
-        (whole_number(1), "9" * 5000, "--n is at least 1, not '9"),
-        (whole_number(1), "\u0661", "--n is at least 1, not"),  # an Arabic digit
+        (whole_number(1), "9" * 5000, "--n is at most 2147483647, not '9"),
+        (whole_number(1), "-" + "9" * 5000, "--n is at least 1, not '-9"),
+        (whole_number(1), "\u0661", "--n is a whole number of at least 1, not"),  # an Arabic digit
         (whole_number(0, 4), "5", "--n is at most 4, not '5'"),
         (number(0), "-0.1", "--n is at least 0, not '-0.1'"),
-        (number(0), "nan", "--n is at least 0, not 'nan'"),
+        (number(0), "nan", "--n is a number of at least 0, not 'nan'"),
         (number(0), "inf", "--n is at most 1000000000, not 'inf'"),
-        (number(0), "much", "--n is at least 0, not 'much'"),
+        (number(0), "much", "--n is a number of at least 0, not 'much'"),
+        (number(0), "0,5", "--n is a number of at least 0, not '0,5'"),
+        (number(0), "-inf", "--n is at least 0, not '-inf'"),
     ],
 )
 def test_numbers_beyond_their_bounds_are_one_line(convert, text, message):
@@ -105,7 +112,7 @@ def test_numbers_beyond_their_bounds_are_one_line(convert, text, message):
     ("given", "message"),
     [
         (["--threads", "0"], "--threads is at least 1, not '0'"),
-        (["--lenpen", "nan"], "--lenpen is at least -10, not 'nan'"),
+        (["--lenpen", "nan"], "--lenpen is a number of at least -10, not 'nan'"),
         (["--threads", "100000"], "--threads is at most 256, not '100000'"),
         (["--device", "tpu"], "--device: invalid choice: 'tpu'"),
         (["--no-such-option"], "unrecognized arguments: --no-such-option"),

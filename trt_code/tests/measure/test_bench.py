@@ -10,6 +10,8 @@ from trt_code import bench, report
 from trt_code.runners import RUNNERS
 from trt_code.tests.runners import fake_runner
 
+TINY_AND_FAKE = ("--model", "tiny", "--runner", "torch,fake", "--precision", "fp32")
+
 
 @pytest.fixture
 def fake(monkeypatch):
@@ -99,17 +101,7 @@ def test_a_model_without_text_gets_random_tokens(zoo, tmp_path):
 def test_what_disagrees_is_bad_and_not_timed(fault, fake, zoo, tmp_path, monkeypatch):
     fake(fault)
     monkeypatch.setattr(fake_runner.FakeRunner, "time", lambda *_: pytest.fail("timed"))
-    status, results = run_bench(
-        tmp_path,
-        "--model",
-        "tiny",
-        "--runner",
-        "torch,fake",
-        "--precision",
-        "fp32",
-        "--shape",
-        "2x6",
-    )
+    status, results = run_bench(tmp_path, *TINY_AND_FAKE, "--shape", "2x6")
     assert status == 1
     good, bad = results["rows"]
     assert (good["check"], bad["check"]) == ("reference", "Bad")
@@ -131,17 +123,7 @@ def test_a_run_without_a_runner_keeps_the_last_results(fake, zoo, tmp_path, caps
 
 def test_what_cannot_run_has_its_reason_and_is_not_bad(fake, zoo, tmp_path, capsys):
     fake("unavailable")
-    status, results = run_bench(
-        tmp_path,
-        "--model",
-        "tiny",
-        "--runner",
-        "torch,fake",
-        "--precision",
-        "fp32",
-        "--shape",
-        "1x5",
-    )
+    status, results = run_bench(tmp_path, *TINY_AND_FAKE, "--shape", "1x5")
     assert status == 0
     assert results["not_run"] == [{"name": "fake fp32", "reason": "the fake is not here today"}]
     assert "fake fp32: not run: the fake is not here today" in capsys.readouterr().out

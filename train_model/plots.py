@@ -49,7 +49,7 @@ def lines(
     width: float = 2.3,
     height: float = 2.6,
 ) -> None:
-    """Draw a grid of panels; the names of the lines are at their right ends.
+    """Draw a grid of panels; the names of the lines are right of each row.
 
     Args:
         path: PNG to write.
@@ -77,7 +77,8 @@ def lines(
             panel = panels[column]
             for above, (name, points) in enumerate(reversed(panel.series.items())):
                 at, heights = zip(*sorted(points), strict=True)
-                style = {"marker": "o", "markersize": 2.5, "linewidth": 1.2}
+                size = 2.5 if len(points) > 1 else 5
+                style = {"marker": "o", "markersize": size, "linewidth": 1.2}
                 if len(points) >= MANY:  # a curve shows below one that covers it
                     style = {"linewidth": 1 + 2.5 * above, "alpha": 0.5 if above else 1}
                 axis.plot(at, heights, color=colour[name], zorder=3 - 0.1 * above, **style)
@@ -215,39 +216,33 @@ def _limits(values: Sequence[float], log: bool) -> tuple[float, float]:
 
 
 def _name_lines(axes: Sequence[Any], panels: Sequence[Panel], colour: Mapping[str, Any]) -> None:
-    """Write each name once, next to the end of its line in the last panel that has it.
+    """Write each name once, right of the last panel.
 
-    The names of the last panel are right of it, those of another panel inside it. Names that would
-    overlap move apart; a thin line leads to the end of the plotted one.
+    A thin line leads to the end of the plotted one. A name that the last panel does not have stands at
+    the height of its line in the last panel that has it, whose title follows the name. Names that would
+    overlap move apart.
     """
-    named: set[str] = set()
-    for axis, panel in reversed(list(zip(axes, panels, strict=True))):
-        ends = {name: max(points) for name, points in panel.series.items() if name not in named}
-        named |= ends.keys()
-        axis.figure.draw_without_rendering()  # places the axes
-        box, scale = axis.get_window_extent(), axis.figure.dpi / 72
-        order = sorted(ends, key=lambda name: ends[name][1])
-        heights = [axis.transData.transform(ends[name])[1] - box.y0 for name in order]
-        places = _apart([h / scale for h in heights], _LABEL_HEIGHT)
-        for name, height in zip(order, places, strict=True):
-            last = axis is axes[-1]
-            end = (axis.transData.transform(ends[name])[0] - box.x0) / box.width
-            right = last or end < 0.45  # where there is room
-            axis.annotate(
-                name,
-                ends[name],
-                xytext=(
-                    1.06 if last else end + (0.05 if right else -0.05),
-                    height * scale / box.height,
-                ),
-                textcoords="axes fraction",
-                ha="left" if right else "right",
-                va="center",
-                fontsize=_SMALL,
-                color=colour[name],
-                annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": colour[name], "lw": 0.6, "alpha": 0.6},
-            ).set_in_layout(last)
+    ends = {name: (panel, max(points)) for panel in panels for name, points in panel.series.items()}
+    last, axis = panels[-1], axes[-1]
+    axis.figure.draw_without_rendering()  # places the axes
+    box, scale = axis.get_window_extent(), axis.figure.dpi / 72
+    order = sorted(ends, key=lambda name: ends[name][1][1])
+    heights = [axis.transData.transform(ends[name][1])[1] - box.y0 for name in order]
+    places = _apart([height / scale for height in heights], _LABEL_HEIGHT)
+    for name, height in zip(order, places, strict=True):
+        panel, end = ends[name]
+        line = {"arrowstyle": "-", "color": colour[name], "lw": 0.6, "alpha": 0.6}
+        axis.annotate(
+            name if panel is last else f"{name} ({panel.title})",
+            end,
+            xytext=(1.06, height * scale / box.height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=_SMALL,
+            color=colour[name],
+            annotation_clip=False,
+            arrowprops=line if panel is last else None,
+        )
 
 
 def _apart(heights: Sequence[float], least: float) -> list[float]:

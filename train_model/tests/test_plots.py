@@ -32,7 +32,7 @@ def test_names_are_apart_in_order_and_near(heights):
         assert places == heights
 
 
-def test_a_line_is_named_once_in_the_last_panel_that_has_it(tmp_path, monkeypatch):
+def test_a_line_is_named_once_right_of_the_last_panel(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(plots, "save", lambda figure, title, path: figures.append(figure))
     both, one = [(1, 1.0), (2, 2.0)], [(1, 3.0)]
@@ -42,8 +42,9 @@ def test_a_line_is_named_once_in_the_last_panel_that_has_it(tmp_path, monkeypatc
     ]
     plots.lines(tmp_path / "a.png", "title", [("fp32", panels)], "x", "y", ticks=[1, 2])
     first, second = figures[0].axes
-    assert [text.get_text() for text in first.texts] == ["trt"]
-    assert sorted(text.get_text() for text in second.texts) == ["ort", "torch"]
+    assert not first.texts
+    assert sorted(text.get_text() for text in second.texts) == ["ort", "torch", "trt (batch 1)"]
+    assert all(text.get_position()[0] > 1 for text in second.texts)  # outside the frame
 
 
 @pytest.mark.parametrize("log", [True, False])

@@ -46,6 +46,7 @@ from trt_code.runners import RUNNERS, spec
 SIZE = 8192
 LARGEST = 1e30  # of a number in the plot
 COLUMNS = 4  # panels of the plot next to each other
+NEAR_THE_EDGE = 3e3  # operations per byte; labels of points beyond it are on their left
 PRECISIONS = {"fp16": torch.float16, "tf32": torch.float32, "fp32": torch.float32}
 WEIGHT_BYTES = {"fp16": 2, "bf16": 2, "tf32": 4, "fp32": 4}
 
@@ -152,7 +153,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
         shapes = [point["shape"] for point in own]
         for shape in dict.fromkeys((shapes[0], shapes[-1])):
             where = at[shapes.index(shape)]
-            axis.annotate(shape, where, (4, -2), textcoords="offset points", va="top", fontsize=6)
+            side = "left" if where[0] < NEAR_THE_EDGE else "right"
+            offset = (4 if side == "left" else -4, -2)
+            axis.annotate(
+                shape, where, offset, textcoords="offset points", ha=side, va="top", fontsize=6
+            )
         axis.set(xscale="log", yscale="log")
         axis.set_title(f"{key[1]} ({key[0]})", fontsize="small")
         axis.tick_params(labelsize=7, labelbottom=number + COLUMNS >= len(names))

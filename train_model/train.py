@@ -30,6 +30,7 @@ from train_model.cli import Parser, UserError, one_at_a_time, run
 from train_model.data.corpora import DISTILLED, prepare
 
 WARM_UPDATES, TIMED_UPDATES = 3, 20
+_POSITIVE = ("batch_size", "lr", "max_tokens", "update_freq")  # fairseq hangs or fails otherwise
 # flags omitted without a GPU: they would only cost time, or need one
 ON_GPU = ("bf16", "fp16", "cuda_graphs")
 
@@ -105,7 +106,9 @@ def _run_fairseq(arguments: list[str]) -> None:
             raise UserError(
                 f"{arguments[2]} holds a training of another network; remove it to start over"
             ) from error
-        if isinstance(error, ValueError) and not begun:  # of the networks, or of the optimizer
+        # of the networks, of the optimizer, or of fairseq, which raises plain exceptions
+        refused = isinstance(error, ValueError | ArithmeticError) or type(error) is Exception
+        if refused and not begun:
             raise UserError(f"the flags of the recipe or of --set do not fit: {error}") from error
         raise
 
@@ -120,7 +123,14 @@ def _check_flags(chosen: recipe.Recipe) -> None:
 
     parser = options.get_training_parser()
     arguments = ["corpus", *chosen.arguments()]
-    options.parse_args_and_arch(parser, arguments, modify_parser=_raise_on_error)
+    given = options.parse_args_and_arch(parser, arguments, modify_parser=_raise_on_error)
+    for name in _POSITIVE:
+        values = getattr(given, name, None)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and not value > 0:
+                raise UserError(
+                    f"{name} is {value}; give a number above 0 in the recipe or by --set"
+                )
 
 
 @contextlib.contextmanager

@@ -127,6 +127,9 @@ def test_flags_that_fairseq_does_not_know_are_refused_before_the_corpus_is_made(
         train.train(recipe.load("demo", [*SMALL, "no_such_flag=1"]), tmp_path)
     with pytest.raises(UserError, match="--max-update: invalid"):
         train.train(recipe.load("demo", [*SMALL, "max_update=many"]), tmp_path)
+    for flag in ("lr=-1", "lr=nan", "batch_size=-5", "update_freq=0"):
+        with pytest.raises(UserError, match="give a number above 0 in the recipe or by --set"):
+            train.train(recipe.load("demo", [*SMALL, flag]), tmp_path)
     assert not [*tmp_path.iterdir()]
 
 
@@ -135,7 +138,7 @@ def test_flags_that_fairseq_does_not_know_are_refused_before_the_corpus_is_made(
     [
         ("dropout=7", "dropout is a share from 0 to 1, not 7.0"),
         ("decoder_embed_dim=8", "encoder_embed_dim and decoder_embed_dim must be equal"),
-        ("lr=-1", "Invalid learning rate: -1.0"),
+        ("max_tokens=1", "The dataset is empty"),
     ],
 )
 def test_flags_that_do_not_fit_are_one_line(build_dir, tmp_path, flag, message):

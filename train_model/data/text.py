@@ -6,11 +6,13 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from train_model.cli import UserError
 from train_model.data.bpe import SEPARATOR, glossary_path, unusable
+from train_model.data.files import read_lines
 
 _FIGURES = re.compile("[0-9]+")
 CHOICES = {
@@ -151,3 +153,39 @@ class TextOptions:
     def segmented(self) -> "TextOptions":
         """Return the options for text in units, as fairseq-generate reads and writes it."""
         return TextOptions(subwords="none", unicode="none", unknown=self.unknown)
+
+
+class TrainingText:
+    """What the options say about the text that trained a model, to warn of sentences unlike it."""
+
+    def __init__(self, options: TextOptions) -> None:
+        self._options = options
+
+    def warning(self, sentence: str, tokens: int) -> str:
+        """Return why the translation may be wrong, or "".
+
+        Args:
+            sentence: as it was entered.
+            tokens: how many tokens it has, bos and eos included.
+        """
+        options = self._options
+        if options.longest and tokens > options.longest:
+            reason = f"{tokens} tokens, and {options.longest} is the most that it was trained on"
+        elif forms := [form for form, pattern in self._untrained if pattern.search(sentence)]:
+            reason = f"it was not trained on {', or on '.join(forms)}"
+        elif self._seen and (new := [w for w in patterns(sentence) if w not in self._seen]):
+            reason = f"it was not trained on words like {', '.join(map(repr, new[:3]))}"
+        else:
+            return ""
+        knows = f"this model knows {options.domain}; " if options.domain else ""
+        return f"{knows}{reason}: the translation may be wrong"
+
+    @cached_property
+    def _untrained(self) -> list[tuple[str, re.Pattern[str]]]:
+        given = self._options.untrained or {}
+        return [(form, re.compile(expression)) for form, expression in given.items()]
+
+    @cached_property
+    def _seen(self) -> frozenset[str]:
+        path = self._options.seen
+        return frozenset(read_lines(path)) if path else frozenset()

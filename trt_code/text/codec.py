@@ -1,6 +1,5 @@
 """Encodes a line of text to a network's tokens, and decodes the network's results to text."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +9,7 @@ import numpy as np
 
 from train_model.cli import UserError
 from train_model.data.dictionary import EOS, UNK
-from train_model.data.files import read_lines
-from train_model.data.text import patterns
+from train_model.data.text import TrainingText
 from train_model.data.tokenizer import Tokenizer, normalise
 from train_model.models.hypotheses import Found
 from trt_code.text import batching
@@ -90,6 +88,7 @@ class Codec:
         self._tokenizer, self._max_source = tokenizer, max_source
         self._too_long, self._unknown = too_long, unknown or tokenizer.options.unknown
         self._on_error = on_error
+        self._training_text = TrainingText(tokenizer.options)
 
     def encode_lines(self, lines: Sequence[str], first: int) -> tuple[list[list[int]], list[Note]]:
         """Return the tokens of every line and a note on each; no tokens if it is empty or skipped.
@@ -102,7 +101,8 @@ class Codec:
             row, note = [], Note()
             try:
                 row = self.encode(line, number)
-                note = Note(warning=self._unlike_training(line, row, number) if row else "")
+                warning = self._training_text.warning(line, len(row)) if row else ""
+                note = Note(warning=f"line {number}: {warning}" if warning else "")
             except UserError as reason:
                 if self._on_error == "stop":
                     raise
@@ -177,30 +177,6 @@ class Codec:
         count = int((ids == EOS).argmax()) if EOS in ids else len(ids)
         symbols = self._tokenizer.tgt_dict.symbols
         return tuple(symbols[i] for i in ids[:count]), tuple(map(float, scores[:count]))
-
-    def _unlike_training(self, line: str, row: Sequence[int], number: int) -> str:
-        """Return why a line differs from the model's training text, or ""."""
-        options = self._tokenizer.options
-        if options.longest and len(row) > options.longest:
-            reason = f"{len(row)} tokens, and {options.longest} is the most that it was trained on"
-        elif forms := [form for form, pattern in self._untrained if pattern.search(line)]:
-            reason = f"it was not trained on {', or on '.join(forms)}"
-        elif self._seen and (new := [w for w in patterns(line) if w not in self._seen]):
-            reason = f"it was not trained on words like {', '.join(map(repr, new[:3]))}"
-        else:
-            return ""
-        knows = f"this model knows {options.domain}; " if options.domain else ""
-        return f"line {number}: {knows}{reason}: the translation may be wrong"
-
-    @cached_property
-    def _untrained(self) -> list[tuple[str, re.Pattern[str]]]:
-        given = self._tokenizer.options.untrained or {}
-        return [(form, re.compile(expression)) for form, expression in given.items()]
-
-    @cached_property
-    def _seen(self) -> frozenset[str]:
-        path = self._tokenizer.options.seen
-        return frozenset(read_lines(path)) if path else frozenset()
 
     @cached_property
     def _longest_symbol(self) -> int:

@@ -10,6 +10,7 @@ more load than one Python process makes, use NVIDIA's perf_analyzer (doc/serving
 import asyncio
 import importlib
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 
 from train_model.cli import Parser, UserError, atomic_path, run, standard_input, whole_number
 from train_model.data.files import decode_lines
-from trt_code.triton.configs import TEXT, TRANSLATE, TRANSLATION
+from trt_code.triton.configs import TEXT, TRANSLATE, TRANSLATION, WARNING
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Measured:
 
     Attributes:
         translations: one per sentence, in order.
+        warnings: for each sentence why its translation may be wrong, or "".
         latencies_ms: one per request.
         seconds: from the first request to the last answer.
     """
 
     translations: list[str]
+    warnings: list[str]
     latencies_ms: list[float]
     seconds: float
 
@@ -57,7 +60,7 @@ async def translate(
             f"tritonclient is not here ({error}); `pip install 'tritonclient[grpc]'` in an environment "
             "of its own: it wants an older protobuf than onnx has"
         ) from error
-    translations: list[str] = [""] * len(sentences)
+    translations, warnings = [""] * len(sentences), [""] * len(sentences)
     latencies: list[float] = []
     starts = iter(range(0, len(sentences), batch))
 
@@ -72,8 +75,9 @@ async def translate(
             except errors as error:
                 raise UserError(f"{url}, line {first + 1}: {error.message()}") from error
             latencies.append((time.perf_counter() - sent) * 1e3)
-            for i, row in enumerate(result.as_numpy(TRANSLATION["name"])):
-                translations[first + i] = row[0].decode()
+            for output, received in ((TRANSLATION, translations), (WARNING, warnings)):
+                rows = result.as_numpy(output["name"])
+                received[first : first + len(rows)] = [row[0].decode() for row in rows]
 
     start = time.perf_counter()
     async with grpc.InferenceServerClient(url) as client:
@@ -83,7 +87,7 @@ async def translate(
                     group.create_task(worker(client))
         except* UserError as failures:
             raise failures.exceptions[0] from None
-    return Measured(translations, latencies, time.perf_counter() - start)
+    return Measured(translations, warnings, latencies, time.perf_counter() - start)
 
 
 def summary(measured: Measured, **settings) -> dict:
@@ -128,6 +132,9 @@ def main(argv: list[str] | None = None) -> None:
     if not sentences:
         raise UserError("no sentences on stdin; give one a line")
     measured = asyncio.run(translate(args.url, sentences, args.concurrency, args.batch))
+    for number, warning in enumerate(measured.warnings, start=1):
+        if warning:
+            print(f"warning: line {number}: {warning}", file=sys.stderr)
     print("\n".join(measured.translations))
     if args.measure:
         settings = {"url": args.url, "concurrency": args.concurrency, "batch": args.batch}

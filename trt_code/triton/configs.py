@@ -66,6 +66,7 @@ TOKENS = _tensor(OUTPUT_TOKENS, "TYPE_INT64", -1)
 SCORES = _tensor(OUTPUT_SCORES, "TYPE_FP32", -1)
 TEXT = _tensor("TEXT", "TYPE_STRING", 1)
 TRANSLATION = _tensor("TRANSLATION", "TYPE_STRING", 1)
+WARNING = _tensor("WARNING", "TYPE_STRING", 1)  # empty for a sentence like those of the training
 
 
 def network(serving: Serving) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def translate(serving: Serving) -> dict[str, Any]:
         "backend": "python",
         "max_batch_size": max(GATHERED, serving.max_batch),
         "input": [TEXT],
-        "output": [TRANSLATION],
+        "output": [TRANSLATION, WARNING],
         "instance_group": [{"count": serving.text_instances, "kind": Enum("KIND_CPU")}],
         "parameters": _parameters(parameters),
         "dynamic_batching": {"max_queue_delay_microseconds": serving.max_delay_us},

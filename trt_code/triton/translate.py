@@ -17,22 +17,26 @@ import triton_python_backend_utils as pb_utils
 
 from train_model.cli import UserError, one_line
 from train_model.data.dictionary import PAD, Dictionary
-from train_model.data.text import TextOptions
+from train_model.data.text import TextOptions, TrainingText
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.signatures import OUTPUT_SCORES, OUTPUT_TOKENS, SRC_TOKENS
 
 
 @dataclass
 class Sentence:
-    """A sentence in work: its token ids, then its translation or the reason for a refusal."""
+    """A sentence in work: its token ids, then its translation or the reason for a refusal.
+
+    ``warning`` says why the translation may be wrong: the sentence is unlike those of the training.
+    """
 
     ids: list[int]
     translation: str = ""
     error: str = ""
+    warning: str = ""
 
 
 class TritonPythonModel:
-    """TEXT [n, 1] UTF-8 -> TRANSLATION [n, 1] UTF-8."""
+    """TEXT [n, 1] UTF-8 -> TRANSLATION [n, 1] UTF-8, WARNING [n, 1] UTF-8."""
 
     def initialize(self, args):
         folder = Path(__file__).parent
@@ -40,6 +44,7 @@ class TritonPythonModel:
         described = json.loads((folder / "text.json").read_text(encoding="utf-8"))
         text = TextOptions.from_mapping(described["text"], folder)
         self._tokenizer = Tokenizer(text, *dictionaries, tuple(described["languages"]))
+        self._training_text = TrainingText(text)
         parameters = json.loads(args["model_config"])["parameters"]
         self._network = parameters["network"]["string_value"]
         self._max_batch = int(parameters["max_batch"]["string_value"])
@@ -76,7 +81,8 @@ class TritonPythonModel:
     def _encode(self, text):
         longest = self._buckets[-1]
         try:
-            ids = self._tokenizer.encode(text.decode(), longest)
+            sentence = text.decode()
+            ids = self._tokenizer.encode(sentence, longest)
         except UserError as error:
             return Sentence([], error=str(error))
         except UnicodeDecodeError:
@@ -84,7 +90,7 @@ class TritonPythonModel:
         if len(ids) > longest:
             error = f"a sentence has {len(ids)} tokens and this server takes {longest}; split it"
             return Sentence([], error=error)
-        return Sentence(ids)
+        return Sentence(ids, warning=self._training_text.warning(sentence, len(ids)))
 
     async def _translate(self, batch, length):
         """Give each sentence of a batch its translation, padded to ``length`` tokens for the network."""
@@ -119,5 +125,9 @@ def _response(sentences):
     for sentence in sentences:
         if sentence.error:
             return pb_utils.InferenceResponse([], pb_utils.TritonError(sentence.error))
-    rows = np.array([[sentence.translation.encode()] for sentence in sentences], dtype=object)
-    return pb_utils.InferenceResponse([pb_utils.Tensor("TRANSLATION", rows)])
+    texts = {
+        "TRANSLATION": [[sentence.translation.encode()] for sentence in sentences],
+        "WARNING": [[sentence.warning.encode()] for sentence in sentences],
+    }
+    outputs = [pb_utils.Tensor(name, np.array(rows, object)) for name, rows in texts.items()]
+    return pb_utils.InferenceResponse(outputs)

@@ -136,7 +136,7 @@ def workshop(bare) -> Workshop:
     bare.succeed("make onnx MODEL=demo-ar")
     for name in ("model.onnx", "model.fp16.onnx"):
         shutil.copy(bare.folder / "build" / "demo" / name, bare.folder)
-    measured = client.summary(client.Measured(["eins"], [1.0], 1.0))
+    measured = client.summary(client.Measured(["eins"], [""], [1.0], 1.0))
     (bare.folder / "build" / "load.json").write_text(json.dumps(measured))
     return bare
 

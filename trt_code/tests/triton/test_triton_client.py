@@ -36,10 +36,14 @@ def upper_case_server():
             if b"bad" in texts:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the text is bad")
             reply = service_pb2.ModelInferResponse(model_name=request.model_name)
-            output = reply.outputs.add(name="TRANSLATION", datatype="BYTES")
-            output.shape.extend([len(texts), 1])
-            upper = np.array([[text.decode().upper().encode()] for text in texts], object)
-            reply.raw_output_contents.append(serialize_byte_tensor(upper).item())
+            for name, answers in (
+                ("TRANSLATION", [text.decode().upper() for text in texts]),
+                ("WARNING", ["it is odd" if text == b"odd" else "" for text in texts]),
+            ):
+                output = reply.outputs.add(name=name, datatype="BYTES")
+                output.shape.extend([len(texts), 1])
+                rows = np.array([[answer.encode()] for answer in answers], object)
+                reply.raw_output_contents.append(serialize_byte_tensor(rows).item())
             return reply
 
     server = grpc.server(futures.ThreadPoolExecutor(4))
@@ -72,9 +76,9 @@ def test_nobody_listens(upper_case_server):
 
 def test_command_line_measures(upper_case_server, monkeypatch, capsys, tmp_path):
     url, _ = upper_case_server
-    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\nodd\n"))
     client.main(["--url", url, "--measure", str(tmp_path / "load.json")])
-    assert capsys.readouterr().out == "ONE\nTWO\n"
+    assert capsys.readouterr() == ("ONE\nODD\n", "warning: line 2: it is odd\n")
     measured = json.loads((tmp_path / "load.json").read_text())
     assert measured["sentences"] == 2
     assert measured["sentences_per_s"] == pytest.approx(2 / measured["seconds"])

@@ -53,6 +53,26 @@ def test_served_translations_are_the_translators(
     assert server.translate(*([s] for s in SENTENCES)) == [[text] for text in expected]
 
 
+def test_a_sentence_unlike_the_training_gets_the_translators_warning(
+    tiny_files, tiny_build, tmp_path, monkeypatch
+):
+    text = dataclasses.replace(
+        tiny_files.text, untrained={'the word "nine"': r"\bnine\b"}, longest=4
+    )
+    files = dataclasses.replace(tiny_files, text=text)
+    monkeypatch.setattr(repository, "find_model", lambda name, build_dir: files)
+    repository.main(["--build-dir", str(tiny_build), "--output", str(tmp_path / "triton")])
+    server = Server(tmp_path / "triton" / "models", monkeypatch)
+    asked = np.array([[b"one"], [b"nine"], [b"one two three"]], object)
+    assert server.answer(asked, output=1) == [
+        [
+            "",
+            'it was not trained on the word "nine": the translation may be wrong',
+            "5 tokens, and 4 is the most that it was trained on: the translation may be wrong",
+        ]
+    ]
+
+
 def test_sentences_of_all_requests_share_batches_by_length(onnx_repository, monkeypatch):
     server = Server(onnx_repository / "models", monkeypatch)
     long = "nine hundred and thirty seven and one and two"

@@ -145,12 +145,12 @@ class Server:
         batches = [np.array([[t.encode()] for t in texts], object) for texts in requests]
         return self.answer(*batches)
 
-    def answer(self, *batches: np.ndarray) -> list[list[str] | str]:
-        """The same for requests of any shape and content."""
+    def answer(self, *batches: np.ndarray, output: int = 0) -> list[list[str] | str]:
+        """The same for requests of any shape and content, or another output of the text model."""
         config = self.configs["lite_translate"]
         given = [{config.input[0].name: Tensor(config.input[0].name, batch)} for batch in batches]
         responses = asyncio.run(self._model.execute(given))
-        return [self._read(response, config.output[0].name) for response in responses]
+        return [self._read(response, config.output[output].name) for response in responses]
 
     @staticmethod
     def _read(response: InferenceResponse, name: str) -> list[str] | str:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from train_model.data.corpora import demo
-from train_model.data.corpora.demo import phrases, sentences
+from train_model.data.corpora.demo import phrases, sentences, typed
 from train_model.data.text import patterns
+from train_model.model_folder import find_model
 
 DEMO = Path(demo.__file__).parents[4] / "data_model/demo"
 SIZES = {"train": 3000, "valid": 300, "test": 300}
@@ -98,6 +99,9 @@ class Script:
 
     randint = randrange
 
+    def random(self):
+        return next(self._values)
+
     def choice(self, options):
         return next(
             option for wanted in [next(self._values)] for option in options if option == wanted
@@ -143,6 +147,25 @@ class Script:
 def test_translations_that_a_german_speaker_checked(kind, drawn, source, target):
     phrase = getattr(phrases, kind)(Script(*drawn))
     assert (phrase.source, phrase.target) == (source, target)
+
+
+def test_typed_forms_are_in_their_own_corpus_and_unambiguous(splits):
+    made = sentences.generate(SIZES, 1, typed.KINDS, typed.MARKS)
+    train = [pair.source for pair in made["train"]]
+    for form, expression in find_model("demo").text.untrained.items():
+        has_form = [source for source in train if re.search(expression, source)]
+        assert len(has_form) > 0.05 * len(train), form
+        assert not any(re.search(expression, pair.source) for pair in splits["train"]), form
+    known: dict[str, str] = {}
+    for pair in itertools.chain(*made.values()):
+        assert known.setdefault(pair.source, pair.target) == pair.target
+
+
+def test_typed_translations():
+    assert typed.bare_price(Script(4, 1233, "USD"))[:2] == ("$1,234", "1.234 $")
+    loose = typed.loosely(phrases.cardinal)
+    for chance, source in ((0.4, "three hundred forty two"), (0.6, "three hundred and forty two")):
+        assert loose(Script(3, 342, chance))[:2] == (source, "dreihundertzweiundvierzig")
 
 
 def test_lists_and_conjunctions():

@@ -103,7 +103,7 @@ def test_numbers_beyond_their_bounds_are_one_line(convert, text, message):
     parser = Parser()
     parser.add_argument("--n", type=convert)
     with pytest.raises(UserError) as error:
-        parser.parse_args(["--n", text])
+        parser.parse_args(["--n=" + text])
     assert str(error.value).startswith(message)
 
 

@@ -1,14 +1,16 @@
 """The demo corpus: English and German numbers, dates, times, prices and quantities, generated here.
 
-``phrases`` makes single phrases, ``sentences`` joins them and splits the corpus.
+``phrases`` makes single phrases, ``sentences`` joins them and splits the corpus. ``typed`` has further forms,
+for the corpus ``demo-typed``.
 """
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 from subword_nmt.apply_bpe import isolate_glossary
 from subword_nmt.learn_bpe import learn_bpe
@@ -16,7 +18,7 @@ from subword_nmt.learn_bpe import learn_bpe
 from train_model.cli import atomic_path
 from train_model.data.binary import binarise
 from train_model.data.bpe import glossary_path, load_bpe
-from train_model.data.corpora.demo import phrases, sentences
+from train_model.data.corpora.demo import phrases, sentences, typed
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import SPLITS, claim, read_lines, step
 from train_model.data.text import patterns
@@ -40,7 +42,9 @@ GLOSSARY = (
 )
 
 
-def prepare(folder: Path, sizes: dict[str, int] = SIZES, merges: int = MERGES) -> Path:
+def prepare(
+    folder: Path, sizes: dict[str, int] = SIZES, merges: int = MERGES, with_typed: bool = False
+) -> Path:
     """Generate the demo corpus under ``folder`` and return the folder that fairseq reads.
 
     Args:
@@ -48,13 +52,15 @@ def prepare(folder: Path, sizes: dict[str, int] = SIZES, merges: int = MERGES) -
             dict.en.txt, dict.de.txt, and bin/.
         sizes: pairs per split.
         merges: BPE merges, joint for both languages.
+        with_typed: add the forms of ``typed``.
     """
     settings = {"sizes": sizes, "seed": SEED, "merges": merges, "glossary": GLOSSARY}
-    claim(folder, settings | {"generator": _generator_version()})
+    modules = (phrases, sentences, typed) if with_typed else (phrases, sentences)
+    claim(folder, settings | {"generator": _generator_version(modules)})
     texts = [
         folder / f"{split}.{language}" for split in (*SPLITS, SINGLE) for language in LANGUAGES
     ]
-    step(texts, lambda: _write_corpus(folder, sizes))
+    step(texts, lambda: _write_corpus(folder, sizes, with_typed))
     step([folder / "bpe.codes"], lambda: _learn_bpe(folder, merges))
     step([folder / "seen.txt"], lambda: _write_patterns(folder))
     known = folder / "dict.en.txt"
@@ -68,16 +74,22 @@ def prepare(folder: Path, sizes: dict[str, int] = SIZES, merges: int = MERGES) -
     return binarise(folder, units, LANGUAGES)
 
 
-def _generator_version() -> list[str]:
+def prepare_typed(folder: Path) -> Path:
+    """The same with the forms of ``typed``."""
+    return prepare(folder, with_typed=True)
+
+
+def _generator_version(modules: Iterable[ModuleType]) -> list[str]:
     """What decides the text apart from the settings: the generator's code and its two packages."""
-    code = b"".join(Path(module.__file__).read_bytes() for module in (phrases, sentences))
+    code = b"".join(Path(module.__file__).read_bytes() for module in modules)
     packages = [f"{name} {metadata.version(name)}" for name in ("num2words", "babel")]
     return [hashlib.sha256(code).hexdigest(), *packages]
 
 
-def _write_corpus(folder: Path, sizes: dict[str, int]) -> None:
+def _write_corpus(folder: Path, sizes: dict[str, int], with_typed: bool) -> None:
     """Write the splits; test pairs of a single phrase are also a split by themselves."""
-    splits = sentences.generate(sizes, SEED)
+    added = (typed.KINDS, typed.MARKS) if with_typed else ()
+    splits = sentences.generate(sizes, SEED, *added)
     splits[SINGLE] = [pair for pair in splits["test"] if pair.phrases == 1]
     for split, pairs in splits.items():
         for language, lines in zip(

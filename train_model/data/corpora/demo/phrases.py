@@ -182,8 +182,9 @@ def spoken_quantity(rng: random.Random) -> Phrase:
     return Phrase(english, german, f"quantity {number} {unit}")
 
 
+Kind = Callable[[random.Random], Phrase]
 # How often each kind is drawn. Kinds with few members run dry and leave their share to the others.
-KINDS: dict[Callable[[random.Random], Phrase], int] = {
+KINDS: dict[Kind, int] = {
     cardinal: 24,
     ordinal: 6,
     year: 3,

@@ -6,10 +6,10 @@ content, so a test phrase is new in every form, alone and inside a sentence.
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from train_model.data.corpora.demo.phrases import KINDS, Phrase
+from train_model.data.corpora.demo.phrases import KINDS, Kind, Phrase
 from train_model.data.files import SPLITS
 from train_model.progress import task
 
@@ -42,14 +42,34 @@ def split_of(key: str, seed: int) -> str:
     return "valid" if percent < 2 * HELD_OUT_PERCENT else "train"
 
 
-def generate(sizes: dict[str, int], seed: int) -> dict[str, list[Pair]]:
-    """Make the corpus: ``sizes[split]`` different pairs a split, in random order.
+def generate(
+    sizes: dict[str, int],
+    seed: int,
+    kinds: Mapping[Kind, int] = KINDS,
+    marks: Mapping[str, int] | None = None,
+) -> dict[str, list[Pair]]:
+    """Make the corpus: ``sizes[split]`` different pairs per split, in random order.
 
-    The same sizes and seed give the same corpus, with the same versions of num2words and Babel.
+    The same arguments give the same corpus, with the same versions of num2words and Babel.
+
+    Args:
+        sizes: pairs per split.
+        seed: of the random choices, and of the split of each content.
+        kinds: how often each kind of phrase is drawn.
+        marks: the share of the pairs that end with each mark, in percent.
     """
     rng = random.Random(seed)
-    pools = _draw_pools(rng, sizes, seed)
-    return {split: _make_pairs(rng, pools[split], sizes[split], split) for split in SPLITS}
+    pools = _draw_pools(rng, sizes, seed, kinds)
+    splits = {split: _make_pairs(rng, pools[split], sizes[split], split) for split in SPLITS}
+    if marks:
+        weights = [*marks.values(), 100 - sum(marks.values())]
+        for pairs in splits.values():
+            ends = rng.choices([*marks, ""], weights, k=len(pairs))
+            pairs[:] = [
+                pair._replace(source=pair.source + end, target=pair.target + end)
+                for pair, end in zip(pairs, ends, strict=True)
+            ]
+    return splits
 
 
 def join(phrases: Sequence[Phrase], rng: random.Random) -> Pair:
@@ -65,16 +85,18 @@ def join(phrases: Sequence[Phrase], rng: random.Random) -> Pair:
     return Pair(source, target, len(phrases))
 
 
-def _draw_pools(rng: random.Random, sizes: dict[str, int], seed: int) -> dict[str, list[Phrase]]:
+def _draw_pools(
+    rng: random.Random, sizes: dict[str, int], seed: int, weights: Mapping[Kind, int]
+) -> dict[str, list[Phrase]]:
     """Different phrases for every split, enough for the singles of each."""
     singles = JOINED_LENGTHS[1] / sum(JOINED_LENGTHS.values())
     wanted = {split: int(size * singles * POOL_PER_PAIR) + 1 for split, size in sizes.items()}
     wanted["train"] = max(wanted["train"], int(sizes["train"] * POOL_PER_PAIR))
-    kinds, weights = list(KINDS), list(KINDS.values())
+    kinds = list(weights)
     pools: dict[str, dict[str, Phrase]] = {split: {} for split in SPLITS}
     with task("phrases", sum(wanted.values()), "phrases") as progress:
         while any(len(pools[split]) < wanted[split] for split in SPLITS):
-            phrase = rng.choices(kinds, weights)[0](rng)
+            phrase = rng.choices(kinds, weights.values())[0](rng)
             pool = pools[split_of(phrase.key, seed)]
             known = pool.setdefault(phrase.source, phrase)
             if known.target != phrase.target:

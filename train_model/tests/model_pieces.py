@@ -11,6 +11,8 @@ from train_model.data.dictionary import SPECIALS, Dictionary
 FIXTURES = Path(__file__).parent / "fixtures"
 NAT, AR = FIXTURES / "checkpoint_nat.pt", FIXTURES / "checkpoint_ar.pt"
 SYMBOLS = 200  # of both, with the special ones
+PIECES = {"src-dict": "dict.en.txt", "tgt-dict": "dict.de.txt", "codes": "bpecodes"}
+"""Names in a hub archive, by the options of the import."""
 
 
 def write_pieces(folder: Path) -> dict[str, Path]:
@@ -43,11 +45,7 @@ def hub_archive(folder: Path, checkpoint: Path = AR) -> Path:
     pieces = write_pieces(folder / "pieces")
     archive = folder / "small.en-de.tar.gz"
     with tarfile.open(archive, "w:gz") as packed:
-        for option, name in (
-            ("src-dict", "dict.en.txt"),
-            ("tgt-dict", "dict.de.txt"),
-            ("codes", "bpecodes"),
-        ):
+        for option, name in PIECES.items():
             packed.add(pieces[option], f"small.en-de/{name}")
         packed.add(checkpoint, "small.en-de/model.pt")
         packed.add(FIXTURES / "README.md", "small.en-de/README.md")

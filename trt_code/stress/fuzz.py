@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -31,7 +32,7 @@ from onnx_export.checked import is_checked
 from onnx_export.onnx_file import load_onnx
 from onnx_export.step_session import StepSession
 from onnx_export.verify_one_pass import open_session
-from train_model import loss_curves, recipe
+from train_model import import_model, loss_curves, recipe
 from train_model.cli import Parser, UserError, run, whole_number
 from train_model.data.corpora.demo import GLOSSARY
 from train_model.data.dictionary import Dictionary
@@ -43,6 +44,7 @@ from train_model.model_folder import ModelFolder, find_model
 from train_model.models.checkpoint import Loaded, load_checkpoint, save_checkpoint
 from train_model.models.safetensors_file import save_safetensors
 from train_model.progress import track
+from train_model.tests.model_pieces import PIECES, write_pieces
 from trt_code import graph_lint, onnx_surgeon, report
 from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.sidecar import FORMAT, read_sidecar, stale_reason
@@ -108,6 +110,10 @@ class Targets:
         self._tokenizer = Tokenizer.from_files(files)
         self._checkpoints = [_saved_again(path, folder / "saved.pt") for path in CHECKPOINTS]
         self._tensors, self._options = _tensors(CHECKPOINTS[0], folder)
+        pieces = write_pieces(folder / "pieces")
+        named = {name: pieces[option] for option, name in PIECES.items()}
+        named |= {"model.pt": CHECKPOINTS[0]}
+        self._pieces = {name: path.read_bytes() for name, path in named.items()}
         self._sentences = files.test_src.read_text(encoding="utf-8").split("\n")[:5]
 
     def all(self) -> dict[str, Callable[[random.Random], None]]:
@@ -127,6 +133,7 @@ class Targets:
             "documents": self.documents,
             "description": self.description,
             "safetensors": self.safetensors,
+            "import": self.imported,
             "text": self.text,
         }
 
@@ -312,6 +319,27 @@ class Targets:
         )
         self._write("tensors/model.yaml", self._options, chance, _whole if hit else damage)
         _run(load_checkpoint(path))
+
+    def imported(self, chance: random.Random) -> None:
+        """Import a model of fairseq's files, one of them or their archive damaged."""
+        models, archive = self._folder / "models", self._folder / "hub.en-de.tar"
+        shutil.rmtree(models, ignore_errors=True)
+        whole = chance.random() < 0.3
+        hit = None if whole else chance.choice(sorted(self._pieces))
+        with tarfile.open(archive, "w") as packed:
+            for name, content in self._pieces.items():
+                content = damage(content, chance) if name == hit else content
+                member = tarfile.TarInfo(f"hub/{name}")
+                member.size = len(content)
+                packed.addfile(member, io.BytesIO(content))
+        if whole:
+            archive.write_bytes(damage(archive.read_bytes(), chance))
+        options = ["--from", str(archive), "--languages", "en-de", "--name", "mine"]
+        try:
+            import_model.main([*options, "--models", str(models)])
+        except (UserError, SystemExit):
+            assert not models.exists() or not [*models.iterdir()], "a refusal left a model"
+            raise
 
     def text(self, chance: random.Random) -> None:
         """Translate text; the output must have as many lines as the input."""

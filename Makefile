@@ -1,4 +1,4 @@
-# The front door: `make help` lists the targets. Every step is one Python module (see its --help),
+# `make help` lists the targets. Every step is one Python module (see its --help),
 # every artefact lands in build/<name of the model>/, and a target builds what it needs and nothing twice.
 
 MODEL ?= demo
@@ -17,7 +17,7 @@ GIVEN := $(foreach name,$(TEXTS),$(if $(filter command,$(origin $(name))),$(name
 TEXTS := $(foreach name,$(TEXTS),$(if $(filter-out undefined,$(origin $(name))),$(name)))
 $(foreach name,$(TEXTS),$(eval override $(name) := $$(value $(name))))
 export $(TEXTS)
-# Of these make itself makes file names.
+# make itself forms file names from these, so only plain characters are allowed.
 quoted = '$(subst ','\'',$(1))'
 is_plain = $(shell case $(call quoted,$(1)) in (*[!A-Za-z0-9_./+@,=~\ -]*) ;; (*) echo yes ;; esac)
 $(foreach name,TEACHER QUANTIZED PRECISION,$(if $(call is_plain,$($(name))),,$(error $(name)= is a name or a path of \
@@ -100,7 +100,7 @@ WITHOUT_MODEL := help doctor env lock import models download corpus train distil
   report compare test test-slow test-gpu test-ray lint audit clean needs-% .venv/% build/lock/% build/audit/%
 ifneq ($(filter-out $(WITHOUT_MODEL),$(or $(MAKECMDGOALS),help)),)
 ANSWER := $(shell $(ASK) --make $(call quoted,$(MODEL)) 2>&1)
-# Five words, the last one "random" or "file"; a shell's message may have five words too.
+# The answer has five words, and the last one is "random" or "file". An error message may have five words too.
 ifneq ($(words $(ANSWER)) $(filter random file,$(word 5,$(ANSWER))),5 $(word 5,$(ANSWER)))
 $(error $(or $(subst error: ,,$(ANSWER)),$(PY) cannot run train_model.model_folder))
 endif
@@ -155,7 +155,7 @@ model-has-%:
 
 onnx: $(BUILD)/model.onnx  ## export the checkpoint of MODEL to one ONNX file
 
-# Random weights are made; others are there, or a line says where to get them.
+# Random weights are generated. If other weights are missing, a line says where to get them.
 $(WEIGHTS): $(if $(RANDOM_WEIGHTS),$(DESCRIPTION) | $(ENV_BASE))
 	@$(if $(RANDOM_WEIGHTS),rm -f $@; $(PY),$(ANY_PYTHON)) -m train_model.model_folder --checkpoint $(MODEL)
 
@@ -253,7 +253,7 @@ sensitivity: | $(call NEEDS,int8)  ## what INT8 costs layer by layer: table, plo
 	@$(PY) -m train_model.quantization.sensitivity --model $(MODEL) $(SENSITIVITY)
 
 # --- CUDA and TensorRT --------------------------------------------------------------------------
-# CMake knows best what is out of date, so these are run whenever they are asked for.
+# CMake decides what is out of date, so these always run.
 .PHONY: nvcc headers plugins torch-ops tensorrt engine-tf32 engine-fp16 engine-bf16 engine-int8 engine-split plans engine-builds
 CMAKE_BUILD = CUDACXX="$$($(DOCTOR) --find nvcc)" \
   sh trt_code/cmake/build.sh build/cmake/$@ build $(CMAKE_FLAGS) $(1) >&2
@@ -280,7 +280,7 @@ ifeq ($(filter lite none,$(PLUGINS)),)
 $(error PLUGINS=$(PLUGINS) is not known; choose lite or none)
 endif
 FORM := $(if $(filter none,$(PLUGINS)),.plain)
-# What measures takes the library and the plans as they are.
+# Measuring targets use the library and the plans as they are, and build none.
 MEASURING := $(filter bench sweep eval,$(MAKECMDGOALS))
 MADE_PLUGINS := $(if $(filter none,$(PLUGINS))$(MEASURING),,plugins)
 plans_of = $(BUILD)/model.$(1)$(2).plan $(STEPS:%=$(BUILD)/model.$(1)$(2).encoder.plan)

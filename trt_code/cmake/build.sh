@@ -1,11 +1,11 @@
 #!/bin/sh
-# Build trt_code in a folder of its own, then put what came out where it is used, each file whole.
+# Build trt_code in FOLDER, then move the complete libraries to OUTPUT.
 #
 #   trt_code/cmake/build.sh FOLDER OUTPUT [options of cmake]
 #
-# A second run waits for the first. After one that was killed nobody can tell which objects are whole,
-# and make takes any that is newer than its source: the next run begins again. So it does after one
-# that could not be configured the first time or found no room.
+# A second run waits for the first. After a killed run, some objects may be incomplete, and make takes
+# every object that is newer than its source. So the next run starts from an empty folder. It also does
+# so after a run whose first configuration failed, or that found no room.
 set -eu
 folder=$1 output=$2
 shift 2
@@ -14,7 +14,7 @@ fail() {
   exit 2
 }
 
-# true, for a colon that cannot be redirected ends the shell without a word
+# "true" instead of ":", because a failed redirection of ":" ends the shell without a message
 { mkdir -p "$folder" && true >>"$folder.lock"; } 2>/dev/null ||
   fail "cannot write $folder; is there room on its disk, and may it be written?"
 exec 9>>"$folder.lock"
@@ -23,8 +23,8 @@ if command -v flock >/dev/null && ! flock -n 9; then
   flock 9
 fi
 
-# NVIDIA's packages for pip: nvcc looks for libraries in lib64 and has them in lib, and CMake for libcudart.so,
-# which has its version behind it there
+# In NVIDIA's packages for pip the libraries are in lib, but nvcc looks in lib64. CMake looks for libcudart.so,
+# whose name ends with its version there.
 cuda=$(dirname "$(dirname "${CUDACXX:-/usr/bin/nvcc}")")
 if [ ! -e "$cuda/lib64" ] && [ -e "$cuda/lib/libcudart_static.a" ]; then
   export LIBRARY_PATH="$cuda/lib${LIBRARY_PATH:+:$LIBRARY_PATH}"
@@ -36,13 +36,13 @@ unfinished=$folder/unfinished
 { mkdir -p "$folder" && true >"$unfinished"; } 2>/dev/null ||
   fail "cannot write $folder; is there room on its disk, and may it be written?"
 cmake -S "$(dirname "$0")/.." -B "$folder" -DLITE_OUTPUT_DIR="$PWD/$folder/out" "$@" || {
-  # what CMake finds out about a compiler it finds out once, and without room it is wrong
+  # CMake tests a compiler once and keeps the result, which is wrong if the disk was full
   [ ! -d "$folder/out" ] || rm -f "$unfinished"
   fail "$folder could not be configured; what CMake says about it is above"
 }
 # a bare --parallel lets make start every compiler at once
 cmake --build "$folder" --parallel "${CMAKE_BUILD_PARALLEL_LEVEL:-$(getconf _NPROCESSORS_ONLN)}" || {
-  # compilers take back what they could not write, CMake does not: without room nothing is kept
+  # compilers remove files that they could not complete, CMake does not: on a full disk nothing is kept
   head -c 1000000 /dev/zero >"$folder/room" 2>/dev/null ||
     fail "$folder could not be built: there is no room on its disk"
   rm -f "$folder/room" "$unfinished"

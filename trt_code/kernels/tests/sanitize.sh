@@ -1,6 +1,6 @@
 #!/bin/sh
-# Build the kernels with their driver, run it beside unmapped memory and then under each tool of
-# compute-sanitizer, all at once. Needs a GPU; minutes.
+# Build the kernels with their driver. Run it with guard pages around its buffers, and then under each tool of
+# compute-sanitizer, all at the same time. It needs a GPU and takes minutes.
 #
 #   trt_code/kernels/tests/sanitize.sh [build folder]        CMAKE_FLAGS passes options to CMake
 #
@@ -23,7 +23,7 @@ echo "== unmapped memory behind and before"
 timeout "$limit" "$driver"
 tools='memcheck racecheck initcheck synccheck'
 for tool in $tools; do
-  # Racecheck (2025.3) does not see that one lane's arrival at an mbarrier, after __syncwarp, speaks for
+  # Racecheck (2025.3) does not follow that one lane arrives at an mbarrier, after __syncwarp, for
   # its warp: a ring of bulk copies with cuda::barrier has a report with such arrivals, and none when
   # every lane arrives. conv_stack's ring of weights has them throughout.
   cases=--once

@@ -39,6 +39,7 @@ from train_model.model_folder import (
     check_name,
     find_model,
     read_folder,
+    validation_text,
 )
 from train_model.models.architectures import architecture_of
 from train_model.models.beam_search import search
@@ -75,6 +76,7 @@ class Pieces:
     truecase_model: Path | None = None
     test_src: Path | None = None
     test_tgt: Path | None = None
+    valid_src: Path | None = None
     languages: tuple[str, str] = ("", "")
 
     def updated(self, other: "Pieces") -> "Pieces":
@@ -246,6 +248,8 @@ def _write(
         content["test"] = {"source": f"test.{source or 'src'}", "target": f"test.{target or 'tgt'}"}
         shutil.copyfile(pieces.test_src, folder / content["test"]["source"])
         shutil.copyfile(pieces.test_tgt, folder / content["test"]["target"])
+        if pieces.valid_src is not None:
+            shutil.copyfile(pieces.valid_src, validation_text(folder / content["test"]["source"]))
     content |= facts
     text_of = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10**6)
     head = "# Written by make import; doc/models.md describes the keys.\n"
@@ -545,6 +549,12 @@ def _tokenisation(pieces: Pieces) -> tuple[dict[str, bool], str]:
     return derived, f"a dictionary has {' and '.join(dict.fromkeys(marks.values()))}"
 
 
+def _validation_of(like: ModelFolder) -> Path | None:
+    """Return the sentences with which ``make ptq`` calibrates ``like``, if it has some."""
+    path = validation_text(like.test_src)
+    return path if path.is_file() else None
+
+
 def _default_name(source: Path | None) -> str:
     if source is None:
         return "mine"
@@ -569,7 +579,7 @@ def main(argv: list[str] | None = None) -> None:
         **{
             field.name: getattr(args, field.name)
             for field in dataclasses.fields(Pieces)
-            if field.name != "languages"
+            if field.name not in ("languages", "valid_src")
         },
         languages=languages,
     )
@@ -581,7 +591,12 @@ def main(argv: list[str] | None = None) -> None:
                 src_dict=like.src_dict, tgt_dict=like.tgt_dict, languages=like.languages
             )
             if like.test_src and like.test_src.is_file():  # a corpus may have to be prepared first
-                pieces = dataclasses.replace(pieces, test_src=like.test_src, test_tgt=like.test_tgt)
+                pieces = dataclasses.replace(
+                    pieces,
+                    test_src=like.test_src,
+                    test_tgt=like.test_tgt,
+                    valid_src=_validation_of(like),
+                )
         if folder is not None:
             pieces = pieces.updated(pieces_in(folder, languages, args.source))
         pieces = pieces.updated(given)

@@ -225,6 +225,11 @@ def quantized_checkpoint(name: str, build_dir: str | Path = "build") -> Path | N
     return next((path for path in made if path.exists()), None)
 
 
+def validation_text(test_src: Path) -> Path:
+    """Return the source of the validation split, which stands next to that of the test split."""
+    return test_src.with_name(f"valid{test_src.suffix}")
+
+
 def read_folder(folder: Path, name: str | None = None) -> ModelFolder:
     """Read ``folder``'s model.yaml; its text files must exist, its checkpoint need not.
 

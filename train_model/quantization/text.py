@@ -11,7 +11,7 @@ from train_model.cli import UserError
 from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS, misfit
 from train_model.data.files import read_lines
 from train_model.data.tokenizer import Tokenizer, normalise
-from train_model.model_folder import ModelFolder, described
+from train_model.model_folder import ModelFolder, described, validation_text
 
 BATCH = 64
 _RANDOM_LENGTHS = (8, 16, 32, 64)
@@ -24,7 +24,9 @@ def read_sentences(path: Path, limit: int) -> list[str]:
         UserError: the file is missing, is not UTF-8 text, or has no sentence.
     """
     if not path.is_file():
-        raise UserError(f"there is no text {path}; give one with --text")
+        raise UserError(
+            f"there is no text {path}; give one with --text (make ptq QUANTIZE='--text FILE')"
+        )
     lines = list(itertools.islice(filter(normalise, read_lines(path)), limit))
     if not lines:
         raise UserError(f"{path} has no sentence in it; give another with --text")
@@ -57,7 +59,7 @@ def calibration_rows(
         return _random_rows(sentences, vocabulary, longest), f"{sentences} random sentences"
     if files.text is None:
         raise UserError(f"{files.name} has no dictionary to read {text} with")
-    path = text or files.test_src.with_name(f"valid{files.test_src.suffix}")
+    path = text or validation_text(files.test_src)
     check_dictionary(files, vocabulary)
     tokenizer = Tokenizer.from_files(files)
     most = tokenizer.characters(longest)

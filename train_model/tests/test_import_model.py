@@ -81,8 +81,13 @@ def test_a_data_bin_folder_and_a_checkpoint(models, tmp_path, pieces):
 def test_pieces_of_another_model(models, pieces):
     run(models, "--checkpoint", NAT, *options(pieces), "--languages", "en-de", name="first")
     like = models / "first"
+    (like / "valid.en").write_text("ab ac\n")  # make ptq calibrates with it
     found = run(models, "--checkpoint", AR, "--like", like, name="second")
     assert found.autoregressive
+    assert (found.folder / "valid.en").read_text() == "ab ac\n"
+    (like / "valid.en").unlink()
+    third = run(models, "--checkpoint", AR, "--like", like, name="third")
+    assert not (third.folder / "valid.en").exists()
     assert found.languages == ("en", "de")
     assert found.text.codes == models / "second" / "bpecodes"
 

@@ -132,7 +132,7 @@ half_of = $(BUILD)/model$(1)$(if $(STEPS),,.decoder).onnx
 SPLIT := $(call half_of,)
 # The network for the runner native; an iterative one has no such form.
 NATIVE := $(if $(filter iterative,$(word 2,$(ANSWER))),,$(BUILD)/model.native.safetensors)
-MEASURED = $(if $(INT8),$(BUILD)/model.qdq.onnx $(call half_of,.qdq))
+MEASURED = $(if $(INT8),$(BUILD)/model.qdq.onnx $(call half_of,.qdq) $(NATIVE:.native.safetensors=.qdq.native.safetensors))
 EXPORTER := $(wildcard train_model/models/*.py train_model/ops/*.py onnx_export/*.py onnx_export/symbols/*.py)
 SURGEON := $(wildcard trt_code/onnx_surgeon.py trt_code/surgeon/*.py trt_code/surgeon/older/*.py trt_code/graph_lint.py trt_code/lint/*.py \
   onnx_export/onnx_file.py onnx_export/reference.py onnx_export/rounding.py onnx_export/symbols/*.py)
@@ -167,9 +167,11 @@ onnx-split: $(SPLIT)  ## the same in two files, which decode no further than nee
 $(BUILD)/model.decoder.onnx: $(WEIGHTS) $(DESCRIPTION) $(EXPORTER) | $(ENV_BASE)
 	@$(PY) -m onnx_export.export --checkpoint $< --output $(BUILD)/model.onnx --split >&2
 
-native: $(NATIVE)  ## write the network for the runner native, which computes on the CPU in C++
+native: $(if $(filter int8,$(PRECISION)),$(NATIVE:.native.safetensors=.qdq.native.safetensors),$(NATIVE))  ## write the network for the runner native, which computes on the CPU in C++ (PRECISION=int8)
 
-$(BUILD)/model.native.safetensors: $(WEIGHTS) $(DESCRIPTION) $(EXPORTER) $(wildcard trt_code/native/*.py) | $(ENV_BASE)
+$(BUILD)/model.native.safetensors: $(WEIGHTS) $(DESCRIPTION)
+$(BUILD)/model.qdq.native.safetensors: $(QUANTIZED)
+$(BUILD)/model.native.safetensors $(BUILD)/model.qdq.native.safetensors: $(EXPORTER) $(wildcard trt_code/native/*.py) | $(ENV_BASE)
 	@$(PY) -m trt_code.native.export --checkpoint $< --output $@ >&2
 
 verify: $(BUILD)/model.onnx  ## compare the ONNX file with PyTorch over a grid of shapes

@@ -30,6 +30,7 @@ from train_model.models import numpy_search
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.hypotheses import Found, SearchOptions
 from train_model.models.transformer import Transformer, TransformerConfig
+from train_model.quantization import ptq
 from train_model.tables import Column, Table, as_json, facts, write_files
 from trt_code import arguments
 from trt_code.devices import processors
@@ -86,6 +87,14 @@ def native(model: Any, folder: Path, threads: int, forced: Options) -> Translate
     to_program(model).save(path)
     program = LoadedProgram(library.load(), path)
     return in_batches(functools.partial(search.search, program, threads=threads), forced)
+
+
+def in_int8(model: Any) -> Any:
+    """The network in INT8, with ranges of random sources: only its speed counts."""
+    rng = np.random.default_rng(2)
+    words = model.config.src_vocab
+    tokens = [torch.from_numpy(rng.integers(len(SPECIALS), words, (8, 16))) for _ in range(2)]
+    return ptq.quantize(model, [], tokens).eval()
 
 
 def ctranslate2(
@@ -150,14 +159,14 @@ def systems(args: argparse.Namespace, folder: Path) -> dict[str, Translate]:
         raise UserError(f"{files.name} is not autoregressive, so it has no search")
     model = load_checkpoint(files.checkpoint).model.eval()
     plain = same_size(model.config)
-    found = {
-        f"native, {files.name}": native(model, folder, threads, forced),
-        "native, Transformer": native(plain, folder, threads, forced),
-    }
+    found = {}
+    for name, made in ((files.name, model), ("Transformer", plain)):
+        found[f"native FP32, {name}"] = native(made, folder, threads, forced)
+        found[f"native INT8, {name}"] = native(in_int8(made), folder, threads, forced)
     step = Path(args.build_dir) / files.name / "model.onnx"
     if step.is_file():
         halves = StepSession(step, threads)
-        found[f"ort, {files.name}"] = in_batches(
+        found[f"ort FP32, {files.name}"] = in_batches(
             functools.partial(numpy_search.search, halves), forced
         )
     try:

@@ -167,6 +167,27 @@ int lite_linear(void* program, int stage, int in, int in_column, const float* we
   });
 }
 
+// The same in INT8: weight [outputs, inputs], scales [outputs], x_scale > 0.
+int lite_integer_linear(void* program, int stage, int in, int in_column, const std::int8_t* weight,
+                        int outputs, int inputs, const float* scales, int scales_size,
+                        const float* bias, int bias_size, float x_scale, int activation, int out,
+                        int out_column, int past) {
+  return guarded([&] {
+    const Builder build(program, stage);
+    check(scales_size == outputs && (!bias || bias_size == outputs) && x_scale > 0 &&
+          activation >= 0 && activation <= static_cast<int>(Activation::kSwish) && in != out);
+    build.input(in, in_column, inputs);
+    build.output(out, out_column, outputs, past);
+    auto packed = std::make_shared<IntegerWeight>(weight, scales, bias, outputs, inputs, x_scale);
+    return build.add([=](Workspace& w) {
+      const View from = w.view(in, in_column), to = w.view(out, out_column);
+      packed->multiply(from.data, from.stride, w.rows, to.data, to.stride,
+                       static_cast<Activation>(activation),
+                       w.scratch(packed->scratch_floats(w.rows)));
+    });
+  });
+}
+
 // out = norm(in + residual); residual is -1 for none.
 int lite_norm(void* program, int stage, int in, int residual, const float* gamma, int width,
               const float* beta, int beta_size, float epsilon, int out) {

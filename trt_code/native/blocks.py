@@ -1,5 +1,6 @@
 """Writes the blocks that networks share as native operators: linear layers, attention, convolutions."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from train_model.models.layers import (
     MultiheadAttention,
     SinusoidalPositions,
 )
+from train_model.models.quantized import QuantizedLinear
+from train_model.ops.fake_quantize import LARGEST
 from trt_code.native.program import ACTIVATIONS, Program, Register, Stage
 
 _ACTIVATIONS = {
@@ -91,15 +94,25 @@ class Writer:
             past: whether ``out`` may be a history.
         """
         layers = [layers] if isinstance(layers, nn.Linear) else layers
-        weight = torch.cat([layer.weight for layer in layers]) * scale
-        biased = any(layer.bias is not None for layer in layers)
-        bias = torch.cat([_bias(layer) for layer in layers]) * scale if biased else None
-        self.program.add(
-            "linear",
-            *(self.stage, x, in_column, array(weight), None if bias is None else array(bias)),
-            ACTIVATIONS.index(_ACTIVATIONS[activation]),
-            *(out, out_column, int(past and self._past)),
-        )
+        for _, group in itertools.groupby(layers, _input_scale):  # those that read the input alike
+            alike = list(group)
+            first = alike[0]
+            biased = any(layer.bias is not None for layer in alike)
+            bias = array(torch.cat([_bias(layer) for layer in alike]) * scale) if biased else None
+            end = (ACTIVATIONS.index(_ACTIVATIONS[activation]), out, out_column)
+            weight = torch.cat([layer.weight for layer in alike])
+            if isinstance(first, QuantizedLinear):
+                scales = torch.cat([layer.weight_quantizer.amax for layer in alike]) / LARGEST
+                rounded = (weight / scales[:, None]).round().clamp(-LARGEST - 1, LARGEST)
+                name = "integer_linear"
+                values = [rounded.detach().to(torch.int8).numpy(), array(scales * scale), bias]
+                values.append(_input_scale(first))
+            else:
+                name, values = "linear", [array(weight * scale), bias]
+            self.program.add(
+                name, self.stage, x, in_column, *values, *end, int(past and self._past)
+            )
+            out_column += len(weight)
 
     def norm(
         self, layer: nn.LayerNorm, x: Register, out: Register, residual: Register | None = None
@@ -252,6 +265,13 @@ class SourceKeys:
             *(module.heads, width // module.heads, out),
         )
         target.linear(out, module.out_proj, y)
+
+
+def _input_scale(layer: nn.Linear) -> float | None:
+    """The scale of a quantised layer's input; None for a layer in floating point."""
+    return (
+        layer.input_quantizer.amax.item() / LARGEST if isinstance(layer, QuantizedLinear) else None
+    )
 
 
 def array(tensor: Tensor) -> np.ndarray:

@@ -21,7 +21,12 @@ WRITERS = {"autoregressive": autoregressive.write, "one-pass": one_pass.write}
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, required=True, help="fairseq checkpoint (.pt)")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        help="checkpoint; a quantised one gives INT8",
+    )
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args(argv)
     to_program(load_checkpoint(arguments.checkpoint).model).save(arguments.output)
@@ -36,8 +41,6 @@ def to_program(model: nn.Module) -> Program:
         UserError: the network has no native form.
     """
     config = model.config
-    if config.int8_layers:
-        raise UserError("native programs are FP32; export the checkpoint before its quantisation")
     write = WRITERS.get(architecture_of(model).family)
     if write is None:
         raise UserError(f"{config.architecture} has no native form")

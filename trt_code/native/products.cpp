@@ -61,9 +61,60 @@ void tile(const float* x, int x_stride, const float* panel, const float* bias, i
   }
 }
 
+// The same on pairs of 16-bit integers; x has x_stride pairs between rows.
+template <int kM>
+void integer_tile(const std::int32_t* x, int x_stride, const std::int16_t* panel,
+                  const float* scales, const float* bias, int pairs, float* out, int out_stride,
+                  int columns, Activation activation) {
+  Ints sums[kM][2] = {};
+  for (int k = 0; k < pairs; ++k, panel += 2 * kColumns) {
+    Ints left, right;
+    std::memcpy(&left, panel, sizeof left);
+    std::memcpy(&right, panel + kColumns, sizeof right);
+#pragma GCC unroll 16
+    for (int i = 0; i < kM; ++i) {
+      const Ints value = x[i * x_stride + k] - Ints{};
+      sums[i][0] = add_pairs(sums[i][0], value, left);
+      sums[i][1] = add_pairs(sums[i][1], value, right);
+    }
+  }
+  for (int i = 0; i < kM; ++i) {
+    float row[kColumns];
+    for (int half = 0; half < 2; ++half)
+      store(row + half * kLanes,
+            __builtin_convertvector(sums[i][half], Floats) * load(scales + half * kLanes) +
+                load(bias + half * kLanes));
+    activate(row, kColumns, activation);
+    std::copy_n(row, columns, out + i * out_stride);
+  }
+}
+
 using Tile = decltype(&tile<1>);
 constexpr Tile kTiles[] = {tile<1>, tile<2>, tile<3>, tile<4>,  tile<5>,  tile<6>,
                            tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>};
+
+using IntegerTile = decltype(&integer_tile<1>);
+constexpr IntegerTile kIntegerTiles[] = {integer_tile<1>,  integer_tile<2>,  integer_tile<3>,
+                                         integer_tile<4>,  integer_tile<5>,  integer_tile<6>,
+                                         integer_tile<7>,  integer_tile<8>,  integer_tile<9>,
+                                         integer_tile<10>, integer_tile<11>, integer_tile<12>};
+
+// Calls multiply(first output, first row, rows) for all tiles. Rows go in blocks that stay in the
+// cache while all panels pass. The tiles of a block have nearly equal heights: low ones wait for
+// their own sums.
+template <typename Multiply>
+void in_tiles(int outputs, int rows, Multiply multiply) {
+  constexpr int kBlock = 16 * kRows;
+  for (int begin = 0; begin < rows; begin += kBlock) {
+    const int size = std::min(kBlock, rows - begin), tiles = (size + kRows - 1) / kRows;
+    for (int n = 0; n < outputs; n += kColumns)
+      for (int i = 0, r = 0; i < tiles; ++i) {
+        const int height = (size - r + tiles - i - 1) / (tiles - i);
+        multiply(n, begin + r, height);
+        r += height;
+      }
+  }
+}
 
 }  // namespace
 
@@ -83,20 +134,53 @@ Weight::Weight(const float* weight, const float* bias, int outputs, int inputs)
 
 void Weight::multiply(const float* x, int x_stride, int rows, float* out, int out_stride,
                       Activation activation) const {
-  const int tiles = (rows + kRows - 1) / kRows;
-  for (int n = 0; n < outputs_; n += kColumns) {
-    const float* panel = panels_.data() + static_cast<std::size_t>(n) * inputs_;
-    const int columns = std::min(kColumns, outputs_ - n);
-    int r = 0;
-    for (int i = 0; i < tiles;
-         ++i) {  // tiles of nearly equal heights: low ones wait for their own sums
-      const int height = (rows - r + tiles - i - 1) / (tiles - i);
-      kTiles[height - 1](
-          x + static_cast<std::size_t>(r) * x_stride, x_stride, panel, bias_.data() + n, inputs_,
-          out + static_cast<std::size_t>(r) * out_stride + n, out_stride, columns, activation);
-      r += height;
-    }
+  in_tiles(outputs_, rows, [&](int n, int r, int height) {
+    kTiles[height - 1](x + static_cast<std::size_t>(r) * x_stride, x_stride,
+                       panels_.data() + static_cast<std::size_t>(n) * inputs_, bias_.data() + n,
+                       inputs_, out + static_cast<std::size_t>(r) * out_stride + n, out_stride,
+                       std::min(kColumns, outputs_ - n), activation);
+  });
+}
+
+IntegerWeight::IntegerWeight(const std::int8_t* weight, const float* scales, const float* bias,
+                             int outputs, int inputs, float x_scale)
+    : outputs_(outputs), inputs_(inputs), pairs_((inputs + 1) / 2), x_scale_(x_scale) {
+  const std::size_t columns =
+      static_cast<std::size_t>((outputs + kColumns - 1) / kColumns) * kColumns;
+  panels_.assign(columns * pairs_ * 2, 0);
+  scales_.assign(columns, 0.f);
+  bias_.assign(columns, 0.f);
+  for (int n = 0; n < outputs; ++n) {
+    std::int16_t* to = panels_.data() +
+                       static_cast<std::size_t>(n / kColumns) * pairs_ * 2 * kColumns +
+                       n % kColumns * 2;
+    for (int k = 0; k < inputs; ++k)
+      to[k / 2 * 2 * kColumns + k % 2] = weight[static_cast<std::size_t>(n) * inputs + k];
+    scales_[n] = x_scale * scales[n];
+    if (bias) bias_[n] = bias[n];
   }
+}
+
+void IntegerWeight::multiply(const float* x, int x_stride, int rows, float* out, int out_stride,
+                             Activation activation, float* scratch) const {
+  for (int r = 0; r < rows; ++r) {
+    const float* from = x + static_cast<std::size_t>(r) * x_stride;
+    std::int16_t* to =
+        reinterpret_cast<std::int16_t*>(scratch + static_cast<std::size_t>(r) * pairs_);
+    for (int k = 0; k < inputs_; ++k) {
+      const float rounded = __builtin_rintf(from[k] / x_scale_);
+      to[k] = static_cast<std::int16_t>(rounded < -128 ? -128 : rounded > 127 ? 127 : rounded);
+    }
+    if (inputs_ % 2) to[inputs_] = 0;
+  }
+  const std::int32_t* pairs = reinterpret_cast<const std::int32_t*>(scratch);
+  in_tiles(outputs_, rows, [&](int n, int r, int height) {
+    kIntegerTiles[height - 1](pairs + static_cast<std::size_t>(r) * pairs_, pairs_,
+                              panels_.data() + static_cast<std::size_t>(n) * pairs_ * 2,
+                              scales_.data() + n, bias_.data() + n, pairs_,
+                              out + static_cast<std::size_t>(r) * out_stride + n, out_stride,
+                              std::min(kColumns, outputs_ - n), activation);
+  });
 }
 
 }  // namespace lite::native

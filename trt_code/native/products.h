@@ -1,6 +1,8 @@
 // Products of rows with a weight matrix that was packed once.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 namespace lite::native {
@@ -24,6 +26,26 @@ class Weight {
  private:
   int outputs_, inputs_;
   std::vector<float> panels_, bias_;
+};
+
+// The same in INT8: x is rounded to multiples of one scale, and the sums are exact integers.
+class IntegerWeight {
+ public:
+  // weight [outputs, inputs]; output n is its integer sum times x_scale * scales[n], plus bias[n].
+  IntegerWeight(const std::int8_t* weight, const float* scales, const float* bias, int outputs,
+                int inputs, float x_scale);
+
+  // As Weight::multiply. `scratch` has room for scratch_floats(rows) floats.
+  void multiply(const float* x, int x_stride, int rows, float* out, int out_stride,
+                Activation activation, float* scratch) const;
+
+  std::size_t scratch_floats(int rows) const { return static_cast<std::size_t>(rows) * pairs_; }
+
+ private:
+  int outputs_, inputs_, pairs_;  // pairs of inputs
+  float x_scale_;
+  std::vector<std::int16_t> panels_;  // INT8 values; two inputs of an output are neighbours
+  std::vector<float> scales_, bias_;
 };
 
 }  // namespace lite::native

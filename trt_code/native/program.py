@@ -23,11 +23,12 @@ Kind = Literal["rows", "history", "keys"]
 _STAGES = {"source": 0, "target": 1}
 _KINDS = {"rows": 0, "history": 1, "keys": 2}
 
-# The arguments of each operator: s stage, i integer, f float, v or m tensor with one axis or two. A capital
-# letter is a tensor that may be missing.
+# The arguments of each operator: s stage, i integer, f float, v or m tensor with one axis or two, q INT8
+# tensor with two. A capital letter is a tensor that may be missing.
 _OPERATORS = {
     "embed": "smMfi",
     "linear": "siimViiii",
+    "integer_linear": "siiqvVfiiii",
     "norm": "siivvfi",
     "add": "siii",
     "copy": "siiiii",
@@ -95,9 +96,7 @@ class Program:
 
         program = {"registers": self._registers, "operators": self._operators}
         metadata = self.properties | {"format": FORMAT, _PROGRAM: json.dumps(program)}
-        tensors = {
-            key: np.ascontiguousarray(array, np.float32) for key, array in self._tensors.items()
-        }
+        tensors = {key: np.ascontiguousarray(array) for key, array in self._tensors.items()}
         with atomic_path(path) as temporary:
             save_file(tensors, str(temporary), metadata)
 
@@ -220,12 +219,12 @@ def _converted(name: str, arguments: list[Any], tensors: dict[str, np.ndarray]) 
         elif kind == "f":
             converted.append(ctypes.c_float(argument))
         else:
-            axes = {"v": 1, "m": 2}[kind.lower()]
+            axes = {"v": 1, "m": 2, "q": 2}[kind.lower()]
             if argument is None and kind.isupper():
                 converted += [None, *[_int(0)] * axes]
                 continue
             tensor = tensors[argument]
-            if tensor.ndim != axes or tensor.dtype != np.float32:
-                raise ValueError(f"tensor {argument} is not float32 with {axes} axes")
+            if tensor.ndim != axes or tensor.dtype != (np.int8 if kind == "q" else np.float32):
+                raise ValueError(f"tensor {argument} has another type or number of axes")
             converted += [address(tensor), *map(_int, tensor.shape)]
     return converted

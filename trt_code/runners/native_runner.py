@@ -19,20 +19,24 @@ from trt_code.runners.vocabulary import check_vocabularies
 if TYPE_CHECKING:
     from trt_code.native.program import LoadedProgram
 
-_FILES = Graphs(("model.native.safetensors",), "make native")
+_FILES = {
+    "fp32": Graphs(("model.native.safetensors",), "make native"),
+    "int8": Graphs(("model.qdq.native.safetensors",), "make native PRECISION=int8"),
+}
 
 
 def _load(request: Request) -> "LoadedProgram":
     from trt_code.native.library import NoCompiler, load
     from trt_code.native.program import LoadedProgram
 
-    path = request.folder / _FILES.files[0]
+    files = _FILES[request.precision]
+    path = request.folder / files.files[0]
     try:
         program = LoadedProgram(load(), path)
     except NoCompiler as error:
         raise Unavailable(str(error)) from error
     try:
-        check_vocabularies(path, program.properties, request.model, _FILES.command)
+        check_vocabularies(path, program.properties, request.model, files.command)
     except Unavailable:
         program.close()
         raise
@@ -105,10 +109,10 @@ class NativeRunner(Runner):
 
 
 def _graphs(precision: str, device: str) -> Graphs:
-    return _FILES
+    return _FILES[precision]
 
 
-_PRECISIONS = {"cpu": ("fp32",)}
+_PRECISIONS = {"cpu": tuple(_FILES)}
 
 RUNNERS = (
     RunnerSpec(

@@ -75,11 +75,14 @@ class SmallModel:
         assert onnx_surgeon.main([*given, "--plugins", plugins, *flags]) == 0
         return path
 
-    def program(self) -> Path:
-        """Write the native program, once."""
-        path = self._onnx.with_suffix(SUFFIX)
+    def program(self, precision: str) -> Path:
+        """Write the native program in FP32 or INT8, once."""
+        checkpoint, stem = self.files.checkpoint, ""
+        if precision == "int8":
+            checkpoint, stem = self.quantized, ".qdq"
+        path = self._onnx.with_suffix(stem + SUFFIX)
         if not path.is_file():
-            native.main(["--checkpoint", str(self.files.checkpoint), "--output", str(path)])
+            native.main(["--checkpoint", str(checkpoint), "--output", str(path)])
         return path
 
     def runner(self, name: str, precision: str, device: str) -> Runner:
@@ -92,5 +95,5 @@ class SmallModel:
             exported = (precision, device) == ("int8", "cpu")
             self.graph("qdq" if exported else precision, name == "ort-split")
         elif declared.reads == "program":
-            self.program()
+            self.program(precision)
         return create(name, self.files, precision, device, build_dir=self.build)

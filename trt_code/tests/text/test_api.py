@@ -119,7 +119,7 @@ def test_a_sentence_unlike_the_training_text_warns(tiny_folder, tmp_path, recwar
 def test_int8_is_calibrated_and_kept(tiny_folder, cache, translator, capfd):
     pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed (make env)")
     with api.Translator(tiny_folder, device="cpu", cache=cache, precision="int8") as quantized:
-        assert (quantized.runner, quantized.precision) == ("ort-split", "int8")
+        assert (quantized.runner, quantized.precision) == ("native", "int8")
         found = quantized.translate(SENTENCES)
     assert "for INT8, once" in capfd.readouterr().err
     with api.Translator(

@@ -1,5 +1,6 @@
 """Writes an autoregressive network as a native program: the encoder, and one step of the decoder."""
 
+from train_model.cli import UserError
 from train_model.models.autoregressive import AutoregressiveTranslator, Decoder, Encoder, Layer
 from train_model.models.conv_block import ConvBlock
 from train_model.models.layers import MultiheadAttention
@@ -12,7 +13,7 @@ def write(program: Program, model: AutoregressiveTranslator) -> None:
     """Add the network to ``program``.
 
     Raises:
-        TypeError: a block of the network has no native form.
+        UserError: a block of the network has no native form.
     """
     source = Writer(program, "source", padding_leaks=model.config.padding_leaks)
     activation = model.config.activation_fn
@@ -75,7 +76,7 @@ def mixing(writer: Writer, layer: Layer, x: Register) -> None:
         elif isinstance(layer.self_attn, MultiheadAttention):
             writer.self_attention(layer.self_attn, x, y)
         else:
-            raise TypeError(f"{type(layer).__name__} has no native form")
+            raise UserError(f"{type(layer).__name__} has no native form")
 
     writer.residual(layer.mixing_norm, x, layer.normalize_before, mix)
 

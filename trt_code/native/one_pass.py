@@ -1,5 +1,6 @@
 """Writes a one-pass network as a native program: encoder and length prediction, then canvas to tokens."""
 
+from train_model.cli import UserError
 from train_model.models.conv_crf_transformer import ConvCrfTransformer, DecoderLayer, EncoderLayer
 from train_model.models.dynamic_crf import DynamicCRF
 from train_model.models.fold import merge_projections
@@ -14,7 +15,7 @@ def write(program: Program, model: OnePassTranslator) -> None:
     """Add the network to ``program``.
 
     Raises:
-        TypeError: the network has no native form.
+        UserError: the network has no native form.
     """
     source = Writer(program, "source", padding_leaks=model.config.padding_leaks)
     target = Writer(program, "target")
@@ -23,7 +24,7 @@ def write(program: Program, model: OnePassTranslator) -> None:
     elif isinstance(model, NonautoregressiveTransformer):
         logits = _transformer(source, target, model)
     else:
-        raise TypeError(f"{type(model).__name__} has no native form")
+        raise UserError(f"{type(model).__name__} has no native form")
     crf: DynamicCRF | None = getattr(model, "crf_layer", None)
     if crf is None:
         program.add("choose_tokens", logits)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from onnx_export.tests.tiny import random_source
+from train_model.cli import UserError
 from train_model.models.beam_search import search as torch_search
 from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
@@ -153,7 +154,7 @@ def test_equal_weights_are_stored_once(tmp_path):
 
 
 def test_iterative_networks_are_refused():
-    with pytest.raises(Exception, match="cmlm_transformer has no native form"):
+    with pytest.raises(UserError, match="cmlm_transformer has no native form"):
         to_program(of_architecture("cmlm_transformer"))
 
 

@@ -50,6 +50,7 @@ ELSEWHERE = {
     r"make import\b|.*MODEL=mine|.*retrained": (
         "takes a reader's own files; test_import_model.py and test_imported_models.py have some"
     ),
+    r"make translate-corpus": "needs Ray; trt_code/tests/corpus runs it",
     r".*\.\.\.|.*/path/to/|.*<": "names no file that is here",
     r"python -m \S+$": "a mention of the program",
 }
@@ -58,8 +59,9 @@ GPU_ONLY = (
     r".*(translate|evaluate|bench) .*--runner trt|.*measure\.kernels|.*roofline|.*--runner cuda-graph "
     r"|.*layers\.json"
 )
-# Commands that need TensorRT: refused without it. test_real_builds.py and plugin_attrs_issue/tests run them.
-TENSORRT_ONLY = r".*build_engine|make .*show-parser"
+# Commands that need TensorRT, or an engine: refused without it. test_real_builds.py, test_plans.py and
+# plugin_attrs_issue/tests run them.
+TENSORRT_ONLY = r".*build_engine|make .*show-parser|make plans"
 # Commands that take a second and need no exported network. The others take minutes together.
 QUICK = r"make( help| doctor| models)?$|.*triton\.cost .*doc/results|.*translate .*--runner torch"
 

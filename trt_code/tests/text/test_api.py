@@ -138,21 +138,26 @@ def test_engines_need_a_gpu(tiny_folder, cache, monkeypatch):
             api.Translator(tiny_folder, device="cpu", cache=cache, runner=runner, precision="fp16")
 
 
-def test_engines_are_built_once(tiny_folder, tmp_path, monkeypatch, capfd):
-    """The builder is a mock, and the patched graph is there."""
+@pytest.mark.parametrize(
+    ("runner", "halves"), [("trt", [""]), ("trt-split", [".encoder", ".decoder"])]
+)
+def test_engines_are_built_once(runner, halves, tiny_folder, tmp_path, monkeypatch, capfd):
+    """The builder is a mock, and the patched graphs exist already."""
     monkeypatch.chdir(tmp_path)
     mock_tensorrt.install(monkeypatch)
     monkeypatch.setattr(gpu, "installed_gpus", lambda: (gpu.Gpu("one", "9.0"),))
     files = find_model(str(tiny_folder))
-    graph = Path("cache", files.name, "model.fp16.plain.onnx")
-    graph.parent.mkdir(parents=True)
-    write_graph(graph)
-    ensure_built(files, "cache", "trt", "fp16", "cuda")
+    graphs = [Path("cache", files.name, f"model.fp16.plain{half}.onnx") for half in halves]
+    graphs[0].parent.mkdir(parents=True)
+    for graph in graphs:
+        write_graph(graph)
+    ensure_built(files, "cache", runner, "fp16", "cuda")
     assert "building TensorRT engines of tiny" in capfd.readouterr().err
-    assert graph.with_suffix(".plan").is_file()
+    plans = {path.name for path in graphs[0].parent.glob("*.plan")}
+    assert plans == {graph.with_suffix(".plan").name for graph in graphs}
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
     monkeypatch.setattr(build_engine, "main", None)
-    ensure_built(files, "cache", "trt", "fp16", "cuda")
+    ensure_built(files, "cache", runner, "fp16", "cuda")
     assert capfd.readouterr().err == ""
 
 

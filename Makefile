@@ -169,10 +169,14 @@ $(BUILD)/model.decoder.onnx: $(WEIGHTS) $(DESCRIPTION) $(EXPORTER) | $(ENV_BASE)
 
 native: $(if $(filter int8,$(PRECISION)),$(NATIVE:.native.safetensors=.qdq.native.safetensors),$(NATIVE))  ## write the network for the runner native, which computes on the CPU in C++ (PRECISION=int8)
 
-$(BUILD)/model.native.safetensors: $(WEIGHTS) $(DESCRIPTION)
-$(BUILD)/model.qdq.native.safetensors: $(QUANTIZED)
-$(BUILD)/model.native.safetensors $(BUILD)/model.qdq.native.safetensors: $(EXPORTER) $(wildcard trt_code/native/*.py) | $(ENV_BASE)
-	@$(PY) -m trt_code.native.export --checkpoint $< --output $@ >&2
+# The checkpoint stands first in the rule that has the recipe: only there is it $<.
+NATIVE_EXPORTER := $(EXPORTER) $(wildcard trt_code/native/*.py)
+EXPORT_NATIVE = $(PY) -m trt_code.native.export --checkpoint $< --output $@ >&2
+$(BUILD)/model.native.safetensors: $(WEIGHTS) $(DESCRIPTION) $(NATIVE_EXPORTER) | $(ENV_BASE)
+	@$(EXPORT_NATIVE)
+
+$(BUILD)/model.qdq.native.safetensors: $(QUANTIZED) $(NATIVE_EXPORTER) | $(ENV_BASE)
+	@$(EXPORT_NATIVE)
 
 verify: $(BUILD)/model.onnx  ## compare the ONNX file with PyTorch over a grid of shapes
 	@$(PY) -m onnx_export.verify --checkpoint $(WEIGHTS) --onnx $<

@@ -199,6 +199,17 @@ def test_halves_in_int8_come_from_the_quantised_network(clone):
     assert "--output build/demo/model.int8.plain.decoder.plan" in planned
 
 
+@pytest.mark.parametrize("target", ["native", "bench", "eval", "onnx", "engine-int8"])
+def test_every_export_reads_a_checkpoint(target, clone):
+    """make's ``$<`` is the first prerequisite of the rule with the recipe, not of an earlier rule."""
+    (clone / "build" / "demo-ptq").mkdir(parents=True)
+    (clone / "build" / "demo-ptq" / "checkpoint.pt").touch()
+    planned = make("--dry-run", target, "PRECISION=fp32 int8", "PLUGINS=none", folder=clone).stdout
+    read = re.findall(r"export --checkpoint (\S+)", planned)
+    assert read
+    assert {*read} <= {"data_model/demo/checkpoint.pt", "build/demo-ptq/checkpoint.pt"}
+
+
 @pytest.mark.parametrize("target", ["onnx-split", "patch-split", "engine-split"])
 def test_an_autoregressive_network_is_two_files_already(target, clone):
     planned = make("--dry-run", target, "PRECISION=fp16", "MODEL=demo-ar", folder=clone).stdout

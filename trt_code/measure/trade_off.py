@@ -47,6 +47,7 @@ TABLE = Table(
         Column("sentences", "sentences", width=11),
         Column("seconds", "seconds", ".1f"),
         Column("sentences/s", "sentences_per_s", ".1f", 13),
+        Column("sentences/CPU s", "sentences_per_cpu_s", ".1f", 17),
         Column("BLEU", "bleu", ".2f"),
         Column("chrF", "chrf", ".2f"),
     ]
@@ -83,14 +84,14 @@ def open_entry(entry: Entry, files: ModelFolder, args: argparse.Namespace, devic
 def measure(
     translators: dict[str, LineTranslator], lines: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Translate ``lines`` with each; returns seconds and translations (text, tokens) by name."""
+    """Translate ``lines`` with each; returns seconds, processor seconds and (text, tokens) by name."""
     found = {}
     for name, translator in translators.items():
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         translations = translator.translate(lines)
-        seconds = time.perf_counter() - start
+        seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
         pairs = [(translation.text, translation.tokens) for translation in translations]
-        found[name] = {"seconds": seconds, "translations": pairs}
+        found[name] = {"seconds": seconds, "cpu_s": cpu_s, "translations": pairs}
     return found
 
 
@@ -105,7 +106,7 @@ def summarise(
     rows = []
     for name in parts[0]["entries"]:
         own = [part["entries"][name] for part in parts]
-        seconds = sum(part["seconds"] for part in own)
+        seconds, cpu_s = (sum(part[key] for part in own) for key in ("seconds", "cpu_s"))
         texts = [Translation(*pair) for part in own for pair in part["translations"]]
         rows.append(
             {
@@ -113,12 +114,29 @@ def summarise(
                 "sentences": len(texts),
                 "seconds": round(seconds, 3),
                 "sentences_per_s": round(len(texts) / seconds, 3),
+                "cpu_s": round(cpu_s, 3),
+                "sentences_per_cpu_s": round(len(texts) / cpu_s, 3),
                 "seconds_of_parts": [round(part["seconds"], 3) for part in own],
                 **score(texts, references, tokenizer),
                 **quality.details(sources, references, texts, tokenizer, kinds),
             }
         )
     return rows
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The results as a Markdown page."""
+    lines = [
+        quality.markdown("Quality against speed", results),
+        "## Speed",
+        "",
+        "Text in, text out. Processor seconds are those of all threads; other programs on the machine change "
+        "them little.",
+        "",
+        *TABLE.markdown(results["rows"]),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -199,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
         args.output,
         {
             "results.json": as_json(results),
-            "results.md": quality.markdown("Quality against speed", results),
+            "results.md": markdown(results),
             "results.png": functools.partial(plot, results),
         },
     )

@@ -77,6 +77,11 @@ async def translate(
             latencies.append((time.perf_counter() - sent) * 1e3)
             for output, received in ((TRANSLATION, translations), (WARNING, warnings)):
                 rows = result.as_numpy(output["name"])
+                if rows is None:
+                    raise UserError(
+                        f"{url}: the served model has no output {output['name']}; write its repository again "
+                        "(make triton)"
+                    )
                 received[first : first + len(rows)] = [row[0].decode() for row in rows]
 
     start = time.perf_counter()

@@ -18,7 +18,10 @@ from trt_code.triton.cost import Rate
 
 @pytest.fixture
 def upper_case_server():
-    """A stand-in for Triton, on the loopback: "translates" to upper case, refuses "bad"."""
+    """A stand-in for Triton on the loopback, which "translates" to upper case.
+
+    It refuses "bad" and gives no warnings with "old".
+    """
     pytest.importorskip("tritonclient.grpc", reason="no tritonclient[grpc] in this environment")
     import grpc
     from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -40,6 +43,8 @@ def upper_case_server():
                 ("TRANSLATION", [text.decode().upper() for text in texts]),
                 ("WARNING", ["it is odd" if text == b"odd" else "" for text in texts]),
             ):
+                if name == "WARNING" and b"old" in texts:
+                    continue  # a repository from before this output
                 output = reply.outputs.add(name=name, datatype="BYTES")
                 output.shape.extend([len(texts), 1])
                 rows = np.array([[answer.encode()] for answer in answers], object)
@@ -61,6 +66,12 @@ def test_every_sentence_comes_back_in_its_place(upper_case_server, concurrency, 
     measured = asyncio.run(client.translate(url, sentences, concurrency, batch))
     assert measured.translations == [sentence.upper() for sentence in sentences]
     assert len(measured.latencies_ms) == service.requests == requests
+
+
+def test_a_repository_without_warnings_is_named(upper_case_server):
+    url, _ = upper_case_server
+    with pytest.raises(UserError, match=r"has no output WARNING; write its repository again"):
+        asyncio.run(client.translate(url, ["old"]))
 
 
 def test_a_refused_sentence_is_named_by_its_line(upper_case_server):

@@ -374,7 +374,7 @@ def test_paths_and_links_in_an_archive_lead_nowhere(models, tmp_path):
     ("members", "message"),
     [
         ([("a/model.pt", b"x"), ("b/model.pt", b"y")], "has two files model.pt"),
-        ([("README", b"nothing here")], "there is no checkpoint; give one"),
+        ([("README", b"nothing here")], "some.tar.gz has no checkpoint; give one"),
         (None, "is a damaged archive|file could not be opened"),
     ],
 )

@@ -144,7 +144,7 @@ def test_low_precision_is_held_against_pytorch_in_that_precision(zoo, tiny_build
         (["--shape", "1x25"], "24 positions"),
         (["--repeats", "0"], "--repeats is at least 1, not '0'"),
         (["--threads", "-1"], "--threads is at least 1"),
-        (["--runner", "tensorflow"], "choose from torch"),
+        (["--runner", "tensorflow"], "choose from native, torch"),
         (["--precision", "fp7"], "choose from fp32"),
     ],
 )

@@ -72,7 +72,7 @@ def test_a_sweep_that_measures_nothing_keeps_the_last_results(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--blocks", "tensorflow:fp32"], "no runner out of torch, ort"),
+        (["--blocks", "tensorflow:fp32"], "no runner out of native, torch, ort"),
         (["--blocks", "torch"], "no precision out of fp32"),
         (["--batches", "1,0"], "is not a list of whole numbers"),
         (["--lengths", "8,x"], "is not a list of whole numbers"),

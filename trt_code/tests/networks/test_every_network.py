@@ -34,13 +34,14 @@ def model(tmp_path_factory):
 
 
 def on_a_cpu() -> list:
-    """Return the cells; the low precisions of all but one network per family are slow together."""
+    """Return the cells; low precisions and split files of all but one network per family are slow."""
     return [
         pytest.param(
             cell,
             id="-".join(cell),
             marks=()
-            if cell.precision == "fp32" or cell.architecture in IN_EVERY_RUN
+            if cell.architecture in IN_EVERY_RUN
+            or (cell.precision == "fp32" and cell.runner != "ort-split")
             else pytest.mark.slow,
         )
         for cell in cells("cpu")

@@ -37,6 +37,12 @@ void check(bool fits) {
   if (!fits) throw InputError("an operator's sizes do not fit each other");
 }
 
+// heads * size, which a damaged file could make overflow
+int width_of(int heads, int size) {
+  check(heads > 0 && size > 0 && static_cast<std::int64_t>(heads) * size <= kMostColumns);
+  return heads * size;
+}
+
 // The program, and the checks of an operator that is added to one of its stages.
 class Builder {
  public:
@@ -237,6 +243,7 @@ int lite_copy(void* program, int stage, int in, int in_column, int width, int ou
 int lite_glu(void* program, int stage, int in, int width, int out, int past) {
   return guarded([&] {
     const Builder build(program, stage);
+    check(width > 0 && width <= kMostColumns);
     build.rows(in, 0, 2 * width);
     build.output(out, 0, width, past);
     return build.add([=](Workspace& w) {
@@ -255,14 +262,14 @@ int lite_convolve(void* program, int stage, int in, int width, int taps, const f
                   int past) {
   return guarded([&] {
     const Builder build(program, stage);
-    check(heads > 0 && kernel_size > 0 && width % heads == 0 && padding_l >= 0 &&
-          padding_l < kernel_size);
+    const int tap_columns = width_of(heads, kernel_size);
+    check(width % heads == 0 && padding_l >= 0 && padding_l < kernel_size);
     check(taps >= 0 || (fixed && fixed_heads == heads && fixed_size == kernel_size));
     check(!past || padding_l == kernel_size - 1);
     check(!padding ||
           (padding_size == width && !past && stage == static_cast<int>(Stage::kSource)));
     build.output(in, 0, width, past);
-    if (taps >= 0) build.whole(taps, heads * kernel_size);
+    if (taps >= 0) build.whole(taps, tap_columns);
     build.rows(out, out_column, width);
     check(in != out && taps != out);
     auto same =
@@ -296,9 +303,9 @@ int lite_convolve(void* program, int stage, int in, int width, int taps, const f
 int lite_keys(void* program, int in, int in_column, int heads, int head_width, int out) {
   return guarded([&] {
     const Builder build(program, static_cast<int>(Stage::kSource));
-    check(heads > 0 && head_width > 0);
-    build.rows(in, in_column, heads * head_width);
-    build.source(out, Kind::kKeys, 0, heads * head_width);
+    const int width = width_of(heads, head_width);
+    build.rows(in, in_column, width);
+    build.source(out, Kind::kKeys, 0, width);
     return build.add([=](Workspace& w) {
       const View from = w.view(in, in_column);
       for (std::size_t i = 0; i < w.source.size(); ++i)
@@ -315,8 +322,8 @@ int lite_attend_source(void* program, int query, int keys, int values, int value
                        int head_width, int out) {
   return guarded([&] {
     const Builder build(program, static_cast<int>(Stage::kTarget));
-    const int width = heads * head_width;
-    check(heads > 0 && head_width > 0 && query != out);
+    const int width = width_of(heads, head_width);
+    check(query != out);
     build.rows(query, 0, width);
     build.rows(out, 0, width);
     build.source(keys, Kind::kKeys, 0, width);
@@ -341,8 +348,8 @@ int lite_attend_self(void* program, int stage, int query, int pairs, int heads, 
                      int out, int past) {
   return guarded([&] {
     const Builder build(program, stage);
-    const int width = heads * head_width;
-    check(heads > 0 && head_width > 0 && query != out && pairs != out);
+    const int width = width_of(heads, head_width);
+    check(query != out && pairs != out);
     build.rows(query, 0, width);
     build.output(pairs, 0, 2 * width, past);
     build.rows(out, 0, width);

@@ -5,12 +5,6 @@
 #include "vector.h"
 
 namespace lite::native {
-namespace {
-
-constexpr int kMostColumns = 1 << 24;
-
-}  // namespace
-
 Workspace::Workspace(const std::vector<Register>& registers)
     : registers_(registers), memory_(registers.size()) {}
 

@@ -25,6 +25,8 @@ enum class Kind {
   kKeys,     // keys of the source, transposed per sentence: see transpose_keys
 };
 
+constexpr int kMostColumns = 1 << 24;
+
 struct Register {
   Stage stage;
   Kind kind;

@@ -168,11 +168,6 @@ def address(array: np.ndarray) -> ctypes.c_void_p:
     return array.ctypes.data_as(ctypes.c_void_p)
 
 
-def read_properties(path: Path) -> dict[str, str]:
-    """Return the properties in a file's metadata; raises what :class:`LoadedProgram` raises."""
-    return _read(path)[0]
-
-
 def _memory(array: np.ndarray) -> tuple[Any, ...]:
     """What two views of the same values have in common."""
     return array.ctypes.data, array.shape, array.strides

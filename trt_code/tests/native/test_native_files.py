@@ -17,6 +17,7 @@ from trt_code.native.search import search
 from trt_code.native.translation import translate
 from trt_code.runners import Unavailable, create
 
+NUMBERS = [-1, 0, 1, 2, 3, 7, 16, 31, 33, 64, 1000, 65536, 65537, 2**31 - 1, 2**31, -(2**31)]
 DAMAGED = "damaged or of another version"
 
 
@@ -52,7 +53,10 @@ def test_other_metadata(path, tmp_path, change, value):
 
 
 def test_changed_numbers_are_refused_or_stay_within_memory(path, tmp_path):
-    """One number in each of 300 programs; what still loads is run."""
+    """One number in each of 300 programs; what still loads is run.
+
+    Under AddressSanitizer and UBSan too this finds nothing (once, with the library built with them).
+    """
     metadata, tensors = read(path)
     program = json.loads(metadata["program"])
     rng, refused = random.Random(0), 0
@@ -60,7 +64,7 @@ def test_changed_numbers_are_refused_or_stay_within_memory(path, tmp_path):
         operators = json.loads(json.dumps(program["operators"]))
         row = rng.choice(operators)
         at = rng.choice([i for i, value in enumerate(row) if type(value) in (int, float)])
-        row[at] = rng.choice([-1, 0, 1, 2, 3, 7, 16, 31, 33, 64, 1000, 2**31 - 1, 2**31, -(2**31)])
+        row[at] = rng.choice(NUMBERS)
         changed = metadata | {"program": json.dumps(program | {"operators": operators})}
         save_file(tensors, tmp_path / "bad", changed)
         try:

@@ -4,8 +4,8 @@
 #   trt_code/cmake/build.sh FOLDER OUTPUT [options of cmake]
 #
 # A second run waits for the first. After a killed run, some objects may be incomplete, and make takes
-# every object that is newer than its source. So the next run starts from an empty folder. It also does
-# so after a run whose first configuration failed, or that found no room.
+# every object that is newer than its source. So the next run starts from an empty folder. The same holds
+# after a first configuration that failed, and after a full disk.
 set -eu
 folder=$1 output=$2
 shift 2
@@ -23,8 +23,8 @@ if command -v flock >/dev/null && ! flock -n 9; then
   flock 9
 fi
 
-# In NVIDIA's packages for pip the libraries are in lib, but nvcc looks in lib64. CMake looks for libcudart.so,
-# whose name ends with its version there.
+# In NVIDIA's packages for pip the libraries are in lib, but nvcc looks in lib64. CMake looks for libcudart.so;
+# the packages have only a file with the version in its name.
 cuda=$(dirname "$(dirname "${CUDACXX:-/usr/bin/nvcc}")")
 if [ ! -e "$cuda/lib64" ] && [ -e "$cuda/lib/libcudart_static.a" ]; then
   export LIBRARY_PATH="$cuda/lib${LIBRARY_PATH:+:$LIBRARY_PATH}"

@@ -11,7 +11,6 @@ length. Writes ``build/forced_length/results.json`` and ``.md``.
 """
 
 import argparse
-import contextlib
 import functools
 import tempfile
 import time
@@ -25,7 +24,7 @@ import torch
 from onnx_export.step_session import StepSession
 from train_model.cli import Parser, UserError, run
 from train_model.data.dictionary import EOS, SPECIALS
-from train_model.model_folder import find_model
+from train_model.model_folder import ModelFolder, find_model
 from train_model.models import numpy_search
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.hypotheses import Found, SearchOptions
@@ -107,14 +106,12 @@ def ctranslate2(
     """
     import ctranslate2 as rival
 
-    from trt_code.runners.search.ctranslate2_runner import specification
+    from trt_code.runners.search.ctranslate2_runner import convert
 
     saved = folder / "ctranslate2"
     if not saved.is_dir():
         saved.mkdir()
-        spec = specification(model)
-        spec.validate()
-        spec.save(str(saved))
+        convert(model, str(saved))
     translator = rival.Translator(
         str(saved), compute_type=compute, inter_threads=workers, intra_threads=threads
     )
@@ -144,20 +141,19 @@ def same_size(config: Any) -> Transformer:
     return Transformer(TransformerConfig(config.src_vocab, config.tgt_vocab, **sizes)).eval()
 
 
-def systems(args: argparse.Namespace, folder: Path) -> dict[str, Translate]:
-    """The systems by name; CTranslate2 is left out, with a line, where it is not installed.
+def systems(
+    args: argparse.Namespace, files: ModelFolder, model: Any, folder: Path
+) -> dict[str, Translate]:
+    """The systems by name. INT8 and CTranslate2 are left out, with a line, where a package is missing.
 
-    Raises:
-        UserError: the model is not autoregressive, or its step has not been exported.
+    ONNX Runtime is left out if the model's step has not been exported.
+
+    Args:
+        args: the command line's.
+        files, model: the autoregressive model and its network.
+        folder: for files of the systems.
     """
-    files, threads, forced = (
-        find_model(args.model),
-        args.threads or processors(),
-        Options(args.target),
-    )
-    if not files.autoregressive:
-        raise UserError(f"{files.name} is not autoregressive, so it has no search")
-    model = load_checkpoint(files.checkpoint).model.eval()
+    threads, forced = args.threads or processors(), Options(args.target)
     plain = same_size(model.config)
     found = {}
     for name, made in ((files.name, model), ("Transformer", plain)):
@@ -183,10 +179,18 @@ def systems(args: argparse.Namespace, folder: Path) -> dict[str, Translate]:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Time every system with every beam and batch size; they take turns."""
-    measured = systems(args, folder)
+    """Time every system with every beam and batch size; they take turns.
+
+    Raises:
+        UserError: the model is not autoregressive.
+    """
+    files = find_model(args.model)
+    if not files.autoregressive:
+        raise UserError(f"{files.name} is not autoregressive, so it has no search")
+    model = load_checkpoint(files.checkpoint).model.eval()
+    measured = systems(args, files, model, folder)
     rng = np.random.default_rng(1)
-    words = load_checkpoint(find_model(args.model).checkpoint).model.config.src_vocab
+    words = model.config.src_vocab
     lengths = sorted(rng.integers(*LENGTHS, args.sentences))
     rows = [[*rng.integers(len(SPECIALS), words, length - 1).tolist(), EOS] for length in lengths]
     times: dict[tuple[str, int, int], list[float]] = {}
@@ -225,9 +229,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_sizes(parser, "--batch", "32,128", "sentences in a batch")
     arguments.add_output(parser, "build/forced_length")
     args = parser.parse_args(argv)
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        rows = measure(args, folder)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(args, Path(folder))
     machine = describe("cpu", args.threads or processors())
     results = {"machine": machine, "target": args.target, "sentences": args.sentences, "rows": rows}
     page = [

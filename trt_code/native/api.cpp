@@ -74,6 +74,14 @@ class Builder {
   void source(int reg, Kind kind, int column, int width) const {
     program_.need(reg, Stage::kSource, kind, column, width);
   }
+  // A linear layer from columns of `in` to columns of `out`.
+  void linear(int in, int in_column, int inputs, int out, int out_column, int outputs, bool past,
+              bool has_bias, int bias_size, int activation) const {
+    check((!has_bias || bias_size == outputs) && activation >= 0 &&
+          activation <= static_cast<int>(Activation::kSwish) && in != out);
+    input(in, in_column, inputs);
+    output(out, out_column, outputs, past);
+  }
   // The most positions of a sequence.
   int positions() const {
     return stage_ == Stage::kSource ? program_.max_source : program_.max_target;
@@ -160,10 +168,8 @@ int lite_linear(void* program, int stage, int in, int in_column, const float* we
                 int out_column, int past) {
   return guarded([&] {
     const Builder build(program, stage);
-    check((!bias || bias_size == outputs) && activation >= 0 &&
-          activation <= static_cast<int>(Activation::kSwish) && in != out);
-    build.input(in, in_column, inputs);
-    build.output(out, out_column, outputs, past);
+    build.linear(in, in_column, inputs, out, out_column, outputs, past, bias, bias_size,
+                 activation);
     auto packed = std::make_shared<Weight>(weight, bias, outputs, inputs);
     return build.add([=](Workspace& w) {
       const View from = w.view(in, in_column), to = w.view(out, out_column);
@@ -180,10 +186,9 @@ int lite_integer_linear(void* program, int stage, int in, int in_column, const s
                         int out_column, int past) {
   return guarded([&] {
     const Builder build(program, stage);
-    check(scales_size == outputs && (!bias || bias_size == outputs) && x_scale > 0 &&
-          activation >= 0 && activation <= static_cast<int>(Activation::kSwish) && in != out);
-    build.input(in, in_column, inputs);
-    build.output(out, out_column, outputs, past);
+    check(scales_size == outputs && x_scale > 0);
+    build.linear(in, in_column, inputs, out, out_column, outputs, past, bias, bias_size,
+                 activation);
     auto packed = std::make_shared<IntegerWeight>(weight, scales, bias, outputs, inputs, x_scale);
     return build.add([=](Workspace& w) {
       const View from = w.view(in, in_column), to = w.view(out, out_column);

@@ -24,7 +24,7 @@ def write(program: Program, model: AutoregressiveTranslator) -> None:
 
 
 def encoder(source: Writer, module: Encoder, activation: str) -> Register:
-    """Write an encoder whose feed-forward blocks have this activation; return its output."""
+    """Write an encoder; return its output. ``activation`` is that of the feed-forward blocks."""
     x = embed(source, module)
     for layer in module.layers:
         mixing(source, layer, x)

@@ -187,26 +187,10 @@ class Writer:
             padding = array(module.project_in(module.linear1.weight.new_zeros(1, module.width))[0])
         direct = module.linear2 is None
         out = y if direct else self.register("convolved", module.width)
-        self.program.add(
-            "convolve",
-            *(
-                self.stage,
-                x,
-                module.width,
-                taps,
-                fixed,
-                padding,
-                int(module.weight_softmax),
-                module.heads,
-            ),
-            *(
-                module.kernel_size,
-                module.padding_l,
-                out,
-                out_column if direct else 0,
-                int(self._past),
-            ),
-        )
+        options = (fixed, padding, int(module.weight_softmax))
+        shape = (module.heads, module.kernel_size, module.padding_l)
+        end = (out, out_column if direct else 0, int(self._past))
+        self.program.add("convolve", self.stage, x, module.width, taps, *options, *shape, *end)
         if not direct:
             self.linear(out, module.linear2, y, out_column=out_column)
 

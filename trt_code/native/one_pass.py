@@ -65,7 +65,7 @@ def _convolutions(source: Writer, target: Writer, model: ConvCrfTransformer) -> 
     width = model.config.encoder_embed_dim
     x = source.register("x", width)
     source.embed(encoder.embed_tokens, 1, encoder.embed_positions, x)
-    copied = _copied(source, target, model) if decoder.copy_attn is not None else None
+    copied = _copied(source, target, model, x) if decoder.copy_attn is not None else None
     for layer in encoder.layers:
         _convolution(source, layer, layer.layer_norms[0], x)
         _feed_forward(source, layer, layer.layer_norms[1], x)
@@ -98,15 +98,17 @@ def _convolutions(source: Writer, target: Writer, model: ConvCrfTransformer) -> 
     return logits
 
 
-def _copied(source: Writer, target: Writer, model: ConvCrfTransformer) -> Register:
-    """Write the attention from target positions to the source's embeddings; return its result."""
+def _copied(source: Writer, target: Writer, model: ConvCrfTransformer, x: Register) -> Register:
+    """Write the attention from target positions to the source's embeddings; return its result.
+
+    ``x`` has the embeddings with their positions, before the first layer.
+    """
     program, encoder, decoder = source.program, model.encoder, model.decoder
     width = model.config.encoder_embed_dim
-    words, placed = source.register("words", width), source.register("placed", width)
+    words = source.register("words", width)
     keys = program.register("source", width, "keys")
     source.embed(encoder.embed_tokens, 1, None, words)
-    source.embed(encoder.embed_tokens, 1, encoder.embed_positions, placed)
-    program.add("keys", placed, 0, 1, width, keys)
+    program.add("keys", x, 0, 1, width, keys)
     query, copied = target.register("query", width), target.register("copied", width)
     if decoder.embed_positions is None:
         query = target.register("no positions", width)  # stays zero

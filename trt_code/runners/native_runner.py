@@ -62,13 +62,8 @@ def create_search(request: Request) -> SearchRunner:
     )
 
 
-def create_one_pass(request: Request) -> "NativeRunner":
-    """Load a one-pass network; see ``trt_code.runners.create``."""
-    return NativeRunner(request)
-
-
 class NativeRunner(Runner):
-    """A one-pass network; its canvas ends with the longest translation.
+    """A one-pass network; its canvas ends with the longest translation. See ``trt_code.runners.create``.
 
     Raises:
         Unavailable: there is no C++ compiler, or the file is of other dictionaries.
@@ -126,7 +121,7 @@ RUNNERS = (
     ),
     RunnerSpec(
         "native",
-        create_one_pass,
+        NativeRunner,
         _PRECISIONS,
         reads="program",
         graphs=_graphs,

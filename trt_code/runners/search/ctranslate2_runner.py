@@ -41,11 +41,9 @@ def create(request: Request) -> SearchRunner:
 
     model = load_checkpoint(request.model.checkpoint).model.eval()
     memory = ResidentMemory() if request.device == "cpu" else DeviceMemory()
-    spec = specification(model)
     workers = 1 if request.device == "cuda" else request.threads or processors()
     with tempfile.TemporaryDirectory() as folder:
-        spec.validate()
-        spec.save(folder)
+        convert(model, folder)
         translator = ctranslate2.Translator(
             folder,
             device=request.device,
@@ -94,6 +92,13 @@ class _Search:
         each = np.where(tokens != PAD, scores[:, :, None], np.float32(0))
         counts = np.array([len(found) for found in hypotheses])
         return Found(counts, tokens, each, (tokens != PAD).sum(2), scores)
+
+
+def convert(model: "AutoregressiveTranslator", folder: str) -> None:
+    """Write a Transformer as CTranslate2 reads it; raises what :func:`specification` raises."""
+    spec = specification(model)
+    spec.validate()
+    spec.save(folder)
 
 
 def specification(model: "AutoregressiveTranslator") -> Any:

@@ -24,6 +24,8 @@ from train_model.cli import UserError
 BUILT_INTO_ARROW = ("s3", "gs", "gcs", "hdfs", "viewfs")
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, pa.ArrowException, UserError)
 """What reading a damaged or missing file raises."""
+READ_BYTES = 4 << 20
+"""The least that is asked of a file system at once. Arrow's client sends a bucket a request for each read."""
 
 
 def _open_zst(file: BinaryIO, mode: str) -> BinaryIO:
@@ -75,7 +77,8 @@ class Folder:
     def open(self, name: str, compression: str = "") -> Iterator[BinaryIO]:
         """Open a file for reading, decompressed."""
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(self.fs.open(self.join(name), "rb"))
+            unbuffered = self.fs.open(self.join(name), "rb")
+            file = stack.enter_context(io.BufferedReader(unbuffered, READ_BYTES))
             yield (
                 stack.enter_context(COMPRESSIONS[compression](file, "rb")) if compression else file
             )

@@ -1,13 +1,17 @@
 """Files of a corpus by path and URL, and writing that leaves a whole file or none."""
 
+import contextlib
 import errno
+import io
 import pickle
 
 import pytest
 
 pytest.importorskip("pyarrow", reason="Ray is not installed, which brings pyarrow")
+from fsspec.implementations.local import LocalFileSystem
+
 from train_model.cli import UserError
-from trt_code.corpus.storage import cannot_write, find, locate
+from trt_code.corpus.storage import COMPRESSIONS, Folder, cannot_write, find, locate
 
 pytestmark = pytest.mark.ray
 
@@ -34,6 +38,38 @@ def test_folders_globs_and_files(url):
     for missing in (f"{url}/nothing", f"{url}/*.parquet"):
         with pytest.raises(UserError, match=r"no file at .*; give a file, a folder or a glob"):
             find(missing)
+
+
+class Unbuffered(io.FileIO):
+    """A file without a buffer, as Arrow opens it in a bucket; counts what it is asked for."""
+
+    requests = 0
+
+    def readinto(self, buffer):
+        Unbuffered.requests += 1
+        return super().readinto(buffer)
+
+
+class Bucket(LocalFileSystem):
+    """A file system whose files have no buffer."""
+
+    cachable = False
+
+    def open(self, path, mode="rb", **options):
+        return Unbuffered(path) if mode == "rb" else super().open(path, mode, **options)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".bz2", ".xz"])
+def test_lines_are_not_asked_for_one_by_one(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(Unbuffered, "requests", 0)
+    folder = Folder(Bucket(), str(tmp_path), "bucket")
+    lines = [f"line {number}\n".encode() for number in range(10_000)]
+    compressed = COMPRESSIONS[suffix] if suffix else lambda file, _: contextlib.nullcontext(file)
+    with folder.write(f"a{suffix}") as file, compressed(file, "wb") as text:
+        text.writelines(lines)
+    with folder.open(f"a{suffix}", suffix) as file:
+        assert list(file) == lines
+    assert 0 < Unbuffered.requests < 20
 
 
 def test_a_file_is_written_whole_or_not_at_all(url):

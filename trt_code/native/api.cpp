@@ -4,7 +4,10 @@
 #include <algorithm>
 #include <exception>
 #include <memory>
+#include <new>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "../kernels/special_tokens.h"
@@ -19,12 +22,19 @@ using namespace lite::native;
 
 namespace {
 
+constexpr const char* kNoMemory = "there is not enough memory; translate fewer tokens at a time";
 thread_local std::string last_error;
 
 template <typename Function>
 int guarded(Function function) {
   try {
     return function();
+  } catch (const std::bad_alloc&) {
+    last_error = kNoMemory;
+  } catch (const std::length_error&) {  // a vector beyond what the machine can address
+    last_error = kNoMemory;
+  } catch (const std::system_error&) {
+    last_error = "the system starts no more threads; choose fewer with --threads";
   } catch (const std::exception& error) {
     last_error = error.what();
   } catch (...) {

@@ -23,29 +23,32 @@ FLAGS = (
 )
 
 
-class NoCompiler(UserError):
-    """The machine has no C++ compiler, or it cannot compile the library."""
+class NoLibrary(UserError):
+    """The machine has no C++ compiler, or it cannot compile the library, or the library cannot be stored."""
 
 
 def find_compiler() -> list[str]:
     """Return the command of the C++ compiler: the environment's CXX, c++, g++ or clang++.
 
     Raises:
-        NoCompiler: there is none.
+        NoLibrary: there is none, or CXX is not a command.
     """
     if named := os.environ.get("CXX"):
-        return shlex.split(named)
+        try:
+            return shlex.split(named)
+        except ValueError as error:
+            raise NoLibrary(f"CXX={named} is not a command: {error}") from error
     for name in ("c++", "g++", "clang++"):
         if found := shutil.which(name):
             return [found]
-    raise NoCompiler("there is no C++ compiler (Debian: apt install g++); CXX= names one")
+    raise NoLibrary("there is no C++ compiler (Debian: apt install g++); CXX= names one")
 
 
 def has_compiler() -> bool:
     """Whether :func:`find_compiler` finds one."""
     try:
         find_compiler()
-    except NoCompiler:
+    except NoLibrary:
         return False
     return True
 
@@ -55,14 +58,30 @@ def load() -> ctypes.CDLL:
     """Return the library; it is compiled first unless it exists for this processor.
 
     Raises:
-        NoCompiler: there is no compiler, or it fails.
-        UserError: the folder cannot be written to.
+        NoLibrary: see the class; or the compiled file is damaged.
     """
     path = library_path()
-    if not path.is_file():
-        with one_at_a_time(path.parent / ".lock"):
-            if not path.is_file():
-                _compile(path)
+    try:
+        if not path.is_file():
+            with one_at_a_time(path.parent / ".lock"):
+                if not path.is_file():
+                    _compile(path)
+        return _opened(path)
+    except NoLibrary:
+        raise
+    except UserError as error:  # the folder cannot be written to
+        raise NoLibrary(error) from error
+    except (OSError, AttributeError) as error:
+        raise NoLibrary(f"cannot load {path}: {error}; delete it") from error
+
+
+def _opened(path: Path) -> ctypes.CDLL:
+    """Open a library.
+
+    Raises:
+        OSError: it is not a library for this machine.
+        AttributeError: it has other functions.
+    """
     library = ctypes.CDLL(str(path))
     library.lite_error.restype = ctypes.c_char_p
     library.lite_program.restype = ctypes.c_void_p
@@ -90,15 +109,21 @@ def _compile(path: Path) -> None:
             subprocess.run(
                 [*command, *FLAGS, *sources, "-o", str(temporary)],
                 check=True,
+                stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
+                errors="replace",
             )
         except OSError as error:
-            raise NoCompiler(f"cannot run {command[0]}: {error.strerror}") from error
+            raise NoLibrary(f"cannot run {command[0]}: {error.strerror}") from error
         except subprocess.CalledProcessError as error:
             lines = error.stderr.strip().splitlines() or [f"status {error.returncode}"]
             found = next((line for line in lines if "error" in line), lines[0])
-            raise NoCompiler(f"{command[0]} cannot compile the native runner: {found}") from error
+            raise NoLibrary(f"{command[0]} cannot compile the native runner: {found}") from error
+        try:
+            _opened(temporary)
+        except (OSError, AttributeError) as error:
+            raise NoLibrary(f"{command[0]} wrote no library: {error}") from error
 
 
 def _processor() -> str:

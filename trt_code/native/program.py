@@ -7,6 +7,7 @@ file; operators, registers and the properties of the network are JSON in its met
 
 import ctypes
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -45,6 +46,12 @@ _OPERATORS = {
     "choose_path": "immi",
     "choose_tokens": "i",
 }
+_MOST_SIZE = 2**24
+"""The most words, positions and columns, as in program.h."""
+_MOST_ENTRIES = 10_000
+"""The most registers, and the most operators. The largest published network has about 200 operators."""
+_MOST_USES = 8
+"""How often the operators may use the weights on average: each use copies them."""
 ACTIVATIONS = ("linear", "relu", "gelu", "gelu_tanh", "tanh", "swish")
 
 
@@ -109,6 +116,8 @@ class LoadedProgram:
         source_vocab, target_vocab: tokens of the dictionaries.
         max_source, max_target: the network's positions.
 
+    Several threads may call it; they take turns.
+
     Raises:
         UserError: the file is missing, damaged or of another version.
     """
@@ -117,12 +126,14 @@ class LoadedProgram:
         """Load ``path``."""
         self.properties, program, tensors = _read(path)
         self._library, self._program = library, None
+        self._lock = threading.Lock()
         try:
             config = json.loads(self.properties["config"])
             self.source_vocab, self.target_vocab = config["src_vocab"], config["tgt_vocab"]
             self.max_source = config["max_source_positions"]
             self.max_target = config["max_target_positions"]
             sizes = self.source_vocab, self.target_vocab, self.max_source, self.max_target
+            _check_sizes(sizes, program, tensors)
             self._program = ctypes.c_void_p(library.lite_program(*map(_int, sizes)))
             for stage, kind, columns in program["registers"]:
                 self._call("register", _int(_STAGES[stage]), _int(_KINDS[kind]), _int(columns))
@@ -131,12 +142,16 @@ class LoadedProgram:
         except (KeyError, TypeError, ValueError, ctypes.ArgumentError, RuntimeError) as error:
             self.close()
             raise UserError(_damaged(path)) from error
+        except BaseException:
+            self.close()
+            raise
 
     def search(self, *arguments: Any) -> int:
         """Call ``lite_search``; return the number of steps.
 
         Raises:
-            UserError: a token or a sentence does not fit the network, or memory is short.
+            UserError: a token or a sentence does not fit the network, memory is short, or the network is
+                closed.
         """
         return self._checked("search", *arguments)
 
@@ -145,16 +160,20 @@ class LoadedProgram:
         self._checked("translate", *arguments)
 
     def close(self) -> None:
-        """Free the memory."""
-        program, self._program = self._program, None
-        if program is not None:
-            self._library.lite_free(program)
+        """Free the memory, after the translation that another thread has begun."""
+        with self._lock:
+            program, self._program = self._program, None
+            if program is not None:
+                self._library.lite_free(program)
 
     def _checked(self, name: str, *arguments: Any) -> int:
-        try:
-            return self._call(name, *arguments)
-        except RuntimeError as error:
-            raise UserError(error) from error
+        with self._lock:
+            if self._program is None:
+                raise UserError("the network is closed; open it again")
+            try:
+                return self._call(name, *arguments)
+            except RuntimeError as error:
+                raise UserError(error) from error
 
     def _call(self, name: str, *arguments: Any) -> int:
         result = getattr(self._library, f"lite_{name}")(self._program, *arguments)
@@ -187,6 +206,27 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Any], dict[str, np.ndar
         raise UserError(f"cannot read {path}: {error.strerror or error}; make native") from error
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(_damaged(path)) from error
+
+
+def _check_sizes(
+    sizes: tuple[int, ...], program: dict[str, Any], tensors: Mapping[str, np.ndarray]
+) -> None:
+    """Raise ``ValueError`` if the network would take much more memory than its weights."""
+    registers, operators = program["registers"], program["operators"]
+    weights = sum(tensor.size for tensor in tensors.values())
+    used = [
+        tensors[argument].size
+        for name, *arguments in operators
+        for kind, argument in zip(_OPERATORS[name], arguments, strict=True)
+        if kind.lower() in "vmq" and argument is not None
+    ]
+    if (
+        not all(0 < size <= _MOST_SIZE for size in sizes)
+        or max(len(registers), len(operators)) > _MOST_ENTRIES
+        or sum(columns for _, _, columns in registers) > weights
+        or sum(used) > _MOST_USES * weights
+    ):
+        raise ValueError("sizes beyond those of a network")
 
 
 def _damaged(path: Path) -> str:

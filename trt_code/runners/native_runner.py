@@ -26,14 +26,14 @@ _FILES = {
 
 
 def _load(request: Request) -> "LoadedProgram":
-    from trt_code.native.library import NoCompiler, load
+    from trt_code.native.library import NoLibrary, load
     from trt_code.native.program import LoadedProgram
 
     files = _FILES[request.precision]
     path = request.folder / files.files[0]
     try:
         program = LoadedProgram(load(), path)
-    except NoCompiler as error:
+    except NoLibrary as error:
         raise Unavailable(str(error)) from error
     try:
         check_vocabularies(path, program.properties, request.model, files.command)

@@ -1,7 +1,15 @@
 """Damaged programs, programs of other networks, and machines without a compiler: one line each."""
 
+import functools
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +94,85 @@ def test_other_tensors(path, tmp_path):
                 LoadedProgram(library.load(), tmp_path / "bad")
 
 
+def larger_program(program, kind):
+    """A program of a few kilobytes that would take gigabytes, or hours."""
+    width = next(columns for _, _, columns in program["registers"])
+    match kind:
+        case "columns":
+            program["registers"] += [["source", "rows", 2**24]] * 100
+        case "registers":
+            program["registers"] += [["source", "rows", 1]] * 10_001
+        case "operators":
+            program["operators"] += [["add", "source", 0, width, 0]] * 10_001
+        case "copies of weights":
+            linear = next(row for row in program["operators"] if row[0] == "linear")
+            program["operators"] += [linear] * 9_000
+    return program
+
+
+@pytest.mark.parametrize("kind", ["columns", "registers", "operators", "copies of weights"])
+def test_sizes_beyond_the_weights_are_refused(path, tmp_path, kind):
+    metadata, tensors = read(path)
+    program = larger_program(json.loads(metadata["program"]), kind)
+    save_file(tensors, tmp_path / "bad", metadata | {"program": json.dumps(program)})
+    with pytest.raises(UserError, match=DAMAGED):
+        LoadedProgram(library.load(), tmp_path / "bad")
+
+
+@pytest.mark.parametrize("name", ["src_vocab", "tgt_vocab", "max_target_positions"])
+@pytest.mark.parametrize("value", [0, 2**31 - 1, 10**12, 1e12, None])
+def test_impossible_sizes_of_the_network(path, tmp_path, name, value):
+    metadata, tensors = read(path)
+    config = json.dumps(json.loads(metadata["config"]) | {name: value})
+    save_file(tensors, tmp_path / "bad", metadata | {"config": config})
+    with pytest.raises(UserError, match=DAMAGED):
+        LoadedProgram(library.load(), tmp_path / "bad")
+
+
+def test_a_closed_network_is_refused(path):
+    program = LoadedProgram(library.load(), path)
+    program.close()
+    program.close()
+    with pytest.raises(UserError, match="the network is closed"):
+        search(program, np.array([[4, 2]]), SearchOptions(beam=2, max_len_b=4), 1)
+
+
+def test_threads_share_a_network_that_one_of_them_closes(path):
+    """Each call gives the result of a lone caller, or the error of a closed network."""
+    program = LoadedProgram(library.load(), path)
+    source, options = np.full((3, 9), 4), SearchOptions(beam=2, max_len_b=8)
+    expected = search(program, source, options, 1).tokens
+    ends = []
+
+    def call(number):
+        try:
+            for i in range(60):
+                assert np.array_equal(search(program, source, options, 2).tokens, expected)
+                if (number, i) == (0, 30):
+                    program.close()
+        except UserError as error:
+            ends.append(str(error))
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(call, range(6)))
+    assert len(ends) >= 1
+    assert set(ends) == {"the network is closed; open it again"}
+
+
+def test_a_forked_process_translates(path):
+    program = LoadedProgram(library.load(), path)
+    source, options = np.full((3, 9), 4), SearchOptions(beam=2, max_len_b=8)
+    expected = search(program, source, options, 2).tokens
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            status = int(not np.array_equal(search(program, source, options, 2).tokens, expected))
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_not_a_file_of_ours(tmp_path):
     (tmp_path / "text").write_text("no")
     for name, message in (("text", DAMAGED), ("none", "cannot read .*make native")):
@@ -119,29 +206,107 @@ def test_scores_that_are_not_numbers(tmp_path, path):
     assert not np.isfinite(scores).any()  # which run_batch reports
 
 
-def test_a_machine_without_a_compiler(monkeypatch, tmp_path, tiny_files):
-    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """A place for a library that has not been compiled."""
+    place = tmp_path / "native" / "library.so"
+    monkeypatch.setattr(library, "library_path", lambda: place)
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(library.NoCompiler, match="there is no C\\+\\+ compiler"):
+    library.load.cache_clear()
+    yield place
+    library.load.cache_clear()
+
+
+def compiler(path, script):
+    """Write a program for CXX=, which is called as a compiler."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_machine_without_a_compiler(monkeypatch, tmp_path, tiny_files, compiled):
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    with pytest.raises(library.NoLibrary, match="there is no C\\+\\+ compiler"):
         library.find_compiler()
     assert not library.has_compiler()
-    monkeypatch.setattr(library, "library_path", lambda: tmp_path / "native" / "library.so")
-    library.load.cache_clear()
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "model.native.safetensors").touch()
-    try:
-        with pytest.raises(Unavailable, match="there is no C\\+\\+ compiler"):
-            create("native", tiny_files, "fp32", "cpu", build_dir=tmp_path)
-        for compiler, message in (
-            ("/no/compiler", "cannot run /no/compiler"),
-            ("false", "false cannot compile the native runner: status 1"),
-        ):
-            monkeypatch.setenv("CXX", compiler)
-            with pytest.raises(library.NoCompiler, match=message):
-                library.load()
-    finally:
-        library.load.cache_clear()
+    with pytest.raises(Unavailable, match="there is no C\\+\\+ compiler"):
+        create("native", tiny_files, "fp32", "cpu", build_dir=tmp_path)
+    assert not compiled.exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (None, "cannot run .*: No such file"),
+        ("exit 1", "cannot compile the native runner: status 1"),
+        ("echo a warning >&2; echo 'x.cpp: error: no <new>' >&2; exit 1", "runner: x.cpp: error: "),
+        ("printf 'f\\374r: error\\n' >&2; exit 1", "cannot compile the native runner: f"),
+        ("kill -9 $$", "cannot compile the native runner: status -9"),
+        ("exit 0", "wrote no library"),
+        ('for last; do :; done; echo text > "$last"', "wrote no library"),
+        ("cat >&2; exit 1", "cannot compile the native runner: status 1"),
+    ],
+)
+def test_a_compiler_that_fails(monkeypatch, tmp_path, compiled, script, message):
+    """It leaves no library, and none of the program's input is taken."""
+    place = tmp_path / "cxx"
+    monkeypatch.setenv("CXX", compiler(place, script) if script else str(place))
+    with pytest.raises(library.NoLibrary, match=message):
+        library.load()
+    assert [path.name for path in compiled.parent.iterdir()] == [".lock"]
+
+
+def test_a_compiler_command_that_no_shell_reads(monkeypatch):
+    monkeypatch.setenv("CXX", "g++ 'open")
+    with pytest.raises(library.NoLibrary, match=r"CXX=g.. 'open is not a command"):
+        library.find_compiler()
+    assert not library.has_compiler()
+
+
+def test_a_library_that_cannot_be_stored(monkeypatch, tmp_path, compiled):
+    (tmp_path / "native").touch()  # root may write to read-only folders
+    with pytest.raises(library.NoLibrary, match=r"cannot load .*: .*exists"):
+        library.load()
+
+
+def test_a_damaged_library_is_named(compiled):
+    compiled.parent.mkdir()
+    compiled.write_bytes(b"\x7fELF")
+    with pytest.raises(library.NoLibrary, match=r"cannot load .*library.so: .*; delete it"):
+        library.load()
+
+
+def test_two_processes_compile_once(tmp_path):
+    """The second waits for the first; a third, killed one leaves no library."""
+    script = compiler(tmp_path / "cxx", f'echo >> {tmp_path}/calls; sleep 1; exec c++ "$@"')
+    code = f"""
+from pathlib import Path
+from trt_code.native import library
+library.SOURCES = Path({str(tmp_path)!r})
+library.library_path = lambda: Path({str(tmp_path)!r}) / "native" / "library.so"
+library.load()"""
+    (tmp_path / "small.cpp").write_text(
+        'extern "C" { const char* lite_error() { return ""; } void* lite_program() { return 0; } }'
+    )
+    root = Path(library.__file__).parents[2]
+    start = functools.partial(
+        subprocess.Popen,
+        [sys.executable, "-c", code],
+        cwd=root,
+        env=os.environ | {"CXX": script},
+        stderr=subprocess.DEVNULL,
+    )
+    killed = start(start_new_session=True)
+    while not (tmp_path / "calls").exists():
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
     assert not (tmp_path / "native" / "library.so").exists()
+    both = [start(), start()]
+    assert [process.wait() for process in both] == [0, 0]
+    assert (tmp_path / "calls").read_text() == "\n" * 2
 
 
 def test_another_dictionary_is_refused(tiny_files, tmp_path):

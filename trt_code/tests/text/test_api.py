@@ -55,7 +55,7 @@ def test_without_a_compiler_onnx_runtime_translates(translator, tiny_folder, tmp
 
 
 def no_compiler():
-    raise library.NoCompiler("there is no C++ compiler")
+    raise library.NoLibrary("there is no C++ compiler")
 
 
 def test_another_checkpoint_has_another_cache(tiny_folder, tmp_path):

@@ -85,7 +85,7 @@ class Text(Format):
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
-            return Bad("not UTF-8", line.decode("utf-8", errors="replace").rstrip("\r\n"))
+            return _not_utf8(line.rstrip(b"\r\n"))
         text = text.removesuffix("\n").removesuffix("\r")
         return text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
 
@@ -131,7 +131,7 @@ class JsonLines(Text):
         for line, row in zip(chunk, rows, strict=True):
             if not isinstance(row, Bad):
                 entry = json.loads(line.decode("utf-8-sig")) | _added(row, n_best)
-                file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+                file.write(as_line(entry))
 
 
 class Parquet(Format):
@@ -155,8 +155,17 @@ class Parquet(Format):
             yield pa.Table.from_batches([batch])
 
     def sources(self, chunk: pa.Table, first: int) -> list[str | Bad]:
-        missing = Bad(f"no text in the column {self.field!r}")
-        return [missing if text is None else text for text in chunk[self.field].to_pylist()]
+        # other programs write columns of text that is not UTF-8, and pyarrow takes it
+        column = chunk[self.field].cast(pa.large_binary()).to_pylist()
+        return [self._text(data) for data in column]
+
+    def _text(self, data: bytes | None) -> str | Bad:
+        if data is None:
+            return Bad(f"no text in the column {self.field!r}")
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            return _not_utf8(data)
 
     def write(self, chunk, first, rows, n_best, file) -> None:
         kept = [i for i, row in enumerate(rows) if not isinstance(row, Bad)]
@@ -177,6 +186,15 @@ class Parquet(Format):
             writer = writer or pq.ParquetWriter(file, table.schema)
             writer.write_table(table)
         writer.close()
+
+
+def as_line(entry: dict[str, Any]) -> bytes:
+    """Return a JSON object as a line of UTF-8; lone surrogates stay escaped."""
+    return json.dumps(entry, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+
+
+def _not_utf8(data: bytes) -> Bad:
+    return Bad("not UTF-8", data.decode("utf-8", errors="replace"))
 
 
 def _added(row: Translation, n_best: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from train_model.cli import UserError
+from train_model.documents import WRONG_FORM
 from trt_code.corpus.storage import Folder
 
 PARTS, REJECTED = "_parts", "_rejected"
@@ -57,7 +58,7 @@ def claim(output: Folder, settings: dict[str, Any]) -> None:
     try:
         known = json.loads(before)
         changed = [name for name in settings if known.get(name) != settings[name]]
-    except (ValueError, AttributeError):
+    except WRONG_FORM:
         raise UserError(
             f"{output.url}/{SETTINGS} is damaged; give a new folder as output"
         ) from None
@@ -79,11 +80,7 @@ def finished(source: Folder, output: Folder, names: Sequence[str]) -> dict[str, 
         try:
             record = Record(**json.loads(output.read(_record(name)) or "null"))
             same = record.input == source.identity(name)
-        except (
-            ValueError,
-            TypeError,
-            OSError,
-        ):  # none, or damaged; reading reports a missing input
+        except (OSError, *WRONG_FORM):  # none, or damaged; reading reports a missing input
             continue
         if same and output.size(name) == record.bytes_out:
             found[name] = record

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 from train_model.cli import UserError, one_line
 from train_model.progress import task
 from trt_code.corpus import manifest
-from trt_code.corpus.formats import FORMATS, Bad, Format
+from trt_code.corpus.formats import FORMATS, Bad, Format, as_line
 from trt_code.corpus.manifest import PARTS, REJECTED, Record
 from trt_code.corpus.storage import UNREADABLE, Folder, cannot_write, compression_of
 from trt_code.text.api import Translator
@@ -188,7 +188,7 @@ class Worker:
             with job.output.write(job.part(name, first) + REJECTED_SUFFIX) as file:
                 for number, row in rejected:
                     entry = {"row": number, "reason": row.reason, "source": row.source}
-                    file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+                    file.write(as_line(entry))
         warned = sum(bool(one.warning) for one in found)
         return {"rows": len(rows), "rejected": len(rejected), "warned": warned}
 

@@ -117,6 +117,13 @@ class Codec:
         Raises:
             UserError: the line is refused.
         """
+        try:
+            line.encode()
+        except UnicodeEncodeError as error:  # a byte of another encoding, or half of a JSON pair
+            raise UserError(
+                f"line {number} is not UTF-8 text: its character {error.start + 1} is a lone surrogate; "
+                "convert it to UTF-8"
+            ) from None
         text = normalise(line, "none")
         if not text:
             return []

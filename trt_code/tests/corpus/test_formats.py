@@ -9,7 +9,7 @@ pa = pytest.importorskip("pyarrow", reason="Ray is not installed, which brings p
 import pyarrow.parquet as pq  # noqa: E402
 
 from train_model.cli import UserError  # noqa: E402
-from trt_code.corpus.formats import ROWS, Bad, JsonLines, Parquet, Text, kind_of  # noqa: E402
+from trt_code.corpus.formats import ROWS, Bad, JsonLines, Parquet, Text, as_line, kind_of  # noqa: E402
 from trt_code.corpus.storage import COMPRESSIONS, UNREADABLE, locate  # noqa: E402
 from trt_code.text.codec import Hypothesis, Translation  # noqa: E402
 
@@ -115,6 +115,24 @@ def test_lines_of_json():
         "hypotheses": [{"text": "fünf", "score": -0.5}, {"text": "eins", "score": -1.5}],
     }
     assert last == {"en": "", "translation": "", "score": None, "hypotheses": []}
+
+
+def test_escapes_that_are_no_text_stay_escaped():
+    """JSON allows halves of a surrogate pair; the codec refuses them in the text."""
+    line = rb'{"text": "one", "id": "\ud800"}'
+    shard = JsonLines("text")
+    assert shard.sources([line], 1) == ["one"]
+    assert json.loads(written(shard, [line], [translated("eins")]))["id"] == "\ud800"
+    assert json.loads(as_line({"source": "\udcff\u20ac"}).decode()) == {"source": "\udcff\u20ac"}
+
+
+def test_a_column_that_is_not_utf8():
+    data = pa.array([b"one", b"\xff", None], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 3, data.buffers())
+    shard = Parquet()
+    (chunk,) = shard.read(table_file(pa.table({"text": text})))
+    missing = Bad("no text in the column 'text'")
+    assert shard.sources(chunk, 1) == ["one", Bad("not UTF-8", "\ufffd"), missing]
 
 
 def table_file(table: pa.Table, **options) -> io.BytesIO:

@@ -153,9 +153,11 @@ def test_settings_of_a_folder(tmp_path):
         UserError, match="was translated with n_best 1, not n_best 2; give a new folder"
     ):
         manifest.claim(output, {"model": "demo", "n_best": 2})
-    (tmp_path / "out/_manifest/settings.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
-        manifest.claim(output, {"model": "demo"})
+    for damage in ("{", "[]", "[" * 10**5, "\udcff"):
+        content = damage.encode(errors="surrogateescape")
+        (tmp_path / "out/_manifest/settings.json").write_bytes(content)
+        with pytest.raises(UserError, match="is damaged"):
+            manifest.claim(output, {"model": "demo"})
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("")
     with pytest.raises(UserError, match="is not empty; give a new folder"):

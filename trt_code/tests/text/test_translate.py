@@ -94,6 +94,15 @@ def test_a_long_line_is_refused_by_its_number_or_cut(tokenizer):
     assert cut == [" ".join(["one"] * 22)]
 
 
+@pytest.mark.parametrize("line", ["one \udcff", "\ud800", "one\udc00two"])
+def test_text_that_is_not_utf8_is_refused(tokenizer, line):
+    """An argument of another encoding has such characters, and so can JSON."""
+    with pytest.raises(UserError, match=r"line 2 is not UTF-8 text: .*convert it to UTF-8"):
+        LineTranslator(FakeRunner(), tokenizer).translate(["one", line])
+    skipped = LineTranslator(FakeRunner(), tokenizer, on_error="skip").translate(["one", line])
+    assert [one.text for one in skipped] == ["one", ""]
+
+
 @pytest.mark.timeout(20)
 def test_an_endless_word_is_refused_at_once(tokenizer):
     with pytest.raises(UserError, match="line 1: 10000000 characters"):

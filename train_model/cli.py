@@ -7,6 +7,8 @@ import io
 import math
 import os
 import re
+import select
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +20,9 @@ MAX_MESSAGE = 900
 MAX_THREADS = 256
 MAX_WHOLE_NUMBER = 2**31 - 1
 MAX_NUMBER = 1e9
-_STDERR = 2
+NO_READER = 128 + signal.SIGPIPE
+"""The exit status after the reader of stdout (``| head``) has gone, as a shell gives it."""
+_STDOUT, _STDERR = 1, 2
 
 
 class UserError(Exception):
@@ -135,7 +139,8 @@ def check_output(output: Path, *inputs: Path | None) -> None:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call ``main`` and exit with its status; a ``UserError`` gives status 2 and one line on stderr.
 
-    stdout is UTF-8 in any locale, like the files that the project reads and writes.
+    Ctrl-C gives 130, and a reader of stdout that has gone ``NO_READER``, both without a line. stdout is UTF-8
+    in any locale, like the files that the project reads and writes.
     """
     try:
         _check_streams()
@@ -143,11 +148,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.flush()
     except UserError as error:
         status = _fail(error)
-    except BrokenPipeError:  # the reader (`| head`) has gone
-        status = 0
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        status = _fail(f"{error.strerror or error}{where}")
+        # a program may have ended before its work, so this is no success, as for any other program
+        status = NO_READER if _has_no_reader(error) else _fail(f"{error.strerror or error}{where}")
     except MemoryError:
         status = _fail("there is not enough memory; free some, or give less at a time")
     except KeyboardInterrupt:
@@ -182,6 +186,15 @@ def _check_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _has_no_reader(error: OSError) -> bool:
+    """Whether the error is that stdout's reader has gone, and not another pipe's or a server's."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    poll = select.poll()
+    poll.register(_STDOUT, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _flush_or_drop() -> None:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from train_model.data.corpora import DISTILLED, prepare
 from train_model.data.dictionary import PAD, Dictionary
 from train_model.data.files import claim, copy, step
 from train_model.data.filtering import PairFilter
+from train_model.documents import WRONG_FORM, read_json, used
 from train_model.models.architectures import architecture_of
 from train_model.models.beam_search import Hypothesis, beam_search
 from train_model.models.checkpoint import load_checkpoint
@@ -235,7 +237,7 @@ def _write_corpus(
 ) -> Path:
     """Write the binary data: the pairs that the filter keeps, and everything else as it is."""
     binary, record = folder / "bin", folder / "pairs.json"
-    if record.is_file() and json.loads(record.read_text())["filter"] != vars(pair_filter):
+    if record.is_file() and _recorded(record, "filter") != vars(pair_filter):
         shutil.rmtree(binary, ignore_errors=True)  # of another filter, from the same translations
     binary.mkdir(exist_ok=True)
     counts = collections.Counter(
@@ -272,12 +274,24 @@ def _write_corpus(
     return binary
 
 
+def _recorded(record: Path, name: str) -> Any:
+    """Return an entry of the record of kept and left-out pairs."""
+    remedy = "delete its folder, and distil again"
+    content = read_json(record, remedy)
+    with used(record, "a record of distilled pairs", remedy):
+        return content[name]
+
+
 def _pairs(parts: list[Path]) -> Iterator[tuple[int, Tensor, float]]:
     """Yield the source's row, the tokens and the score of every translation, in the order of the corpus."""
     for path in parts:
-        with np.load(path) as part:
-            tokens = torch.from_numpy(part["tokens"]).split(part["lengths"].tolist())
-            yield from zip(part["rows"].tolist(), tokens, part["scores"].tolist(), strict=True)
+        try:
+            with np.load(path) as part:
+                tokens = torch.from_numpy(part["tokens"]).split(part["lengths"].tolist())
+                rows = [*zip(part["rows"].tolist(), tokens, part["scores"].tolist(), strict=True)]
+        except (OSError, RuntimeError, zipfile.BadZipFile, *WRONG_FORM) as error:
+            raise UserError(f"{path} is damaged; delete it, and distil again") from error
+        yield from rows
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -334,7 +348,7 @@ def main(argv: list[str] | None = None) -> None:
             PairFilter(arguments.max_ratio, arguments.max_repeats, arguments.min_score),
             write_parts,
         )
-    counts = json.loads((binary.parent / "pairs.json").read_text())["pairs"]
+    counts = _recorded(binary.parent / "pairs.json", "pairs")
     print("pairs: " + ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())))
     print(f"ready: {binary}; now python -m train_model.train --recipe ... --distilled")
 

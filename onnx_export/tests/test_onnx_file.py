@@ -21,6 +21,7 @@ from onnx_export.onnx_file import load_onnx, metadata_of, read_graph
 from onnx_export.session import open_session
 from train_model.cli import UserError
 from train_model.file_sets import settle, swap_folders
+from train_model.models.refinement import Refinement
 
 ROOT = Path(__file__).parents[2]
 
@@ -449,6 +450,22 @@ def test_functions_of_a_usual_size_are_read_and_run(tmp_path):
     onnx.save(graph(np.ones((1, 8), np.float32), call("f0"), functions=nested(4, 3)), path)
     read_graph(path)
     open_session(path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        "",
+        "[]",
+        "{}",
+        *(f'{{"iter_decode_max_iter": {n}}}' for n in ("-1", "1e3", '"2"', 10**12)),
+    ],
+)
+def test_metadata_without_the_number_of_passes_is_one_line(config):
+    metadata = {"architecture": "cmlm_transformer"} | ({} if config is None else {"config": config})
+    with pytest.raises(UserError, match="do not say how often its decoder runs"):
+        Refinement.in_metadata(metadata)
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "1e3", "9" * 5000, "0"])

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from train_model.cli import UserError
 from train_model.data.dictionary import PAD, UNK
+from train_model.documents import WRONG_FORM
 from train_model.models.architectures import ARCHITECTURES, Rule
 
 MAX_ITERATIONS = 1000
@@ -50,11 +52,23 @@ class Refinement:
 
     @classmethod
     def in_metadata(cls, metadata: Mapping[str, str], max_iter: int | None = None) -> "Refinement":
-        """Return the refinement of an exported network, see ``onnx_export.graph.metadata``."""
+        """Return the refinement of an exported network, see ``onnx_export.graph.metadata``.
+
+        Raises:
+            UserError: it is an iterative network, and the metadata lack the number of passes.
+        """
         architecture = metadata.get("architecture", "")
         if architecture not in ARCHITECTURES:
             return cls()
-        return cls.of(architecture, json.loads(metadata["config"]), max_iter)
+        try:
+            found = cls.of(architecture, json.loads(metadata["config"]), max_iter)
+            if type(found.passes) is not int or not 1 <= found.passes <= 1 + MAX_ITERATIONS:
+                raise ValueError(found.passes)
+        except WRONG_FORM as error:
+            raise UserError(
+                "the metadata of the graph do not say how often its decoder runs; export it again"
+            ) from error
+        return found
 
     def run(self, decode: Pass, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Translate.

@@ -149,6 +149,20 @@ def test_a_cluster_makes_the_same_corpus(build, tmp_path):
         assert other.read_bytes() == path.read_bytes(), path.name
 
 
+def test_damaged_parts_and_records_are_one_line(build):
+    binary = distill(build)
+    part = next(binary.parent.glob("parts/*.npz"))
+    for damage in (b"", b"PK\3\4", part.read_bytes()[:-40]):
+        part.write_bytes(damage)
+        with pytest.raises(UserError, match=r"npz is damaged; delete it, and distil again"):
+            distill(build)
+    part.unlink()
+    for damage in ("{", "[]", "{}", "[" * 10**5):
+        (binary.parent / "pairs.json").write_text(damage)
+        with pytest.raises(UserError, match=r"pairs\.json is not .*delete its folder"):
+            distill(build)
+
+
 def test_what_does_not_belong_together_is_told(build):
     with pytest.raises(UserError, match="distill --help"):
         prepare("demo-distilled", build)

@@ -12,7 +12,6 @@ are the patched ones in the model's build folder. Models that were recorded befo
 
 import concurrent.futures
 import fnmatch
-import json
 import multiprocessing
 import os
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from train_model.cli import Parser, UserError, run
+from train_model.documents import read_json, used
 from train_model.model_folder import model_name
 from train_model.tables import Column, Table, as_json, facts, write_files
 from trt_code import arguments
@@ -113,15 +113,12 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is not such a record.
     """
-    try:
-        models = json.loads(path.read_text(encoding="utf-8"))
-        return {name: {"machine": m["machine"], "rows": m["rows"]} for name, m in models.items()}
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a record of builds; delete it or choose --output"
-        ) from error
+    remedy = "delete it or choose --output"
+    models = read_json(path, remedy)
+    with used(path, "a record of builds", remedy):
+        return {name: {"machine": m["machine"], "rows": m["rows"]} for name, m in models.items()}
 
 
 def markdown(models: dict[str, Any]) -> str:

@@ -52,11 +52,14 @@ def test_every_graph_has_a_row_and_other_models_stay(tmp_path, capsys, monkeypat
         engine_builds.main([*given, "--only", "other"])
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"demo": {}}'])
-def test_what_is_no_record_is_kept(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("{", "JSON"), ("[1]", "a record"), ('{"demo": {}}', "a record"), ("[" * 10**5, "JSON")],
+)
+def test_what_is_no_record_is_kept(tmp_path, content, reason):
     path = tmp_path / "builds.json"
     path.write_text(content)
-    with pytest.raises(UserError, match=r"builds\.json is not a record of builds"):
+    with pytest.raises(UserError, match=rf"builds\.json is not {reason}"):
         engine_builds.read_record(path)
     assert path.read_text() == content
     assert engine_builds.read_record(tmp_path / "none.json") == {}

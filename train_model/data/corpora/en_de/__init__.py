@@ -26,6 +26,7 @@ from train_model.data.corpora.en_de.readers import clean_pairs, read_description
 from train_model.data.corpora.en_de.splitting import Row, Split, split
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import SPLITS, claim, copy, read_lines, step
+from train_model.documents import read_json
 from train_model.progress import track
 
 LANGUAGES = ("en", "de")
@@ -135,7 +136,7 @@ def _write_splits(folder: Path, jobs: list[tuple[str, list[Path], Path, Path]]) 
     rows: list[Row] = []
     read: dict[str, dict[str, int]] = {}
     for path in paths:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, "delete it")
         read[path.stem] = content["counts"]
         rows += [Row.of(path.stem, *pair) for pair in content["pairs"]]
     if not rows:

@@ -289,7 +289,7 @@ def _pairs(parts: list[Path]) -> Iterator[tuple[int, Tensor, float]]:
             with np.load(path) as part:
                 tokens = torch.from_numpy(part["tokens"]).split(part["lengths"].tolist())
                 rows = [*zip(part["rows"].tolist(), tokens, part["scores"].tolist(), strict=True)]
-        except (OSError, RuntimeError, zipfile.BadZipFile, *WRONG_FORM) as error:
+        except (EOFError, OSError, RuntimeError, zipfile.BadZipFile, *WRONG_FORM) as error:
             raise UserError(f"{path} is damaged; delete it, and distil again") from error
         yield from rows
 

@@ -68,8 +68,12 @@ def connected(address: str | None, **options: Any) -> Iterator[Any]:
             **options,
         )
     except Exception as error:  # Ray raises Exception itself, too
-        where = f"connect to Ray at {address}" if address else "start Ray"
-        raise UserError(f"cannot {where}: {error}") from error
+        if not address:
+            raise UserError(f"cannot start Ray: {error}") from error
+        raise UserError(
+            f"cannot connect to Ray at {address}: {error}; if it runs, set RAY_AUTH_MODE=token "
+            "and copy ~/.ray/auth_token from its head"
+        ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = BLOCK_BYTES

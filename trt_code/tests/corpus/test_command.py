@@ -34,6 +34,19 @@ def test_without_ray_one_line_says_how_to_get_it(main, options, monkeypatch):
         main(options)
 
 
+def test_a_cluster_that_does_not_answer(monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    from train_model import ray_cluster
+
+    def init(*_, **options):
+        raise ConnectionError("Failed to connect")
+
+    monkeypatch.setattr(ray, "init", init)
+    words = r"cannot connect to Ray at head:6379: Failed to connect; .* copy ~/.ray/auth_token"
+    with pytest.raises(UserError, match=words), ray_cluster.connected("head:6379"):
+        pass
+
+
 @pytest.fixture(scope="module")
 def ray():
     pytest.importorskip("ray", reason="Ray is not installed")

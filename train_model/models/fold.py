@@ -11,6 +11,7 @@ from torch import nn
 from train_model.models.conv_crf_transformer import ConvCrfTransformer, Decoder
 from train_model.models.layers import MultiheadAttention
 from train_model.models.quantized import QuantizedLinear
+from train_model.ops.fake_quantize import LARGEST, LEAST_SCALE
 
 
 @torch.no_grad()
@@ -18,7 +19,7 @@ def fold(model: ConvCrfTransformer) -> ConvCrfTransformer:
     """Return a copy of ``model`` for inference with its constants folded.
 
     - the convolution's last linear and the following one are merged (INT8 networks have them merged already);
-    - attention's scale goes into the query's projection;
+    - attention's scale goes into the query's projection, unless an INT8 scale gets too small for FP16 by it;
     - the keys and values of all decoder layers come from one projection of the encoder's output;
     - the queries of the attention copy, which depend only on the position, become a table.
 
@@ -60,10 +61,14 @@ def _empty_linear(like: nn.Linear, in_features: int, out_features: int) -> nn.Li
 
 
 def _fold_scale(attention: MultiheadAttention) -> None:
-    attention.q_proj.weight.mul_(attention.scale)
-    attention.q_proj.bias.mul_(attention.scale)
-    if isinstance(attention.q_proj, QuantizedLinear):
-        attention.q_proj.weight_quantizer._amax.mul_(attention.scale)
+    projection, scale = attention.q_proj, attention.scale
+    if isinstance(projection, QuantizedLinear):
+        amax = projection.weight_quantizer._amax * scale
+        if amax.min() < LEAST_SCALE * LARGEST:  # it would lose digits in FP16
+            return
+        projection.weight_quantizer._amax.copy_(amax)
+    projection.weight.mul_(scale)
+    projection.bias.mul_(scale)
     attention.scale = 1.0
 
 

@@ -11,13 +11,11 @@ from train_model.models.beam_search import search
 from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.models.quantized import replace_linears
-from train_model.ops.fake_quantize import LARGEST
+from train_model.ops.fake_quantize import LARGEST, LEAST_SCALE
 from train_model.quantization.quantizers import insert
 
 METHODS = ("max", "percentile")
 PERCENTILE = 99.99
-# The least scale: the smallest normal number of FP16, in which INT8 engines keep their scales.
-_LEAST_SCALE = 2.0**-14
 
 
 @torch.no_grad()
@@ -70,4 +68,4 @@ def _translate(model: nn.Module, tokens: Tensor) -> None:
 
 def rounded(amax: Tensor) -> Tensor:
     """Return the range near ``amax`` that gives a scale which is a normal FP16 number."""
-    return (amax / LARGEST).clamp(min=_LEAST_SCALE).half().float() * LARGEST
+    return (amax / LARGEST).clamp(min=LEAST_SCALE).half().float() * LARGEST

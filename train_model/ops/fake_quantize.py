@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 LARGEST = 127  # the symmetric range; only values below -amax become -128
-LEAST_SCALE = 2.0**-14  # the smallest normal number of FP16, in which INT8 engines keep their scales
+LEAST_SCALE = (
+    2.0**-14
+)  # the smallest normal number of FP16, in which INT8 engines keep their scales
 
 
 @torch.library.custom_op("lite::fake_quantize", mutates_args=())

@@ -1,6 +1,8 @@
 """Reads weights from a .safetensors file; the network's options are in the model.yaml next to it."""
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import safetensors
@@ -34,6 +36,20 @@ def read_safetensors(path: Path) -> FairseqFile:
     return FairseqFile(str(path), options, weights)
 
 
+@contextlib.contextmanager
+def atomic_safetensors(path: Path) -> Iterator[Path]:
+    """Yield a temporary path as ``atomic_path`` does; ``safetensors`` has an error type of its own.
+
+    Raises:
+        UserError: the file cannot be written there.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            yield temporary
+        except safetensors.SafetensorError as error:
+            raise UserError(f"cannot write {path}: {error}") from error
+
+
 def save_safetensors(path: Path, weights: dict[str, Tensor]) -> None:
     """Write weights, atomically; tensors that share memory are written once each.
 
@@ -41,11 +57,8 @@ def save_safetensors(path: Path, weights: dict[str, Tensor]) -> None:
         UserError: the file cannot be written there.
     """
     copies = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(copies, temporary)
-        except safetensors.SafetensorError as error:
-            raise UserError(f"cannot write {path}: {error}") from error
+    with atomic_safetensors(path) as temporary:
+        save_file(copies, temporary)
 
 
 def save_compact(path: Path, weights: dict[str, Tensor]) -> None:
@@ -55,8 +68,5 @@ def save_compact(path: Path, weights: dict[str, Tensor]) -> None:
         UserError: the file cannot be written there.
     """
     packed, aliases = pack_rows({name: value.detach().cpu() for name, value in weights.items()})
-    with atomic_path(path) as temporary:
-        try:
-            save_file({n: v.contiguous() for n, v in packed.items()}, temporary, metadata=aliases)
-        except safetensors.SafetensorError as error:
-            raise UserError(f"cannot write {path}: {error}") from error
+    with atomic_safetensors(path) as temporary:
+        save_file({n: v.contiguous() for n, v in packed.items()}, temporary, metadata=aliases)

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from train_model.cli import UserError, atomic_path
+from train_model.cli import UserError
 
 SUFFIX = ".native.safetensors"
 FORMAT = "1"
@@ -101,10 +101,12 @@ class Program:
         """
         from safetensors.numpy import save_file
 
+        from train_model.models.safetensors_file import atomic_safetensors
+
         program = {"registers": self._registers, "operators": self._operators}
         metadata = self.properties | {"format": FORMAT, _PROGRAM: json.dumps(program)}
         tensors = {key: np.ascontiguousarray(array) for key, array in self._tensors.items()}
-        with atomic_path(path) as temporary:
+        with atomic_safetensors(path) as temporary:
             save_file(tensors, str(temporary), metadata)
 
 

@@ -107,6 +107,12 @@ def _bounded(value: float, text: str, least: float, most: float, what: str) -> f
     )
 
 
+def check_number(name: str, value: float | None, least: float, most: float = MAX_NUMBER) -> None:
+    """Raise ``UserError`` if a given option of a function is not from ``least`` to ``most``."""
+    if value is not None and not least <= value <= most:
+        raise UserError(f"{name} is from {least:.10g} to {most:.10g}, not {str(value)[:40]}")
+
+
 def output_folder(text: str) -> Path:
     """The type of an argument that names a folder to write into; it need not exist."""
     folder = Path(text)

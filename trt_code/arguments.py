@@ -28,10 +28,9 @@ from trt_code import runners
 from trt_code.devices import default_device, processors
 from trt_code.engine.plan import CUDA_GRAPHS, KERNELS
 from trt_code.runners import PRECISIONS
+from trt_code.runners.base import MAX_BEAM
 from trt_code.runners.rescoring import Rescoring
 
-MAX_BEAM = 1024
-"""Largest number of hypotheses per sentence; a decoder keeps its state for each."""
 MAX_SIZE = 1 << 16
 """The largest batch, and the longest source, that an option accepts."""
 

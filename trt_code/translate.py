@@ -224,7 +224,9 @@ def add_text(parser: Parser) -> None:
     text.add_argument(
         "--scores", action="store_true", help="write line number, score and translation, with tabs"
     )
-    arguments.add_count(text, "--n-best", None, "translations per line, with scores; default: 1")
+    arguments.add_count(
+        text, "--n-best", None, "translations per line, with scores; default: 1", arguments.MAX_BEAM
+    )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def make_parser() -> Parser:
     arguments.add_count(parser, "--threads", 1, "processors of an actor", arguments.MAX_THREADS)
     arguments.add_runner(parser)
     arguments.add_batching(parser, MAX_TOKENS, MAX_SENTENCES)
-    arguments.add_count(parser, "--n-best", 1, "translations per row")
+    arguments.add_count(parser, "--n-best", 1, "translations per row", arguments.MAX_BEAM)
     arguments.add_refusals(parser.add_argument_group("text"))
     arguments.add_search(parser)
     ray_cluster.add_arguments(parser)

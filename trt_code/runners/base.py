@@ -8,11 +8,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from train_model.cli import UserError
+from train_model.cli import UserError, check_number
 from train_model.data.dictionary import PAD
 from train_model.models.hypotheses import Found
 from trt_code.runners.timing import wall_ms
 
+MAX_BEAM = 1024
+"""Largest number of hypotheses, and of translations, per sentence; a decoder keeps its state for each."""
 WARM_UP = 3
 """Untimed passes before the timed ones, in which allocators, autotuners and caches settle."""
 WARM_UP_SECONDS = 2
@@ -112,6 +114,7 @@ class Runner(abc.ABC):
 
     def check_n_best(self, count: int) -> None:
         """Raise ``UserError`` if the runner does not give ``count`` translations per sentence."""
+        check_number("the number of translations per sentence", count, 0, MAX_BEAM)
         if count > 1 and not self.n_best:
             raise UserError(one_translation(self.name))
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from train_model.cli import UserError
+from train_model.cli import UserError, check_number
 from train_model.data.dictionary import Dictionary
 from train_model.model_folder import ModelFolder, find_model
 from train_model.models.hypotheses import Found, without_bos
-from trt_code.runners.base import Output, Runner, Unavailable, one_translation
+from trt_code.runners.base import MAX_BEAM, Output, Runner, Unavailable, one_translation
 from trt_code.runners.pytorch import check_device, matmul_precision
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Rescoring:
             if judge is not None:
                 raise UserError("--judge needs --candidates, the number of translations to score")
             return None
+        check_number("candidates", candidates, 1, MAX_BEAM)
         if files.family != "one-pass":
             raise UserError(
                 f"--candidates is for one-pass networks, and {files.name} is an {files.family} one; "

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from train_model.cli import MAX_NUMBER, MAX_THREADS, check_number
 from train_model.models.architectures import Family
+from train_model.models.refinement import MAX_ITERATIONS
 from trt_code.engine.plan import CUDA_GRAPHS, KERNELS
-from trt_code.runners.base import Runner, Unavailable
+from trt_code.runners.base import MAX_BEAM, Runner, Unavailable
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 
@@ -51,6 +53,13 @@ class Request:
     max_iter: int | None = None
     kernels: str = KERNELS[0]
     cuda_graph: str = CUDA_GRAPHS[0]
+
+    def __post_init__(self) -> None:
+        """Raise ``UserError`` for a number beyond what a machine can do."""
+        check_number("threads", self.threads, 0, MAX_THREADS)
+        check_number("beam", self.beam, 1, MAX_BEAM)
+        check_number("len_penalty", self.len_penalty, -MAX_NUMBER)
+        check_number("max_iter", self.max_iter, 0, MAX_ITERATIONS)
 
     @property
     def folder(self) -> Path:

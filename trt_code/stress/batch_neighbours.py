@@ -19,9 +19,10 @@ from train_model.cli import Parser, UserError, run, whole_number
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
-from trt_code.arguments import MAX_BEAM, add_engine, engine_options
+from trt_code.arguments import add_engine, engine_options
 from trt_code.evaluate import read_split
 from trt_code.runners import PRECISIONS, RUNNERS, Output, Runner, Unavailable, create
+from trt_code.runners.base import MAX_BEAM
 from trt_code.text.batching import PAD, pad
 
 SCORE_TOLERANCE = 1e-5

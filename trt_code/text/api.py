@@ -5,9 +5,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
+from train_model.cli import check_number
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model
 from trt_code.devices import default_device, processors
+from trt_code.runners.base import MAX_BEAM
 from trt_code.runners.rescoring import Rescoring
 from trt_code.text import translator
 from trt_code.text.choice import open_runner
@@ -160,6 +162,8 @@ class Translator:
         Raises:
             UserError: as :meth:`translate`, or the runner does not give that many hypotheses.
         """
+        check_number("n_best", n_best, 1, MAX_BEAM)
+        check_number("beam", beam, 1, MAX_BEAM)
         found = _warned(self._open().translate(_lines(lines), n_best=n_best, beam=beam))
         hypotheses = [translation.hypotheses for translation in found]
         texts = [[one.text for one in line] for line in hypotheses]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from train_model.cli import UserError
+from train_model.cli import UserError, check_number
 from train_model.data.tokenizer import Tokenizer
 from train_model.models.hypotheses import Found
 from trt_code.runners import Runner
@@ -35,6 +35,8 @@ class LineTranslator:
         unknown: Unknown | None = None,
         on_error: OnError = "stop",
     ):
+        check_number("max_tokens", max_tokens, 1)
+        check_number("max_sentences", max_sentences, 1)
         self._runner = runner
         self._codec = Codec(tokenizer, runner.max_source, too_long, unknown, on_error)
         self._max_tokens = max_tokens

@@ -102,6 +102,35 @@ def test_what_is_refused(translator, tiny_folder, cache):
         closed.translate(["one"])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threads": 100_000},
+        {"threads": -1},
+        {"beam": 0},
+        {"beam": 10**9},
+        {"len_penalty": float("nan")},
+        {"max_iter": 10**12},
+        {"max_tokens": 0},
+        {"max_sentences": -1},
+        {"candidates": 10**9, "judge": "demo-ar"},
+    ],
+)
+def test_numbers_beyond_a_machine(tiny_folder, cache, options):
+    (name, *_) = options
+    with pytest.raises(UserError, match=f"^{name} is from .* to .*, not "):
+        api.Translator(tiny_folder, device="cpu", cache=cache, runner="torch", **options)
+
+
+@pytest.mark.parametrize("options", [{"n_best": 0}, {"n_best": 10**9}, {"beam": -1}])
+def test_numbers_beyond_a_batch(translator, options):
+    (name,) = options
+    with pytest.raises(UserError, match=f"^{name} is from 1 to 1024, not "):
+        translator.translate_batch(["one"], **options)
+    with pytest.raises(UserError, match="translations per sentence is from 0 to 1024"):
+        translator.translations(["one"], n_best=10**9)
+
+
 def test_a_sentence_unlike_the_training_text_warns(tiny_folder, tmp_path, recwarn):
     folder = shutil.copytree(tiny_folder, tmp_path / "tiny")
     known = (folder / "model.yaml").read_text().replace("  codes:", "  longest: 3\n  codes:")

@@ -306,6 +306,7 @@ def _become(
         run(lambda: main(sys.argv[1:]))
     except SystemExit as left:
         status = left.code
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
@@ -434,11 +435,11 @@ def faults(
         found.append("another output")
     for name in made.keys() - room.written().keys():
         found.append(f"{name} is lost")
-    for path in room.out.rglob("*"):
-        name = path.relative_to(room.out)
-        if any(part.startswith(".") for part in name.parts) and path.name != ".lock":
+    for name in room.written():
+        hidden = any(part.startswith(".") for part in Path(name).parts)
+        if hidden and name not in made:
             found.append(f"{name} is left")
-        elif path.is_file() and (reason := fault(path)):
+        elif not hidden and (reason := fault(room.out / name)):
             found.append(f"{name}: {reason}")
     return [f"{each}: {outcome.errors.strip()[-800:]}" for each in found]
 

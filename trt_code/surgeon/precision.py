@@ -88,6 +88,10 @@ def make_plan(model: ir.Model, low: ir.DataType, ranges: dict[str, float]) -> Pl
             plan.kept[node] = _COUNT
         elif any(_is_path_score(plan, value) for value in _inner(node)):
             plan.kept[node] = _PATH_SCORE
+        elif any(_is_log_probability(plan, value) for value in _inner(node)):
+            for value in _inner(node):
+                _keep_back_to_product(plan, value.producer(), _LOG_PROBABILITY)
+            plan.kept[node] = _LOG_PROBABILITY
         if node.op_type == "Softmax" and ranges.get(node.inputs[0].name, 0) > _SOFTMAX_LIMIT:
             reach = ranges[node.inputs[0].name]
             _keep_back_to_product(plan, node, f"softmax over scores up to {reach:.3g}")
@@ -190,6 +194,8 @@ def _largest(node: ir.Node, ranges: dict[str, float]) -> float:
 
 _COUNT = "counts positions"
 _PATH_SCORE = "path scores of the CRF"
+# A logit less the log-sum-exp: two large numbers, whose difference is near 0.
+_LOG_PROBABILITY = "log-probabilities"
 
 
 def _is_count(plan: Plan, value: ir.Value) -> bool:
@@ -203,6 +209,13 @@ def _is_path_score(plan: Plan, value: ir.Value) -> bool:
         return False
     fixed = value.index() in _FP32_OUTPUTS.get(node.op_type, ())
     return fixed or plan.kept.get(node) == _PATH_SCORE
+
+
+def _is_log_probability(plan: Plan, value: ir.Value) -> bool:
+    node = value.producer()
+    if node is None:
+        return False
+    return node.op_type == "ReduceLogSumExp" or plan.kept.get(node) == _LOG_PROBABILITY
 
 
 def _keep_back_to_product(plan: Plan, node: ir.Node, reason: str) -> None:

@@ -145,6 +145,22 @@ def test_a_choice_and_the_product_before_it_stay_fp32():
     assert "x (Gather): FLOAT16 to FLOAT" in casts
 
 
+def test_log_probabilities_stay_fp32():
+    """A large logit less a large log-sum-exp: rounded to FP16 before the difference, both lose its digits."""
+    wide = np.eye(4, dtype=np.float32) * 20.3
+    model = graph(
+        "a = MatMul(x, wide)  i = ArgMax <axis = -1> (a)  b = GatherElements <axis = -1> (a, i)"
+        "c = Transpose <perm = [0, 1, 2]> (b)  s = ReduceLogSumExp(a, last)  d = Sub(c, s)  y = Neg(d)",
+        wide=wide,
+        last=[-1],
+        table=np.array([[1, 0.9, 0.8, 0.7]] * 7, np.float32),
+    )
+    before = run(model)
+    kept, _ = convert(model)
+    assert {name for name, why in kept.items() if why == "log-probabilities"} == {"c", "d", "y"}
+    np.testing.assert_allclose(run(model), before, atol=2e-3)
+
+
 def test_counts_stay_fp32():
     text = """
   padding = Equal(tokens, one)

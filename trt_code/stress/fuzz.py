@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
+import safetensors.numpy
 import torch
 import yaml
 
@@ -50,6 +52,8 @@ from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.sidecar import FORMAT, read_sidecar, stale_reason
 from trt_code.engine.tensorrt_api import FULL
 from trt_code.measure import layer_precision, roofline
+from trt_code.native.export import to_program as native_program
+from trt_code.native.program import SUFFIX
 from trt_code.runners import Unavailable, create
 from trt_code.stress.damage import Damage, damage, damage_checkpoint, damage_graph, damage_json
 from trt_code.tests.runners.fake_runner import FakeRunner
@@ -110,6 +114,7 @@ class Targets:
         self._tokenizer = Tokenizer.from_files(files)
         self._checkpoints = [_saved_again(path, folder / "saved.pt") for path in CHECKPOINTS]
         self._tensors, self._options = _tensors(CHECKPOINTS[0], folder)
+        self._programs = [_program(path, folder) for path in CHECKPOINTS]
         pieces = write_pieces(folder / "pieces")
         named = {name: pieces[option] for option, name in PIECES.items()}
         named |= {"model.pt": CHECKPOINTS[0]}
@@ -133,6 +138,7 @@ class Targets:
             "documents": self.documents,
             "description": self.description,
             "safetensors": self.safetensors,
+            "native": self.native,
             "import": self.imported,
             "text": self.text,
         }
@@ -194,16 +200,18 @@ class Targets:
         greedy = ModelFolder("halves", CHECKPOINTS[1], architecture="transformer_multibranch_v2")
         self._translate("fp32", greedy)
 
-    def _translate(self, precision: str, files: ModelFolder | None = None) -> None:
-        """Translate two sentences in ONNX Runtime, without dictionaries, which may not fit the graph."""
+    def _translate(
+        self, precision: str, files: ModelFolder | None = None, runner: str = "ort"
+    ) -> None:
+        """Translate two sentences, without dictionaries, which may not fit the network."""
         files = files or ModelFolder(self._files.name, CHECKPOINTS[0])
         options = {"threads": 1, "build_dir": self._folder}
         try:
-            runner = create("ort", files, precision, "cpu", **options)
+            opened = create(runner, files, precision, "cpu", **options)
         except Unavailable as reason:  # as every program takes it
             raise UserError(str(reason)) from reason
-        with runner:
-            runner.run(pad([[0, 5, 6, 2], [0, 5, 2]]))
+        with opened:
+            opened.run(pad([[0, 5, 6, 2], [0, 5, 2]]))
 
     def surgeon(self, chance: random.Random) -> None:
         """Patch an ONNX file; an existing output must stay if this fails."""
@@ -320,6 +328,21 @@ class Targets:
         self._write("tensors/model.yaml", self._options, chance, _whole if hit else damage)
         _run(load_checkpoint(path))
 
+    def native(self, chance: random.Random) -> None:
+        """Translate with a native program whose bytes are damaged, or the JSON in its metadata."""
+        number = chance.randrange(len(CHECKPOINTS))
+        metadata, tensors = self._programs[number]
+        how: Damage | None = None
+        if chance.random() < 0.7:
+            name = chance.choice(["program", "program", "config"])
+            changed = damage_json(metadata[name].encode(), chance).decode(errors="replace")
+            metadata, how = metadata | {name: changed}, _whole
+        content = safetensors.numpy.save(tensors, metadata)
+        self._write(f"native/model{SUFFIX}", content, chance, how)
+        architecture = metadata["architecture"]
+        files = ModelFolder("native", CHECKPOINTS[number], architecture=architecture)
+        self._translate("fp32", files, "native")
+
     def imported(self, chance: random.Random) -> None:
         """Import a model of fairseq's files, one of them or their archive damaged."""
         models, archive = self._folder / "models", self._folder / "hub.en-de.tar"
@@ -388,6 +411,15 @@ def _tensors(path: Path, folder: Path) -> tuple[bytes, bytes]:
     description = f"architecture: {loaded.kind}\ncheckpoint: model.safetensors\n"
     content = description + yaml.safe_dump({"options": options})
     return (folder / "model.safetensors").read_bytes(), content.encode()
+
+
+def _program(path: Path, folder: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Return the metadata and the tensors of a checkpoint's native program."""
+    place = folder / f"whole{SUFFIX}"
+    native_program(load_checkpoint(path).model).save(place)
+    with safetensors.safe_open(place, "np") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return file.metadata(), tensors
 
 
 def _saved_again(path: Path, place: Path) -> bytes:

@@ -13,7 +13,7 @@ from trt_code.stress.fuzz import Targets, outcome
 
 # The surgeon and ONNX Runtime work for a while on what is whole enough.
 COUNTS = {"checkpoint": 20, "onnx": 20, "patched": 10, "halves": 10, "surgeon": 10}
-COUNTS |= dict.fromkeys(["description", "safetensors", "import"], 20)
+COUNTS |= dict.fromkeys(["description", "safetensors", "native", "import"], 20)
 COUNTS |= dict.fromkeys(["recipe", "dictionary", "bpe", "plan", "sidecar", "results"], 40)
 COUNTS |= dict.fromkeys(["documents", "text"], 40)
 

@@ -69,7 +69,9 @@ def connected(address: str | None, **options: Any) -> Iterator[Any]:
         )
     except Exception as error:  # Ray raises Exception itself, too
         if not address:
-            raise UserError(f"cannot start Ray: {error}") from error
+            raise UserError(
+                f"cannot start Ray: {error}; after a cluster here that was killed, `ray stop` clears up"
+            ) from error
         raise UserError(
             f"cannot connect to Ray at {address}: {error}; if it runs, set RAY_AUTH_MODE=token "
             "and copy ~/.ray/auth_token from its head"

@@ -11,7 +11,7 @@ the family: see ``onnx_export/verify_one_pass.py`` and ``onnx_export/verify_ar.p
 from pathlib import Path
 
 from onnx_export.families import exporter
-from train_model.cli import Parser, run, whole_number
+from train_model.cli import Parser, add_count, run
 from train_model.models.checkpoint import load_checkpoint
 
 
@@ -20,21 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="fairseq checkpoint (.pt)")
     parser.add_argument("--onnx", type=Path, required=True, help="the file exported from it")
-    parser.add_argument(
-        "--seed",
-        type=whole_number(0),
-        default=0,
-        metavar="N",
-        help="seed of the random sources (0)",
-    )
+    add_count(parser, "--seed", 0, "seed of the random sources", least=0)
     parser.add_argument("--split", action="store_true", help="the files of export --split")
-    parser.add_argument(
-        "--more",
-        type=whole_number(0),
-        default=0,
-        metavar="N",
-        help="batches of 16 after the grid (0)",
-    )
+    add_count(parser, "--more", 0, "batches of 16 after the grid", least=0)
     arguments = parser.parse_args(argv)
     model = load_checkpoint(arguments.checkpoint).model
     found = exporter(model, arguments.split)

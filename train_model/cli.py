@@ -113,6 +113,23 @@ def check_number(name: str, value: float | None, least: float, most: float = MAX
         raise UserError(f"{name} is from {least:.10g} to {most:.10g}, not {str(value)[:40]}")
 
 
+def add_count(
+    parser: argparse._ActionsContainer,
+    name: str,
+    default: int | None,
+    meaning: str,
+    most: int = MAX_WHOLE_NUMBER,
+    *,
+    least: int = 1,
+) -> None:
+    """Add an option that takes a whole number from ``least`` to ``most``; ``meaning`` is its help."""
+    if default is not None:
+        meaning += f"; default: {default}"
+    parser.add_argument(
+        name, type=whole_number(least, most), default=default, help=meaning, metavar="N"
+    )
+
+
 def output_folder(text: str) -> Path:
     """The type of an argument that names a folder to write into; it need not exist."""
     folder = Path(text)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from train_model import fairseq_compat, ray_cluster
-from train_model.cli import MAX_NUMBER, Parser, UserError, atomic_path, number, run, whole_number
+from train_model.cli import MAX_NUMBER, Parser, UserError, add_count, atomic_path, number, run
 from train_model.data.binary import write_binary
 from train_model.data.corpora import DISTILLED, prepare
 from train_model.data.dictionary import PAD, Dictionary
@@ -300,20 +300,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--corpus", default="demo", help="default demo")
     parser.add_argument("--teacher", type=Path, required=True, help="autoregressive checkpoint")
     parser.add_argument("--languages", nargs=2, default=["en", "de"], help="default en de")
-    parser.add_argument("--beam", type=whole_number(1), default=4, help="1 is greedy; default 4")
+    add_count(parser, "--beam", 4, "hypotheses; 1 is greedy")
     parser.add_argument("--lenpen", type=number(-10, 10), default=0.6, help="default 0.6")
-    parser.add_argument(
-        "--n-best", type=whole_number(1), default=1, help="translations of each source; default 1"
-    )
+    add_count(parser, "--n-best", 1, "translations of each source")
     pairs = parser.add_argument_group("pairs to leave out; default: none")
     pairs.add_argument(
         "--max-ratio", type=number(1), metavar="X", help="longer side divided by the shorter one"
     )
-    pairs.add_argument(
+    add_count(
+        pairs,
         "--max-repeats",
-        type=whole_number(1),
-        metavar="N",
-        help="how often the same one to four subwords may follow each other",
+        None,
+        "how often the same one to four subwords may follow each other",
     )
     pairs.add_argument(
         "--min-score", type=number(-MAX_NUMBER), metavar="X", help="of a translation"

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from train_model import ops, recipe  # noqa: F401  ops registers the operators that are counted
-from train_model.cli import Parser, UserError, run, whole_number
+from train_model.cli import Parser, UserError, add_count, run
 from train_model.data.dictionary import UNK
 from train_model.models.architectures import ARCHITECTURES, Family, architecture_of
 from train_model.models.config import MAX_POSITIONS
@@ -173,13 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", nargs="*", default=recipes(), help="default: all")
     for side in ("source", "target"):
-        parser.add_argument(
-            f"--{side}-length",
-            type=whole_number(1, MAX_POSITIONS),
-            default=30,
-            metavar="N",
-            help="tokens; default 30",
-        )
+        add_count(parser, f"--{side}-length", 30, "tokens", MAX_POSITIONS)
     arguments = parser.parse_args(argv)
     print(table(arguments.recipe, arguments.source_length, arguments.target_length))
 

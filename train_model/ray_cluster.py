@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import Parser, UserError, number, whole_number
+from train_model.cli import Parser, UserError, add_count, number
 
 STAGES = Path(__file__).parents[1]
 """The folder that actors import the project from."""
@@ -23,12 +23,7 @@ def add_arguments(parser: Parser) -> None:
         "--address",
         help="of a Ray cluster; default: RAY_ADDRESS, or one that is started on this machine",
     )
-    group.add_argument(
-        "--workers",
-        type=whole_number(1),
-        metavar="N",
-        help="actors; default: as many as the cluster has room for",
-    )
+    add_count(group, "--workers", None, "actors; default: as many as the cluster has room for")
     group.add_argument(
         "--gpus-per-worker",
         type=number(0.01, 1),

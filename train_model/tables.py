@@ -83,6 +83,11 @@ def facts(values: Mapping[str, Any]) -> list[str]:
     return [f"- {name}: {value}" for name, value in values.items()]
 
 
+def page(title: str, items: Iterable[str], note: str, table: Iterable[str]) -> str:
+    """Return a page in Markdown: a title, a list of facts, a paragraph (may be empty) and a table's lines."""
+    return "\n".join([f"# {title}", "", *items, "", *([note, ""] if note else []), *table, ""])
+
+
 def not_run(entries: Sequence[Mapping[str, str]]) -> list[str]:
     """Return a section in Markdown with the omitted measurements and their reasons; none if nothing is."""
     if not entries:

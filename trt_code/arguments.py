@@ -14,12 +14,11 @@ from typing import Any
 
 from train_model.cli import (
     MAX_THREADS,
-    MAX_WHOLE_NUMBER,
     UserError,
+    add_count,
     number,
     output_folder,
     size,
-    whole_number,
 )
 from train_model.model_folder import MODEL_HELP, ModelFolder
 from train_model.models.architectures import Family
@@ -164,11 +163,13 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     )
     add_count(search, "--beam", None, "hypotheses; default: 1, greedy", MAX_BEAM)
     add_lenpen(search)
-    search.add_argument(
+    add_count(
+        search,
         "--iter-decode-max-iter",
-        type=whole_number(0, MAX_ITERATIONS),
-        metavar="N",
-        help="passes of an iterative network's decoder after the first; default: the checkpoint's, or 10",
+        None,
+        "passes of an iterative network's decoder after the first; default: the checkpoint's, or 10",
+        MAX_ITERATIONS,
+        least=0,
     )
 
 
@@ -227,21 +228,6 @@ def add_output(parser: argparse.ArgumentParser, folder: str) -> None:
         type=output_folder,
         default=Path(folder),
         help=f"folder of the results ({folder})",
-    )
-
-
-def add_count(
-    parser: argparse.ArgumentParser,
-    name: str,
-    default: int | None,
-    meaning: str,
-    most: int = MAX_WHOLE_NUMBER,
-) -> None:
-    """Add an option that takes a whole number from 1 to ``most``; ``meaning`` is its help."""
-    if default is not None:
-        meaning += f"; default: {default}"
-    parser.add_argument(
-        name, type=whole_number(1, most), default=default, help=meaning, metavar="N"
     )
 
 

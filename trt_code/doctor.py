@@ -18,6 +18,7 @@ from pathlib import Path
 from train_model.cli import Parser, UserError, run
 from trt_code.engine.gpu import installed_gpus
 from trt_code.engine.tensorrt_api import FULL, RTX, Family, choose_family, serves
+from trt_code.native.library import find_compiler, has_compiler
 
 HEADER = "NvInferVersion.h"
 HEADER_FOLDERS = (
@@ -71,6 +72,10 @@ def find_nvcc() -> str | None:
     packaged = (folder.resolve() / "nvidia" / "cu13" / "bin" / "nvcc" for folder in packages)
     names = (os.environ.get("CUDACXX") or "nvcc", *packaged)
     return next(filter(None, map(shutil.which, names)), None)
+
+
+def _compiler() -> str | None:
+    return " ".join(find_compiler()) if has_compiler() else None
 
 
 def _python() -> str | None:
@@ -134,7 +139,7 @@ _CPU = "make bench, eval, translate and test"
 DEPENDENCIES = (
     Dependency("python", "everything", "install Python 3.11, 3.12 or 3.13", _python),
     Dependency("make", "everything", "apt install make", _program("make", "gmake")),
-    Dependency("c++", "fairseq's build", "apt install g++", _program("c++", "g++", "clang++")),
+    Dependency("c++", "make translate, fairseq's build", "apt install g++", _compiler),
     Dependency("torch", "the networks, export", _ENV, _package("torch")),
     Dependency("onnx", "export, surgery", _ENV, _package("onnx")),
     Dependency("onnxscript", "export", _ENV, _package("onnxscript")),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from train_model.cli import Parser, UserError, number, one_at_a_time, run, whole_number
+from train_model.cli import Parser, UserError, add_count, number, one_at_a_time, run
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import read_lines
 from train_model.data.transfer import (
@@ -268,9 +268,7 @@ def main(argv: list[str] | None = None) -> None:
         metavar="X",
         help="seconds without a byte that are too many",
     )
-    parser.add_argument(
-        "--attempts", type=whole_number(1, 1000), default=3, metavar="N", help="tries per file"
-    )
+    add_count(parser, "--attempts", 3, "tries per file", 1000)
     args = parser.parse_args(argv)
     if args.mirror is not None and not re.match("https?://[^/]", args.mirror):
         raise UserError(f"--mirror {args.mirror!r} is not an address such as https://server/folder")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from train_model.cli import Parser, UserError, check_output, run, whole_number
+from train_model.cli import Parser, UserError, add_count, check_output, run
 from train_model.model_folder import MODEL_HELP, find_model
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
@@ -97,13 +97,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--method", choices=METHODS, default="max", help="of the inputs' ranges")
     parser.add_argument("--text", type=Path, help="to calibrate with (default: validation split)")
-    parser.add_argument(
-        "--sentences", type=whole_number(0), default=512, metavar="N", help="of it, at most (512)"
-    )
+    add_count(parser, "--sentences", 512, "sentences of it, at most")
     parser.add_argument("--build-dir", type=Path, default="build", help="default build")
     options = parser.parse_args(argv)
-    if options.sentences < 1:
-        raise UserError(f"--sentences {options.sentences} calibrates nothing; give 1 or more")
     files = find_model(options.model, options.build_dir)
     output = options.output or options.build_dir / f"{files.name}-ptq" / "checkpoint.pt"
     check_output(output, files.checkpoint, options.text)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from train_model import plots
-from train_model.cli import Parser, UserError, output_folder, run, whole_number
+from train_model.cli import Parser, UserError, add_count, output_folder, run
 from train_model.data.dictionary import PAD
 from train_model.data.files import read_parallel
 from train_model.data.tokenizer import Tokenizer, normalise
@@ -27,7 +27,7 @@ from train_model.progress import track
 from train_model.quantization.calibration import METHODS, calibrate
 from train_model.quantization.ptq import layers_to_quantize, with_ranges
 from train_model.quantization.text import batches, calibration_rows, check_dictionary
-from train_model.tables import Column, Table, as_json, write_files
+from train_model.tables import Column, Table, as_json, page, write_files
 
 MOST_BARS = 24
 """Layers in the plot."""
@@ -174,8 +174,7 @@ def _percent(value: float | None) -> str:
 def markdown(title: str, summary: list[str], rows: list[Row]) -> str:
     """Return the report in Markdown, the layers with the largest error first."""
     worst_first = sorted(rows, key=lambda row: -row.only.error)
-    head = [f"# {title}", "", *(f"- {line}" for line in summary), ""]
-    return "\n".join([*head, *TABLE.markdown(worst_first), ""])
+    return page(title, (f"- {line}" for line in summary), "", TABLE.markdown(worst_first))
 
 
 def plot(path: Path, title: str, rows: list[Row], all_int8: Quality, kept: Collection[str]) -> None:
@@ -224,20 +223,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo", help=MODEL_HELP)
     parser.add_argument("--method", choices=METHODS, default="max", help="of calibration")
-    parser.add_argument(
-        "--sentences",
-        type=whole_number(1),
-        default=200,
-        metavar="N",
-        help="of the test split (200)",
-    )
-    parser.add_argument(
-        "--calibration",
-        type=whole_number(1),
-        default=512,
-        metavar="N",
-        help="sentences of it (512)",
-    )
+    add_count(parser, "--sentences", 200, "sentences of the test split to translate")
+    add_count(parser, "--calibration", 512, "sentences to calibrate with")
     parser.add_argument("--build-dir", type=Path, default="build", help="default build")
     parser.add_argument("--output", type=output_folder, help="folder (default build/sensitivity)")
     options = parser.parse_args(argv)

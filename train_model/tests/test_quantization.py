@@ -273,7 +273,7 @@ def test_the_suggestion_is_the_smallest_that_halves_the_error():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "demo", "--sentences", "0"], "--sentences 0"),
+        (["--model", "demo", "--sentences", "0"], "--sentences is at least 1"),
         (["--model", "demo", "--text", "nowhere.en"], "there is no text nowhere.en"),
         (["--model", "demo", "--keep", "fc7"], "fits no layer"),
     ],

@@ -16,7 +16,7 @@ from train_model import ray_cluster
 from train_model.cli import Parser, UserError, run, whole_number
 from train_model.data.files import read_lines
 from train_model.model_folder import locate
-from train_model.tables import Column, Table, as_json, facts, write_files
+from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
 from trt_code.measure.machine import describe
 from trt_code.measure.throughput import generate
@@ -116,16 +116,16 @@ def measure(
 
 def markdown(results: dict[str, Any]) -> str:
     """The whole run as a Markdown page."""
-    lines = [f"# A corpus on Ray: {results['model']}", ""]
-    lines += [*facts(results["machine"]), *facts(results["settings"]), ""]
-    lines += [
+    note = (
         "Seconds and rows/s are those in which the actors worked, without their start. "
         "Rows/CPU s: by the actors' own processor time, which other programs on the machine do not change. "
         "Actor MB: the largest peak of an actor's resident memory. Same: rows with the translation of one "
-        "process.",
-        "",
-    ]
-    return "\n".join([*lines, *TABLE.markdown(results["rows"]), ""])
+        "process."
+    )
+    items = facts(results["machine"] | results["settings"])
+    return page(
+        f"A corpus on Ray: {results['model']}", items, note, TABLE.markdown(results["rows"])
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

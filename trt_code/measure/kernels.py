@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from train_model.cli import Parser, UserError, number, run
 from train_model.ops import cuda_library_path, load_cuda_library
 from train_model.progress import track
-from train_model.tables import Column, Table, as_json, facts, write_files
+from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
 from trt_code.measure.machine import describe
 from trt_code.runners.timing import graph_ms
@@ -334,19 +334,18 @@ TABLE = Table(
 
 def markdown(machine: dict[str, str], bandwidth: float, rows: list[dict[str, Any]]) -> str:
     """The table with its header."""
-    lines = ["# Kernels: measured speed", "", *facts(machine)]
-    lines += [
-        f"- copy bandwidth in this run: {bandwidth / 1e12:.2f} TB/s, bytes read and written",
-        "",
-        "Device time of one call in microseconds, graph replays, median. The shape is batch x source",
-        "of the full-size model on its canvas (twice the source; large: "
-        f"{SHAPES['large'][0]} sentences of {SHAPES['large'][1]} positions; top_k there: "
-        f"{MOST_LOGIT_ROWS} rows). Floor: bytes that must move over copy bandwidth; small shapes work",
-        "from the cache. torch.compile: default mode, in a graph too; crf_decode is left out of it",
-        "(its step loop takes minutes to compile).",
-        "",
-    ]
-    return "\n".join([*lines, *TABLE.markdown(rows), ""])
+    copied = f"{bandwidth / 1e12:.2f} TB/s, bytes read and written"
+    count, length = SHAPES["large"]
+    note = (
+        "Median device time of one call in microseconds, from replays of a CUDA graph. The shape is batch x "
+        "source of the full-size model; its canvas is twice as long as the source. Large: "
+        f"{count} sentences of {length} positions, {MOST_LOGIT_ROWS} rows for top_k. Floor: the bytes that "
+        "must move divided by the copy bandwidth; small shapes fit in the cache and can be faster. "
+        "torch.compile: default mode, also in a graph, without crf_decode, whose loop over the steps takes "
+        "minutes to compile."
+    )
+    items = facts({**machine, "copy bandwidth in this run": copied})
+    return page("Kernels: measured speed", items, note, TABLE.markdown(rows))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from train_model.cli import Parser, UserError, run
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
-from train_model.tables import Column, Table, as_json, facts, write_files
+from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
 from trt_code.devices import processors
 from trt_code.measure.machine import describe
@@ -133,16 +133,15 @@ TABLE = Table(
 
 def markdown(results: dict[str, Any]) -> str:
     """The whole run as a Markdown page."""
-    lines = [f"# Text in, text out: {results['model']}", ""]
-    lines += [*facts(results["machine"]), *facts(results["settings"])]
-    lines += [
-        "",
-        "Tokens are source tokens with both ends, without padding. Network: seconds inside the runners, "
-        "summed over them; encode and decode: processor seconds of the processes, summed over them. GPU "
-        "busy: the driver's share of time with a kernel running, sampled.",
-        "",
-    ]
-    return "\n".join([*lines, *TABLE.markdown(results["rows"]), ""])
+    note = (
+        "Tokens are source tokens with bos and eos, without padding. Network: seconds inside the runners, "
+        "summed over them. Encode and decode: processor seconds, summed over the processes. GPU busy: the "
+        "driver's share of time with a kernel running, sampled."
+    )
+    items = facts(results["machine"] | results["settings"])
+    return page(
+        f"Text in, text out: {results['model']}", items, note, TABLE.markdown(results["rows"])
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -161,7 +161,7 @@ int lite_embed(void* program, int stage, const float* table, int vocab, int widt
       const View to = w.view(out);
       for (int r = 0; r < w.rows; ++r) {
         const float* word = words.data() + static_cast<std::size_t>(w.tokens[r]) * width;
-        float* row = to.data + static_cast<std::size_t>(r) * to.stride;
+        float* row = to.row(r);
         std::copy_n(word, width, row);
         if (at.empty()) continue;
         const float* vector =
@@ -246,9 +246,7 @@ int lite_copy(void* program, int stage, int in, int in_column, int width, int ou
     build.output(out, 0, width, past);
     return build.add([=](Workspace& w) {
       const View from = w.view(in, in_column), to = w.view(out);
-      for (int r = 0; r < w.rows; ++r)
-        std::copy_n(from.data + static_cast<std::size_t>(r) * from.stride, width,
-                    to.data + static_cast<std::size_t>(r) * to.stride);
+      for (int r = 0; r < w.rows; ++r) std::copy_n(from.row(r), width, to.row(r));
     });
   });
 }
@@ -324,9 +322,8 @@ int lite_keys(void* program, int in, int in_column, int heads, int head_width, i
     return build.add([=](Workspace& w) {
       const View from = w.view(in, in_column);
       for (std::size_t i = 0; i < w.source.size(); ++i)
-        transpose_keys(from.data + static_cast<std::size_t>(w.source[i].begin) * from.stride,
-                       from.stride, w.source[i].size(), heads, head_width, w.key_stride(i),
-                       w.keys(out, i));
+        transpose_keys(from.row(w.source[i].begin), from.stride, w.source[i].size(), heads,
+                       head_width, w.key_stride(i), w.keys(out, i));
     });
   });
 }
@@ -348,10 +345,8 @@ int lite_attend_source(void* program, int query, int keys, int values, int value
       for (int r = 0; r < w.rows; ++r) {
         const int sentence = w.sentence[r], stride = w.key_stride(sentence);
         const Span span = w.source[sentence];
-        attend(from.data + static_cast<std::size_t>(r) * from.stride, w.keys(keys, sentence),
-               stride, value.data + static_cast<std::size_t>(span.begin) * value.stride,
-               value.stride, span.size(), heads, head_width, w.scratch(stride),
-               to.data + static_cast<std::size_t>(r) * to.stride);
+        attend(from.row(r), w.keys(keys, sentence), stride, value.row(span.begin), value.stride,
+               span.size(), heads, head_width, w.scratch(stride), to.row(r));
       }
     });
   });
@@ -381,12 +376,11 @@ int lite_attend_self(void* program, int stage, int query, int pairs, int heads, 
         const int stride = padded(span.size());
         float* scores = w.scratch(static_cast<std::size_t>(stride) * (width + 1));
         float* keys = scores + stride;
-        const float* begin = pair.data + static_cast<std::size_t>(span.begin) * pair.stride;
+        const float* begin = pair.row(span.begin);
         transpose_keys(begin, pair.stride, span.size(), heads, head_width, stride, keys);
         for (int r = span.begin; r < span.end; ++r)
-          attend(from.data + static_cast<std::size_t>(r) * from.stride, keys, stride, begin + width,
-                 pair.stride, span.size(), heads, head_width, scores,
-                 to.data + static_cast<std::size_t>(r) * to.stride);
+          attend(from.row(r), keys, stride, begin + width, pair.stride, span.size(), heads,
+                 head_width, scores, to.row(r));
       }
     });
   });
@@ -405,7 +399,7 @@ int lite_positions(void* program, int stage, const float* vectors, int positions
       for (int r = 0; r < w.rows; ++r)
         std::copy_n(
             at.data() + static_cast<std::size_t>(lite::kFirstPosition + w.positions[r]) * width,
-            width, to.data + static_cast<std::size_t>(r) * to.stride);
+            width, to.row(r));
     });
   });
 }
@@ -419,9 +413,7 @@ int lite_fill_unknown(void* program, int in, int width, int out) {
     return build.add([=](Workspace& w) {
       const View from = w.view(in), to = w.view(out);
       for (int r = 0; r < w.rows; ++r)
-        if (w.tokens[r] == lite::kUnk)
-          std::copy_n(from.data + static_cast<std::size_t>(r) * from.stride, width,
-                      to.data + static_cast<std::size_t>(r) * to.stride);
+        if (w.tokens[r] == lite::kUnk) std::copy_n(from.row(r), width, to.row(r));
     });
   });
 }

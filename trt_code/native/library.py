@@ -23,12 +23,16 @@ FLAGS = (
 )
 
 
+COMPILERS = ("c++", "g++", "clang++")
+"""The names to look for, in this order, if CXX is not set; the Makefile has the same list."""
+
+
 class NoLibrary(UserError):
     """The machine has no C++ compiler, or it cannot compile the library, or the library cannot be stored."""
 
 
 def find_compiler() -> list[str]:
-    """Return the command of the C++ compiler: the environment's CXX, c++, g++ or clang++.
+    """Return the command of the C++ compiler: what CXX names, or the first of ``COMPILERS`` on the PATH.
 
     Raises:
         NoLibrary: there is none, or CXX is not a command.
@@ -38,7 +42,7 @@ def find_compiler() -> list[str]:
             return shlex.split(named)
         except ValueError as error:
             raise NoLibrary(f"CXX={named} is not a command: {error}") from error
-    for name in ("c++", "g++", "clang++"):
+    for name in COMPILERS:
         if found := shutil.which(name):
             return [found]
     raise NoLibrary("there is no C++ compiler (Debian: apt install g++); CXX= names one")

@@ -166,14 +166,13 @@ void copy_source(const Workspace& w, View source, View out, int width) {
     const Span from = w.source[i], to = w.spans[i];
     const float step = static_cast<float>(from.size() - 1) / static_cast<float>(to.size() - 1);
     for (int t = 0; t < to.size(); ++t) {
-      float* row = out.data + static_cast<std::size_t>(to.begin + t) * out.stride;
+      float* row = out.row(to.begin + t);
       if (from.size() == 0) {
         std::fill_n(row, width, 0.f);
         continue;
       }
       const int at = std::min(static_cast<int>(std::rint(step * t)), from.size() - 1);
-      std::copy_n(source.data + static_cast<std::size_t>(from.begin + at) * source.stride, width,
-                  row);
+      std::copy_n(source.row(from.begin + at), width, row);
     }
   }
 }

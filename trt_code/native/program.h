@@ -37,6 +37,8 @@ struct Register {
 struct View {
   float* data;
   int stride;
+
+  float* row(std::int64_t r) const { return data + r * stride; }
 };
 
 // What the operators of a stage read and write, for the sentences of one thread.

@@ -73,7 +73,7 @@ class Searcher {
       for (int b = 0; b < beam; ++b) {
         const std::size_t row = a * beam + b;
         if (totals_[row] == kNone) continue;
-        float* x = logits.data + row * logits.stride;
+        float* x = logits.row(row);
         const float offset = totals_[row] - log_sum_exp(x, words);
         if (position == options_.longest) {
           best_.offer(x[kEos] + offset, b, kEos);

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train_model.cli import Parser, UserError, run, whole_number
+from train_model.cli import Parser, UserError, add_count, run
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
@@ -118,17 +118,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--runner", choices=RUNNERS, default="torch")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument(
-        "--beam",
-        type=whole_number(1, MAX_BEAM),
-        default=1,
-        metavar="N",
-        help="of autoregressive networks",
-    )
+    add_count(parser, "--beam", 1, "hypotheses of autoregressive networks", MAX_BEAM)
     parser.add_argument("--policy", choices=["masked", "upstream"], help="the checkpoint's own")
-    parser.add_argument(
-        "--lines", type=whole_number(1), default=256, metavar="N", help="to translate (256)"
-    )
+    add_count(parser, "--lines", 256, "sentences to translate")
     parser.add_argument("--build-dir", default="build")
     add_engine(parser)
     arguments = parser.parse_args(argv)

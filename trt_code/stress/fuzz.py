@@ -35,7 +35,7 @@ from onnx_export.onnx_file import load_onnx
 from onnx_export.step_session import StepSession
 from onnx_export.verify_one_pass import open_session
 from train_model import import_model, loss_curves, recipe
-from train_model.cli import Parser, UserError, run, whole_number
+from train_model.cli import Parser, UserError, add_count, run
 from train_model.data.corpora.demo import GLOSSARY
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import decode_lines, raw_lines
@@ -501,12 +501,8 @@ def tally(target: Callable[[random.Random], None], numbers: Iterable[int]) -> Co
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="python -m trt_code.stress.fuzz", description=__doc__)
-    parser.add_argument(
-        "--cases", type=whole_number(1), default=100, metavar="N", help="of each target"
-    )
-    parser.add_argument(
-        "--seed", type=whole_number(0), default=1, metavar="N", help="the number of the first case"
-    )
+    add_count(parser, "--cases", 100, "cases of each target")
+    add_count(parser, "--seed", 1, "the number of the first case", least=0)
     parser.add_argument("--only", help="targets, comma-separated")
     arguments = parser.parse_args(argv)
     faulthandler.enable()

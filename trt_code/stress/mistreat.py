@@ -35,13 +35,12 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from train_model.cli import Parser, run, whole_number
+from train_model.cli import Parser, add_count, run
 from train_model.models.checkpoint import load_checkpoint
 from train_model.progress import track
 from trt_code.arguments import parse_names
 from trt_code.tests.runners import small_demo
 
-ROOT = Path(__file__).parents[2]
 PAGE = 4096
 TEXT = "three hundred and forty-two"
 
@@ -64,7 +63,7 @@ class Target:
 # Trainings of seconds in place of hours: the recipes' networks and corpus made small.
 SMALL = """
 import dataclasses, functools, importlib, sys
-from train_model.cli import Parser, run, whole_number
+from train_model.cli import run
 from train_model.data.corpora import CORPORA, demo
 sizes = {"train": 300, "valid": 16, "test": 16}
 small = functools.partial(demo.prepare, sizes=sizes, merges=40)
@@ -119,17 +118,7 @@ class Tree:
     """A copy of the checkout with small networks for the demo, in which targets are made and killed."""
 
     def __init__(self, folder: Path, python: str = sys.executable) -> None:
-        listed = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-        ).stdout.decode()
-        for name in filter(None, listed.split("\0")):
-            if (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, folder / name)
-        small_demo.put_into(folder)
+        small_demo.copy_checkout(folder)
         self.folder, self.build, self._python = folder, folder / "build", python
 
     def command(self, target: str) -> list[str]:
@@ -374,8 +363,8 @@ def trials(
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="python -m trt_code.stress.mistreat", description=__doc__)
-    parser.add_argument("--times", type=whole_number(1), default=10, help="of each target and way")
-    parser.add_argument("--seed", type=whole_number(0), default=1)
+    add_count(parser, "--times", 10, "runs of each target and way")
+    add_count(parser, "--seed", 1, "seed of the moments", least=0)
     parser.add_argument("--how", default=",".join(HOW), help="comma-separated")
     parser.add_argument("--only", default=",".join(TARGETS), help="targets, comma-separated")
     arguments = parser.parse_args(argv)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from train_model.cli import MAX_THREADS, Parser, UserError, atomic_path, number, run, whole_number
+from train_model.cli import MAX_THREADS, Parser, UserError, add_count, atomic_path, number, run
 from train_model.data.corpora.demo.phrases import KINDS
 from train_model.data.corpora.demo.sentences import JOINED_LENGTHS, join
 from train_model.data.tokenizer import Tokenizer
@@ -264,14 +264,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--build-dir", default="build")
-    parser.add_argument("--sentences", type=whole_number(1), default=1_000_000, help="in all")
-    parser.add_argument("--pool", type=whole_number(1), default=20_000, help="different ones")
-    parser.add_argument(
-        "--threads", type=whole_number(1, MAX_THREADS), default=8, help="that call one runner"
-    )
-    parser.add_argument(
-        "--passes", type=whole_number(1), default=1000, help="over the batch that is timed"
-    )
+    add_count(parser, "--sentences", 1_000_000, "sentences in all")
+    add_count(parser, "--pool", 20_000, "different sentences")
+    add_count(parser, "--threads", 8, "threads that call one runner", MAX_THREADS)
+    add_count(parser, "--passes", 1000, "passes over the batch that is timed")
     parser.add_argument(
         "--minutes", type=number(0), default=480, help="at most, for the load itself"
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train_model.cli import Parser, UserError, atomic_path, run, standard_input, whole_number
+from train_model.cli import Parser, UserError, add_count, atomic_path, run, standard_input
 from train_model.data.files import decode_lines
 from trt_code.triton.configs import TEXT, TRANSLATE, TRANSLATION, WARNING
 
@@ -114,20 +114,8 @@ def main(argv: list[str] | None = None) -> None:
         description="Translate the sentences on stdin, one a line, on a Triton server.",
     )
     parser.add_argument("--url", default="localhost:8001", help="gRPC address of the server")
-    parser.add_argument(
-        "--concurrency",
-        type=whole_number(1, 10_000),
-        default=32,
-        metavar="N",
-        help="requests under way",
-    )
-    parser.add_argument(
-        "--batch",
-        type=whole_number(1, 1 << 20),
-        default=1,
-        metavar="N",
-        help="sentences per request",
-    )
+    add_count(parser, "--concurrency", 32, "requests under way", 10_000)
+    add_count(parser, "--batch", 1, "sentences per request", 1 << 20)
     parser.add_argument("--measure", type=Path, metavar="JSON", help="write rate and latencies")
     args = parser.parse_args(argv)
     sentences = list(decode_lines(standard_input(), "stdin"))

@@ -18,7 +18,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from train_model.cli import MAX_THREADS, Parser, UserError, output_folder, run, whole_number
+from train_model.cli import (
+    MAX_THREADS,
+    Parser,
+    UserError,
+    add_count,
+    output_folder,
+    run,
+    whole_number,
+)
 from train_model.data.dictionary import misfit
 from train_model.data.files import read_lines
 from train_model.file_sets import swap_folders
@@ -175,30 +183,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--output", type=output_folder, default=Path("build/triton"), help="folder to write")
     add("--backend", choices=("auto", "tensorrt", "onnxruntime"), default="auto")
     add("--precision", choices=PRECISIONS, default="fp16", help="of the plan; default fp16")
-    add(
-        "--max-batch",
-        type=whole_number(1, MAX_SIZE),
-        help="of the network (default: the plan's, or 16)",
-    )
-    add(
-        "--max-delay-us",
-        type=whole_number(1, 60_000_000),
-        default=1000,
-        help="longest wait for more sentences",
-    )
-    add("--instances", type=whole_number(1, MAX_SIZE), default=1, help="copies of the network")
-    add(
-        "--text-instances",
-        type=whole_number(1, MAX_SIZE),
-        default=2,
-        help="processes that encode and decode",
-    )
-    add(
-        "--threads",
-        type=whole_number(1, MAX_THREADS),
-        default=1,
-        help="CPU threads of an ONNX Runtime instance",
-    )
+    add_count(parser, "--max-batch", None, "of the network; default: the plan's, or 16", MAX_SIZE)
+    add_count(parser, "--max-delay-us", 1000, "longest wait for more sentences", 60_000_000)
+    add_count(parser, "--instances", 1, "copies of the network", MAX_SIZE)
+    add_count(parser, "--text-instances", 2, "processes that encode and decode", MAX_SIZE)
+    add_count(parser, "--threads", 1, "CPU threads of an ONNX Runtime instance", MAX_THREADS)
     add(
         "--bucket",
         type=whole_number(1, MAX_SIZE),

@@ -1,8 +1,8 @@
 """Runs every command of the documents, with small networks for the demo, or states why it does not.
 
-The commands run unchanged, in a folder with links to the checkout's files, a separate ``build``, and small
-checkpoints with random weights in place of the demo's. Their translations mean nothing, but every file, flag
-and step exists. All commands share one build folder, as a user's do.
+The commands run unchanged in a copy of the checkout, which has small checkpoints with random weights in
+place of the demo's. Their translations mean nothing, but every file, flag and step exists. All commands share
+one build folder, as a user's do.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trt_code.tests.repository.pages import ROOT, command_lines
+from trt_code.tests.repository.pages import command_lines
 from trt_code.tests.repository.warm_python import warm_python
 from trt_code.tests.runners import small_demo
 from trt_code.triton import client
@@ -117,14 +117,9 @@ class Workshop:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory, python) -> Workshop:
-    """A folder with small networks for the demo, the other committed models, and nothing built."""
+    """A copy of the checkout with small networks for the demo and nothing built."""
     folder = tmp_path_factory.mktemp("workshop")
-    for path in ROOT.iterdir():
-        if not path.name.startswith(".") and path.name not in ("build", "data_model"):
-            (folder / path.name).symlink_to(path)
-    demo = small_demo.put_into(folder)
-    for name in ("en-de", "en-de-ar"):
-        (folder / "data_model" / name).symlink_to(ROOT / "data_model" / name)
+    demo = small_demo.copy_checkout(folder)
     for name in ("checkpoint.pt", "yours.pt"):  # as the pages call a reader's own files
         (folder / name).symlink_to(demo / "checkpoint.pt")
     (folder / "lines.txt").write_text("two hundred and three\n")

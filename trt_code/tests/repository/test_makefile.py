@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from trt_code.native import library
+
 ROOT = Path(__file__).parents[3]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
@@ -38,6 +40,9 @@ DOCTOR_FILES += [
     "train_model/models/__init__.py",
 ]
 DOCTOR_FILES += ["train_model/models/architectures.py"]
+DOCTOR_FILES += [
+    f"trt_code/{name}.py" for name in ("native/__init__", "native/library", "user_cache")
+]
 MODELS = ("demo", "demo-ar", "wmt16", "wmt16-random")
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="no make")
@@ -432,6 +437,31 @@ def test_text_of_any_kind_reaches_translate_as_it_is(clone):
         "<--runner><torch><--precision><fp16><--candidates><5><--judge><demo-ar>"
         "<--n-best><2><--unknown><drop><--format><json><--><one>"
     )
+
+
+@pytest.mark.parametrize(
+    ("tools", "variables", "graph"),
+    [
+        ([], {}, "model.onnx"),
+        ([], {"CXX": ""}, "model.onnx"),
+        ([], {"CXX": "/opt/c++"}, "model.native.safetensors"),
+        *(([name], {}, "model.native.safetensors") for name in library.COMPILERS),
+    ],
+)
+def test_translate_takes_the_native_runner_where_a_compiler_is(tools, variables, graph, clone, spy):
+    """make and ``library.find_compiler`` look for the same compilers."""
+    (clone / "tools").mkdir()
+    for name in ("sh", *tools):
+        (clone / "tools" / name).symlink_to(shutil.which("sh"))
+    reply = subprocess.run(
+        [shutil.which("make"), "--dry-run", "translate", f"PYTHON={spy}"],
+        cwd=clone,
+        env={"PATH": str(clone / "tools"), **variables},
+        capture_output=True,
+        text=True,
+    )
+    built = re.findall(r"build/demo/(model\.[a-z.]+)", reply.stdout)
+    assert built == [graph], reply.stdout
 
 
 def test_locks_hold_what_pyproject_asks_for():

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import subprocess
 from pathlib import Path
 
 import torch
@@ -14,6 +15,24 @@ from train_model.tests.networks import one_pass, step_by_step
 
 ROOT = Path(__file__).parents[3]
 LINES = 40  # of each split
+
+
+def copy_checkout(folder: Path) -> Path:
+    """Copy the checkout's files to ``folder``, with the small demo; return the demo's folder.
+
+    These are copies and not links because a program finds ``data_model`` next to its own real file.
+    """
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    ).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return put_into(folder)
 
 
 def put_into(folder: Path) -> Path:

@@ -94,31 +94,27 @@ ON_GPU = [
 ]
 
 
-@pytest.mark.parametrize(("network", "runner_name", "beam"), ON_CPU)
-def test_a_sentence_gives_the_same_alone_and_in_any_company(network, runner_name, beam, request):
-    with made(request, network, runner_name, beam, "fp32", "cpu") as runner:
+GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU"),
+]
+
+
+def cells(on_cpu):
+    """The networks and runners of ``on_cpu``, and all of ``ON_GPU``, with their device."""
+    on_gpu = [pytest.param(*cell, "cuda", marks=GPU) for cell in ON_GPU]
+    return [(*cell, "cpu") for cell in on_cpu] + on_gpu
+
+
+@pytest.mark.parametrize(("network", "runner_name", "beam", "device"), cells(ON_CPU))
+def test_fp32_gives_the_same_alone_and_in_any_batch(network, runner_name, beam, device, request):
+    with made(request, network, runner_name, beam, "fp32", device) as runner:
         assert_invariant(runner)
 
 
-@pytest.mark.parametrize(("network", "runner_name", "beam"), IN_FP16_ON_CPU)
-def test_fp16_gives_nearly_the_same_in_any_company(network, runner_name, beam, request):
-    with made(request, network, runner_name, beam, "fp16", "cpu") as runner:
-        assert_nearly_invariant(runner)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-@pytest.mark.parametrize(("network", "runner_name", "beam"), ON_GPU)
-def test_fp32_on_a_gpu_gives_the_same_in_any_company(network, runner_name, beam, request):
-    with made(request, network, runner_name, beam, "fp32", "cuda") as runner:
-        assert_invariant(runner)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-@pytest.mark.parametrize(("network", "runner_name", "beam"), ON_GPU)
-def test_fp16_on_a_gpu_gives_nearly_the_same_in_any_company(network, runner_name, beam, request):
-    with made(request, network, runner_name, beam, "fp16", "cuda") as runner:
+@pytest.mark.parametrize(("network", "runner_name", "beam", "device"), cells(IN_FP16_ON_CPU))
+def test_fp16_gives_nearly_the_same_in_any_batch(network, runner_name, beam, device, request):
+    with made(request, network, runner_name, beam, "fp16", device) as runner:
         assert_nearly_invariant(runner)
 
 

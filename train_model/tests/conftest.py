@@ -1,9 +1,20 @@
-"""A small corpus for trainings."""
+"""fairseq with this project registered, and a small corpus for trainings."""
 
 import dataclasses
 import functools
 
 import pytest
+
+from train_model import fairseq_compat
+
+
+@pytest.fixture(scope="session")
+def plugin():
+    """Register this project with fairseq; return ``train_model.fairseq_plugin``."""
+    fairseq_compat.prepare()
+    import train_model.fairseq_plugin
+
+    return train_model.fairseq_plugin
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from train_model import fairseq_compat
-
-pytestmark = pytest.mark.fairseq
+pytestmark = [pytest.mark.fairseq, pytest.mark.usefixtures("plugin")]
 SIZE = 40
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plugin():
-    fairseq_compat.prepare()
-    import train_model.fairseq_plugin
-
-    return train_model.fairseq_plugin
 
 
 @pytest.fixture(scope="module")

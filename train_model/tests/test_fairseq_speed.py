@@ -7,18 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from train_model import fairseq_compat
 from train_model.cli import UserError
 
-pytestmark = pytest.mark.fairseq
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plugin():
-    fairseq_compat.prepare()
-    import train_model.fairseq_plugin
-
-    return train_model.fairseq_plugin
+pytestmark = [pytest.mark.fairseq, pytest.mark.usefixtures("plugin")]
 
 
 def config(mode):

@@ -11,16 +11,16 @@ import pytest
 
 from train_model.cli import UserError
 from trt_code.engine.python_creators import registered
-from trt_code.engine.tensorrt_api import load_tensorrt, process_logger
+from trt_code.engine.tensorrt_api import Family, load_tensorrt, process_logger
 
 # The sizes of a dynamic dimension in the profile: smallest, usual, largest.
 PROFILE = (2, 4, 8)
 
 
-def tensorrt() -> ModuleType:
-    """The installed TensorRT; skips the test if there is none."""
+def tensorrt(family: Family | None = None) -> ModuleType:
+    """The installed TensorRT, of ``family`` if one is given; skips the test if there is none."""
     try:
-        return load_tensorrt()
+        return load_tensorrt(family)
     except UserError as error:
         pytest.skip(str(error))
 

@@ -25,10 +25,9 @@ from trt_code.tests.engine.mock_tensorrt import ParserError
 
 
 @pytest.fixture
-def trt(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    write_graph(tmp_path / "model.onnx")
-    return mock_tensorrt.install(monkeypatch)
+def trt(trt, empty_folder):
+    write_graph(empty_folder / "model.onnx")
+    return trt
 
 
 def build(*flags):
@@ -407,10 +406,9 @@ def test_the_walkthrough_has_every_flag():
 
 
 @pytest.fixture
-def rtx(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def rtx(monkeypatch, empty_folder):
     monkeypatch.setattr(build_engine, "installed_gpus", lambda: ())
-    write_graph(tmp_path / "model.onnx")
+    write_graph(empty_folder / "model.onnx")
     return mock_tensorrt.install(monkeypatch, version="1.7.1.116")
 
 

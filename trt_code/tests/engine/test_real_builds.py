@@ -33,7 +33,7 @@ from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.plugin_library import default_library
 from trt_code.engine.profiles import Profile, Shape, named_sizes
 from trt_code.engine.python_creators import registered
-from trt_code.engine.tensorrt_api import RTX, load_tensorrt, process_logger
+from trt_code.engine.tensorrt_api import RTX, process_logger
 from trt_code.tests.engine import mock_tensorrt, real_tensorrt
 from trt_code.tests.engine.graphs import write_graph
 from trt_code.tests.surgeon import older_export
@@ -44,10 +44,7 @@ FORMS = ("lite", "none")
 
 @pytest.fixture(scope="module")
 def trt():
-    try:
-        return load_tensorrt(RTX)
-    except UserError as error:
-        pytest.skip(str(error))
+    return real_tensorrt.tensorrt(RTX)
 
 
 @pytest.fixture(scope="module")

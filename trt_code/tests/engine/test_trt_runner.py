@@ -29,12 +29,6 @@ from trt_code.text.translator import LineTranslator
 DEMO = ModelFolder("demo", Path("checkpoint.pt"))
 
 
-@pytest.fixture
-def trt(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    return mock_tensorrt.install(monkeypatch)
-
-
 def rewrite_sidecar(**changes):
     path = Path(f"{PLAN}.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -321,8 +315,7 @@ def test_no_tensorrt_no_cuda_python_no_gpu(trt, monkeypatch):
 
 
 @pytest.fixture
-def rtx(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def rtx(monkeypatch, empty_folder):
     return mock_tensorrt.install(monkeypatch, MockCudart("NVIDIA A10", (8, 6)), version="1.7.1.116")
 
 

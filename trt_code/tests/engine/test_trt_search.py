@@ -56,12 +56,11 @@ def graphs(tmp_path_factory):
 
 
 @pytest.fixture
-def trt(monkeypatch, tmp_path, graphs):
-    monkeypatch.chdir(tmp_path)
+def trt(trt, graphs):
     STEP.parent.mkdir(parents=True)
     for path in graphs.iterdir():
         shutil.copy(path, STEP.parent)
-    return mocked(mock_tensorrt.install(monkeypatch))
+    return mocked(trt)
 
 
 def mocked(trt):

@@ -80,9 +80,7 @@ def network(context) -> None:
 
 
 @pytest.fixture
-def trt(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    trt = mock_tensorrt.install(monkeypatch)
+def trt(trt):
     trt.enqueue = lambda context, stream: trt.cudart.enqueue(lambda: network(context))
     return trt
 

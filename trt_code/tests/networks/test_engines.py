@@ -6,10 +6,10 @@ import itertools
 import pytest
 
 from onnx_export.paths import half_path
-from train_model.cli import UserError
 from train_model.models.architectures import ARCHITECTURES
 from trt_code import build_engine
-from trt_code.engine.tensorrt_api import RTX, load_tensorrt
+from trt_code.engine.tensorrt_api import RTX
+from trt_code.tests.engine import real_tensorrt
 from trt_code.tests.networks.cells import ENGINES
 from trt_code.tests.networks.small_model import SmallModel
 
@@ -23,10 +23,7 @@ PROFILE = ["--min", "1x1", "--opt", "4x6", "--max", "8x20"]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    try:
-        load_tensorrt(RTX)
-    except UserError as error:
-        pytest.skip(str(error))
+    real_tensorrt.tensorrt(RTX)
 
     @functools.cache
     def made(architecture: str) -> SmallModel:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trt_code.tests.plugins import plugin_cases as cases
-from trt_code.tests.plugins.plugin_build import Mistake, PluginBuild, plugin_build
+from trt_code.tests.plugins.plugin_build import Mistake, PluginBuild
 from trt_code.tests.plugins.plugin_cases import Planned
 from trt_code.tests.plugins.plugin_checks import REFUSED, check
 
@@ -219,11 +219,6 @@ SEEN_ON_GPU = {
         "",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def build() -> PluginBuild:
-    return plugin_build()
 
 
 @pytest.mark.parametrize("name", SEEN)

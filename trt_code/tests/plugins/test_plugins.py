@@ -19,7 +19,7 @@ from train_model.cli import UserError
 from trt_code.lint.plugins import schema_fields
 from trt_code.plugin_host.host import Case, Outcome, PluginHost
 from trt_code.tests.plugins import plugin_cases as cases
-from trt_code.tests.plugins.plugin_build import PROJECT, PluginBuild, plugin_build
+from trt_code.tests.plugins.plugin_build import PROJECT, PluginBuild
 from trt_code.tests.plugins.plugin_cases import Planned
 from trt_code.tests.plugins.plugin_checks import (
     REFUSED,
@@ -32,16 +32,6 @@ pytestmark = pytest.mark.tensorrt_headers
 # Random cases: a long run sets thousands.
 DRAWN_CASES = int(os.environ.get("LITE_FUZZ_CASES", "300"))
 DRAWN_GPU_CASES = int(os.environ.get("LITE_FUZZ_GPU_CASES", "60"))
-
-
-@pytest.fixture(scope="module")
-def build() -> PluginBuild:
-    return plugin_build()
-
-
-@pytest.fixture(scope="module")
-def host(build: PluginBuild) -> PluginHost:
-    return build.host()
 
 
 def test_fields_are_the_attributes_of_the_schemas(host: PluginHost) -> None:

@@ -17,7 +17,6 @@ from onnx_export.reference import with_reference_functions
 from onnx_export.symbols.schema import NAMING
 from trt_code import onnx_surgeon
 from trt_code.plugin_host.host import Case, PluginHost
-from trt_code.tests.plugins.plugin_build import plugin_build
 
 pytestmark = pytest.mark.tensorrt_headers
 
@@ -30,11 +29,6 @@ DTYPES = {
 SHAPES = ((3, 7), (1, 4), (2, 12))
 # Of the largest value; the reference rounds where the kernel keeps FP32.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-
-
-@pytest.fixture(scope="module")
-def host() -> PluginHost:
-    return plugin_build().host()
 
 
 @pytest.fixture(scope="module", params=["fp32", "fp16", "bf16"])

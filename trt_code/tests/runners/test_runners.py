@@ -13,27 +13,16 @@ import torch
 from onnx_export import export
 from train_model.cli import UserError
 from train_model.data.dictionary import Dictionary
-from train_model.models.checkpoint import load_checkpoint
 from train_model.quantization.text import calibration_rows
 from trt_code.runners import Runner, Unavailable, create
 from trt_code.runners.base import WARM_UP
 from trt_code.runners.memory import ResidentMemory
-from trt_code.text.batching import pad
-
-BATCH = pad([[0, 5, 6, 7, 8, 2], [0, 9, 2], [0, 4, 4, 2]])
-
-
-@pytest.fixture
-def expected(tiny_files):
-    with torch.inference_mode():
-        tokens, scores = load_checkpoint(tiny_files.checkpoint).model(torch.from_numpy(BATCH))
-    return tokens.numpy(), scores.numpy()
 
 
 @pytest.mark.parametrize("name", ["torch", "ort"])
-def test_fp32_gives_what_the_network_gives(name, tiny_files, tiny_build, expected):
+def test_fp32_gives_what_the_network_gives(name, tiny_files, tiny_build, expected, batch):
     with create(name, tiny_files, "fp32", "cpu", threads=1, build_dir=tiny_build) as runner:
-        output = runner.run(BATCH)
+        output = runner.run(batch)
         assert (runner.name, runner.precision, runner.device) == (name, "fp32", "cpu")
         assert runner.max_source == 24
     np.testing.assert_array_equal(output.tokens, expected[0])
@@ -97,9 +86,9 @@ def test_a_dictionary_of_as_many_other_words_is_one_line(tiny_files, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_low_precision_is_really_low(precision, tiny_files, expected):
+def test_low_precision_is_really_low(precision, tiny_files, expected, batch):
     with create("torch", tiny_files, precision, "cpu") as runner:
-        scores = runner.run(BATCH).scores
+        scores = runner.run(batch).scores
     assert scores.dtype == np.float32
     assert np.isfinite(scores).all()
     assert not np.array_equal(scores, expected[1])
@@ -107,11 +96,11 @@ def test_low_precision_is_really_low(precision, tiny_files, expected):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
-def test_torch_on_a_gpu(precision, tiny_files, expected):
+def test_torch_on_a_gpu(precision, tiny_files, expected, batch):
     before = torch.backends.cuda.matmul.fp32_precision
     with create("torch", tiny_files, precision, "cuda") as runner:
-        output = runner.run(BATCH)
-        timing = runner.time(BATCH, 5)
+        output = runner.run(batch)
+        timing = runner.time(batch, 5)
         assert runner.peak_memory() > 0
     assert torch.backends.cuda.matmul.fp32_precision == before
     assert len(timing.device_ms) == len(timing.host_ms) == 5
@@ -154,7 +143,7 @@ def test_a_damaged_graph_is_one_line(precision, tiny_files, tmp_path):
         create("ort", tiny_files, precision, "cpu", build_dir=tmp_path)
 
 
-def test_time_warms_up_and_counts(monkeypatch):
+def test_time_warms_up_and_counts(monkeypatch, batch):
     class Counting(Runner):
         passes = 0
 
@@ -165,12 +154,12 @@ def test_time_warms_up_and_counts(monkeypatch):
             return 0
 
     runner = Counting("counting", "fp32", "cpu")
-    timing = runner.time(BATCH, 7)
+    timing = runner.time(batch, 7)
     assert runner.passes == WARM_UP + 7
     assert len(timing.host_ms) == 7
     assert timing.device_ms == timing.host_ms
     monkeypatch.setattr(runner, "_device_ms", lambda src_tokens, repeats: [0.5] * repeats)
-    assert runner.time(BATCH, 2).device_ms == [0.5, 0.5]
+    assert runner.time(batch, 2).device_ms == [0.5, 0.5]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

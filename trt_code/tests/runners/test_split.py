@@ -3,16 +3,11 @@
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from onnx_export import export, onnx_file
-from train_model.models.checkpoint import load_checkpoint
 from trt_code import graph_lint, onnx_surgeon
 from trt_code.runners import Unavailable, create
 from trt_code.surgeon.ranges import measure_decoder
-from trt_code.text.batching import pad
-
-BATCH = pad([[0, 5, 6, 7, 8, 2], [0, 9, 2], [0, 4, 4, 2]])
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +23,12 @@ def build(tiny_files, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def expected(tiny_files):
-    with torch.inference_mode():
-        tokens, scores = load_checkpoint(tiny_files.checkpoint).model(torch.from_numpy(BATCH))
-    return tokens.numpy(), scores.numpy()
-
-
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 3e-2)])
-def test_the_runner_gives_what_the_network_gives(precision, tolerance, tiny_files, build, expected):
+def test_the_runner_gives_what_the_network_gives(
+    precision, tolerance, tiny_files, build, expected, batch
+):
     with create("ort-split", tiny_files, precision, "cpu", threads=1, build_dir=build) as runner:
-        output = runner.run(BATCH)
+        output = runner.run(batch)
         assert (runner.name, runner.precision, runner.max_source) == ("ort-split", precision, 24)
         assert runner.make_ms > 0
     np.testing.assert_array_equal(output.tokens, expected[0])

@@ -41,8 +41,8 @@ def write(model: nn.Module, path: Path) -> list[Path]:
 
 
 def encoder_to_onnx(model: nn.Module) -> ir.Model:
-    """``src_tokens`` int64 [batch, src_len] to ``source.padding_mask`` bool [batch, src_len] and, a decoder
-    layer, ``source.<layer>.key`` and ``.value`` [batch, heads, src_len, channels]."""
+    """``src_tokens`` int64 [batch, src_len] to ``source.padding_mask`` bool [batch, src_len] and, for each
+    decoder layer, ``source.<layer>.key`` and ``.value`` [batch, heads, src_len, channels]."""
     config = model.config
     graph_model = export_graph(
         SourceEncoder(model).eval(),

@@ -1,7 +1,7 @@
 """Limits on the work that a graph may cause, checked before a runtime opens the file.
 
 A runtime inlines functions, folds constants and runs loops as a file says. A file of some kilobytes can
-keep it busy for ever, or fill the memory.
+keep it busy without end, or fill the memory.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Makes a file that the surgeon patched for TensorRT run in any ONNX runtime.
 
-TensorRT gets plugin nodes and no functions; the functions put back here compute what the plugins do, in
-the same precision, so that the very graph TensorRT gets can be run and compared on any machine.
+TensorRT gets plugin nodes and no functions. The functions that this module puts back compute the same as the
+plugins, in the same precision. So the graph that TensorRT gets can be run and compared on any machine.
 """
 
 import onnx

@@ -1,9 +1,9 @@
 """Checks that the files of a one-pass or iterative network compute what the network computes.
 
-Tokens must be equal; scores, one by one and summed over a sentence, agree within 1e-4 and the rounding of
-the path scores that they are differences of. A CRF reads its scores through the rank of the next candidate
-(see ``lite::crf_decode``): next to a candidate that ties with its neighbour in rank they are not defined,
-and are left out and counted; the sums are not affected.
+Tokens must be equal. Scores, single ones and their sums over a sentence, must agree within 1e-4 plus the
+rounding of the path scores, of which they are differences. A CRF reads its scores through the rank of the
+next candidate (see ``lite::crf_decode``). If that candidate ties with its neighbour in rank, the score is not
+defined. Such scores are counted and not compared; ties do not change the sums.
 
 The split files run on a canvas cut to the longest predicted length, and the network still decodes on the
 whole one.

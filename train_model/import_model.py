@@ -303,7 +303,7 @@ def _try(folder: ModelFolder) -> None:
         tokens, scores = (output[0] for output in model(torch.tensor([row])))
         finite = scores.isfinite().all()
     if not finite:
-        raise UserError("the network gives scores that are no numbers; take another checkpoint")
+        raise UserError("the network gives NaN or infinite scores; take another checkpoint")
     if tokenizer is not None:
         tokenizer.decode(tokens)
 

@@ -226,7 +226,7 @@ def quantized_checkpoint(name: str, build_dir: str | Path = "build") -> Path | N
 
 
 def validation_text(test_src: Path) -> Path:
-    """Return the source of the validation split, which stands next to that of the test split."""
+    """Return the source of the validation split, which is next to that of the test split."""
     return test_src.with_name(f"valid{test_src.suffix}")
 
 

@@ -286,7 +286,7 @@ def parse_shapes(text: str) -> list[tuple[int, int]]:
     """Parse ``16x32,1x8`` into (batch, source length) pairs.
 
     Raises:
-        UserError: something else, or a source without room for both ends and a word.
+        UserError: something else, or a source without room for bos, a word and eos.
     """
     shapes = []
     for part in text.split(","):

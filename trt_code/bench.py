@@ -1,8 +1,8 @@
 """Measures latency and agreement of every runner that this machine can run (``make bench``).
 
 Every row is first compared with PyTorch FP32 on the same batch and is timed only if it agrees. The
-input is real text where the model has any: for each shape, the test sentences of that many tokens, or
-as near below as there are; random tokens for a model without text. Writes ``results.json``, ``.md``
+input of each shape is the test sentences with that number of tokens, or with the nearest lower number; a
+model without text gets random tokens. Writes ``results.json``, ``.md``
 and ``.png``. Exit status 1 if a check is Bad; 2, and nothing is written, if no runner can run.
 """
 

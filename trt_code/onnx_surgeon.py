@@ -32,7 +32,7 @@ from trt_code import graph_lint
 from trt_code.surgeon import fused_conv, layer_norm, plain, plugin_nodes, quantization, top_k
 from trt_code.surgeon.graph import DOMAIN, Pass
 from trt_code.surgeon.older import cumulative_sum, decomposed_norm, exports, viterbi
-from trt_code.surgeon.precision import Plan, apply_plan, make_plan
+from trt_code.surgeon.precision import PrecisionPlan, apply_plan, make_plan
 from trt_code.surgeon.ranges import measure, measure_decoder, measure_step
 
 # FP32 and TF32 share one graph; a flag of the build chooses between them.
@@ -61,7 +61,7 @@ class Report:
     """The changes to a model: how often each pass applied, the precision plan and its casts."""
 
     counts: dict[str, int]
-    plan: Plan | None
+    plan: PrecisionPlan | None
     casts: list[str]
 
     def explain(self, model: ir.Model) -> list[str]:

@@ -13,10 +13,10 @@ def translate(emissions: FLOAT, targets: INT32, E1: FLOAT, E2: FLOAT, mask: INT3
     return OPERATOR.exported(emissions, targets, E1, E2, mask)
 
 
-# Two Scans, one along the sentence and one back; the second finds again which predecessor the best was,
-# for the one slot that the path goes through. ONNX Runtime refuses a Scan of no steps, which a
-# sentence of one position would need, so one masked step is added at the end: a masked step keeps the
-# state, and the result is the same. Positions come first, or each Scan would transpose what it reads.
+# Two Scans, one along the sentence and one back. The second finds the best predecessor again, but only of
+# the slot on the path. ONNX Runtime refuses a Scan without steps, which a sentence of one position would
+# need. So a masked step is added at the end, which keeps the state and does not change the result. The
+# positions are the first axis, so that no Scan has to transpose its input.
 @script(LITE, default_opset=op)
 def LiteCrfDecode(emissions: FLOAT, targets: INT32, E1: FLOAT, E2: FLOAT, mask: INT32):
     """Viterbi in FP32, whatever the precision of the node, as the CUDA kernel does."""

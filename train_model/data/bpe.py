@@ -87,7 +87,7 @@ def _load_glossary(path: Path) -> list[str]:
 
 
 def unusable(expression: str) -> str | None:
-    """Return why ``expression`` must not be searched for in text, or None: a mistake, or too much work."""
+    """Return why ``expression`` is wrong or takes too long to search for, or None if it can be used."""
     try:
         re.compile(expression)
         if ways(expression) > MAX_WAYS:

@@ -24,7 +24,7 @@ from train_model.fairseq_plugin.master_weights import flat_master
 
 
 class GraphedSteps:
-    """Takes the place of ``Trainer.train_step`` for one batch an update in BF16."""
+    """Takes the place of ``Trainer.train_step`` for updates of one batch in BF16."""
 
     def __init__(self, trainer: Any, capture: bool = True) -> None:
         """Read the options of ``trainer``.

@@ -60,7 +60,7 @@ class RDropCrossEntropy(LabelSmoothedCrossEntropyCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Log the losses and the divergence, in bits a token."""
+        """Log the losses and the divergence, in bits per token."""
         super().reduce_metrics(logging_outputs)
         divergence = sum(log.get("divergence", 0) for log in logging_outputs)
         tokens = sum(log["ntokens"] for log in logging_outputs)

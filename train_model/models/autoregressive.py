@@ -135,7 +135,7 @@ class DecoderLayer(Layer):
             x: input [B, T, C].
             source: the encoder's output.
             padding_mask: True at padding of the target [B, T], which the mixing block then does not see.
-                Causal layers do without, since padding follows the target.
+                Causal layers do not need it, since padding follows the target.
         """
         return self._blocks(
             x,

@@ -297,7 +297,7 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        return  # an older form, or damaged: torch.load will tell
+        return  # an older form, or damaged, which torch.load reports
     compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
     if compressed or sum(record.file_size for record in records) > path.stat().st_size:
         raise UserError(f"{path} is a compressed archive; save it again with torch.save")
@@ -317,7 +317,7 @@ def _options(checkpoint: dict[str, Any], path: str | os.PathLike) -> argparse.Na
     for group in ("task", "model"):  # the model's value counts if both have one
         if isinstance(cfg.get(group), dict):
             options |= {name: value for name, value in cfg[group].items() if isinstance(name, str)}
-    tokenizer = cfg.get("tokenizer")  # under ``args`` a name, and its options stand next to it
+    tokenizer = cfg.get("tokenizer")  # under ``args`` it is a name, and its options are separate
     if isinstance(tokenizer, dict):
         own = {name: value for name, value in tokenizer.items() if isinstance(name, str)}
         options = {**own, **options, "tokenizer": own.get("_name")}

@@ -88,7 +88,7 @@ def test_training_losses_by_their_formulas(original, reference):
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 @torch.no_grad()
-def test_masked_policy_gives_a_sentence_the_same_alone_and_in_any_company(data):
+def test_masked_policy_gives_a_sentence_the_same_alone_and_in_any_batch(data):
     model = small()
     lengths = data.draw(st.lists(st.integers(1, 10), min_size=1, max_size=4))
     left = data.draw(st.booleans())

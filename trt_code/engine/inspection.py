@@ -1,6 +1,6 @@
 """Compares the types and shapes that TensorRT infers for a graph with those in its ONNX file.
 
-TensorRT lets nobody look into a plan without a GPU, but the parsed network can be read anywhere.
+TensorRT shows the content of a plan only on a GPU, but it shows the parsed network on any machine.
 """
 
 import contextlib

@@ -154,7 +154,7 @@ def _kernels() -> Int8Kernels:
     return Int8Kernels()
 
 
-class Case:
+class ProductForms:
     """One product with random numbers: its forms, each as a call without arguments."""
 
     def __init__(self, rows: int, product: Product) -> None:
@@ -246,7 +246,7 @@ def measure(batch: int, length: int) -> dict[str, Any]:
         ("decoder", 2 * batch * length, DECODER),
     ):
         for product in products:
-            times = Case(count, product).times()
+            times = ProductForms(count, product).times()
             row = {"half": half, "rows": count, **dataclasses.asdict(product), **times}
             print(TABLE.line(row | {"product": f"{product.count} x {product.name}"}), flush=True)
             rows.append(row)
@@ -287,7 +287,7 @@ def main(argv: list[str] | None = None) -> None:
     for batch, length in args.shape:
         for rows, products in ((batch * length, ENCODER), (2 * batch * length, DECODER)):
             for product in products:
-                Case(rows, product).check()
+                ProductForms(rows, product).check()
                 checked += 1
     own = "lite::linear" if hasattr(torch.ops.lite, "linear") else "torch.nn.functional.linear"
     print(f"{checked} products: every form gives the exact sums; FP16 is {own}")

@@ -52,7 +52,7 @@ EAGER_CALLS, EAGER_ROUNDS = 2, 7  # PyTorch's forms are up to 1000 times slower
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
+class KernelCase:
     """One operator at one shape and dtype.
 
     Attributes:
@@ -72,7 +72,7 @@ class Case:
     kernel: Callable[..., Any]
     plain: Callable[..., Any]
     moved: int
-    check: Callable[["Case", list[Tensor]], str]
+    check: Callable[["KernelCase", list[Tensor]], str]
     compile: bool = True
 
 
@@ -131,7 +131,7 @@ def plain_crf(
 # ---- checks -------------------------------------------------------------------------------------
 
 
-def check_error(case: Case, tensors: list[Tensor]) -> str:
+def check_error(case: KernelCase, tensors: list[Tensor]) -> str:
     """Check that the error is at most twice PyTorch's in the same dtype, plus the dtype's rounding."""
     slices = [t[:4] if t.dim() > 1 else t for t in tensors]  # float64 of all would not fit
     exact = [t.double() if t.is_floating_point() else t for t in slices]
@@ -142,14 +142,14 @@ def check_error(case: Case, tensors: list[Tensor]) -> str:
     return "" if error <= 2 * own + unavoidable else f"error {error:.2e}, PyTorch's {own:.2e}"
 
 
-def check_top_k(case: Case, tensors: list[Tensor]) -> str:
+def check_top_k(case: KernelCase, tensors: list[Tensor]) -> str:
     rows = tensors[0].flatten(0, -2)[:64].cpu()
     order = torch.sort(rows.double(), dim=-1, descending=True, stable=True).indices[:, :BEAM]
     indices = case.kernel(*tensors)[1].flatten(0, -2)[:64].cpu().long()
     return "" if torch.equal(indices, order) else "other indices than a stable sort's"
 
 
-def check_crf(case: Case, tensors: list[Tensor]) -> str:
+def check_crf(case: KernelCase, tensors: list[Tensor]) -> str:
     emissions, targets, E1, E2, mask = tensors
     exact = case.plain(emissions.double(), targets, E1.double(), E2.double(), mask)[1].sum(1)
     worst = (case.kernel(*tensors)[1].double().sum(1) - exact).abs().max().item()
@@ -160,7 +160,7 @@ def check_crf(case: Case, tensors: list[Tensor]) -> str:
 # ---- cases --------------------------------------------------------------------------------------
 
 
-def cases(shape: str, dtype_name: str) -> list[Case]:
+def cases(shape: str, dtype_name: str) -> list[KernelCase]:
     """Every operator at one shape and dtype."""
     batch, length = SHAPES[shape]
     dtype = DTYPES[dtype_name]
@@ -181,8 +181,10 @@ def cases(shape: str, dtype_name: str) -> list[Case]:
         targets = torch.randint(VOCAB, (batch, length, BEAM), device="cuda", dtype=torch.int32)
         return [emissions, targets, normal(VOCAB, RANK), normal(VOCAB, RANK), mask()]
 
-    def case(name: str, inputs, kernel, plain, moved, check=check_error, compile=True) -> Case:
-        return Case(name, shape, dtype_name, inputs, kernel, plain, moved, check, compile)
+    def case(
+        name: str, inputs, kernel, plain, moved, check=check_error, compile=True
+    ) -> KernelCase:
+        return KernelCase(name, shape, dtype_name, inputs, kernel, plain, moved, check, compile)
 
     return [
         case(
@@ -273,7 +275,7 @@ def copy_bandwidth() -> float:
     return moved / min(device_time(copy, [[source]], calls=5) for copy in copies) * 1e6
 
 
-def input_sets(case: Case) -> tuple[list[list[Tensor]], int]:
+def input_sets(case: KernelCase) -> tuple[list[list[Tensor]], int]:
     """Return the input sets of a case, used in rotation, and the number of calls per graph."""
     tensors = case.inputs()
     total = sum(t.numel() * t.element_size() for t in tensors)
@@ -283,7 +285,7 @@ def input_sets(case: Case) -> tuple[list[list[Tensor]], int]:
     return sets, CALLS if total < CACHE_BYTES else 6
 
 
-def measure(case: Case, bandwidth: float) -> dict[str, Any]:
+def measure(case: KernelCase, bandwidth: float) -> dict[str, Any]:
     """Check and time one case, and PyTorch's form of it."""
     row: dict[str, Any] = {"op": case.name, "shape": case.shape, "dtype": case.dtype}
     sets, calls = input_sets(case)
@@ -299,7 +301,7 @@ def measure(case: Case, bandwidth: float) -> dict[str, Any]:
     return row
 
 
-def compiled_time(case: Case) -> float:
+def compiled_time(case: KernelCase) -> float:
     """Return the device time of PyTorch's form under torch.compile."""
     torch._dynamo.reset()
     sets, calls = input_sets(case)

@@ -84,7 +84,7 @@ def details(
 
 
 def repeats_a_word(text: str) -> bool:
-    """Whether a word stands twice in a row."""
+    """Whether a word occurs twice in a row."""
     words = text.split()
     return any(one == other for one, other in itertools.pairwise(words))
 

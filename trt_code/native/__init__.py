@@ -1,4 +1,4 @@
-"""Networks on a CPU in C++ of our own: packed rows, no copied state, whole searches without Python.
+"""Runs networks on a CPU in this project's own C++: packed rows, no copied state, searches without Python.
 
 A network is a :class:`trt_code.native.program.Program`, a list of operators that the modules here write from
 the PyTorch network. The C++ library (``library.py`` compiles it for this machine) runs any such list.

@@ -64,8 +64,8 @@ class BestOfMany {
   explicit BestOfMany(int most) : most_(most) {}
 
   const std::vector<Candidate>& find(const float* x, int n) {
-    // Group i has the scores i, i + groups, i + 2 * groups, ... At least `most` scores are above
-    // any value that the greatest of `most` groups are above.
+    // Group i has the scores i, i + groups, i + 2 * groups, ... If the maxima of `most` groups are
+    // above a value, at least `most` scores are, so only the scores above it can be among the best.
     const int groups = std::min(n, std::max(4 * most_, n / 16));
     greatest_.assign(x, x + groups);
     for (int begin = groups; begin < n; begin += groups) {
@@ -95,8 +95,8 @@ class BestOfMany {
     return count;
   }
 
-  // A value that the greatest of at least `most` groups are above, and of few more; minus infinity
-  // if there are not so many.
+  // Returns a value below the maxima of at least `most` groups, and of few more; minus infinity if
+  // there is none.
   float threshold() const {
     float high = *std::max_element(greatest_.begin(), greatest_.end());
     float reach = 1, low = high - reach;

@@ -1,4 +1,4 @@
-"""The network on the CPU in C++ of our own; see ``trt_code.native``."""
+"""The network on the CPU in this project's own C++; see ``trt_code.native``."""
 
 import functools
 from typing import TYPE_CHECKING

@@ -81,7 +81,7 @@ def pairs(runner: Runner, batches: Iterable[np.ndarray]) -> Iterator[Pair]:
             )
 
 
-def in_company(
+def in_random_batches(
     rows: list[list[int]], largest: int, longest: int, chance: np.random.Generator
 ) -> Iterator[np.ndarray]:
     """Yield the rows in random order, in batches of at most ``largest`` rows and ``longest`` tokens width."""
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
         with runner:
             longest = runner.max_source or 256
             rows = sources(files, arguments.lines, longest, chance)
-            found = list(pairs(runner, in_company(rows, LARGEST_BATCH, longest, chance)))
+            found = list(pairs(runner, in_random_batches(rows, LARGEST_BATCH, longest, chance)))
         policy = load_checkpoint(files.checkpoint).config.padding_policy
     same = [pair for pair in found if pair.tokens_agree()]
     score = max((pair.score_difference() for pair in same), default=0.0)

@@ -43,7 +43,7 @@ _HEADROOM = 4.0
 
 
 @dataclasses.dataclass
-class Plan:
+class PrecisionPlan:
     """The nodes that stay FP32, with reasons; every other floating-point node has type ``low``."""
 
     low: ir.DataType
@@ -64,7 +64,7 @@ class Plan:
         return FP32 if fixed else self.precision(node)
 
 
-def make_plan(model: ir.Model, low: ir.DataType, ranges: dict[str, float]) -> Plan:
+def make_plan(model: ir.Model, low: ir.DataType, ranges: dict[str, float]) -> PrecisionPlan:
     """Choose the precision of every node of the main graph.
 
     Args:
@@ -72,7 +72,7 @@ def make_plan(model: ir.Model, low: ir.DataType, ranges: dict[str, float]) -> Pl
         low: FLOAT16 or BFLOAT16.
         ranges: the largest magnitude of values, by name; see :func:`ranges.measure`.
     """
-    plan = Plan(low)
+    plan = PrecisionPlan(low)
     limit = float(ml_dtypes.finfo(low.numpy()).max)
     for node in model.graph:
         if not _computes(node) or _from_integers(node):
@@ -106,7 +106,7 @@ def make_plan(model: ir.Model, low: ir.DataType, ranges: dict[str, float]) -> Pl
     return plan
 
 
-def apply_plan(model: ir.Model, plan: Plan) -> list[str]:
+def apply_plan(model: ir.Model, plan: PrecisionPlan) -> list[str]:
     """Set the plan's type on every value, in place; return the casts, one line each.
 
     Raises:
@@ -198,12 +198,12 @@ _PATH_SCORE = "path scores of the CRF"
 _LOG_PROBABILITY = "log-probabilities"
 
 
-def _is_count(plan: Plan, value: ir.Value) -> bool:
+def _is_count(plan: PrecisionPlan, value: ir.Value) -> bool:
     node = value.producer()
     return _from_integers(node) or plan.kept.get(node) == _COUNT
 
 
-def _is_path_score(plan: Plan, value: ir.Value) -> bool:
+def _is_path_score(plan: PrecisionPlan, value: ir.Value) -> bool:
     node = value.producer()
     if node is None:
         return False
@@ -211,14 +211,14 @@ def _is_path_score(plan: Plan, value: ir.Value) -> bool:
     return fixed or plan.kept.get(node) == _PATH_SCORE
 
 
-def _is_log_probability(plan: Plan, value: ir.Value) -> bool:
+def _is_log_probability(plan: PrecisionPlan, value: ir.Value) -> bool:
     node = value.producer()
     if node is None:
         return False
     return node.op_type == "ReduceLogSumExp" or plan.kept.get(node) == _LOG_PROBABILITY
 
 
-def _keep_back_to_product(plan: Plan, node: ir.Node, reason: str) -> None:
+def _keep_back_to_product(plan: PrecisionPlan, node: ir.Node, reason: str) -> None:
     """Keep ``node`` and the nodes before it in FP32, back to the last product."""
     while True:
         plan.kept.setdefault(node, reason)
@@ -230,7 +230,7 @@ def _keep_back_to_product(plan: Plan, node: ir.Node, reason: str) -> None:
             return
 
 
-def _better_in_fp32(plan: Plan, node: ir.Node) -> bool:
+def _better_in_fp32(plan: PrecisionPlan, node: ir.Node) -> bool:
     """Whether only FP32 nodes read the result, and the operands need at most one cast."""
     uses = [use for value in node.outputs for use in value.uses()]
     if not uses or any(plan.input_type(reader, index) != FP32 for reader, index in uses):
@@ -239,14 +239,14 @@ def _better_in_fp32(plan: Plan, node: ir.Node) -> bool:
     return sum(_type(plan, value) != FP32 for value in operands) <= 1
 
 
-def _all_read_low(plan: Plan, value: ir.Value) -> bool:
+def _all_read_low(plan: PrecisionPlan, value: ir.Value) -> bool:
     uses = value.uses()
     return not value.is_graph_output() and all(
         plan.input_type(node, index) != FP32 for node, index in uses
     )
 
 
-def _type(plan: Plan, value: ir.Value) -> ir.DataType:
+def _type(plan: PrecisionPlan, value: ir.Value) -> ir.DataType:
     return FP32 if value.producer() is None else plan.output_type(value)
 
 

@@ -111,7 +111,7 @@ def summary(measured: Measured, **settings) -> dict:
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(
         prog="python -m trt_code.triton.client",
-        description="Translate the sentences on stdin, one a line, on a Triton server.",
+        description="Translate the sentences on stdin, one per line, on a Triton server.",
     )
     parser.add_argument("--url", default="localhost:8001", help="gRPC address of the server")
     add_count(parser, "--concurrency", 32, "requests under way", 10_000)
@@ -121,9 +121,9 @@ def main(argv: list[str] | None = None) -> None:
     sentences = list(decode_lines(standard_input(), "stdin"))
     for number, sentence in enumerate(sentences, start=1):
         if not sentence.strip():
-            raise UserError(f"line {number} is empty; give one sentence a line")
+            raise UserError(f"line {number} is empty; give one sentence per line")
     if not sentences:
-        raise UserError("no sentences on stdin; give one a line")
+        raise UserError("no sentences on stdin; give one per line")
     measured = asyncio.run(translate(args.url, sentences, args.concurrency, args.batch))
     for number, warning in enumerate(measured.warnings, start=1):
         if warning:

@@ -18,7 +18,7 @@ def translate_lengths(
 
     Args:
         predicted: lengths [B], bos and eos included.
-        count: translations per sentence; a sentence has fewer if there are not so many lengths.
+        count: translations per sentence; fewer for a sentence that has fewer possible lengths.
         widest: the greatest length.
         decode: translates the batch with the given lengths [B].
     """

@@ -43,7 +43,7 @@ def examples(count: int) -> settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class Sizes:
     """Sizes of one case; an operator reads those that it has.
 
     ``shift`` moves every tensor's first element that many elements off its allocation's alignment.
@@ -65,30 +65,30 @@ class Shape:
 
 
 CORNERS = [
-    Shape(1, 1, 1, 1, 1, 0),
-    Shape(1, 1, 1, 1, 1, 0, mask=False, extras=False, shift=1),
-    Shape(16, 64, 8, 64, 15, 14),  # the decoder of the full-size model
-    Shape(16, 32, 8, 64, 15, 7),  # its encoder
-    Shape(3, 64, 8, 64, 31, 15, mask=False),
-    Shape(2, 200, 4, 50, 7, 3),  # Lite Transformer's widths: 200, 240, 408, 496
-    Shape(2, 33, 8, 30, 31, 30, shift=1),
-    Shape(2, 17, 8, 51, 3, 2),
-    Shape(2, 128, 16, 31, 5, 2, extras=False),
-    Shape(1, 130, 1, 7, 255, 254),
-    Shape(1, 300, 1, 64, 255, 0),
-    Shape(1, 96, 2, 136, 255, 127, shift=3),
-    Shape(1, 8, 1, 1031, 3, 1),  # wider than a warp of LayerNorm holds, odd
-    Shape(2, 3, 4, 1000, 2, 1, shift=2),
-    Shape(70, 65, 3, 24, 4, 3),
-    Shape(1, 256, 64, 1, 9, 4),
-    Shape(130, 40, 1, 200, 6, 0),
+    Sizes(1, 1, 1, 1, 1, 0),
+    Sizes(1, 1, 1, 1, 1, 0, mask=False, extras=False, shift=1),
+    Sizes(16, 64, 8, 64, 15, 14),  # the decoder of the full-size model
+    Sizes(16, 32, 8, 64, 15, 7),  # its encoder
+    Sizes(3, 64, 8, 64, 31, 15, mask=False),
+    Sizes(2, 200, 4, 50, 7, 3),  # Lite Transformer's widths: 200, 240, 408, 496
+    Sizes(2, 33, 8, 30, 31, 30, shift=1),
+    Sizes(2, 17, 8, 51, 3, 2),
+    Sizes(2, 128, 16, 31, 5, 2, extras=False),
+    Sizes(1, 130, 1, 7, 255, 254),
+    Sizes(1, 300, 1, 64, 255, 0),
+    Sizes(1, 96, 2, 136, 255, 127, shift=3),
+    Sizes(1, 8, 1, 1031, 3, 1),  # wider than a warp of LayerNorm holds, odd
+    Sizes(2, 3, 4, 1000, 2, 1, shift=2),
+    Sizes(70, 65, 3, 24, 4, 3),
+    Sizes(1, 256, 64, 1, 9, 4),
+    Sizes(130, 40, 1, 200, 6, 0),
 ]
 
 
 @st.composite
-def shapes(draw: st.DrawFn) -> Shape:
+def shapes(draw: st.DrawFn) -> Sizes:
     kernel = draw(st.integers(1, 40) | st.integers(41, 255))
-    return Shape(
+    return Sizes(
         batch=draw(st.integers(1, 5)),
         length=draw(st.integers(1, 140)),
         heads=draw(st.sampled_from([1, 2, 3, 8])),
@@ -108,7 +108,7 @@ def random(*sizes: int, dtype: torch.dtype, shift: int, scale: float = 1.0) -> T
     return storage[shift:].view(sizes)
 
 
-def random_mask(shape: Shape) -> Tensor | None:
+def random_mask(shape: Sizes) -> Tensor | None:
     if not shape.mask:
         return None
     return (torch.rand(shape.batch, shape.length, device="cuda") < 0.8).int()
@@ -127,39 +127,39 @@ class Operator:
         plain: the same in PyTorch, in the dtype of the tensors it is given.
     """
 
-    inputs: Callable[[Shape, torch.dtype], list[Tensor | None]]
+    inputs: Callable[[Sizes, torch.dtype], list[Tensor | None]]
     kernel: Callable[..., tuple[Tensor, ...]]
     plain: Callable[..., tuple[Tensor, ...]]
 
 
-def windows(x: Tensor, shape: Shape) -> Tensor:
+def windows(x: Tensor, shape: Sizes) -> Tensor:
     """Return each position's window of inputs, [B, C, T, K]."""
     return F.pad(x, (shape.padding, shape.kernel - 1 - shape.padding)).unfold(2, shape.kernel, 1)
 
 
-def plain_conv(shape: Shape, x: Tensor, weight: Tensor) -> tuple[Tensor]:
+def plain_conv(shape: Sizes, x: Tensor, weight: Tensor) -> tuple[Tensor]:
     split = windows(x, shape).unflatten(1, (shape.heads, -1))
     return ((split * weight.transpose(2, 3)[:, :, None]).sum(-1).flatten(1, 2),)
 
 
-def plain_backward(shape: Shape, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+def plain_backward(shape: Sizes, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
     x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
     return torch.autograd.grad(plain_conv(shape, x, weight)[0], (x, weight), grad)
 
 
-def plain_fused(shape: Shape, x: Tensor, logits: Tensor, mask: Tensor | None) -> tuple[Tensor]:
+def plain_fused(shape: Sizes, x: Tensor, logits: Tensor, mask: Tensor | None) -> tuple[Tensor]:
     x = x if mask is None else x * mask[:, :, None]
     weight = logits.unflatten(2, (shape.heads, -1)).softmax(-1).permute(0, 2, 3, 1)
     return (plain_conv(shape, x.transpose(1, 2), weight)[0].transpose(1, 2),)
 
 
-def plain_glu(shape: Shape, x: Tensor, mask: Tensor | None) -> tuple[Tensor]:
+def plain_glu(shape: Sizes, x: Tensor, mask: Tensor | None) -> tuple[Tensor]:
     y = F.glu(x, -1)
     return (y if mask is None else y * mask[:, :, None],)
 
 
 def plain_norm(
-    shape: Shape,
+    shape: Sizes,
     x: Tensor,
     residual: Tensor | None,
     scale: Tensor,
@@ -169,7 +169,7 @@ def plain_norm(
     return (F.layer_norm(x, x.shape[-1:], scale.to(x.dtype), shift.to(x.dtype), 1e-5),)
 
 
-def norm_inputs(shape: Shape, dtype: torch.dtype) -> list[Tensor | None]:
+def norm_inputs(shape: Sizes, dtype: torch.dtype) -> list[Tensor | None]:
     sizes, width = (shape.batch, shape.length, shape.channels), shape.channels
     return [
         random(*sizes, dtype=dtype, shift=shape.shift),
@@ -263,7 +263,7 @@ def assert_as_exact_as(output: Tensor, plain: Tensor, reference: Tensor) -> None
     assert error <= 2 * allowed + unavoidable, f"{error:.3e} against PyTorch's {allowed:.3e}"
 
 
-def check(name: str, shape: Shape, dtype: torch.dtype) -> None:
+def check(name: str, shape: Sizes, dtype: torch.dtype) -> None:
     torch.manual_seed(shape.length)
     operator = OPERATORS[name]
     tensors = operator.inputs(shape, dtype)
@@ -277,7 +277,7 @@ def check(name: str, shape: Shape, dtype: torch.dtype) -> None:
 @dtypes
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("shape", CORNERS, ids=str)
-def test_corner(name: str, shape: Shape, dtype: torch.dtype) -> None:
+def test_corner(name: str, shape: Sizes, dtype: torch.dtype) -> None:
     check(name, shape, dtype)
 
 
@@ -286,7 +286,7 @@ def test_corner(name: str, shape: Shape, dtype: torch.dtype) -> None:
 def test_any_shape(name: str, dtype: torch.dtype) -> None:
     @examples(20)
     @given(shapes())
-    def every(shape: Shape) -> None:
+    def every(shape: Sizes) -> None:
         check(name, shape, dtype)
 
     every()
@@ -303,7 +303,7 @@ def test_a_row_does_not_depend_on_its_neighbours(
     The fused convolution in FP32 sums in other groups where it cuts a large grid into other tiles.
     """
     torch.manual_seed(3)
-    shape = Shape(40, length, 8, 64, 15, 7)
+    shape = Sizes(40, length, 8, 64, 15, 7)
     operator = OPERATORS[name]
     tensors = operator.inputs(shape, dtype)
     whole = operator.kernel(shape, *tensors)
@@ -555,7 +555,7 @@ def test_top_k_and_crf_do_not_depend_on_neighbours(dtype: torch.dtype) -> None:
 @dtypes
 def test_dynamic_conv_trains(dtype: torch.dtype) -> None:
     """autograd goes through the CUDA kernels, and accepts tensors that are not contiguous."""
-    shape = Shape(3, 20, 4, 16, 7, 6)
+    shape = Sizes(3, 20, 4, 16, 7, 6)
     x, weight = OPERATORS["dynamic_conv"].inputs(shape, dtype)
     x = x.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
     weight = weight.transpose(2, 3).contiguous().transpose(2, 3).requires_grad_()

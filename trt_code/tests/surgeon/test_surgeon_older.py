@@ -41,7 +41,7 @@ def test_the_file_is_of_the_old_form(older):
     assert nodes["LayerNormalization"] == 0
     assert nodes["ScatterND"] >= 2
     assert nodes["ScatterElements"] == 1
-    assert nodes["ArgMax"] == 2 * LENGTH + 1  # one a step of the loop, the end, and the length
+    assert nodes["ArgMax"] == 2 * LENGTH + 1  # one per step of the loop, the end, and the length
 
 
 def test_patched_it_computes_the_same(older, tmp_path):

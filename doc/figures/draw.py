@@ -28,10 +28,10 @@ FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parents[1]))
 
 from onnx_export.export_one_pass import to_onnx  # noqa: E402
-from train_model.models.config import NatConfig  # noqa: E402
 from train_model.models.conv_crf_transformer import ConvCrfTransformer  # noqa: E402
 from train_model.models.fold import fold  # noqa: E402
 from train_model.ops import crf_decode, dynamic_conv  # noqa: E402
+from train_model.tests.networks import one_pass  # noqa: E402
 from trt_code.onnx_surgeon import patch  # noqa: E402
 from trt_code.surgeon.graph import DOMAIN, nodes_of  # noqa: E402
 
@@ -343,24 +343,11 @@ def crf() -> None:
 def surgery() -> None:
     """The graph around one convolution, as exported and as patched."""
     torch.manual_seed(0)
-    config = NatConfig(
-        src_vocab=40,
-        tgt_vocab=40,
-        encoder_embed_dim=16,
-        encoder_ffn_embed_dim=32,
+    config = one_pass(
         encoder_layers=1,
         decoder_layers=1,
         encoder_kernel_size_list=(3,),
         decoder_kernel_size_list=(3,),
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        conv_linear=True,
-        src_embedding_copy=True,
-        crf_beam_approx=4,
-        crf_lowrank_approx=4,
-        max_source_positions=24,
-        max_target_positions=24,
-        padding_policy="masked",
     )
     model = to_onnx(fold(ConvCrfTransformer(config).eval()))
     before = _around(next(nodes_of(model, "LiteDynamicConv")), back=4, on=3)
@@ -396,7 +383,7 @@ def _draw_graph(
     for node in reversed(nodes):  # down to right above what reads it
         below = [row[other] for other in node.successors() if other in row]
         row[node] = min(below) - 1 if below else row[node]
-    # an edge over several rows has a narrow place of its own in each
+    # an edge over several rows has a narrow place of its own in each, where it is vertical
     links: list[tuple[Hashable, Hashable]] = []
     rows: dict[int, list[Hashable]] = {}
     for node in nodes:
@@ -424,19 +411,28 @@ def _draw_graph(
         edges = itertools.accumulate(widths, initial=top[0] - sum(widths) / 2)
         for item, width, edge in zip(members, widths, edges, strict=False):
             place[item] = (edge + width / 2, top[1] - 6 - gap * level)
+    half = 2.1  # of a box's height
     for start, end in links:
         (x0, y0), (x1, y1) = place[start], place[end]
-        from_node, to_node = (isinstance(item, ir.Node) for item in (start, end))
-        style = "-|>" if to_node else "-"
-        arrow(axes, (x0, y0 - 2.1 * from_node), (x1, y1 + 2.1 * to_node), style=style)
+        if isinstance(end, ir.Node):
+            x1 += _aside([place[a][0] for a, b in links if b == end], x0)
+            arrow(axes, (x0, y0 - half), (x1, y1 + half))
+        else:
+            arrow(axes, (x0, y0 - half), (x1, y1 + half), style="-")
+            arrow(axes, (x1, y1 + half), (x1, y1 - half), style="-")
     for node in nodes:
         x, y = place[node]
         ours = node.domain == DOMAIN
-        box(axes, (x, y), (15.5, 4.2), node.op_type, ORANGE if ours else GREY)
+        box(axes, (x, y), (15.5, 2 * half), node.op_type, ORANGE if ours else GREY)
         if ours and node.attributes.get("fused"):
             wanted = ("fused", "heads", "kernel_size", "padding_l")
             text = "\n".join(f"{name} = {node.attributes[name].value}" for name in wanted)
             note(axes, (x + 9, y), text, ORANGE, ha="left", fontsize=8)
+
+
+def _aside(sources: list[float], x: float) -> float:
+    """Return how far from the middle of a box the arrow from ``x`` ends; all its arrows end apart."""
+    return 3.0 * (sorted(sources).index(x) - (len(sources) - 1) / 2)
 
 
 def _mean(numbers: list[float]) -> float:

@@ -90,7 +90,14 @@ def test_verify_agrees_and_finds_a_wrong_weight(path, tmp_path, capsys):
     assert verify.main([*arguments, str(tmp_path / "model.onnx")]) == 1
 
 
-@pytest.mark.parametrize("variant", ["lightweight", "bare lightweight", "three branches"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "three branches",
+        pytest.param("lightweight", marks=pytest.mark.slow),
+        pytest.param("bare lightweight", marks=pytest.mark.slow),
+    ],
+)
 def test_every_kind_of_branch_is_exported(variant, tmp_path):
     model = network(variant)
     export_ar.write(model, tmp_path / "model.onnx")

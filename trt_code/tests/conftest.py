@@ -93,6 +93,17 @@ def tiny_build(tiny_files: ModelFolder, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_halves(tiny_files: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build folder with ``tiny`` exported as two files. Tests that write into it use a copy."""
+    from onnx_export.export import main
+
+    folder = tmp_path_factory.mktemp("halves")
+    output = folder / tiny_files.name / "model.onnx"
+    main(["--checkpoint", str(tiny_files.checkpoint), "--output", str(output), "--split"])
+    return folder
+
+
 @pytest.fixture
 def zoo(monkeypatch: pytest.MonkeyPatch, tiny_files: ModelFolder) -> None:
     """Lets the command lines find ``--model tiny``, and ``mute``, which has no text."""

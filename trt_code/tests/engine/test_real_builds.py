@@ -19,7 +19,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from onnx_export import export, export_ar
+from onnx_export import export_ar
 from onnx_export.paths import half_path
 from onnx_export.reference import with_reference_functions
 from train_model.cli import UserError
@@ -48,21 +48,16 @@ def trt():
 
 
 @pytest.fixture(scope="module")
-def exports(tiny_files, tiny_build, tmp_path_factory) -> Callable[[str], Path]:
+def exports(tiny_files, tiny_build, tiny_halves, tmp_path_factory) -> Callable[[str], Path]:
     """Return a function that exports graphs: a one-pass network whole or in halves, or a search's steps."""
 
     @functools.cache
     def made(kind: str) -> Path:
-        if kind == "whole":
-            return tiny_build / tiny_files.name / "model.onnx"
-        path = tmp_path_factory.mktemp(kind) / "model.onnx"
         if kind == "steps":
+            path = tmp_path_factory.mktemp(kind) / "model.onnx"
             export_ar.write(network("dynamic"), path)
-        else:
-            export.main(
-                ["--checkpoint", str(tiny_files.checkpoint), "--output", str(path), "--split"]
-            )
-        return path
+            return path
+        return (tiny_build if kind == "whole" else tiny_halves) / tiny_files.name / "model.onnx"
 
     return made
 
@@ -89,13 +84,26 @@ def build(trt, path: Path, profile: Profile = PROFILE) -> bytes:
         )
 
 
+GRAPHS = [
+    # The whole network's others are built by test_graphs_build.py.
+    ("whole", "lite", "tf32"),
+    *itertools.product(("split", "steps"), ["lite"], ("tf32", "fp16", "bf16")),
+    *itertools.product(("whole", "split", "steps"), ["none"], ["bf16"]),
+]
+# Every kind of graph, both forms and every precision occur in these.
+BUILT_IN_EVERY_RUN = [
+    ("whole", "lite", "tf32"),
+    ("split", "lite", "fp16"),
+    ("steps", "lite", "bf16"),
+    ("split", "none", "bf16"),
+]
+
+
 @pytest.mark.parametrize(
     ("kind", "plugins", "precision"),
     [
-        # The whole network's others are built by test_graphs_build.py.
-        ("whole", "lite", "tf32"),
-        *itertools.product(("split", "steps"), ["lite"], ("tf32", "fp16", "bf16")),
-        *itertools.product(("whole", "split", "steps"), ["none"], ["bf16"]),
+        pytest.param(*graph, marks=() if graph in BUILT_IN_EVERY_RUN else pytest.mark.slow)
+        for graph in GRAPHS
     ],
 )
 def test_every_graph_is_built(trt, exports, tmp_path, kind, plugins, precision):

@@ -1,22 +1,22 @@
 """The two halves through surgery and in ONNX Runtime: the same translations as from one file."""
 
+import shutil
+
 import numpy as np
 import onnx
 import pytest
 
-from onnx_export import export, onnx_file
+from onnx_export import onnx_file
 from trt_code import graph_lint, onnx_surgeon
 from trt_code.runners import Unavailable, create
 from trt_code.surgeon.ranges import measure_decoder
 
 
 @pytest.fixture(scope="module")
-def build(tiny_files, tmp_path_factory):
+def build(tiny_files, tiny_halves, tmp_path_factory):
     """A build folder with both halves of ``tiny``, exported and patched to FP16."""
-    folder = tmp_path_factory.mktemp("split")
+    folder = shutil.copytree(tiny_halves, tmp_path_factory.mktemp("split") / "build")
     path = folder / tiny_files.name / "model.onnx"
-    arguments = ["--checkpoint", str(tiny_files.checkpoint), "--output", str(path), "--split"]
-    assert export.main(arguments) == 0
     patched = path.with_name("model.fp16.onnx")
     files = ["--input", str(path), "--output", str(patched), "--precision", "fp16", "--split"]
     assert onnx_surgeon.main(files) == 0

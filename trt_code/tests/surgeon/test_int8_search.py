@@ -61,7 +61,14 @@ def steps(model, *decoders):
 
 
 @pytest.mark.parametrize(
-    "variant", ["dynamic", "bare lightweight", "three branches", "convolution alone"]
+    "variant",
+    [
+        "dynamic",
+        *(
+            pytest.param(variant, marks=pytest.mark.slow)
+            for variant in ("bare lightweight", "three branches", "convolution alone")
+        ),
+    ],
 )
 def test_both_files_give_what_the_network_gives(variant, tmp_path):
     """Through a checkpoint; ONNX Runtime computes in integers what PyTorch imitates."""

@@ -19,6 +19,7 @@ from trt_code.tests.surgeon.patched_search import forced, patched, runnable
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 STEPS = 12
+IN_EVERY_RUN = ("dynamic", "three branches")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,13 @@ def exported(tmp_path_factory):
     return export
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(variant, marks=() if variant in IN_EVERY_RUN else pytest.mark.slow)
+        for variant in VARIANTS
+    ],
+)
 def test_hypotheses_and_scores_are_those_of_pytorch(variant, exported, tmp_path):
     model = network(variant)
     decoder = runnable(patched(exported(variant), tmp_path, "fp32"))
@@ -49,7 +56,7 @@ def test_hypotheses_and_scores_are_those_of_pytorch(variant, exported, tmp_path)
             )
 
 
-@pytest.mark.parametrize("variant", ["dynamic", "three branches"])
+@pytest.mark.parametrize("variant", IN_EVERY_RUN)
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_low_precision_is_as_near_as_pytorchs_own(variant, precision, exported, tmp_path):
     model = network(variant)

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -329,21 +330,18 @@ def test_lengths_next_to_the_predicted_one():
     assert nearest_lengths(np.array([3]), 4, 4).tolist() == [[3, 4, 0, 0]]
 
 
-def test_candidates_of_one_pass_are_those_of_the_decoder_alone(tiny_files, tmp_path):
+def test_candidates_of_one_pass_are_those_of_the_decoder_alone(tiny_files, tiny_halves):
     """Each hypothesis is what the decoder gives for its length; the first is what ``run`` gives."""
-    from onnx_export import export
     from train_model.models.canvas import initial_canvas
     from train_model.models.checkpoint import load_checkpoint
     from train_model.models.split import SplitDecoder, SplitEncoder
     from trt_code.runners import create
 
-    output = tmp_path / "tiny" / "model.onnx"
-    export.main(["--checkpoint", str(tiny_files.checkpoint), "--output", str(output), "--split"])
     tokens = Tokenizer.from_files(tiny_files).encode("two hundred and three")
     source = np.array([tokens, [*tokens[:-2], 2, 1]])
     with create("torch", tiny_files, "fp32", "cpu") as runner:
         in_pytorch = runner.candidates(source, 3)
-    with create("ort-split", tiny_files, "fp32", "cpu", build_dir=tmp_path) as runner:
+    with create("ort-split", tiny_files, "fp32", "cpu", build_dir=tiny_halves) as runner:
         found, plain = runner.candidates(source, 3), runner.run(source)
     longest = found.lengths.max()  # the canvas may be wider
     for name, one in vars(found).items():
@@ -439,12 +437,9 @@ def run_without_torch(files, build, folder, *arguments: str) -> list[str]:
     return reply.stdout.splitlines()
 
 
-def test_a_one_pass_network_needs_no_pytorch(tiny_files, tmp_path):
-    from onnx_export import export
-
-    output = tmp_path / "tiny" / "model.onnx"
-    export.main(["--checkpoint", str(tiny_files.checkpoint), "--output", str(output), "--split"])
-    *translations, imported = run_without_torch(tiny_files, tmp_path, tmp_path, "two", "ten")
+def test_a_one_pass_network_needs_no_pytorch(tiny_files, tiny_halves, tmp_path):
+    build = shutil.copytree(tiny_halves, tmp_path / "build")
+    *translations, imported = run_without_torch(tiny_files, build, tmp_path, "two", "ten")
     assert [line[0] for line in translations] == ["1", "1", "2", "2"]
     assert imported == "[]"
 

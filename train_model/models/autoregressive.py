@@ -190,10 +190,7 @@ class _Stack(nn.Module):
         self.register_buffer("version", torch.tensor([3.0]))
         self.embed_tokens = embed_tokens
         self.embed_scale = 1.0 if config.no_scale_embedding else width**0.5
-        self.embed_positions = None
-        if not config.no_token_positional_embeddings:
-            learned = getattr(config, f"{side}_learned_pos")
-            self.embed_positions = positions(max_positions, width, learned)
+        self.embed_positions = positions(config, side)
         self.layernorm_embedding = nn.LayerNorm(width) if config.layernorm_embedding else None
         layers = getattr(config, f"{side}_layers")
         self.layers = nn.ModuleList(layer(config, side, index) for index in range(layers))

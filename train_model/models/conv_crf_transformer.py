@@ -127,11 +127,7 @@ class Encoder(nn.Module):
         width = config.encoder_embed_dim
         self.register_buffer("version", torch.tensor([2.0]))
         self.embed_tokens = embed_tokens
-        self.embed_positions = None
-        if not config.no_token_positional_embeddings:
-            self.embed_positions = positions(
-                config.max_source_positions, width, config.encoder_learned_pos
-            )
+        self.embed_positions = positions(config, "encoder")
         self.layers = _layers(EncoderLayer, config, config.encoder_kernel_size_list)
         self.layer_norm = nn.LayerNorm(width) if config.encoder_normalize_before else None
         self.max_positions, self.dropout = config.max_source_positions, config.dropout
@@ -168,11 +164,7 @@ class Decoder(nn.Module):
         width = config.encoder_embed_dim
         self.register_buffer("version", torch.tensor([3.0]))
         self.embed_tokens = embed_tokens
-        self.embed_positions = None
-        if not config.no_token_positional_embeddings:
-            self.embed_positions = positions(
-                config.max_target_positions, width, config.decoder_learned_pos
-            )
+        self.embed_positions = positions(config, "decoder")
         self.layers = _layers(DecoderLayer, config, config.decoder_kernel_size_list)
         self.layer_norm = nn.LayerNorm(width) if config.decoder_normalize_before else None
         self.output_projection = nn.Linear(width, config.tgt_vocab, bias=False)

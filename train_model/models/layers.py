@@ -123,9 +123,13 @@ class SinusoidalPositions(nn.Module):
         return self.vectors[token_positions(tokens)]
 
 
-def positions(max_positions: int, width: int, learned: bool) -> nn.Module:
-    """The positional embedding that fairseq's options name."""
-    return (LearnedPositions if learned else SinusoidalPositions)(max_positions, width)
+def positions(config: NetworkConfig, side: str) -> nn.Module | None:
+    """The positional embedding of the ``encoder`` or the ``decoder``, or None if the network has none."""
+    if config.no_token_positional_embeddings:
+        return None
+    table = LearnedPositions if getattr(config, f"{side}_learned_pos") else SinusoidalPositions
+    most = config.max_source_positions if side == "encoder" else config.max_target_positions
+    return table(most, config.width(side))
 
 
 def masked_softmax(scores: Tensor, padding_mask: Tensor) -> Tensor:

@@ -39,9 +39,16 @@ def crf_decode(
     _check(emissions, targets, E1, E2, mask)
     if emissions.is_cuda:
         warn_slow_on_cuda("crf_decode")
-    emissions = emissions.float()
+    return viterbi(emissions.float(), targets, E1, E2, mask)
+
+
+def viterbi(
+    emissions: Tensor, targets: Tensor, E1: Tensor, E2: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Do the work of :func:`crf_decode` in the precision of ``emissions``, without checks."""
+    dtype = emissions.dtype
     # [B, T-1, K, R] x [B, T-1, R, K]: the score of going from slot i at t-1 to slot j at t
-    transitions = E1[targets[:, :-1]].float() @ E2[targets[:, 1:]].float().transpose(2, 3)
+    transitions = E1[targets[:, :-1]].to(dtype) @ E2[targets[:, 1:]].to(dtype).transpose(2, 3)
     keep = torch.arange(targets.shape[2], device=targets.device).expand_as(targets[:, 0])
 
     score, prefix_scores, back_pointers = emissions[:, 0], [], []

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from train_model.cli import Parser, UserError, number, run
 from train_model.ops import cuda_library_path, load_cuda_library
+from train_model.ops.crf_decode import viterbi
 from train_model.progress import track
 from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
@@ -104,28 +105,9 @@ def plain_norm(x: Tensor, residual: Tensor, scale: Tensor, shift: Tensor) -> Ten
 def plain_crf(
     emissions: Tensor, targets: Tensor, E1: Tensor, E2: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The step loop of train_model.ops.crf_decode, without its checks."""
+    """crf_decode in FP32, or in FP64 for FP64 emissions."""
     wide = torch.promote_types(emissions.dtype, torch.float32)
-    emissions = emissions.to(wide)
-    transitions = E1[targets[:, :-1]].to(wide) @ E2[targets[:, 1:]].to(wide).transpose(2, 3)
-    keep = torch.arange(targets.shape[2], device=targets.device).expand_as(targets[:, 0])
-    score, prefixes, pointers = emissions[:, 0], [], []
-    for t in range(1, targets.shape[1]):
-        prefixes.append(score)
-        best, index = (score[:, :, None] + transitions[:, t - 1]).max(dim=1)
-        real = mask[:, t, None] != 0
-        score = torch.where(real, best + emissions[:, t], score)
-        pointers.append(torch.where(real, index, keep))
-    best, slot = score.max(dim=1, keepdim=True)
-    slots, scores = [slot], [best]
-    for index, prefix in zip(reversed(pointers), reversed(prefixes), strict=True):
-        slot = index.gather(1, slots[-1])
-        scores.append(prefix.gather(1, slots[-1]))
-        slots.append(slot)
-    slots, scores = torch.stack(slots[::-1], 1), torch.cat(scores[::-1], 1)
-    return targets.gather(2, slots)[:, :, 0], torch.diff(
-        scores, prepend=scores.new_zeros(1, 1).expand(len(scores), 1)
-    )
+    return viterbi(emissions.to(wide), targets, E1, E2, mask)
 
 
 # ---- checks -------------------------------------------------------------------------------------

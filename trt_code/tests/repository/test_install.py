@@ -118,31 +118,36 @@ def test_two_at_once_take_turns(python, lock):
     assert (first.wait(), second.wait()) == (0, 0)
 
 
-def test_a_failure_is_passed_on(python, lock, tmp_path):
-    wrong = tmp_path / "wrong.lock"
-    wrong.write_text(f"many==2 --hash=sha256:{'0' * 64}\n")
-    assert start(python, wrong).wait() == 2
+def test_a_failure_is_passed_on(python, tmp_path):
+    assert start(python, wrong_hash(tmp_path, 2)).wait() == 2
 
 
-def test_a_lock_that_may_be_missing_is_passed_over(python, lock, tmp_path):
+@pytest.fixture
+def empty(python) -> Path:
+    """The interpreter, after the package was removed."""
     for installed in python.parents[1].glob("lib/python*/site-packages/many*"):
         shutil.rmtree(installed)
-    wrong = tmp_path / "wrong.lock"
-    wrong.write_text(f"many==2 --hash=sha256:{'0' * 64}\n")
-    reply = install("--if-any", python, wrong, lock)
+    return python
+
+
+def wrong_hash(folder: Path, version: int) -> Path:
+    """A lock of the package with a hash that no file has."""
+    path = folder / "wrong.lock"
+    path.write_text(f"many=={version} --hash=sha256:{'0' * 64}\n")
+    return path
+
+
+def test_a_lock_that_may_be_missing_is_passed_over(empty, lock, tmp_path):
+    reply = install("--if-any", empty, wrong_hash(tmp_path, 2), lock)
     assert (reply.returncode, reply.stderr) == (0, "")
-    assert len(modules(python)) == FILES
+    assert len(modules(empty)) == FILES
 
 
-def test_a_wrong_hash_is_never_passed_over(python, lock, tmp_path):
-    for installed in python.parents[1].glob("lib/python*/site-packages/many*"):
-        shutil.rmtree(installed)
-    wrong = tmp_path / "wrong.lock"
-    wrong.write_text(f"many==1 --hash=sha256:{'0' * 64}\n")
-    reply = install("--if-any", python, wrong, lock)
+def test_a_wrong_hash_is_never_passed_over(empty, lock, tmp_path):
+    reply = install("--if-any", empty, wrong_hash(tmp_path, 1), lock)
     assert reply.returncode == 2
     assert "DO NOT MATCH THE HASHES" in reply.stderr
-    assert not modules(python)
+    assert not modules(empty)
 
 
 @pytest.fixture

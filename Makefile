@@ -375,9 +375,9 @@ ifneq ($(origin TEXT),undefined)
 SENTENCE := -- "$$TEXT"
 endif
 # The runner native needs no ONNX file, whose export takes a minute. ONNX Runtime reads one graph, in one
-# precision; the other runners read the checkpoint or an engine.
-# The compiler as trt_code/native/library.py finds it.
-COMPILER = $(or $(if $(filter-out default undefined,$(origin CXX)),$(CXX)),$(shell command -v c++ || command -v g++ || command -v clang++))
+# precision; the other runners read the checkpoint or an engine. The compiler is found as in trt_code/native/library.py.
+FIND_COMPILER = $(or $(if $(filter-out default undefined,$(origin CXX)),$(CXX)),$(shell command -v c++ || command -v g++ || command -v clang++))
+COMPILER := $(if $(filter translate,$(MAKECMDGOALS)),$(FIND_COMPILER))
 IS_NATIVE := $(filter native,$(RUNNER))$(if $(filter PRECISION RUNNER DEVICE,$(GIVEN)),,$(COMPILER))
 GRAPH := $(if $(filter PRECISION,$(GIVEN)),$(patsubst int8,qdq,$(filter-out fp32,$(PRECISION))))
 GRAPH := $(GRAPH:%=.%)

@@ -139,7 +139,7 @@ _CPU = "make bench, eval, translate and test"
 DEPENDENCIES = (
     Dependency("python", "everything", "install Python 3.11, 3.12 or 3.13", _python),
     Dependency("make", "everything", "apt install make", _program("make", "gmake")),
-    Dependency("c++", "make translate, fairseq's build", "apt install g++", _compiler),
+    Dependency("c++", "the runner native, fairseq's build", "apt install g++", _compiler),
     Dependency("torch", "the networks, export", _ENV, _package("torch")),
     Dependency("onnx", "export, surgery", _ENV, _package("onnx")),
     Dependency("onnxscript", "export", _ENV, _package("onnxscript")),

@@ -49,18 +49,18 @@ class Product:
 
 # The architecture of the public checkpoint, projections merged as inference has them. The taps'
 # projection (24 to 120 columns) is left out: the convolution's kernel hides its cost.
+_GATED = Product("linear1, conv.linear1", 512, 1024, 12)
+_FEED_FORWARD = (Product("fc1", 512, 2048, 6), Product("fc2", 2048, 512, 6))
 ENCODER = (
-    Product("linear1, conv.linear1", 512, 1024, 12),
+    _GATED,
     Product("linear2", 512, 512, 6),
-    Product("fc1", 512, 2048, 6),
-    Product("fc2", 2048, 512, 6),
+    *_FEED_FORWARD,
     Product("keys and values of all layers", 512, 6144, 1),
 )
 DECODER = (
-    Product("linear1, conv.linear1", 512, 1024, 12),
+    _GATED,
     Product("linear2, q_proj, out_proj", 512, 512, 18),
-    Product("fc1", 512, 2048, 6),
-    Product("fc2", 2048, 512, 6),
+    *_FEED_FORWARD,
     Product("output_projection", 512, 32768, 1),
 )
 

@@ -32,7 +32,7 @@ from train_model.model_folder import find_model
 from train_model.progress import track
 from train_model.tests.model_pieces import hub_archive
 from trt_code.arguments import parse_names
-from trt_code.stress.mistreat import PAGE, ROOT, TARGETS, fault
+from trt_code.stress.mistreat import PAGE, TARGETS, fault
 from trt_code.tests.runners import small_demo
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -66,6 +66,7 @@ MODEL = "--model {demo} --build-dir {build}"
 CPU = MODEL + " --device cpu --threads 1"
 PAIR = "--build-dir {build} --device cpu --threads 1 --limit 4 --entry {demo}:torch:fp32"
 CHECKPOINT = "--checkpoint {demo}/checkpoint.pt"
+ROOT = small_demo.ROOT
 RESULTS = ROOT / "doc" / "results"
 ROOFLINE = f"--kernels {RESULTS}/h100/kernels.json --ceilings {RESULTS}/h100/sweep/roofline.json"
 NOWHERE = "127.0.0.1:9"  # no server answers there

@@ -32,8 +32,8 @@ def lint(model: onnx.ModelProto, fields: dict[str, dict[str, str]] | None = None
     return [*findings, *check_declared(graph, schema_fields() if fields is None else fields)]
 
 
-def report(model: onnx.ModelProto, library: Path | None = None) -> int:
-    """Print the findings of ``model`` and their number; return 1 if there are any."""
+def report(model: onnx.ModelProto, path: Path, library: Path | None = None) -> int:
+    """Print the findings of ``model``, which is in the file ``path``, and their number; return 1 for any."""
     library = library or find_library()
     findings = lint(model, declared_fields(library) if library else None)
     parsed = "not parsed, no TensorRT here"
@@ -41,7 +41,7 @@ def report(model: onnx.ModelProto, library: Path | None = None) -> int:
     if trt is not None and not findings:
         findings = [
             Finding(node, f"{title_of(trt)} refuses it: {words}", "rewrite the node")
-            for node, words in parse_errors(trt, model)
+            for node, words in parse_errors(trt, path)
         ]
         parsed = f"parsed by {title_of(trt)}"
     for finding in findings:
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         "--plugins", type=Path, help="plugin library; by default the newest of build/plugins"
     )
     arguments = parser.parse_args(argv)
-    return report(load_onnx(arguments.onnx), arguments.plugins)
+    return report(load_onnx(arguments.onnx), arguments.onnx, arguments.plugins)
 
 
 if __name__ == "__main__":

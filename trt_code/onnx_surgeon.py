@@ -260,7 +260,7 @@ def _write(patched: dict[Path, tuple[ir.Model, Report]], arguments: argparse.Nam
             print("\n".join(explained[path]))
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
         with runnable(models[path]) as (message, _folder):
-            status = max(status, graph_lint.report(message))
+            status = max(status, graph_lint.report(message, path))
     return status
 
 

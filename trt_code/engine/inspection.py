@@ -6,6 +6,7 @@ TensorRT shows the content of a plan only on a GPU, but it shows the parsed netw
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -36,14 +37,17 @@ class Inspection:
     outputs: dict[str, tuple[tuple[int, ...], Any]]
 
 
-def inspect(trt: ModuleType, model: onnx.ModelProto, sizes: Mapping[str, int]) -> Inspection:
+def inspect(
+    trt: ModuleType, model: onnx.ModelProto, sizes: Mapping[str, int], path: Path | None = None
+) -> Inspection:
     """Parse ``model`` at fixed input sizes, and compare every tensor that the file describes.
 
     Nodes for plugins are parsed with creators in Python, unless the plugin library is loaded.
 
     Args:
-        model: a patched graph with its weights.
+        model: a patched graph with its weights, or with references to them in files next to ``path``.
         sizes: the sizes of the inputs' free axes, by name (``profiles.named_sizes``).
+        path: the graph's file.
 
     Raises:
         UserError: TensorRT cannot parse the graph.
@@ -63,7 +67,7 @@ def inspect(trt: ModuleType, model: onnx.ModelProto, sizes: Mapping[str, int]) -
         typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = builder.create_network(typed)
         parser = trt.OnnxParser(network, process_logger(trt))
-        if not parser.parse(fixed.SerializeToString()):
+        if not parser.parse(fixed.SerializeToString(), path and str(path)):
             raise UserError(f"TensorRT cannot read it: {process_logger(trt).first_error()}")
         outputs = {
             tensor.name: (tuple(tensor.shape), trt.nptype(tensor.dtype))

@@ -5,6 +5,7 @@ This does not need the plugin library: the plugins have creators in Python
 """
 
 import functools
+from pathlib import Path
 from types import ModuleType
 
 import onnx
@@ -32,12 +33,12 @@ def operators_of(trt: ModuleType) -> frozenset[str]:
     return frozenset(name for name in names if parser.supports_operator(name))
 
 
-def parse_errors(trt: ModuleType, model: onnx.ModelProto) -> list[tuple[str, str]]:
-    """Return the parser's errors on ``model``, each with its node; empty if it parses."""
+def parse_errors(trt: ModuleType, path: Path) -> list[tuple[str, str]]:
+    """Return the parser's errors on a file, each with its node; empty if it parses."""
     logger = process_logger(trt)
     with registered(trt):
         _builder, network, parser = _new_parser(trt)
-        if parser.parse(model.SerializeToString()):
+        if parser.parse_from_file(str(path)):
             errors = []
         else:
             errors = [parser.get_error(index) for index in range(parser.num_errors)]

@@ -95,13 +95,13 @@ def _build(graph: Path) -> dict[str, Any]:
 
 def _inspect(path: Path) -> dict[str, Any]:
     # late imports: only the process that inspects needs them
-    from onnx_export.onnx_file import load_onnx
+    from onnx_export.onnx_file import read_graph
     from trt_code.engine.inspection import inspect
     from trt_code.engine.tensorrt_api import load_tensorrt
 
-    trt, graph, model = load_tensorrt(), read_graph_files(path), load_onnx(path)
+    trt, graph, model = load_tensorrt(), read_graph_files(path), read_graph(path)
     profile, ranges = default_profile(graph.positions), axis_ranges(graph, {})
-    found = [inspect(trt, model, sizes) for sizes in named_sizes(profile, ranges)]
+    found = [inspect(trt, model, sizes, path) for sizes in named_sizes(profile, ranges)]
     differences = [line for inspection in found for line in inspection.differences]
     compared = sum(inspection.compared for inspection in found)
     return {"compared": compared, "different": len(differences), "differences": differences}

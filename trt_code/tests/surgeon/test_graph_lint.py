@@ -9,6 +9,7 @@ import pytest
 from onnx_export.reference import with_reference_functions
 from train_model.cli import UserError
 from trt_code import graph_lint
+from trt_code.engine import inspection
 from trt_code.graph_lint import lint
 from trt_code.lint import library, operators, plugins
 from trt_code.tests.engine import real_tensorrt
@@ -528,6 +529,18 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     )
     with pytest.raises(UserError):
         graph_lint.main(["none.onnx"])
+
+
+def test_weights_in_a_file_of_their_own_are_parsed(tmp_path, capsys):
+    """As above 2 GiB; the parser is run from another folder than the graph's."""
+    trt = real_tensorrt.tensorrt()
+    path = tmp_path / "large.onnx"
+    large = body("y = Add(x, h)", "float[4,4] x", "float[4,4] y", h=np.ones((4, 4), np.float32))
+    onnx.save(large, path, save_as_external_data=True, location="large.data", size_threshold=0)
+    graph = onnx.load(path, load_external_data=False)
+    assert graph_lint.report(graph, path) == graph_lint.main([str(path)]) == 0
+    assert "0 findings" in capsys.readouterr().out
+    assert inspection.inspect(trt, graph, {}, path).outputs["y"][0] == (4, 4)
 
 
 def test_the_parser_reports_what_no_rule_knows(tmp_path, capsys, monkeypatch):

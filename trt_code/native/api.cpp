@@ -184,7 +184,7 @@ int lite_linear(void* program, int stage, int in, int in_column, const float* we
     return build.add([=](Workspace& w) {
       const View from = w.view(in, in_column), to = w.view(out, out_column);
       packed->multiply(from.data, from.stride, w.rows, to.data, to.stride,
-                       static_cast<Activation>(activation));
+                       static_cast<Activation>(activation), w.team);
     });
   });
 }
@@ -203,7 +203,7 @@ int lite_integer_linear(void* program, int stage, int in, int in_column, const s
     return build.add([=](Workspace& w) {
       const View from = w.view(in, in_column), to = w.view(out, out_column);
       packed->multiply(from.data, from.stride, w.rows, to.data, to.stride,
-                       static_cast<Activation>(activation),
+                       static_cast<Activation>(activation), w.team,
                        w.scratch(packed->scratch_floats(w.rows)));
     });
   });

@@ -99,21 +99,24 @@ constexpr IntegerTile kIntegerTiles[] = {integer_tile<1>,  integer_tile<2>,  int
                                          integer_tile<7>,  integer_tile<8>,  integer_tile<9>,
                                          integer_tile<10>, integer_tile<11>, integer_tile<12>};
 
-// Calls multiply(first output, first row, rows) for all tiles. Rows go in blocks that stay in the
-// cache while all panels pass. The tiles of a block have nearly equal heights: low ones wait for
-// their own sums.
+// Calls multiply(first output, first row, rows) for all tiles; the threads of `team` share the
+// panels. Rows go in blocks that stay in the cache while all panels pass. The tiles of a block have
+// nearly equal heights: low ones wait for their own sums.
 template <typename Multiply>
-void in_tiles(int outputs, int rows, Multiply multiply) {
+void in_tiles(int outputs, int inputs, int rows, Team* team, Multiply multiply) {
   constexpr int kBlock = 16 * kRows;
-  for (int begin = 0; begin < rows; begin += kBlock) {
-    const int size = std::min(kBlock, rows - begin), tiles = (size + kRows - 1) / kRows;
-    for (int n = 0; n < outputs; n += kColumns)
-      for (int i = 0, r = 0; i < tiles; ++i) {
-        const int height = (size - r + tiles - i - 1) / (tiles - i);
-        multiply(n, begin + r, height);
-        r += height;
-      }
-  }
+  const int panels = (outputs + kColumns - 1) / kColumns;
+  share(team, panels, 2.0 * rows * inputs * outputs, [&](int first, int last) {
+    for (int begin = 0; begin < rows; begin += kBlock) {
+      const int size = std::min(kBlock, rows - begin), tiles = (size + kRows - 1) / kRows;
+      for (int panel = first; panel < last; ++panel)
+        for (int i = 0, r = 0; i < tiles; ++i) {
+          const int height = (size - r + tiles - i - 1) / (tiles - i);
+          multiply(panel * kColumns, begin + r, height);
+          r += height;
+        }
+    }
+  });
 }
 
 }  // namespace
@@ -133,8 +136,8 @@ Weight::Weight(const float* weight, const float* bias, int outputs, int inputs)
 }
 
 void Weight::multiply(const float* x, int x_stride, int rows, float* out, int out_stride,
-                      Activation activation) const {
-  in_tiles(outputs_, rows, [&](int n, int r, int height) {
+                      Activation activation, Team* team) const {
+  in_tiles(outputs_, inputs_, rows, team, [&](int n, int r, int height) {
     kTiles[height - 1](x + static_cast<std::size_t>(r) * x_stride, x_stride,
                        panels_.data() + static_cast<std::size_t>(n) * inputs_, bias_.data() + n,
                        inputs_, out + static_cast<std::size_t>(r) * out_stride + n, out_stride,
@@ -162,7 +165,7 @@ IntegerWeight::IntegerWeight(const std::int8_t* weight, const float* scales, con
 }
 
 void IntegerWeight::multiply(const float* x, int x_stride, int rows, float* out, int out_stride,
-                             Activation activation, float* scratch) const {
+                             Activation activation, Team* team, float* scratch) const {
   for (int r = 0; r < rows; ++r) {
     const float* from = x + static_cast<std::size_t>(r) * x_stride;
     std::int16_t* to =
@@ -174,7 +177,7 @@ void IntegerWeight::multiply(const float* x, int x_stride, int rows, float* out,
     if (inputs_ % 2) to[inputs_] = 0;
   }
   const std::int32_t* pairs = reinterpret_cast<const std::int32_t*>(scratch);
-  in_tiles(outputs_, rows, [&](int n, int r, int height) {
+  in_tiles(outputs_, inputs_, rows, team, [&](int n, int r, int height) {
     kIntegerTiles[height - 1](pairs + static_cast<std::size_t>(r) * pairs_, pairs_,
                               panels_.data() + static_cast<std::size_t>(n) * pairs_ * 2,
                               scales_.data() + n, bias_.data() + n, pairs_,

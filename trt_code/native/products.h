@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "team.h"
+
 namespace lite::native {
 
 enum class Activation { kLinear, kRelu, kGelu, kGeluTanh, kTanh, kSwish };
@@ -16,9 +18,10 @@ class Weight {
   Weight(const float* weight, const float* bias, int outputs, int inputs);
 
   // out[r, 0..outputs) = activation(x[r, 0..inputs) * weight^T + bias) for each of `rows` rows.
-  // `x_stride` and `out_stride` are the floats between rows. `out` may not overlap `x`.
+  // `x_stride` and `out_stride` are the floats between rows. `out` may not overlap `x`. The threads
+  // of `team`, which may be null, share the outputs; the result does not depend on it.
   void multiply(const float* x, int x_stride, int rows, float* out, int out_stride,
-                Activation activation) const;
+                Activation activation, Team* team) const;
 
   int outputs() const { return outputs_; }
   int inputs() const { return inputs_; }
@@ -37,7 +40,7 @@ class IntegerWeight {
 
   // As Weight::multiply. `scratch` has room for scratch_floats(rows) floats.
   void multiply(const float* x, int x_stride, int rows, float* out, int out_stride,
-                Activation activation, float* scratch) const;
+                Activation activation, Team* team, float* scratch) const;
 
   std::size_t scratch_floats(int rows) const { return static_cast<std::size_t>(rows) * pairs_; }
 

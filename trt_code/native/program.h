@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "operators.h"
+#include "team.h"
 
 namespace lite::native {
 
@@ -71,6 +72,7 @@ class Workspace {
   std::vector<int> lengths;             // predicted target lengths of the sentences
   std::vector<std::int32_t> chosen;     // the chosen token of each target row, and its score
   std::vector<float> scores;
+  Team* team = nullptr;  // shares the products; null for this thread alone
 
  private:
   struct Memory {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <optional>
 #include <thread>
 
 #include "../kernels/special_tokens.h"
@@ -40,6 +41,10 @@ void pack(const Program& program, Workspace& workspace, const std::int64_t* src_
 
 void on_threads(Program& program, const std::int64_t* src_tokens, int batch, int width, int threads,
                 const std::function<void(int, Workspace&, std::vector<int>)>& work) {
+  // threads that are left over share the products; more than there are processors would wait for
+  // each other
+  const int processors = std::max(1u, std::thread::hardware_concurrency());
+  const int team_size = std::min(threads, processors) / batch;
   threads = std::max(1, std::min(threads, batch));
   std::vector<std::exception_ptr> errors(threads);
   const auto share = [&](int thread) {
@@ -47,6 +52,9 @@ void on_threads(Program& program, const std::int64_t* src_tokens, int batch, int
       std::vector<int> sentences;  // every threads-th, so that sorted batches divide evenly
       for (int i = thread; i < batch; i += threads) sentences.push_back(i);
       Workspace& workspace = program.workspace(thread);
+      std::optional<Team> team;
+      if (team_size > 1) team.emplace(team_size);
+      workspace.team = team ? &*team : nullptr;
       pack(program, workspace, src_tokens, width, sentences);
       work(thread, workspace, std::move(sentences));
     } catch (...) {

@@ -69,6 +69,16 @@ def test_a_search_in_int8(tmp_path, name):
     assert np.mean(equal) >= 0.75
 
 
+def test_threads_share_the_products_of_one_sentence(tmp_path):
+    # 12 tokens x 24 x 20,000: more operations than team.h asks for
+    model = quantized(small(encoder_ffn_embed_dim=20_000, decoder_ffn_embed_dim=20_000))
+    program, tokens = loaded(model, tmp_path), sources(model)[:1].numpy()
+    alone = translate(program, tokens, 1)
+    for threads in (2, 5):
+        shared = translate(program, tokens, threads)
+        assert all(np.array_equal(a, b) for a, b in zip(alone, shared, strict=True))
+
+
 @pytest.mark.parametrize(("outputs", "inputs"), [(4, 1), (15, 7), (33, 64), (40, 129)])
 def test_sums_are_exact(tmp_path, outputs, inputs):
     """Products of the greatest values: sums of two of them do not fit in 16 bits."""

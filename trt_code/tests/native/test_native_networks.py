@@ -137,6 +137,18 @@ def test_a_network_as_wide_as_the_public_ones(load):
     assert (found == expected[:, : found.shape[1]]).all()
 
 
+def test_threads_share_the_products_of_one_sentence(load):
+    """A batch with fewer sentences than threads: every sum is made as by one thread."""
+    # 13 tokens x 24 x 20,000: more operations than team.h asks for
+    model = small(encoder_ffn_embed_dim=20_000, decoder_ffn_embed_dim=20_000)
+    program, tokens = load(model), sources(model, "right").numpy()
+    for batch in (1, 2):
+        alone = translate(program, tokens[:batch], 1)
+        for threads in (2, 3, 5, 100):
+            shared = translate(program, tokens[:batch], threads)
+            assert all(np.array_equal(a, b) for a, b in zip(alone, shared, strict=True))
+
+
 def test_all_padding_and_single_tokens_are_translated(load):
     tokens = np.full((3, 4), 1)
     tokens[1, 0], tokens[2, :2] = 2, (5, 2)

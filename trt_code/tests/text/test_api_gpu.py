@@ -34,7 +34,7 @@ def expected(lines):
     found = {}
     for model in MODELS:
         with api.Translator(
-            ROOT / "data_model" / model, runner="torch", device="cpu"
+            ROOT / "data_model" / model, runner="torch", device="cpu", threads=2
         ) as translator:
             several = translator.translate_batch(lines[:20], n_best=3, return_scores=False).texts
             found[model] = translator.translate(lines), several

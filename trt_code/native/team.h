@@ -1,0 +1,50 @@
+// Threads that share the products of one part of a batch: for batches with fewer sentences than
+// threads.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <thread>
+#include <vector>
+
+namespace lite::native {
+
+class Team {
+ public:
+  // Starts size - 1 threads, which wait for work until the team ends.
+  explicit Team(int size);
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  int size() const { return static_cast<int>(threads_.size()) + 1; }
+  // Calls work(part) for each part from 0 to size() - 1, each on a thread of its own, and returns
+  // after all of them. `work` may not throw.
+  void run(const std::function<void(int)>& work);
+
+ private:
+  void wait_for_work(int part);
+
+  const std::function<void(int)>* work_ = nullptr;
+  std::atomic<unsigned> turn_{0};  // one more for each call of run(), and for the end
+  std::atomic<int> busy_{0};       // threads that still work on this turn
+  bool ends_ = false;
+  std::vector<std::thread> threads_;
+};
+
+// Calls work(begin, end) for parts of [0, count) on the threads of `team`. Without a team, or for
+// fewer than some million floating point operations, calls work(0, count) on this thread.
+template <typename Work>
+void share(Team* team, int count, double operations, Work work) {
+  constexpr double kLeast = 4e6;  // 50 us; where other programs compute too, waiting costs most
+  if (!team || operations < kLeast) {
+    work(0, count);
+    return;
+  }
+  const auto begin = [&](int part) {
+    return static_cast<int>(static_cast<long long>(count) * part / team->size());
+  };
+  team->run([&](int part) { work(begin(part), begin(part + 1)); });
+}
+
+}  // namespace lite::native

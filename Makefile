@@ -377,7 +377,7 @@ endif
 # The runner native needs no ONNX file, whose export takes a minute. ONNX Runtime reads one graph, in one
 # precision; the other runners read the checkpoint or an engine. The compiler is found as in trt_code/native/library.py.
 FIND_COMPILER = $(or $(if $(filter-out default undefined,$(origin CXX)),$(CXX)),$(shell command -v c++ || command -v g++ || command -v clang++))
-COMPILER := $(if $(filter translate,$(MAKECMDGOALS)),$(FIND_COMPILER))
+COMPILER := $(if $(filter translate compare,$(MAKECMDGOALS)),$(FIND_COMPILER))
 IS_NATIVE := $(filter native,$(RUNNER))$(if $(filter PRECISION RUNNER DEVICE,$(GIVEN)),,$(COMPILER))
 GRAPH := $(if $(filter PRECISION,$(GIVEN)),$(patsubst int8,qdq,$(filter-out fp32,$(PRECISION))))
 GRAPH := $(GRAPH:%=.%)
@@ -395,10 +395,12 @@ translate-corpus: model-has-text $(call NEEDS,ray)  ## translate the files IN= i
 report:  ## plot and tabulate anew what bench measured
 	@$(PY) -m trt_code.report
 
-compare: $(ENV_BASE)  ## both kinds of network side by side: quality, and speed by batch size (build/compare; COMPARE=)
+compare: $(ENV_BASE)  ## both kinds of network side by side (build/compare; COMPARE=), and CTranslate2 on a CPU (build/forced_length)
 	@$(MAKE) --no-print-directory onnx-split MODEL=demo
 	@$(MAKE) --no-print-directory onnx MODEL=demo-ar
+	@$(if $(COMPILER),$(MAKE) --no-print-directory native MODEL=demo && $(MAKE) --no-print-directory native MODEL=demo-ar)
 	@$(PY) -m trt_code.measure.compare $(MACHINE_OPTIONS) $(COMPARE)
+	@$(if $(filter cuda,$(DEVICE)),,$(PY) -m trt_code.measure.forced_length $(call option,THREADS,threads) --sentences 500)
 
 triton: model-has-text $(BUILD)/model.onnx  ## a Triton Inference Server model repository in build/triton (doc/serving.md)
 	@$(PY) -m trt_code.triton.repository --model $(MODEL) $(call option,BEAM,beam) $(call option,LENPEN,lenpen) $(TRITON)

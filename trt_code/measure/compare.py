@@ -34,9 +34,12 @@ from trt_code.text import batching
 from trt_code.text.translator import LineTranslator
 
 BATCHES = "1,2,4,8,16,32,64,128"
-# The best runner of each device among those that need no engine, with greedy and beam search.
+# The best runners of each device among those that need no engine, with greedy and beam search.
 DEFAULT = {
-    "cpu": ("demo:ort-split:fp32", "demo-ar:ort:fp32:1", "demo-ar:ort:fp32:4"),
+    "cpu": (
+        *("demo:native:fp32", "demo-ar:native:fp32:1", "demo-ar:native:fp32:4"),
+        *("demo:ort-split:fp32", "demo-ar:ort:fp32:1", "demo-ar:ort:fp32:4"),
+    ),
     "cuda": ("demo:cuda-graph:fp16", "demo-ar:cuda-graph:fp16:1", "demo-ar:cuda-graph:fp16:4"),
 }
 QUALITY = ("exact_match", "bleu", "chrf")

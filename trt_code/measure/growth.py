@@ -3,9 +3,9 @@
     python -m trt_code.measure.growth --model demo,demo-ar
 
 One of the four changes at a time. The others stay at 16 sentences of 32 tokens, the model's own width, and
-all processors. The networks have the model's layers; those of another width have random weights. Each translation
-is as long as its source, and a search is greedy. The native runner and PyTorch take turns, after their tokens
-have been compared. Writes ``build/growth/results.json``, ``.md`` and ``.png``.
+all processors. The networks have the model's layers; those of another width have random weights. Each
+translation is as long as its source, and a search is greedy. The native runner and PyTorch take turns, after
+their tokens have been compared. Writes ``build/growth/results.json``, ``.md`` and ``.png``.
 """
 
 import argparse

@@ -16,6 +16,8 @@ file system in a new user namespace.
 """
 
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -36,6 +38,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from train_model.cli import Parser, add_count, run
+from train_model.data.corpora import CORPORA, demo
 from train_model.models.checkpoint import load_checkpoint
 from train_model.progress import track
 from trt_code.arguments import parse_names
@@ -60,14 +63,18 @@ class Target:
     small: tuple[str, ...] = ()
 
 
-# Trainings of seconds in place of hours: the recipes' networks and corpus made small.
+def shrink_corpus() -> None:
+    """Make the corpus ``demo`` so small that trainings take seconds, with the options in ``TARGETS``."""
+    sizes = {"train": 300, "valid": 16, "test": 16}
+    small = functools.partial(demo.prepare, sizes=sizes, merges=40)
+    CORPORA["demo"] = dataclasses.replace(CORPORA["demo"], prepare=small)
+
+
 SMALL = """
-import dataclasses, functools, importlib, sys
+import importlib, sys
 from train_model.cli import run
-from train_model.data.corpora import CORPORA, demo
-sizes = {"train": 300, "valid": 16, "test": 16}
-small = functools.partial(demo.prepare, sizes=sizes, merges=40)
-CORPORA["demo"] = dataclasses.replace(CORPORA["demo"], prepare=small)
+from trt_code.stress.mistreat import shrink_corpus
+shrink_corpus()
 run(lambda: importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
 """
 

@@ -32,7 +32,7 @@ from train_model.model_folder import find_model
 from train_model.progress import track
 from train_model.tests.model_pieces import hub_archive
 from trt_code.arguments import parse_names
-from trt_code.stress.mistreat import PAGE, TARGETS, fault
+from trt_code.stress.mistreat import PAGE, TARGETS, fault, shrink_corpus
 from trt_code.tests.runners import small_demo
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -475,6 +475,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in chosen:  # without what its runs would import later, such as Ray
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(COMMANDS[name].module)
+    shrink_corpus()
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="surroundings-") as folder:
         room = Room(Path(folder), chosen)

@@ -70,11 +70,12 @@ def load() -> ctypes.CDLL:
             with one_at_a_time(path.parent / ".lock"):
                 if not path.is_file():
                     _compile(path)
-        return _opened(path)
     except NoLibrary:
         raise
-    except UserError as error:  # the folder cannot be written to
-        raise NoLibrary(error) from error
+    except (UserError, OSError) as error:
+        raise NoLibrary(f"the native library has no place: {error}") from error
+    try:
+        return _opened(path)
     except (OSError, AttributeError) as error:
         raise NoLibrary(f"cannot load {path}: {error}; delete it") from error
 
@@ -122,7 +123,8 @@ def _compile(path: Path) -> None:
             raise NoLibrary(f"cannot run {command[0]}: {error.strerror}") from error
         except subprocess.CalledProcessError as error:
             lines = error.stderr.strip().splitlines() or [f"status {error.returncode}"]
-            found = next((line for line in lines if "error" in line), lines[0])
+            # the linker says "failed" of a full disk, before the compiler's own error
+            found = next((x for x in lines if "error" in x or "failed" in x), lines[0])
             raise NoLibrary(f"{command[0]} cannot compile the native runner: {found}") from error
         try:
             _opened(temporary)

@@ -242,6 +242,7 @@ def test_a_machine_without_a_compiler(monkeypatch, tmp_path, tiny_files, compile
         (None, "cannot run .*: No such file"),
         ("exit 1", "cannot compile the native runner: status 1"),
         ("echo a warning >&2; echo 'x.cpp: error: no <new>' >&2; exit 1", "runner: x.cpp: error: "),
+        ("echo 'ld: final link failed: full' >&2; echo 'error: ld 1' >&2; exit 1", "failed: full"),
         ("printf 'f\\374r: error\\n' >&2; exit 1", "cannot compile the native runner: f"),
         ("kill -9 $$", "cannot compile the native runner: status -9"),
         ("exit 0", "wrote no library"),
@@ -267,7 +268,7 @@ def test_a_compiler_command_that_no_shell_reads(monkeypatch):
 
 def test_a_library_that_cannot_be_stored(monkeypatch, tmp_path, compiled):
     (tmp_path / "native").touch()  # root may write to read-only folders
-    with pytest.raises(library.NoLibrary, match=r"cannot load .*: .*exists"):
+    with pytest.raises(library.NoLibrary, match=r"the native library has no place: .*exists"):
         library.load()
 
 

@@ -113,10 +113,14 @@ def _simplify(model: ir.Model) -> None:
 
 @contextlib.contextmanager
 def _quiet():
-    """Hide the exporter's warnings about unused packages and about its own internals."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Hide the exporter's warnings about unused packages and about its own internals.
+
+    Fake tensors log a traceback if Ctrl-C meets them; a real error is raised as well.
+    """
+    quieter = {"torch.onnx": logging.ERROR, "torch._subclasses.fake_tensor": logging.CRITICAL}
+    before = {name: logging.getLogger(name).level for name in quieter}
+    for name, level in quieter.items():
+        logging.getLogger(name).setLevel(level)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -125,4 +129,5 @@ def _quiet():
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)

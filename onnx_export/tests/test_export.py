@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from onnx_export import export, onnx_file, verify, verify_one_pass
+from onnx_export.graph import _quiet
 from onnx_export.tests.tiny import TINY, export_tiny
 from train_model.cli import UserError
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
@@ -219,3 +221,19 @@ def test_onnx_runtime_needs_no_library_of_ours(exported):
     )
     tokens, scores = session.run(None, {"src_tokens": np.array([[0, 5, 6, 2]])})
     assert tokens.shape == scores.shape == (1, 8)
+
+
+def test_fake_tensors_log_nothing_in_the_exporter(caplog):
+    """They log a traceback at Ctrl-C."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.level
+    logger.addHandler(caplog.handler)
+    try:
+        with _quiet():
+            logger.error("fake tensor raised TypeError")
+        assert not caplog.records
+        assert logger.level == before
+        logger.error("after the export")
+        assert [record.message for record in caplog.records] == ["after the export"]
+    finally:
+        logger.removeHandler(caplog.handler)

@@ -41,6 +41,7 @@ ELSEWHERE = {
         "makes a corpus and trains; test_fairseq_training.py does it in seconds"
     ),
     r"make plugins|build/plugins/|make torch-ops": "compiles for minutes; test_plugins.py does it",
+    r"make patch .*MODEL=wmt16-random": "exports 104 million parameters for minutes",
     r"make sweep": "measures for minutes; test_sweep.py does it in seconds",
     r".*trt_code\.stress\.": "runs for long; tests run a little of it",
     r"python doc/porting/": "test_doc_porting.py runs it",

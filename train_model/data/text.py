@@ -6,12 +6,12 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from train_model.cli import UserError
-from train_model.data.bpe import SEPARATOR, glossary_path, unusable
+from train_model.data.bpe import SEPARATOR, WORDS, glossary_path, unusable
 from train_model.data.files import read_lines
 
 _FIGURES = re.compile("[0-9]+")
@@ -160,6 +160,12 @@ class TrainingText:
 
     def __init__(self, options: TextOptions) -> None:
         self._options = options
+        self._new = lru_cache(WORDS)(self._unseen)  # words recur
+
+    def _unseen(self, word: str) -> str | None:
+        """Return the pattern of a word, None if the training text has it."""
+        (pattern,) = patterns(word)
+        return None if pattern in self._seen else pattern
 
     def warning(self, sentence: str, tokens: int) -> str:
         """Return why the translation may be wrong, or "".
@@ -173,7 +179,7 @@ class TrainingText:
             reason = f"{tokens} tokens, and {options.longest} is the most that it was trained on"
         elif forms := [form for form, pattern in self._untrained if pattern.search(sentence)]:
             reason = f"it was not trained on {', or on '.join(forms)}"
-        elif self._seen and (new := [w for w in patterns(sentence) if w not in self._seen]):
+        elif self._seen and (new := [w for word in sentence.split() if (w := self._new(word))]):
             reason = f"it was not trained on words like {', '.join(map(repr, new[:3]))}"
         else:
             return ""

@@ -25,9 +25,11 @@ def normalise(text: str, form: str = "NFC") -> str:
     A byte order mark at the start is removed.
     """
     text = text.removeprefix(BYTE_ORDER_MARK)
-    if form != "none":
+    if form != "none" and not text.isascii():
         text = unicodedata.normalize(form, text)
-    return " ".join(text.translate(_CONTROLS).split())
+    if not text.isprintable():  # control characters are not; the test is quick
+        text = text.translate(_CONTROLS)
+    return " ".join(text.split())
 
 
 # Unicode's category Cc, which never changes.
@@ -119,11 +121,11 @@ class Tokenizer:
 
     def source_units(self, text: str) -> list[str]:
         """Return the units of a source text, one for each token of :meth:`encode` except bos and eos."""
-        return self._source.split(self._prepared(text, 0))
+        return self._source.split(self._prepared(normalise(text, self.options.unicode), 0))
 
     def target_units(self, text: str) -> list[str]:
         """Return the units of a target text."""
-        return self._target.split(self._prepared(text, 1))
+        return self._target.split(self._prepared(normalise(text, self.options.unicode), 1))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of target ids up to the first eos, without special symbols and made-up words.
@@ -137,21 +139,28 @@ class Tokenizer:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """Return the units of target ids; see :meth:`decode`."""
-        units = []
-        for index in map(int, ids):
-            if index == EOS:
-                break
-            if not 0 <= index < len(self.tgt_dict):
-                raise UserError(
-                    f"token {index} is not in the dictionary of {len(self.tgt_dict)} symbols; "
-                    "give the one that the model was trained with"
-                )
-            if not self.tgt_dict.is_filler(index):
-                units.append(self.tgt_dict.symbols[index])
-        return units
+        ids = list(ids)
+        if EOS in ids:
+            ids = ids[: ids.index(EOS)]
+        if ids and not (min(ids) >= 0 and max(ids) < len(self._shown)):
+            index = next(index for index in ids if not 0 <= index < len(self._shown))
+            raise UserError(
+                f"token {index} is not in the dictionary of {len(self._shown)} symbols; "
+                "give the one that the model was trained with"
+            )
+        return [unit for index in ids if (unit := self._shown[index]) is not None]
+
+    @functools.cached_property
+    def _shown(self) -> list[str | None]:
+        """Return the symbol of each target id, None for one that is not text."""
+        dictionary = self.tgt_dict
+        return [
+            None if dictionary.is_filler(index) else symbol
+            for index, symbol in enumerate(dictionary.symbols)
+        ]
 
     def _prepared(self, text: str, side: int) -> str:
-        text = normalise(text, self.options.unicode)
+        """Return a normalised text after the steps before subwords."""
         return functools.reduce(lambda text, step: step(text), self._prepare[side], text)
 
     def _ids(self, text: str) -> tuple[int, ...]:

@@ -1,6 +1,9 @@
 """Groups sentences of any length into batches for a runner."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -22,16 +25,46 @@ def by_length(lengths: Sequence[int], max_tokens: int, max_sentences: int) -> It
     Yields:
         Indices into ``lengths``, each once.
     """
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    sizes = np.asarray(lengths, np.int64)
+    order = np.argsort(-sizes, kind="stable")
+    at = 0
+    while at < len(order):
         # the first sentence of a batch is its longest, so it gives the width
-        full = batch and (len(batch) + 1) * lengths[batch[0]] > max_tokens
-        if full or len(batch) == max_sentences:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+        fitting = max_tokens // max(1, int(sizes[order[at]]))
+        batch = order[at : at + max(1, min(fitting, max_sentences))]
+        yield batch.tolist()
+        at += len(batch)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Token rows, one after the other.
+
+    Attributes:
+        tokens: of all rows [sum of lengths] int64.
+        lengths: of the rows [N].
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the rows of several parts, in their order."""
+        return cls(*(np.concatenate(one) for one in zip(*map(astuple, parts), strict=True)))
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return np.cumsum(self.lengths) - self.lengths
+
+    def padded(self, chosen: Sequence[int]) -> np.ndarray:
+        """Return the chosen rows as one array, as :func:`pad` does."""
+        lengths = self.lengths[chosen]
+        columns = np.arange(lengths.max())
+        within = columns < lengths[:, None]
+        batch = np.full(within.shape, PAD, dtype=np.int64)
+        batch[within] = self.tokens[(self._starts[chosen][:, None] + columns)[within]]
+        return batch
 
 
 def pad(rows: Sequence[Sequence[int]], width: int | None = None) -> np.ndarray:

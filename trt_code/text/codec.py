@@ -38,8 +38,7 @@ class Hypothesis:
     token_scores: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Translation:
+class Translation(NamedTuple):
     """A line's translation.
 
     Attributes:
@@ -90,25 +89,30 @@ class Codec:
         self._on_error = on_error
         self._training_text = TrainingText(tokenizer.options)
 
-    def encode_lines(self, lines: Sequence[str], first: int) -> tuple[list[list[int]], list[Note]]:
-        """Return the tokens of every line and a note on each; no tokens if it is empty or skipped.
+    def encode_lines(
+        self, lines: Sequence[str], first: int
+    ) -> tuple[list[list[int]], dict[int, Note]]:
+        """Return the tokens of every line, none if it is empty or skipped, and notes on some lines.
+
+        Args:
+            lines: sentences.
+            first: the number of the first line, for messages; the notes' keys begin with 0.
 
         Raises:
             UserError: a line is refused, and lines are not skipped.
         """
-        rows, notes = [], []
-        for number, line in enumerate(lines, start=first):
-            row, note = [], Note()
+        rows, notes = [], {}
+        for index, line in enumerate(lines):
+            row, number = [], first + index
             try:
                 row = self.encode(line, number)
-                warning = self._training_text.warning(line, len(row)) if row else ""
-                note = Note(warning=f"line {number}: {warning}" if warning else "")
+                if row and (warning := self._training_text.warning(line, len(row))):
+                    notes[index] = Note(warning=f"line {number}: {warning}")
             except UserError as reason:
                 if self._on_error == "stop":
                     raise
-                note = Note(error=str(reason))
+                notes[index] = Note(error=str(reason))
             rows.append(row)
-            notes.append(note)
         return rows, notes
 
     def encode(self, line: str, number: int) -> list[int]:
@@ -158,10 +162,12 @@ class Codec:
         """Return the translations of a batch, from a network's tokens [B, T] or a search's hypotheses."""
         if isinstance(result, Found):
             return [self._ranked(result, sentence) for sentence in range(len(result.counts))]
-        return [
-            Translation(self._tokenizer.decode(row), int((row != batching.PAD).sum()))
-            for row in result
-        ]
+        return list(map(Translation, *self.texts(result)))
+
+    def texts(self, result: np.ndarray) -> tuple[list[str], list[int]]:
+        """Return the texts of a network's tokens [B, T], and the numbers of tokens."""
+        texts = list(map(self._tokenizer.decode, result.tolist()))
+        return texts, (result != batching.PAD).sum(1).tolist()
 
     def _ranked(self, found: Found, sentence: int) -> Translation:
         hypotheses = []

@@ -1,7 +1,6 @@
 """Translates text on any runner: encodes, batches by length, translates, decodes, in the given order."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -65,7 +64,7 @@ class LineTranslator:
         """
         self._runner.check_n_best(n_best)
         rows, notes = self._codec.encode_lines(lines, first_line)
-        translations = [Translation("", 0, error=note.error) for note in notes]
+        translations = [Translation("", 0)] * len(rows)
         filled = [i for i, row in enumerate(rows) if row]
         done(len(rows) - len(filled))
         lengths = [len(rows[i]) for i in filled]
@@ -73,8 +72,10 @@ class LineTranslator:
             chosen = [filled[i] for i in batch]
             result = run_batch(self._runner, batching.pad([rows[i] for i in chosen]), n_best, beam)
             for i, translation in zip(chosen, self._codec.decode(result), strict=True):
-                translations[i] = replace(translation, warning=notes[i].warning)
+                translations[i] = translation
             done(len(batch))
+        for i, note in notes.items():
+            translations[i] = translations[i]._replace(**note._asdict())
         return translations
 
 

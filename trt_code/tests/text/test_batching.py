@@ -30,6 +30,18 @@ def test_by_length_leaves_no_room_unused(lengths, max_tokens, max_sentences):
         assert len(batch) == max_sentences or one_more > max_tokens
 
 
+@given(st.lists(st.lists(st.integers(2, 90), max_size=9), min_size=1, max_size=9), st.randoms())
+def test_rows_in_one_array_are_padded_as_lists_are(rows, chance):
+    def packed(some):
+        tokens = np.array([token for row in some for token in row], np.int64)
+        return batching.Rows(tokens, np.array([len(row) for row in some], np.int64))
+
+    joined = batching.Rows.joined([packed(rows[:2]), packed(rows[2:])])
+    chosen = [chance.randrange(len(rows)) for _ in range(5)]
+    expected = batching.pad([rows[i] for i in chosen])
+    np.testing.assert_array_equal(joined.padded(chosen), expected)
+
+
 def test_pad_fills_on_the_right():
     padded = batching.pad([[0, 7, 2], [0, 2]])
     np.testing.assert_array_equal(padded, [[0, 7, 2], [0, 2, 1]])

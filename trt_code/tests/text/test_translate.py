@@ -29,7 +29,7 @@ from trt_code.tests.runners import fake_runner
 from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.tests.tiny import SENTENCES, WORDS
 from trt_code.text import choice, pipeline
-from trt_code.text.codec import Codec, Note
+from trt_code.text.codec import Codec
 from trt_code.text.translator import LineTranslator
 
 
@@ -200,12 +200,13 @@ def test_the_demo_warns_of_the_forms_that_it_was_not_trained_on(model):
         "$5.": f"{prices}, or on {mark}",
     }
     _, notes = codec.encode_lines(list(expected), 1)
-    for note, forms in zip(notes, expected.values(), strict=True):
+    for index, forms in enumerate(expected.values()):
         assert (
-            f"dates, times, prices and quantities; it was not trained on {forms}:" in note.warning
+            f"dates, times, prices and quantities; it was not trained on {forms}:"
+            in notes[index].warning
         )
     _, notes = codec.encode_lines(list(read_lines(files.test_src)), 1)
-    assert set(notes) == {Note()}
+    assert not notes
 
 
 def test_patterns_of_words_leave_figures_out():

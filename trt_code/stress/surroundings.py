@@ -159,7 +159,8 @@ COMMANDS = {
     ),
     "under-load": Command(
         "trt_code.stress.under_load",
-        MODEL + " --runner torch --device cpu --sentences 200 --threads 2 --output {out}/a.json",
+        MODEL
+        + " --runner torch --device cpu --sentences 200 --pool 50 --threads 2 --output {out}/a.json",
     ),
 }
 

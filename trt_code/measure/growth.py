@@ -4,8 +4,9 @@
 
 One of the four changes at a time. The others stay at 16 sentences of 32 tokens, the model's own width, and
 all processors. The networks have the model's layers; those of another width have random weights. Each
-translation is as long as its source, and a search is greedy. The native runner and PyTorch take turns, after
-their tokens have been compared. Writes ``build/growth/results.json``, ``.md`` and ``.png``.
+translation is as long as its source, and a search is greedy. The tokens of the native runner and of PyTorch
+are compared first; then each is timed, one after the other. Writes ``build/growth/results.json``, ``.md`` and
+``.png``.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from trt_code.native.program import SUFFIX, LoadedProgram
 
 BATCH, LENGTH = 16, 32
 AXES = ("batch", "length", "width", "threads")
+PAUSE = 0.3  # seconds in which PyTorch's idle threads stop looking for work
 AGREE = 0.99  # share of equal tokens; random weights leave near ties
 Translate = Callable[[np.ndarray, int], np.ndarray]
 """Translates source tokens [B, S] with a number of threads into B translations of S tokens."""
@@ -101,7 +103,7 @@ def systems(model: Any, one_pass: bool, folder: Path) -> dict[str, Translate]:
     return {"native": native, "torch": in_torch}
 
 
-def time_in_turns(
+def time_each(
     measured: dict[str, Translate], sources: np.ndarray, threads: int, repeats: int
 ) -> dict[str, float]:
     """Return the median milliseconds of each system.
@@ -112,13 +114,17 @@ def time_in_turns(
     native, in_torch = (translate(sources, threads) for translate in measured.values())
     if np.mean(native == in_torch) < AGREE:
         raise UserError(f"the native runner and PyTorch differ at {sources.shape}")
-    times: dict[str, list[float]] = {name: [] for name in measured}
-    for _ in range(repeats):
-        for name, translate in measured.items():
+    medians = {}
+    for name, translate in measured.items():
+        time.sleep(PAUSE)
+        translate(sources, threads)
+        times = []
+        for _ in range(repeats):
             start = time.perf_counter()
             translate(sources, threads)
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: float(np.median(spent)) for name, spent in times.items()}
+            times.append(1e3 * (time.perf_counter() - start))
+        medians[name] = float(np.median(times))
+    return medians
 
 
 def measure(args: argparse.Namespace, name: str, folder: Path) -> list[dict[str, Any]]:
@@ -144,7 +150,7 @@ def measure(args: argparse.Namespace, name: str, folder: Path) -> list[dict[str,
             shape = at["batch"], at["length"]
             sources = rng.integers(len(SPECIALS), trained.config.src_vocab, shape)
             sources[:, -1] = EOS
-            times = time_in_turns(made[at["width"]], sources, at["threads"], args.repeats)
+            times = time_each(made[at["width"]], sources, at["threads"], args.repeats)
             rows.append({"model": name, "axis": axis, "value": value, **times})
             shown.reach(done)
     return rows

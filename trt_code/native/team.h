@@ -33,10 +33,10 @@ class Team {
 };
 
 // Calls work(begin, end) for parts of [0, count) on the threads of `team`. Without a team, or for
-// fewer than some million floating point operations, calls work(0, count) on this thread.
+// fewer than ten million floating point operations, calls work(0, count) on this thread.
 template <typename Work>
 void share(Team* team, int count, double operations, Work work) {
-  constexpr double kLeast = 4e6;  // 50 us; where other programs compute too, waiting costs most
+  constexpr double kLeast = 1e7;  // 125 us; where other programs compute too, waiting costs most
   if (!team || operations < kLeast) {
     work(0, count);
     return;

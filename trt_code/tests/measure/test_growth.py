@@ -40,4 +40,4 @@ def test_systems_that_differ_are_not_timed():
     threads = torch.get_num_threads()
     answers = {"native": lambda sources, _: sources, "torch": lambda sources, _: sources + 1}
     with pytest.raises(UserError, match="differ"):
-        growth.time_in_turns(answers, np.ones((2, 3), np.int64), threads, 1)
+        growth.time_each(answers, np.ones((2, 3), np.int64), threads, 1)

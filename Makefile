@@ -79,7 +79,7 @@ help:  ## list the targets
 # The doctor and the questions about models need no package, so they can speak before any is installed.
 ANY_PYTHON = $(if $(PYTHON)$(wildcard .venv/bin/python),$(PY),$(FIND_PYTHON); $${python:-python3})
 DOCTOR = $(ANY_PYTHON) -m trt_code.doctor
-doctor:  ## one line a dependency: found, or the command that installs it
+doctor:  ## one line per dependency: found, or the command that installs it
 	@$(DOCTOR)
 
 needs-%:

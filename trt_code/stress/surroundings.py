@@ -136,6 +136,14 @@ COMMANDS = {
         "trt_code.measure.forced_length",
         "--threads 1 --sentences 8 --rounds 1 --beam 1 --output {out}/a",
     ),
+    "growth": Command(
+        "trt_code.measure.growth",
+        "--model {demo} --batch 1 --length 4 --width 64 --threads 1 --repeats 1 --output {out}/a",
+    ),
+    "single-sentences": Command(
+        "trt_code.measure.single_sentences",
+        MODEL + " --runner torch --limit 3 --callers 1,2 --output {out}/a",
+    ),
     "ptq": Command("train_model.quantization.ptq", MODEL + " --sentences 8 --output {out}/a.pt"),
     "sensitivity": Command(
         "train_model.quantization.sensitivity",
@@ -453,7 +461,7 @@ def trials(
     room.put_back({})
     whole = start(room, command)
     made = room.written()
-    if whole.status not in (0, 2):
+    if whole.status not in (0, 2) or "see --help" in whole.errors:
         raise UserError(f"{name} fails undisturbed: {whole.errors.strip()[-300:]}")
     for how in hows:
         for number in range(times):

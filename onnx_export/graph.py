@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from onnx_export.int8_weights import quantize_weights
 from onnx_export.naming import name_by_scope
 from onnx_export.symbols import EXPORTED, FUNCTIONS, TRANSLATIONS
+from train_model import interrupt
 from train_model.data.dictionary import SPECIAL_IDS
 from train_model.models.signatures import Signature
 
@@ -52,7 +53,7 @@ def export_graph(
         for name, value in inputs.items()
     ]
     input_names = [n for _, name in groups for n in ([name] if isinstance(name, str) else name)]
-    with _quiet():
+    with _quiet(), interrupt.passed_on():
         program = torch.onnx.export(
             module,
             tuple(value for value, _ in groups),

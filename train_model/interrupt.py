@@ -1,6 +1,10 @@
-"""Ends a program without a traceback at Ctrl-C during imports, which take seconds."""
+"""Ends a program without a traceback at Ctrl-C during imports, and inside libraries that catch it."""
 
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
+from types import FrameType
 
 
 def silence() -> None:
@@ -16,3 +20,37 @@ def silence() -> None:
 def _hook(kind, error, traceback) -> None:
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
+
+
+@contextlib.contextmanager
+def passed_on() -> Iterator[None]:
+    """Raise ``KeyboardInterrupt`` if Ctrl-C came inside, whatever the code there made of it.
+
+    PyTorch's exporter turns it into an error of its own. In a thread other than the main one, or where Ctrl-C
+    is handled in another way, nothing changes.
+    """
+    came = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    try:
+        signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    except Exception:
+        if came:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt

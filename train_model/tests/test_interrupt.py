@@ -1,0 +1,60 @@
+"""Ctrl-C inside code that catches it."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from train_model import interrupt
+
+
+def ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):  # the handler runs between two operations
+        pass
+
+
+def into_another_error():
+    try:
+        ctrl_c()
+    except KeyboardInterrupt:
+        raise AttributeError("half imported") from None
+
+
+def into_nothing():
+    try:
+        ctrl_c()
+    except KeyboardInterrupt:
+        return
+
+
+@pytest.mark.parametrize("caught", [ctrl_c, into_another_error, into_nothing])
+def test_ctrl_c_is_passed_on_whatever_catches_it(caught):
+    with pytest.raises(KeyboardInterrupt), interrupt.passed_on():
+        caught()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_errors_stay():
+    with pytest.raises(ValueError, match="wrong"), interrupt.passed_on():
+        raise ValueError("wrong")
+
+
+def test_other_threads_and_handlers_stay():
+    def in_thread():
+        with interrupt.passed_on():
+            done.append(True)
+
+    done = []
+    thread = threading.Thread(target=in_thread)
+    thread.start()
+    thread.join()
+    assert done
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupt.passed_on():
+            ctrl_c()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -75,7 +75,13 @@ def _build(graph: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, (Path(name) / "said").open("w+") as said:
         plan = Path(name) / "model.plan"
         command = [sys.executable, "-m", "trt_code.build_engine", "--onnx", str(graph)]
-        process = subprocess.Popen([*command, "--output", str(plan)], stdout=said, stderr=said)
+        # in a checkout, the packages are where this process found them, which may not be the folder it is in
+        process = subprocess.Popen(
+            [*command, "--output", str(plan)],
+            stdout=said,
+            stderr=said,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:

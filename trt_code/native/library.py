@@ -94,11 +94,12 @@ def _opened(path: Path) -> ctypes.CDLL:
 
 
 def library_path() -> Path:
-    """Return the file for these sources and this processor, whether it exists or not.
+    """Return the file for these sources, this processor and what CXX names, whether it exists or not.
 
     It is in ``build/native`` of a clone, otherwise in the user's cache folder.
     """
-    digest = hashlib.sha256(f"{FLAGS} {_processor()}".encode())
+    chosen = os.environ.get("CXX", "")  # another compiler is chosen for another library
+    digest = hashlib.sha256(f"{FLAGS} {_processor()} {chosen}".encode(errors="surrogateescape"))
     for source in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
         digest.update(source.read_bytes())
     folder = ROOT / "build" if (ROOT / "Makefile").is_file() else user_cache()

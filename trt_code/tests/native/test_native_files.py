@@ -266,6 +266,15 @@ def test_a_compiler_command_that_no_shell_reads(monkeypatch):
     assert not library.has_compiler()
 
 
+def test_another_compiler_makes_another_library(monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    paths = [library.library_path()]
+    for name in ("clang++", "g++ -march=x86-64"):
+        monkeypatch.setenv("CXX", name)
+        paths.append(library.library_path())
+    assert len(set(paths)) == 3
+
+
 def test_a_library_that_cannot_be_stored(monkeypatch, tmp_path, compiled):
     (tmp_path / "native").touch()  # root may write to read-only folders
     with pytest.raises(library.NoLibrary, match=r"the native library has no place: .*exists"):

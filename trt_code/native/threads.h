@@ -11,8 +11,8 @@ namespace lite::native {
 
 // Packs the tokens of src_tokens [batch, width] without pad and calls `work` on every thread with
 // the thread's number, a workspace that has begun the source's stage, and the numbers of its
-// sentences. With fewer sentences than threads, a workspace has a team. Throws what `work` throws, and InputError for a token or a sentence that the network
-// does not take.
+// sentences. With fewer sentences than threads, a workspace has a team. Throws what `work` throws,
+// and InputError for a token or a sentence that the network does not take.
 void on_threads(Program& program, const std::int64_t* src_tokens, int batch, int width, int threads,
                 const std::function<void(int, Workspace&, std::vector<int>)>& work);
 

@@ -173,7 +173,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         status = _fail(error)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        # a program may have ended before its work, so this is no success, as for any other program
+        # the work may be unfinished, so this is not a success
         status = NO_READER if _has_no_reader(error) else _fail(f"{error.strerror or error}{where}")
     except MemoryError:
         status = _fail("there is not enough memory; free some, or give less at a time")

@@ -383,7 +383,7 @@ def _draw_graph(
     for node in reversed(nodes):  # down to right above what reads it
         below = [row[other] for other in node.successors() if other in row]
         row[node] = min(below) - 1 if below else row[node]
-    # an edge over several rows has a narrow place of its own in each, where it is vertical
+    # an edge that crosses several rows gets its own narrow column in each, in which it is vertical
     links: list[tuple[Hashable, Hashable]] = []
     rows: dict[int, list[Hashable]] = {}
     for node in nodes:

@@ -30,7 +30,7 @@ from train_model.models.checkpoint import load_checkpoint
 from train_model.models.hypotheses import Found, SearchOptions
 from train_model.models.transformer import Transformer, TransformerConfig
 from train_model.quantization import ptq
-from train_model.tables import Column, Table, as_json, facts, write_files
+from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
 from trt_code.devices import processors
 from trt_code.measure.machine import describe
@@ -233,17 +233,10 @@ def main(argv: list[str] | None = None) -> int:
         rows = measure(args, Path(folder))
     machine = describe("cpu", args.threads or processors())
     results = {"machine": machine, "target": args.target, "sentences": args.sentences, "rows": rows}
-    page = [
-        "# Searches at a forced length",
-        "",
-        *facts(machine),
-        *facts({"target tokens": args.target}),
-    ]
-    page += ["", *TABLE.markdown(rows), ""]
-    write_files(args.output, {"results.json": as_json(results), "results.md": "\n".join(page)})
-    print(TABLE.head())
-    for row in rows:
-        print(TABLE.line(row))
+    items = facts(machine | {"target tokens": args.target})
+    text = page("Searches at a forced length", items, "", TABLE.markdown(rows))
+    write_files(args.output, {"results.json": as_json(results), "results.md": text})
+    print(TABLE.head(), *map(TABLE.line, rows), sep="\n")
     print(f"\nwrote {args.output}/results.json and .md")
     return 0
 

@@ -31,7 +31,7 @@ from train_model.models.checkpoint import load_checkpoint
 from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.progress import task
-from train_model.tables import Column, Table, as_json, facts, write_files
+from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
 from trt_code.devices import processors
 from trt_code.measure.machine import describe, machine_name
@@ -196,19 +196,16 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             rows += measure(args, name, Path(folder))
     results = {"machine": describe("cpu", processors()), "rows": rows}
-    page = ["# Growth of the time of a batch", "", *facts(results["machine"])]
-    page += ["", *TABLE.markdown(rows), ""]
+    title = "Growth of the time of a batch"
     write_files(
         args.output,
         {
             "results.json": as_json(results),
-            "results.md": "\n".join(page),
+            "results.md": page(title, facts(results["machine"]), "", TABLE.markdown(rows)),
             "results.png": functools.partial(plot, results),
         },
     )
-    print(TABLE.head())
-    for row in rows:
-        print(TABLE.line(row))
+    print(TABLE.head(), *map(TABLE.line, rows), sep="\n")
     print(f"\nwrote {args.output}/results.json, .md and .png")
     return 0
 

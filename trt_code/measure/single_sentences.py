@@ -17,7 +17,7 @@ import numpy as np
 
 from train_model.cli import Parser, UserError, run
 from train_model.model_folder import find_model
-from train_model.tables import Column, Table, as_json, facts, write_files
+from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
 from trt_code.evaluate import read_split
 from trt_code.measure.machine import describe
@@ -103,12 +103,10 @@ def main(argv: list[str] | None = None) -> int:
     for name, precision in itertools.product(args.model.split(","), args.precision):
         rows += measure(args, name, precision)
     machine = describe(arguments.device(args), args.threads)
-    page = ["# Single sentences", "", *facts(machine), "", *TABLE.markdown(rows), ""]
     results = as_json({"machine": machine, "rows": rows})
-    write_files(args.output, {"results.json": results, "results.md": "\n".join(page)})
-    print(TABLE.head())
-    for row in rows:
-        print(TABLE.line(row))
+    text = page("Single sentences", facts(machine), "", TABLE.markdown(rows))
+    write_files(args.output, {"results.json": results, "results.md": text})
+    print(TABLE.head(), *map(TABLE.line, rows), sep="\n")
     print(f"\nwrote {args.output}/results.json and .md")
     return 0
 

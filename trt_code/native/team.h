@@ -18,7 +18,7 @@ class Team {
   Team& operator=(const Team&) = delete;
 
   int size() const { return static_cast<int>(threads_.size()) + 1; }
-  // Calls work(part) for each part from 0 to size() - 1, each on a thread of its own, and returns
+  // Calls work(part) for each part from 0 to size() - 1, each on its own thread, and returns
   // after all of them. `work` may not throw.
   void run(const std::function<void(int)>& work);
 

@@ -242,7 +242,7 @@ def _write(folder: Path, content: dict[str, bytes]) -> None:
 
 @dataclass
 class Outcome:
-    """How a command ended: its status (negative: a signal), what it wrote to its streams, and seconds."""
+    """How a command ended: status (negative for a signal), output, errors, and the seconds it took."""
 
     status: int
     output: bytes
@@ -490,7 +490,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"| command | {' | '.join(hows)} |\n| --- |{' --- |' * len(hows)}")
         for name in chosen:
             counts = dict.fromkeys(hows, 0)
-            # without a progress bar, whose thread could hold a lock at a fork
+            # no progress bar: its thread could hold a lock when the process forks
             for how, found in trials(room, name, hows, arguments.times, arguments.seed):
                 counts[how] += bool(found)
                 for line in found:

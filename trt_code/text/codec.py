@@ -1,6 +1,6 @@
 """Encodes a line of text to a network's tokens, and decodes the network's results to text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -61,6 +61,12 @@ class Note(NamedTuple):
 
     error: str = ""
     warning: str = ""
+
+
+def annotate(translations: list[Translation], notes: Mapping[int, Note]) -> None:
+    """Put the notes into the translations of their lines."""
+    for i, note in notes.items():
+        translations[i] = translations[i]._replace(**note._asdict())
 
 
 class Codec:

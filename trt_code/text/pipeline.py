@@ -23,7 +23,7 @@ from train_model.data.files import take
 from train_model.models.hypotheses import Found
 from trt_code.runners import Runner
 from trt_code.text import batching
-from trt_code.text.codec import Codec, Note, Translation
+from trt_code.text.codec import Codec, Note, Translation, annotate
 from trt_code.text.translator import run_batch
 
 WINDOW = 8192
@@ -210,8 +210,7 @@ class Pipeline:
                 results = map(Translation, results.split("\n"), counts)
             for i, result in zip(batch, results, strict=True):
                 translations[i] = result
-        for i, note in notes.items():
-            translations[i] = translations[i]._replace(**note._asdict())
+        annotate(translations, notes)
         return translations
 
 

@@ -10,7 +10,7 @@ from train_model.models.hypotheses import Found
 from trt_code.runners import Runner
 from trt_code.runners.base import NO_NUMBERS
 from trt_code.text import batching
-from trt_code.text.codec import Codec, OnError, TooLong, Translation, Unknown
+from trt_code.text.codec import Codec, OnError, TooLong, Translation, Unknown, annotate
 
 MAX_TOKENS = 4096
 MAX_SENTENCES = 128
@@ -74,8 +74,7 @@ class LineTranslator:
             for i, translation in zip(chosen, self._codec.decode(result), strict=True):
                 translations[i] = translation
             done(len(batch))
-        for i, note in notes.items():
-            translations[i] = translations[i]._replace(**note._asdict())
+        annotate(translations, notes)
         return translations
 
 

@@ -8,7 +8,7 @@ import onnx
 from onnx_export.symbols import DOMAIN, OPERATORS
 from onnx_export.symbols.schema import NAMING, Form, Operator, TensorSpec
 
-# Sizes by the names of dimensions and attributes; a name that is not here is 3.
+# Sizes by the names of dimensions and attributes; every other name is 3.
 SIZES = {"B": 2, "T": 5, "C": 8, "H": 4, "K": 3, "V": 11, "R": 2, "heads": 4, "padding_l": 1}
 
 

@@ -83,7 +83,7 @@ def test_the_originals_own_checkpoint(tmp_path):
         )
 
 
-def test_graph_has_one_node_an_operator_and_reads_well(exported):
+def test_graph_has_one_node_per_operator_and_readable_names(exported):
     model = onnx.load(exported.onnx)
     count = collections.Counter(node.op_type for node in model.graph.node)
     layers = TINY.encoder_layers + TINY.decoder_layers
@@ -96,7 +96,7 @@ def test_graph_has_one_node_an_operator_and_reads_well(exported):
     assert len(names) == len(model.graph.node)
     assert "decoder.layers.1.conv/LiteDynamicConv" in names
     assert "encoder.layers.0.fc1.weight" in {item.name for item in model.graph.initializer}
-    # the exporter's notes name files of the machine that exported
+    # the exporter's notes would name files of the exporting machine
     assert str(export.Path(export.__file__).parents[1]).encode() not in exported.onnx.read_bytes()
 
 
@@ -139,7 +139,7 @@ def test_weights_beyond_one_file_go_next_to_it(exported, tmp_path, monkeypatch):
         onnx_file.load_onnx(path)
 
 
-def test_verify_tells_other_weights(exported, tmp_path, capsys):
+def test_verify_detects_other_weights(exported, tmp_path, capsys):
     model = onnx.load(exported.onnx)
     for item in model.graph.initializer:
         if item.name == "decoder.layers.1.fc1.bias":
@@ -154,7 +154,7 @@ def test_verify_tells_other_weights(exported, tmp_path, capsys):
     assert verify.main([*arguments, str(exported.onnx)]) == 0
 
 
-def test_verify_tells_another_network(exported, tmp_path):
+def test_verify_detects_another_network(exported, tmp_path):
     other = ConvCrfTransformer(dataclasses.replace(TINY, max_target_positions=30))
     checkpoint = tmp_path / "other.pt"
     save_checkpoint(checkpoint, other, other.config)
@@ -165,8 +165,8 @@ def test_verify_tells_another_network(exported, tmp_path):
 def test_tie_in_rank_is_left_out_of_the_scores():
     logits = torch.tensor([[[3.0, 1, 0], [1, 2, 2], [0, 5, 1], [9, 0, 1]]])
     tokens = torch.tensor([[0, 2, 1, 0]])
-    # The tie at 1 is that of the token there, read from 0, and of the rank that the path score at 1 is
-    # read through; a score is the difference of two path scores, so 2 is open as well.
+    # Position 1 has a tie: between its own tokens, seen from position 0, and between the ranks that its
+    # path score comes from. A score is the difference of two path scores, so position 2 is unsure as well.
     network = SimpleNamespace(crf_layer=DynamicCRF(vocab=3, rank=1, beam=2))
     unsure = unsure_scores(network, logits, tokens, verify_one_pass.SCORE_TOLERANCE)
     assert unsure.tolist() == [[True, True, True, False]]

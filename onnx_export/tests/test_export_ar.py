@@ -34,7 +34,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def decoder(path, model):
-    """Return the host's loop over the two files, built only from their paths."""
+    """Return the search on the host over the two files, made from their paths alone."""
     encoder, step = map(onnxruntime.InferenceSession, (half_path(path, "encoder"), path))
 
     def encode(src_tokens):

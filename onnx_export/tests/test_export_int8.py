@@ -21,7 +21,7 @@ def int8(tmp_path_factory):
 
 
 def weighted_products(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """Return the products with a weight by layer name; the sum over positions does not count."""
+    """Return the products with a weight by layer name, without the sum over positions."""
     return {
         node.name.removesuffix("/MatMul"): node
         for node in model.graph.node
@@ -29,7 +29,7 @@ def weighted_products(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     }
 
 
-def test_pairs_stand_on_both_inputs_of_every_product(int8):
+def test_every_product_has_pairs_on_both_inputs(int8):
     network, path = int8
     model = onnx.load(path)
     producers = {name: node for node in model.graph.node for name in node.output}
@@ -53,13 +53,13 @@ def test_pairs_stand_on_both_inputs_of_every_product(int8):
     kept = {name for name in weighted_products(model) if name == KEPT}
     assert kept
     assert not kept & found.keys()
-    # the source's keys and values are one product, and copy_attn none
+    # the keys and values of the source are one product, and copy_attn has none
     merged = sum(".k_proj" in name or ".v_proj" in name for name in network.config.int8_layers)
     assert len(found) == len(network.config.int8_layers) - merged + 1
     assert {"decoder.output_projection", "decoder.source_projection"} <= found.keys()
 
 
-def test_no_weight_is_there_in_fp32_too(int8):
+def test_no_weight_is_also_stored_in_fp32(int8):
     _, path = int8
     sizes = {item.name: item for item in onnx.load(path).graph.initializer}
     names = [name for name, item in sizes.items() if item.data_type == onnx.TensorProto.INT8]
@@ -81,7 +81,7 @@ def test_onnx_runtime_computes_in_integers_and_gives_the_same(int8, tmp_path):
         for node in weighted_products(onnx.load(path)).values()
     )
     assert kinds.count("MatMulIntegerToFloat") == products > 20
-    assert "DequantizeLinear" not in kinds  # nothing is imitated
+    assert "DequantizeLinear" not in kinds  # all products are in integers
     generator = torch.Generator().manual_seed(7)
     same = total = 0
     for batch, length, padding in [
@@ -98,5 +98,5 @@ def test_onnx_runtime_computes_in_integers_and_gives_the_same(int8, tmp_path):
         real = tokens.numpy() != 1
         same += (got == tokens.numpy())[real].sum()
         total += real.sum()
-    # sums are exact in integers; what is rounded twice the other way is a rounding of FP32 before it
+    # Integer sums are exact. A value that FP32 rounds differently before it may become another integer.
     assert same / total > 0.97

@@ -46,7 +46,7 @@ def test_cut_canvas_gives_what_the_whole_one_gives(changes, tmp_path):
 
 def test_a_thousand_rows_on_canvases_of_any_width(tmp_path, monkeypatch):
     exported = export_tiny(tmp_path)
-    with torch.no_grad():  # lengths of 2 to 29, whatever the source
+    with torch.no_grad():  # lengths from 2 to 29 that do not depend on the source
         exported.model.decoder.embed_length.weight[30:] = 0
     save_checkpoint(exported.checkpoint, exported.model, exported.model.config)
     session = split(exported, "--no-fold")
@@ -93,7 +93,7 @@ def test_the_files_say_what_they_are(tmp_path):
         assert sizes[name] == ["batch", "canvas"]
 
 
-def test_what_is_no_pair_of_halves_is_refused(tmp_path, exported):
+def test_files_that_are_not_a_pair_of_halves_are_refused(tmp_path, exported):
     with pytest.raises(UserError, match=r"there is no ONNX file .*model\.encoder\.onnx"):
         verify_one_pass.open_split_session(tmp_path / "model.onnx")
     for half in SPLIT:

@@ -87,7 +87,7 @@ def test_weights_of_another_export_are_refused(tmp_path, outside):
 
 
 def test_an_export_over_another_never_mixes_them(tmp_path, outside, monkeypatch):
-    """After each single change of a name the files give what the first or the second export gives."""
+    """After every rename, the files compute what one of the two exports computes."""
     path, seen = tmp_path / "model.onnx", []
     onnx_file.save_onnx(tiny(1), path)
     real = Path.replace
@@ -130,7 +130,7 @@ onnx_file.save_pair({folder / f"model.{half}.onnx": tiny(value) for half in ("en
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
-def test_a_kill_while_a_pair_is_written_leaves_one_of_both(tmp_path, stop):
+def test_a_kill_while_a_pair_is_written_leaves_the_old_pair_or_the_new(tmp_path, stop):
     pair = {tmp_path / f"model.{half}.onnx": tiny(1) for half in ("encoder", "decoder")}
     onnx_file.save_pair(pair)
     done = subprocess.run(
@@ -139,7 +139,7 @@ def test_a_kill_while_a_pair_is_written_leaves_one_of_both(tmp_path, stop):
     assert done.returncode == -signal.SIGKILL, done.stderr
     metadata = [metadata_of(read_graph(path)) for path in pair]
     check_pair(metadata, tmp_path)
-    assert {run(path) for path in pair} == {2.0}  # decided with the first change of a name
+    assert {run(path) for path in pair} == {2.0}  # the first rename decides
     assert sorted(item.name for item in tmp_path.iterdir()) == sorted(path.name for path in pair)
 
 
@@ -155,7 +155,7 @@ def test_halves_of_two_exports_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "record", ["{", "[]", '{"../x": "y"}', '{"a/b/c": "y"}', '{"x": "../y"}', '{"x": 5}']
 )
-def test_a_record_of_renames_that_somebody_made_moves_nothing(tmp_path, record):
+def test_a_forged_record_of_renames_moves_nothing(tmp_path, record):
     folder = tmp_path / "folder"
     folder.mkdir()
     (tmp_path / "x").write_text("outside")
@@ -167,7 +167,7 @@ def test_a_record_of_renames_that_somebody_made_moves_nothing(tmp_path, record):
     assert not (tmp_path / "y").exists()
 
 
-def test_a_pipe_in_place_of_a_record_is_not_waited_for(tmp_path):
+def test_a_pipe_in_place_of_a_record_does_not_block(tmp_path):
     os.mkfifo(tmp_path / ".pending-1")
     with pytest.raises(UserError, match="pending-1 is not a file; delete it"):
         settle(tmp_path)
@@ -278,7 +278,7 @@ def chain(*steps: tuple) -> list[onnx.NodeProto]:
 
 
 def expand_as_torch_exports_it(factor: str) -> list[onnx.NodeProto]:
-    """x expanded to [factor, n, 8]; where the size is -1, PyTorch's older export writes x's own."""
+    """x expanded to [factor, n, 8]; for -1 the graph reads x's size, as PyTorch's older exporter does."""
     return [
         constant("first", [0]),
         constant("one", [1]),
@@ -420,7 +420,7 @@ def test_a_graph_that_could_run_for_ever_or_fill_the_memory_is_refused(tmp_path,
     assert time.monotonic() - start < 20
 
 
-def test_the_older_exports_expand_is_no_harm(tmp_path):
+def test_the_older_exports_expand_is_accepted(tmp_path):
     model = graph(np.ones((1, 8), np.float32), *expand_as_torch_exports_it("one"))
     onnx.save(model, tmp_path / "model.onnx")
     open_session(tmp_path / "model.onnx")
@@ -476,7 +476,7 @@ def test_metadata_without_positions_is_one_line(tmp_path, value):
     assert positions(metadata | {"max_source_positions": "20"}, tmp_path) == (20, 10)
 
 
-def test_what_a_process_leaves_before_it_decides_is_no_result(tmp_path):
+def test_files_left_before_the_first_rename_replace_nothing(tmp_path):
     (tmp_path / "model.encoder.onnx").write_bytes(b"old")
     os.mkdir(tmp_path / ".model.encoder.onnx.abc")
     settle(tmp_path)

@@ -84,7 +84,7 @@ g (float[B,5] x) => (float[B,3] v, int32[B,3] i) {{ v, i = lite.LiteTopK<k = 3, 
     assert indices.dtype == torch.int32
 
 
-def test_only_the_functions_that_are_called_come_with_it():
+def test_only_called_functions_are_included():
     text = f"g (float[B,5] x) => (float[B,3] v) {{ v, i = lite.LiteTopK<k = 3, {PLUGIN}>(x) }}"
     model = with_reference_functions(onnx.parser.parse_model(f"{HEADER}\n{text}"))
     assert [function.name for function in model.functions] == ["LiteTopK"]

@@ -35,7 +35,7 @@ def case() -> Case:
 
 
 def make(folder: Path, build: Path, *targets: str) -> str:
-    """Run make; returns what it and the compilers said."""
+    """Run make and return its output, which includes the compilers'."""
     headers = next(f for f in header_folders() if (f / "NvInferVersion.h").is_file())
     command = [
         "make",
@@ -55,7 +55,7 @@ def play(build: Path, version: str, case: Case, *, drop_undeclared: bool = False
     return show.play(build, version, case, drop_undeclared=drop_undeclared)
 
 
-def test_faulty_creator_loses_every_attribute_without_a_word(build: Path, case: Case) -> None:
+def test_faulty_creator_loses_every_attribute_silently(build: Path, case: Case) -> None:
     outcome = play(build, "faulty", case, drop_undeclared=True)
     assert outcome.result == "passed"
     assert outcome.timing_cache_id == "scalar=0 times=1 mode=add offsets=0,"
@@ -100,7 +100,7 @@ def test_bad_attributes_are_refused(build: Path, case: Case, attributes: dict, r
     assert reason in outcome.message
 
 
-def test_missing_headers_are_told(tmp_path: Path) -> None:
+def test_missing_headers_are_reported(tmp_path: Path) -> None:
     command = ["make", "-C", FOLDER, f"BUILD={tmp_path}", f"TENSORRT_ROOT={tmp_path}", "headers"]
     reply = subprocess.run(command, capture_output=True, text=True)
     assert reply.returncode == 2
@@ -119,7 +119,7 @@ def test_gpu_shows_fault_and_fix(build: Path, case: Case) -> None:
 
 
 KERNEL, PLUGIN = "add_scalar_kernel.cu", "add_scalar_plugin.cpp"
-# What is sown, where, and what the host says; several changes may make one mistake.
+# Each mistake: its changes to the source, and the host's message.
 MISTAKES = {
     "field not declared": (
         PLUGIN,
@@ -286,7 +286,7 @@ def test_host_sees_mistake_on_gpu(build: Path, case: Case, tmp_path: Path, name:
 def sees(
     build: Path, case: Case, tmp_path: Path, file: str, changes: list[tuple[str, str]], says: str
 ) -> None:
-    # Copies keep their times, so that make builds again what the mistake touches and no more.
+    # Copies keep their modification times, so that make only rebuilds what the mistake affects.
     sources = shutil.copytree(FOLDER, tmp_path / "sources", ignore=shutil.ignore_patterns("tests"))
     shutil.copytree(build, tmp_path / "build")
     text = (sources / file).read_text()

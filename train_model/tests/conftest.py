@@ -20,7 +20,7 @@ def plugin():
 @pytest.fixture(scope="module")
 def build_dir(tmp_path_factory):
     """A build folder with a corpus of 1,200 pairs: enough for every unit in every form."""
-    # here, since these need packages that only training needs
+    # imported here because only training needs these packages
     from train_model.data.corpora import CORPORA, demo
 
     folder = tmp_path_factory.mktemp("build")

@@ -41,7 +41,8 @@ def fairseq_model(arch: str, changes: dict):
     task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
     torch.manual_seed(3)
     model = ARCH_MODEL_REGISTRY[arch].build_model(args, task).eval()
-    for parameter in model.parameters():  # biases and scales start at 0 and 1, which hides errors
+    # biases and scales start at 0 and 1, which would hide errors
+    for parameter in model.parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, mean=float(parameter.mean() > 0.5), std=0.3)
     if hasattr(model.decoder, "embed_length"):  # all zeros, which would make every target empty

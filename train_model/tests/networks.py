@@ -40,7 +40,7 @@ def one_pass(**changes: Any) -> NatConfig:
 
 
 def step_by_step(width: int = 32, **changes: Any) -> MultibranchConfig:
-    """A Lite Transformer ``width`` channels wide, half of them for attention, half convolved."""
+    """A Lite Transformer of ``width`` channels: attention gets one half, convolution the other."""
     branches = (f"attn:1:{width // 2}:2", f"dynamic:default:{width // 2}:4")
     options = {
         "src_vocab": 40,
@@ -62,7 +62,7 @@ def step_by_step(width: int = 32, **changes: Any) -> MultibranchConfig:
     return MultibranchConfig(**options | changes)
 
 
-# Every kind of branch, and what else changes the graphs.
+# Every kind of branch, and every other option that changes the graphs.
 _ATTENTION, _DYNAMIC, _LIGHT = "attn:1:16:2", "dynamic:default:16:4", "lightweight:default:16:4"
 VARIANTS = {
     "dynamic": {

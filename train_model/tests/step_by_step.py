@@ -1,4 +1,4 @@
-"""Networks that give one token at a time: sources, and log-probabilities of every step."""
+"""Helpers for autoregressive networks: random sources, and the log-probabilities of every step."""
 
 import torch
 
@@ -17,7 +17,7 @@ def sentences(lengths, vocab=40, seed=0):
 
 @torch.inference_mode()
 def incremental_logprobs(model, src_tokens, prev_output_tokens):
-    """Teacher forcing one token at a time, [B, T, V]."""
+    """Return the log-probabilities [B, T, V] of teacher forcing, computed one token at a time."""
     decoder = IncrementalDecoder.of(model)
     decoder.begin(src_tokens, 1, prev_output_tokens.shape[1])
     parents = torch.zeros(len(src_tokens), 1, dtype=torch.int64)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_what_an_entry_names_is_there(name):
+def test_everything_that_an_entry_names_exists(name):
     entry = ARCHITECTURES[name]
     for field in dataclasses.fields(Architecture):
         place = getattr(entry, field.name)
@@ -26,7 +26,7 @@ def test_what_an_entry_names_is_there(name):
     assert architectures._find(entry.config_class).architecture == name
 
 
-def test_aliases_are_no_names():
+def test_aliases_are_not_names():
     assert not ALIASES.keys() & ARCHITECTURES.keys()
     assert set(ALIASES.values()) <= ARCHITECTURES.keys()
 

@@ -54,7 +54,7 @@ def everything(decoder, options, width):
 
 @pytest.mark.parametrize("len_penalty", [0.0, 0.6, 2.0])
 def test_a_wide_beam_finds_the_best_of_all_sentences(len_penalty):
-    """With seven symbols and a beam of three, all first tokens are kept; two more tokens are searched."""
+    """A beam of three among eight symbols finds the same sentence as a search of all sentences."""
     decoder = Markov(8, seed=3)
     options = SearchOptions(beam=3, max_len_b=3, len_penalty=len_penalty)
     source = torch.full((1, 4), 5)
@@ -108,10 +108,10 @@ def test_an_unk_penalty_makes_unk_rare():
     assert 3 not in fined.tokens.tolist()
 
 
-def test_a_step_too_many_changes_nothing():
+def test_an_extra_step_changes_nothing():
     """A step after the end of the search changes nothing; a search can restart in the same memory."""
     decoder, options = Markov(30, seed=4), SearchOptions(beam=3, max_len_b=300, len_penalty=0.6)
-    decoder.table[:, 5:, EOS] = -2  # or else it goes round in circles
+    decoder.table[:, 5:, EOS] = -2  # else the search would repeat itself
     state = Search(2, 30, 300, options, torch.device("cpu"))
     for source in (torch.full((2, 4), 5), torch.full((2, 4), 6)):
         state.restart()
@@ -138,7 +138,7 @@ def test_a_step_too_many_changes_nothing():
         (SearchOptions(beam=1, max_len_b=2, min_len=3), "min_len 3"),
     ],
 )
-def test_options_that_cannot_be_are_told(options, word):
+def test_impossible_options_are_refused(options, word):
     with pytest.raises(ValueError, match=word):
         beam_search(Markov(8), torch.full((1, 3), 5), options)
 

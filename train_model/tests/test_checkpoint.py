@@ -57,7 +57,7 @@ def test_half_precision_storage_loads_as_fp32(loaded, tmp_path):
     assert {p.dtype for p in again.parameters()} == {torch.float32}
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(UserError, match="there is no checkpoint"):
         load_checkpoint(tmp_path / "none.pt")
 
@@ -127,9 +127,8 @@ def test_damaged_files_give_one_line_or_load(tmp_path_factory, data):
     if data.draw(st.booleans()):
         content = content[: data.draw(st.integers(0, len(content) - 1))]
     for _ in range(data.draw(st.integers(1, 8))):
-        if (
-            content
-        ):  # damage falls on the pickle or the archive's directory more than on the weights
+        # most of the damage is in the pickle or the archive's directory, not in the weights
+        if content:
             place = data.draw(st.sampled_from([0, len(content) // 2, max(0, len(content) - 60000)]))
             place = min(len(content) - 1, place + data.draw(st.integers(0, 60000)))
             content[place] = data.draw(st.integers(0, 255))
@@ -138,16 +137,16 @@ def test_damaged_files_give_one_line_or_load(tmp_path_factory, data):
     try:
         load_checkpoint(path)
     except UserError as error:
-        assert str(path) in str(error)  # noqa: PT017 - loading is a good outcome too
+        assert str(path) in str(error)  # noqa: PT017 - loading is also a valid result
 
 
-def test_models_that_do_not_exist_are_told_with_the_good_names(tmp_path):
+def test_an_unknown_architecture_is_reported_with_the_known_names(tmp_path):
     with pytest.raises(UserError, match=r"demo, demo-ar, .*wmt16 or wmt16-random"):
         find_model("wmt17", tmp_path)
 
 
-def test_a_full_disk_is_told(loaded, tmp_path):
-    """A limit on the size of files fails writes as a full disk does."""
+def test_a_full_disk_is_reported(loaded, tmp_path):
+    """A limit on the size of files makes writes fail as a full disk does."""
     path = tmp_path / "checkpoint.pt"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))

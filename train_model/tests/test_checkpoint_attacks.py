@@ -160,7 +160,7 @@ def test_options_that_the_weights_do_not_have_are_refused(tmp_path, checkpoint, 
     refusal(tmp_path, with_options(checkpoint, **options))
 
 
-def test_nothing_is_made_before_the_weights_are_known_to_fit(tmp_path, checkpoint):
+def test_no_memory_is_taken_before_the_weights_are_known_to_fit(tmp_path, checkpoint):
     """Each of these asks for gigabytes; all of them are refused within 2 GiB of addresses."""
     bombs = {
         "ffn": with_options(checkpoint, encoder_ffn_embed_dim=24_000_000),
@@ -195,7 +195,7 @@ for path in sys.argv[1:]:
     assert "memory" not in done.stdout
 
 
-def test_an_archive_that_unpacks_to_more_than_it_is_is_refused(tmp_path, checkpoint):
+def test_a_compressed_archive_is_refused(tmp_path, checkpoint):
     plain, bomb = tmp_path / "plain.pt", tmp_path / "bomb.pt"
     torch.save(with_weight(checkpoint, "zeros", torch.zeros(10**6)), plain)
     with (
@@ -271,7 +271,7 @@ def older(weights):
     ],
     ids=["before 0.9", "DataParallel", "newer", "both"],
 )
-def test_names_of_other_versions_are_todays(tmp_path, stepwise, change):
+def test_names_of_other_versions_are_translated(tmp_path, stepwise, change):
     path = tmp_path / "checkpoint.pt"
     torch.save(stepwise | {"model": change(stepwise["model"])}, path)
     loaded = load_checkpoint(path).model.state_dict()

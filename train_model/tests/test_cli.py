@@ -89,7 +89,7 @@ def test_a_file_is_not_opened_as_a_closed_stream():
     "module", ["train_model.train", "onnx_export.export", "trt_code.translate"]
 )
 def test_ctrl_c_during_imports_is_quiet(module, tmp_path):
-    """A torch and a NumPy that are interrupted come before the installed ones."""
+    """Replaces torch and NumPy by modules that an interrupt stops."""
     for package in ("torch", "numpy"):
         (tmp_path / f"{package}.py").write_text("raise KeyboardInterrupt")
     done = subprocess.run(

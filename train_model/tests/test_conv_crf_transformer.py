@@ -35,7 +35,7 @@ def test_the_original_codes_numbers(original, reference, batch):
     source = original.encode(src_tokens)
     torch.testing.assert_close(source.x, expected("encoder_out"), rtol=0, atol=2e-5)
     lengths = original.decoder.length_logits(source).log_softmax(-1)
-    # numbers around -11, whose last digits depend on the processor's order of additions
+    # values around -11, whose last digits depend on the order in which the processor adds
     torch.testing.assert_close(lengths, expected("length_logprobs"), rtol=1e-6, atol=2e-5)
     assert original.predict_length(source).equal(expected("pred_lengths"))
 
@@ -151,7 +151,7 @@ def test_a_wider_canvas_changes_nothing_at_the_real_positions():
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("length", [1, 2, 10, 11, 20])
-def test_shapes_ends_and_rows_of_nothing_but_padding(batch, length):
+def test_shapes_ends_and_rows_of_padding_only(batch, length):
     model = small()
     src_tokens = torch.randint(4, 40, (batch, length))
     src_tokens[-1] = PAD

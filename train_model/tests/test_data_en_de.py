@@ -320,7 +320,7 @@ def small_corpus(tmp_path, monkeypatch):
         path = source / "lists" / f"x_dists_y_main_i18n_Translation-{language}"
         path.write_text(stanza.format(language, text))
     monkeypatch.setattr(packages, "BUNDLES", {name: [(name,)] for name in SENTENCES})
-    monkeypatch.setattr(debian.shutil, "which", lambda name: None)  # everything is there
+    monkeypatch.setattr(debian.shutil, "which", lambda name: None)  # all packages exist
     return source
 
 
@@ -343,12 +343,12 @@ def test_the_same_packages_give_the_same_corpus(tmp_path, small_corpus):
 
 
 @pytest.mark.fairseq
-def test_a_package_that_changed_starts_the_corpus_anew(tmp_path, small_corpus):
+def test_a_changed_package_starts_the_corpus_again(tmp_path, small_corpus):
     folder = tmp_path / "corpus"
     prepare_corpus(folder, small_corpus, symbols=SYMBOLS)
     made = (folder / "train.en").stat().st_mtime_ns
     prepare_corpus(folder, small_corpus, symbols=SYMBOLS)
-    assert (folder / "train.en").stat().st_mtime_ns == made  # nothing is made twice
+    assert (folder / "train.en").stat().st_mtime_ns == made  # nothing is made again
     (small_corpus / "git_1.0_all.deb").unlink()
     package(small_corpus, "git", "1.1", skip=10)
     prepare_corpus(folder, small_corpus, symbols=SYMBOLS)
@@ -356,7 +356,7 @@ def test_a_package_that_changed_starts_the_corpus_anew(tmp_path, small_corpus):
 
 
 @pytest.mark.fairseq
-def test_a_run_that_was_stopped_goes_on(tmp_path, small_corpus, monkeypatch):
+def test_a_stopped_run_continues(tmp_path, small_corpus, monkeypatch):
     folder = tmp_path / "corpus"
     with monkeypatch.context() as patch:
         patch.setattr("train_model.data.corpora.en_de.split", lambda rows: 1 / 0)

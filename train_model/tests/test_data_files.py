@@ -14,7 +14,7 @@ from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer
 from train_model.quantization.text import read_sentences
 
-INSIDE = "a\rb\x0bc\x0cd\x1ce\x85f\u2028g"  # what str.splitlines takes for ends of lines
+INSIDE = "a\rb\x0bc\x0cd\x1ce\x85f\u2028g"  # str.splitlines ends a line at each of these
 
 
 def test_a_line_ends_at_a_line_feed_only(tmp_path):
@@ -29,7 +29,7 @@ def test_an_empty_file_has_no_line(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["für\n".encode("latin-1"), "für\n".encode("utf-16")])
-def test_another_encoding_is_told_with_its_line(tmp_path, content):
+def test_another_encoding_is_reported_with_its_line(tmp_path, content):
     path = tmp_path / "text"
     path.write_bytes(b"one\n" + content)
     with pytest.raises(UserError, match=r"text line 2: this is not a UTF-8 text file; convert it"):
@@ -53,7 +53,7 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monk
         ("", "a\n", r"target has more lines than .*source, which ends after 0"),
     ],
 )
-def test_sides_of_other_lengths_are_told_by_name(tmp_path, source, target, message):
+def test_sides_of_different_lengths_are_reported_by_name(tmp_path, source, target, message):
     paths = tmp_path / "source", tmp_path / "target"
     for path, text in zip(paths, (source, target), strict=True):
         path.write_text(text)
@@ -101,7 +101,7 @@ def test_a_byte_order_mark_is_not_part_of_a_symbol(tmp_path):
     assert load_bpe(tmp_path / "bpe.codes").segment("a1") == "a@@ 1"
 
 
-def test_blank_lines_are_no_sentences(tmp_path):
+def test_blank_lines_are_not_sentences(tmp_path):
     path = tmp_path / "text"
     path.write_bytes(b"\n  \n\x00\t\none\n\n\xe2\x80\xa8\ntwo\nthree\n")
     assert read_sentences(path, 2) == ["one", "two"]

@@ -73,7 +73,7 @@ def test_text_is_tokenised_cleaned_and_split(archive, tmp_path):
     assert lines(folder / "test.de") == ["das ist &apos; s ."] * 5
     assert lines(folder / "test.en") == ["that &amp; this"] * 5
     assert not any("wort wort" in line for line in lines(folder / "train.de"))
-    # what fairseq reads are the same sentences, each in its own language's dictionary
+    # fairseq reads the same sentences, each with the dictionary of its language
     from fairseq.data import indexed_dataset
 
     dictionary = Dictionary.load(binary / "dict.de.txt")
@@ -86,7 +86,7 @@ def test_text_is_tokenised_cleaned_and_split(archive, tmp_path):
     assert units.replace("@@ ", "") == "satz nummer 0 , nicht wahr ?"
 
 
-def test_a_run_goes_on_where_it_was(archive, tmp_path):
+def test_a_run_continues_where_it_stopped(archive, tmp_path):
     folder = tmp_path / "iwslt14"
     binary = prepare(archive, folder)
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
@@ -104,7 +104,7 @@ def test_another_archive_than_the_first_is_refused(archive, tmp_path):
         prepare(archive, tmp_path / "iwslt14")
 
 
-def test_what_is_no_corpus_is_refused(tmp_path):
+def test_a_file_that_is_not_a_corpus_is_refused(tmp_path):
     archive = tmp_path / "downloads" / "de-en.tgz"
     archive.parent.mkdir()
     archive.write_bytes(b"\x1f\x8b no archive")
@@ -117,7 +117,7 @@ def test_what_is_no_corpus_is_refused(tmp_path):
         prepare(archive, tmp_path / "other")
 
 
-def test_an_archive_that_cannot_be_had_is_told(tmp_path):
+def test_an_unavailable_archive_is_reported(tmp_path):
     with pytest.raises(NetworkError):
         prepare(
             tmp_path / "none" / "de-en.tgz", tmp_path / "iwslt14", url="http://127.0.0.1:9/x.tgz"

@@ -40,7 +40,7 @@ def codes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory):
-    """A SentencePiece model over all lines, with bytes for what it does not know."""
+    """A SentencePiece model over all lines, with bytes for unknown characters."""
     path = tmp_path_factory.mktemp("spm") / "spm.model"
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
@@ -75,7 +75,7 @@ def piece_tokenizer(pieces):
 
 
 @EACH
-def test_subword_nmt_goes_there_and_back(language, bpe_tokenizer, codes):
+def test_subword_nmt_round_trip(language, bpe_tokenizer, codes):
     line = LINES[language]
     with codes.open(encoding="utf-8") as file:
         units = BPE(file).segment(line).split()
@@ -87,7 +87,7 @@ def test_subword_nmt_goes_there_and_back(language, bpe_tokenizer, codes):
 
 
 @EACH
-def test_sentencepiece_goes_there_and_back(language, piece_tokenizer, pieces):
+def test_sentencepiece_round_trip(language, piece_tokenizer, pieces):
     line = LINES[language]
     processor = sentencepiece.SentencePieceProcessor(model_file=str(pieces))
     units = processor.encode(line, out_type=str)
@@ -116,7 +116,7 @@ def test_text_in_units_stays_as_it_is(language, bpe_tokenizer, codes):
     assert segmented.decode(ids[1:]) == units
 
 
-# not the line with emoji: Moses takes them apart for good
+# without the line of emoji, which Moses splits and cannot join again
 @pytest.mark.parametrize("language", ["fr", "cs", "vi", "ru", "el"])
 @pytest.mark.parametrize("aggressive_dashes", [False, True])
 def test_moses_tokenises_and_detokenises(language, aggressive_dashes):
@@ -157,7 +157,7 @@ def test_lower_case_is_of_both_sides(bpe_tokenizer):
     assert tokenizer.source_units("Είναι ÉGAUX") == tokenizer.target_units("είναι égaux")
 
 
-def test_forms_of_one_character_are_one(bpe_tokenizer):
+def test_forms_of_one_character_are_unified(bpe_tokenizer):
     composed, decomposed = "égaux", "e\u0301gaux"
     assert bpe_tokenizer.encode(composed) == bpe_tokenizer.encode(decomposed)
     wide = Tokenizer(
@@ -166,7 +166,7 @@ def test_forms_of_one_character_are_one(bpe_tokenizer):
     assert wide.source_units("\uff46ull \ufb01") == ["full", "fi"]
 
 
-def test_special_and_made_up_symbols_are_no_text():
+def test_special_and_made_up_symbols_are_not_text():
     dictionary = Dictionary([("one", 5), ("madeupword0000", 3), ("madeupword0001", 0)])
     tokenizer = Tokenizer(TextOptions(subwords="none"), dictionary, dictionary)
     ids = tokenizer.encode("one </s> <pad> madeupword0000 madeupword0001")

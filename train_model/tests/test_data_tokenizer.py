@@ -36,7 +36,7 @@ def test_dictionaries_of_both_languages_are_one():
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
-def test_test_split_goes_there_and_back_without_unknowns(language):
+def test_test_split_round_trip_without_unknowns(language):
     for line in LINES[language]:
         ids = TOKENIZER.encode(line)
         assert (ids[0], ids[-1]) == (BOS, EOS)
@@ -64,7 +64,7 @@ def test_the_bench_shapes_past_32_tokens_are_real_text():
     assert max(len(TOKENIZER.encode(line)) for line in LINES["en"]) > 42
 
 
-def test_a_glossary_that_is_no_expression_is_refused(tmp_path):
+def test_a_glossary_that_is_not_an_expression_is_refused(tmp_path):
     (tmp_path / "bpe.codes").write_text("#version: 0.2\na b\n")
     (tmp_path / "bpe.glossary").write_text("[0-9]\n(und\n")
     with pytest.raises(UserError, match=r"bpe\.glossary line 2 is not a regular expression"):
@@ -72,7 +72,7 @@ def test_a_glossary_that_is_no_expression_is_refused(tmp_path):
 
 
 @given(st.lists(st.text(st.sampled_from(KNOWN), min_size=1), min_size=1))
-def test_any_text_of_known_characters_goes_there_and_back(words):
+def test_any_text_of_known_characters_survives_a_round_trip(words):
     text = " ".join(words)
     assert TOKENIZER.decode(TOKENIZER.encode(text)[1:]) == text
 

@@ -40,7 +40,7 @@ def write_archive(path, source, pairs):
                 numbered = enumerate(lines, start=1)
                 lines = ["<doc>", *(f'<seg id="{n}">{t}</seg>' for n, t in numbered), "</doc>"]
             content = "".join(f"{line}\n" for line in lines).encode()
-            for folder in ("other/", "training/"):  # the second is not the corpus'
+            for folder in ("other/", "training/"):  # the second does not belong to the corpus
                 member = tarfile.TarInfo(f"{folder}{name if folder != 'other/' else 'x' + name}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
@@ -72,9 +72,10 @@ def test_text_is_tokenised_cleaned_and_joined_in_order(downloads, tmp_path):
     assert german[0] == "Es ist 5 Uhr , nicht wahr ?"
     assert english[1:3] == ["Sentence 0 &amp; more .", "Sentence 1 &amp; more ."]
     assert (english[-1], german[-1]) == ("The end of it .", "Das Ende davon .")
-    assert lines(folder / "valid.en") == ["A valid sentence .", ""]  # scored as it is
+    # the test set is scored unchanged
+    assert lines(folder / "valid.en") == ["A valid sentence .", ""]
     assert lines(folder / "test.de") == ["Ein Test .", "Zwei Tests ."]
-    # what fairseq reads are the same sentences, in one dictionary
+    # fairseq reads the same sentences, with one dictionary
     from fairseq.data import indexed_dataset
 
     dictionary = Dictionary.load(binary / "dict.de.txt")
@@ -87,7 +88,7 @@ def test_text_is_tokenised_cleaned_and_joined_in_order(downloads, tmp_path):
     assert units.replace("@@ ", "") == german[0]
 
 
-def test_a_run_goes_on_where_it_was(downloads, tmp_path, monkeypatch):
+def test_a_run_continues_where_it_stopped(downloads, tmp_path, monkeypatch):
     folder = tmp_path / "wmt16-raw"
     prepare(downloads, folder)
     gone = [folder / "tokenised" / CRAWL.members[1], folder / "bin" / "valid.en-de.en.idx"]
@@ -106,7 +107,7 @@ def test_another_archive_than_the_first_is_refused(downloads, tmp_path):
         prepare(downloads, tmp_path / "wmt16-raw")
 
 
-def test_what_is_no_corpus_is_refused(downloads, tmp_path):
+def test_a_file_that_is_not_a_corpus_is_refused(downloads, tmp_path):
     (downloads / TEST.archive).write_bytes(b"\x1f\x8b no archive")
     with pytest.raises(UserError, match=r"test-full\.tgz cannot be unpacked"):
         prepare(downloads, tmp_path / "one")
@@ -128,7 +129,7 @@ def test_what_is_no_corpus_is_refused(downloads, tmp_path):
     assert not (tmp_path / "three" / "train.en").exists()
 
 
-def test_an_archive_that_cannot_be_had_is_told(tmp_path):
+def test_an_unavailable_archive_is_reported(tmp_path):
     source = dataclasses.replace(NEWS, url="http://127.0.0.1:9/nc.tgz")
     with pytest.raises(NetworkError):
         wmt16_raw.prepare(tmp_path / "a", tmp_path / "b", (source,), processes=1)

@@ -73,7 +73,7 @@ def test_targets_are_the_teachers_and_the_rest_is_the_corpus(build):
         assert (binary / name).read_bytes() == (original / name).read_bytes()
 
 
-def test_a_stopped_run_goes_on_and_another_teacher_starts_over(build):
+def test_a_stopped_run_continues_and_another_teacher_starts_over(build):
     binary = distill(build)
     parts = sorted((binary.parent / "parts").iterdir())
     assert len(parts) == 4
@@ -163,7 +163,7 @@ def test_damaged_parts_and_records_are_one_line(build):
             distill(build)
 
 
-def test_what_does_not_belong_together_is_told(build):
+def test_mismatched_options_are_reported(build):
     with pytest.raises(UserError, match="distill --help"):
         prepare("demo-distilled", build)
     with pytest.raises(UserError, match="no corpus 'wmt17-distilled'"):

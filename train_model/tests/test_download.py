@@ -93,14 +93,14 @@ def test_good_answer(server, tmp_path):
     assert (tmp_path / "x").read_bytes() == BODY
 
 
-def test_truncated_answer_goes_on_where_it_stopped(server, tmp_path):
+def test_a_truncated_answer_continues_where_it_stopped(server, tmp_path):
     server.files["x"], server.cut["x"] = BODY, 700_000
     fetch(f"{server.address}/x", tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == BODY
     assert server.ranges == [None, "bytes=700000-"]
 
 
-def test_second_run_goes_on_where_the_first_stopped(server, tmp_path):
+def test_a_second_run_continues_where_the_first_stopped(server, tmp_path):
     server.files["x"], server.cut["x"] = BODY, 300_000
     with pytest.raises(NetworkError, match="300000 bytes are kept, run it again"):
         fetch(f"{server.address}/x", tmp_path / "x", attempts=1)
@@ -143,7 +143,7 @@ def test_refusals(server, tmp_path, status, tries):
     assert not (tmp_path / "x").exists()
 
 
-def test_nobody_listens(tmp_path, server):
+def test_a_server_that_does_not_listen(tmp_path, server):
     server.shutdown()
     address = server.address
     server.socket.close()
@@ -161,7 +161,7 @@ def test_nobody_listens(tmp_path, server):
         b"",
     ],
 )
-def test_a_notice_is_not_recorded_and_a_record_of_one_gives_way(tmp_path, notice, capsys):
+def test_a_web_page_is_not_recorded_and_a_record_of_one_is_replaced(tmp_path, notice, capsys):
     file, ledger = tmp_path / "x.tgz", tmp_path / "checksums.json"
     file.write_bytes(notice)
     with pytest.raises(UserError, match=r"x\.tgz"):
@@ -194,7 +194,7 @@ def test_an_entry_of_another_form_counts_as_none(tmp_path, entry):
     assert set(json.loads(ledger.read_text())) == {"x"}
 
 
-def test_ledger_holds_files_to_what_they_were(tmp_path):
+def test_the_ledger_detects_changed_files(tmp_path):
     file = tmp_path / "x"
     file.write_bytes(b"one")
     Ledger(tmp_path / "sums.json").accept("x", file)
@@ -319,20 +319,20 @@ def test_impostors_never_get_the_name(mirror, tmp_path, name, body, reason):
         from_mirror(tmp_path, mirror)
     assert reason in str(error.value)
     assert name not in names(tmp_path)
-    mirror.files[name] = good  # and nothing of the impostor is left to trip over
+    mirror.files[name] = good  # nothing of the impostor is left
     from_mirror(tmp_path, mirror)
     assert names(tmp_path) == EVERYTHING
 
 
 @pytest.mark.parametrize("address", ["", "server/folder", "file:///etc", "https:///folder"])
-def test_a_mirror_that_is_no_address(address, tmp_path):
+def test_a_mirror_that_is_not_an_address(address, tmp_path):
     with pytest.raises(UserError, match=r"is not an address such as https://server/folder"):
         download.main(["--mirror", address, "--output", str(tmp_path / "files")])
     assert not (tmp_path / "files").exists()
 
 
 @pytest.mark.parametrize("trouble", ["refused", "stalled", "truncated"])
-def test_when_the_network_says_no_the_steps_by_hand_are_printed(mirror, tmp_path, trouble):
+def test_without_a_network_the_manual_steps_are_printed(mirror, tmp_path, trouble):
     name = "checkpoint_last.pt"
     if trouble == "refused":
         mirror.status[name] = 403
@@ -389,7 +389,7 @@ def test_two_at_once_take_turns(mirror, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["checkpoint_last.pt", "wmt16_en_de.tar.gz"])
-def test_without_room_what_came_is_kept(mirror, tmp_path, name):
+def test_a_full_disk_keeps_what_was_downloaded(mirror, tmp_path, name):
     """A limit on file sizes replaces a full disk. The checkpoint exceeds it, or a text of the archive."""
     mirror.files["wmt16_en_de.tar.gz"] = archive(text="x@@ y\n" * 500_000)
     if name == "wmt16_en_de.tar.gz":

@@ -206,7 +206,8 @@ def test_generator_gives_what_the_network_gives(task, max_iter):
     with torch.no_grad():
         tokens, scores = ConvCrfTransformer.forward(model, source)
         for sentence, src, row, score in zip(found, source, tokens, scores, strict=True):
-            for _ in range(max_iter):  # refinement decodes its own output again, until it stays
+            # refinement decodes its own output until it no longer changes
+            for _ in range(max_iter):
                 canvas = row[None]
                 row, score = model.choose(model.decode(canvas, model.encode(src[None])), canvas)
                 row, score = row[0], score[0]
@@ -219,7 +220,7 @@ def test_generator_gives_what_the_network_gives(task, max_iter):
             )
 
 
-def test_glancing_shows_as_much_as_asked_of_what_is_hidden(plugin):
+def test_glancing_shows_the_requested_share_of_the_hidden_words(plugin):
     from train_model.fairseq_plugin.glat_loss import glance
 
     target = batch()["target"].repeat(50, 1)
@@ -234,7 +235,7 @@ def test_glancing_shows_as_much_as_asked_of_what_is_hidden(plugin):
         assert not (shown & ~hidden).any()
         assert torch.equal(shown_canvas, torch.where(shown, target, canvas))
     spread = glance(canvas, predicted, target, hidden, 0.5)[1][::3].float().mean(0)
-    assert (spread[1:-2][hidden[0, 1:-2]] > 0).all()  # every position gets its turn
+    assert (spread[1:-2][hidden[0, 1:-2]] > 0).all()  # every position is chosen at some time
 
 
 def test_glat_loss_counts_hidden_words_and_all_of_the_path(task, plugin):
@@ -300,5 +301,6 @@ def test_fused_adam_does_what_adam_does(max_norm):
 
 
 def test_every_padding_policy_and_recorded_default(task):
-    assert build(task).config.padding_policy == "upstream"  # what an old checkpoint means
+    # the policy of checkpoints that do not record one
+    assert build(task).config.padding_policy == "upstream"
     assert build(task, padding_policy="masked").config.padding_policy == "masked"

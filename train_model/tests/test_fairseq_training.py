@@ -53,7 +53,7 @@ def test_a_prepared_corpus_is_left_alone_and_a_stopped_one_completed(build_dir):
     assert sorted(path for path in data.parent.rglob("*") if path.is_file()) == files
 
 
-def test_training_starts_goes_on_and_leaves_a_checkpoint(build_dir, capsys):
+def test_training_starts_continues_and_leaves_a_checkpoint(build_dir, capsys):
     first = train.train(recipe.load("demo", [*SMALL, "max_update=3"]), build_dir)
     shown = capsys.readouterr().out
     assert "device:" in shown
@@ -78,7 +78,7 @@ def test_training_starts_goes_on_and_leaves_a_checkpoint(build_dir, capsys):
     assert [entry["num_updates"] for entry in state["optimizer_history"]] == [3, 30]
 
 
-def test_another_network_in_the_folder_is_told(build_dir):
+def test_another_network_in_the_folder_is_reported(build_dir):
     other = [*SMALL, "max_update=40", "encoder_ffn_embed_dim=24"]
     before = (build_dir / "demo" / "checkpoint.pt").read_bytes()
     with pytest.raises(UserError, match="holds a training of another network"):
@@ -86,7 +86,7 @@ def test_another_network_in_the_folder_is_told(build_dir):
     assert (build_dir / "demo" / "checkpoint.pt").read_bytes() == before
 
 
-def test_a_damaged_last_checkpoint_is_told(build_dir):
+def test_a_damaged_last_checkpoint_is_reported(build_dir):
     last = build_dir / "demo" / "train" / "checkpoint_last.pt"
     whole = last.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"no checkpoint at all"):
@@ -96,7 +96,7 @@ def test_a_damaged_last_checkpoint_is_told(build_dir):
     last.write_bytes(whole)
 
 
-# A limit on the size of files fails writes as a full disk does; what is printed goes through pipes.
+# A limit on the size of files makes writes fail as a full disk does; the output goes through pipes.
 WITHOUT_ROOM = """
 import resource, sys
 from train_model import train
@@ -108,7 +108,7 @@ run(lambda: train.main(["--build-dir", sys.argv[2], *sets]))
 """
 
 
-def test_a_checkpoint_that_has_no_room_is_told_in_one_line(build_dir, tmp_path):
+def test_a_checkpoint_without_disk_space_is_reported_in_one_line(build_dir, tmp_path):
     data = prepare("demo", build_dir)
     program = [sys.executable, "-W", "ignore", "-c", WITHOUT_ROOM]
     command = [*program, data, tmp_path, *SMALL, "max_update=3"]
@@ -148,7 +148,7 @@ def test_flags_that_do_not_fit_are_one_line(build_dir, tmp_path, flag, message):
         train.train(recipe.load("demo", [*SMALL, flag]), tmp_path)
 
 
-def test_glancing_trains_through_the_same_door(build_dir, tmp_path, capsys):
+def test_glancing_trains_through_the_same_command(build_dir, tmp_path, capsys):
     (tmp_path / "data").symlink_to(build_dir / "data")
     glancing = [
         *SMALL,

@@ -81,7 +81,7 @@ def test_a_data_bin_folder_and_a_checkpoint(models, tmp_path, pieces):
 def test_pieces_of_another_model(models, pieces):
     run(models, "--checkpoint", NAT, *options(pieces), "--languages", "en-de", name="first")
     like = models / "first"
-    (like / "valid.en").write_text("ab ac\n")  # make ptq calibrates with it
+    (like / "valid.en").write_text("ab ac\n")  # make ptq calibrates with this text
     found = run(models, "--checkpoint", AR, "--like", like, name="second")
     assert found.autoregressive
     assert (found.folder / "valid.en").read_text() == "ab ac\n"
@@ -113,7 +113,7 @@ def test_one_dictionary_for_both_sides_is_kept_once(models, pieces):
     assert found.src_dict == found.tgt_dict == models / "mine" / "dict.txt"
 
 
-def test_text_in_units_already(models, pieces):
+def test_text_that_is_already_in_units(models, pieces):
     found = run(models, "--checkpoint", NAT, *options(pieces, "src-dict", "tgt-dict"))
     assert found.text.subwords == "none"
     assert Tokenizer.from_files(found).source_units("ab q@@ c") == ["ab", "q@@", "c"]
@@ -378,7 +378,7 @@ def test_paths_and_links_in_an_archive_lead_nowhere(models, tmp_path):
         (None, "is a damaged archive|file could not be opened"),
     ],
 )
-def test_archives_that_are_no_model(members, message, models, tmp_path):
+def test_archives_that_are_not_a_model_are_refused(members, message, models, tmp_path):
     archive = tmp_path / "some.tar.gz"
     if members is None:
         archive.write_bytes(b"\x1f\x8bnot an archive")

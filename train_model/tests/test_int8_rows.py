@@ -27,7 +27,7 @@ def test_rows_are_within_half_a_step_of_their_scale():
 
 
 @pytest.mark.parametrize("damage", [{}, {"a": torch.zeros(3, 2, dtype=torch.int8)}])
-def test_scales_need_a_matrix_of_as_many_rows(damage):
+def test_scales_need_a_matrix_with_one_row_per_scale(damage):
     with pytest.raises(ValueError, match="no matrix of as many rows"):
         unpack_rows({"a" + SCALE: torch.ones(2, 1), **damage})
 
@@ -50,7 +50,7 @@ def test_a_network_is_loaded_from_a_quarter_of_its_bytes(tmp_path):
     assert torch.equal(loaded.model(source)[0], original.model(source)[0])
 
 
-def test_what_shares_its_memory_is_stored_once(tmp_path):
+def test_shared_memory_is_stored_once(tmp_path):
     compact.compact(DEMO, tmp_path / "m.safetensors")
     (tmp_path / "model.yaml").write_text("architecture: conv_crf_transformer\noptions: {}\n")
     weights = read_safetensors(tmp_path / "m.safetensors").weights
@@ -59,6 +59,6 @@ def test_what_shares_its_memory_is_stored_once(tmp_path):
     )
 
 
-def test_compact_refuses_another_ending(tmp_path):
+def test_compact_refuses_another_suffix(tmp_path):
     with pytest.raises(UserError, match=r"has to end in \.safetensors"):
         compact.compact(DEMO, tmp_path / "model.pt")

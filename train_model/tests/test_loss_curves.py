@@ -20,7 +20,7 @@ def write(path, losses, first=1):
     )
 
 
-def test_runs_are_held_against_the_first(tmp_path):
+def test_runs_are_compared_with_the_first(tmp_path):
     for name, losses in {"a": [9, 8, 7.5], "b": [9, 8.25, 7.5], "c": [1]}.items():
         write(tmp_path / name, losses)
     out = tmp_path / "out"
@@ -36,7 +36,7 @@ def test_runs_are_held_against_the_first(tmp_path):
     assert (out / "results.png").stat().st_size > 5_000
 
 
-def test_what_is_no_log_is_told(tmp_path):
+def test_a_file_that_is_not_a_log_is_reported(tmp_path):
     (tmp_path / "empty").write_text("nothing\n")
     write(tmp_path / "a", [9, 8])
     write(tmp_path / "late", [9, 8], first=10)

@@ -184,7 +184,7 @@ def test_descriptions_that_are_refused(text, message, folder):
     assert len(str(error.value)) < 1500
 
 
-def test_bytes_that_are_no_text(folder):
+def test_bytes_that_are_not_text_are_refused(folder):
     (folder / "model.yaml").write_bytes(b"architecture: \xff\xfe")
     with pytest.raises(UserError, match="is not UTF-8 text"):
         find_model(str(folder))
@@ -200,7 +200,7 @@ def test_bytes_that_are_no_text(folder):
         ("demo\nmore", "no model "),
     ],
 )
-def test_what_is_no_model(model, message, tmp_path, monkeypatch):
+def test_a_folder_that_is_not_a_model_is_refused(model, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         find_model(model)

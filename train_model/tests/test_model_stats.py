@@ -15,7 +15,7 @@ def by_hand(width, kernels, length):
         convolution = 2 * half * half + half * 4 * kernel + half * kernel + half * half
         feed_forward = 2 * width * width
         encoder = 4 * half * half + 2 * half * length + convolution + feed_forward
-        seen = (length + 1) / 2  # a token attends to itself and those before it
+        seen = (length + 1) / 2  # a token attends to itself and to earlier tokens
         decoder = 4 * half * half + 2 * half * seen + convolution + feed_forward
         decoder += 4 * width * width + 2 * width * length
         total += length * (encoder + decoder)
@@ -45,6 +45,6 @@ def test_parameters_are_counted_once_where_embeddings_are_shared():
     assert found.embeddings < found.parameters
 
 
-def test_an_unknown_recipe_is_told():
+def test_an_unknown_recipe_is_reported():
     with pytest.raises(UserError, match="no recipe 'wmt17'"):
         main(["--recipe", "wmt17"])

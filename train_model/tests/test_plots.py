@@ -20,7 +20,7 @@ def test_three_digits(value, text):
 @pytest.mark.parametrize(
     "heights", [[], [5.0], [0, 0, 0], [0, 1, 2, 30], [0, 9, 9.5, 100, 101, 130]]
 )
-def test_names_are_apart_in_order_and_near(heights):
+def test_names_do_not_overlap_keep_their_order_and_stay_near(heights):
     places = plots._apart(heights, 10)
     assert len(places) == len(heights)
     assert all(b - a >= 10 - 1e-9 for a, b in itertools.pairwise(places))

@@ -15,13 +15,13 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that ``time.monotonic`` gives; a test adds to them."""
+    """A mock of ``time.monotonic``; a test advances it."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 
 
-def test_a_stream_that_is_no_terminal_gets_a_line_every_30_seconds(clock):
+def test_a_stream_that_is_not_a_terminal_gets_a_line_every_30_seconds(clock):
     stream = io.StringIO()
     with task("translating", 100, "lines", stream) as shown:
         for _ in range(4):
@@ -45,7 +45,7 @@ def test_short_work_is_silent():
     assert stream.getvalue() == ""
 
 
-def test_another_part_starts_at_nothing(clock):
+def test_another_part_starts_at_zero(clock):
     stream = io.StringIO()
     with task("Building", 3, stream=stream) as shown:
         shown.reach(2)
@@ -70,7 +70,7 @@ def test_track_gives_the_items_and_writes_nothing_on_stdout(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_stage_is_one_line_at_once_or_a_moving_sign():
+def test_a_stage_is_one_line_or_a_spinner():
     stream = io.StringIO()
     with stage("exporting model.onnx", stream):
         assert stream.getvalue() == "exporting model.onnx ...\n"

@@ -22,7 +22,7 @@ SHORT = ["batch_size=16", "num_workers=0", "warmup_updates=2", "cpu=true", "lr=1
 
 @pytest.fixture(scope="module")
 def calibrated(build_dir):
-    """A network of the corpus, trained for a moment and calibrated on random sentences."""
+    """A network for the corpus, trained for a few updates and calibrated on random sentences."""
     pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed (make env)")
     trained = load_checkpoint(train.train(recipe.load("demo", [*SMALL, "max_update=2"]), build_dir))
     generator = torch.Generator().manual_seed(1)
@@ -44,7 +44,7 @@ def tune(calibrated, folder, updates: int):
     return load_checkpoint(train.train(recipe.load("demo-qat", options), folder))
 
 
-def test_fine_tuning_starts_goes_on_and_repeats(calibrated, tmp_path, capsys):
+def test_fine_tuning_starts_continues_and_repeats(calibrated, tmp_path, capsys):
     before = load_checkpoint(calibrated)
     first = tune(calibrated, tmp_path / "a", 2)
     assert first.config == before.config
@@ -66,7 +66,7 @@ def test_fine_tuning_starts_goes_on_and_repeats(calibrated, tmp_path, capsys):
 
 
 def test_the_recipe_of_the_public_checkpoint_trains_and_its_network_runs(calibrated, tmp_path):
-    """wmt16-qat as it is but for the corpus, from checkpoint to ONNX Runtime's integers."""
+    """wmt16-qat with another corpus, from the checkpoint to integers in ONNX Runtime."""
     (tmp_path / "data").symlink_to(calibrated.parents[1] / "data")
     changes = {
         "cpu": True,

@@ -52,14 +52,15 @@ def test_rounding_and_gradient_are_pytorchs(axis):
     torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-6)
     y.backward(grad)
     expected.backward(grad)
-    # beyond -amax by up to a step and a half the two disagree on purpose: PyTorch passes what rounds to -128
+    # Up to a step and a half below -amax, the two differ on purpose: PyTorch passes the gradient of values
+    # that round to -128.
     sized = amax if axis == -1 else amax.view([-1, 1] if axis == 0 else [1, -1])
     clear = (x.abs() - sized).abs() > sized / 50
     assert 0.5 < (ours.grad != 0).float().mean() < 1
     assert torch.equal(ours.grad[clear], theirs.grad[clear])
 
 
-def test_the_operator_is_a_proper_one():
+def test_the_operator_follows_pytorchs_rules():
     x, amax = torch.randn(5, 4, requires_grad=True), torch.rand(4) + 0.5
     torch.library.opcheck(torch.ops.lite.fake_quantize.default, (x, amax, 1))
 
@@ -79,7 +80,7 @@ def test_modelopts_own_rounding_is_the_same():
     torch.manual_seed(0)
     weight = torch.randn(12, 30)
     own = tensor_quantizer.TensorQuantizer()
-    own._pass_through_bwd = False  # with the clipping that it offers; its default has none
+    own._pass_through_bwd = False  # with the clipping that it offers, which is off by default
     own.axis, own.amax = 0, weight.abs().amax(1, keepdim=True) * 0.9
     theirs, ours = weight.clone().requires_grad_(), weight.clone().requires_grad_()
     expected, got = own(theirs), fake_quantize(ours, own.amax.flatten(), 0)
@@ -91,7 +92,7 @@ def test_modelopts_own_rounding_is_the_same():
 
 
 def test_calibration_finds_the_largest_magnitudes(quantized):
-    """Against hooks on the network in FP32, to the rounding of scales to FP16."""
+    """Compared with hooks on the network in FP32, up to the rounding of scales to FP16."""
     merged = merge_projections(small())
     seen: dict[str, float] = {}
 

@@ -32,7 +32,7 @@ FAIRSEQS_OWN = ARCHITECTURES.keys() - {"conv_crf_transformer", "transformer_mult
 
 
 def plain(value: object) -> object:
-    """Return a flag's value in one form for all spellings."""
+    """Return a flag's value in a form that does not depend on its spelling."""
     if isinstance(value, list):
         return tuple(float(item) for item in value)
     numbers = re.fullmatch(r"[(\[]?([-+.,\de ]+)[)\]]?", str(value))
@@ -63,8 +63,8 @@ def test_every_recipe_pads_on_the_right_and_masks(name):
     loaded = recipe.load(name)
     assert loaded.summary
     assert loaded.flags["left_pad_source"] is False
-    # one that starts from a checkpoint takes the network's own, which other weights would not fit; fairseq's
-    # own classes do not have the option, and padding does not leak in them
+    # A recipe that starts from a checkpoint takes the policy of that network. fairseq's own classes do not
+    # have the option, and padding does not leak in them.
     exempt = "start_from" in loaded.flags or loaded.flags["arch"] in FAIRSEQS_OWN
     assert exempt or loaded.flags["padding_policy"] == "masked"
 
@@ -100,7 +100,7 @@ def test_overrides_are_yaml_and_win():
     assert loaded.name == "demo"
 
 
-def test_unknown_recipe_is_answered_with_the_known_ones():
+def test_an_unknown_recipe_is_reported_with_the_known_ones():
     with pytest.raises(UserError, match=r"no recipe 'nope'; RECIPE is one of: .*demo.*wmt16"):
         recipe.load("nope")
 

@@ -56,7 +56,8 @@ def expected():
 def network(seed=0, **changes):
     torch.manual_seed(seed)
     model = TransformerMultibranch(MultibranchConfig(**vars(SMALL) | changes))
-    for parameter in model.parameters():  # biases and scales start at 0 and 1, which hides errors
+    # biases and scales start at 0 and 1, which would hide errors
+    for parameter in model.parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -119,8 +120,8 @@ def test_a_step_at_a_time_is_teacher_forcing(policy):
     )
 
 
-def test_parents_choose_whose_past_goes_on():
-    """Beams that swap their pasts continue as the sentences that they swapped to."""
+def test_parents_choose_whose_state_continues():
+    """Hypotheses that swap their parents continue as the sentences of their new parents."""
     model = network().double()
     source = sentences([5, 6])
     decoder = IncrementalDecoder.of(model)
@@ -244,7 +245,7 @@ def test_a_branch_that_makes_no_sense_is_refused(text):
         ({"max_target_positions": 2**31}, "max_target_positions is 1 to"),
     ],
 )
-def test_options_that_do_not_fit_are_told(changes, word):
+def test_contradicting_options_are_reported(changes, word):
     args = argparse.Namespace(**vars(SMALL.to_args()) | changes)
     with pytest.raises(ValueError, match=word):
         MultibranchConfig.from_args(args, 40, 48)
@@ -263,7 +264,7 @@ FAIRSEQ_CASES = [
 @pytest.mark.parametrize("case", FAIRSEQ_CASES, ids=str)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_hypotheses_are_those_of_fairseqs_generator(case, seed):
-    """Compares the network behind fairseq's interface, with fairseq's incremental state, and behind ours."""
+    """Compares our network behind fairseq's interface, with its incremental state, with our own search."""
     pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
     fairseq_compat.prepare()
     from fairseq.data import Dictionary
@@ -306,7 +307,7 @@ def test_hypotheses_are_those_of_fairseqs_generator(case, seed):
 @pytest.mark.fairseq
 @pytest.mark.parametrize("name", [name for name in recipe.names() if "-ar" in name])
 def test_fairseq_builds_what_the_recipe_says(name):
-    """Every flag is known to fairseq or ours, and the network is that of the cost table."""
+    """fairseq or our extension knows every flag, and the network is that of the cost table."""
     pytest.importorskip("fairseq_cli", reason="fairseq is not installed")
     fairseq_compat.prepare()
     from fairseq import options
@@ -340,6 +341,6 @@ def test_a_network_trained_by_fairseq_loads_without_it(tmp_path):
     with torch.inference_mode():
         logits, _ = model(source, None, target)
         torch.testing.assert_close(again.decode(target, again.encode(source)), logits)
-        # teacher forcing, as the criterion asks for it
+        # teacher forcing, as the criterion calls it
         probabilities = model.get_normalized_probs((logits, None), log_probs=True)
         torch.testing.assert_close(probabilities, logits.log_softmax(-1))

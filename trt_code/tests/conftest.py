@@ -1,4 +1,4 @@
-"""A small network with random weights, its text files and its exported graph, for every test here."""
+"""Fixtures of all tests here: a small network with random weights, its text files and its exported graph."""
 
 import dataclasses
 import shutil
@@ -67,7 +67,7 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     )
     torch.manual_seed(3)
     model = ConvCrfTransformer(config)
-    with torch.no_grad():  # a sum over the encoder's output that is never negative, for one class
+    with torch.no_grad():  # one class gets a sum over the encoder's output that is never negative
         model.encoder.layers[-1].layer_norms[1].bias.fill_(1)
         model.decoder.embed_length.weight.zero_()[LENGTH_OFFSET] = 1
     save_checkpoint(files.checkpoint, model, config)

@@ -36,7 +36,7 @@ class TwoNodes:
         self._cluster.wait_for_nodes()
 
     def actors(self) -> list[int]:
-        """The process ids of the actors that translate."""
+        """Return the process ids of the actors that translate."""
         nodes = [self._cluster.head_node, self.second]
         raylets = {node.all_processes["raylet"][0].process.pid for node in nodes}
         return [pid for pid, parent, name in processes() if parent in raylets and "Worker)" in name]
@@ -54,7 +54,7 @@ def processes() -> Iterator[tuple[int, int, str]]:
         try:
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             yield int(folder.name), int(parent), (folder / "cmdline").read_text()
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
 
 

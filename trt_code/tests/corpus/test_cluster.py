@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes: what is killed costs no finished shard, and the output is the same."""
+"""A real Ray cluster of two nodes: killed processes lose no finished shard, and the output stays the same."""
 
 import gzip
 import signal
@@ -64,7 +64,7 @@ def translations(output: Path) -> dict[str, list[str]]:
 
 @pytest.fixture
 def run(cluster, corpus, tiny_folder, tmp_path):
-    """Start the program on the corpus; gives the process and the output folder."""
+    """Start the program on the corpus; return the process and the output folder."""
     output = tmp_path / "output"
 
     def run():
@@ -89,7 +89,7 @@ def records(output: Path) -> list[Path]:
 
 
 def end(process) -> str:
-    """Wait for the program's success; returns its output."""
+    """Wait until the program has succeeded; return its output."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out
@@ -103,7 +103,7 @@ def test_a_killed_actor_and_a_killed_node_change_nothing(run, cluster, expected)
     before = {path: path.read_bytes() for path in records(output)}
     cluster.kill_second()
     try:
-        assert process.poll() is None  # it was killed in the middle
+        assert process.poll() is None  # killed before the end
         said = end(process)
     finally:
         cluster.restore()

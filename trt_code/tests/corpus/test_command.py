@@ -1,4 +1,4 @@
-"""What translate-corpus and distill say without Ray, and translate-corpus about its whole run."""
+"""The messages of translate-corpus and distill without Ray, and a whole run of translate-corpus."""
 
 import builtins
 import gzip
@@ -58,7 +58,7 @@ def ray():
 
 @pytest.fixture
 def translate(ray, tmp_path, tiny_folder):
-    """Run the program; returns its status."""
+    """Run the program; return its exit status."""
 
     def translate(source, *options):
         paths = ["--input", str(source), "--output", str(tmp_path / "out")]

@@ -1,4 +1,4 @@
-"""Shards of every kind and compression: what is read, what is written, and what is wrong with them."""
+"""Shards of every kind and compression: reading, writing, and errors."""
 
 import io
 import json
@@ -117,8 +117,8 @@ def test_lines_of_json():
     assert last == {"en": "", "translation": "", "score": None, "hypotheses": []}
 
 
-def test_escapes_that_are_no_text_stay_escaped():
-    """JSON allows halves of a surrogate pair; the codec refuses them in the text."""
+def test_escapes_that_are_not_text_stay_escaped():
+    """JSON allows half a surrogate pair; the codec refuses it in the text."""
     line = rb'{"text": "one", "id": "\ud800"}'
     shard = JsonLines("text")
     assert shard.sources([line], 1) == ["one"]

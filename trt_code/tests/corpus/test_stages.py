@@ -20,7 +20,7 @@ SHARD = [*SENTENCES, BAD, "", "two"]
 
 
 class FullDisk(LocalFileSystem):
-    """A disk on which every name that contains ``full`` finds no space."""
+    """A disk without space for files whose name contains ``full``."""
 
     cachable = False
     full = "nothing"
@@ -49,7 +49,7 @@ def worker(job):
 
 
 def results(job, worker, name="a.txt"):
-    """What the driver gets for a shard, as rows."""
+    """Return the rows that the driver gets for a shard."""
     blocks = [worker(chunk) for chunk in on_ray.read({"shard": [name]}, job)]
     return [{key: value[0] for key, value in block.items()} for block in blocks]
 
@@ -81,7 +81,7 @@ def test_a_shard_goes_through_all_steps(job, worker, tmp_path, tiny_folder):
     assert rejected["reason"].startswith("line 6: ")
     assert manifest.finished(job.source, job.output, ["a.txt"]) == {"a.txt": record}
     assert not list((out / job.parts).iterdir())
-    # Ray repeats a task whose result it has lost; the parts are gone by then
+    # Ray repeats a task if it has lost the result; the parts no longer exist then
     assert on_ray.join(job, "a.txt", parts) == record
 
 
@@ -125,7 +125,7 @@ def test_a_full_disk_leaves_no_finished_shard(job, worker, tmp_path, name):
     assert on_ray.join(job, "a.txt", parts_of(results(job, worker))).rejected == 1
 
 
-def test_what_cannot_be_read_is_said(job, worker, tmp_path):
+def test_unreadable_input_is_reported(job, worker, tmp_path):
     (tmp_path / "in/b.txt.gz").write_bytes(b"nothing")
     job.kinds.update({"b.txt.gz": "text", "c.txt": "text", "d.txt": "parquet"})
     (tmp_path / "in/d.txt").write_bytes(b"nothing")
@@ -168,7 +168,7 @@ def test_the_rate_is_that_of_the_time_in_which_actors_worked():
     summary = on_ray.Summary()
     assert summary.rate == summary.seconds == 0
     shared = {"cpu_s": 1.5, "peak_mb": 100.0}
-    # both arrive at the driver at once
+    # both arrive at the driver at the same time
     summary.count({"rows": 600, "began": 10.0, "ended": 14.0, "worker": "a:1", **shared})
     summary.count({"rows": 200, "began": 9.0, "ended": 11.0, "worker": "a:2", **shared})
     assert (summary.seconds, summary.rate, summary.cpu_s) == (5, 160, 3)

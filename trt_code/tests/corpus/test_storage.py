@@ -24,7 +24,7 @@ def url(request, tmp_path):
 
 
 def test_folders_globs_and_files(url):
-    folder = pickle.loads(pickle.dumps(locate(url)))  # as it travels to another node
+    folder = pickle.loads(pickle.dumps(locate(url)))  # as it is sent to another node
     for name in ("b.txt", "a.txt.gz", "sub/c.jsonl", "_manifest/x.json", ".hidden", "sub/.d.txt"):
         with folder.write(name) as file:
             file.write(b"text")
@@ -41,7 +41,7 @@ def test_folders_globs_and_files(url):
 
 
 class Unbuffered(io.FileIO):
-    """A file without a buffer, as Arrow opens it in a bucket; counts what it is asked for."""
+    """A file without a buffer, as Arrow opens one in a bucket; it counts the requested bytes."""
 
     requests = 0
 
@@ -60,7 +60,7 @@ class Bucket(LocalFileSystem):
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".bz2", ".xz"])
-def test_lines_are_not_asked_for_one_by_one(tmp_path, monkeypatch, suffix):
+def test_lines_are_not_requested_one_by_one(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(Unbuffered, "requests", 0)
     folder = Folder(Bucket(), str(tmp_path), "bucket")
     lines = [f"line {number}\n".encode() for number in range(10_000)]
@@ -97,7 +97,7 @@ def test_a_file_is_written_whole_or_not_at_all(url):
     assert (folder.read("x/a"), folder.size("x/a")) == (None, None)
 
 
-def test_what_cannot_be_used_is_said_in_one_line():
+def test_unusable_paths_are_reported_in_one_line():
     for url, reason in (("", "the path is empty"), ("nothere://a", "cannot use nothere://a: ")):
         with pytest.raises(UserError, match=reason):
             locate(url)

@@ -9,7 +9,7 @@ def model(**options):
     return small(**wide | options)
 
 
-# The sizes that the kernel of all layers takes: heads of 64 channels, 128 inner channels per head.
+# The sizes that the fused stack's kernel supports: heads of 64 channels, 128 inner channels per head.
 ONE_KERNEL = {
     "encoder_embed_dim": 128,
     "encoder_attention_heads": 2,

@@ -52,7 +52,7 @@ def test_the_fused_network_is_the_network(options):
 
 
 @torch.no_grad()
-def test_sixteen_bits_take_the_one_kernel_forms():
+def test_sixteen_bits_use_the_fused_kernels():
     model = small(encoder_embed_dim=32, encoder_attention_heads=2, decoder_attention_heads=2)
     network = FusedNetwork(model, torch.bfloat16, torch.device("cpu"))
     assert network.encoder_layers[0].conv.fused
@@ -76,13 +76,13 @@ def test_sixteen_bits_take_the_one_kernel_forms():
         ({"src_embedding_copy": False}, "copy"),
     ],
 )
-def test_what_the_fused_network_cannot_stand_for_is_told(options, word):
+def test_networks_that_the_fused_network_cannot_replace_are_refused(options, word):
     assert word in why_not(small(**options))
     assert why_not(small()) is None
     assert "a nacrf_transformer" in why_not(of_architecture("nacrf_transformer"))
 
 
-def test_buckets_hold_what_goes_in_and_are_few():
+def test_buckets_hold_every_shape_and_are_few():
     for batch in range(1, 300):
         assert batch <= batch_bucket(batch) <= max(2 * batch - 1, batch + 15)
     for length in range(1, 255):
@@ -102,6 +102,6 @@ def test_the_references_have_the_bindings_schemas():
 
 
 def schema(text):
-    """A schema without spaces, names of results, and the mark of sizes that may be symbolic."""
+    """Return a schema without spaces, without names of results, and with int for SymInt."""
     arguments, results = text.replace("SymInt", "int").split("->")
     return (arguments + "->" + re.sub(r"Tensor \w+", "Tensor", results)).replace(" ", "")

@@ -33,7 +33,7 @@ def graphed(plain, dtype=torch.float32, canvas="cut", **options):
 
 @torch.no_grad()
 def agreement(network, plain, batches):
-    """Share of equal tokens, and the largest difference of the scores of sentences that agree."""
+    """Return the share of equal tokens, and the largest difference of scores among sentences that agree."""
     same = total = 0
     worst = 0.0
     for src_tokens in batches:
@@ -118,7 +118,7 @@ def test_threads_take_turns():
     assert wrong == []
 
 
-def test_it_goes_on_after_an_error():
+def test_it_continues_after_an_error():
     plain = model()
     network = graphed(plain)
     with pytest.raises(ValueError, match="positions for 20"):
@@ -128,7 +128,7 @@ def test_it_goes_on_after_an_error():
     assert share == 1
 
 
-def test_memory_stays_where_it_is_once_every_shape_was_met():
+def test_memory_stays_constant_once_every_shape_has_run():
     network = graphed(model(), torch.float16)
     rng = np.random.default_rng(6)
     batches = [batch(rng) for _ in range(50)]

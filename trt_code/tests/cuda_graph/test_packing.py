@@ -11,7 +11,7 @@ KERNEL_SIZE = 5
 
 
 class Reader:
-    """Takes tiles of 64 outputs x 64 inputs off a stream and multiplies with them."""
+    """Reads tiles of 64 outputs x 64 inputs from a stream and multiplies by them."""
 
     def __init__(self, stream: torch.Tensor) -> None:
         self.tiles = stream.unflatten(0, (-1, 8, TILE, 8))
@@ -22,7 +22,7 @@ class Reader:
         return self.tiles[self.at - 1].transpose(0, 1).flatten(1)
 
     def product(self, x: torch.Tensor, passes: int, pair: bool = True) -> torch.Tensor:
-        """[B, inputs] times ``passes`` pairs of tiles, side by side, or one tile a pass."""
+        """Multiply [B, inputs] by ``passes`` pairs of tiles, two tiles next to each other or one per pass."""
         outputs = []
         for _ in range(passes):
             sums = [torch.zeros(len(x), TILE)] * (1 + pair)
@@ -32,12 +32,12 @@ class Reader:
         return torch.cat(outputs, 1)
 
     def gated(self, x: torch.Tensor) -> torch.Tensor:
-        """Each warp of 16 rows has eight values, then their gates."""
+        """Each warp of 16 rows has eight values, followed by their gates."""
         rows = self.product(x, 1).unflatten(1, (-1, 2, 8))
         return (rows[:, :, 0] * rows[:, :, 1].sigmoid()).flatten(1)
 
     def taps(self, x: torch.Tensor) -> torch.Tensor:
-        """Fragments of mma.m16n8k16: lane 4 g + q has rows g, g + 8 and inputs 2q, 2q + 1 and 8 on."""
+        """Fragments of mma.m16n8k16: lane 4 g + q has rows g, g + 8 and inputs 2q, 2q + 1, 2q + 8, 2q + 9."""
         stage = self.tiles[self.at : self.at + 2].flatten()
         self.at += 2
         weight = torch.zeros(MAX_TAPS, WIDTH)

@@ -1,4 +1,4 @@
-"""A patched graph, small enough to be written for every test."""
+"""A patched graph that is small enough to write for every test."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def write_graph(
     metadata=None,
     plugin=None,
 ):
-    """A graph with the network's inputs and outputs, and of the network at most a node for ``plugin``."""
+    """Return a graph with the network's inputs and outputs, and inside at most one node, for ``plugin``."""
     nodes = [
         helper.make_node("Concat", ["src_tokens", "src_tokens"], ["output_tokens"], axis=1),
         helper.make_node("Cast", ["output_tokens"], ["output_scores"], to=TensorProto.FLOAT),

@@ -1,8 +1,8 @@
 """A mock of the part of ``cuda.bindings.runtime`` that the engine code uses. No GPU is involved.
 
-Device memory is host memory that only this module's copies may touch; work put on a stream runs at once,
-except during a capture, when it is recorded and run by ``cudaGraphLaunch``. Names and the order of
-arguments are cuda-python's (``test_engine_bindings.py`` compares them with the package).
+Device memory is host memory that only this module's copies may access. Work on a stream runs immediately,
+except during a capture, which records it for ``cudaGraphLaunch``. Names and the order of arguments are
+cuda-python's (``test_engine_bindings.py`` compares them with the package).
 """
 
 import ctypes
@@ -50,7 +50,7 @@ class MockCudart:
         self._streams = 0
         self._clock = 0.0
 
-    # what the mocked TensorRT does with a stream
+    # called by the mocked TensorRT
     def enqueue(self, work: Callable[[], None]) -> None:
         if self._recording is None:
             work()
@@ -103,7 +103,7 @@ class MockCudart:
         return (_OK,)
 
     def cudaStreamSynchronize(self, stream):
-        assert not self.capturing, "a synchronisation breaks a capture"
+        assert not self.capturing, "a synchronisation ends a capture"
         return (_OK,)
 
     def cudaStreamBeginCapture(self, stream, mode):

@@ -26,51 +26,23 @@ class NetworkDefinitionCreationFlag(enum.IntEnum):
     STRONGLY_TYPED = 0  # as in 11.x; 1 in 10.x
 
 
-class BuilderFlag(enum.Enum):
-    TF32 = 0
-    VERSION_COMPATIBLE = 1
+BuilderFlag = enum.Enum("BuilderFlag", {"TF32": 0, "VERSION_COMPATIBLE": 1})
+MemoryPoolType = enum.Enum("MemoryPoolType", {"WORKSPACE": 0})
+HardwareCompatibilityLevel = enum.Enum(
+    "HardwareCompatibilityLevel", {"NONE": 0, "AMPERE_PLUS": 1, "SAME_COMPUTE_CAPABILITY": 2}
+)
+ProfilingVerbosity = enum.Enum("ProfilingVerbosity", {"LAYER_NAMES_ONLY": 0, "DETAILED": 1})
+LayerInformationFormat = enum.Enum("LayerInformationFormat", {"JSON": 1})
+ExecutionContextAllocationStrategy = enum.Enum(
+    "ExecutionContextAllocationStrategy", {"USER_MANAGED": 2}
+)
 
-
-class MemoryPoolType(enum.Enum):
-    WORKSPACE = 0
-
-
-class HardwareCompatibilityLevel(enum.Enum):
-    NONE = 0
-    AMPERE_PLUS = 1
-    SAME_COMPUTE_CAPABILITY = 2
-
-
-class ProfilingVerbosity(enum.Enum):
-    LAYER_NAMES_ONLY = 0
-    DETAILED = 1
-
-
-class LayerInformationFormat(enum.Enum):
-    JSON = 1
-
-
-class ExecutionContextAllocationStrategy(enum.Enum):
-    USER_MANAGED = 2
-
-
-class ComputeCapability(enum.Enum):
-    """Only in TensorRT for RTX, as the next three."""
-
-    SM75 = 75
-    SM86 = 86
-    SM120 = 120
-
-
-class CudaGraphStrategy(enum.Enum):
-    DISABLED = 0
-    WHOLE_GRAPH_CAPTURE = 1
-
-
-class DynamicShapesKernelSpecializationStrategy(enum.Enum):
-    LAZY = 0
-    EAGER = 1
-    NONE = 2
+# These three are only in TensorRT for RTX.
+ComputeCapability = enum.Enum("ComputeCapability", {"SM75": 75, "SM86": 86, "SM120": 120})
+CudaGraphStrategy = enum.Enum("CudaGraphStrategy", {"DISABLED": 0, "WHOLE_GRAPH_CAPTURE": 1})
+DynamicShapesKernelSpecializationStrategy = enum.Enum(
+    "DynamicShapesKernelSpecializationStrategy", {"LAZY": 0, "EAGER": 1, "NONE": 2}
+)
 
 
 class IRuntimeCache:
@@ -354,8 +326,8 @@ class IExecutionContext:
 def mock_network(context: IExecutionContext) -> None:
     """Read the inputs and write the outputs at the context's addresses.
 
-    For halves, the encoder gives the source's lengths and passes the source on; the decoder writes the
-    sentence's first word at every unk of the canvas, and the canvas's width as scores.
+    For halves, the encoder returns the source's lengths and the source itself. The decoder writes the
+    sentence's first word at every unk of the canvas, and the width of the canvas as scores.
     """
     given = {name: context._array(name) for name in context._engine._tensors}
     source = given["src_tokens"]
@@ -373,7 +345,7 @@ def mock_network(context: IExecutionContext) -> None:
 
 
 def slowly(enqueue):
-    """``enqueue`` that lets other threads in before its network runs."""
+    """An ``enqueue`` that lets other threads run before its network does."""
 
     def slow(context, stream_handle):
         time.sleep(1e-3)
@@ -450,7 +422,7 @@ class MockTensorRT:
         self.__version__ = version
         self.is_rtx = version.startswith("1.")
         self.__name__ = "tensorrt_rtx" if self.is_rtx else "tensorrt"
-        self.__spec__ = ModuleSpec(self.__name__, None)  # it is installed
+        self.__spec__ = ModuleSpec(self.__name__, None)  # find_spec finds it
         self.context_settings = []
         self.cudart = cudart
         self.logger = None
@@ -561,7 +533,7 @@ RTX_ONLY = frozenset(
 def install(monkeypatch, cudart=None, version: str = "11.4.0.106") -> MockTensorRT:
     """Make one test use a mock of this version of TensorRT, and of the CUDA runtime unless given.
 
-    The other TensorRT family appears not to be installed.
+    The other TensorRT family seems not to be installed.
     """
     trt = MockTensorRT(cudart or MockCudart(), version)
     for family in tensorrt_api.FAMILIES.values():

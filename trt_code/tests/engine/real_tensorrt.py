@@ -26,7 +26,7 @@ def tensorrt(family: Family | None = None) -> ModuleType:
 
 
 def installed() -> ModuleType | None:
-    """The installed TensorRT, or None, for a test that has more to check."""
+    """Return the installed TensorRT, or None, for a test that also checks other things."""
     try:
         return load_tensorrt()
     except UserError:
@@ -40,7 +40,7 @@ class Reply:
     Attributes:
         refused_by: "parser", "builder", or "" if an engine was built.
         words: the errors, in one line.
-        types: the element types of the outputs as TensorRT has them, by name.
+        types: TensorRT's element types of the outputs, by name.
         plugins: the number of plugin layers in the parsed network.
     """
 

@@ -93,7 +93,7 @@ def test_several_profiles_keep_their_order(trt):
 
 
 def write_half(path: Path, extra: str = "room"):
-    """A graph with the axes of a search's step, and nothing of the network."""
+    """Return a graph with the axes of a search's step, without a network."""
     axes = {
         "tokens": ["batch", "beam"],
         "position": [],
@@ -123,7 +123,7 @@ def test_a_half_has_its_axes_by_name(trt):
     assert sidecar()["ranges"] == {"beam": [1, 2, 5], "room": [1, 32, 100]}
 
 
-def test_an_axis_that_is_not_there_or_has_no_size_is_told(trt):
+def test_a_missing_axis_or_one_without_a_size_is_reported(trt):
     with pytest.raises(UserError, match="has no axis beam"):
         build("--axis", "beam=1:1:4")
     write_half(Path("model.onnx"), extra="depth")
@@ -132,7 +132,7 @@ def test_an_axis_that_is_not_there_or_has_no_size_is_told(trt):
 
 
 @pytest.mark.parametrize("text", ["beam", "beam=1:2", "=1:2:3", "beam=0:1:2", "beam=3:2:4"])
-def test_a_range_that_is_none_is_refused(trt, text):
+def test_an_invalid_range_is_refused(trt, text):
     assert f"--axis: '{text}' " in refusal("--axis", text)
 
 
@@ -141,7 +141,7 @@ def test_layer_report_asks_for_details_and_is_written(trt):
     assert json.loads(Path("layers.json").read_text()) == {"Layers": ["DETAILED"]}
 
 
-def test_progress_is_told_once_a_phase(trt, capsys):
+def test_progress_is_reported_once_per_phase(trt, capsys):
     build()
     assert capsys.readouterr().err.startswith("Building Engine: ")
 
@@ -196,12 +196,12 @@ def test_parser_errors_name_their_nodes(trt, capsys):
     assert "node 40 '/crf/where' (Where): bad type" in capsys.readouterr().err
 
 
-def test_tensorrts_reason_is_told_when_it_cannot_build(trt):
+def test_tensorrts_reason_is_reported_when_it_cannot_build(trt):
     trt.refuse_build = True
     assert "no implementation for node conv" in refusal()
 
 
-def test_refused_profile_is_told(trt):
+def test_refused_profile_is_reported(trt):
     trt.refuse_profile = True
     assert "min 1x1 opt 16x32 max 64x127: kMAX of dimension 1 is odd" in refusal()
 
@@ -277,7 +277,7 @@ def test_plugins_of_another_major(trt):
     assert "is built for TensorRT 10 and this is TensorRT 11.4.0.106" in message
 
 
-def test_file_that_is_no_plugin_library(trt):
+def test_file_that_is_not_a_plugin_library(trt):
     Path("liblite_plugins_trt11.so").write_text("no")
     assert "invalid ELF header" in refusal("--plugins", "liblite_plugins_trt11.so")
 
@@ -287,10 +287,10 @@ def test_default_plugins_are_used_and_recorded(trt):
     library.parent.mkdir(parents=True)
     library.write_bytes(b"\x7fELF")
     build()
-    assert sidecar()["plugins"] == []  # a graph of standard operators needs none
+    assert sidecar()["plugins"] == []  # a graph of standard operators needs no plugins
     write_graph(Path("model.onnx"), plugin="LiteTopK")
     build()
-    build()  # the registry refuses a second load: the builder must not try
+    build()  # the registry refuses a second load, so the builder must not try one
     assert [plugin["path"] for plugin in sidecar()["plugins"]] == [f"../{library}"]
 
 
@@ -302,7 +302,7 @@ def test_unsupported_tensorrt(trt, version):
 
 def test_disk_full(trt, capsys):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))  # a real refusal by the system
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))  # a real error of the system
     try:
         message = refusal()
     finally:
@@ -413,7 +413,8 @@ def rtx(monkeypatch, empty_folder):
 
 
 def test_tensorrt_for_rtx_builds_without_a_gpu_for_every_gpu_it_serves(rtx, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)  # not needed
+    # the builder must not look at the GPU
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     build()
     assert rtx.built_config._capabilities == []
     written = sidecar()
@@ -431,7 +432,7 @@ def test_compute_capabilities_reach_the_builder(rtx):
 
 
 @pytest.mark.parametrize("text", ["8", "8.6,", "sm86", "8.6 8.9"])
-def test_a_list_of_capabilities_that_is_none_is_a_usage_error(rtx, text):
+def test_an_invalid_list_of_capabilities_is_a_usage_error(rtx, text):
     message = refusal("--compute-capability", text)
     assert f"'{text}' is not a list of compute capabilities; write portable, current" in message
 
@@ -452,7 +453,7 @@ def test_what_tensorrt_for_rtx_cannot_do_is_refused(rtx, monkeypatch, flags, rea
     assert reason in refusal(*flags)
 
 
-def test_what_tensorrt_for_rtx_has_no_use_for_is_ignored_with_a_word(rtx, capsys):
+def test_options_that_tensorrt_for_rtx_does_not_use_are_ignored_with_a_message(rtx, capsys):
     build("--hardware-compatible", "--timing-cache", "t.cache", "--layer-report", "layers.json")
     said = capsys.readouterr().err
     for flag in ("--hardware-compatible", "--timing-cache", "--layer-report"):
@@ -470,7 +471,7 @@ def test_plugins_need_a_newer_tensorrt_for_rtx_and_it_says_so_before_it_parses(r
     assert message.startswith("TensorRT RTX 1.6.1.120 takes no plugins from ONNX files")
     assert "`pip install tensorrt-rtx==1.7.*`" in message
     assert "PLUGINS=none" in message
-    build("--if-any")  # of make bench, which goes on
+    build("--if-any")  # as make bench calls it, which then continues
     assert message in capsys.readouterr().err
     rtx.parser_errors = []
     write_graph(Path("model.onnx"))
@@ -507,7 +508,7 @@ def test_which_family_is_taken(monkeypatch, asked, gpus, full_is_installed, expe
     assert tensorrt_api.choose_family().name == expected
 
 
-def test_a_family_that_is_none_is_refused(monkeypatch):
+def test_an_unknown_family_is_refused(monkeypatch):
     monkeypatch.setenv("TENSORRT", "lean")
     with pytest.raises(UserError, match="TENSORRT=lean is not known; choose rtx, full or auto"):
         tensorrt_api.choose_family()

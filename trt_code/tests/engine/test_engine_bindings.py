@@ -57,7 +57,7 @@ def bindings(request, tmp_path_factory) -> dict[str, dict[str, str]]:
         return describe("tensorrt_rtx", {})
     compiler = shutil.which("cc") or shutil.which("gcc")
     if not compiler:
-        pytest.skip("no C compiler to make the stand-ins of the libraries that the bindings load")
+        pytest.skip("no C compiler for the stand-ins of the libraries that the bindings load")
     package = fetch_wheel(f"tensorrt-cu13-bindings=={request.param}")
     folder = tmp_path_factory.mktemp("libraries")
     source = folder / "entry_points.c"
@@ -83,14 +83,14 @@ def describe(module: str, environment: dict[str, str]) -> dict[str, dict[str, st
 
 
 def expected_of(bindings: dict[str, dict[str, str]], names: Iterable[str]) -> list[str]:
-    """Return those of ``names``, written ``Class.member``, that this family must have."""
+    """Return those of ``names`` (``Class.member``) that this family must have."""
     if "tensorrt_rtx" in bindings[""]:
         return list(names)
     return [n for n in names if not RTX_ONLY & {n, n.partition(".")[0]}]
 
 
 def names_in_source() -> set[tuple[str, ...]]:
-    """Every ``trt.X`` and ``trt.X.Y`` in the package, tests left out."""
+    """Return every ``trt.X`` and ``trt.X.Y`` in the package, without the tests."""
     found = set()
     for path in SOURCE.rglob("*.py"):
         if "tests" in path.relative_to(SOURCE).parts:

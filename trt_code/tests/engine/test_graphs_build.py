@@ -11,7 +11,7 @@ from trt_code.graph_lint import lint
 from trt_code.tests.engine import real_tensorrt
 from trt_code.tests.plugins.plugin_build import PROJECT
 
-# Graphs that `make patch` wrote into this checkout, if any: `make patch test` covers the demo's graphs.
+# The graphs that `make patch` wrote into this checkout, if any. `make patch test` covers the demo's graphs.
 WRITTEN = sorted(
     path
     for path in PROJECT.glob("build/*/model*.onnx")
@@ -20,7 +20,7 @@ WRITTEN = sorted(
 
 
 def check(model: onnx.ModelProto) -> None:
-    """The lint passes ``model``, and TensorRT builds it, with a layer for every plugin node."""
+    """Check that the lint passes ``model`` and TensorRT builds it, with a layer for every plugin node."""
     assert lint(model) == []
     reply = real_tensorrt.build(real_tensorrt.tensorrt(), model)
     assert reply.refused_by == "", reply.words

@@ -13,7 +13,7 @@ from trt_code.tests.engine import mock_tensorrt
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A Linux machine without a GPU and without TensorRT; ``commands`` gets what would be run."""
+    """A mock of a Linux machine without a GPU and TensorRT; ``commands`` records what would be run."""
     made = SimpleNamespace(commands=[], status=0, said="")
     monkeypatch.setenv("TENSORRT", "auto")
     monkeypatch.setattr(tensorrt_api, "installed_gpus", lambda: ())
@@ -54,7 +54,7 @@ def test_what_is_installed_is_left_alone(machine, monkeypatch):
         ([], (), "aarch64", "Linux on x86-64 alone and this is"),
     ],
 )
-def test_where_it_may_not_be_installed_one_line_says_why(
+def test_a_refused_installation_says_why_in_one_line(
     machine, monkeypatch, capsys, flags, gpus, architecture, words
 ):
     monkeypatch.setattr(tensorrt_api, "installed_gpus", lambda: gpus)
@@ -77,7 +77,7 @@ def test_an_installation_that_fails_gives_pips_reason(machine):
 
 @pytest.mark.parametrize(("version", "taken"), [("1.6.1.120", False), ("1.7.1.116", True)])
 def test_plugins_are_refused_before_anything_is_compiled(monkeypatch, version, taken):
-    """``make engine-fp16 PLUGINS=lite`` compiles the plugins for minutes."""
+    """Compiling the plugins for ``make engine-fp16 PLUGINS=lite`` would take minutes."""
     mock_tensorrt.install(monkeypatch, version=version)
     monkeypatch.setattr(tensorrt_api.importlib.util, "find_spec", lambda name: True)
     assert install.main(["--plugins", "none"]) == 0

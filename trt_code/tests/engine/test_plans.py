@@ -1,4 +1,4 @@
-"""The list of a model's engines, made of plans of the mocked TensorRT."""
+"""The list of a model's engines, with plans of the mocked TensorRT."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from trt_code.tests.engine.graphs import write_graph
 from trt_code.tests.engine.plans import PLAN, build
 
 
-def test_a_model_says_what_its_plans_need(monkeypatch, tmp_path, capsys):
+def test_the_list_says_what_each_plan_needs(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     mock_tensorrt.install(monkeypatch, version="1.7.1.116")
     with pytest.raises(UserError, match="no engines in build/demo; build one: make engine-fp16"):

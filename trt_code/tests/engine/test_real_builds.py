@@ -1,6 +1,6 @@
 """Every kind of graph that the surgeon writes, through TensorRT's own parser and builder, without a GPU.
 
-The networks are small and of the public architectures. Nodes for plugins are parsed with creators in Python,
+The networks are small and of the public architectures. Plugin nodes are parsed with creators in Python,
 made from the operators' schemas (``trt_code.engine.python_creators``). No engine is run.
 """
 
@@ -49,7 +49,7 @@ def trt():
 
 @pytest.fixture(scope="module")
 def exports(tiny_files, tiny_build, tiny_halves, tmp_path_factory) -> Callable[[str], Path]:
-    """Return a function that exports graphs: a one-pass network whole or in halves, or a search's steps."""
+    """Return a function that exports a one-pass network whole or in halves, or the steps of a search."""
 
     @functools.cache
     def made(kind: str) -> Path:
@@ -63,7 +63,7 @@ def exports(tiny_files, tiny_build, tiny_halves, tmp_path_factory) -> Callable[[
 
 
 def patched(source: Path, kind: str, folder: Path, *flags: str) -> list[Path]:
-    """The graphs that the surgeon makes of an export; the lint is silent on them."""
+    """Return the graphs that the surgeon makes of an export, after the lint has found nothing in them."""
     output = folder / "model.patched.onnx"
     split = ["--split"] if kind == "split" else []
     given = ["--input", str(source), "--output", str(output), *split, *flags]
@@ -85,12 +85,12 @@ def build(trt, path: Path, profile: Profile = PROFILE) -> bytes:
 
 
 GRAPHS = [
-    # The whole network's others are built by test_graphs_build.py.
+    # test_graphs_build.py builds the other graphs of the whole network.
     ("whole", "lite", "tf32"),
     *itertools.product(("split", "steps"), ["lite"], ("tf32", "fp16", "bf16")),
     *itertools.product(("whole", "split", "steps"), ["none"], ["bf16"]),
 ]
-# Every kind of graph, both forms and every precision occur in these.
+# These contain every kind of graph, both forms and every precision.
 BUILT_IN_EVERY_RUN = [
     ("whole", "lite", "tf32"),
     ("split", "lite", "fp16"),
@@ -117,9 +117,9 @@ def test_every_graph_is_built(trt, exports, tmp_path, kind, plugins, precision):
 
 
 def inspect(trt, model: onnx.ModelProto) -> None:
-    """Types and shapes as TensorRT infers them, for the smallest, usual and largest input, against the file.
+    """Compare TensorRT's types and shapes, for the smallest, usual and largest input, with the file's.
 
-    Of the outputs also against the shapes that ONNX Runtime gives them.
+    The outputs are also compared with the shapes of ONNX Runtime's results.
     """
     runtime = onnxruntime.InferenceSession(
         with_reference_functions(model).SerializeToString(), providers=["CPUExecutionProvider"]
@@ -135,14 +135,14 @@ def inspect(trt, model: onnx.ModelProto) -> None:
 
 
 def example(item: onnx.ValueInfoProto, sizes: Mapping[str, int]) -> np.ndarray:
-    """An input of these sizes that every half takes: words, no padding, position 0."""
+    """Return an input of these sizes that every half accepts: words, no padding, position 0."""
     kind = item.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
     shape = [sizes.get(dim.dim_param, dim.dim_value) for dim in kind.shape.dim]
     return np.full(shape, 4 if item.name in ("src_tokens", "canvas", "tokens") else 0, dtype)
 
 
-def test_an_inspection_finds_what_the_file_says_otherwise(trt, tmp_path):
+def test_an_inspection_finds_differences_from_the_file(trt, tmp_path):
     graph = tmp_path / "model.onnx"
     write_graph(graph)
     model = onnx.load(graph)
@@ -168,7 +168,7 @@ def test_an_inspection_finds_what_the_file_says_otherwise(trt, tmp_path):
     ],
 )
 def test_a_node_that_reads_two_types_is_refused(trt, operator, words):
-    """TensorRT casts nothing by itself; doc/fp16.md has these words."""
+    """TensorRT inserts no casts; doc/fp16.md quotes its message."""
     assert words in (Path(onnx_surgeon.__file__).parents[1] / "doc/fp16.md").read_text()
     types = {"half": onnx.TensorProto.FLOAT16, "float": onnx.TensorProto.FLOAT}
     types |= {"choice": onnx.TensorProto.BOOL, "index": onnx.TensorProto.INT64}
@@ -225,7 +225,7 @@ def test_a_plan_is_built_with_the_compiled_plugins_too(trt, exports, tmp_path, p
 
 
 def test_a_library_gets_a_second_name_without_a_file():
-    """With a library of the system, since TensorRT's has its second name after any build of this process."""
+    """Uses a library of the system, because TensorRT's gets its second name in any build of this process."""
     script = """
 import ctypes, ctypes.util
 from trt_code.engine.library_alias import preload_alias
@@ -247,7 +247,7 @@ assert second.cos(0.0) == 1.0
 
 
 def answers(trt, graph: Path, logger) -> dict:
-    """Return a builder's answers for a graph, for profiles and for a file that is not a graph."""
+    """Return a builder's results for a graph, for profiles and for a file that is not a graph."""
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -262,7 +262,7 @@ def answers(trt, graph: Path, logger) -> dict:
     return said
 
 
-def test_the_mock_answers_a_build_as_the_library_does(trt, tmp_path, monkeypatch):
+def test_the_mock_builds_and_refuses_as_the_library_does(trt, tmp_path, monkeypatch):
     graph = tmp_path / "model.onnx"
     write_graph(graph)
     real = answers(trt, graph, process_logger(trt))

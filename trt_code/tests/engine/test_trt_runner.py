@@ -51,7 +51,7 @@ def test_input_reaches_the_device_in_the_engines_type(trt, elem_type, order):
     np.testing.assert_array_equal(output.scores, np.full((3, 10), 3005, np.float32))
 
 
-def test_one_graph_a_shape_and_results_are_the_callers(trt):
+def test_one_graph_per_shape_and_results_belong_to_the_caller(trt):
     build()
     with runner() as running:
         first = running.run(tokens(2, 3))
@@ -65,7 +65,8 @@ def test_one_graph_a_shape_and_results_are_the_callers(trt):
 
 def test_threads_that_call_one_runner_get_their_own_results(trt):
     build()
-    trt.enqueue = mock_tensorrt.slowly(trt.enqueue)  # so that they meet in the middle of a pass
+    # so that several threads are in the middle of a pass
+    trt.enqueue = mock_tensorrt.slowly(trt.enqueue)
     with runner() as running:
 
         def work(number: int) -> None:
@@ -76,7 +77,7 @@ def test_threads_that_call_one_runner_get_their_own_results(trt):
         in_threads(8, work)
 
 
-def test_close_gives_everything_back(trt):
+def test_close_frees_everything(trt):
     build()
     running = runner()
     running.run(tokens(2, 3))
@@ -86,7 +87,7 @@ def test_close_gives_everything_back(trt):
     assert not trt.cudart.live_graphs
 
 
-def test_longest_unused_shape_goes(trt, monkeypatch):
+def test_the_least_recently_used_shape_is_dropped(trt, monkeypatch):
     monkeypatch.setattr(trt_runner, "MAX_SHAPES", 2)
     build()
     with runner() as running:
@@ -159,7 +160,7 @@ def test_engine_that_cannot_be_captured_is_enqueued(trt):
     with runner() as running:
         with pytest.warns(UserWarning, match="cannot be captured"):
             running.run(source)
-        output = running.run(source + 1)  # the second pass must see new input
+        output = running.run(source + 1)  # the second pass must read new input
     np.testing.assert_array_equal(output.tokens[:, :3], source + 1)
     assert trt.cudart.launches == 0
 
@@ -327,7 +328,7 @@ def test_tensorrt_for_rtx_runs_the_plan_with_its_kernels_compiled_for_each_shape
     np.testing.assert_array_equal(output.tokens[:, :3], tokens(2, 3))
     (config,) = rtx.context_settings
     assert config.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
-    assert config.cuda_graph_strategy.name == "DISABLED"  # the runner captures
+    assert config.cuda_graph_strategy.name == "DISABLED"  # captured by the runner
 
 
 @pytest.mark.parametrize(
@@ -367,7 +368,7 @@ def test_compiled_kernels_are_kept_for_the_next_start(rtx, capsys):
             running.run(tokens(2, 3))
         assert kernels.read_bytes() == expected
     before = kernels.stat().st_mtime_ns
-    runner().close()  # nothing new
+    runner().close()  # nothing new is stored
     assert kernels.stat().st_mtime_ns == before
     kernels.write_bytes(b"of another machine")
     with runner() as running:
@@ -402,13 +403,13 @@ def test_plan_of_the_other_family(rtx, monkeypatch):
     build()
     monkeypatch.setenv("TENSORRT", "full")
     assert "is of TensorRT RTX and TENSORRT=full asks for TensorRT; leave TENSORRT out" in refusal()
-    mock_tensorrt.install(monkeypatch)  # the full one, and no other
+    mock_tensorrt.install(monkeypatch)  # only the full TensorRT
     monkeypatch.delenv("TENSORRT")
     with pytest.raises(Unavailable, match="TensorRT RTX for Python is not here"):
         runner()
 
 
-def test_the_plan_without_plugins_is_run_where_there_is_no_other_and_next_to_it(trt):
+def test_the_plan_without_plugins_runs_alone_and_next_to_the_other(trt):
     build()
     for path in (PLAN, Path(f"{PLAN}.json")):
         path.rename(str(path).replace("fp16.plan", "fp16.plain.plan"))

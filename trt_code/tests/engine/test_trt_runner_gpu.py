@@ -20,11 +20,11 @@ SCRATCH = 1 << 30  # bytes
 
 
 class Cudart:
-    """``cuda.bindings.runtime``, and every address counts as device memory."""
+    """``cuda.bindings.runtime``; every address counts as device memory."""
 
     def __init__(self, runtime):
         self._runtime = runtime
-        self.memory = AnyAddress()  # the mock asks whether an address is in it
+        self.memory = AnyAddress()  # the mock checks that addresses are in it
         self.launches = 0
 
     def __getattr__(self, name):
@@ -68,7 +68,7 @@ def cudart(monkeypatch, tmp_path):
 
 
 def test_copies_graphs_and_shapes(cudart, monkeypatch):
-    # Small buffers share pages that are taken already; scratch of this size shows as memory taken.
+    # Small buffers share pages that are already allocated; scratch of this size needs new ones.
     monkeypatch.setattr(mock_tensorrt.ICudaEngine, "device_memory_size_v2", SCRATCH)
     with TrtRunner(PLAN, "fp16") as runner:
         for source in (tokens(2, 3), tokens(2, 3) + 7, tokens(16, 32), tokens(64, 127)):
@@ -78,10 +78,11 @@ def test_copies_graphs_and_shapes(cudart, monkeypatch):
                 output.scores, np.zeros((len(source), 2 * source.shape[1]))
             )
         assert cudart.launches == 4
-        assert runner.peak_memory() >= SCRATCH / 2  # others may have given memory back meanwhile
+        # other processes may have freed memory meanwhile
+        assert runner.peak_memory() >= SCRATCH / 2
 
 
-def test_device_time_is_between_nothing_and_the_hosts(cudart):
+def test_device_time_is_between_zero_and_the_hosts(cudart):
     with TrtRunner(PLAN, "fp16") as runner:
         timing = runner.time(tokens(64, 127), repeats=20)
     assert len(timing.device_ms) == 20

@@ -46,7 +46,7 @@ class AnyAddress:
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory):
-    """Both patched graphs; the network's weights in them are not used."""
+    """Both patched graphs; the weights in them are not used."""
     folder = tmp_path_factory.mktemp("graphs")
     export_ar.write(MODEL, folder / "model.onnx")
     output = folder / STEP.with_suffix(".onnx").name
@@ -148,7 +148,7 @@ def test_a_search_finds_what_the_network_finds(trt, beam, len_penalty, monkeypat
     widths = {
         context._shapes["src_tokens"] for context in trt.contexts if len(context._shapes) == 1
     }
-    assert widths == {(1, 16), (3, 32)}  # masked padding is free, so few widths occur
+    assert widths == {(1, 16), (3, 32)}  # masked padding changes nothing, so few widths occur
     rooms = {context._shapes.get("layers.0.0.key", (0, 0, 0))[2] for context in trt.contexts}
     assert rooms <= {0, 16, 21}
 
@@ -158,7 +158,7 @@ def test_every_set_of_shapes_has_one_context(trt):
     engines = engines_search()
     for seed in range(3):
         engines(source(7, 7, seed=seed), SearchOptions(beam=2, max_len_b=12))
-    assert len(trt.contexts) == 2  # the encoder's and the step's
+    assert len(trt.contexts) == 2  # one of the encoder, one of the step
     assert all(context._profile == 0 for context in trt.contexts)
 
 
@@ -183,7 +183,7 @@ def test_limits_are_those_of_both_engines(trt):
         halves.check_beam(5)
 
 
-def test_what_is_missing_is_told(trt, monkeypatch):
+def test_missing_files_are_reported(trt, monkeypatch):
     with pytest.raises(Unavailable, match="on a GPU only"):
         create("trt", FILES, "fp16", "cpu")
     if not torch.cuda.is_available():
@@ -228,7 +228,7 @@ def test_options_reach_both_engines(trt, monkeypatch):
         EngineHalves(STEP, torch.device("cpu"), RuntimeOptions(cuda_graph="library"))
 
 
-def test_an_engine_that_fails_is_told(trt):
+def test_an_engine_that_fails_is_reported(trt):
     build()
     trt.refuse_execution = True
     with pytest.raises(UserError, match="could not run the engine: enqueue failed"):
@@ -238,7 +238,7 @@ def test_an_engine_that_fails_is_told(trt):
 @pytest.mark.gpu
 @pytest.mark.parametrize(("beam", "len_penalty"), [(1, 1.0), (4, 0.6)])
 def test_contexts_are_captured_in_cuda_graphs(trt, beam, len_penalty):
-    """The mock's engines put PyTorch's kernels on the stream that they are given; the graphs are real."""
+    """The mock's engines put PyTorch's kernels on the given stream; the CUDA graphs are real."""
     model = copy.deepcopy(MODEL).cuda()
     enqueued = []
 
@@ -253,6 +253,6 @@ def test_contexts_are_captured_in_cuda_graphs(trt, beam, len_penalty):
     options = SearchOptions(beam=beam, len_penalty=len_penalty, max_len_b=20)
     for tokens in (source(5), source(9, 4, 17), source(5, seed=1), source(9, 4, 17, seed=2)):
         assert_same(engines(tokens.cuda(), options), search(plain, tokens, options))
-    # each context warms up and is captured; what comes after are replays
+    # each context warms up and is captured; all later runs are replays
     assert len(enqueued) == (capture.WARM_UPS + 1) * len(trt.contexts)
     assert 0 not in enqueued

@@ -43,7 +43,7 @@ METADATA = {"max_source_positions": "30", "max_target_positions": "40", "precisi
 
 
 def write_half(path: Path, half: str, metadata: dict[str, str] = METADATA) -> None:
-    """A graph with a half's inputs and outputs, and nothing of the network."""
+    """Return a graph with a half's inputs and outputs, without a network."""
     inputs, outputs = (
         [helper.make_tensor_value_info(name, *kind) for name, kind in side.items()]
         for side in HALVES[half]
@@ -104,7 +104,7 @@ def test_the_canvas_ends_with_the_longest_translation(trt):
         widths = [key[-1][1] for key in list(running._ready.keys()) if key[0] == "decoder"]
     assert widths == [16]  # 12, in steps of 8
     assert output.tokens.dtype == np.int64
-    assert output.tokens.shape == (2, 24)  # as the whole network gives it
+    assert output.tokens.shape == (2, 24)  # the width that the whole network returns
     assert output.tokens[0].tolist() == [0, 50, 50, 50, 2, *[1] * 19]
     assert output.tokens[1].tolist() == [0, *[51] * 10, 2, *[1] * 12]
     assert output.scores.dtype == np.float32
@@ -134,14 +134,14 @@ def test_a_graph_for_each_shape_and_each_width(trt):
         running.run(sources(5, 12, first_word=70))
         assert trt.cudart.live_graphs == 2
         running.run(np.pad(sources(5, 6), ((0, 0), (0, 6)), constant_values=1))
-        assert trt.cudart.live_graphs == 3  # the encoder's is there, the canvas is narrower
+        assert trt.cudart.live_graphs == 3  # the encoder's graph exists, but the canvas is narrower
         running.run(sources(5, 12, 7))
         assert trt.cudart.live_graphs == 5
         assert trt.cudart.launches == 8
         np.testing.assert_array_equal(first.tokens, kept)
 
 
-def test_the_canvas_is_never_wider_than_the_network_has_it(trt):
+def test_the_canvas_is_never_wider_than_the_networks(trt):
     build()
     with runner() as running:
         assert running.run(sources(3)).tokens.shape == (1, 6)
@@ -150,7 +150,8 @@ def test_the_canvas_is_never_wider_than_the_network_has_it(trt):
 
 def test_threads_that_call_one_runner_get_their_own_results(trt):
     build()
-    trt.enqueue = mock_tensorrt.slowly(trt.enqueue)  # so that they meet in the middle of a pass
+    # so that several threads are in the middle of a pass
+    trt.enqueue = mock_tensorrt.slowly(trt.enqueue)
     with runner() as running:
 
         def work(number: int) -> None:
@@ -169,7 +170,7 @@ def test_device_time_has_both_halves(trt):
         assert trt.cudart.launches == 2 * (3 + 4 + 3 + 4)
 
 
-def test_close_gives_everything_back(trt):
+def test_close_frees_everything(trt):
     build()
     running = runner()
     running.run(sources(5, 12))
@@ -179,7 +180,7 @@ def test_close_gives_everything_back(trt):
     assert not trt.cudart.live_graphs
 
 
-def test_longest_unused_goes(trt, monkeypatch):
+def test_the_least_recently_used_graph_is_dropped(trt, monkeypatch):
     monkeypatch.setattr(trt_runner, "MAX_SHAPES", 3)
     build()
     with runner() as running:
@@ -218,7 +219,7 @@ def test_what_is_missing_or_mixed_up_is_one_line(trt):
 
 @pytest.mark.parametrize(("max_iter", "passes"), [(None, 3), (1, 2)])
 def test_the_decoder_of_an_iterative_network_runs_once_per_pass(trt, max_iter, passes):
-    """Both plans lie where make puts them; the decoder adds 1 to every word of its canvas."""
+    """Both plans are where make puts them; the decoder adds 1 to every word of its canvas."""
     files = ModelFolder("demo", Path("checkpoint.pt"), "iterative_nonautoregressive_transformer")
     MODEL.parent.mkdir(parents=True)
     for half, plan in (("encoder", MODEL.with_suffix(".encoder.plan")), ("decoder", MODEL)):

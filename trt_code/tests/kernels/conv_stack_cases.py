@@ -76,7 +76,7 @@ def reference(layers, heads, mask_conv, x, mask, keys_values, source_mask, posit
 
 
 def make(dtype, batch, length, heads, ffn, source=0, kernel_sizes=(3, 15), masked=False):
-    """Random layers and what they get: the stack, its layers, its arguments."""
+    """Return random layers: the stack, its layers and its arguments."""
     generator = torch.Generator("cuda").manual_seed(0)
     width = 64 * heads
 

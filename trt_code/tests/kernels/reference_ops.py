@@ -119,13 +119,14 @@ SCHEMAS = {
     "Tensor source_mask, Tensor embedding, Tensor positions) -> (Tensor, Tensor)",
     top_k: "(Tensor x, int k) -> (Tensor, Tensor)",
 }
-QUESTIONS = {  # which kernel fits: no tensor says on what device
+# These say which kernel supports the sizes. They take no tensors, which would name the device.
+QUESTIONS = {
     self_conv_fits: "(int channels, int heads, int kernel_size, int padding_l, ScalarType dtype) -> bool",
 }
 
 
 def register() -> torch.library.Library:
-    """Offer the references as CPU implementations for as long as the library that is given lives."""
+    """Offer the references as CPU implementations while the given library object exists."""
     library = torch.library.Library("lite", "FRAGMENT")
     for function, schema in SCHEMAS.items():
         if not hasattr(torch.ops.lite, function.__name__):
@@ -139,11 +140,11 @@ def register() -> torch.library.Library:
 
 
 def as_tuple(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """An operator's results, however many it has."""
+    """Return an operator's results as a list."""
     return result if isinstance(result, tuple) else (result,)
 
 
 def relative_error(actual: Tensor, exact: Tensor) -> float:
-    """The Frobenius norm of the difference over that of the exact result; both in float64."""
+    """Return the Frobenius norm of the difference divided by that of the exact result, in float64."""
     exact = exact.double()
     return ((actual.double() - exact).norm() / exact.norm().clamp(min=1e-30)).item()

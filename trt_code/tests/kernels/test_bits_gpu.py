@@ -1,4 +1,4 @@
-"""Equal inputs give equal bits: whole networks, launched twice and replayed from a CUDA graph.
+"""Equal inputs give equal bits: whole networks, run twice and replayed from a CUDA graph.
 
 ``test_kernels_gpu`` and ``kernels/tests/kernel_driver.cu`` test the same for single kernels.
 """

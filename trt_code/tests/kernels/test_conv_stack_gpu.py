@@ -96,7 +96,7 @@ WAYS = [(3, 32, 0), (9, 32, 32), (16, 32, 0), (16, 32, 32), (16, 64, 0), (16, 64
 
 
 @pytest.mark.parametrize(("batch", "length", "source"), WAYS)
-def test_replays_are_alike_next_to_other_work(batch, length, source):
+def test_replays_are_equal_next_to_other_work(batch, length, source):
     stack, _, arguments = make(torch.float16, batch, length, 8, 2048, source, (3, 5, 7, 15))
     expected = stack(*arguments)
     graph = torch.cuda.CUDAGraph()
@@ -113,7 +113,7 @@ def test_replays_are_alike_next_to_other_work(batch, length, source):
 
 
 @pytest.mark.parametrize(("batch", "length", "source"), WAYS)
-def test_what_starts_early_before_and_behind_it_sees_all(batch, length, source):
+def test_kernels_that_start_early_see_all_results(batch, length, source):
     stack, _, (x, *others) = make(torch.float16, batch, length, 8, 1024, source)
     scale, shift = torch.ones(512, device="cuda"), torch.zeros(512, device="cuda")
     steps = [
@@ -155,7 +155,7 @@ def test_constants_are_checked_against_the_kernels_order(attends):
             ConvStack([dataclasses.replace(good, constants=wrong)], 2, EPS, mask_conv=False)
 
 
-def test_what_does_not_fit_is_refused():
+def test_unsupported_sizes_are_refused():
     x = torch.zeros(1, 65, 128, device="cuda", dtype=torch.float16)
     generator = torch.Generator("cuda").manual_seed(0)
     layers = [layer(generator, torch.float16, 2, 256, 3, 1, False)]

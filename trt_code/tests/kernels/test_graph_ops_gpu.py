@@ -21,7 +21,7 @@ FLOOR = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 def check(name, *arguments, dtype):
-    """The operator against its reference in float64, and its own result a second time."""
+    """Compare the operator with its reference in float64, and with a second call."""
     operator, reference = getattr(torch.ops.lite, name), getattr(reference_ops, name)
     actual, again = operator(*arguments), operator(*arguments)
     exact, native = reference(*map(widen, arguments)), reference(*arguments)
@@ -73,7 +73,7 @@ def test_linear_in_tf32(kind, rows, inner, outer):
         torch.float32, (rows, inner), (outer, inner), (outer,), (rows, outer)
     )
     weight = weight * inner**-0.5
-    torch.cuda.synchronize()  # the kernel reads its weight before it waits for what runs before
+    torch.cuda.synchronize()  # the kernel reads its weight before it waits for the previous kernel
     bias = None if kind == "plain" else bias
     if kind == "glu":
         name, arguments = "linear_glu", (x, weight, bias, mask_of([rows // 2], rows)[0], True)
@@ -147,7 +147,7 @@ def test_attention_of_odd_heads_in_fp32(width):
 
 
 def test_tf32_is_used_where_it_is_asked_for():
-    """An error of TF32's 10 bits of mantissa, neither FP32's nor a larger one."""
+    """The error is that of TF32's 10 bits of mantissa: not FP32's, and not larger."""
     x, weight, pairs = tensors(torch.float32, (3, 33, 512), (120, 512), (3, 32, 2048))
     weight, mask = weight * 512**-0.5, mask_of([32, 20, 7], 32)
     for name, arguments in (
@@ -248,7 +248,7 @@ def test_a_layer_beyond_the_keys_is_refused():
 
 
 def test_a_choice_made_while_capturing_is_not_kept():
-    """A capture cannot time a product's candidates: the first call after it does, and only that one."""
+    """A capture cannot time the candidates of a product. Only the first call after it does."""
     x, weight = tensors(torch.float16, (37, 72), (136, 72))
     arguments = x, weight, None, None, False, False
     torch.ops.lite.linear(x[1:].contiguous(), *arguments[1:])  # loads cuBLASLt and its kernels
@@ -263,7 +263,7 @@ def test_a_choice_made_while_capturing_is_not_kept():
         return torch.cuda.max_memory_allocated() - before
 
     timed, known = scratch_of_a_call(), scratch_of_a_call()
-    assert timed >= 32 << 20  # what the candidates may use
+    assert timed >= 32 << 20  # the candidates' workspace
     assert known < timed / 2
     graph.replay()
     exact = reference_ops.linear(*map(widen, arguments))

@@ -1,6 +1,6 @@
 """The CUDA kernels, through their PyTorch operators, against float64 (``make test-gpu``).
 
-One body for every operator, dtype and shape: the error against a float64 reference is at most twice
+One test body for every operator, dtype and shape: the error against a float64 reference is at most twice
 that of PyTorch's own form in the same dtype, plus the rounding that the dtype cannot avoid; outputs
 are poisoned first; runs and graph replays agree bit for bit.
 """
@@ -44,9 +44,9 @@ def examples(count: int) -> settings:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Sizes of one case; an operator reads those that it has.
+    """Sizes of one case; an operator reads those that it needs.
 
-    ``shift`` moves every tensor's first element that many elements off its allocation's alignment.
+    ``shift`` is the distance in elements of every tensor's first element from its allocation's start.
     """
 
     batch: int = 2
@@ -77,7 +77,7 @@ CORNERS = [
     Sizes(1, 130, 1, 7, 255, 254),
     Sizes(1, 300, 1, 64, 255, 0),
     Sizes(1, 96, 2, 136, 255, 127, shift=3),
-    Sizes(1, 8, 1, 1031, 3, 1),  # wider than a warp of LayerNorm holds, odd
+    Sizes(1, 8, 1, 1031, 3, 1),  # odd, and wider than a warp of LayerNorm holds
     Sizes(2, 3, 4, 1000, 2, 1, shift=2),
     Sizes(70, 65, 3, 24, 4, 3),
     Sizes(1, 256, 64, 1, 9, 4),
@@ -226,7 +226,7 @@ OPERATORS = {
 
 @contextlib.contextmanager
 def poisoned() -> Iterator[None]:
-    """Let every tensor that is allocated inside start as NaN, or as the largest integer."""
+    """Fill every tensor allocated inside with NaN or the largest integer."""
     before = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
@@ -238,7 +238,7 @@ def poisoned() -> Iterator[None]:
 
 
 def run_twice_and_replay(call: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """The outputs of a call, after a second call and a graph's replay gave the same bits."""
+    """Return the outputs of a call; a second call and a graph's replay must give the same bits."""
     with poisoned():
         first, second = call(), call()
     graph = torch.cuda.CUDAGraph()
@@ -254,7 +254,7 @@ def run_twice_and_replay(call: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor
 
 
 def assert_as_exact_as(output: Tensor, plain: Tensor, reference: Tensor) -> None:
-    """At most twice the error of ``plain``, plus the rounding of the largest result."""
+    """Assert an error of at most twice that of ``plain``, plus the rounding of the largest result."""
     assert output.dtype == plain.dtype
     assert output.shape == reference.shape
     error = (output.double() - reference).abs().max()
@@ -300,7 +300,7 @@ def test_a_row_does_not_depend_on_its_neighbours(
 ) -> None:
     """A sentence gives the same bits in a batch and in a batch of one.
 
-    The fused convolution in FP32 sums in other groups where it cuts a large grid into other tiles.
+    The fused convolution in FP32 may group its sums differently, since a large grid has other tiles.
     """
     torch.manual_seed(3)
     shape = Sizes(40, length, 8, 64, 15, 7)
@@ -397,7 +397,7 @@ def test_top_k(dtype: torch.dtype, rows: int, width: int, k: int, shift: int) ->
 @given(st.integers(1, 5), st.integers(1, 20_000), st.integers(1, 64), st.integers(0, 9), st.data())
 def test_top_k_any_shape(dtype, rows, width, k, shift, data) -> None:
     torch.manual_seed(width)
-    levels = data.draw(st.sampled_from([1, 2, 5, 1000]))  # few levels: many ties
+    levels = data.draw(st.sampled_from([1, 2, 5, 1000]))  # few distinct values, so many ties
     x = random(rows, width, dtype=dtype, shift=shift)
     check_top_k((x * levels).round() / levels, min(k, width))
 
@@ -452,7 +452,7 @@ def crf_inputs(
 def crf_reference(
     emissions: Tensor, targets: Tensor, E1: Tensor, E2: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """fairseq's DynamicCRF in float64 on the CPU, a sentence and a step at a time.
+    """fairseq's DynamicCRF in float64 on the CPU, one sentence and one step at a time.
 
     Gives tokens, scores, and the best score of each sentence.
     """
@@ -517,7 +517,7 @@ def test_crf_decode(size: tuple[int, ...], shift: int, dtype: torch.dtype) -> No
     expected_tokens, expected_scores, best = crf_reference(*tensors)
     tolerance = 1e-7 * size[1] * best.abs().clamp(min=1)
     assert (scores.cpu().double().sum(1) - best).abs().le(tolerance).all()
-    # Different tokens can only be a path of the same score up to rounding; random ones rarely are.
+    # Different tokens must form a path of the same score up to rounding, which is rare with random values.
     same = (tokens.cpu().long() == expected_tokens).all(1)
     assert same.float().mean() >= 0.9
     difference = (scores.cpu().double() - expected_scores)[same].abs().max()
@@ -549,7 +549,7 @@ def test_top_k_and_crf_do_not_depend_on_neighbours(dtype: torch.dtype) -> None:
             assert torch.equal(single[0], expected[row])
 
 
-# ---- what surrounds the kernels -----------------------------------------------------------------
+# ---- autograd, meta shapes, bad input, large tensors --------------------------------------------
 
 
 @dtypes
@@ -649,7 +649,7 @@ def test_bad_input_is_refused(name: str) -> None:
     call, reason = BAD_CALLS[name]
     with pytest.raises((RuntimeError, ValueError), match=reason):
         call(lambda *sizes: torch.zeros(*sizes, device="cuda"))
-    torch.cuda.synchronize()  # a launch that went wrong would show here
+    torch.cuda.synchronize()  # reports an error of an asynchronous launch
 
 
 def test_empty_batches_give_empty_results() -> None:

@@ -1,4 +1,4 @@
-"""The comparison against a loop over positions, and the verdict's rules."""
+"""The comparison checked against a loop over positions, and the rules of the verdict."""
 
 import math
 
@@ -17,7 +17,7 @@ NAN_ONCE = Agreement(tokens=1.0, relative=0.0, path=0.0, absolute=math.nan)
 
 
 def own(tokens: float, relative: float) -> Agreement:
-    """PyTorch's own agreement in the low precision."""
+    """The agreement of PyTorch itself in the low precision."""
     return Agreement(tokens, relative, path=9.0, absolute=9.0)
 
 
@@ -74,7 +74,7 @@ def test_verdict(agreement, runner, precision, torch, expected):
 
 def test_torch_is_not_run_where_it_is_not_needed():
     def refuse():
-        raise AssertionError("a pass for nothing")
+        raise AssertionError("this pass is not needed")
 
     assert verdict(SEED, "ort", "fp16", refuse) == "Good"
     assert verdict(ROUGH, "torch", "fp16", refuse) == "yardstick"

@@ -129,7 +129,7 @@ def test_what_cannot_run_has_its_reason_and_is_not_bad(fake, zoo, tmp_path, caps
     assert "fake fp32: not run: the fake is not here today" in capsys.readouterr().out
 
 
-def test_low_precision_is_held_against_pytorch_in_that_precision(zoo, tiny_build, tmp_path):
+def test_low_precision_is_compared_with_pytorch_in_that_precision(zoo, tiny_build, tmp_path):
     status, results = run_bench(
         tmp_path, "--model", "tiny", "--runner", "torch", "--precision", "bf16", "--shape", "3x9"
     )

@@ -69,7 +69,7 @@ def test_nothing_that_runs_is_an_error_and_writes_nothing(zoo, tmp_path):
         "a:b:c:1:2:3",
     ],
 )
-def test_an_entry_that_is_none_is_refused(text):
+def test_an_invalid_entry_is_refused(text):
     with pytest.raises(UserError, match="is not model:runner:precision"):
         Entry.parse(text)
 

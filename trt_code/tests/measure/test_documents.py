@@ -87,13 +87,13 @@ READERS = {
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """The plots themselves are not the subject, and are slow."""
+    """Replaces the plots, which are slow and not tested here."""
     for module in (report, roofline):
         monkeypatch.setattr(module, "plot", lambda results, path: path.touch())
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_what_is_no_document_is_one_line(name, tmp_path):
+def test_a_file_that_is_not_a_document_is_one_line(name, tmp_path):
     read, _ = READERS[name]
     path = tmp_path / "m.plan.json"
     for content in NO_DOCUMENTS.values():
@@ -116,7 +116,7 @@ def test_a_document_of_another_form_is_one_line(name, tmp_path):
     good = _short(given if isinstance(given, dict) else json.loads(Path(given).read_bytes()))
     path = tmp_path / "m.plan.json"
     path.write_text(json.dumps(good))
-    read(path)  # the whole document is read
+    read(path)  # the unchanged document is accepted
     refused = 0
     for content in _changed(good):
         path.write_text(json.dumps(content))
@@ -135,7 +135,7 @@ def _short(value):
 
 
 def _changed(good: dict):
-    """Copies of a document with another value, or none, at one place of each level."""
+    """Yield copies of a document with another value, or without the value, at one place of each level."""
     yield from OTHER_VALUES
     for place in _places(good):
         for value in (*OTHER_VALUES, KeyError):
@@ -152,7 +152,7 @@ def _changed(good: dict):
 
 
 def _places(value: object, way: tuple = ()):
-    """The way to each value; of a list only the first item is looked at."""
+    """Yield the path to each value; of a list, only to the first item."""
     items = list(value.items()) if isinstance(value, dict) else list(enumerate(value))[:1]
     for key, inner in items:
         yield (*way, key)
@@ -184,7 +184,7 @@ def test_a_log_of_another_form_is_one_line(line, tmp_path):
         ("2001-99-99", "is not YAML"),
     ],
 )
-def test_yaml_that_could_fill_the_memory_or_is_none_is_one_line(
+def test_invalid_yaml_and_yaml_that_could_fill_the_memory_are_one_line(
     value, reason, tmp_path, monkeypatch
 ):
     with pytest.raises(UserError, match=reason):

@@ -22,7 +22,7 @@ def test_every_graph_has_a_row_and_other_models_stay(tmp_path, capsys, monkeypat
     write_graph(folder / "model.fp16.onnx", metadata={"precision": "fp16"}, plugin="LiteUnknown")
 
     given = ["--build-dir", str(tmp_path / "build"), "--output", str(output)]
-    assert engine_builds.main(given) == 1  # one is refused
+    assert engine_builds.main(given) == 1  # the parser refuses one
     models = json.loads((output / "builds.json").read_text())
     assert models["other"] == earlier
     refused, built = models["demo"]["rows"]
@@ -56,7 +56,7 @@ def test_every_graph_has_a_row_and_other_models_stay(tmp_path, capsys, monkeypat
     ("content", "reason"),
     [("{", "JSON"), ("[1]", "a record"), ('{"demo": {}}', "a record"), ("[" * 10**5, "JSON")],
 )
-def test_what_is_no_record_is_kept(tmp_path, content, reason):
+def test_a_file_that_is_not_a_record_is_kept(tmp_path, content, reason):
     path = tmp_path / "builds.json"
     path.write_text(content)
     with pytest.raises(UserError, match=rf"builds\.json is not {reason}"):

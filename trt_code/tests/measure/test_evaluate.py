@@ -1,4 +1,4 @@
-"""Scores against counts by hand, and the command line."""
+"""Scores compared with counts by hand, and the command line."""
 
 import dataclasses
 import json
@@ -88,7 +88,7 @@ def test_every_runner_has_a_row_or_a_reason(zoo, monkeypatch, tmp_path, capsys):
     )
     results = json.loads((tmp_path / "tiny.test.json").read_text())
     assert results["sentences"] == len(SENTENCES)
-    (row,) = results["rows"]  # source and target of the tiny model are the same text
+    (row,) = results["rows"]  # the source and the target of the tiny model are the same text
     assert (row["name"], row["exact_match"], row["length_accuracy"]) == (
         "fake fp32 (cpu)",
         100,
@@ -113,7 +113,7 @@ def test_options_of_a_search_warn_where_there_is_none(zoo, monkeypatch, tmp_path
     assert "warning: --beam 5 is ignored" in errors
     assert "warning: --iter-decode-max-iter 10 is ignored" in errors
     (row,) = json.loads((tmp_path / "tiny.test.json").read_text())["rows"]
-    assert row["exact_match"] == 100  # and nothing comes of them
+    assert row["exact_match"] == 100  # without an effect
 
 
 def test_limit(zoo, monkeypatch, tmp_path):

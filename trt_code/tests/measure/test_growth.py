@@ -1,4 +1,4 @@
-"""Growth of a batch's time: its points, the networks of other widths, and systems that differ."""
+"""The growth of a batch's time: its points, networks of other widths, and systems with different results."""
 
 import json
 

@@ -52,7 +52,7 @@ def test_points_and_picture(files):
 def test_a_networks_work_is_that_of_its_products(files, tiny_files):
     measured = json.loads((files / "sweep.json").read_text())
     (point,) = roofline.network_points(measured, "build")
-    # two layers a side of 16 channels at 16 and 32 positions: counted by hand for the largest products
+    # two layers per side, 16 channels, 16 and 32 positions: the largest products counted by hand
     ffn = 2 * 2 * 16 * 32 * (2 * 8 + 2 * 16) * 2
     assert ffn < point["operations"] < 8 * ffn
 

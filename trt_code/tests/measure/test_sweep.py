@@ -1,4 +1,4 @@
-"""The sweep: order, limits, what one bad block leaves of the others, and its files."""
+"""The sweep: its order, limits and files, and that a bad block does not stop the others."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_every_block_over_the_grid(tmp_path):
     assert "torch bf16" in (tmp_path / "results.md").read_text()
 
 
-def test_a_block_that_breaks_takes_no_other_with_it(tmp_path, monkeypatch):
+def test_a_block_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(fake_runner, "create", lambda *_, **__: 1 / 0)
     status, results = run_sweep(tmp_path, "--blocks", "fake:fp32,torch:fp32")
     assert status == 0
@@ -53,7 +53,7 @@ def test_a_wrong_result_is_bad_and_not_timed(tmp_path, monkeypatch):
     assert {(row["check"], row["lt"]) for row in results["rows"]} == {("Bad", None)}
 
 
-def test_what_the_time_did_not_reach_is_named(tmp_path):
+def test_blocks_that_the_time_did_not_reach_are_named(tmp_path):
     _, results = run_sweep(tmp_path, "--blocks", "torch:fp32", "--block-seconds", "0")
     assert [(row["bs"], row["sl"]) for row in results["rows"]] == [(1, 8)]
     assert results["not_run"] == [

@@ -55,6 +55,6 @@ def test_what_does_not_belong_together_is_refused(arguments):
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "a/b"])
-def test_a_part_that_is_none(text):
+def test_an_invalid_part_is_refused(text):
     with pytest.raises(UserError, match="not a part"):
         trade_off.parse_part(text)

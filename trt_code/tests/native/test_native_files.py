@@ -61,9 +61,9 @@ def test_other_metadata(path, tmp_path, change, value):
 
 
 def test_changed_numbers_are_refused_or_stay_within_memory(path, tmp_path):
-    """One number in each of 300 programs; what still loads is run.
+    """Changes one number in each of 300 programs, and runs those that still load.
 
-    Under AddressSanitizer and UBSan too this finds nothing (once, with the library built with them).
+    A run under AddressSanitizer and UBSan, with the library built for them, found nothing either.
     """
     metadata, tensors = read(path)
     program = json.loads(metadata["program"])
@@ -95,7 +95,7 @@ def test_other_tensors(path, tmp_path):
 
 
 def larger_program(program, kind):
-    """A program of a few kilobytes that would take gigabytes, or hours."""
+    """Programs of a few kilobytes that would take gigabytes or hours."""
     width = next(columns for _, _, columns in program["registers"])
     match kind:
         case "columns":
@@ -180,7 +180,7 @@ def test_not_a_file_of_ours(tmp_path):
             LoadedProgram(library.load(), tmp_path / name)
 
 
-def test_what_the_network_does_not_take(path):
+def test_inputs_that_the_network_does_not_accept(path):
     program = LoadedProgram(library.load(), path)
     options = SearchOptions(beam=2, max_len_b=4)
     with pytest.raises(UserError, match="token 40 is not in a vocabulary of 40"):
@@ -189,7 +189,7 @@ def test_what_the_network_does_not_take(path):
         search(program, np.full((2, 41), 4), options, 2)
     with pytest.raises(ValueError, match="a beam of 24 does not fit a vocabulary of 48"):
         search(program, np.array([[4, 2]]), SearchOptions(beam=24), 1)
-    with pytest.raises(UserError, match="sizes do not fit"):  # it is no one-pass network
+    with pytest.raises(UserError, match="sizes do not fit"):  # it is not a one-pass network
         translate(program, np.array([[4, 2]]), 1)
 
 
@@ -208,7 +208,7 @@ def test_scores_that_are_not_numbers(tmp_path, path):
 
 @pytest.fixture
 def compiled(monkeypatch, tmp_path):
-    """A place for a library that has not been compiled."""
+    """A folder for a library that has not been compiled."""
     place = tmp_path / "native" / "library.so"
     monkeypatch.setattr(library, "library_path", lambda: place)
     monkeypatch.delenv("CXX", raising=False)
@@ -251,7 +251,7 @@ def test_a_machine_without_a_compiler(monkeypatch, tmp_path, tiny_files, compile
     ],
 )
 def test_a_compiler_that_fails(monkeypatch, tmp_path, compiled, script, message):
-    """It leaves no library, and none of the program's input is taken."""
+    """A failed compiler leaves no library, and does not read the program's standard input."""
     place = tmp_path / "cxx"
     monkeypatch.setenv("CXX", compiler(place, script) if script else str(place))
     with pytest.raises(library.NoLibrary, match=message):
@@ -276,7 +276,7 @@ def test_another_compiler_makes_another_library(monkeypatch):
 
 
 def test_a_library_that_cannot_be_stored(monkeypatch, tmp_path, compiled):
-    (tmp_path / "native").touch()  # root may write to read-only folders
+    (tmp_path / "native").touch()  # root can write to read-only folders
     with pytest.raises(library.NoLibrary, match=r"the native library has no place: .*exists"):
         library.load()
 
@@ -289,7 +289,7 @@ def test_a_damaged_library_is_named(compiled):
 
 
 def test_two_processes_compile_once(tmp_path):
-    """The second waits for the first; a third, killed one leaves no library."""
+    """The second process waits for the first. A killed third process leaves no library."""
     script = compiler(tmp_path / "cxx", f'echo >> {tmp_path}/calls; sleep 1; exec c++ "$@"')
     code = f"""
 from pathlib import Path

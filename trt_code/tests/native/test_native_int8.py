@@ -81,7 +81,7 @@ def test_threads_share_the_products_of_one_sentence(tmp_path):
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(4, 1), (15, 7), (33, 64), (40, 129)])
 def test_sums_are_exact(tmp_path, outputs, inputs):
-    """Products of the greatest values: sums of two of them do not fit in 16 bits."""
+    """Products of the largest values: the sum of two does not fit in 16 bits."""
     rng = np.random.default_rng(outputs)
     weight = rng.choice(np.array([-128, 127, -1, 0, 1], np.int8), (outputs, inputs))
     words = rng.choice(np.array([-128, 127, 126, 3], np.float32), (outputs, inputs))
@@ -96,7 +96,7 @@ def test_sums_are_exact(tmp_path, outputs, inputs):
     program.add("lengths", x, np.zeros((1, inputs), np.float32), 0, 0)
     program.add("embed", "target", words, None, 1.0, y)
     scales, scale = np.full(outputs, 1e-3, np.float32), 0.5
-    # words are multiples of the input's scale, so that nothing is rounded
+    # embeddings are multiples of the input's scale, so that nothing is rounded
     halves = (weight, scales, None, scale, 0, logits, 0, 0)
     program.add("integer_linear", "target", y, 0, *halves)
     program.add("choose_tokens", logits)

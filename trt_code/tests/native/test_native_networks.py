@@ -138,7 +138,7 @@ def test_a_network_as_wide_as_the_public_ones(load):
 
 
 def test_threads_share_the_products_of_one_sentence(load):
-    """A batch with fewer sentences than threads: every sum is made as by one thread."""
+    """A batch with fewer sentences than threads gives the same sums as one thread."""
     # 13 tokens x 24 x 20,000: more operations than team.h asks for
     model = small(encoder_ffn_embed_dim=20_000, decoder_ffn_embed_dim=20_000)
     program, tokens = load(model), sources(model, "right").numpy()
@@ -162,7 +162,7 @@ def test_equal_weights_are_stored_once(tmp_path):
     path = tmp_path / f"model{SUFFIX}"
     to_program(model).save(path)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert path.stat().st_size < 4 * parameters + 60_000  # positions, and the operators
+    assert path.stat().st_size < 4 * parameters + 60_000  # the positions and the operators
 
 
 def test_iterative_networks_are_refused():

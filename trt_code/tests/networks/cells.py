@@ -21,7 +21,7 @@ class Cell(NamedTuple):
 
 
 def cells(device: str) -> list[Cell]:
-    """The cells of the project's runners on a device, the networks' in one block each."""
+    """Return the cells of the project's runners on a device, network by network."""
     return [
         Cell(architecture, runner, precision, device)
         for architecture, entry in ARCHITECTURES.items()
@@ -40,15 +40,15 @@ _SAME_INTEGERS = "fp16"  # two runners of one INT8 network differ as little as F
 
 
 def reference_precision(cell: Cell) -> str:
-    """The precision of PyTorch to compare a cell with: INT8 for the other runners in INT8, or else FP32."""
+    """Return PyTorch's precision for the comparison: INT8 for other runners in INT8, otherwise FP32."""
     return "int8" if cell.precision == "int8" and cell.runner != "torch" else "fp32"
 
 
 def least_share(cell: Cell) -> float:
-    """The least share of tokens equal to those of PyTorch in the precision of ``reference_precision``.
+    """Return the smallest accepted share of tokens that equal PyTorch's in ``reference_precision``.
 
-    Random weights decide between words that are about equally good. An autoregressive or iterative network
-    reads its own tokens, so one that rounding changes changes others.
+    With random weights many words score about the same, so rounding changes some choices. An autoregressive
+    or iterative network reads its own tokens, so one changed token changes others.
     """
     reads_itself = ARCHITECTURES[cell.architecture].family != "one-pass"
     precision = _SAME_INTEGERS if reference_precision(cell) == "int8" else cell.precision

@@ -1,4 +1,4 @@
-"""An imported model with a small random network of any architecture, and what is built from it."""
+"""An imported model with a small random network of any architecture, and the files built from it."""
 
 import functools
 from pathlib import Path
@@ -55,7 +55,7 @@ class SmallModel:
         return self.build / f"{self.files.name}-ptq" / "checkpoint.pt"
 
     def graph(self, precision: str, split: bool = False, plugins: str = "lite") -> Path:
-        """The exported graph for fp32 and qdq (INT8 before the surgeon), else the patched one."""
+        """Return the exported graph for fp32 and qdq (INT8 before the surgeon), else the patched graph."""
         key = precision, split, plugins
         if key not in self._graphs:
             self._graphs[key] = self._make(*key)
@@ -86,7 +86,7 @@ class SmallModel:
         return path
 
     def runner(self, name: str, precision: str, device: str) -> Runner:
-        """Make a runner, and its files first."""
+        """Build a runner's files, then make the runner."""
         declared = spec(name, self.files.family)
         assert declared is not None
         if precision == "int8":

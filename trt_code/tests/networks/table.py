@@ -2,7 +2,7 @@
 
 python -m trt_code.tests.networks.table
 
-writes both tables anew.
+writes both tables again.
 """
 
 import re
@@ -63,7 +63,7 @@ _TABLE = re.compile(r"(?<=\n)\| [^\n]*`--arch`.*?(?=\n\n)", re.S)
 
 
 def table(page: str) -> str:
-    """Return the table in the words of a page."""
+    """Return the table in the language of a page."""
     words = _WORDS[page]
     tested = [*cells("cpu"), *cells("cuda")]
     rows = [words["head"], ("---",) * len(words["head"])]
@@ -84,7 +84,7 @@ def table(page: str) -> str:
 
 
 def with_table(page: str) -> str:
-    """Return a page's text with its table written anew."""
+    """Return a page's text with a new table."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return _TABLE.sub(lambda _: table(page), text, count=1)
 

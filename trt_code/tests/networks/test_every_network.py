@@ -34,7 +34,7 @@ def model(tmp_path_factory):
 
 
 def on_a_cpu() -> list:
-    """Return the cells; all are slow but those of ``in_every_run``."""
+    """Return the cells, with the marker slow except for those of ``in_every_run``."""
     return [
         pytest.param(cell, id="-".join(cell), marks=() if in_every_run(cell) else pytest.mark.slow)
         for cell in cells("cpu")
@@ -42,9 +42,10 @@ def on_a_cpu() -> list:
 
 
 def in_every_run(cell: Cell) -> bool:
-    """Whether the cell is FP32 in one file, or of the network that stands for its family.
+    """Whether the cell is FP32 in one file, or of the network that represents its family.
 
-    BF16 graphs are made and computed like FP16 ones, so ONNX Runtime's are slow for those networks too.
+    BF16 graphs go through the same steps as FP16 graphs, so ``make test-slow`` runs ONNX Runtime's BF16
+    cells for these networks too.
     """
     if cell.architecture in IN_EVERY_RUN:
         return cell.precision != "bf16" or cell.runner == "torch"
@@ -52,7 +53,7 @@ def in_every_run(cell: Cell) -> bool:
 
 
 def equal_share(runner: Runner, reference: Runner) -> float:
-    """Return the share of equal tokens over all batches, when a batch is run for the second time."""
+    """Return the share of equal tokens over all batches; each batch runs twice, and the second run counts."""
     same = total = 0
     for src_tokens in BATCHES:
         expected = reference.run(src_tokens).tokens

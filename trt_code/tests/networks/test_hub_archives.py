@@ -22,7 +22,7 @@ LIGHT = {"encoder_conv_type": "lightweight", "decoder_conv_type": "lightweight"}
 GLU = {"encoder_glu": True, "decoder_glu": True}
 NO_GLU = {"encoder_glu": False, "decoder_glu": False}
 JOINED = {"share_all_embeddings": True}
-# By the names of the archives in ``LightConvModel.hub_models``: architecture, languages, options.
+# Architecture, languages and options of each archive in ``LightConvModel.hub_models``.
 PUBLISHED = {
     "iwslt14.de-en.lightconv": ("lightconv_iwslt_de_en", "de-en", LIGHT | NO_GLU),
     "wmt16.en-de.joined-dict.dynamicconv-glu": (
@@ -63,7 +63,7 @@ def write_archive(name: str, folder: Path) -> Path:
     archive = folder / name
     archive.mkdir()
     joined = "share_all_embeddings" in options
-    for piece in ("src-dict", "tgt-dict"):  # the words of Moses' -a, in which the text of WMT was
+    for piece in ("src-dict", "tgt-dict"):  # the escapes of Moses' option -a, which WMT's text has
         lines = pieces[piece].read_text().splitlines(keepends=True)
         pieces[piece].write_text("".join([*lines[:-3], "&quot; 1\n&apos; 1\n@-@ 1\n"]))
     shutil.copy(pieces["src-dict"], archive / f"dict.{source}.txt")
@@ -81,7 +81,7 @@ def write_archive(name: str, folder: Path) -> Path:
     torch.manual_seed(11)
     model = ARCH_MODEL_REGISTRY[arch].build_model(args, task)
     with torch.no_grad():
-        for parameter in model.parameters():  # so that the translation follows the source
+        for parameter in model.parameters():  # so that the translation depends on the source
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) / 10)
             else:

@@ -1,6 +1,6 @@
 """doc/porting_network.md ports lightconv: the pieces it lists are all that the network needs.
 
-They are taken out of a copy of the tree, whose programs then do not know the network, and put back.
+The tests remove them from a copy of the tree, where no program knows the network then, and put them back.
 """
 
 import re
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 NETWORK = "train_model/models/lightconv.py"
 ENTRY = "train_model/models/architectures.py"
 TESTS = "train_model/tests/networks.py"
-# What the two edited files have of the network.
+# The network's lines in the two edited files.
 PARTS = {
     ENTRY: re.compile(
         r'        Architecture\(\n            name="lightconv",\n.*?\n        \),\n', re.S

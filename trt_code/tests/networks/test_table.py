@@ -9,7 +9,7 @@ from trt_code.tests.networks.table import PAGES, ROOT, table, with_table
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_has_the_table_of_the_tests(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert with_table(page) == text, "python -m trt_code.tests.networks.table writes it anew"
+    assert with_table(page) == text, "run python -m trt_code.tests.networks.table to update it"
     assert text.count(table(page)) == 1
 
 

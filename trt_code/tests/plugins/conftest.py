@@ -1,4 +1,4 @@
-"""The plugins, compiled for this machine once, and the host that plays TensorRT's part."""
+"""The plugins, compiled once for this machine, and the host that stands in for TensorRT."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""Builds of the plugins and their host for the tests: as they are, sanitized, and with mistakes.
+"""Builds of the plugins and their host for the tests: unchanged, with sanitizers, and with mistakes.
 
-Everything lands in ``build/plugin_tests/trt<major>``, so that only the first run compiles it all, and
-of several test processes one builds while the others wait.
+All files go to ``build/plugin_tests/trt<major>``, so only the first run compiles everything. Of several
+test processes, one builds while the others wait.
 """
 
 import functools
@@ -27,9 +27,9 @@ SOURCES = PROJECT / "trt_code"
 
 @dataclass(frozen=True)
 class Mistake:
-    """A mistake to sow: ``old``, which occurs once in ``file`` (below trt_code), becomes ``new``.
+    """A deliberate mistake: ``old``, which occurs once in ``file`` (in trt_code), becomes ``new``.
 
-    One in a header shows ``through`` a source that includes it.
+    ``through`` names a source to compile if ``file`` is a header.
     """
 
     file: str
@@ -46,7 +46,7 @@ class PluginBuild:
     major: int
 
     def host(self, variant: str = "") -> PluginHost:
-        """Host and plugins, built first; ``variant`` "_asan" gives the sanitized pair."""
+        """Build and return the host and the plugins; the ``variant`` "_asan" has sanitizers."""
         _make(self.folder, f"lite_plugins{variant}", f"lite_plugin_host{variant}")
         plugins = self.folder / "out/plugins"
         return PluginHost(
@@ -55,11 +55,13 @@ class PluginBuild:
         )
 
     def with_mistake(self, mistake: Mistake, folder: Path) -> PluginHost:
-        """The usual host with a library in which one source has the mistake."""
+        """Return the usual host and a library with the mistake in one source."""
         source = SOURCES / mistake.file
         text = source.read_text()
-        assert text.count(mistake.old) == 1, f"{mistake.file} has no single {mistake.old!r}"
-        # The copy keeps the folders of the original, from which its own includes are found.
+        assert text.count(mistake.old) == 1, (
+            f"{mistake.file} does not have exactly one {mistake.old!r}"
+        )
+        # The copy keeps the original's folders, where its includes are found.
         shutil.copytree(SOURCES, folder / "trt_code", ignore=shutil.ignore_patterns("*.py"))
         patched = folder / "trt_code" / mistake.file
         patched.write_text(text.replace(mistake.old, mistake.new))
@@ -81,7 +83,7 @@ class PluginBuild:
         link = shlex.split((self.folder / "CMakeFiles/lite_plugins.dir/link.txt").read_text())
         link[link.index("-o") + 1] = str(library)
         original = f"{target}/{object_name}.o"
-        if kernel:  # found before the archive is searched
+        if kernel:  # the linker finds this object before it searches the archive
             link.insert(link.index("kernels/liblite_kernels.a"), str(made))
         else:
             link[link.index(original)] = str(made)
@@ -135,7 +137,7 @@ def _make(folder: Path, *targets: str) -> None:
 
 def _flags(path: Path, language: str) -> list[str]:
     text = path.read_text()
-    # Kernels include what lies next to them, and CMake puts their folders into a file of its own.
+    # Kernels include files from their own folders, which CMake lists in a file.
     names = ("FLAGS",) if language == "CUDA" else ("INCLUDES", "FLAGS")
     values = [re.search(rf"^{language}_{name} = (.*)$", text, re.M) for name in names]
     return [flag for value in values if value for flag in shlex.split(value[1])]

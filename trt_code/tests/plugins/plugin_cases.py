@@ -1,7 +1,7 @@
 """Cases for the plugin host, one maker per plugin, with reference results in float64.
 
-The makers draw shapes that the plugin's contract allows, and shapes that it forbids. ``allowed``
-tells them apart; it is written from the contract and not from the plugins' code.
+The makers draw shapes that the plugin's contract allows and shapes that it forbids. ``allowed`` says
+which; it follows the contract, not the plugins' code.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ INT32 = torch.int32
 FLOAT = torch.float32
 FIXED = {Type.FP32: FLOAT, Type.INT32: INT32}  # types of tensors that are not data
 MAX_KERNEL, MAX_BEAM, MAX_LENGTH, MAX_K = 255, 64, 512, 64
-MAX_ELEMENTS = 2**40  # of one tensor
+MAX_ELEMENTS = 2**40  # per tensor
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Planned:
     """A case and its expected result.
 
     Attributes:
-        allowed: whether the contract allows it; the plugin must refuse what it does not.
+        allowed: whether the contract allows it; otherwise the plugin must refuse it.
         references: for each run the outputs in float64 (integers as they are); empty without data.
     """
 
@@ -152,8 +152,8 @@ def crf_decode(
 ) -> Planned:
     """LiteCrfDecode; ``shapes`` are [B, T, K] for each run.
 
-    Every value is a small multiple of 1/4, so that all sums are exact in every type, and ties, of
-    which there are many, are decided by the rule and not by rounding.
+    Every value is a small multiple of 1/4, so all sums are exact in every type. There are many ties, and
+    the rule decides them, not rounding.
     """
     rng = _generator(seed)
     inputs, references = [], []
@@ -242,7 +242,7 @@ def usual(*, data: bool) -> list[Planned]:
 
 
 def drawn(rng: random.Random, number: int, *, data: bool) -> Planned:
-    """A random case. With data it is small and allowed; without, sizes are anything."""
+    """Return a random case. With data it is small and allowed; without data its sizes are arbitrary."""
     planned = _drawn(rng, number, data)
     # The profile's largest shape has the largest of each dimension.
     largest = [
@@ -297,7 +297,7 @@ def _drawn(rng: random.Random, number: int, data: bool) -> Planned:
 
 
 def spoiled(rng: random.Random, planned: Planned) -> Planned:
-    """The case with one thing wrong that has nothing to do with sizes; it must be refused."""
+    """Return the case with one error that does not concern sizes; the plugin must refuse it."""
     case = planned.case
     attributes = dict(case.attributes)
     index = rng.randrange(len(case.inputs[0]))
@@ -345,7 +345,7 @@ def viterbi(
         prefix, pointers = [score], []
         for t in range(1, rows.shape[0]):
             candidates = score[:, None] + e1[rows[t - 1]].double() @ e2[rows[t]].double().T
-            best, pointer = candidates.max(0)  # of equal ones the first, on the CPU
+            best, pointer = candidates.max(0)  # the CPU returns the first of equal values
             if mask[b, t]:
                 score = best + emissions[b, t].double()
             else:
@@ -357,7 +357,8 @@ def viterbi(
         read = [float(score[slot])]
         tokens[b, last] = rows[last, slot]
         for t in range(last - 1, -1, -1):
-            read.append(float(prefix[t][slot]))  # through the slot of t + 1: fairseq's own scores
+            # through the slot of t + 1, as fairseq computes its scores
+            read.append(float(prefix[t][slot]))
             slot = int(pointers[t][slot])
             tokens[b, t] = rows[t, slot]
         totals = torch.tensor(read[::-1], dtype=torch.float64)
@@ -387,7 +388,7 @@ def _normal(
 
 
 def _with_specials(x: Tensor, rng: torch.Generator) -> Tensor:
-    """A copy with one value in a hundred NaN or an infinity."""
+    """Return a copy in which one value in a hundred is NaN or an infinity."""
     specials = torch.tensor([torch.nan, torch.inf, -torch.inf], dtype=x.dtype)
     chosen = specials[torch.randint(3, x.shape, generator=rng)]
     return x.where(torch.rand(x.shape, generator=rng) > 0.01, chosen)

@@ -8,7 +8,7 @@ from trt_code.plugin_host.host import Case
 from trt_code.tests.plugins import plugin_cases as cases
 from trt_code.tests.plugins.plugin_cases import INT32, Planned
 
-# Of the largest reference value: rounding of the result, and of sums inside.
+# Relative to the largest reference value: rounding of the result and of the sums inside.
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
@@ -38,7 +38,7 @@ def with_input(
 
 
 def with_inputs(planned: Planned, count: int) -> Planned:
-    """The case with its first inputs only, or its last repeated."""
+    """Return the case with only its first inputs, or with the last one repeated."""
     inputs = list(planned.case.inputs[0])
     inputs = (inputs + inputs[-1:] * count)[:count]
     return Planned(dataclasses.replace(planned.case, inputs=[inputs], accepted=()))
@@ -120,7 +120,7 @@ REFUSED = {
 
 
 def check(case: Case, given: torch.Tensor, expected: torch.Tensor) -> None:
-    """Exact where the case is made so that it can be; else relative to the largest value."""
+    """Compare exactly if the case allows it, otherwise relative to the largest value."""
     given, expected, dtype = given.double(), expected.double(), given.dtype
     exact = torch.ones_like(expected, dtype=torch.bool)
     if case.plugin in ("LiteDynamicConv", "LiteLayerNorm"):

@@ -20,8 +20,8 @@ project(one LANGUAGES C)
 add_library(one MODULE one.c)
 set_target_properties(one PROPERTIES LIBRARY_OUTPUT_DIRECTORY "${LITE_OUTPUT_DIR}/plugins")
 """
-# In front of the compiler. While a file "slow" is there it leaves half an object and takes its time, as a
-# compiler does that is about to be killed.
+# Wraps the compiler. While a file "slow" exists it writes half an object and waits, like a compiler that is
+# about to be killed.
 LAUNCHER = """#!/bin/sh
 echo compiled >>"$0.log"
 [ -e "$0.slow" ] || exec "$@"
@@ -33,7 +33,7 @@ sleep 60
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout with the script, a project in the place of trt_code, and a compiler that can be slow."""
+    """A checkout with the script, a project in place of trt_code, and a compiler that can be slow."""
     (tmp_path / "trt_code" / "cmake").mkdir(parents=True)
     shutil.copy(SCRIPT, tmp_path / "trt_code" / "cmake")
     (tmp_path / "trt_code" / "CMakeLists.txt").write_text(PROJECT)
@@ -73,12 +73,12 @@ def compilations(checkout: Path) -> int:
 
 
 def objects(checkout: Path) -> list[Path]:
-    """The source's objects; os.walk goes on where CMake takes a folder away meanwhile."""
+    """The source's objects; os.walk tolerates folders that CMake removes meanwhile."""
     walk = os.walk(checkout / "build/cmake/plugins")
     return [Path(folder) / "one.c.o" for folder, _, files in walk if "one.c.o" in files]
 
 
-def test_what_is_there_is_not_built_again(checkout):
+def test_existing_files_are_not_built_again(checkout):
     assert build(checkout)[0] == 0
     assert one(checkout) == 1
     library = checkout / "build/plugins/libone.so"
@@ -91,7 +91,7 @@ def test_what_is_there_is_not_built_again(checkout):
     assert one(checkout) == 1
 
 
-def test_half_an_object_that_a_killed_compiler_left_is_not_taken(checkout):
+def test_half_an_object_from_a_killed_compiler_is_not_used(checkout):
     slow = checkout / "launcher.slow"
     slow.touch()
     process = start(checkout)
@@ -109,7 +109,7 @@ def test_half_an_object_that_a_killed_compiler_left_is_not_taken(checkout):
     assert one(checkout) == 1
 
 
-def test_a_mistake_is_one_line_at_the_end_and_costs_no_new_start(checkout):
+def test_a_mistake_is_one_line_at_the_end_and_needs_no_fresh_build(checkout):
     assert build(checkout)[0] == 0
     source = checkout / "trt_code" / "one.c"
     good = source.read_text()
@@ -123,8 +123,8 @@ def test_a_mistake_is_one_line_at_the_end_and_costs_no_new_start(checkout):
     assert (checkout / "build/cmake/plugins/CMakeCache.txt").stat().st_ino == cache
 
 
-def test_what_cmake_learned_in_a_failure_is_forgotten(checkout):
-    """As on a full disk, where a check of the compiler fails and CMake keeps what came of it."""
+def test_results_that_cmake_cached_during_a_failure_are_dropped(checkout):
+    """On a full disk, a check of the compiler fails and CMake caches the result."""
     lists = checkout / "trt_code" / "CMakeLists.txt"
     refusal = 'if(WRONG)\n  message(FATAL_ERROR "wrong")\nendif()\n'
     lists.write_text(PROJECT + 'set(WRONG yes CACHE STRING "")\n' + refusal)
@@ -137,7 +137,7 @@ def test_what_cmake_learned_in_a_failure_is_forgotten(checkout):
     assert one(checkout) == 1
 
 
-def test_a_mistake_in_options_costs_no_new_start(checkout):
+def test_a_mistake_in_options_needs_no_fresh_build(checkout):
     assert build(checkout)[0] == 0
     lists = checkout / "trt_code" / "CMakeLists.txt"
     lists.write_text(PROJECT + 'message(FATAL_ERROR "no such folder")\n')
@@ -147,7 +147,7 @@ def test_a_mistake_in_options_costs_no_new_start(checkout):
     assert compilations(checkout) == 1
 
 
-# The build folder on a disk of its own: without room, then with it.
+# The build folder is on a disk of its own, which is full first and has space later.
 SMALL_DISK = """
 mkdir build && mount -t tmpfs -o size="$1" none build || exit 77
 shift
@@ -161,8 +161,8 @@ cp -r build/plugins outside
 
 
 @pytest.mark.parametrize("kilobytes", [100, 400, 2000, 5000])
-def test_a_disk_without_room_is_told_and_then_it_goes_on(checkout, kilobytes):
-    """The disk has room for none or a part of CMake's files, for no object, or for the object only."""
+def test_a_full_disk_is_reported_and_the_next_build_continues(checkout, kilobytes):
+    """The disk has space for none or some of CMake's files, for no object, or for the object only."""
     (checkout / "trt_code" / "one.c").write_text(
         "char big[3000000] = {1};\nint one(void) { return big[0]; }\n"
     )
@@ -189,7 +189,7 @@ def test_two_at_once_take_turns(checkout):
 
 
 @pytest.mark.parametrize("what", ["a file in its place", "no lock"])
-def test_a_folder_that_cannot_be_written_is_told(checkout, what):
+def test_a_folder_that_cannot_be_written_is_reported(checkout, what):
     if what == "no lock":
         (checkout / "build/cmake/plugins.lock").mkdir(parents=True)
     else:

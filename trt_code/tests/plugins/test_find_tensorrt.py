@@ -1,4 +1,4 @@
-"""How CMake finds TensorRT's headers, and what it says when there are none."""
+"""How CMake finds TensorRT's headers, and its message if they are missing."""
 
 import shutil
 import subprocess
@@ -62,7 +62,7 @@ def test_named_place_without_headers_says_where_and_how(tmp_path: Path) -> None:
     assert reply.returncode != 0
     assert f"{tmp_path}/nowhere/include\n" in reply.stderr
     assert "make headers" in reply.stderr
-    assert "/opt/tensorrt" not in reply.stderr  # another TensorRT is not taken silently
+    assert "/opt/tensorrt" not in reply.stderr  # another TensorRT is not used silently
 
 
 @pytest.mark.parametrize(("major", "found"), [(9, False), (10, True), (11, True), (12, False)])

@@ -40,7 +40,7 @@ def usual(data: bool) -> dict[str, Planned]:
     }
 
 
-# The mistake, the case that shows it, the result and what the host says.
+# The mistake, the case that shows it, and the host's message.
 SEEN = {
     "field not declared": (
         Mistake(
@@ -137,7 +137,7 @@ SEEN = {
         "",
     ),
 }
-# Seen because a case that must be refused then is not.
+# The host detects these because the plugin accepts a case that it must refuse.
 PASSES = {
     "size unchecked": (
         Mistake(CRF, "return check(params(inputs));", "(void)inputs;\n  return nullptr;"),

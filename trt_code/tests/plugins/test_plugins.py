@@ -1,4 +1,4 @@
-"""The TensorRT plugins in the plugin host, which plays TensorRT's part.
+"""The TensorRT plugins in the plugin host, which stands in for TensorRT.
 
 Without a GPU every case runs up to ``enqueue``; with one its outputs are compared with float64.
 ``test_plugin_mistakes`` tests the host itself.
@@ -29,7 +29,7 @@ from trt_code.tests.plugins.plugin_checks import (
 
 pytestmark = pytest.mark.tensorrt_headers
 
-# Random cases: a long run sets thousands.
+# The number of random cases; a long run sets thousands.
 DRAWN_CASES = int(os.environ.get("LITE_FUZZ_CASES", "300"))
 DRAWN_GPU_CASES = int(os.environ.get("LITE_FUZZ_GPU_CASES", "60"))
 
@@ -40,7 +40,7 @@ def test_fields_are_the_attributes_of_the_schemas(host: PluginHost) -> None:
 
 @pytest.mark.parametrize("example", examples(), ids=str)
 def test_signature_is_that_of_the_schema(host: PluginHost, example: Example) -> None:
-    """Names, number, types and ranks of the tensors, and what a missing attribute defaults to."""
+    """The names, number, types and ranks of the tensors, and the default of a missing attribute."""
     usual, broken = schema_case(example), broken_cases(example)
     lived, *refused = host.play([usual, *(case for case, _ in broken)], device=False)
     assert lived.result == "passed", lived
@@ -53,7 +53,7 @@ def test_signature_is_that_of_the_schema(host: PluginHost, example: Example) -> 
 
 
 def schema_case(example: Example) -> Case:
-    """The example as a case: types and shapes of the outputs are those that the schema infers."""
+    """Return the example as a case, with the types and shapes of outputs that the schema infers."""
 
     def tensors(specs: Sequence[TensorSpec]) -> list[torch.Tensor]:
         return [
@@ -69,7 +69,7 @@ def schema_case(example: Example) -> Case:
 
 
 def broken_cases(example: Example) -> list[tuple[Case, str]]:
-    """The example with one fault each, and what the refusal must say."""
+    """Yield the example with one fault each, and words of the refusal."""
     usual = dataclasses.replace(schema_case(example), accepted=())
     (inputs,) = usual.inputs
     broken = []
@@ -138,7 +138,7 @@ def test_timing_cache_tells_attributes_apart(host: PluginHost) -> None:
 def test_refuses_with_a_reason(host: PluginHost, name: str) -> None:
     planned, stage, reason = REFUSED[name]
     (outcome,) = host.play([dataclasses.replace(planned.case, accepted=())])
-    if stage == "fields":  # never reaches the plugin: the host's own check of the declaration
+    if stage == "fields":  # does not reach the plugin: the host checks the declaration itself
         assert outcome.result == "fault"
     elif reason:
         assert outcome.result == "refused", outcome

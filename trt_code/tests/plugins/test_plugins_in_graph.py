@@ -27,7 +27,7 @@ DTYPES = {
     TensorProto.INT32: torch.int32,
 }
 SHAPES = ((3, 7), (1, 4), (2, 12))
-# Of the largest value; the reference rounds where the kernel keeps FP32.
+# Relative to the largest value; the reference rounds where the kernel keeps FP32.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
@@ -35,7 +35,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 def planned(
     request: pytest.FixtureRequest, tiny_build: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[tuple[Case, list[list[torch.Tensor]]]]:
-    """Each plugin node of a patched graph as a case, and what ONNX Runtime gets out of it."""
+    """Return each plugin node of a patched graph as a case, with ONNX Runtime's results."""
     output = tmp_path_factory.mktemp("patched") / f"model.{request.param}.onnx"
     source = str(tiny_build / "tiny/model.onnx")
     given = ["--input", source, "--output", str(output), "--precision", request.param]
@@ -55,7 +55,7 @@ def planned(
 
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, torch.dtype]:
-    """The types of the graph's tensors as TensorRT sees them, from the functions' own inference."""
+    """Return the types of the graph's tensors as TensorRT has them, inferred from the functions."""
     typed = onnx.shape_inference.infer_shapes(with_reference_functions(model, native=True))
     graph = typed.graph
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
@@ -71,7 +71,7 @@ def values(
     runnable = with_reference_functions(model)
     del runnable.graph.output[:]
     runnable.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    options = onnxruntime.SessionOptions()  # unoptimised: every tensor stays, under its name
+    options = onnxruntime.SessionOptions()  # without optimisation every tensor keeps its name
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
         runnable.SerializeToString(), options, providers=["CPUExecutionProvider"]

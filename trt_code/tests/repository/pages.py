@@ -23,7 +23,7 @@ def code(page: Path) -> str:
 
 
 def command_lines(start: str) -> list[str]:
-    """Return all pages' command lines with this beginning, without remarks and pipes."""
+    """Return the command lines of all pages that start with this, without comments and pipes."""
     found = set()
     for page in PAGES:
         if page.parent.name == "plugin_attrs_issue" and start == "make":

@@ -16,7 +16,7 @@ PINS = {
     if "==" in line
 }
 LOCKED = sorted(
-    {  # two locks may name one release, or two of one package
+    {  # two locks may have the same release, or two releases, of a package
         (pin.name, str(pin.specifier).removeprefix("=="))
         for pin in PINS
         if pin.marker is None or pin.marker.evaluate()
@@ -27,9 +27,9 @@ ADVISORY = {"id": "PYSEC-2026-1", "fix_versions": ["9.9"]}
 
 
 def audit(folder: Path, output: str) -> subprocess.CompletedProcess:
-    """Run the audit with a pip-audit that prints ``output``, if it gets one lock.
+    """Run the audit with a mock of pip-audit that prints ``output`` if it gets exactly one lock.
 
-    The real one gives up where two locks have different versions of a package.
+    The real pip-audit fails if two locks have different versions of a package.
     """
     stand_in = folder / "pip-audit"
     (folder / "output").write_text(output)
@@ -51,8 +51,8 @@ def test_all_checked_and_clean(tmp_path):
     )
 
 
-def test_an_advisory_is_named_with_the_version_that_mends_it(tmp_path):
-    """Every version: where two locks have two of a package, each has its own advisories."""
+def test_an_advisory_is_named_with_the_version_that_fixes_it(tmp_path):
+    """If two locks have two versions of a package, each version has its own advisories."""
     advised = [package | {"vulns": [ADVISORY]} for package in CLEAN]
     reply = audit(tmp_path, json.dumps({"dependencies": advised}))
     assert reply.returncode == 1

@@ -1,4 +1,4 @@
-"""The worked example of doc/porting.md runs, computes what fairseq does, and prints what the page says."""
+"""The example of doc/porting.md runs, computes what fairseq computes, and prints what the page shows."""
 
 import re
 import runpy
@@ -16,12 +16,12 @@ def example() -> dict:
     return runpy.run_path(str(DOC / "porting" / "light_conv.py"))
 
 
-def test_every_station_agrees_and_the_page_shows_it(example, capsys):
+def test_every_step_agrees_and_the_page_shows_it(example, capsys):
     assert example["main"]() == 0
     printed = capsys.readouterr().out
     page = (DOC / "porting.md").read_text(encoding="utf-8")
 
-    def shape(text: str) -> str:  # the last digits are this machine's
+    def shape(text: str) -> str:  # the last digits depend on the machine
         return re.sub(r"\d\.\de-\d+", "#", text)
 
     assert shape(printed) in shape(page)

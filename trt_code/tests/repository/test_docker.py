@@ -29,14 +29,14 @@ def test_image_does_not_run_as_root(path):
 
 @pytest.mark.parametrize("name", ["cpu", "tensorrt"])
 def test_image_has_what_make_test_needs(name):
-    """``PYTHON=`` keeps make from installing anything, so the image has to have it."""
+    """``PYTHON=`` keeps make from installing anything, so the image must have it."""
     makefile = (FOLDER.parent / "Makefile").read_text()
     (needed,) = re.findall(r"^test: \$\(call NEEDS,(.*?)\)", makefile, re.MULTILINE)
     commands = (FOLDER / f"Dockerfile.{name}").read_text().partition("requirements/install.sh /")[2]
     installed = re.findall(r"requirements/(\w+)\.lock", commands)
     assert set(needed.split()) <= set(installed)
     ignored = (FOLDER.parent / ".dockerignore").read_text().splitlines()
-    assert not {".github", "doc", "docker", "requirements"} & set(ignored)  # tests read them
+    assert not {".github", "doc", "docker", "requirements"} & set(ignored)  # the tests read them
 
 
 def test_compose_services_name_files_that_exist_and_reserve_gpus():

@@ -30,7 +30,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_make_targets_exist(page):
     if page.parent.name == "plugin_attrs_issue":
-        pytest.skip("has a Makefile of its own")
+        pytest.skip("has its own Makefile")
     named = {
         word
         for command in re.findall(
@@ -49,7 +49,7 @@ class Parsed(Exception):
 @pytest.mark.parametrize(
     "line", command_lines(r"python3? -m (?:train_model|onnx_export|trt_code)\.\S+")
 )
-def test_commands_are_taken_by_their_parsers(line, monkeypatch, capsys):
+def test_parsers_accept_the_commands(line, monkeypatch, capsys):
     _, _, module, *words = shlex.split(line)
     parse = argparse.ArgumentParser.parse_args
 
@@ -59,7 +59,7 @@ def test_commands_are_taken_by_their_parsers(line, monkeypatch, capsys):
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
     main = importlib.import_module(module).main
-    if not words:  # a mention of the program, whose arguments are explained elsewhere
+    if not words:  # only mentions the program
         words = ["--help"]
     try:
         with pytest.raises((Parsed, SystemExit)) as left:
@@ -71,15 +71,15 @@ def test_commands_are_taken_by_their_parsers(line, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("line", command_lines(r"python3? [a-z_/]+\.py"))
-def test_scripts_are_there(line):
+def test_scripts_exist(line):
     assert (ROOT / line.split()[1]).is_file()
 
 
 @pytest.mark.parametrize("line", command_lines("make"))
-def test_make_knows_how(line):
-    """A dry run: targets exist, and so do rules for all that they need."""
+def test_make_has_rules_for_every_target(line):
+    """A dry run: the targets exist, and so do rules for their prerequisites."""
     words = [word for word in shlex.split(line)[1:] if "..." not in word and "PYTHON=" not in word]
-    # what the pages import; the committed models are there
+    # the files that the pages import; the committed models exist
     words = [re.sub("^MODEL=(mine|retrained)$", "MODEL=demo", word) for word in words]
     if any("*" in word for word in words):
         pytest.skip("a family of targets")
@@ -131,7 +131,7 @@ def test_the_translation_keeps_in_step():
 
 
 def messages() -> set[str]:
-    """Strings of the code, a value in them as a wildcard, whole and in the parts that ``;`` makes."""
+    """Yield the strings of the code, whole and split at ``;``, with a wildcard for each value."""
     found = set()
     for folder in ("train_model", "onnx_export", "trt_code"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -152,7 +152,7 @@ def messages() -> set[str]:
     return {text for text in found if len(text.replace("\0", "")) >= 8}
 
 
-def test_messages_that_are_explained_are_those_of_the_code():
+def test_explained_messages_occur_in_the_code():
     page = (ROOT / "doc" / "troubleshooting.md").read_text(encoding="utf-8")
     explained = re.findall(r"^\*\*`([^`]+)`\*\*", page, re.M)
     assert len(explained) > 20

@@ -1,8 +1,8 @@
 """Runs every command of the documents, with small networks for the demo, or states why it does not.
 
-The commands run unchanged in a copy of the checkout, which has small checkpoints with random weights in
-place of the demo's. Their translations mean nothing, but every file, flag and step exists. All commands share
-one build folder, as a user's do.
+The commands run unchanged in a copy of the checkout. In place of the demo's checkpoints it has small ones
+with random weights: their translations mean nothing, but every file, flag and step exists. All commands
+share one build folder, as a user's commands do.
 """
 
 import importlib.util
@@ -86,7 +86,7 @@ def python(tmp_path_factory) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Workshop:
-    """A folder to work in as in the checkout, and the Python to do it with."""
+    """A copy of the checkout, and the Python to run its commands."""
 
     folder: Path
     python: Path
@@ -98,7 +98,7 @@ class Workshop:
             words += [f"PYTHON={self.python}"]
         elif words[0].startswith("python"):
             words[0] = self.python
-        # not as a part of the make that runs the tests, which would print the folders it enters
+        # not as part of the make that runs the tests, which would print the folders that it enters
         alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
         return subprocess.run(
             words,
@@ -110,7 +110,7 @@ class Workshop:
         )
 
     def succeed(self, command: str) -> str:
-        """The same, for what works here; return what it prints."""
+        """Run a command that must succeed; return its output."""
         reply = self.run(command)
         assert reply.returncode == 0, f"{command}\n{reply.stdout[-1000:]}\n{reply.stderr[-2000:]}"
         return reply.stdout
@@ -121,7 +121,7 @@ def bare(tmp_path_factory, python) -> Workshop:
     """A copy of the checkout with small networks for the demo and nothing built."""
     folder = tmp_path_factory.mktemp("workshop")
     demo = small_demo.copy_checkout(folder)
-    for name in ("checkpoint.pt", "yours.pt"):  # as the pages call a reader's own files
+    for name in ("checkpoint.pt", "yours.pt"):  # the pages' names for a reader's own files
         (folder / name).symlink_to(demo / "checkpoint.pt")
     (folder / "lines.txt").write_text("two hundred and three\n")
     return Workshop(folder, python)
@@ -129,7 +129,7 @@ def bare(tmp_path_factory, python) -> Workshop:
 
 @pytest.fixture(scope="module")
 def workshop(bare) -> Workshop:
-    """With the networks exported and patched, and what a server's client measured."""
+    """The same with the networks exported and patched, and with a client's measurements of a server."""
     bare.succeed("make patch")
     bare.succeed("make onnx MODEL=demo-ar")
     for name in ("model.onnx", "model.fp16.onnx"):
@@ -166,7 +166,7 @@ def test_slow_command(command, workshop):
 
 
 def check(command: str, shop: Workshop) -> None:
-    """Run a command that works here; one that translates a sentence prints one line."""
+    """Run a command that works here; a command that translates a sentence prints one line."""
     printed = shop.succeed(command)
     if "translate" in command and "hundred" in command:
         assert printed.count("\n") == 1
@@ -183,7 +183,7 @@ def _lacks(command: str) -> bool:
     "command",
     [
         pytest.param(command, marks=on_request) if "trt_code.bench" in command else command
-        for command in REFUSED  # bench first runs its reference
+        for command in REFUSED  # bench runs its reference first
     ],
 )
 def test_a_command_for_what_is_missing_is_refused_in_a_line(command, bare):

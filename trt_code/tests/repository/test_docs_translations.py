@@ -50,7 +50,7 @@ def test_the_readmes_first_example_is_the_models():
         assert found.text == target
 
 
-def test_what_is_called_wrong_is_wrong(translator):
+def test_the_sentence_that_is_called_wrong_is_wrong(translator):
     """doc/demo_task.md names a sentence that the model gets wrong."""
     source = "three hundred and forty-two grams, $12.50, and half past three"
     assert source in (ROOT / "doc/demo_task.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from trt_code import doctor
 ROOT = Path(__file__).parents[3]
 
 
-def test_one_line_a_dependency():
+def test_one_line_per_dependency():
     lines = doctor.report()
     assert [line.split()[1] for line in lines] == [d.name for d in doctor.DEPENDENCIES]
     assert all(

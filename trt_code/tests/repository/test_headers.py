@@ -1,4 +1,4 @@
-"""`make headers` against a local server that stands for NVIDIA's repository. The headers are made up."""
+"""`make headers` with a local server in place of NVIDIA's repository. The headers are invented."""
 
 import hashlib
 import http.server
@@ -21,7 +21,7 @@ LINES = {
 
 @pytest.fixture
 def repository(tmp_path):
-    """The folder of a release, served under the address that comes with it."""
+    """The folder of a release, and the address at which it is served."""
     folder = tmp_path / "repository" / "v11.9" / "include"
     folder.mkdir(parents=True)
     for name, lines in LINES.items():
@@ -40,7 +40,9 @@ def repository(tmp_path):
         server.shutdown()
 
 
-def test_what_the_plugins_include_is_fetched(repository, tmp_path, monkeypatch, capsys):
+def test_the_headers_that_the_plugins_include_are_fetched(
+    repository, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(headers, "find_headers", lambda: None)
     folder, address = repository
@@ -66,7 +68,7 @@ def refused(address: str, folder: Path, release: str = "11.9") -> str:
     return str(error.value)
 
 
-def test_what_is_not_what_it_should_be_is_not_kept(repository, tmp_path, monkeypatch):
+def test_wrong_content_is_not_kept(repository, tmp_path, monkeypatch):
     folder, address = repository
     output = tmp_path / "include"
     assert "404" in refused(address, output, "11.8")
@@ -101,6 +103,6 @@ def test_a_server_out_of_reach_is_one_line_with_another_way(tmp_path):
 
 
 @pytest.mark.parametrize("release", ["11", "v11.1", "../11.1", "11.1.0"])
-def test_a_release_that_is_none_is_refused(release, monkeypatch):
+def test_an_invalid_release_is_refused(release, monkeypatch):
     with pytest.raises(UserError, match="is not a release"):
         main(["--release", release])

@@ -69,7 +69,7 @@ def test_sweep(imported):
 def test_ptq_and_its_graph(imported):
     pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed (make env)")
     assert imported.graph("int8").is_file()
-    if imported.files.family == "one-pass":  # what make patch-split PRECISION=int8 does
+    if imported.files.family == "one-pass":  # as make patch-split PRECISION=int8 does
         halves = imported.graph("int8", split=True)
         assert halves.with_suffix(".decoder.onnx").is_file()
     imported.run(
@@ -88,7 +88,7 @@ def test_split_files(imported):
 
 def test_triton(imported):
     if imported.files.family != "one-pass":
-        return  # refused by make before anything is built
+        return  # make refuses this before it builds anything
     imported.run(repository.main, output="triton")
     folder = imported.out / "triton" / "models" / "lite_translate" / "1"
     described = json.loads((folder / "text.json").read_text())

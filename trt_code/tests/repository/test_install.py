@@ -1,4 +1,4 @@
-"""The next run repairs the packages of a pip that was killed or found the disk full; two runs take turns."""
+"""The next run repairs the packages that a killed pip or a full disk left incomplete; two runs take turns."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 INSTALL = Path(__file__).parents[3] / "requirements" / "install.sh"
-FILES = 3000  # enough that a kill interrupts pip
+FILES = 3000  # large enough for a kill to interrupt pip
 TEXT = b"whole = True\n" * 300
 
 
@@ -77,7 +77,7 @@ def modules(python: Path) -> list[Path]:
     return list(python.parents[1].glob("lib/python*/site-packages/many/m*.py"))
 
 
-def test_a_package_that_a_killed_pip_left_in_part_is_made_whole(python, lock):
+def test_a_package_that_a_killed_pip_left_incomplete_is_completed(python, lock):
     process = start(python, lock)
     while process.poll() is None and not modules(python):
         time.sleep(0.001)
@@ -90,8 +90,8 @@ def test_a_package_that_a_killed_pip_left_in_part_is_made_whole(python, lock):
 
 
 @pytest.mark.parametrize("options", [[], ["--if-any"]], ids=["", "if any"])
-def test_a_package_that_found_no_room_is_made_whole(python, lock, options):
-    """A limit on file sizes replaces a full disk: pip gets the same error, without special rights."""
+def test_a_package_that_met_a_full_disk_is_completed(python, lock, options):
+    """A limit on file sizes stands in for a full disk: pip gets the same error, without root."""
     for installed in python.parents[1].glob("lib/python*/site-packages/many*"):
         shutil.rmtree(installed)
     reply = install(*options, python, lock, before=f"ulimit -f {len(TEXT) // 512 - 1};")
@@ -124,7 +124,7 @@ def test_a_failure_is_passed_on(python, tmp_path):
 
 @pytest.fixture
 def empty(python) -> Path:
-    """The interpreter, after the package was removed."""
+    """The interpreter, after the package has been removed."""
     for installed in python.parents[1].glob("lib/python*/site-packages/many*"):
         shutil.rmtree(installed)
     return python
@@ -152,8 +152,8 @@ def test_a_wrong_hash_is_never_passed_over(empty, lock, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder in which environment.sh makes its environment, and a Python that fails while ``broken`` is
-    there, with a part of an environment left behind."""
+    """A folder in which environment.sh makes its environment, and a Python that fails while ``broken`` exists
+    and leaves an incomplete environment."""
     python = tmp_path / "python"
     python.write_text(
         "#!/bin/sh\n"
@@ -171,7 +171,7 @@ def make_environment(folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def test_an_environment_that_found_no_room_is_made_anew(folder):
+def test_an_environment_that_met_a_full_disk_is_made_again(folder):
     (folder / "broken").touch()
     reply = make_environment(folder)
     assert reply.returncode == 2
@@ -184,7 +184,7 @@ def test_an_environment_that_found_no_room_is_made_anew(folder):
     assert (folder / ".venv/part").read_text() == "part\n"
 
 
-def test_what_a_kill_left_of_an_environment_is_made_anew(folder):
+def test_an_environment_that_a_kill_left_incomplete_is_made_again(folder):
     (folder / ".venv").mkdir()
     (folder / ".venv/part").write_text("old\n")
     (folder / ".venv.making").touch()

@@ -1,4 +1,4 @@
-"""Imports run one way: ``trt_code`` -> ``onnx_export`` -> ``train_model``, and late where they are heavy."""
+"""Imports go one way: ``trt_code`` -> ``onnx_export`` -> ``train_model``; large packages come late."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 STAGES = ("train_model", "onnx_export", "trt_code")
 
-# folder or file -> packages that nothing below it may import, at any depth of the code
+# folder or file -> packages that no code in it may import, at the head of a module or inside a function
 FORBIDDEN = {
     "train_model": ("onnx_export", "trt_code"),
     "onnx_export": ("trt_code",),
@@ -22,7 +22,7 @@ FORBIDDEN = {
     "trt_code/runners": ("trt_code.measure", "trt_code.text"),
     "trt_code/text": ("trt_code.measure",),
 }
-# package -> the only places that may import it
+# package -> the only folders and files that may import it
 ONLY_IN = {
     "fairseq": (
         "train_model/fairseq_plugin",
@@ -85,7 +85,7 @@ def test_no_module_imports_from_the_tests():
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in modules(*STAGES)
-        if "stress" not in path.parts  # these programs run the tests' own makers for a long time
+        if "stress" not in path.parts  # these programs use the tests' makers for long runs
         for name in sorted(imported(path))
         if "tests" in name.split(".")
     ]

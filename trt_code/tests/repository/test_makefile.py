@@ -105,12 +105,12 @@ TEXTS = {
     ),
     "translate-corpus": ("IN", "OUT", "WORKERS", "ADDRESS"),
 }
-"""The targets that pass text to a program, and the variables that have it."""
+"""The targets that pass text to a program, and the variables with the text."""
 
 
 @pytest.fixture
 def spy(clone):
-    """A program in place of Python that records its words; it runs only what make asks about a model."""
+    """Replaces Python and records its arguments; it only runs make's questions about a model."""
     python = clone / "python"
     python.write_text(
         f'#!/bin/sh\n[ "$2" = train_model.model_folder ] && exec {sys.executable} "$@"\n'
@@ -121,7 +121,7 @@ def spy(clone):
 
 
 @pytest.mark.parametrize("target", TEXTS)
-def test_no_text_that_is_given_to_make_runs_anything(target, clone, spy):
+def test_no_text_given_to_make_is_executed(target, clone, spy):
     for value in HOSTILE:
         given = [f"{name}={value}" for name in TEXTS[target]]
         reply = make(target, f"PYTHON={spy}", *given, folder=clone)
@@ -132,7 +132,7 @@ def test_no_text_that_is_given_to_make_runs_anything(target, clone, spy):
 
 
 @pytest.mark.parametrize("name", ["MODEL", "PRECISION", "TEACHER", "QUANTIZED"])
-def test_what_make_names_files_after_is_plain(name, clone, spy):
+def test_values_that_become_file_names_are_plain(name, clone, spy):
     for value in HOSTILE:
         goal = "distill" if name == "TEACHER" else "patch"
         reply = make(goal, f"PYTHON={spy}", f"{name}={value}", folder=clone)
@@ -160,12 +160,12 @@ def test_bench_makes_its_environment_first_and_builds_each_file_once(clone):
     assert places == sorted(places)
     assert reply.stdout.count("-m onnx_export.export") == 2  # one file, and two halves
     assert reply.stdout.count("--output build/demo/model.onnx --split") == 1
-    assert reply.stdout.count("-m trt_code.onnx_surgeon") == 3 + 2  # and two without plugins
+    assert reply.stdout.count("-m trt_code.onnx_surgeon") == 3 + 2  # and two graphs without plugins
     assert reply.stdout.count("-m trt_code.engine.install --if-any") == 1
     assert reply.stdout.count("-m trt_code.build_engine --if-changed --if-any") == 2
 
 
-def test_what_is_there_is_not_built_again(clone):
+def test_existing_files_are_not_built_again(clone):
     for name in (".venv/base.stamp", "build/demo/model.onnx", "build/demo/model.fp16.onnx"):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).touch()
@@ -244,7 +244,7 @@ def test_random_weights_are_made_first(clone):
 
 def test_an_autoregressive_network_is_patched_and_built_in_two_parts(clone):
     planned = make("--dry-run", "patch", "PRECISION=fp16", "MODEL=demo-ar", folder=clone).stdout
-    assert planned.count("trt_code.onnx_surgeon") == 1  # which patches the encoder too
+    assert planned.count("trt_code.onnx_surgeon") == 1  # which also patches the encoder
     for plugins, form in (("lite", ""), ("none", ".plain")):
         arguments = ("engine-fp16", "MODEL=demo-ar", f"PLUGINS={plugins}")
         planned = make("--dry-run", *arguments, folder=clone).stdout
@@ -257,7 +257,7 @@ def test_an_autoregressive_network_is_patched_and_built_in_two_parts(clone):
 
 @pytest.mark.parametrize("target", ["engine-fp16", "engine-split", "bench"])
 def test_an_engine_that_was_asked_for_is_checked_and_a_table_takes_it_as_it_is(target, clone):
-    """A plan newer than its graph may be for other GPUs, and a plan for a table may have its own options."""
+    """A plan newer than its graph may be for other GPUs, and one for a table may have other options."""
     folder = clone / "build" / "demo"
     folder.mkdir(parents=True)
     names = [f"model{end}.onnx" for end in ("", ".encoder", ".decoder")]
@@ -292,7 +292,7 @@ def test_engines_are_of_graphs_for_plugins_where_these_are_built(clone):
 
 
 def test_an_interpreter_that_cannot_run_is_named(clone):
-    """Also if the shell's message has as many words as the answer that make expects."""
+    """Also if the shell's message has the number of words that make expects as an answer."""
     program = clone / "python"
     program.write_text("#!/bin/sh\necho the interpreter is not here >&2; exit 1\n")
     program.chmod(0o755)
@@ -359,7 +359,7 @@ def test_another_interpreter_installs_nothing(clone):
     ],
 )
 def test_a_target_that_lacks_something_says_so(arguments, words, clone):
-    # a machine without GPU tools: only what the checks themselves need is on the PATH
+    # a machine without GPU tools: the PATH only has what the checks need
     tools = clone / "tools"
     tools.mkdir()
     for name in ("make", "sh", "cmake", "nvcc"):
@@ -379,7 +379,7 @@ def test_a_target_that_lacks_something_says_so(arguments, words, clone):
 
 
 def test_options_given_to_make_reach_what_measures(clone):
-    """Options may have any characters: the shell sees a variable, not the text."""
+    """Options may contain any characters, because the shell gets a variable, not the text."""
     program = clone / "python"
     program.write_text(
         f'#!/bin/sh\n[ "$2" = train_model.model_folder ] && exec {sys.executable} "$@"\n'

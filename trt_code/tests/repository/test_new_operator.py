@@ -1,7 +1,7 @@
 """A new operator touches the files that doc/porting.md lists, and no other.
 
-doc/porting/new_operator is laid over a copy of the tree. Then every station must know the operator: export,
-ONNX Runtime, surgeon, lint, the plugin library.
+doc/porting/new_operator is copied over a copy of the tree. Then export, ONNX Runtime, the surgeon, the lint
+and the plugin library must know the operator.
 """
 
 import re
@@ -76,7 +76,7 @@ print("every station")
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources with the example laid over it."""
+    """A copy of the sources with the example's files."""
     folder = tmp_path_factory.mktemp("tree")
     left_out = shutil.ignore_patterns("__pycache__", "fixtures")
     for name in SOURCES:
@@ -89,7 +89,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def python(tree: Path, *arguments: str) -> str:
-    """Run Python in the copy; returns what it printed."""
+    """Run Python in the copy; return its output."""
     command = [sys.executable, *arguments]
     reply = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     assert reply.returncode == 0, (reply.stdout + reply.stderr)[-4000:]
@@ -103,7 +103,7 @@ def test_the_page_lists_exactly_these_files() -> None:
     assert not [name for name in FILES if (PROJECT / name).exists()], "an example, not an edit"
 
 
-def test_every_station_knows_the_operator(tree: Path) -> None:
+def test_every_step_knows_the_operator(tree: Path) -> None:
     assert "every station" in python(tree, "-c", STATIONS)
 
 
@@ -115,7 +115,7 @@ def test_the_tests_of_the_tree_cover_it(tree: Path) -> None:
 
 @pytest.mark.tensorrt_headers
 def test_the_plugin_library_has_it(tree: Path, tmp_path: Path) -> None:
-    """Compile the two new files, link them with the objects of the usual build, and live a node."""
+    """Compile the two new files, link them with the objects of the usual build, and host a node."""
     build = plugin_build()
     usual = build.host()
     cache = (build.folder / "CMakeCache.txt").read_text()

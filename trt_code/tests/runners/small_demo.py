@@ -1,4 +1,4 @@
-"""The demo with small networks of random weights as its own: every file is there, nothing takes long."""
+"""The demo with small networks of random weights: it has every file and runs quickly."""
 
 import itertools
 import shutil
@@ -14,7 +14,7 @@ from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 from train_model.tests.networks import one_pass, step_by_step
 
 ROOT = Path(__file__).parents[3]
-LINES = 40  # of each split
+LINES = 40  # per split
 
 
 def copy_checkout(folder: Path) -> Path:

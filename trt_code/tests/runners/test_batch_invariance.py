@@ -18,13 +18,13 @@ from trt_code.text.batching import PAD, pad
 
 BATCHES = 12
 LONGEST = 12
-VOCABULARY = 30  # smaller than either network's, so that one range of words serves both
+VOCABULARY = 30  # smaller than both networks' vocabularies, so that both accept the same words
 FP16_SCORE_TOLERANCE = 2e-2
 
 
 @pytest.fixture(scope="module")
 def one_pass(tiny_files, tmp_path_factory):
-    """The small non-autoregressive network with biases; at zero, as they start, they hide a leak."""
+    """The small one-pass network with random biases: zeros would hide a leak."""
     loaded = load_checkpoint(tiny_files.checkpoint)
     torch.manual_seed(5)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def one_pass(tiny_files, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory):
-    """A small Lite Transformer, its weights so small that what it says follows its source."""
+    """A small Lite Transformer whose weights are small enough for its output to depend on the source."""
     model = follows_its_source(step_by_step(max_source_positions=24, max_target_positions=16))
     return saved("search", model, model.config, tmp_path_factory)
 
@@ -51,7 +51,7 @@ def saved(name, model, config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def build_dir(one_pass, search, tmp_path_factory):
-    """A folder that holds both networks' graphs, the one-pass one's halves and its FP16 as well."""
+    """A folder with the graphs of both networks, and for the one-pass network also its halves and FP16."""
     folder = tmp_path_factory.mktemp("build")
     for files in (one_pass, search):
         output = folder / files.name / "model.onnx"
@@ -67,7 +67,7 @@ def build_dir(one_pass, search, tmp_path_factory):
     return folder
 
 
-# Networks by their fixtures, runners, and hypotheses of a search.
+# The fixture of the network, the runner, and the number of hypotheses.
 ON_CPU = [
     ("one_pass", "torch", 1),
     ("one_pass", "ort", 1),
@@ -101,7 +101,7 @@ GPU = [
 
 
 def cells(on_cpu):
-    """The networks and runners of ``on_cpu``, and all of ``ON_GPU``, with their device."""
+    """Return the cells of ``on_cpu`` and ``ON_GPU`` with their devices."""
     on_gpu = [pytest.param(*cell, "cuda", marks=GPU) for cell in ON_GPU]
     return [(*cell, "cpu") for cell in on_cpu] + on_gpu
 
@@ -119,7 +119,7 @@ def test_fp16_gives_nearly_the_same_in_any_batch(network, runner_name, beam, dev
 
 
 def made(request, network, runner_name, beam, precision, device):
-    """The runner, over the fixture's checkpoint or its graphs."""
+    """Return the runner of the fixture's checkpoint or graphs."""
     options = {"threads": 1, "beam": beam}
     if runner_name.startswith("ort"):
         options["build_dir"] = request.getfixturevalue("build_dir")
@@ -127,9 +127,9 @@ def made(request, network, runner_name, beam, precision, device):
 
 
 def assert_nearly_invariant(runner):
-    """Products are cut differently for other batches, and FP16 rounds what they give.
+    """Matrix products are split differently in other batches, and FP16 rounds their results.
 
-    Two words that are equally good within that rounding may change places; few are.
+    Two words with scores equal up to that rounding may swap; this is rare.
     """
     compared = list(pairs(runner, batches()))
     same = [pair for pair in compared if pair.tokens_agree()]
@@ -161,11 +161,11 @@ def batches() -> Iterator[np.ndarray]:
 
 
 def assert_invariant(runner) -> None:
-    """The same tokens, and the same scores but for their rounding."""
+    """Assert equal tokens, and equal scores up to rounding."""
     translations = set()
     for pair in pairs(runner, batches()):
         translations.add(tuple(pair.alone.tokens))
         np.testing.assert_array_equal(pair.together.tokens, pair.alone.tokens)
         assert (pair.behind == PAD).all()
         assert pair.score_difference() <= pair.tolerance()
-    assert len(translations) > BATCHES // 2, "the network says the same whatever it is given"
+    assert len(translations) > BATCHES // 2, "the output does not depend on the source"

@@ -15,7 +15,7 @@ from trt_code.text import batching
 
 
 def model(folder, architecture, ends=0.0, **changes):
-    """A model with random weights; the larger ``ends``, the shorter its translations."""
+    """A model with random weights; a larger ``ends`` makes its translations shorter."""
     network = of_architecture(architecture, **changes)
     decoder = network.decoder
     norm = decoder.layer_norm or decoder.layers[-1].final_layer_norm
@@ -55,14 +55,14 @@ def test_translations_and_scores_are_those_of_pytorch(architecture, ends, change
         with create(name, files, "fp32", "cpu", threads=1, beam=beam, len_penalty=0.6) as runner:
             found[name] = runner.candidates(sources(), 1)
     ours, theirs = found["torch"], found["ctranslate2"]
-    # CTranslate2 does not end a hypothesis at the last position, and gives up such long beams earlier
+    # CTranslate2 does not end a hypothesis at the last position, and drops such long hypotheses earlier
     ended = ours.lengths[:, 0] < 20
     assert ended.sum() > 3
     assert len({tuple(row) for row in ours.tokens[ended, 0].tolist()}) > 1
     assert (ours.lengths[ended] == theirs.lengths[ended]).all()
     width = ours.lengths[ended].max()
     assert (ours.tokens[ended, :, :width] == theirs.tokens[ended, :, :width]).all()
-    # it forbids eos as the first token before the softmax, fairseq and this project after it
+    # CTranslate2 forbids eos as the first token before the softmax; fairseq and this project do so after it
     np.testing.assert_allclose(theirs.scores[ended], ours.scores[ended], atol=0.2)
 
 

@@ -1,4 +1,4 @@
-"""The committed demo model translates its task; a floor below which something has broken."""
+"""The committed demo model translates its task; the lower limit detects a broken model."""
 
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model

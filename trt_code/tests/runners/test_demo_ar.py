@@ -1,4 +1,4 @@
-"""The committed Lite Transformer translates the demo's sentences, as fairseq's generator has it do."""
+"""The committed Lite Transformer translates the demo's sentences, and fairseq's generator gives the same."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_fairseqs_generator_finds_the_same(files, split, beam):
     source = batching.pad([tokenizer.encode(line) for line in split[0][:24]])
     with create("torch", files, "fp32", "cpu", beam=beam) as runner:
         ours = runner.run(source)
-    bare = torch.from_numpy(source[:, 1:])  # without the bos that the tokenizer writes
+    bare = torch.from_numpy(source[:, 1:])  # without the bos that the tokenizer adds
     batch = {"net_input": {"src_tokens": bare, "src_lengths": bare.ne(1).sum(1)}}
     for theirs, row in zip(generator.generate([model], batch), ours.tokens, strict=True):
         tokens = theirs[0]["tokens"].tolist()

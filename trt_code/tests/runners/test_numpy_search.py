@@ -34,7 +34,7 @@ class Markov:
 
 
 class OnTensors:
-    """The same steps as the search on tensors drives them."""
+    """The same steps with the interface that the search on tensors calls."""
 
     def __init__(self, steps):
         self.steps, self.vocab_size = steps, steps.vocab_size

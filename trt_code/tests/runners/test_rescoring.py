@@ -115,7 +115,7 @@ def test_the_judges_best_candidate_is_that_of_a_brute_force_search(
             several.tokens[at, rank, : several.lengths[at, rank]].tolist() for rank in range(COUNT)
         ]
         assert sorted(own) == sorted(target for _, target in found)
-    # otherwise the judge would have had no choice to make
+    # otherwise the judge would have no choice
     with create("torch", files, "fp32", "cpu") as plain:
         first = plain.run(batching.pad(rows)).tokens
     assert any(
@@ -173,7 +173,7 @@ def test_eval_names_the_judge(models, build_dir, tmp_path, monkeypatch, capsys):
     assert [row["name"] for row in results["rows"]] == ["ort-split fp32 (cpu)"]
 
 
-def test_what_cannot_be_rescored_is_refused_in_one_line(models, tmp_path):
+def test_options_that_cannot_be_rescored_are_refused_in_one_line(models, tmp_path):
     files, judge = map(find_model, models)
 
     def refused(files, *options):

@@ -62,8 +62,8 @@ def test_a_checkpoint_of_another_dictionary_is_one_line(side, tiny_files, tmp_pa
             calibration_rows(files, None, 4, len(more), 24)
 
 
-def test_a_dictionary_of_as_many_other_words_is_one_line(tiny_files, tmp_path):
-    """The checkpoint's model.yaml and the graph's metadata have the digest of the right one."""
+def test_a_dictionary_of_the_same_size_with_other_words_is_one_line(tiny_files, tmp_path):
+    """The checkpoint's model.yaml and the graph's metadata have the digest of the correct dictionary."""
     checkpoint, changed = tmp_path / "checkpoint.pt", tmp_path / "dict.txt"
     shutil.copy(tiny_files.checkpoint, checkpoint)
     right = Dictionary.load(tiny_files.src_dict)
@@ -165,7 +165,7 @@ def test_time_warms_up_and_counts(monkeypatch, batch):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_resident_memory_sees_what_was_given_back():
     memory = ResidentMemory()
-    np.ones(2**24).sum()  # 128 MiB, gone at once
+    np.ones(2**24).sum()  # 128 MiB, freed immediately
     assert 120 * 2**20 < memory.peak() < 400 * 2**20
 
 

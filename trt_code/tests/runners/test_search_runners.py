@@ -50,7 +50,7 @@ def test_a_runner_gives_the_originals_best_hypothesis(name, build_dir, batch):
 
 
 def test_a_bos_in_front_of_the_source_changes_nothing(batch):
-    """The tokenizer writes one, for the networks that were trained with it."""
+    """The tokenizer adds one for networks that were trained with it."""
     source = batch["b0.src_tokens"]
     with create("torch", FILES, "fp32", "cpu", beam=1) as runner:
         assert runner.config.src_vocab == 200  # bench draws its random sources from it
@@ -64,7 +64,7 @@ def test_low_precision_runs(batch):
         assert runner.run(batch["b0.src_tokens"]).tokens[0, 0] == 0
 
 
-def test_what_is_missing_is_told(tmp_path, build_dir):
+def test_missing_files_are_reported(tmp_path, build_dir):
     with pytest.raises(Unavailable, match="has not been built"):
         create("ort", FILES, "fp32", "cpu", build_dir=tmp_path)
     with pytest.raises(Unavailable, match="fp32 and int8 on the CPU"):
@@ -86,7 +86,7 @@ def test_a_file_of_another_network_is_refused(tmp_path, build_dir):
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["torch", "cuda-graph"])
 def test_a_gpu_finds_the_originals_best_hypothesis(name, batch):
-    """Twice, and another shape between: the second time the captured graphs are only replayed."""
+    """Runs the batch twice, with another shape in between; the second run only replays graphs."""
     import torch
 
     if not torch.cuda.is_available():

@@ -36,8 +36,8 @@ def test_the_runner_gives_what_the_network_gives(
     assert not np.array_equal(output.scores, expected[1]) or precision == "fp32"
 
 
-def test_the_file_that_make_looks_at_is_the_last(build, tmp_path, monkeypatch):
-    """A kill between the two files must not leave the one that stands for both."""
+def test_the_file_that_make_checks_is_written_last(build, tmp_path, monkeypatch):
+    """A kill between the two files must not leave the file that make checks."""
     saved = []
 
     def save(models):
@@ -50,7 +50,7 @@ def test_the_file_that_make_looks_at_is_the_last(build, tmp_path, monkeypatch):
     assert saved == ["model.fp32.encoder.onnx", "model.fp32.decoder.onnx"]
 
 
-def test_patched_halves_pass_the_lint_and_are_low_inside_alone(build):
+def test_patched_halves_pass_the_lint_and_keep_fp32_inputs_and_outputs(build):
     for half in ("encoder", "decoder"):
         model = onnx.load(build / "tiny" / f"model.fp16.{half}.onnx")
         assert graph_lint.lint(model) == []
@@ -62,7 +62,7 @@ def test_patched_halves_pass_the_lint_and_are_low_inside_alone(build):
         assert any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
 
 
-def test_the_decoders_ranges_are_those_behind_its_encoder(build):
+def test_the_decoders_ranges_are_measured_with_its_encoder(build):
     folder = build / "tiny"
     encoder, decoder = (
         onnx_surgeon.load(folder / f"model.{half}.onnx") for half in ("encoder", "decoder")
@@ -70,7 +70,7 @@ def test_the_decoders_ranges_are_those_behind_its_encoder(build):
     ranges = measure_decoder(encoder, decoder)
     logits = next(name for name in ranges if name.startswith("decoder.output_projection/"))
     assert 0 < ranges[logits] < np.inf
-    # a larger encoder's output reaches further
+    # a larger encoder output gives larger ranges
     (norm,) = (node for node in encoder.graph if node.outputs[0] is encoder.graph.outputs[0])
     scale = norm.inputs[1]
     scale.const_value = onnx_surgeon.ir.tensor(scale.const_value.numpy() * 50, name=scale.name)
@@ -85,6 +85,6 @@ def test_the_decoders_ranges_are_those_behind_its_encoder(build):
         ("bf16", "make patch-split PRECISION=bf16 MODEL=tiny"),
     ],
 )
-def test_what_has_not_been_built_says_how(precision, target, tiny_files, tmp_path):
+def test_a_missing_file_names_the_command_that_builds_it(precision, target, tiny_files, tmp_path):
     with pytest.raises(Unavailable, match=target):
         create("ort-split", tiny_files, precision, "cpu", build_dir=tmp_path)

@@ -14,7 +14,7 @@ THREADS, PASSES = 6, 40
 
 
 def most_overtaken(lock) -> int:
-    """How many passes of other threads the unluckiest pass waits for, from the asking to the getting.
+    """Return the largest number of passes of other threads that one pass waits for.
 
     All threads request the lock all the time. The work under the lock takes no CPU time, as if a GPU did it.
     """
@@ -35,11 +35,11 @@ def most_overtaken(lock) -> int:
 
 
 def test_nobody_waits_for_more_than_one_pass_of_every_other():
-    # the pass that is under way when it asks may end before the count is read
+    # the pass that runs at the time of the request may end before the count is read
     assert most_overtaken(Turns()) <= THREADS
 
 
-def test_overtaking_is_seen():
+def test_overtaking_is_detected():
     class Newest(collections.deque):
         popleft = collections.deque.pop
 
@@ -72,7 +72,7 @@ def test_an_exception_inside_lets_the_next_in():
         pass
 
 
-def test_who_is_interrupted_while_waiting_holds_nobody_up():
+def test_an_interrupted_thread_blocks_no_other():
     """An interrupt reaches the main thread while it waits; the turn passes to the next thread."""
     turns, got = Turns(), []
 

@@ -1,4 +1,4 @@
-"""Damaged files and text of any kind give a result or one line; more cases: ``trt_code.stress.fuzz``."""
+"""Damaged files and any text give a result or one line; ``trt_code.stress.fuzz`` runs more cases."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from trt_code import onnx_surgeon
 from trt_code.stress import fuzz
 from trt_code.stress.fuzz import Targets, outcome
 
-# The surgeon and ONNX Runtime work for a while on what is whole enough.
+# Cases that are not too damaged go through the surgeon and ONNX Runtime, which takes longer.
 COUNTS = {"checkpoint": 20, "onnx": 20, "patched": 10, "halves": 10, "surgeon": 10}
 COUNTS |= dict.fromkeys(["description", "safetensors", "native", "import"], 20)
 COUNTS |= dict.fromkeys(["recipe", "dictionary", "bpe", "plan", "sidecar", "results"], 40)
@@ -34,8 +34,8 @@ def test_every_target_is_tried(targets):
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_what_is_whole_gives_a_result(name, targets, monkeypatch):
-    """Otherwise a target could refuse everything, and its cases would prove nothing."""
+def test_undamaged_input_gives_a_result(name, targets, monkeypatch):
+    """A target that refused everything would pass all its cases."""
     for how in ("damage", "damage_checkpoint", "damage_graph", "damage_json"):
         monkeypatch.setattr(fuzz, how, lambda content, *_: content)
     assert any(outcome(targets[name], number) == "result" for number in range(10))

@@ -15,11 +15,9 @@ from trt_code.stress import surroundings
 from trt_code.stress.surroundings import COMMANDS, HOW, ROOT, Command, Room, trials
 
 DISKS = ("read-only", "full")
-OTHERS = {
-    "trt_code.stress.mistreat",
-    "trt_code.stress.surroundings",
-}  # they run commands themselves
-# Disks need root and a kernel that lets this process make namespaces.
+# these run commands themselves
+OTHERS = {"trt_code.stress.mistreat", "trt_code.stress.surroundings"}
+# Mounting disks needs root and a kernel that lets this process make namespaces.
 HAS_DISKS = os.geteuid() == 0 and not subprocess.run(["unshare", "--mount", "true"]).returncode
 
 
@@ -64,7 +62,7 @@ def test_every_program_is_among_the_commands():
 
 
 def writes_on(arguments):
-    """Writes a new file under its final name, bit by bit."""
+    """Writes a new file under its final name, piece by piece."""
     path = Path(arguments[0], "a.json")
     with (path.with_name("b.json") if path.exists() else path).open("w") as file:
         file.write("[")

@@ -50,7 +50,7 @@ def test_eight_threads_on_one_search_get_what_each_sentence_gives_alone(rows, tm
 
 
 class Careless(FakeRunner):
-    """Answers from one place that all threads share."""
+    """Returns results from one buffer that all threads share."""
 
     def run(self, src_tokens):
         self.shared = super().run(src_tokens)
@@ -59,21 +59,21 @@ class Careless(FakeRunner):
 
 
 class Swapping(FakeRunner):
-    """Gives a batch's rows back in another order."""
+    """Returns a batch's rows in another order."""
 
     def run(self, src_tokens):
         output = super().run(src_tokens)
         return type(output)(output.tokens[::-1], output.scores)
 
 
-def test_rows_in_another_order_are_found(rows):
+def test_rows_in_another_order_are_detected(rows):
     runner = Swapping()
     books = load(runner, Pool.of(rows, runner), 200, 1, seconds=60)
     assert books.other_rows > 100
     assert books.other_sentences
 
 
-def test_threads_that_disturb_each_other_are_found(rows):
+def test_threads_that_disturb_each_other_are_detected(rows):
     runner = Careless()
     pool = Pool.of(rows, runner)
     assert load(runner, pool, 300, 1, seconds=60).other_rows == 0
@@ -81,7 +81,7 @@ def test_threads_that_disturb_each_other_are_found(rows):
         assert load(runner, pool, 300, THREADS, seconds=60).other_rows == 0
 
 
-def test_faults_are_told():
+def test_faults_are_reported():
     good = {
         "other_rows": 0,
         "precision": "fp32",

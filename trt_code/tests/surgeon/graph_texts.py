@@ -13,7 +13,7 @@ def model(text: str, opset: int = 20, **constants) -> onnx.ModelProto:
         parsed.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
     try:
         return onnx.shape_inference.infer_shapes(parsed)
-    except onnx.shape_inference.InferenceError:  # some of these are not even valid ONNX
+    except onnx.shape_inference.InferenceError:  # some of these graphs are invalid ONNX
         return parsed
 
 

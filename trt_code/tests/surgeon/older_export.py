@@ -1,8 +1,8 @@
-"""An export as the TorchScript exporter used to write it, opset 11, made from a small network of ours.
+"""An export of a small network in the form of the TorchScript exporter, opset 11.
 
-The layout is fairseq's [T, B, C]; LayerNorm comes out as ReduceMean/Sub/Pow, the Viterbi loop unrolled,
-the convolution as ``dynamicconv_forward`` with one attribute in a domain of its own, and the canvas is
-written with scatters. One length, as unrolling fixes it.
+The layout is fairseq's [T, B, C]. LayerNorm becomes ReduceMean/Sub/Pow, the Viterbi loop is unrolled, the
+convolution is ``dynamicconv_forward`` with one attribute in its own domain, and scatters write the canvas.
+The length is fixed, because the loop is unrolled.
 """
 
 import warnings
@@ -48,7 +48,7 @@ class _Layer(nn.Module):
 
 
 class OlderTranslator(nn.Module):
-    """Tokens [B, LENGTH] to Viterbi's tokens [B, 2 LENGTH] int64 and scores, as fairseq's class does."""
+    """Maps tokens [B, LENGTH] to Viterbi's tokens [B, 2 LENGTH] int64 and scores, as fairseq's class does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class OlderTranslator(nn.Module):
         return self.positions((torch.cumsum(real, dim=1).type_as(real) * real).long() + 1)
 
     def attend(self, x: Tensor, source: Tensor, padding: Tensor) -> Tensor:
-        """Attention of one head with padding at minus infinity."""
+        """Attention of one head, with minus infinity for padding."""
         scores = torch.bmm(x, source.transpose(1, 2)).masked_fill(padding.unsqueeze(1), -torch.inf)
         return x + torch.bmm(scores.softmax(-1), source)
 
@@ -111,7 +111,7 @@ class OlderTranslator(nn.Module):
 
 
 def export_older(path: Path, seed: int = 0) -> OlderTranslator:
-    """Write the file with the TorchScript exporter; give the network."""
+    """Write the file with the TorchScript exporter; return the network."""
     torch.manual_seed(seed)
     model = OlderTranslator().eval()
     for parameter in model.parameters():

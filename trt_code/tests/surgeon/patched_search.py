@@ -21,14 +21,14 @@ def patched(exported, folder, precision):
 
 
 def runnable(path):
-    """Both patched files with reference functions, opened."""
+    """Open both patched files, with reference functions for the plugins."""
     for file in (path, half_path(path, "encoder")):
         onnx.save(with_reference_functions(onnx.load(file)), file)
     return StepSession(path, threads=1).decoder()
 
 
 def forced(decoder, source, words):
-    """Log-probabilities of every step when the hypotheses are ``words`` [B, beam, T]."""
+    """Return the log-probabilities of every step for the hypotheses ``words`` [B, beam, T]."""
     decoder.begin(source, words.shape[1], words.shape[2])
     parents = torch.arange(words.shape[1]).expand(words.shape[:2]).contiguous()
     with torch.inference_mode():

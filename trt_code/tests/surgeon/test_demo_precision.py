@@ -17,7 +17,7 @@ from train_model.models.checkpoint import load_checkpoint
 from trt_code import onnx_surgeon
 
 BATCH = 50
-LARGEST_DROP = {"tf32": 0.0, "fp16": 0.1, "bf16": 2.0}  # points of exact match
+LARGEST_DROP = {"tf32": 0.0, "fp16": 0.1, "bf16": 2.0}  # percentage points of exact match
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def files():
 
 @pytest.fixture(scope="module")
 def exact_match(files) -> Callable:
-    """Gives the percentage of the test split that a function [B,S] -> tokens [B,T] gets to the letter."""
+    """Return the percentage of the test split that a function [B,S] -> tokens [B,T] translates exactly."""
     tokenizer = Tokenizer.from_files(files)
     sources, targets = (p.read_text().splitlines() for p in (files.test_src, files.test_tgt))
     pairs = [
@@ -82,5 +82,5 @@ def test_exact_match_holds(precision, exported, exact_match, reference):
     )
     got = exact_match(lambda source: session.run(["output_tokens"], {"src_tokens": source})[0])
     print(f"{precision}: exact match {got:.2f} %, PyTorch FP32 {reference:.2f} %")
-    assert reference > 97  # of an untrained network nothing can be lost
+    assert reference > 97  # an untrained network has no quality to lose
     assert got >= reference - LARGEST_DROP[precision] - 1e-9

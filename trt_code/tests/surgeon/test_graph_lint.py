@@ -20,7 +20,7 @@ PLUGIN = 'plugin_version = "1", plugin_namespace = ""'
 FUSED = f"padding_l = 1, fused = 1, heads = 2, kernel_size = 3, {PLUGIN}"
 
 
-# Per graph: words of the lint's finding, who in TensorRT refuses it, and TensorRT RTX 1.7.1's words.
+# Per graph: words of the lint's finding, the part of TensorRT RTX 1.7.1 that refuses it, and its words.
 PLUGIN_TYPES = "getOutputDataTypes reported a non-zero return code"
 NOT_CREATED = "Could not create the plugin"
 REFUSED = {
@@ -359,11 +359,11 @@ def test_a_broken_rule_is_found(name):
     assert any(words in finding for finding in findings), findings
     for finding in findings:
         assert "\n" not in finding
-        assert finding.count(";") >= 1  # the remedy
+        assert finding.count(";") >= 1  # the advice
 
 
 @pytest.mark.parametrize("name", BUILT | GOOD)
-def test_what_is_right_is_not_found(name):
+def test_a_correct_graph_has_no_findings(name):
     assert lint((BUILT | GOOD)[name]) == []
 
 
@@ -390,7 +390,7 @@ def test_tensorrt_builds_what_the_lint_passes(name):
     assert reply.refused_by == "", reply
 
 
-def test_tensorrt_takes_a_function_instead_of_the_plugin():
+def test_tensorrt_uses_a_function_instead_of_the_plugin():
     trt = real_tensorrt.tensorrt()
     node = f"y, i = lite.LiteTopK<k = 2, {PLUGIN}>(x)"
     clean = body(node, output="float[B,2] y, int32[B,2] i")
@@ -418,7 +418,7 @@ def test_table_of_operators_is_that_of_the_library():
 
 @pytest.mark.parametrize("op_type", sorted(operators.CONSTANT_INPUTS))
 def test_axes_must_be_constants(op_type):
-    """In opset 20 every one of these takes its axes as an input, at one place."""
+    """In opset 20 each of these has its axes as an input, at a fixed position."""
     scalar = "" if op_type == "CumSum" else "[1]"
     graph = body(f"y = {op_type}(x, a)", f"float[1,T] x, int64{scalar} a", "float[M,N] y")
     assert any("not a constant" in str(finding) for finding in lint(graph))
@@ -514,7 +514,7 @@ g (float[B,T,8] x, float[B,T,6] l, float[B,T,8] r, int32[B,T] m) => (int32[B,T] 
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # no plugin library here
+    monkeypatch.chdir(tmp_path)  # without a plugin library
     onnx.save(body("y = Relu(x)"), tmp_path / "good.onnx")
     onnx.save(REFUSED["NonZero"][0], tmp_path / "bad.onnx")
     assert graph_lint.main(["good.onnx"]) == 0
@@ -532,7 +532,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
 
 
 def test_weights_in_a_file_of_their_own_are_parsed(tmp_path, capsys):
-    """As above 2 GiB; the parser is run from another folder than the graph's."""
+    """As for weights above 2 GiB; the parser runs in another folder than the graph's."""
     trt = real_tensorrt.tensorrt()
     path = tmp_path / "large.onnx"
     large = body("y = Add(x, h)", "float[4,4] x", "float[4,4] y", h=np.ones((4, 4), np.float32))

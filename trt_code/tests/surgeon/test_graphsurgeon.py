@@ -13,7 +13,7 @@ from onnx_export.reference import with_reference_functions
 from trt_code.surgeon import layer_norm
 
 SCRIPT = Path(__file__).parents[3] / "doc" / "surgery" / "layer_norm_gs.py"
-# Two norms after each other, the second one without a shift.
+# Two norms in a row; the second one has no shift.
 GRAPH = """
 <ir_version: 10, opset_import: ["" : 20]>
 norms (float[batch, length, 6] x) => (float[batch, length, 6] y) {

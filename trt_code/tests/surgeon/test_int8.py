@@ -38,12 +38,12 @@ def int8(tmp_path_factory):
 def patched(path, folder, *flags: str) -> onnx.ModelProto:
     output = folder / "model.int8.onnx"
     given = ["--input", str(path), "--output", str(output), "--precision", "int8", *flags]
-    assert onnx_surgeon.main(given) == 0  # the lint has nothing to say
+    assert onnx_surgeon.main(given) == 0  # the lint finds nothing
     return onnx.load(output)
 
 
 def agreement(network, model: onnx.ModelProto) -> float:
-    """The share of tokens that are the network's in PyTorch."""
+    """Return the share of tokens that are equal to those of the network in PyTorch."""
     session = session_of(model)
     generator = torch.Generator().manual_seed(7)
     same = total = 0
@@ -68,8 +68,8 @@ def test_the_patched_graph_is_int8_and_fp16(int8, tmp_path):
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             scale = after[node.input[1]]
             assert scale.dtype == np.float16
-            # the very scales of the network: they were rounded to FP16 when they were calibrated; only
-            # where attention's scale, here no power of two, was folded in are they rounded again
+            # These are the network's own scales, which calibration rounded to FP16. Only scales into which
+            # attention's scale, here not a power of two, was folded are rounded again.
             again = "q_proj.weight" in node.input[1]
             np.testing.assert_allclose(
                 scale.astype(np.float32), before[node.input[1]], rtol=2**-11 if again else 0, atol=0
@@ -83,7 +83,7 @@ def test_the_patched_graph_is_int8_and_fp16(int8, tmp_path):
     assert products == len(network.config.int8_layers) - merged + 1
     assert scales == 3 * products
     assert sum(node.op_type == "LiteLayerNorm" for node in model.graph.node) == NORMS
-    # FP16 between the products rounds more than FP32, and random weights have near ties everywhere
+    # FP16 between the products rounds more than FP32, and random weights give many near ties
     assert agreement(network, model) > 0.85
 
 
@@ -121,7 +121,7 @@ def products(graph: onnx.GraphProto) -> dict[str, bool]:
 
 
 def layers_of(graph: onnx.GraphProto) -> list[dict]:
-    """A report of an engine that follows the graph, but for one product that was faster in FP16."""
+    """Return the report of an engine that follows the graph, except for one product in FP16."""
     names = [name for name, int8 in products(graph).items() if int8]
     return [
         layer(f"gemm_{name}", "gemm", [kind, kind], nodes=f"[ONNX Layer: {name}]")
@@ -129,8 +129,8 @@ def layers_of(graph: onnx.GraphProto) -> list[dict]:
     ]
 
 
-def test_an_engine_is_built_told_of_and_run(int8, tmp_path, monkeypatch):
-    """With TensorRT mocked: an INT8 graph is built as every strongly typed one, with its layers' report."""
+def test_an_engine_is_built_reported_and_run(int8, tmp_path, monkeypatch):
+    """Uses the mock of TensorRT. An INT8 graph is built like every strongly typed graph."""
     network, path = int8
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "build" / "tiny"
@@ -149,7 +149,7 @@ def test_an_engine_is_built_told_of_and_run(int8, tmp_path, monkeypatch):
     ]
     build_engine.main(flags)
     config, strongly_typed = trt.built_config, trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
-    # the graph defines the INT8 layers: neither a precision nor a calibrator is set
+    # the graph defines the INT8 layers, so no precision and no calibrator is set
     assert trt.creation_flags == 1 << strongly_typed
     assert config._flags == {trt.BuilderFlag.TF32}
     assert config.profiling_verbosity is mock_tensorrt.ProfilingVerbosity.DETAILED
@@ -238,7 +238,7 @@ def test_lint(graph, reason):
     assert any(reason in str(finding) for finding in lint(graph))
 
 
-def test_int8_products_of_onnx_runtime_are_told(int8, capsys):
+def test_int8_products_of_onnx_runtime_are_reported(int8, capsys):
     network, path = int8
     layer_precision.main([str(path)])
     lines = capsys.readouterr().out.splitlines()
@@ -295,7 +295,7 @@ def test_the_layer_report_of_an_engine_is_read(tmp_path, capsys):
         ('{"Layers": ["a", "b"]}', "names of layers alone"),
     ],
 )
-def test_other_files_are_no_layer_report(text, message, tmp_path):
+def test_other_files_are_not_layer_reports(text, message, tmp_path):
     path = tmp_path / "layers.json"
     if text is not None:
         path.write_text(text)
@@ -304,7 +304,7 @@ def test_other_files_are_no_layer_report(text, message, tmp_path):
 
 
 def test_runners_of_int8(tiny_files, tmp_path):
-    """PyTorch with the rounding and ONNX Runtime with integers, from the files that make builds."""
+    """PyTorch with INT8 rounding and ONNX Runtime with integers, from the files that make builds."""
     pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed (make env)")
     options = {"build_dir": tmp_path}
     for name, remedy in (("torch", "make ptq"), ("ort", "make patch PRECISION=int8 MODEL=tiny")):
@@ -327,7 +327,7 @@ def test_runners_of_int8(tiny_files, tmp_path):
     with create("ort", tiny_files, "int8", "cpu", **options) as runner:
         got = runner.run(source)
     assert (got.tokens == expected.tokens).mean() > 0.95
-    # a fine-tuned checkpoint comes first
+    # a fine-tuned checkpoint has priority
     tuned = tmp_path / "tiny-qat" / "checkpoint.pt"
     tuned.parent.mkdir()
     shutil.copy(tiny_files.checkpoint, tuned)

@@ -33,7 +33,7 @@ def quantized(variant, keep=()):
 
 
 def test_ranges_are_those_of_a_search():
-    """For a layer that only steps run, and for the projection, which shares its weight."""
+    """Checks a layer that only steps run, and the projection, which shares its weight."""
     model, int8, sources = quantized("dynamic")
     seen = {"decoder.layers.1.fc1": 0.0, "decoder.output_projection": 0.0}
     for name in seen:
@@ -53,7 +53,7 @@ def test_ranges_are_those_of_a_search():
 
 
 def steps(model, *decoders):
-    """Return each one's log-probabilities of random hypotheses in the same forced steps."""
+    """Return each decoder's log-probabilities of random hypotheses in the same forced steps."""
     generator = torch.Generator().manual_seed(2)
     source = random_source(3, 9, model.config.src_vocab, generator)
     words = torch.randint(4, model.config.tgt_vocab, (3, 2, STEPS), generator=generator)
@@ -71,7 +71,7 @@ def steps(model, *decoders):
     ],
 )
 def test_both_files_give_what_the_network_gives(variant, tmp_path):
-    """Through a checkpoint; ONNX Runtime computes in integers what PyTorch imitates."""
+    """The network goes through a checkpoint; ONNX Runtime computes in integers what PyTorch simulates."""
     model, int8, _ = quantized(variant)
     save_checkpoint(tmp_path / "int8.pt", int8, int8.config)
     loaded = load_checkpoint(tmp_path / "int8.pt").model
@@ -88,7 +88,7 @@ def test_both_files_give_what_the_network_gives(variant, tmp_path):
         model, IncrementalDecoder.of(model), IncrementalDecoder.of(loaded), onnx_decoder
     )
     rounding = (expected - plain).square().mean().sqrt().item()
-    # half a step of INT8 falls to the other side now and then, which is far less than the steps themselves
+    # some values at half a step of INT8 round the other way, which changes far less than the rounding itself
     assert (found - expected).square().mean().sqrt().item() < 0.3 * rounding
     assert 0 < rounding < 0.2 * plain.std().item()
 
@@ -98,7 +98,7 @@ def test_the_patched_files_are_int8_and_fp16(tmp_path):
     save_checkpoint(tmp_path / "int8.pt", int8, int8.config)
     path = tmp_path / "model.qdq.onnx"
     export.main(["--checkpoint", str(tmp_path / "int8.pt"), "--output", str(path)])
-    output = patched(path, tmp_path, "int8")  # the lint has nothing to say of either
+    output = patched(path, tmp_path, "int8")  # the lint finds nothing in either
     graph = onnx.load(output).graph
     assert any(item.data_type == onnx.TensorProto.INT8 for item in graph.initializer)
     if trt := real_tensorrt.installed():

@@ -37,7 +37,7 @@ SWITCHES = [
 
 @pytest.mark.parametrize("flags", SWITCHES, ids=" ".join)
 def test_patched_fp32_is_the_network(flags, exported, tmp_path, monkeypatch):
-    # CumSum of integers is what the pass is there for, so the check at the end speaks up without it
+    # without its pass, CumSum of integers stays and the lint at the end reports it
     monkeypatch.setattr(onnx_surgeon.graph_lint, "report", lambda model, path: 0)
     session = session_of(patched(exported, tmp_path, *flags))
     assert [
@@ -53,7 +53,7 @@ def test_patched_graph_is_as_tensorrt_wants_it(exported, tmp_path, capsys):
     assert nodes["LiteTopK"] == nodes["LiteCrfDecode"] == 1
     assert not nodes.keys() & {"LayerNormalization", "CumSum", "TopK"}
     assert len(model.functions) == 0
-    # what is left are the attentions: one softmax a decoder layer, and the copy's
+    # one softmax per decoder layer remains, for attention, and that of the copy
     assert nodes["Softmax"] == TINY.decoder_layers + 1
     for node in model.graph.node:
         if node.domain:
@@ -114,12 +114,12 @@ def test_low_precision_graph(precision, agreement, sums, exported, tmp_path, cap
     assert (got_tokens == tokens)[real].mean() >= agreement
     same = (got_tokens == tokens).all(1)
     assert same.any()
-    # a row's scores sum to its path's score whichever candidates tie
+    # a row's scores sum to its path's score, whichever of equal candidates is chosen
     error = np.abs((got_scores - scores).sum(1))[same]
     assert error.max() <= sums
 
 
-def test_native_norms_in_fp16_stand_in_fp32_between_casts(exported, tmp_path):
+def test_native_norms_in_fp16_run_in_fp32_between_casts(exported, tmp_path):
     model = patched(exported, tmp_path, "--precision", "fp16", "--layer-norm", "native")
     nodes = count(model)
     assert nodes["LayerNormalization"] == NORMS
@@ -140,7 +140,7 @@ def test_native_norms_in_fp16_stand_in_fp32_between_casts(exported, tmp_path):
 
 
 def test_fp16_and_bf16_differ_from_fp32(exported, tmp_path):
-    """The proof rounds: a low precision that gave FP32's bits would prove nothing."""
+    """The reference rounds: a low precision with the bits of FP32 would test nothing."""
     source = {"src_tokens": np.array([[0, 5, 6, 7, 8, 9, 2]])}
     scores = [
         session_of(patched(exported, tmp_path, "--precision", name)).run(None, source)[1]
@@ -175,7 +175,7 @@ def test_weights_that_overflow(precision, exported, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "missing", "foreign", "int8"])
-def test_bad_input_is_told_in_a_line_and_spoils_nothing(damage, exported, tmp_path):
+def test_bad_input_is_one_line_and_changes_no_file(damage, exported, tmp_path):
     path, output = tmp_path / "in.onnx", tmp_path / "out.onnx"
     output.write_text("old")
     if damage == "cut":
@@ -209,7 +209,7 @@ def test_patching_a_patched_file_changes_nothing_more(exported, tmp_path):
 
 
 def with_quantizers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Q/DQ as an export after QAT has them: both operands of every product with a weight."""
+    """Add Q/DQ as an export after QAT has them: on both operands of every product with a weight."""
     make = onnx.helper.make_node
     weights = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
     constants = {"one_scale": np.array(0.05, np.float32), "no_shift": np.array(0, np.int8)}
@@ -249,7 +249,7 @@ def with_quantizers(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def test_int8_graph(exported, tmp_path):
-    """Scales become FP16, since what DequantizeLinear gives has the type of its scale."""
+    """Scales become FP16, because the output of DequantizeLinear has the type of its scale."""
     path = tmp_path / "qat.onnx"
     onnx.save(with_quantizers(onnx.load(exported.onnx)), path)
     source = {"src_tokens": np.array([[0, 5, 6, 7, 8, 9, 2], [0, 4, 2, 1, 1, 1, 1]])}

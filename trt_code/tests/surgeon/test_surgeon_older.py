@@ -1,4 +1,4 @@
-"""Files of the TorchScript exporter, opset 11, as the seed's public ``lite.onnx`` is one."""
+"""Files of the TorchScript exporter, opset 11, like the public ``lite.onnx`` of the original project."""
 
 import collections
 
@@ -51,9 +51,9 @@ def test_patched_it_computes_the_same(older, tmp_path):
         nodes = collections.Counter(node.op_type for node in patched.graph.node)
         assert nodes["LiteCrfDecode"] == 1
         assert nodes["LiteDynamicConv"] == nodes["LiteLayerNorm"] == 2
-        assert nodes["ArgMax"] == 1  # of the length; the loop is gone
+        assert nodes["ArgMax"] == 1  # of the length; the loop no longer exists
         assert not nodes.keys() & {"GatherElements", "CumSum", "dynamicconv_forward"}
-        assert nodes["Softmax"] == 1  # of the attention; those over taps are in the convolutions
+        assert nodes["Softmax"] == 1  # of attention; the convolutions contain those over taps
 
 
 def test_epsilon_is_the_graphs_own(older, tmp_path):
@@ -71,7 +71,7 @@ def test_in_fp16(older, tmp_path):
 
 @pytest.mark.parametrize("step", [2, LENGTH])
 def test_a_loop_with_one_other_step_is_left_alone(older, tmp_path, step):
-    """The emission of a step taken from the position before: not a Viterbi any more."""
+    """A step takes its emission from the previous position, so the loop is not Viterbi."""
     model = onnx.load(older[1])
     nodes = {name: node for node in model.graph.node for name in node.output}
     (top_k,) = (node for node in model.graph.node if node.op_type == "TopK")

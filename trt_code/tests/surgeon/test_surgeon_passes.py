@@ -1,4 +1,4 @@
-"""Every pass by itself: a graph of a few nodes must compute the same before and after."""
+"""Every pass on its own: a graph of a few nodes computes the same before and after it."""
 
 import collections
 
@@ -108,7 +108,7 @@ def test_taps_and_layout_go_into_the_convolution():
     "other",
     [
         {"axis": 2},  # a softmax over heads
-        {"perm": "[0, 1, 2]"},  # channels first for what follows
+        {"perm": "[0, 1, 2]"},  # the next node reads channels first
     ],
     ids=str,
 )
@@ -153,7 +153,7 @@ def test_mask_goes_into_the_convolution_as_int32_of_real_positions():
 
 
 @pytest.mark.parametrize("before", [MASK.replace("wide, zero, x", "wide, x, zero"), MASK])
-def test_a_where_that_is_no_padding_mask_is_left_alone(before):
+def test_a_where_that_is_not_a_padding_mask_is_left_alone(before):
     model = conv(before, fill=1 if before is MASK else 0)
     fused_conv.fuse_taps(model)
     assert fused_conv.fuse_mask(model) == 0
@@ -216,7 +216,7 @@ def test_norm_and_residual_go_into_the_plugin():
     ],
     ids=["a bias", "a sum that is read again"],
 )
-def test_a_sum_that_is_no_residual_stays(body):
+def test_a_sum_that_is_not_a_residual_stays(body):
     model = graph(NORM.format(body=body), **WEIGHTS)
     before = run(model, **norm_inputs())
     assert layer_norm.to_plugin(model) == 1
@@ -262,10 +262,10 @@ def spelled(square=POW, add="v, eps", affine=AFFINE) -> ir.Model:
     ],
     ids=str,
 )
-def test_spelled_out_norm_becomes_one_node(variant):
+def test_decomposed_norm_becomes_one_node(variant):
     model = spelled(**variant)
     for index, node in enumerate(model.graph):
-        node.name = f"any{index}"  # nothing is found by its name
+        node.name = f"any{index}"  # the pass uses no names
     before = run(model, **norm_inputs())
     assert decomposed_norm.compose(model) == 1
     assert kinds(model)["LayerNormalization"] == 1
@@ -305,7 +305,7 @@ g (float[B,T,9] x) => (float[B,T,4] v, int32[B,T,4] i)
 """
     model = graph(text, k=np.array([4], np.int64))
     x = random(2, 3, 9)
-    x[..., 5] = x[..., 2]  # of equal values the first comes first
+    x[..., 5] = x[..., 2]  # equal values keep their order
     before = run(model, x=x)
     assert top_k.to_plugin(model) == 1
     assert kinds(model) == {"LiteTopK": 1}
@@ -321,7 +321,7 @@ g (float[B,T,9] x) => (float[B,T,4] v, int32[B,T,4] i)
     ],
     ids=["smallest", "k above the plugin's", "indices read as INT64"],
 )
-def test_a_top_k_that_the_plugin_does_not_do_is_left_alone(text):
+def test_a_top_k_that_the_plugin_does_not_support_is_left_alone(text):
     head = "g (float[B,T,99] x) => (float[B,T,K] v, int32[B,T,K] i)"
     model = graph(f"{head} {{ {text} }}", k=np.array([4]), many=np.array([65]))
     assert top_k.to_plugin(model) == 0

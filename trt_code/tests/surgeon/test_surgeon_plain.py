@@ -1,4 +1,4 @@
-"""The form without plugins: standard operators only, which give the same as the form with plugins."""
+"""The form without plugins: only standard operators, with the same results as the form with plugins."""
 
 import numpy as np
 import onnx
@@ -30,7 +30,7 @@ def test_in_fp32_it_is_the_network(exported, tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_in_low_precision_it_is_the_form_with_plugins(exported, tmp_path, precision):
-    """With rounding after every node; so TopK in FP32 of BF16 numbers changes nothing."""
+    """With rounding after every node. TopK in FP32 of BF16 numbers changes nothing."""
     forms = [
         patched(exported, tmp_path, "--precision", precision, "--plugins", plugins)
         for plugins in ("lite", "none")
@@ -50,7 +50,7 @@ def test_in_low_precision_it_is_the_form_with_plugins(exported, tmp_path, precis
 
 
 def test_every_number_of_low_precision_is_one_in_fp32():
-    """A cast to FP32 and back changes no FP16 or BF16 number, nor which of two is larger."""
+    """A cast to FP32 and back changes no FP16 or BF16 number, and not their order."""
     import ml_dtypes
 
     for dtype in (np.float16, ml_dtypes.bfloat16):

@@ -18,7 +18,7 @@ FP16 = ir.DataType.FLOAT16
 
 
 def graph(text: str, **constants: np.ndarray) -> ir.Model:
-    """Tokens [B,T] are looked up in a table [7,4], which gives x [B,T,4]; ``text`` goes on from it."""
+    """Return a graph that looks tokens [B,T] up in a table [7,4] and continues with ``text`` on x [B,T,4]."""
     head = "g (int64[B,T] tokens) => (float[B,T,N] y) { x = Gather(table, tokens)\n"
     model = onnx.parser.parse_model(f"{HEADER}\n{head}{text} }}")
     generator = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def graph(text: str, **constants: np.ndarray) -> ir.Model:
 
 
 def convert(model: ir.Model, low: ir.DataType = FP16):
-    """Kept nodes with their reasons, and the casts."""
+    """Return the kept nodes with their reasons, and the casts."""
     plan = make_plan(model, low, measure(model))
     kept = {node.outputs[0].name: why for node, why in plan.kept.items() if node.op_type != "Cast"}
     casts = apply_plan(model, plan)
@@ -95,7 +95,7 @@ def test_a_weight_out_of_range_keeps_its_node():
 
 @pytest.mark.parametrize("least", [np.finfo(np.float32).min, -np.inf])
 @pytest.mark.parametrize("view", ["masked", "view"])
-def test_a_mask_is_no_overflow_and_its_constant_becomes_finite(least, view):
+def test_a_mask_is_not_an_overflow_and_its_constant_becomes_finite(least, view):
     text = f"""
   k = Transpose<perm = [0, 2, 1]>(x)
   scores = MatMul(x, k)
@@ -146,7 +146,7 @@ def test_a_choice_and_the_product_before_it_stay_fp32():
 
 
 def test_log_probabilities_stay_fp32():
-    """A large logit less a large log-sum-exp: rounded to FP16 before the difference, both lose its digits."""
+    """A large logit minus a large log-sum-exp: rounding both to FP16 would lose the difference."""
     wide = np.eye(4, dtype=np.float32) * 20.3
     model = graph(
         "a = MatMul(x, wide)  i = ArgMax <axis = -1> (a)  b = GatherElements <axis = -1> (a, i)"

@@ -110,5 +110,5 @@ def test_ranges_of_a_step_are_those_of_a_search(exported):
     attention.register_forward_hook(lambda module, given, out: keys.append(out.abs().max().item()))
     forced_once(model)
     found = largest["next.layers.0.0.key"]
-    assert 0.3 * max(keys) < found < 3 * max(keys)  # other words, of the same network
+    assert 0.3 * max(keys) < found < 3 * max(keys)  # other sentences for the same network
     assert largest["logprobs"] > 1

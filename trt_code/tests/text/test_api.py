@@ -75,7 +75,7 @@ def test_threads_share_a_translator(translator):
 
 def test_hypotheses_and_scores_belong_together(translator):
     batch = translator.translate_batch([*SENTENCES, ""], n_best=2)
-    # with random weights the first token is not always bos, which does not belong to a hypothesis
+    # with random weights the first token is not always bos, and bos is not part of a hypothesis
     for best, text in zip(batch.texts, translator.translate(SENTENCES), strict=False):
         assert text.endswith(best[0])
     assert [len(line) for line in batch.texts] == [2] * len(SENTENCES) + [0]
@@ -171,7 +171,7 @@ def test_engines_need_a_gpu(tiny_folder, cache, monkeypatch):
     ("runner", "halves"), [("trt", [""]), ("trt-split", [".encoder", ".decoder"])]
 )
 def test_engines_are_built_once(runner, halves, tiny_folder, tmp_path, monkeypatch, capfd):
-    """The builder is a mock, and the patched graphs exist already."""
+    """The builder is a mock, and the patched graphs already exist."""
     monkeypatch.chdir(tmp_path)
     mock_tensorrt.install(monkeypatch)
     monkeypatch.setattr(gpu, "installed_gpus", lambda: (gpu.Gpu("one", "9.0"),))
@@ -202,7 +202,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(wheel, tmp_path_factory):
-    """The bin folder of a fresh environment with the wheel; other packages are this environment's."""
+    """The bin folder of a fresh environment with the wheel and this environment's other packages."""
     folder = tmp_path_factory.mktemp("fresh")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
@@ -266,7 +266,8 @@ def test_the_wheel_translates(environment, tiny_folder, cache, translator, tmp_p
     assert shown.startswith("usage: lite-transformer-trt patch")
     several = run(console, "translate", *options, "--runner", "ort", "--n-best", "3", "one")
     assert (several[0], several[1]) == (2, "")
-    assert several[2].startswith("error: ort gives one translation per sentence")  # and no export
+    # without an export
+    assert several[2].startswith("error: ort gives one translation per sentence")
     status, _, refused = run(console, "qat")
     assert status == 2
     assert refused.startswith(

@@ -30,7 +30,7 @@ def lines() -> list[str]:
 
 @pytest.fixture(scope="module")
 def expected(lines):
-    """Texts of PyTorch in FP32 on the CPU: of each model the best, and the best three."""
+    """PyTorch's translations in FP32 on the CPU: each model's best one, and its best three."""
     found = {}
     for model in MODELS:
         with api.Translator(
@@ -67,14 +67,14 @@ def test_translations_are_those_of_the_cpu(model, runner, precision, least, line
 def test_several_translations_and_their_scores(model, runner, lines, expected):
     with on_gpu(model, runner, "fp32") as translator:
         found = translator.translate_batch(lines[:20], n_best=3)
-        # the same again: one batch's lengths leave nothing behind for the next
+        # a second call gives the same: no state of lengths remains from the first
         again = translator.translate_batch(lines[:20], n_best=3)
         best = translator.translate(lines[:20])
-    if model == "demo":  # a search with another beam may find another best one
+    if model == "demo":  # a search with another beam may find another best translation
         assert best == [texts[0] for texts in found.texts]
     assert found.texts == again.texts == expected[model][1]
     assert all(len(scores) == 3 for scores in found.scores)
-    # a one-pass network's first has the predicted length; the others are in the order of their scores
+    # the first translation of a one-pass network has the predicted length; the others are sorted by score
     first = 1 if model == "demo" else 0
     assert all(scores[first:] == sorted(scores[first:], reverse=True) for scores in found.scores)
 

@@ -21,7 +21,7 @@ LINES = [*SENTENCES, "", "  ", *SENTENCES[::-1], "nine"] * 3
 
 
 class Backwards(FakeRunner):
-    """Gives the words of a sentence in reverse."""
+    """Returns the words of a sentence in reverse."""
 
     def run(self, src_tokens: np.ndarray) -> Output:
         output = super().run(src_tokens)
@@ -72,7 +72,7 @@ def test_windows_are_given_as_they_are_ready(codec, monkeypatch):
     assert read < 20
 
 
-def test_a_runner_that_breaks_ends_the_run(codec):
+def test_a_runner_that_fails_ends_the_run(codec):
     class Broken(FakeRunner):
         def run(self, src_tokens):
             raise UserError("out of memory")
@@ -109,8 +109,8 @@ def test_throughput_counts_and_writes(tiny_files, tmp_path, monkeypatch, capsys)
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("n_best", [0, 1])
-def test_a_score_that_is_no_number_is_never_a_translation(value, n_best, codec, tiny_files):
-    """One row of a batch is enough: its tokens mean nothing, and those of others are doubtful."""
+def test_a_score_that_is_not_a_number_is_never_a_translation(value, n_best, codec, tiny_files):
+    """One such row fails the whole batch: its own tokens are meaningless, and the other rows are doubtful."""
 
     class Broken(Backwards):
         def run(self, src_tokens: np.ndarray) -> Output:

@@ -97,7 +97,7 @@ def test_a_long_line_is_refused_by_its_number_or_cut(tokenizer):
 
 @pytest.mark.parametrize("line", ["one \udcff", "\ud800", "one\udc00two"])
 def test_text_that_is_not_utf8_is_refused(tokenizer, line):
-    """An argument of another encoding has such characters, and so can JSON."""
+    """An argument in another encoding has such characters; JSON can have them as well."""
     with pytest.raises(UserError, match=r"line 2 is not UTF-8 text: .*convert it to UTF-8"):
         LineTranslator(FakeRunner(), tokenizer).translate(["one", line])
     skipped = LineTranslator(FakeRunner(), tokenizer, on_error="skip").translate(["one", line])
@@ -288,7 +288,7 @@ def test_scores_as_text_have_columns(fake, monkeypatch, capsys):
 
 
 def test_several_translations_need_a_runner_that_gives_them(fake, monkeypatch, capsys):
-    monkeypatch.setattr(fake_runner, "fault", "unavailable")  # it is refused before it is opened
+    monkeypatch.setattr(fake_runner, "fault", "unavailable")  # refused before the file is opened
     with pytest.raises(UserError, match="fake gives one translation per sentence"):
         run_translate(monkeypatch, "--runner", "fake", "--n-best", "3", "one")
     run_translate(monkeypatch, "--n-best", "3", "one")
@@ -424,9 +424,9 @@ print([name for name in ("torch", "onnx", "onnx_ir") if name in sys.modules])
 
 
 def run_without_torch(files, build, folder, *arguments: str) -> list[str]:
-    """Lines of stdout of a process that translates and then names the large packages it imported.
+    """Return the output lines of a process that translates and then names the large packages it imported.
 
-    An earlier program has opened the graphs: the first one checks them with the package onnx.
+    An earlier program has opened the graphs, since the first one checks them with the package onnx.
     """
     runner = "ort" if files.autoregressive else "ort-split"
     create(runner, files, "fp32", "cpu", build_dir=build).close()

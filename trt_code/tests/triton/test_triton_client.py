@@ -44,7 +44,7 @@ def upper_case_server():
                 ("WARNING", ["it is odd" if text == b"odd" else "" for text in texts]),
             ):
                 if name == "WARNING" and b"old" in texts:
-                    continue  # a repository from before this output
+                    continue  # a repository written before this output existed
                 output = reply.outputs.add(name=name, datatype="BYTES")
                 output.shape.extend([len(texts), 1])
                 rows = np.array([[answer.encode()] for answer in answers], object)
@@ -80,7 +80,7 @@ def test_a_refused_sentence_is_named_by_its_line(upper_case_server):
         asyncio.run(client.translate(url, ["a", "b", "bad", "c"], concurrency=2))
 
 
-def test_nobody_listens(upper_case_server):
+def test_a_server_that_does_not_listen(upper_case_server):
     with pytest.raises(UserError, match=r"127\.0\.0\.1:1, line 1: "):
         asyncio.run(client.translate("127.0.0.1:1", ["a"]))
 
@@ -115,7 +115,7 @@ def test_without_tritonclient_the_command_that_installs_it(monkeypatch):
 
 
 def test_cost_by_hand():
-    rate = Rate("x", 1000)  # a million sentences are 1000 s of work
+    rate = Rate("x", 1000)  # a million sentences take 1000 s
     assert cost.cost_per_million(rate, price_per_hour=3.6, utilisation=1) == pytest.approx(1)
     assert cost.cost_per_million(rate, price_per_hour=3.6, utilisation=0.5) == pytest.approx(2)
     assert cost.gpus_for(rate, peak=1001, utilisation=1) == 2
@@ -136,7 +136,7 @@ def test_cost_of_the_bench_table(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": []}', '{"sentences_per_s": 0}'])
-def test_no_measurement_no_price(tmp_path, text):
+def test_a_price_needs_a_measurement(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(UserError, match="measure again"):
         cost.main(["--measured", str(tmp_path / "x.json"), "--price-per-hour", "1"])

@@ -1,5 +1,5 @@
 """The library that registers the plugins in Triton, opened as Triton opens it. No TensorRT is involved:
-a registry that only prints stands in for libnvinfer."""
+a stand-in for libnvinfer has a registry that only prints."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ def test_opening_it_registers_the_plugins_next_to_it(build, nvinfer):
     assert reply.stdout == f"{plugins}/liblite_plugins_trt{build.major}.so 4\n"
 
 
-def test_what_is_missing_is_said(build, nvinfer):
+def test_missing_files_are_reported(build, nvinfer):
     name = f"liblite_plugins_trt{build.major}_loader.so"
     alone = shutil.copy(build.folder / "out/plugins" / name, nvinfer)
     assert "TensorRT refuses" in open_library(alone, nvinfer).stderr

@@ -126,7 +126,7 @@ def test_a_request_of_any_form_leaves_the_others_alone(onnx_repository, monkeypa
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_sentence_whose_scores_are_no_numbers_is_refused_and_the_others_are_answered(
+def test_a_sentence_whose_scores_are_not_numbers_is_refused_and_the_others_are_answered(
     onnx_repository, monkeypatch, value
 ):
     server = Server(onnx_repository / "models", monkeypatch)
@@ -285,7 +285,7 @@ def test_a_folder_of_something_else_is_left_alone(zoo, tiny_build, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
-def test_nothing_built(zoo, tmp_path):
+def test_nothing_is_built(zoo, tmp_path):
     with pytest.raises(UserError, match=r"no graph at .*model\.onnx; make it with `make onnx"):
         repository.main(["--build-dir", str(tmp_path), "--output", str(tmp_path / "triton")])
 
@@ -341,7 +341,7 @@ def test_a_plan_of_impossible_sizes_is_one_line(plan_build, key, value):
         repository.main([])
 
 
-def test_a_plan_described_without_end_is_one_line(plan_build):
+def test_a_plan_with_an_endless_description_is_one_line(plan_build):
     Path("build/tiny/model.fp16.plan.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="build the engine again"):
         repository.main([])
@@ -367,9 +367,8 @@ def test_no_name_of_a_plugin_becomes_a_command(plan_build, name):
 def test_a_kill_leaves_the_old_repository_or_the_new_one(plan_build, monkeypatch):
     repository.main([])
     seen = []
-    monkeypatch.setattr(
-        Path, "rename", lambda *_: seen.append("renamed")
-    )  # one exchange of names takes the place of two renames
+    # one exchange of names replaces two renames
+    monkeypatch.setattr(Path, "rename", lambda *_: seen.append("renamed"))
     repository.main(["--instances", "2"])
     assert not seen
     config = model_config(Path("build/triton/models/lite_network/config.pbtxt"))

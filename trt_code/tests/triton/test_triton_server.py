@@ -1,7 +1,7 @@
 """The repository in a real Triton, over HTTP and gRPC (doc/serving.md: how to get one without containers).
 
 ``TRITONSERVER`` names a folder laid out as /opt/tritonserver; ``TRITON_PYTHON`` an interpreter for the
-server's Python models, where the server's own lacks their packages. Where that Triton has no ONNX Runtime
+server's Python models, if the server's own lacks their packages. If that Triton has no ONNX Runtime
 backend, a model in Python stands in for it, with the same file and configuration.
 """
 
@@ -91,7 +91,7 @@ class Triton:
         return self.get("/v2/models/lite_translate/infer", body)["outputs"][0]["data"]
 
     def counts(self) -> tuple[int, int]:
-        """Sentences that the network was given so far, and batches."""
+        """Return the number of sentences that the network has had so far, and of batches."""
         (stats,) = self.get("/v2/models/lite_network/stats")["model_stats"]
         return stats["inference_count"], stats["execution_count"]
 

@@ -80,7 +80,7 @@ def test_the_network_is_a_python_model_with_the_modules_that_it_imports(served, 
     version = served[1] / "triton/models/lite_network/1"
     config = model_config(version.parent / "config.pbtxt")
     assert config.backend == "python"
-    # what Triton puts on the path, and no torch
+    # the folder that Triton adds to the path, without torch
     code = (
         "import sys, types; sys.modules['triton_python_backend_utils'] = types.ModuleType('pb')\n"
         "sys.modules['torch'] = None\n"

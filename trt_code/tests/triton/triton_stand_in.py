@@ -1,8 +1,8 @@
 """A mock of Triton: ``triton_python_backend_utils``, enough to run a repository here.
 
 No Triton is involved (test_triton_server.py has one). The Python model is loaded from the repository's own
-files; the network that it calls runs in ONNX Runtime from the repository's model.onnx, or is a Python model
-too, and takes and gives what its config.pbtxt says, read with tritonclient's own schema.
+files. The network that it calls runs in ONNX Runtime from the repository's model.onnx, or is also a Python
+model. Its inputs and outputs are those of its config.pbtxt, read with tritonclient's own schema.
 """
 
 import asyncio
@@ -76,11 +76,11 @@ class InferenceResponse:
 
 
 class Server:
-    """Runs ``lite_translate`` of a repository, requests in one call of ``execute`` as if they had queued.
+    """Runs ``lite_translate`` of a repository; one call of ``execute`` gets several requests.
 
     Attributes:
-        network_shapes: of each batch that the network was given.
-        network_error: what the network answers instead of running, if anything.
+        network_shapes: the shapes of the batches that the network got.
+        network_error: the network's answer instead of a result, if any.
         change: changes an output of the network; takes its name and its array.
     """
 
@@ -141,12 +141,12 @@ class Server:
         return SimpleNamespace(async_exec=async_exec)
 
     def translate(self, *requests: list[str]) -> list[list[str] | str]:
-        """Each request's translations, or the message it was refused with."""
+        """Return each request's translations, or the message of its refusal."""
         batches = [np.array([[t.encode()] for t in texts], object) for texts in requests]
         return self.answer(*batches)
 
     def answer(self, *batches: np.ndarray, output: int = 0) -> list[list[str] | str]:
-        """The same for requests of any shape and content, or another output of the text model."""
+        """Do the same for requests of any shape and content, or for another output of the text model."""
         config = self.configs["lite_translate"]
         given = [{config.input[0].name: Tensor(config.input[0].name, batch)} for batch in batches]
         responses = asyncio.run(self._model.execute(given))

@@ -25,7 +25,9 @@ def prepare(folder: Path, source: Path = SOURCE, merges: int = MERGES) -> Path:
     names = [f"{split}.{side}" for split in SPLITS for side in SIDES]
     for name in names:
         if not (source / name).is_file():
-            raise UserError(f"no {source / name}; put the tokenised text there, one article per line")
+            raise UserError(
+                f"no {source / name}; put the tokenised text there, one article per line"
+            )
     claim(folder, {"source": str(source.resolve()), "merges": merges})
     if not (folder / "bin").exists():  # made from texts that are checked already
         for split in SPLITS:

@@ -71,6 +71,11 @@ class Found:
         tokens = np.pad(self.tokens[:, 0, :width], ((0, 0), (1, 0)), constant_values=BOS)
         return tokens, np.pad(self.positional_scores[:, 0, :width], ((0, 0), (1, 0)))
 
+    def first(self, count: int) -> "Found":
+        """Return the hypotheses of the first ``count`` sentences."""
+        arrays = (self.counts, self.tokens, self.positional_scores, self.lengths, self.scores)
+        return Found(*(array[:count] for array in arrays))
+
 
 def without_bos(src_tokens: np.ndarray) -> np.ndarray:
     """Remove the leading bos of sources [B, S], which only one-pass networks read."""

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from trt_code.runners.buckets import batch_bucket
 from trt_code.runners.memory import AllocatorMemory
 from trt_code.runners.pytorch import PRECISIONS, check_device, dtype_of
 from trt_code.runners.search import SearchRunner
@@ -36,6 +37,7 @@ def create(request: Request) -> SearchRunner:
         dtype,
         CudaCapture(),
         0 if model.config.padding_leaks else model.config.max_source_positions,
+        batch_bucket,
     )
     return runner_of(request, model, search, memory)
 

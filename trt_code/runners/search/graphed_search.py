@@ -76,6 +76,7 @@ class GraphedSearch:
         dtype: the dtype of the state.
         capture: turns a function into a replay of it (:class:`CudaCapture`).
         widest: pad sources to multiples of ``LENGTH_STEP`` up to this width; 0 to pad nothing.
+        batch_size: rounds a batch size up, so that few sizes occur.
     """
 
     def __init__(
@@ -88,11 +89,12 @@ class GraphedSearch:
         dtype: torch.dtype,
         capture: Capture,
         widest: int,
+        batch_size: Callable[[int], int] = int,
     ) -> None:
         self.encoder, self.step, self.capture = encoder, step, capture
         self.state_shapes, self.dtype = state_shapes, dtype
         self.vocab_size, self.max_target_positions = vocab_size, max_target_positions
-        self._widest = widest
+        self._widest, self._batch_size = widest, batch_size
         self._lanes: collections.OrderedDict[Hashable, _Lane] = collections.OrderedDict()
 
     @torch.inference_mode()
@@ -100,11 +102,14 @@ class GraphedSearch:
         """As :func:`train_model.models.beam_search.search`, without ``no_repeat_ngram``."""
         if options.no_repeat_ngram:
             raise ValueError("no_repeat_ngram needs shapes that change; search without graphs")
-        length = src_tokens.shape[1]
+        batch, length = src_tokens.shape
         longest = options.max_length(length, self.max_target_positions)
         wide = min(-(-length // LENGTH_STEP) * LENGTH_STEP, self._widest)
         if wide > length:
             src_tokens = F.pad(src_tokens, (0, wide - length), value=PAD)
+        if more := self._batch_size(batch) - batch:
+            # copies of a sentence end when it ends
+            src_tokens = torch.cat([src_tokens, src_tokens[:1].expand(more, -1)])
         key = (src_tokens.shape, longest, options)
         lane = self._lanes.pop(key, None)
         if lane is None:
@@ -113,7 +118,7 @@ class GraphedSearch:
             lane = _Lane(self, src_tokens, longest, options)
         found = lane.search(src_tokens)
         self._lanes[key] = lane  # only now: a lane that failed must not be reused
-        return found
+        return found.first(batch)
 
 
 class _Lane:

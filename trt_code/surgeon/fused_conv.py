@@ -18,11 +18,13 @@ from trt_code.surgeon.graph import (
     Pass,
     attribute,
     axes_of,
+    cast,
     dim,
     is_scalar,
     made_by,
     new_node,
     nodes_of,
+    on_each,
     on_last_axis,
     permutation,
     plugin_node,
@@ -49,18 +51,11 @@ _LAYOUTS = (
 )
 
 
-def fuse_taps(model: ir.Model) -> int:
-    """Softmax and layout into the convolution."""
-    count = 0
-    for node in nodes_of(model, "LiteDynamicConv"):
-        if attribute(node, "fused", 0):
-            continue
-        count += _fuse_taps(model, node)
-    remove_unused(model)
-    return count
-
-
-def _fuse_taps(model: ir.Model, node: ir.Node) -> bool:
+@on_each("LiteDynamicConv")
+def fuse_taps(model: ir.Model, node: ir.Node) -> bool:
+    """Move the softmax over the taps and the layout changes into the convolution."""
+    if attribute(node, "fused", 0):
+        return False
     transposes = [made_by(value, "Transpose") for value in node.inputs]
     perms = [permutation(item) for item in transposes]
     layout = next((item for item in _LAYOUTS if [item.x, item.weight] == perms), None)
@@ -120,7 +115,7 @@ def _rows(model: ir.Model, before: ir.Node, value: ir.Value, layout: _Layout) ->
 
 
 def fuse_mask(model: ir.Model) -> int:
-    """``Where(padding, 0, x)`` right before a fused convolution into its mask."""
+    """Move a ``Where(padding, 0, x)`` right before a fused convolution into its mask."""
     count = 0
     for node in _fused(model):
         where = made_by(node.inputs[0], "Where")
@@ -164,16 +159,7 @@ def _real(model: ir.Model, before: ir.Node, padding: ir.Value) -> ir.Value:
         name=f"{name}_bool",
         outputs=[(ir.DataType.BOOL, padding.shape)],
     )
-    cast = new_node(
-        model,
-        before,
-        "Cast",
-        [inverse.outputs[0]],
-        name=name,
-        attributes={"to": int(ir.DataType.INT32)},
-        outputs=[(ir.DataType.INT32, padding.shape)],
-    )
-    return cast.outputs[0]
+    return cast(model, before, inverse.outputs[0], ir.DataType.INT32, name)
 
 
 PASSES = [

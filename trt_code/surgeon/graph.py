@@ -1,6 +1,7 @@
 """Helpers with which passes inspect a graph and rebuild parts of it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -22,6 +23,25 @@ class Pass:
 def nodes_of(model: ir.Model, *op_types: str) -> Iterator[ir.Node]:
     """Yield the main graph's nodes of these types; the caller may change the graph meanwhile."""
     return iter([node for node in model.graph if node.op_type in op_types])
+
+
+def on_each(*op_types: str) -> Callable[[Callable[..., bool]], Callable[[ir.Model], int]]:
+    """Make a pass of a function that rewrites one node and returns whether it did.
+
+    The pass calls the function on every node of these types, removes what is then unused, and returns the
+    number of rewritten nodes.
+    """
+
+    def make(rewrite: Callable[[ir.Model, ir.Node], bool]) -> Callable[[ir.Model], int]:
+        @functools.wraps(rewrite)
+        def apply(model: ir.Model) -> int:
+            count = sum(rewrite(model, node) for node in nodes_of(model, *op_types))
+            remove_unused(model)
+            return count
+
+        return apply
+
+    return make
 
 
 def made_by(value: ir.Value | None, *op_types: str) -> ir.Node | None:
@@ -133,6 +153,22 @@ def new_node(
             value.dtype = dtype
     model.graph.insert_before(before, node)
     return node
+
+
+def cast(
+    model: ir.Model, before: ir.Node, value: ir.Value, dtype: ir.DataType, name: str
+) -> ir.Value:
+    """Return ``value`` in another type, from a Cast put before a node."""
+    node = new_node(
+        model,
+        before,
+        "Cast",
+        [value],
+        name=name,
+        attributes={"to": int(dtype)},
+        outputs=[(dtype, value.shape)],
+    )
+    return node.outputs[0]
 
 
 def replace(model: ir.Model, old: ir.Value, new: ir.Value) -> None:

@@ -10,60 +10,53 @@ from trt_code.surgeon.graph import (
     constant,
     dim,
     made_by,
-    nodes_of,
+    on_each,
     on_last_axis,
     plugin_node,
-    remove_unused,
     replace,
     used_once,
 )
 
 
-def to_plugin(model: ir.Model) -> int:
+@on_each("LayerNormalization")
+def to_plugin(model: ir.Model, node: ir.Node) -> bool:
     """Replace each LayerNormalization over the last axis with constant scale by a LiteLayerNorm."""
-    count = 0
-    for node in nodes_of(model, "LayerNormalization"):
-        x, scale = node.inputs[:2]
-        if not on_last_axis(node, attribute(node, "axis", -1)) or constant(scale) is None:
-            continue
-        if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
-            continue
-        shift = node.inputs[2] if len(node.inputs) > 2 else None
-        if shift is None:
-            width = constant(scale).size
-            shift = add_constant(model, f"zeros_{width}", np.zeros(width, np.float32))
-        plugin = plugin_node(
-            model,
-            node,
-            "LiteLayerNorm",
-            [x, scale, shift],
-            name=node.name,
-            attributes={"eps": float(attribute(node, "epsilon", 1e-5))},
-            outputs=[(x.dtype, x.shape)],
-        )
-        replace(model, node.outputs[0], plugin.outputs[0])
-        model.graph.remove(node, safe=True)
-        count += 1
-    remove_unused(model)
-    return count
+    x, scale = node.inputs[:2]
+    if not on_last_axis(node, attribute(node, "axis", -1)) or constant(scale) is None:
+        return False
+    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+        return False
+    shift = node.inputs[2] if len(node.inputs) > 2 else None
+    if shift is None:
+        width = constant(scale).size
+        shift = add_constant(model, f"zeros_{width}", np.zeros(width, np.float32))
+    plugin = plugin_node(
+        model,
+        node,
+        "LiteLayerNorm",
+        [x, scale, shift],
+        name=node.name,
+        attributes={"eps": float(attribute(node, "epsilon", 1e-5))},
+        outputs=[(x.dtype, x.shape)],
+    )
+    replace(model, node.outputs[0], plugin.outputs[0])
+    model.graph.remove(node, safe=True)
+    return True
 
 
-def fuse_residual(model: ir.Model) -> int:
+@on_each("LiteLayerNorm")
+def fuse_residual(model: ir.Model, node: ir.Node) -> bool:
     """Move the sum before a LiteLayerNorm into it if nothing else reads the sum."""
-    count = 0
-    for node in nodes_of(model, "LiteLayerNorm"):
-        total = made_by(node.inputs[0], "Add")
-        if total is None or len(node.inputs) > 3 or not used_once(total.outputs[0]):
-            continue
-        x, residual = total.inputs
-        if not _same_shape(x, residual, total.outputs[0]):
-            continue
-        node.resize_inputs(4)
-        node.replace_input_with(0, x)
-        node.replace_input_with(3, residual)
-        count += 1
-    remove_unused(model)
-    return count
+    total = made_by(node.inputs[0], "Add")
+    if total is None or len(node.inputs) > 3 or not used_once(total.outputs[0]):
+        return False
+    x, residual = total.inputs
+    if not _same_shape(x, residual, total.outputs[0]):
+        return False
+    node.resize_inputs(4)
+    node.replace_input_with(0, x)
+    node.replace_input_with(3, residual)
+    return True
 
 
 def _same_shape(*values: ir.Value) -> bool:

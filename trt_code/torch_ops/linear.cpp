@@ -53,20 +53,23 @@ void check(cublasStatus_t status, const char* what) {
               cublasLtGetStatusString(status));
 }
 
-// cuBLASLt's descriptors are handles that must be destroyed.
-template <typename Handle, cublasStatus_t (*Destroy)(Handle)>
-struct Descriptor {
+// A handle that is destroyed on every exit path.
+template <typename Handle, auto Destroy>
+struct Owned {
   Handle handle = nullptr;
-  Descriptor() = default;
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
+  Owned() = default;
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
+  ~Owned() {
     if (handle != nullptr) Destroy(handle);
   }
 };
-using MatmulDescriptor = Descriptor<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
-using Layout = Descriptor<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
-using Preference = Descriptor<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+using Event = Owned<cudaEvent_t, cudaEventDestroy>;
+using Graph = Owned<cudaGraph_t, cudaGraphDestroy>;
+using Executable = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
+using MatmulDescriptor = Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
+using Layout = Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
+using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
 
 template <typename T>
 void set(cublasLtMatmulDesc_t descriptor, cublasLtMatmulDescAttributes_t attribute,
@@ -184,21 +187,6 @@ class Candidates {
   virtual ~Candidates() = default;
   virtual bool run(const Choice& choice, void* scratch) const = 0;
 };
-
-// Events and graphs that are destroyed on every exit path.
-template <typename Handle, cudaError_t (*Destroy)(Handle)>
-struct Owned {
-  Handle handle = nullptr;
-  Owned() = default;
-  Owned(const Owned&) = delete;
-  Owned& operator=(const Owned&) = delete;
-  ~Owned() {
-    if (handle != nullptr) Destroy(handle);
-  }
-};
-using Event = Owned<cudaEvent_t, cudaEventDestroy>;
-using Graph = Owned<cudaGraph_t, cudaGraphDestroy>;
-using Executable = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
 
 // Returns the milliseconds of kTimedRuns runs in a graph on the current stream, which is not the
 // default stream. Returns nothing if this way does not work, and clears the error that it left

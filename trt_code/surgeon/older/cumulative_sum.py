@@ -13,29 +13,25 @@ from trt_code.surgeon.graph import (
     attribute,
     constant,
     new_node,
-    nodes_of,
+    on_each,
     on_last_axis,
     rank,
-    remove_unused,
     replace,
 )
 
 
-def to_product(model: ir.Model) -> int:
+@on_each("CumSum")
+def to_product(model: ir.Model, node: ir.Node) -> bool:
     """Replace ``CumSum(x [B,T], 1)`` of integers by ``x @ (row <= column)`` in FP32, with Casts around it."""
-    count = 0
-    for node in nodes_of(model, "CumSum"):
-        x, axis = node.inputs[0], constant(node.inputs[1])
-        if attribute(node, "exclusive", 0) or attribute(node, "reverse", 0):
-            continue
-        if axis is None or rank(x) != 2 or not on_last_axis(node, int(axis.item())):
-            continue
-        if x.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
-            continue
-        _rewrite(model, node, x)
-        count += 1
-    remove_unused(model)
-    return count
+    x, axis = node.inputs[0], constant(node.inputs[1])
+    if attribute(node, "exclusive", 0) or attribute(node, "reverse", 0):
+        return False
+    if axis is None or rank(x) != 2 or not on_last_axis(node, int(axis.item())):
+        return False
+    if x.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
+        return False
+    _rewrite(model, node, x)
+    return True
 
 
 def _rewrite(model: ir.Model, node: ir.Node, x: ir.Value) -> None:

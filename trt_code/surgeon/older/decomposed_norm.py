@@ -16,42 +16,38 @@ from trt_code.surgeon.graph import (
     is_scalar,
     made_by,
     new_node,
-    nodes_of,
+    on_each,
     on_last_axis,
     other_input,
-    remove_unused,
     replace,
     sole_user,
 )
 
 
-def compose(model: ir.Model) -> int:
+@on_each("Div")
+def compose(model: ir.Model, node: ir.Node) -> bool:
     """Replace every decomposed LayerNorm over the last axis; epsilon comes from the graph."""
-    count = 0
-    for node in nodes_of(model, "Div"):
-        match = _match(node)
-        if match is None:
-            continue
-        x, epsilon = match
-        width = dim(x, -1)
-        if width is None:
-            continue
-        result, scale, shift = _affine(node, width)
-        scale = scale or add_constant(model, f"ones_{width}", np.ones(width, np.float32))
-        shift = shift or add_constant(model, f"zeros_{width}", np.zeros(width, np.float32))
-        norm = new_node(
-            model,
-            result.producer(),
-            "LayerNormalization",
-            [x, scale, shift],
-            name=f"{node.name}.layer_norm",
-            attributes={"axis": -1, "epsilon": epsilon},
-            outputs=[(x.dtype, x.shape)],
-        )
-        replace(model, result, norm.outputs[0])
-        count += 1
-    remove_unused(model)
-    return count
+    match = _match(node)
+    if match is None:
+        return False
+    x, epsilon = match
+    width = dim(x, -1)
+    if width is None:
+        return False
+    result, scale, shift = _affine(node, width)
+    scale = scale or add_constant(model, f"ones_{width}", np.ones(width, np.float32))
+    shift = shift or add_constant(model, f"zeros_{width}", np.zeros(width, np.float32))
+    norm = new_node(
+        model,
+        result.producer(),
+        "LayerNormalization",
+        [x, scale, shift],
+        name=f"{node.name}.layer_norm",
+        attributes={"axis": -1, "epsilon": epsilon},
+        outputs=[(x.dtype, x.shape)],
+    )
+    replace(model, result, norm.outputs[0])
+    return True
 
 
 def _match(div: ir.Node) -> tuple[ir.Value, float] | None:

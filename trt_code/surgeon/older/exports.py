@@ -13,11 +13,11 @@ from onnx_export.symbols import DOMAIN, EXPORTED, FUNCTIONS, VERSION
 from trt_code.surgeon.graph import (
     Pass,
     attribute,
+    cast,
     made_by,
     new_node,
-    nodes_of,
+    on_each,
     on_last_axis,
-    remove_unused,
     replace,
     sole_user,
 )
@@ -58,86 +58,67 @@ def complete(model: ir.Model) -> None:
         ShapeInferencePass(data_prop=True)(model)
 
 
-def cast_scatter_updates(model: ir.Model) -> int:
+@on_each("ScatterND", "ScatterElements")
+def cast_scatter_updates(model: ir.Model, node: ir.Node) -> bool:
     """Cast the updates of each scatter to the type of its data."""
-    count = 0
-    for node in nodes_of(model, "ScatterND", "ScatterElements"):
-        data, updates = node.inputs[0], node.inputs[2]
-        if None in (data.dtype, updates.dtype) or data.dtype == updates.dtype:
-            continue
-        cast = new_node(
-            model,
-            node,
-            "Cast",
-            [updates],
-            name=f"{updates.name}.as_data",
-            attributes={"to": int(data.dtype)},
-            outputs=[(data.dtype, updates.shape)],
-        )
-        node.replace_input_with(2, cast.outputs[0])
-        count += 1
-    return count
+    data, updates = node.inputs[0], node.inputs[2]
+    if None in (data.dtype, updates.dtype) or data.dtype == updates.dtype:
+        return False
+    same = cast(model, node, updates, data.dtype, f"{updates.name}.as_data")
+    node.replace_input_with(2, same)
+    return True
 
 
-def equal_of_booleans(model: ir.Model) -> int:
+@on_each("Equal")
+def equal_of_booleans(model: ir.Model, node: ir.Node) -> bool:
     """Replace ``Equal`` of booleans, which TensorRT lacks, by ``Not(Xor)``."""
-    count = 0
-    for node in nodes_of(model, "Equal"):
-        if node.inputs[0].dtype != ir.DataType.BOOL:
-            continue
-        shape = node.outputs[0].shape
-        differ = new_node(
-            model,
-            node,
-            "Xor",
-            [*node.inputs],
-            name=f"{node.name}.differ",
-            outputs=[(ir.DataType.BOOL, shape)],
-        )
-        same = new_node(
-            model,
-            node,
-            "Not",
-            [differ.outputs[0]],
-            name=f"{node.name}.same",
-            outputs=[(ir.DataType.BOOL, shape)],
-        )
-        replace(model, node.outputs[0], same.outputs[0])
-        model.graph.remove(node, safe=True)
-        count += 1
-    return count
+    if node.inputs[0].dtype != ir.DataType.BOOL:
+        return False
+    shape = node.outputs[0].shape
+    differ = new_node(
+        model,
+        node,
+        "Xor",
+        [*node.inputs],
+        name=f"{node.name}.differ",
+        outputs=[(ir.DataType.BOOL, shape)],
+    )
+    same = new_node(
+        model,
+        node,
+        "Not",
+        [differ.outputs[0]],
+        name=f"{node.name}.same",
+        outputs=[(ir.DataType.BOOL, shape)],
+    )
+    replace(model, node.outputs[0], same.outputs[0])
+    model.graph.remove(node, safe=True)
+    return True
 
 
-def unflatten_softmax(model: ir.Model) -> int:
+@on_each("Softmax")
+def unflatten_softmax(model: ir.Model, node: ir.Node) -> bool:
     """Remove the Flatten and Reshape that the opset conversion put around a softmax over the last axis."""
-    count = 0
-    for node in nodes_of(model, "Softmax"):
-        flatten = made_by(node.inputs[0], "Flatten")
-        reshape = sole_user(node.outputs[0], "Reshape")
-        if (
-            flatten is None
-            or reshape is None
-            or not on_last_axis(node, attribute(node, "axis", -1))
-        ):
-            continue
-        x, size = flatten.inputs[0], made_by(reshape.inputs[1], "Shape")
-        if not on_last_axis(flatten, attribute(flatten, "axis", 1)):
-            continue
-        if size is None or size.inputs[0] is not x or size.attributes:
-            continue
-        softmax = new_node(
-            model,
-            node,
-            "Softmax",
-            [x],
-            name=f"{node.name}.whole",
-            attributes={"axis": -1},
-            outputs=[(x.dtype, x.shape)],
-        )
-        replace(model, reshape.outputs[0], softmax.outputs[0])
-        count += 1
-    remove_unused(model)
-    return count
+    flatten = made_by(node.inputs[0], "Flatten")
+    reshape = sole_user(node.outputs[0], "Reshape")
+    if flatten is None or reshape is None or not on_last_axis(node, attribute(node, "axis", -1)):
+        return False
+    x, size = flatten.inputs[0], made_by(reshape.inputs[1], "Shape")
+    if not on_last_axis(flatten, attribute(flatten, "axis", 1)):
+        return False
+    if size is None or size.inputs[0] is not x or size.attributes:
+        return False
+    softmax = new_node(
+        model,
+        node,
+        "Softmax",
+        [x],
+        name=f"{node.name}.whole",
+        attributes={"axis": -1},
+        outputs=[(x.dtype, x.shape)],
+    )
+    replace(model, reshape.outputs[0], softmax.outputs[0])
+    return True
 
 
 PASSES = [

@@ -16,14 +16,13 @@ from trt_code.surgeon.graph import (
     Pass,
     attribute,
     axes_of,
+    cast,
     constant,
     is_scalar,
     made_by,
-    new_node,
-    nodes_of,
+    on_each,
     on_last_axis,
     plugin_node,
-    remove_unused,
     replace,
 )
 
@@ -41,16 +40,14 @@ class _Loop:
     scores: ir.Value
 
 
-def roll_up(model: ir.Model) -> int:
+@on_each("TopK")
+def roll_up(model: ir.Model, node: ir.Node) -> bool:
     """Replace every unrolled loop over the candidates of a TopK."""
-    count = 0
-    for node in nodes_of(model, "TopK"):
-        loop = _match(node)
-        if loop is not None:
-            _replace_loop(model, loop)
-            count += 1
-    remove_unused(model)
-    return count
+    loop = _match(node)
+    if loop is None:
+        return False
+    _replace_loop(model, loop)
+    return True
 
 
 def _match(top_k: ir.Node) -> _Loop | None:
@@ -193,16 +190,7 @@ def _replace_loop(model: ir.Model, loop: _Loop) -> None:
     int32 = ir.DataType.INT32
 
     def to_int32(value: ir.Value) -> ir.Value:
-        cast = new_node(
-            model,
-            before,
-            "Cast",
-            [value],
-            name=f"{value.name}.int32",
-            attributes={"to": int(int32)},
-            outputs=[(int32, value.shape)],
-        )
-        return cast.outputs[0]
+        return cast(model, before, value, int32, f"{value.name}.int32")
 
     decode = plugin_node(
         model,
@@ -212,17 +200,9 @@ def _replace_loop(model: ir.Model, loop: _Loop) -> None:
         name=f"{before.name}.crf_decode",
         outputs=[(int32, loop.mask.shape), (ir.DataType.FLOAT, loop.mask.shape)],
     )
-    tokens = new_node(
-        model,
-        before,
-        "Cast",
-        [decode.outputs[0]],
-        name=f"{decode.name}.tokens",
-        attributes={"to": int(ir.DataType.INT64)},
-        outputs=[(ir.DataType.INT64, loop.mask.shape)],
-    )
+    tokens = cast(model, before, decode.outputs[0], ir.DataType.INT64, f"{decode.name}.tokens")
     replace(model, loop.scores, decode.outputs[1])
-    replace(model, loop.tokens, tokens.outputs[0])
+    replace(model, loop.tokens, tokens)
     model.graph.sort()
 
 

@@ -15,6 +15,7 @@ from train_model.data.bpe import SEPARATOR, WORDS, glossary_path, unusable
 from train_model.data.files import read_lines
 
 _FIGURES = re.compile("[0-9]+")
+_LAST_MARK = re.compile(r"(?<=.)[,.?!]$")
 CHOICES = {
     "subwords": ("bpe", "sentencepiece", "none"),
     "unicode": ("NFC", "NFKC", "none"),
@@ -24,8 +25,14 @@ CHOICES = {
 
 
 def patterns(text: str) -> list[str]:
-    """Return the words of a text, every run of digits replaced by "0"."""
-    return [_FIGURES.sub("0", word) for word in text.split()]
+    """Return the words of a text, every run of digits replaced by "0", and the marks that end words."""
+    found = []
+    for word in text.split():
+        mark = _LAST_MARK.search(word)
+        found.append(_FIGURES.sub("0", word[: mark.start()] if mark else word))
+        if mark:
+            found.append(mark[0])
+    return found
 
 
 def _items(untrained: Any) -> Iterable[tuple[str, str]]:
@@ -163,9 +170,8 @@ class TrainingText:
         self._new = lru_cache(WORDS)(self._unseen)  # words recur
 
     def _unseen(self, word: str) -> str | None:
-        """Return the pattern of a word, None if the training text has it."""
-        (pattern,) = patterns(word)
-        return None if pattern in self._seen else pattern
+        """Return the pattern of a word that the training text lacks, None if it has all."""
+        return next((pattern for pattern in patterns(word) if pattern not in self._seen), None)
 
     def warning(self, sentence: str, tokens: int) -> str:
         """Return why the translation may be wrong, or "".

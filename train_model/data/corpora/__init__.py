@@ -36,7 +36,6 @@ def _module(name: str, function: str = "prepare") -> Callable[[Path], Path]:
 
 CORPORA = {
     "demo": Corpus(("en", "de"), _module("demo")),
-    "demo-typed": Corpus(("en", "de"), _module("demo", "prepare_typed")),
     "en-de": Corpus(("en", "de"), _module("en_de")),
     "en-de-core": Corpus(("en", "de"), _module("en_de", "prepare_core")),
     "en-de-sampled": Corpus(("en", "de"), _module("en_de", "prepare_sampled")),

@@ -6,12 +6,12 @@ from trt_code.evaluate import read_split, score
 from trt_code.runners import create
 from trt_code.text.translator import LineTranslator
 
-SENTENCES = 200
+STEP = 10  # one sentence in ten, from the whole split
 
 
 def test_translations_are_good():
     files = find_model("demo")
-    sources, references = (side[:SENTENCES] for side in read_split(files, "test"))
+    sources, references = (side[::STEP] for side in read_split(files, "test"))
     tokenizer = Tokenizer.from_files(files)
     with create("torch", files, "fp32", "cpu") as runner:
         translations = LineTranslator(runner, tokenizer).translate(sources)

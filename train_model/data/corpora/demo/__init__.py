@@ -1,7 +1,6 @@
 """The demo corpus: English and German numbers, dates, times, prices and quantities, generated here.
 
-``phrases`` makes single phrases, ``sentences`` joins them and splits the corpus. ``typed`` has further forms,
-for the corpus ``demo-typed``.
+``phrases`` makes single phrases, ``sentences`` joins them and splits the corpus.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ from subword_nmt.learn_bpe import learn_bpe
 from train_model.cli import atomic_path
 from train_model.data.binary import binarise
 from train_model.data.bpe import glossary_path, load_bpe
-from train_model.data.corpora.demo import phrases, sentences, typed
+from train_model.data.corpora.demo import phrases, sentences
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import SPLITS, claim, read_lines, step
 from train_model.data.text import patterns
@@ -33,7 +32,7 @@ SINGLE = "single"  # the test split's single phrases
 # so that "siebenhundertdreiunddreißig" has as many units as "seven hundred and thirty-three". "hundert" is
 # two units if more follows, as "hundred and" is, and so is "tausend" before a number without hundreds.
 GLOSSARY = (
-    "[0-9.,:/%$€£-]",
+    "[0-9.,:/%$€£?!-]",
     "(?:hund(?=ert(?!tausend|sten?$)[a-zäöüß])|(?<=hund)ert"
     "|tau(?=send(?!sten?$|.*hundert)[a-zäöüß])|(?<=tau)send"
     "|(?:(?:drei|vier|fünf|sech|sieb|acht|neun)zehn|(?:zwan|vier|fünf|sech|sieb|acht|neun)zig|dreißig"
@@ -42,9 +41,7 @@ GLOSSARY = (
 )
 
 
-def prepare(
-    folder: Path, sizes: dict[str, int] = SIZES, merges: int = MERGES, with_typed: bool = False
-) -> Path:
+def prepare(folder: Path, sizes: dict[str, int] = SIZES, merges: int = MERGES) -> Path:
     """Generate the demo corpus under ``folder`` and return the folder that fairseq reads.
 
     Args:
@@ -52,15 +49,13 @@ def prepare(
             dict.en.txt, dict.de.txt, and bin/.
         sizes: pairs per split.
         merges: BPE merges, joint for both languages.
-        with_typed: add the forms of ``typed``.
     """
     settings = {"sizes": sizes, "seed": SEED, "merges": merges, "glossary": GLOSSARY}
-    modules = (phrases, sentences, typed) if with_typed else (phrases, sentences)
-    claim(folder, settings | {"generator": _generator_version(modules)})
+    claim(folder, settings | {"generator": _generator_version((phrases, sentences))})
     texts = [
         folder / f"{split}.{language}" for split in (*SPLITS, SINGLE) for language in LANGUAGES
     ]
-    step(texts, lambda: _write_corpus(folder, sizes, with_typed))
+    step(texts, lambda: _write_corpus(folder, sizes))
     step([folder / "bpe.codes"], lambda: _learn_bpe(folder, merges))
     step([folder / "seen.txt"], lambda: _write_patterns(folder))
     known = folder / "dict.en.txt"
@@ -74,11 +69,6 @@ def prepare(
     return binarise(folder, units, LANGUAGES)
 
 
-def prepare_typed(folder: Path) -> Path:
-    """The same with the forms of ``typed``."""
-    return prepare(folder, with_typed=True)
-
-
 def _generator_version(modules: Iterable[ModuleType]) -> list[str]:
     """What decides the text apart from the settings: the generator's code and its two packages."""
     code = b"".join(Path(module.__file__).read_bytes() for module in modules)
@@ -86,10 +76,9 @@ def _generator_version(modules: Iterable[ModuleType]) -> list[str]:
     return [hashlib.sha256(code).hexdigest(), *packages]
 
 
-def _write_corpus(folder: Path, sizes: dict[str, int], with_typed: bool) -> None:
+def _write_corpus(folder: Path, sizes: dict[str, int]) -> None:
     """Write the splits; test pairs of a single phrase are also a split by themselves."""
-    added = (typed.KINDS, typed.MARKS) if with_typed else ()
-    splits = sentences.generate(sizes, SEED, *added)
+    splits = sentences.generate(sizes, SEED)
     splits[SINGLE] = [pair for pair in splits["test"] if pair.phrases == 1]
     for split, pairs in splits.items():
         for language, lines in zip(

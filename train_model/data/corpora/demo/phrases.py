@@ -6,6 +6,7 @@ data. Every English phrase has exactly one German translation, so exact match is
 
 import datetime
 import random
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ UNITS = (
     "duration-year",
 )
 LOCALES = ("en_US", "de_DE")
+_AND = re.compile(r"\b(hundred|thousand) and\b")
 
 
 class Phrase(NamedTuple):
@@ -153,6 +155,16 @@ def price(rng: random.Random) -> Phrase:
     return Phrase(english, german, f"price {amount:.2f} {currency}")
 
 
+def bare_price(rng: random.Random) -> Phrase:
+    """'$1,234' -> '1.234 $'."""
+    amount, currency = 1 + rng.randrange(10 ** rng.randint(1, 4)), rng.choice(CURRENCIES)
+    english, german = (
+        _plain(format_currency(amount, currency, pattern, locale, currency_digits=False))
+        for locale, pattern in zip(LOCALES, ("¤#,##0", "#,##0 ¤"), strict=True)
+    )
+    return Phrase(english, german, f"price {amount:.2f} {currency}")
+
+
 def spoken_price(rng: random.Random) -> Phrase:
     """'twelve Swiss francs' -> 'zwölf Schweizer Franken'."""
     amount, currency = max(2, _number(rng, digits=5)), rng.choice(CURRENCIES)
@@ -183,6 +195,24 @@ def spoken_quantity(rng: random.Random) -> Phrase:
 
 
 Kind = Callable[[random.Random], Phrase]
+
+
+def loosely(kind: Kind) -> Kind:
+    """Return the kind as people also type it: no hyphens in numerals, and half of the time no "and".
+
+    A form has the key of the usual one, so that both are in one split.
+    """
+
+    def loose(rng: random.Random) -> Phrase:
+        phrase = kind(rng)
+        source = phrase.source.replace("-", " ")
+        if rng.random() < 0.5:
+            source = _AND.sub(r"\1", source)
+        return phrase._replace(source=source)
+
+    return loose
+
+
 # How often each kind is drawn. Kinds with few members run dry and leave their share to the others.
 KINDS: dict[Kind, int] = {
     cardinal: 24,
@@ -195,9 +225,14 @@ KINDS: dict[Kind, int] = {
     clock: 4,
     spoken_time: 4,
     price: 8,
+    bare_price: 6,
     spoken_price: 8,
     quantity: 6,
     spoken_quantity: 8,
+    **{
+        loosely(kind): 3
+        for kind in (cardinal, ordinal, year, spoken_time, spoken_price, spoken_quantity)
+    },
 }
 
 

@@ -23,6 +23,7 @@ JOINED_LENGTHS = {
 }  # share of the pairs with this number of phrases, in percent
 # None of these words occurs inside a phrase: "three hundred and five" is one number, not two.
 JOINTS = ((" and also ", " und auch "), (" or ", " oder "), (" and then ", " und dann "))
+MARKS = {".": 10, "?": 2, "!": 1}  # percent of the pairs that end with each
 LIST_COMMA, LIST_END = (", ", ", "), (", and ", " und ")
 
 
@@ -43,10 +44,7 @@ def split_of(key: str, seed: int) -> str:
 
 
 def generate(
-    sizes: dict[str, int],
-    seed: int,
-    kinds: Mapping[Kind, int] = KINDS,
-    marks: Mapping[str, int] | None = None,
+    sizes: dict[str, int], seed: int, kinds: Mapping[Kind, int] = KINDS
 ) -> dict[str, list[Pair]]:
     """Make the corpus: ``sizes[split]`` different pairs per split, in random order.
 
@@ -56,20 +54,19 @@ def generate(
         sizes: pairs per split.
         seed: of the random choices, and of the split of each content.
         kinds: how often each kind of phrase is drawn.
-        marks: the share of the pairs that end with each mark, in percent.
     """
     rng = random.Random(seed)
     pools = _draw_pools(rng, sizes, seed, kinds)
-    splits = {split: _make_pairs(rng, pools[split], sizes[split], split) for split in SPLITS}
-    if marks:
-        weights = [*marks.values(), 100 - sum(marks.values())]
-        for pairs in splits.values():
-            ends = rng.choices([*marks, ""], weights, k=len(pairs))
-            pairs[:] = [
-                pair._replace(source=pair.source + end, target=pair.target + end)
-                for pair, end in zip(pairs, ends, strict=True)
-            ]
-    return splits
+    return {
+        split: [_end(pair, rng) for pair in _make_pairs(rng, pools[split], sizes[split], split)]
+        for split in SPLITS
+    }
+
+
+def _end(pair: Pair, rng: random.Random) -> Pair:
+    """Let the pair end with a mark, or with none, as often as ``MARKS`` says."""
+    end = rng.choices([*MARKS, ""], [*MARKS.values(), 100 - sum(MARKS.values())])[0]
+    return pair._replace(source=pair.source + end, target=pair.target + end)
 
 
 def join(phrases: Sequence[Phrase], rng: random.Random) -> Pair:

@@ -167,25 +167,27 @@ def main(argv: list[str] | None = None) -> None:
     # This also exports the model, so that no actor does it: that takes far more memory than translating.
     with Translator(model, **options) as translator:
         expected, runner = translator.translate(lines), translator.runner
-    rows = []
-    with ray_cluster.connected(args.address) as ray:
-        # otherwise the first actor works alone until the others have loaded the model
-        ray.data.DataContext.get_current().wait_for_min_actors_s = START_SECONDS
-        pool = ray_cluster.pool(ray, device, args.workers, args.threads, args.gpus_per_worker)
-        print(f"{runner} {args.precision} ({device})\n\n{TABLE.head()}", flush=True)
-        for count in args.rows:
-            rows.append(measure(ray, model, options, lines, expected, count, pool))
-            print(TABLE.line(rows[-1]), flush=True)
-    results = {
+    results: dict[str, Any] = {
         "model": args.model,
         "machine": describe(device, args.threads),
         "settings": {
             "runner": f"{runner} {args.precision} ({device})",
             "batch": f"{args.max_tokens} tokens, {args.max_sentences} sentences at most",
         },
-        "rows": rows,
+        "rows": [],
     }
-    write_files(args.output, {"corpora.json": as_json(results), "corpora.md": markdown(results)})
+    with ray_cluster.connected(args.address) as ray:
+        # otherwise the first actor works alone until the others have loaded the model
+        ray.data.DataContext.get_current().wait_for_min_actors_s = START_SECONDS
+        pool = ray_cluster.pool(ray, device, args.workers, args.threads, args.gpus_per_worker)
+        print(f"{results['settings']['runner']}\n\n{TABLE.head()}", flush=True)
+        for count in args.rows:
+            row = measure(ray, model, options, lines, expected, count, pool)
+            results["rows"].append(row)
+            print(TABLE.line(row), flush=True)
+            # after every size, so that a run that ends early keeps the sizes before
+            pages = {"corpora.json": as_json(results), "corpora.md": markdown(results)}
+            write_files(args.output, pages)
     print(f"\nwrote {args.output}/corpora.json and .md")
 
 

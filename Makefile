@@ -89,7 +89,7 @@ HAS = $(shell $(DOCTOR) --require $(1) >/dev/null 2>&1 && echo yes)
 
 env: $(call NEEDS,base train int8 dev download)  ## make .venv with every package that needs no GPU
 
-lock: build/lock/bin/uv  ## resolve pyproject.toml anew into requirements/*.lock, with hashes
+lock: build/lock/bin/uv  ## resolve pyproject.toml again into requirements/*.lock, with hashes
 	@$(PY) requirements/lock.py $<
 
 # --- The line: checkpoint, ONNX, patched graph, engine ------------------------------------------
@@ -392,7 +392,7 @@ translate-corpus: model-has-text $(call NEEDS,ray)  ## translate the files IN= i
 	  $(call option,MAX_TOKENS,max-tokens) $(call option,N_BEST,n-best) $(call option,UNKNOWN,unknown) \
 	  $(call option,WORKERS,workers) $(call option,ADDRESS,address) $(RAY)
 
-report:  ## plot and tabulate anew what bench measured
+report:  ## plot and tabulate again what bench measured
 	@$(PY) -m trt_code.report
 
 compare: $(ENV_BASE)  ## both kinds of network side by side (build/compare; COMPARE=), and CTranslate2 on a CPU (build/forced_length)

@@ -1,7 +1,7 @@
 """Exports a checkpoint to ONNX with dynamic batch and length.
 
 The project's operators stay one node each, in the domain ``lite``; a model-local function next to each
-lets any ONNX runtime run the file without a library of ours.
+lets any ONNX runtime run the file without a library of this project.
 
     python -m onnx_export.export --checkpoint checkpoint.pt --output model.onnx
 

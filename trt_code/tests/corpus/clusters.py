@@ -31,7 +31,7 @@ class TwoNodes:
         self._cluster.remove_node(self.second, allow_graceful=False)
 
     def restore(self) -> None:
-        """Start the second node anew, after a kill."""
+        """Start the second node again after a kill."""
         self.second = self._cluster.add_node(**self._options)
         self._cluster.wait_for_nodes()
 

@@ -1,4 +1,4 @@
-"""The Triton client against a server of ours that speaks Triton's protocol, and the cost of a rate."""
+"""The Triton client with a mock server that speaks Triton's protocol, and the cost of a rate."""
 
 import asyncio
 import io

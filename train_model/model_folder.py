@@ -20,18 +20,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from train_model.cli import Parser, UserError, run
-from train_model.documents import parse_yaml, read_text
+from train_model.model_yaml import (
+    DESCRIPTION,
+    description_text,
+    digests_of,
+    known_architecture,
+    plain_lines,
+    read_description,
+)
 from train_model.models.architectures import ALIASES, ARCHITECTURES, Family
 
 if TYPE_CHECKING:
     from train_model.data.text import TextOptions
 
 DATA = Path(__file__).resolve().parents[1] / "data_model"
-DESCRIPTION = "model.yaml"
 CORPORA = Path("build/data")
 """The folder of ``train_model.data.corpora``'s corpora, which model.yaml may name for its test text."""
-MAX_BYTES = 1 << 16
-"""The most bytes of a model.yaml; real ones have a few hundred."""
 IMPORT = "make import CHECKPOINT=... SRC_DICT=... TGT_DICT=... CODES=... NAME=..."
 MODEL_HELP = "a name in data_model, or the path of a model folder (default demo)"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -40,26 +44,6 @@ RESERVED = re.compile(
     r"audit|bench|cmake|compare|curves|data|eval|figures|load|lock|plugins|plugin_.*|roofline|sensitivity"
     r"|sweep|throughput|torch_ops|triton|timing\.cache|.*-(ptq|qat|distilled)"
 )
-KEYS = {
-    "architecture": str,
-    "checkpoint": str,
-    "options": dict,
-    "random_weights": int,
-    "padding_policy": str,
-    "source_language": str,
-    "target_language": str,
-    "source_dictionary": str,
-    "target_dictionary": str,
-    "dictionary_sha256": dict,
-    "special_symbols": dict,
-    "text": dict,
-    "test": dict,
-    "judge": str,
-    "summary": str,
-    "source": str,
-    "licence": str,
-    "obtain": str,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +225,7 @@ def read_folder(folder: Path, name: str | None = None) -> ModelFolder:
     from train_model.data.text import TextOptions
 
     path = folder / DESCRIPTION
-    content = _check(_load_yaml(path), path)
+    content = read_description(path)
     if content.get("special_symbols", SPECIAL_IDS) != SPECIAL_IDS:
         given = content["special_symbols"]
         raise UserError(f"{path}: special_symbols are {given}; networks here have {SPECIAL_IDS}")
@@ -279,57 +263,8 @@ def read_folder(folder: Path, name: str | None = None) -> ModelFolder:
         folder=folder,
         obtain=content.get("obtain", ""),
     )
-    _check_dictionaries(model, _digests(content, path), path)
+    _check_dictionaries(model, digests_of(content, path), path)
     return model
-
-
-def read_options(checkpoint: Path) -> dict[str, Any]:
-    """Return the network's options in the model.yaml next to ``checkpoint``.
-
-    Raises:
-        UserError: there is no model.yaml, or it has no options.
-    """
-    path = checkpoint.parent / DESCRIPTION
-    if not path.is_file():
-        raise UserError(
-            f"{checkpoint} holds weights alone, and there is no {path} with the network's options"
-        )
-    content = _check(_load_yaml(path), path)
-    if "options" not in content:
-        raise UserError(f"{path} has no options:, which {checkpoint.name} needs")
-    return {"arch": content["architecture"]} | content["options"]
-
-
-def described(checkpoint: Path) -> dict[str, Any]:
-    """Return what the model.yaml next to ``checkpoint`` says of its network's configuration.
-
-    That is the padding policy and the digests of the dictionaries, as far as they are given.
-
-    Raises:
-        UserError: that file is damaged.
-    """
-    path = checkpoint.parent / DESCRIPTION
-    if not path.is_file() or plain_lines(path).get("checkpoint") != checkpoint.name:
-        return {}
-    content = _check(_load_yaml(path), path)
-    found = {
-        "padding_policy": content.get("padding_policy"),
-        "dictionaries": _digests(content, path),
-    }
-    return {name: value for name, value in found.items() if value}
-
-
-def _digests(content: Mapping[str, Any], path: Path) -> tuple[str, str] | None:
-    """Return the digests of the source and the target dictionary that the network was trained with."""
-    digests = content.get("dictionary_sha256")
-    if digests is None:
-        return None
-    if set(digests) != {"source", "target"} or not all(
-        isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
-        for digest in digests.values()
-    ):
-        raise UserError(f"{path}: dictionary_sha256: give source and target, 64 hex digits each")
-    return digests["source"], digests["target"]
 
 
 def _check_dictionaries(model: "ModelFolder", digests: tuple[str, str] | None, path: Path) -> None:
@@ -367,60 +302,6 @@ def _file(folder: Path, where: Path, obtain: str, name: str | None) -> Path | No
         remedy = f"get it: {obtain}" if obtain else "put it there, or import the model again"
         raise UserError(f"{where} names {path}, which is missing; {remedy}")
     return path
-
-
-def _check(content: Any, path: Path) -> dict[str, Any]:
-    """Return ``content`` if its keys are known and their values have the right types."""
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a model's description: it has to be a mapping of keys")
-    for key, value in content.items():
-        if key not in KEYS:
-            raise UserError(f"{path}: unknown key {str(key)!r}; there are: {', '.join(KEYS)}")
-        if not isinstance(value, KEYS[key]) or isinstance(value, bool):
-            kind = {str: "text", int: "a whole number", dict: "a mapping"}[KEYS[key]]
-            raise UserError(f"{path}: {key} is {str(value)[:40]!r}; it has to be {kind}")
-    if "architecture" not in content:
-        raise UserError(f"{path} lacks architecture:; it is one of {', '.join(ARCHITECTURES)}")
-    _known_architecture(content["architecture"], path)
-    for key, value in plain_lines(path).items():
-        if content.get(key) != value:
-            raise UserError(f"{path}: write {key} once, on a line of its own, without quotes")
-    for key in PLAIN.keys() & content.keys() - plain_lines(path).keys():
-        raise UserError(f"{path}: write {key} on a line of its own, without quotes")
-    policies = ("upstream", "masked")
-    if content.get("padding_policy", "masked") not in policies:
-        raise UserError(f"{path}: padding_policy is one of {', '.join(policies)}")
-    if "random_weights" in content and "options" not in content:
-        raise UserError(f"{path}: random_weights needs options:, which say what the network is")
-    return content
-
-
-def _load_yaml(path: Path) -> Any:
-    return parse_yaml(_text(path), str(path), "of a model", "mend it")
-
-
-def _text(path: Path) -> str:
-    return read_text(path, "mend it", MAX_BYTES)
-
-
-PLAIN = {"architecture": str, "checkpoint": str, "random_weights": int, "obtain": str}
-"""Keys that are also read without PyYAML, and their types."""
-
-
-def plain_lines(path: Path) -> dict[str, Any]:
-    """Return the values of the keys ``PLAIN``, one per line of the file, without a YAML parser."""
-    found = re.findall(rf"^({'|'.join(PLAIN)}):[ \t]+([^#\n]*\S)[ \t]*(?:#.*)?$", _text(path), re.M)
-    return {
-        key: int(value) if PLAIN[key] is int and value.isdecimal() else value
-        for key, value in found
-    }
-
-
-def _known_architecture(name: str, path: Path) -> str:
-    if ALIASES.get(name, name) not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise UserError(f"{path}: architecture is {name!r}; this project runs {known}")
-    return ALIASES.get(name, name)
 
 
 def _make_random_weights(model: ModelFolder) -> None:
@@ -498,7 +379,7 @@ def _for_make(model: str) -> _Answer:
     plain = plain_lines(path)
     if "architecture" not in plain:
         raise UserError(f"{path} lacks a line with architecture:; see doc/models.md")
-    architecture = _known_architecture(plain["architecture"], path)
+    architecture = known_architecture(plain["architecture"], path)
     is_random = "random_weights" in plain
     checkpoint = inside(folder, plain.get("checkpoint", "checkpoint.pt"), path)
     if is_random:
@@ -534,7 +415,7 @@ def _ready(model: str) -> None:
 def _check_text(model: str, test: bool) -> None:
     """Raise ``UserError`` if no line of a model.yaml begins with ``text:``, or with ``test:``."""
     name = model_name(model)
-    content = _text(locate(model) / DESCRIPTION)
+    content = description_text(locate(model) / DESCRIPTION)
     if not re.search(r"^text:", content, re.M):
         raise UserError(_no_text(name))
     if test and not re.search(r"^test:", content, re.M):

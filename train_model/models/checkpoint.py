@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from train_model.cli import UserError, atomic_path
-from train_model.model_folder import described
+from train_model.model_yaml import described
 from train_model.models.architectures import ALIASES, ARCHITECTURES
 from train_model.models.config import SIDES
 from train_model.models.fairseq_file import match_weights, read_checkpoint, shapes_of

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from train_model.cli import UserError, atomic_path
-from train_model.model_folder import read_options
+from train_model.model_yaml import read_options
 from train_model.models.fairseq_file import FairseqFile
 from train_model.models.int8_rows import pack_rows, unpack_rows
 

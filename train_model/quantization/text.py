@@ -11,7 +11,8 @@ from train_model.cli import UserError
 from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS, misfit
 from train_model.data.files import read_lines
 from train_model.data.tokenizer import Tokenizer, normalise
-from train_model.model_folder import ModelFolder, described, validation_text
+from train_model.model_folder import ModelFolder, validation_text
+from train_model.model_yaml import described
 
 BATCH = 64
 _RANDOM_LENGTHS = (8, 16, 32, 64)

@@ -37,6 +37,7 @@ DOCTOR_FILES += [f"train_model/{name}.py" for name in ("__init__", "cli", "inter
 DOCTOR_FILES += [
     "train_model/documents.py",
     "train_model/model_folder.py",
+    "train_model/model_yaml.py",
     "train_model/models/__init__.py",
 ]
 DOCTOR_FILES += ["train_model/models/architectures.py"]

@@ -14,10 +14,8 @@ import argparse
 import dataclasses
 import re
 import shutil
-import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,6 @@ from train_model.data.text import CHOICES, TextOptions
 from train_model.data.tokenizer import Tokenizer, normalise
 from train_model.model_folder import (
     DATA,
-    DESCRIPTION,
     NAME,
     ModelFolder,
     check_name,
@@ -41,6 +38,8 @@ from train_model.model_folder import (
     read_folder,
     validation_text,
 )
+from train_model.model_pieces import ARCHIVES, DICTIONARY, Pieces, pieces_in, unpacked
+from train_model.model_yaml import DESCRIPTION
 from train_model.models.architectures import architecture_of
 from train_model.models.beam_search import search
 from train_model.models.checkpoint import Loaded, load_checkpoint, save_checkpoint
@@ -49,42 +48,10 @@ from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.progress import task
 
-# File names in a data-bin folder or a hub archive; the first that exists is used.
-CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt", "checkpoint.pt")
-CODES = ("bpecodes", "bpe.codes", "codes", "bpe.32000", "code")
-SENTENCEPIECE = ("sentencepiece.bpe.model", "spm.model", "sentencepiece.model", "bpe.model")
-DICTIONARY = re.compile(r"dict\.([A-Za-z_-]+)\.txt")
-ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-MAX_MEMBERS = 10_000
-MAX_UNPACKED = 64 << 30
-"""The most bytes of the files that are extracted from an archive."""
 IN_CHECKOUT = (DATA.parent / "Makefile").is_file()
 LEAST_SHARE = 0.5
 """The least share of a dictionary's units that the codes give, and of a text's units in the dictionary."""
 WORDS_TRIED = 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Pieces:
-    """The files of a model, at any paths; None for a file that it does not have."""
-
-    checkpoint: Path | None = None
-    src_dict: Path | None = None
-    tgt_dict: Path | None = None
-    codes: Path | None = None
-    target_codes: Path | None = None
-    truecase_model: Path | None = None
-    test_src: Path | None = None
-    test_tgt: Path | None = None
-    valid_src: Path | None = None
-    languages: tuple[str, str] = ("", "")
-
-    def updated(self, other: "Pieces") -> "Pieces":
-        """Return these pieces, replaced by those that ``other`` has."""
-        given = {
-            name: value for name, value in vars(other).items() if value not in (None, ("", ""))
-        }
-        return dataclasses.replace(self, **given)
 
 
 def import_model(
@@ -308,135 +275,6 @@ def _try(folder: ModelFolder) -> None:
         tokenizer.decode(tokens)
 
 
-# --- Finding the pieces ---------------------------------------------------------------------------
-
-
-def pieces_in(
-    folder: Path, languages: tuple[str, str] = ("", ""), source: Path | None = None
-) -> Pieces:
-    """Find the pieces of a data-bin folder or an unpacked hub archive.
-
-    Args:
-        folder: the folder of the files.
-        languages: source and target; by default those of the checkpoint, or of the source's name.
-        source: what the user gave, for its name: the archive or, by default, the folder.
-
-    Raises:
-        UserError: there are dictionaries of other languages, or the source language is unknown.
-    """
-    origin = source or folder
-    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
-
-    def first(names: Iterable[str]) -> Path | None:
-        return next((files[name] for name in names if name in files), None)
-
-    checkpoint = first(CHECKPOINTS)
-    only = [path for name, path in files.items() if name.endswith((".pt", ".safetensors"))]
-    if checkpoint is None and len(only) == 1:
-        checkpoint = only[0]
-    sentencepiece = [path for name, path in files.items() if name.endswith(".model")]
-    codes = first(CODES) or first(SENTENCEPIECE)
-    if codes is None and len(sentencepiece) == 1:
-        codes = sentencepiece[0]
-    found = sorted(match[1] for name in files if (match := DICTIONARY.fullmatch(name)))
-    if not all(languages):
-        languages = _languages(origin, files, found, checkpoint)
-    missing = [name for name in languages if name and name not in found]
-    if missing and "dict.txt" not in files:
-        raise UserError(
-            f"{origin} has no dict.{missing[0]}.txt; it has dictionaries of "
-            f"{', '.join(found) or 'no language'}"
-        )
-    source, target = (files.get(f"dict.{name}.txt", files.get("dict.txt")) for name in languages)
-    if not any(languages):
-        source = target = files.get("dict.txt")
-    return Pieces(checkpoint, source, target, codes, languages=languages)
-
-
-def _languages(
-    origin: Path, files: dict[str, Path], found: list[str], checkpoint: Path | None
-) -> tuple[str, str]:
-    """Return source and target, from binary files' names, the checkpoint's options or the folder's name."""
-    pairs = {
-        match.group(1, 2) for name in files if (match := re.match(r"\w+\.([\w]+)-([\w]+)\.", name))
-    }
-    pairs = {pair for pair in pairs if {*pair} <= {*found}}
-    if len(pairs) == 1:
-        return pairs.pop()
-    if checkpoint is not None and checkpoint.suffix == ".pt":
-        options = read_checkpoint(checkpoint).options
-        pair = (getattr(options, "source_lang", None), getattr(options, "target_lang", None))
-        if all(isinstance(name, str) for name in pair):
-            return pair
-    if len(found) == 2 and (
-        match := re.search(rf"({'|'.join(found)})[-_.]({'|'.join(found)})", origin.name)
-    ):
-        return match[1], match[2]
-    if found:
-        raise UserError(
-            f"{origin} does not say which of {', '.join(found)} is the source; give --languages, "
-            f"such as --languages {'-'.join((found * 2)[:2])}"
-        )
-    return "", ""
-
-
-@contextmanager
-def unpacked(source: Path) -> Iterator[Path]:
-    """Yield the folder ``source``, or a temporary folder with the files of the archive ``source``.
-
-    Raises:
-        UserError: ``source`` is neither, the archive is damaged, or it is too large for a model.
-    """
-    if source.is_dir():
-        yield source
-        return
-    if not source.is_file():
-        raise UserError(f"there is no {source}; give fairseq's data-bin folder or a hub archive")
-    if not source.name.endswith(ARCHIVES):
-        raise UserError(f"{source} is neither a folder nor one of {', '.join(ARCHIVES)}")
-    with tempfile.TemporaryDirectory(prefix="import.") as scratch:
-        folder = Path(scratch)
-        try:
-            _unpack(source, folder)
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-            raise UserError(f"{source} is a damaged archive: {error}; get it again") from error
-        yield folder
-
-
-def _unpack(source: Path, folder: Path) -> None:
-    """Copy the archive's ordinary files into ``folder``; ignores their paths, and links."""
-    left = MAX_UNPACKED
-    with tarfile.open(source) as archive:
-        for number, member in enumerate(archive):
-            if number >= MAX_MEMBERS:
-                raise UserError(
-                    f"{source} has more than {MAX_MEMBERS} files; unpack it and give the folder"
-                )
-            name = Path(member.name).name
-            if not member.isfile() or not _is_piece(name):
-                continue
-            left -= member.size
-            if left < 0:
-                raise UserError(f"{source} is larger than a model; unpack it and give the folder")
-            if (folder / name).exists():
-                raise UserError(
-                    f"{source} has two files {name}; unpack it and give one of the folders"
-                )
-            with archive.extractfile(member) as content, (folder / name).open("wb") as file:
-                shutil.copyfileobj(content, file)
-
-
-def _is_piece(name: str) -> bool:
-    return (
-        name in (*CHECKPOINTS, *CODES, "dict.txt")
-        or DICTIONARY.fullmatch(name) is not None
-        or name.endswith((".pt", ".safetensors", ".model", ".glossary"))
-    )
-
-
-# --- Command line ---------------------------------------------------------------------------------
-
-
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m train_model.import_model", description=__doc__.partition("\n")[0]
@@ -549,10 +387,36 @@ def _tokenisation(pieces: Pieces) -> tuple[dict[str, bool], str]:
     return derived, f"a dictionary has {' and '.join(dict.fromkeys(marks.values()))}"
 
 
-def _validation_of(like: ModelFolder) -> Path | None:
-    """Return the sentences with which ``make ptq`` calibrates ``like``, if it has some."""
-    path = validation_text(like.test_src)
-    return path if path.is_file() else None
+def _pieces_of(like: ModelFolder) -> Pieces:
+    """Return the pieces of another model, without its checkpoint and codes."""
+    pieces = Pieces(src_dict=like.src_dict, tgt_dict=like.tgt_dict, languages=like.languages)
+    if not (like.test_src and like.test_src.is_file()):  # a corpus that is not prepared
+        return pieces
+    valid = validation_text(like.test_src)  # make ptq calibrates with it
+    return dataclasses.replace(
+        pieces,
+        test_src=like.test_src,
+        test_tgt=like.test_tgt,
+        valid_src=valid if valid.is_file() else None,
+    )
+
+
+def _given(args: argparse.Namespace, languages: tuple[str, str]) -> Pieces:
+    """Return the pieces of the command line."""
+    names = {field.name for field in dataclasses.fields(Pieces)} - {"languages", "valid_src"}
+    return Pieces(**{name: getattr(args, name) for name in names}, languages=languages)
+
+
+def _check_complete(pieces: Pieces, source: Path | None) -> None:
+    """Refuse pieces without a checkpoint, with one side of a test text, or with a missing file."""
+    if pieces.checkpoint is None:
+        raise UserError(f"{source} has no checkpoint; give one with --checkpoint (CHECKPOINT=)")
+    if (pieces.test_src is None) != (pieces.test_tgt is None):
+        raise UserError("test text needs both sides; give --test-src and --test-tgt")
+    codes = (pieces.codes, pieces.target_codes, pieces.truecase_model)
+    for path in (*codes, pieces.test_src, pieces.test_tgt):
+        if path is not None and not path.is_file():
+            raise UserError(f"there is no file {path}")
 
 
 def _default_name(source: Path | None) -> str:
@@ -575,45 +439,17 @@ def main(argv: list[str] | None = None) -> None:
             "there is nothing to import; give --checkpoint or --from (make import CHECKPOINT=)"
         )
     languages = _languages_argument(args.languages)
-    given = Pieces(
-        **{
-            field.name: getattr(args, field.name)
-            for field in dataclasses.fields(Pieces)
-            if field.name not in ("languages", "valid_src")
-        },
-        languages=languages,
-    )
     like = find_model(args.like) if args.like else None
-    with unpacked(args.source) if args.source else _nothing() as folder:
-        pieces = Pieces()
-        if like is not None:
-            pieces = Pieces(
-                src_dict=like.src_dict, tgt_dict=like.tgt_dict, languages=like.languages
-            )
-            if like.test_src and like.test_src.is_file():  # a corpus may have to be prepared first
-                pieces = dataclasses.replace(
-                    pieces,
-                    test_src=like.test_src,
-                    test_tgt=like.test_tgt,
-                    valid_src=_validation_of(like),
-                )
+    with unpacked(args.source) if args.source else nullcontext() as folder:
+        found = Pieces() if like is None else _pieces_of(like)
         if folder is not None:
-            pieces = pieces.updated(pieces_in(folder, languages, args.source))
-        pieces = pieces.updated(given)
-        if pieces.checkpoint is None:
-            raise UserError(
-                f"{args.source} has no checkpoint; give one with --checkpoint (CHECKPOINT=)"
-            )
-        if (pieces.test_src is None) != (pieces.test_tgt is None):
-            raise UserError("test text needs both sides; give --test-src and --test-tgt")
-        one = pieces.src_dict or pieces.tgt_dict
+            found = found.updated(pieces_in(folder, languages, args.source))
+        pieces = found.updated(_given(args, languages))
+        _check_complete(pieces, args.source)
+        one = pieces.src_dict or pieces.tgt_dict  # a joined dictionary may be given once
         pieces = dataclasses.replace(
             pieces, src_dict=pieces.src_dict or one, tgt_dict=pieces.tgt_dict or one
         )
-        files = (pieces.codes, pieces.target_codes, pieces.truecase_model)
-        for path in (*files, pieces.test_src, pieces.test_tgt):
-            if path is not None and not path.is_file():
-                raise UserError(f"there is no file {path}")
         text, assumed = _text_options(args, pieces, like)
         facts = {"summary": args.summary, "source": args.origin, "licence": args.licence}
         facts["source"] = (
@@ -631,11 +467,6 @@ def main(argv: list[str] | None = None) -> None:
     print(
         f"next: make {then} MODEL={argument}" if IN_CHECKOUT else f"next: {then} --model {argument}"
     )
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield None
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from train_model import import_model, model_folder
+from train_model import import_model, model_folder, model_pieces
 from train_model.cli import UserError
 from train_model.data.dictionary import Dictionary
 from train_model.data.tokenizer import Tokenizer
@@ -390,10 +390,10 @@ def test_archives_that_are_not_a_model_are_refused(members, message, models, tmp
 
 
 def test_an_archive_without_end_is_refused(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(import_model, "MAX_UNPACKED", 10)
+    monkeypatch.setattr(model_pieces, "MAX_UNPACKED", 10)
     with pytest.raises(UserError, match="is larger than a model"):
         run(models, "--from", packed(tmp_path / "a.tar.gz", [("model.pt", b"x" * 11)]))
-    monkeypatch.setattr(import_model, "MAX_MEMBERS", 2)
+    monkeypatch.setattr(model_pieces, "MAX_MEMBERS", 2)
     members = [(f"file{i}", b"") for i in range(3)]
     with pytest.raises(UserError, match="has more than 2 files"):
         run(models, "--from", packed(tmp_path / "b.tar.gz", members))

@@ -25,7 +25,7 @@ from train_model.documents import read_json, used
 from train_model.model_folder import model_name
 from train_model.tables import Column, Table, as_json, facts, write_files
 from trt_code import arguments
-from trt_code.build_engine import axis_ranges
+from trt_code.engine.builder import axis_ranges
 from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.profiles import default_profile, named_sizes
 from trt_code.engine.sidecar import read_sidecar

@@ -24,10 +24,10 @@ from onnx_export.paths import half_path
 from onnx_export.reference import with_reference_functions
 from train_model.cli import UserError
 from train_model.tests.networks import network
-from trt_code import build_engine, onnx_surgeon
-from trt_code.build_engine import BuildOptions, build_plan
+from trt_code import onnx_surgeon
 from trt_code.engine import inspection
 from trt_code.engine import profiles as shapes
+from trt_code.engine.builder import BuildOptions, axis_ranges, build_plan
 from trt_code.engine.capabilities import PORTABLE
 from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.plugin_library import default_library
@@ -79,9 +79,7 @@ def build(trt, path: Path, profile: Profile = PROFILE) -> bytes:
         registered(trt) if graph.metadata.get("plugins") != "none" else contextlib.nullcontext()
     )
     with creators:
-        return bytes(
-            build_plan(trt, graph, [profile], options, build_engine.axis_ranges(graph, {}))
-        )
+        return bytes(build_plan(trt, graph, [profile], options, axis_ranges(graph, {})))
 
 
 GRAPHS = [

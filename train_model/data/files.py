@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -99,6 +99,13 @@ def check_parallel(source: str | os.PathLike, target: str | os.PathLike) -> None
     """Read both files to their ends; raises what :func:`read_parallel` raises."""
     for _ in read_parallel(source, target):
         pass
+
+
+def require_files(folder: Path, names: Iterable[str], remedy: str) -> None:
+    """Raise ``UserError`` with the ``remedy`` if ``folder`` lacks one of the files."""
+    for name in names:
+        if not (folder / name).is_file():
+            raise UserError(f"no {folder / name}; {remedy}")
 
 
 def claim(folder: Path, settings: dict) -> None:

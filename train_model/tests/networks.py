@@ -12,31 +12,31 @@ from train_model.models.conv_crf_transformer import ConvCrfTransformer
 from train_model.models.multibranch_config import MultibranchConfig
 from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 
+# The public checkpoint's architecture with small sizes, as fairseq's options.
+ONE_PASS: dict[str, Any] = {
+    "encoder_embed_dim": 24,
+    "encoder_ffn_embed_dim": 40,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_kernel_size_list": (3, 6),
+    "decoder_kernel_size_list": (1, 5),
+    "encoder_learned_pos": True,
+    "decoder_learned_pos": True,
+    "conv_linear": True,
+    "src_embedding_copy": True,
+    "max_source_positions": 40,
+    "max_target_positions": 50,
+    "crf_lowrank_approx": 4,
+    "crf_beam_approx": 6,
+}
+
 
 def one_pass(**changes: Any) -> NatConfig:
-    """The public checkpoint's architecture, small."""
-    options = {
-        "src_vocab": 90,
-        "tgt_vocab": 80,
-        "encoder_embed_dim": 24,
-        "encoder_ffn_embed_dim": 40,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_kernel_size_list": (3, 6),
-        "decoder_kernel_size_list": (1, 5),
-        "encoder_learned_pos": True,
-        "decoder_learned_pos": True,
-        "conv_linear": True,
-        "src_embedding_copy": True,
-        "max_source_positions": 40,
-        "max_target_positions": 50,
-        "crf_lowrank_approx": 4,
-        "crf_beam_approx": 6,
-        "padding_policy": "masked",
-    }
-    return NatConfig(**options | changes)
+    """Return the configuration of ``ONE_PASS`` with other options, for masked padding by default."""
+    own = {"src_vocab": 90, "tgt_vocab": 80, "padding_policy": "masked"}
+    return NatConfig(**ONE_PASS | own | changes)
 
 
 def step_by_step(width: int = 32, **changes: Any) -> MultibranchConfig:

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from train_model.tests.networks import ONE_PASS
+
 pytestmark = [pytest.mark.fairseq, pytest.mark.usefixtures("plugin")]
 SIZE = 40
 
@@ -29,32 +31,11 @@ def build(task, **options):
     """A small network through fairseq's own parser and registry, in double precision."""
     from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
-    args = Namespace(
-        encoder_embed_dim=16,
-        decoder_embed_dim=16,
-        encoder_ffn_embed_dim=24,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_kernel_size_list=[3, 5],
-        decoder_kernel_size_list=[3, 5],
-        encoder_learned_pos=True,
-        decoder_learned_pos=True,
-        conv_linear=True,
-        src_embedding_copy=True,
-        crf_lowrank_approx=4,
-        crf_beam_approx=8,
-        dropout=0.0,
-        input_dropout=0.0,
-        label_smoothing=0.1,
-        word_ins_loss_factor=0.5,
-        length_loss_factor=0.3,
-        max_source_positions=64,
-        max_target_positions=64,
-    )
-    for name, value in options.items():
-        setattr(args, name, value)
+    sizes = {"encoder_embed_dim": 16, "decoder_embed_dim": 16, "crf_beam_approx": 8}
+    kernels = {"encoder_kernel_size_list": [3, 5], "decoder_kernel_size_list": [3, 5]}
+    dropout = {"dropout": 0.0, "input_dropout": 0.0}
+    losses = {"label_smoothing": 0.1, "word_ins_loss_factor": 0.5, "length_loss_factor": 0.3}
+    args = Namespace(**ONE_PASS | sizes | kernels | dropout | losses | options)
     ARCH_CONFIG_REGISTRY["conv_crf_transformer"](args)
     torch.manual_seed(3)
     return ARCH_MODEL_REGISTRY["conv_crf_transformer"].build_model(args, task).double()

@@ -7,9 +7,8 @@ share the BPE merges and the dictionary.
 
 from pathlib import Path
 
-from train_model.cli import UserError
 from train_model.data.corpora.raw_text import binarise_with_bpe
-from train_model.data.files import SPLITS, check_parallel, claim
+from train_model.data.files import SPLITS, check_parallel, claim, require_files
 
 SOURCE = Path("data_model/cnndm")
 SIDES = ("source", "target")
@@ -23,11 +22,7 @@ def prepare(folder: Path, source: Path = SOURCE, merges: int = MERGES) -> Path:
         UserError: a text file is missing or not UTF-8, or the two files of a split differ in length.
     """
     names = [f"{split}.{side}" for split in SPLITS for side in SIDES]
-    for name in names:
-        if not (source / name).is_file():
-            raise UserError(
-                f"no {source / name}; put the tokenised text there, one article per line"
-            )
+    require_files(source, names, "put the tokenised text there, one article per line")
     claim(folder, {"source": str(source.resolve()), "merges": merges})
     if not (folder / "bin").exists():  # made from texts that are checked already
         for split in SPLITS:

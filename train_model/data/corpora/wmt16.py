@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from train_model.cli import UserError
 from train_model.data.binary import binarise
-from train_model.data.files import check_parallel, claim, copy, read_lines, step
+from train_model.data.files import check_parallel, claim, copy, read_lines, require_files, step
 
 LANGUAGES = ("en", "de")
 SOURCE = Path("data_model/wmt16")
@@ -23,11 +22,7 @@ def prepare(folder: Path, source: Path = SOURCE) -> Path:
         UserError: a file of the data set is missing, or the two files of a split differ in length.
     """
     names = [f"{name}.{language}" for name in FILES.values() for language in LANGUAGES]
-    for name in names:
-        if not (source / name).is_file():
-            raise UserError(
-                f"no {source / name}; run `make download` (RECIPE=demo needs no download)"
-            )
+    require_files(source, names, "run `make download` (RECIPE=demo needs no download)")
     claim(folder, {"source": str(source.resolve()), "files": names})
     if not (folder / "bin").exists():  # made from texts that are checked already
         for name in FILES.values():

@@ -119,7 +119,7 @@ class Bench:
             row["make_ms"] = runner.make_ms
             try:
                 self._measure(runner, index, row)
-            except Exception as error:  # a runner that fails is a result; the run goes on
+            except Exception as error:  # a runner that fails is a result; the run continues
                 row["check"] = "Bad"
                 row["reason"] = " ".join(f"{type(error).__name__}: {error}".split())
             yield row

@@ -32,7 +32,7 @@ class NetworkConfig:
     dictionary that the network was trained with, if they are known.
 
     Raises:
-        ValueError: options that contradict each other.
+        ValueError: options that contradict each other, or that the network does not have.
     """
 
     architecture: ClassVar[str]  # fairseq's name of the network

@@ -13,11 +13,7 @@ from train_model.models.conv_block import ConvBlock
 
 @dataclasses.dataclass(frozen=True)
 class LightConvConfig(ConvBlockConfig, AutoregressiveConfig):
-    """Options of ``lightconv``.
-
-    Raises:
-        ValueError: options that contradict each other or that this network does not have.
-    """
+    """Options of ``lightconv``."""
 
     architecture = "lightconv"
 
@@ -78,11 +74,6 @@ class DecoderLayer(_Mixing, autoregressive.DecoderLayer):
     def mixing_norm(self) -> nn.LayerNorm:
         """The norm of the convolution block."""
         return self.conv_layer_norm
-
-    @property
-    def ffn_norm(self) -> nn.LayerNorm:
-        """The norm of the feed-forward block."""
-        return self.final_layer_norm
 
 
 class Encoder(autoregressive.Encoder):

@@ -11,11 +11,7 @@ from train_model.models.multibranch import Branch
 
 @dataclasses.dataclass(frozen=True)
 class MultibranchConfig(ConvolutionConfig, AutoregressiveConfig):
-    """Options of ``transformer_multibranch_v2``.
-
-    Raises:
-        ValueError: options that contradict each other or that this network does not have.
-    """
+    """Options of ``transformer_multibranch_v2``."""
 
     architecture = "transformer_multibranch_v2"
 

@@ -27,11 +27,7 @@ from train_model.models.transformer import TransformerConfig
 
 @dataclasses.dataclass(frozen=True)
 class NatTransformerConfig(TransformerConfig):
-    """Options of ``nonautoregressive_transformer``.
-
-    Raises:
-        ValueError: options that contradict each other or that this network does not have.
-    """
+    """Options of ``nonautoregressive_transformer``."""
 
     architecture = "nonautoregressive_transformer"
 

@@ -14,11 +14,7 @@ from train_model.models.layers import MultiheadAttention
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig(AutoregressiveConfig):
-    """Options of ``transformer``.
-
-    Raises:
-        ValueError: options that contradict each other or that this network does not have.
-    """
+    """Options of ``transformer``."""
 
     architecture = "transformer"
 

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--if-any",
         action="store_true",
-        help="leave with status 0 where TensorRT cannot be had, after saying so in one line",
+        help="exit with status 0 and one line if TensorRT cannot be installed",
     )
     parser.add_argument(
         "--plugins",

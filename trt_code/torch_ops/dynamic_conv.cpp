@@ -7,7 +7,6 @@
 #include <torch/library.h>
 
 #include <tuple>
-#include <vector>
 
 #include "tensors.h"
 
@@ -84,13 +83,12 @@ Tensor dynamicConvFusedMeta(const Tensor& x, const Tensor&, const OptionalTensor
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(lite, m) {
-  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   // x [B, T, C], logits [B, T, heads * kernel_size], mask [B, T] int32;
   // [B, T, C]. See trt_code/kernels/dynamic_conv.h.
   m.def(
       "dynamic_conv_fused(Tensor x, Tensor logits, Tensor? mask, SymInt heads, "
       "SymInt kernel_size, SymInt padding_l) -> Tensor",
-      tags);
+      kOperatorTags);
 }
 
 TORCH_LIBRARY_IMPL(lite, CUDA, m) {

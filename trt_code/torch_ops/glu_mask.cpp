@@ -5,8 +5,6 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
-#include <vector>
-
 #include "tensors.h"
 
 namespace {
@@ -38,9 +36,8 @@ Tensor gluMaskMeta(const Tensor& x, const OptionalTensor&) {
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(lite, m) {
-  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   // x [B, T, 2C], mask [B, T] int32; [B, T, C]. See glu_mask.h.
-  m.def("glu_mask(Tensor x, Tensor? mask) -> Tensor", tags);
+  m.def("glu_mask(Tensor x, Tensor? mask) -> Tensor", kOperatorTags);
 }
 
 TORCH_LIBRARY_IMPL(lite, CUDA, m) { m.impl("glu_mask", &gluMask); }

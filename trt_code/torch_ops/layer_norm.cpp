@@ -6,7 +6,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <vector>
 
 #include "tensors.h"
 
@@ -47,12 +46,11 @@ Tensor layerNormMeta(const Tensor& x, const OptionalTensor&, const Tensor&, cons
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(lite, m) {
-  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   // x and residual [..., W], scale and shift [W] float32; like x. See layer_norm.h.
   m.def(
       "layer_norm(Tensor x, Tensor? residual, Tensor scale, Tensor shift, "
       "float eps) -> Tensor",
-      tags);
+      kOperatorTags);
 }
 
 TORCH_LIBRARY_IMPL(lite, CUDA, m) { m.impl("layer_norm", &layerNorm); }

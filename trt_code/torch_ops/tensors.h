@@ -16,6 +16,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common.h"
 
@@ -56,6 +57,9 @@ inline int32_t narrow(const char* op, int64_t value) {
 }
 
 using OptionalTensor = std::optional<at::Tensor>;
+
+/// The tags of an operator that torch.compile may trace.
+inline const std::vector<at::Tag> kOperatorTags{at::Tag::pt2_compliant_tag};
 
 inline void requireRank(const char* op, const char* name, const at::Tensor& tensor, int64_t rank) {
   TORCH_CHECK(tensor.dim() == rank, "lite::", op, ": ", name, " must have ", std::to_string(rank),

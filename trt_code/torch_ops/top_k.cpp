@@ -46,9 +46,8 @@ std::tuple<Tensor, Tensor> topKMeta(const Tensor& x, c10::SymInt k) {
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(lite, m) {
-  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   // x [..., V]; values [..., k] and indices [..., k] int32, descending. See top_k.h.
-  m.def("top_k(Tensor x, SymInt k) -> (Tensor values, Tensor indices)", tags);
+  m.def("top_k(Tensor x, SymInt k) -> (Tensor values, Tensor indices)", kOperatorTags);
 }
 
 TORCH_LIBRARY_IMPL(lite, CUDA, m) { m.impl("top_k", &topK); }

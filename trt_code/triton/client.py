@@ -57,8 +57,8 @@ async def translate(
         errors = importlib.import_module("tritonclient.utils").InferenceServerException
     except ImportError as error:
         raise UserError(
-            f"tritonclient is not here ({error}); `pip install 'tritonclient[grpc]'` in an environment "
-            "of its own: it wants an older protobuf than onnx has"
+            f"tritonclient is not here ({error}); `pip install 'tritonclient[grpc]'` in a separate "
+            "environment, because it needs an older protobuf than onnx"
         ) from error
     translations, warnings = [""] * len(sentences), [""] * len(sentences)
     latencies: list[float] = []

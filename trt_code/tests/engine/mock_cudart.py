@@ -13,21 +13,20 @@ from types import SimpleNamespace
 TOTAL_MEMORY = 1 << 30
 
 
-class cudaError_t(enum.IntEnum):
-    cudaSuccess = 0
-    cudaErrorMemoryAllocation = 2
-    cudaErrorStreamCaptureInvalidated = 901
-
-
-class cudaMemcpyKind(enum.IntEnum):
-    cudaMemcpyHostToDevice = 1
-    cudaMemcpyDeviceToHost = 2
-
-
-class cudaStreamCaptureMode(enum.IntEnum):
-    cudaStreamCaptureModeThreadLocal = 1
-
-
+cudaError_t = enum.IntEnum(
+    "cudaError_t",
+    {
+        "cudaSuccess": 0,
+        "cudaErrorMemoryAllocation": 2,
+        "cudaErrorStreamCaptureInvalidated": 901,
+    },
+)
+cudaMemcpyKind = enum.IntEnum(
+    "cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2}
+)
+cudaStreamCaptureMode = enum.IntEnum(
+    "cudaStreamCaptureMode", {"cudaStreamCaptureModeThreadLocal": 1}
+)
 cudaStreamNonBlocking = 1
 _OK = cudaError_t.cudaSuccess
 

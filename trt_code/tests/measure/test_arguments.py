@@ -123,6 +123,27 @@ def test_programs_refuse_the_same_in_the_same_words(program, given, message):
         importlib.import_module(program).main(given)
 
 
+@pytest.mark.parametrize(
+    ("program", "option", "value", "message"),
+    [
+        ("bench", "--shape", "1x25", "24 positions"),
+        ("bench", "--repeats", "0", "--repeats is at least 1, not '0'"),
+        ("bench", "--threads", "-1", "--threads is at least 1"),
+        ("bench", "--runner", "tensorflow", "choose from native, torch"),
+        ("bench", "--precision", "fp7", "choose from fp32"),
+        ("measure.sweep", "--blocks", "tensorflow:fp32", "no runner out of native, torch, ort"),
+        ("measure.sweep", "--blocks", "torch", "no precision out of fp32"),
+        ("measure.sweep", "--batches", "1,0", "is not a list of whole numbers"),
+        ("measure.sweep", "--lengths", "8,x", "is not a list of whole numbers"),
+    ],
+)
+def test_bad_options_write_nothing(program, option, value, message, zoo, tmp_path):
+    given = ["--model", "tiny", "--device", "cpu", "--output", str(tmp_path), option, value]
+    with pytest.raises(UserError, match=message):
+        importlib.import_module(f"trt_code.{program}").main(given)
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("program", [*PROGRAMS, "trt_code.stress.under_load"])
 def test_programs_that_run_an_engine_have_its_options(program):
     main = importlib.import_module(program).main

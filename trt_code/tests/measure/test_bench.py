@@ -138,22 +138,6 @@ def test_low_precision_is_compared_with_pytorch_in_that_precision(zoo, tiny_buil
     assert results["rows"][0]["a0"] > 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--shape", "1x25"], "24 positions"),
-        (["--repeats", "0"], "--repeats is at least 1, not '0'"),
-        (["--threads", "-1"], "--threads is at least 1"),
-        (["--runner", "tensorflow"], "choose from native, torch"),
-        (["--precision", "fp7"], "choose from fp32"),
-    ],
-)
-def test_bad_options_are_one_line_and_write_nothing(arguments, message, zoo, tmp_path):
-    with pytest.raises(UserError, match=message):
-        run_bench(tmp_path, "--model", "tiny", *arguments)
-    assert not list(tmp_path.iterdir())
-
-
 def test_report_writes_the_same_page_again(zoo, tmp_path):
     run_bench(tmp_path, "--model", "tiny", "--runner", "torch", "--shape", "1x5")
     again = tmp_path / "again"

@@ -67,18 +67,3 @@ def test_a_sweep_that_measures_nothing_keeps_the_last_results(tmp_path, capsys):
         run_sweep(tmp_path, "--blocks", "torch:fp32", "--deadline", "0")
     assert "the time was over (--deadline)" in capsys.readouterr().out
     assert json.loads((tmp_path / "results.json").read_text()) == results
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--blocks", "tensorflow:fp32"], "no runner out of native, torch, ort"),
-        (["--blocks", "torch"], "no precision out of fp32"),
-        (["--batches", "1,0"], "is not a list of whole numbers"),
-        (["--lengths", "8,x"], "is not a list of whole numbers"),
-    ],
-)
-def test_bad_flags_are_one_line(flags, words, tmp_path):
-    with pytest.raises(UserError, match=words):
-        sweep.main(["--device", "cpu", "--output", str(tmp_path), *flags])
-    assert [*tmp_path.iterdir()] == []

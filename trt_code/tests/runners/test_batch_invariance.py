@@ -67,31 +67,15 @@ def build_dir(one_pass, search, tmp_path_factory):
     return folder
 
 
-# The fixture of the network, the runner, and the number of hypotheses.
-ON_CPU = [
-    ("one_pass", "torch", 1),
-    ("one_pass", "ort", 1),
-    ("one_pass", "ort-split", 1),
-    ("search", "torch", 1),
-    ("search", "torch", 4),
-    ("search", "ort", 1),
-    ("search", "ort", 4),
-]
-IN_FP16_ON_CPU = [
-    ("one_pass", "torch", 1),
-    ("one_pass", "ort", 1),
-    ("search", "torch", 1),
-    ("search", "torch", 4),
-]
-ON_GPU = [
-    ("one_pass", "torch", 1),
-    ("one_pass", "cuda-graph", 1),
-    ("one_pass", "cuda-graph-full", 1),
-    ("search", "torch", 1),
-    ("search", "torch", 4),
-    ("search", "cuda-graph", 1),
-    ("search", "cuda-graph", 4),
-]
+def _cells(one_pass: str, search: str) -> list[tuple[str, str, int]]:
+    """Return the fixture of the network, the runner and the number of hypotheses of every cell."""
+    cells = [("one_pass", runner, 1) for runner in one_pass.split()]
+    return cells + [("search", runner, beam) for runner in search.split() for beam in (1, 4)]
+
+
+ON_CPU = _cells(one_pass="torch ort ort-split", search="torch ort")
+IN_FP16_ON_CPU = _cells(one_pass="torch ort", search="torch")
+ON_GPU = _cells(one_pass="torch cuda-graph cuda-graph-full", search="torch cuda-graph")
 
 
 GPU = [

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from train_model.interrupt import repeated
+
 MAX_MESSAGE = 900
 """The most characters of a message; a name from a damaged file can have millions."""
 MAX_THREADS = 256
@@ -167,7 +169,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """
     try:
         _check_streams()
-        status = main() or 0
+        with repeated():
+            status = main() or 0
         sys.stdout.flush()
     except UserError as error:
         status = _fail(error)
@@ -240,7 +243,12 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(
+                file, fcntl.LOCK_UN
+            )  # closing does not: a fork of this process may have the file
 
 
 @contextlib.contextmanager

@@ -1,10 +1,14 @@
-"""Ends a program without a traceback at Ctrl-C during imports, and inside libraries that catch it."""
+"""Ends a program without a traceback at Ctrl-C during imports, and inside code that cannot pass it on."""
 
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
+
+AGAIN = 0.02  # seconds after which a Ctrl-C that came in a callback is repeated
 
 
 def silence() -> None:
@@ -20,6 +24,28 @@ def silence() -> None:
 def _hook(kind, error, traceback) -> None:
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
+
+
+@contextlib.contextmanager
+def repeated() -> Iterator[None]:
+    """Repeat a Ctrl-C that comes inside a destructor or a callback of a weak reference.
+
+    Python cannot raise there: it prints a traceback and goes on.
+    """
+    hook = sys.unraisablehook
+
+    def repeat(unraisable: Any) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            main = threading.main_thread().ident
+            threading.Timer(AGAIN, signal.pthread_kill, (main, signal.SIGINT)).start()
+        else:
+            hook(unraisable)
+
+    sys.unraisablehook = repeat
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 import threading
+import time
 
 import pytest
 
@@ -58,3 +60,35 @@ def test_other_threads_and_handlers_stay():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class Interrupted:
+    def __del__(self):
+        ctrl_c()
+
+
+def test_ctrl_c_in_a_destructor_is_repeated(monkeypatch):
+    others = []
+    monkeypatch.setattr(sys, "unraisablehook", others.append)
+
+    def work():
+        with interrupt.repeated():
+            Interrupted()
+            time.sleep(30)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert sys.unraisablehook == others.append
+    assert not others
+
+
+def test_other_errors_in_a_destructor_go_to_the_hook(monkeypatch):
+    class Wrong:
+        def __del__(self):
+            raise ValueError
+
+    others = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: others.append(error.exc_type))
+    with interrupt.repeated():
+        Wrong()
+    assert others == [ValueError]

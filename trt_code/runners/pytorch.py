@@ -1,6 +1,8 @@
 """Precisions and the TF32 setting of the runners that use PyTorch."""
 
 import contextlib
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,6 +14,29 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"cpu": ("fp32", "fp16", "bf16"), "cuda": ("fp32", "tf32", "fp16", "bf16")}
 """The precisions to which PyTorch casts a network on each device."""
+
+
+_forked = False
+"""Whether this process is a fork of one that had loaded PyTorch."""
+
+
+def _after_fork() -> None:
+    """Leave PyTorch one thread: the others do not exist in a fork, and OpenMP would wait for them forever."""
+    global _forked
+    if (torch := sys.modules.get("torch")) and hasattr(torch, "set_num_threads"):
+        torch.set_num_threads(1)
+        _forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def set_threads(count: int) -> None:
+    """Set the number of PyTorch's CPU threads, if ``count`` is not 0; a forked process keeps one thread."""
+    import torch
+
+    if count and not _forked:
+        torch.set_num_threads(count)
 
 
 def check_device(device: str) -> None:

@@ -16,7 +16,7 @@ from train_model.data.dictionary import Dictionary
 from train_model.model_folder import ModelFolder, find_model
 from train_model.models.hypotheses import Found, without_bos
 from trt_code.runners.base import MAX_BEAM, Output, Runner, Unavailable, one_translation
-from trt_code.runners.pytorch import check_device, matmul_precision
+from trt_code.runners.pytorch import check_device, matmul_precision, set_threads
 
 if TYPE_CHECKING:
     from train_model.models.autoregressive import AutoregressiveTranslator
@@ -112,13 +112,10 @@ class Rescoring:
     @functools.cached_property
     def network(self) -> "AutoregressiveTranslator":
         """The judge's network, which several runners share."""
-        import torch
-
         from train_model.models.checkpoint import load_checkpoint
 
         check_device(self.device)
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        set_threads(self.threads)
         return load_checkpoint(self.judge.checkpoint).model.eval().to(self.device)
 
 

@@ -2,7 +2,8 @@
 
     python -m trt_code.stress.surroundings --only translate,export --how full,interrupted
 
-Each command does a small piece of real work with small networks, first undisturbed. Then it runs ``--times``
+Each command does a small piece of real work with small networks, first undisturbed. The first column of the
+table says how that ends: "done", or "refused" if something is missing, such as Ray. Then it runs ``--times``
 times in each way of ``HOW``. It must then end as undisturbed, or with status 2 and one line, with 130 after
 Ctrl-C, or with 141 if the reader of its output has gone. The files that it writes must be whole, old or new,
 and no temporary file may be left.
@@ -167,8 +168,8 @@ COMMANDS = {
     ),
     "under-load": Command(
         "trt_code.stress.under_load",
-        MODEL
-        + " --runner torch --device cpu --sentences 200 --pool 50 --threads 2 --output {out}/a.json",
+        MODEL + " --runner torch --device cpu --sentences 200 --pool 50 --threads 2 --passes 8"
+        " --output {out}/a.json",
     ),
 }
 
@@ -453,16 +454,26 @@ def faults(
     return [f"{each}: {outcome.errors.strip()[-800:]}" for each in found]
 
 
-def trials(
-    room: Room, name: str, hows: list[str], times: int, seed: int
-) -> Iterator[tuple[str, list[str]]]:
-    """Run a command in every way; yield the way and the faults found."""
-    command = COMMANDS[name]
+def undisturbed(room: Room, name: str) -> Outcome:
+    """Run a command as usual.
+
+    Raises:
+        UserError: it ends with a traceback, another status than 0 to 2, or a reason in its options.
+    """
     room.put_back({})
-    whole = start(room, command)
-    made = room.written()
-    if whole.status not in (0, 2) or "see --help" in whole.errors:
-        raise UserError(f"{name} fails undisturbed: {whole.errors.strip()[-300:]}")
+    whole = start(room, COMMANDS[name])
+    wrong = any(words in whole.errors for words in ("Traceback", "see --help"))
+    if whole.status not in (0, 1, 2) or wrong:
+        reason = f"status {whole.status}, {whole.errors.strip()[-300:]}"
+        raise UserError(f"{name} fails undisturbed: {reason}")
+    return whole
+
+
+def trials(
+    room: Room, name: str, whole: Outcome, hows: list[str], times: int, seed: int
+) -> Iterator[tuple[str, list[str]]]:
+    """Run a command in every way after it ran undisturbed; yield the way and the faults found."""
+    command, made = COMMANDS[name], room.written()
     for how in hows:
         for number in range(times):
             room.put_back(made)
@@ -487,15 +498,19 @@ def main(argv: list[str] | None = None) -> int:
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="surroundings-") as folder:
         room = Room(Path(folder), chosen)
-        print(f"| command | {' | '.join(hows)} |\n| --- |{' --- |' * len(hows)}")
+        print(
+            f"| command | undisturbed | {' | '.join(hows)} |\n| --- | --- |{' --- |' * len(hows)}"
+        )
         for name in chosen:
             counts = dict.fromkeys(hows, 0)
+            whole = undisturbed(room, name)
             # no progress bar: its thread could hold a lock when the process forks
-            for how, found in trials(room, name, hows, arguments.times, arguments.seed):
+            for how, found in trials(room, name, whole, hows, arguments.times, arguments.seed):
                 counts[how] += bool(found)
                 for line in found:
                     print(f"{name}, {how}: {line}", file=sys.stderr, flush=True)
-            row = [f"{count} of {arguments.times}" for count in counts.values()]
+            row = ["refused" if whole.status == 2 else "done"]
+            row += [f"{count} of {arguments.times}" for count in counts.values()]
             print(f"| `{name}` | {' | '.join(row)} |", flush=True)
             wrong += sum(counts.values())
     return 1 if wrong else 0

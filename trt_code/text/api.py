@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
-from train_model.cli import check_number
+from train_model.cli import UserError, check_number
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model
 from trt_code.devices import default_device, processors
@@ -38,7 +38,8 @@ class Translator:
 
     The first use of a model makes the files of its runner in the cache: ONNX files, TensorRT engines for the
     runners "trt" and "trt-split", a calibrated checkpoint for INT8. This takes a minute or more and is
-    announced on stderr. Several threads may share a translator; processes make their own.
+    announced on stderr. Several threads may share a translator. Processes make their own: one that was made
+    before a fork raises ``UserError`` in the child.
 
     Args:
         model: a name in data_model, such as "demo", or the path of a model folder.
@@ -90,6 +91,7 @@ class Translator:
         kernels: Literal["eager", "lazy", "none"] = "eager",
         cuda_graph: Literal["runner", "library", "none"] = "runner",
     ):
+        self._process = os.getpid()
         files = find_model(os.fspath(model), build_dir or "build").require_text()
         self.model = files.name
         device = default_device() if device == "auto" else device
@@ -195,7 +197,8 @@ class Translator:
     def close(self) -> None:
         """Free the device's memory; the translator cannot be used afterwards."""
         self._translator = None
-        self._runner.close()
+        if os.getpid() == self._process:
+            self._runner.close()
 
     def __enter__(self) -> Self:
         return self
@@ -206,6 +209,11 @@ class Translator:
     def _open(self) -> translator.LineTranslator:
         if self._translator is None:
             raise ValueError("the translator is closed")
+        if os.getpid() != self._process:
+            raise UserError(
+                f"this translator belongs to process {self._process}, and this is a fork of it; make a "
+                "translator in each process (multiprocessing's start method spawn does so)"
+            )
         return self._translator
 
 

@@ -10,7 +10,13 @@ from train_model.models.hypotheses import Found
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
 from trt_code.runners.memory import AllocatorMemory, ResidentMemory
 from trt_code.runners.one_pass.several_lengths import translate_lengths
-from trt_code.runners.pytorch import PRECISIONS, check_device, dtype_of, matmul_precision
+from trt_code.runners.pytorch import (
+    PRECISIONS,
+    check_device,
+    dtype_of,
+    matmul_precision,
+    set_threads,
+)
 from trt_code.runners.spec import Request, RunnerSpec
 
 if TYPE_CHECKING:
@@ -31,13 +37,10 @@ def checkpoint_of(request: Request) -> Path:
     Raises:
         Unavailable: the device is missing, or the model is not quantised.
     """
-    import torch
-
     from train_model.model_folder import quantized_checkpoint
 
     check_device(request.device)
-    if request.threads:
-        torch.set_num_threads(request.threads)
+    set_threads(request.threads)
     if (
         request.precision != "int8"
     ):  # PyTorch rounds to INT8 around the products, and computes in FP32

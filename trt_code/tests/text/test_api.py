@@ -73,6 +73,59 @@ def test_threads_share_a_translator(translator):
     assert len(set(expected)) > 3
 
 
+FORK = """
+import os, signal, sys, threading
+import torch
+from trt_code.text.api import Translator
+
+folder, cache, runner, *lines = sys.argv[1:]
+translator = Translator(folder, runner=runner, device="cpu", cache=cache, threads=2)
+expected = translator.translate(lines)
+torch.ones(1_000_000).exp()  # starts the threads of OpenMP
+begun, ended = threading.Event(), threading.Event()
+
+def translate():
+    while not ended.is_set():
+        translator.translate(lines * 50)
+        begun.set()
+
+thread = threading.Thread(target=translate)
+thread.start()
+begun.wait()
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        try:
+            translator.translate(lines)
+        except Exception as error:
+            print(type(error).__name__, error, flush=True)
+        translator.close()
+        with Translator(folder, runner=runner, device="cpu", cache=cache, threads=2) as own:
+            same = own.translate(lines) == expected
+        torch.ones(1_000_000).exp()
+        os._exit(0 if same else 1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+ended.set()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize("runner", ["native", "torch"])
+def test_a_fork_while_another_thread_translates(runner, tiny_folder, cache, translator):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK, tiny_folder, cache, runner, *SENTENCES],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[1::2] == ["0"] * 2, done.stderr[-2000:]
+    for refusal in lines[::2]:
+        assert refusal.startswith("UserError this translator belongs to process ")
+
+
 def test_hypotheses_and_scores_belong_together(translator):
     batch = translator.translate_batch([*SENTENCES, ""], n_best=2)
     # with random weights the first token is not always bos, and bos is not part of a hypothesis

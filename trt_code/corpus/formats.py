@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from train_model.cli import UserError
 from train_model.data.files import BYTE_ORDER_MARK, raw_lines, take
+from trt_code.corpus import parquet_bounds
 from trt_code.corpus.storage import COMPRESSIONS, compression_of
 from trt_code.text.codec import Translation
 
@@ -138,8 +139,11 @@ class Parquet(Format):
     """A table. The output has the same columns, and the translation's."""
 
     def read(self, file: BinaryIO) -> Iterator[pa.Table]:
-        shard = pq.ParquetFile(file)
-        schema = shard.schema_arrow
+        plain = pq.ParquetFile(file)
+        schema = plain.schema_arrow
+        text = parquet_bounds.text_columns(plain)
+        # a value that is repeated is kept once, until the size of the rows is known
+        shard = pq.ParquetFile(file, metadata=plain.metadata, read_dictionary=text)
         if self.field not in schema.names:
             raise UserError(
                 f"no column {self.field!r}; name one of {', '.join(schema.names)} with --text-field"
@@ -151,8 +155,19 @@ class Parquet(Format):
             raise UserError(f"the column {min(taken)!r} is there already")
         if not shard.metadata.num_rows:
             yield schema.empty_table()
-        for batch in shard.iter_batches(ROWS):
-            yield pa.Table.from_batches([batch])
+        parquet_bounds.check_row_groups(shard, ROWS)
+        first, size = 1, 0
+        chunk: list[pa.Table] = []
+        for batch in shard.iter_batches(ROWS):  # ends with each row group
+            more = parquet_bounds.chunk_size(batch, first)
+            rows = sum(map(len, chunk)) + len(batch)
+            if chunk and (rows > ROWS or size + more > parquet_bounds.MAX_CHUNK):
+                yield pa.concat_tables(chunk)
+                chunk, size = [], 0
+            chunk.append(pa.Table.from_batches([batch]).cast(schema))
+            first, size = first + len(batch), size + more
+        if chunk:
+            yield pa.concat_tables(chunk)
 
     def sources(self, chunk: pa.Table, first: int) -> list[str | Bad]:
         # other programs write columns of text that is not UTF-8, and pyarrow takes it

@@ -3,12 +3,14 @@
 import io
 import json
 
+import numpy as np
 import pytest
 
 pa = pytest.importorskip("pyarrow", reason="Ray is not installed, which brings pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
 
 from train_model.cli import UserError  # noqa: E402
+from trt_code.corpus import parquet_bounds  # noqa: E402
 from trt_code.corpus.formats import ROWS, Bad, JsonLines, Parquet, Text, as_line, kind_of  # noqa: E402
 from trt_code.corpus.storage import COMPRESSIONS, UNREADABLE, locate  # noqa: E402
 from trt_code.text.codec import Hypothesis, Translation  # noqa: E402
@@ -157,6 +159,62 @@ def test_tables():
     empty = table.slice(0, 0)
     assert [chunk.num_rows for chunk in shard.read(table_file(empty))] == [0]
     assert pq.read_table(io.BytesIO(written(shard, empty, []))).num_rows == 0
+
+
+def test_tables_of_every_kind_of_column_stay_as_they_are():
+    table = pa.table(
+        {
+            "text": pa.array(["one", None, "one"], pa.large_string()),
+            "kept": pa.array(["a", "b", "a"]).dictionary_encode(),
+            "pair": [{"en": "x", "n": [["p", None], []]}, None, {"en": "y", "n": None}],
+            "map": pa.array([[("a", "b")], [], None], pa.map_(pa.string(), pa.string())),
+            "bytes": pa.array([b"a", b"b", None], pa.binary(1)),
+            "time": pa.array([1, 2, 3], pa.timestamp("ms")),
+            "few": pa.array([[1.0, 2.0]] * 3, pa.list_(pa.float32(), 2)),
+        }
+    )
+    (chunk,) = Parquet().read(table_file(table))
+    assert chunk == table
+
+
+def repeated(value: str, rows: int) -> pa.Array:
+    """A column of ``rows`` times the same text, which takes little memory and a file of little more."""
+    return pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), [value])
+
+
+def listed(column: pa.Array) -> pa.Array:
+    """A column with one row that has a list of all values."""
+    return pa.ListArray.from_arrays([0, len(column)], column)
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        (lambda: repeated("x" * 1000, ROWS), "rows 1 to 8192 would take 8,"),
+        (lambda: listed(repeated("x" * 1000, ROWS)), "rows 1 to 1 would take 8,"),
+        (lambda: pa.array(["x" * 3_000_000]), "rows 1 to 1 would take 3,"),
+        (lambda: pa.array([bytes(1000)] * 2000, pa.binary(1000)), "'more' of row group 0"),
+        (lambda: listed(pa.array(np.zeros(1_000_000, np.int64))), "'more.list.element' of row"),
+        (lambda: pa.array(["x" * 5_000_000]), "row group 0 would take 5,"),
+    ],
+)
+def test_a_small_table_that_takes_much_memory_is_refused(column, reason, monkeypatch):
+    monkeypatch.setattr(parquet_bounds, "MAX_GROUP", 4_000_000)
+    monkeypatch.setattr(parquet_bounds, "MAX_CHUNK", 1_000_000)
+    table = pa.table({"more": column()})
+    table = table.append_column("text", pa.array(["x"] * len(table)))
+    file = table_file(table, compression="zstd", store_schema=False)
+    assert len(file.getvalue()) < 10_000
+    with pytest.raises(UserError, match=reason):
+        list(Parquet().read(file))
+
+
+def test_a_text_that_is_repeated_is_not_expanded_before_it_is_refused():
+    file = table_file(pa.table({"text": repeated("x" * 100_000, ROWS)}), store_schema=False)
+    peak = pa.default_memory_pool().max_memory()
+    with pytest.raises(UserError, match="rows 1 to 8192 would take 819,"):
+        list(Parquet().read(file))
+    assert pa.default_memory_pool().max_memory() < max(peak, 50_000_000)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from train_model.models.layers import (
     MultiheadAttention,
     activation,
     linear,
+    numbered_state_shapes,
     positions,
     token_embeddings,
 )
@@ -289,11 +290,8 @@ class Decoder(_Stack):
 
     def state_shapes(self, rows: int, length: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the state of ``rows`` hypotheses with room for ``length`` tokens, by name."""
-        return {
-            f"layers.{index}.{name}": shape
-            for index, layer in enumerate(self.layers)
-            for name, shape in layer.state_shapes(rows, length).items()
-        }
+        shapes = numbered_state_shapes(self.layers, rows, length)
+        return {f"layers.{name}": shape for name, shape in shapes.items()}
 
     def step(
         self, tokens: Tensor, parents: Tensor | None, position: Tensor, source: Source, state: State

@@ -115,22 +115,29 @@ class DecoderLayer(_Layer):
         return self._residual(self.final_layer_norm, x, self._ffn)
 
 
-def _layers(layer: type, config: NatConfig, kernel_sizes) -> nn.ModuleList:
-    return nn.ModuleList(layer(config, kernel_size) for kernel_size in kernel_sizes)
+class _Stack(nn.Module):
+    """Embeddings, layers and final norm of one side; ``version`` is that of fairseq's module."""
+
+    def __init__(
+        self, config: NatConfig, side: str, layer: type, version: float, embed_tokens: nn.Embedding
+    ) -> None:
+        super().__init__()
+        self.register_buffer("version", torch.tensor([version]))
+        self.embed_tokens = embed_tokens
+        self.embed_positions = positions(config, side)
+        kernel_sizes = getattr(config, f"{side}_kernel_size_list")
+        self.layers = nn.ModuleList(layer(config, size) for size in kernel_sizes)
+        norm_first = getattr(config, f"{side}_normalize_before")
+        self.layer_norm = nn.LayerNorm(config.encoder_embed_dim) if norm_first else None
+        self.dropout = config.dropout
 
 
-class Encoder(nn.Module):
+class Encoder(_Stack):
     """Source tokens to hidden states."""
 
     def __init__(self, config: NatConfig, embed_tokens: nn.Embedding) -> None:
-        super().__init__()
-        width = config.encoder_embed_dim
-        self.register_buffer("version", torch.tensor([2.0]))
-        self.embed_tokens = embed_tokens
-        self.embed_positions = positions(config, "encoder")
-        self.layers = _layers(EncoderLayer, config, config.encoder_kernel_size_list)
-        self.layer_norm = nn.LayerNorm(width) if config.encoder_normalize_before else None
-        self.max_positions, self.dropout = config.max_source_positions, config.dropout
+        super().__init__(config, "encoder", EncoderLayer, 2.0, embed_tokens)
+        self.max_positions = config.max_source_positions
 
     def embed(self, src_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors [B, S, C] of the tokens [B, S], and of their positions."""
@@ -156,17 +163,12 @@ class Encoder(nn.Module):
         return EncoderOut(x, padding_mask, embedded, at)
 
 
-class Decoder(nn.Module):
+class Decoder(_Stack):
     """Predicts the length, and maps the canvas to the scores of every token at every position."""
 
     def __init__(self, config: NatConfig, embed_tokens: nn.Embedding) -> None:
-        super().__init__()
+        super().__init__(config, "decoder", DecoderLayer, 3.0, embed_tokens)
         width = config.encoder_embed_dim
-        self.register_buffer("version", torch.tensor([3.0]))
-        self.embed_tokens = embed_tokens
-        self.embed_positions = positions(config, "decoder")
-        self.layers = _layers(DecoderLayer, config, config.decoder_kernel_size_list)
-        self.layer_norm = nn.LayerNorm(width) if config.decoder_normalize_before else None
         self.output_projection = nn.Linear(width, config.tgt_vocab, bias=False)
         if config.share_decoder_input_output_embed or config.share_all_embeddings:
             self.output_projection.weight = embed_tokens.weight
@@ -177,7 +179,7 @@ class Decoder(nn.Module):
         # set by train_model.models.fold, which replaces other layers by these
         self.source_projection: nn.Linear | None = None
         self.register_buffer("copy_queries", None, persistent=False)
-        self.dropout, self.detach_length = config.dropout, config.sg_length_pred
+        self.detach_length = config.sg_length_pred
 
     def length_logits(self, source: EncoderOut) -> Tensor:
         """Scores of the length classes [B, 256] from the mean over the real source positions."""

@@ -5,7 +5,7 @@ Everything is batch first, [B, T, C]; a padding mask is bool [B, T], True at pad
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -192,6 +192,17 @@ class MultiheadAttention(nn.Module):
         for old, new in zip(state, self.project_source(x), strict=True):
             old.scatter_(2, position.expand_as(new), new)
         return self.attend(x, *state, slots > position), state
+
+
+def numbered_state_shapes(
+    modules: Iterable[nn.Module], rows: int, length: int
+) -> dict[str, tuple[int, ...]]:
+    """The modules' ``state_shapes``, under names that begin with each module's number."""
+    return {
+        f"{index}.{name}": shape
+        for index, module in enumerate(modules)
+        for name, shape in module.state_shapes(rows, length).items()
+    }
 
 
 def _hidden(x: Tensor, padding_mask: Tensor | None, causal: bool) -> Tensor:

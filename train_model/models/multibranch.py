@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from train_model.models.layers import MultiheadAttention, convolution
+from train_model.models.layers import MultiheadAttention, convolution, numbered_state_shapes
 
 BranchKind = Literal["attn", "dynamic", "lightweight"]
 
@@ -115,11 +115,7 @@ class MultiBranch(nn.Module):
 
     def state_shapes(self, rows: int, length: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the state of ``rows`` sequences with room for ``length`` positions, by name."""
-        return {
-            f"{index}.{name}": shape
-            for index, branch in enumerate(self.branches)
-            for name, shape in branch.state_shapes(rows, length).items()
-        }
+        return numbered_state_shapes(self.branches, rows, length)
 
     def step(
         self, x: Tensor, state: dict[str, Tensor], position: Tensor

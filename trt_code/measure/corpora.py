@@ -45,6 +45,12 @@ TABLE = Table(
         Column("same", "same", ".3%", 10),
     ]
 )
+NOTE = (
+    "Seconds and rows/s are those in which the actors worked, without their start. "
+    "Rows/CPU s: by the actors' own processor time, which other programs on the machine do not change. "
+    "Actor MB: the largest peak of an actor's resident memory. Same: rows with the translation of one "
+    "process."
+)
 
 
 def write_corpus(lines: list[str], rows: int, folder: Path) -> list[str]:
@@ -116,15 +122,9 @@ def measure(
 
 def markdown(results: dict[str, Any]) -> str:
     """The whole run as a Markdown page."""
-    note = (
-        "Seconds and rows/s are those in which the actors worked, without their start. "
-        "Rows/CPU s: by the actors' own processor time, which other programs on the machine do not change. "
-        "Actor MB: the largest peak of an actor's resident memory. Same: rows with the translation of one "
-        "process."
-    )
     items = facts(results["machine"] | results["settings"])
     return page(
-        f"A corpus on Ray: {results['model']}", items, note, TABLE.markdown(results["rows"])
+        f"A corpus on Ray: {results['model']}", items, NOTE, TABLE.markdown(results["rows"])
     )
 
 

@@ -129,18 +129,18 @@ TABLE = Table(
         Column("GPU busy", "gpu_busy", ".0%", 10),
     ]
 )
+NOTE = (
+    "Tokens are source tokens with bos and eos, without padding. Network: seconds inside the runners, "
+    "summed over them. Encode and decode: processor seconds, summed over the processes. GPU busy: the "
+    "driver's share of time with a kernel running, sampled."
+)
 
 
 def markdown(results: dict[str, Any]) -> str:
     """The whole run as a Markdown page."""
-    note = (
-        "Tokens are source tokens with bos and eos, without padding. Network: seconds inside the runners, "
-        "summed over them. Encode and decode: processor seconds, summed over the processes. GPU busy: the "
-        "driver's share of time with a kernel running, sampled."
-    )
     items = facts(results["machine"] | results["settings"])
     return page(
-        f"Text in, text out: {results['model']}", items, note, TABLE.markdown(results["rows"])
+        f"Text in, text out: {results['model']}", items, NOTE, TABLE.markdown(results["rows"])
     )
 
 

@@ -91,6 +91,7 @@ class Builder {
           activation <= static_cast<int>(Activation::kSwish) && in != out);
     input(in, in_column, inputs);
     output(out, out_column, outputs, past);
+    program_.most_operations = std::max(program_.most_operations, 2.0 * inputs * outputs);
   }
   // The most positions of a sequence.
   int positions() const {

@@ -73,7 +73,7 @@ float* Workspace::scratch(std::size_t floats) {
 
 int Program::add_register(Stage stage, Kind kind, int columns) {
   if (columns < 1 || columns > kMostColumns) throw InputError("a register has 1 to 2^24 columns");
-  if (workspaces_.size()) throw InputError("the network has run already");
+  if (ran_) throw InputError("the network has run already");
   registers_.push_back({stage, kind, columns});
   return static_cast<int>(registers_.size()) - 1;
 }
@@ -91,10 +91,20 @@ void Program::need(int reg, Stage stage, Kind kind, int column, int width) const
     throw InputError("an operator and its register do not fit each other");
 }
 
-Workspace& Program::workspace(int thread) {
-  while (static_cast<int>(workspaces_.size()) <= thread)
-    workspaces_.push_back(std::make_unique<Workspace>(registers_));
-  return *workspaces_[thread];
+Program::Lent Program::workspace() {
+  std::unique_ptr<Workspace> found;
+  const std::lock_guard lock(mutex_);
+  ran_ = true;
+  if (idle_.empty()) {
+    found = std::make_unique<Workspace>(registers_);
+  } else {
+    found = std::move(idle_.back());
+    idle_.pop_back();
+  }
+  return Lent(found.release(), [this](Workspace* workspace) {
+    const std::lock_guard lock(mutex_);
+    idle_.emplace_back(workspace);
+  });
 }
 
 }  // namespace lite::native

@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "budget.h"
 #include "operators.h"
 #include "team.h"
 
@@ -88,13 +90,16 @@ class Workspace {
 
 using Operator = std::function<void(Workspace&)>;
 
+// Once it is complete, several threads may run it at once, each in a workspace of its own.
 class Program {
  public:
   int add_register(Stage stage, Kind kind, int columns);
   void add(Stage stage, Operator op) { stages_[static_cast<int>(stage)].push_back(std::move(op)); }
   void run(Workspace& workspace) const;
-  // The workspace of a thread, which keeps its memory between runs.
-  Workspace& workspace(int thread);
+  // A workspace that no other thread uses. It goes back to the program, which keeps its memory for
+  // the next run.
+  using Lent = std::unique_ptr<Workspace, std::function<void(Workspace*)>>;
+  Lent workspace();
   int columns(int reg) const { return registers_.at(reg).columns; }
   bool is_history(int reg) const { return registers_.at(reg).kind == Kind::kHistory; }
   // Throws InputError unless the register is of this stage and kind and has these columns.
@@ -104,11 +109,15 @@ class Program {
   bool predicts_lengths = false, chooses = false;  // for a translation in one pass
   int source_vocab = 0, target_vocab = 0;
   int max_source = 0, max_target = 0;  // positions
+  double most_operations = 0;          // of a row in the largest product
+  Budget budget;                       // of threads
 
  private:
   std::vector<Register> registers_;
   std::vector<Operator> stages_[2];
-  std::vector<std::unique_ptr<Workspace>> workspaces_;
+  std::mutex mutex_;  // of the two below
+  bool ran_ = false;
+  std::vector<std::unique_ptr<Workspace>> idle_;
 };
 
 }  // namespace lite::native

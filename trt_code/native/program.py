@@ -118,7 +118,8 @@ class LoadedProgram:
         source_vocab, target_vocab: tokens of the dictionaries.
         max_source, max_target: the network's positions.
 
-    Several threads may call it; they take turns.
+    Several threads may call it at once. Their calls share the threads that they ask for: a call takes those
+    that are idle, or waits until one is.
 
     Raises:
         UserError: the file is missing, damaged or of another version.
@@ -128,7 +129,7 @@ class LoadedProgram:
         """Load ``path``."""
         self.properties, program, tensors = _read(path)
         self._library, self._program = library, None
-        self._lock = threading.Lock()
+        self._changed, self._calls = threading.Condition(), 0
         try:
             config = json.loads(self.properties["config"])
             self.source_vocab, self.target_vocab = config["src_vocab"], config["tgt_vocab"]
@@ -136,11 +137,12 @@ class LoadedProgram:
             self.max_target = config["max_target_positions"]
             sizes = self.source_vocab, self.target_vocab, self.max_source, self.max_target
             _check_sizes(sizes, program, tensors)
-            self._program = ctypes.c_void_p(library.lite_program(*map(_int, sizes)))
+            self._program = loaded = ctypes.c_void_p(library.lite_program(*map(_int, sizes)))
             for stage, kind, columns in program["registers"]:
-                self._call("register", _int(_STAGES[stage]), _int(_KINDS[kind]), _int(columns))
+                numbers = _STAGES[stage], _KINDS[kind], columns
+                self._call(loaded, "register", *map(_int, numbers))
             for name, *arguments in program["operators"]:
-                self._call(name, *_converted(name, arguments, tensors))
+                self._call(loaded, name, *_converted(name, arguments, tensors))
         except (KeyError, TypeError, ValueError, ctypes.ArgumentError, RuntimeError) as error:
             self.close()
             raise UserError(_damaged(path)) from error
@@ -162,23 +164,30 @@ class LoadedProgram:
         self._checked("translate", *arguments)
 
     def close(self) -> None:
-        """Free the memory, after the translation that another thread has begun."""
-        with self._lock:
+        """Free the memory, after the translations that other threads have begun."""
+        with self._changed:
             program, self._program = self._program, None
-            if program is not None:
-                self._library.lite_free(program)
+            self._changed.wait_for(lambda: not self._calls)
+        if program is not None:
+            self._library.lite_free(program)
 
     def _checked(self, name: str, *arguments: Any) -> int:
-        with self._lock:
-            if self._program is None:
+        with self._changed:
+            program = self._program
+            if program is None:
                 raise UserError("the network is closed; open it again")
-            try:
-                return self._call(name, *arguments)
-            except RuntimeError as error:
-                raise UserError(error) from error
+            self._calls += 1
+        try:
+            return self._call(program, name, *arguments)
+        except RuntimeError as error:
+            raise UserError(error) from error
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
 
-    def _call(self, name: str, *arguments: Any) -> int:
-        result = getattr(self._library, f"lite_{name}")(self._program, *arguments)
+    def _call(self, program: ctypes.c_void_p, name: str, *arguments: Any) -> int:
+        result = getattr(self._library, f"lite_{name}")(program, *arguments)
         if result < 0:
             raise RuntimeError(self._library.lite_error().decode())
         return result

@@ -140,11 +140,11 @@ class Searcher {
 
 int search(Program& program, const std::int64_t* src_tokens, int batch, int width,
            const SearchOptions& options, int threads, const Record& record) {
-  std::vector<int> steps(threads, 0);
+  std::vector<int> steps(std::max(1, threads), 0);
   on_threads(program, src_tokens, batch, width, threads,
-             [&](int thread, Workspace& workspace, std::vector<int> sentences) {
+             [&](int part, Workspace& workspace, std::vector<int> sentences) {
                program.run(workspace);
-               steps[thread] =
+               steps[part] =
                    Searcher(program, workspace, options, record, batch, std::move(sentences)).run();
              });
   return *std::max_element(steps.begin(), steps.end());

@@ -32,12 +32,15 @@ class Team {
   std::vector<std::thread> threads_;
 };
 
+// The fewest floating point operations that threads share: 125 us. Where other programs compute
+// too, waiting costs most.
+constexpr double kLeastShared = 1e7;
+
 // Calls work(begin, end) for parts of [0, count) on the threads of `team`. Without a team, or for
-// fewer than ten million floating point operations, calls work(0, count) on this thread.
+// fewer operations than kLeastShared, calls work(0, count) on this thread.
 template <typename Work>
 void share(Team* team, int count, double operations, Work work) {
-  constexpr double kLeast = 1e7;  // 125 us; where other programs compute too, waiting costs most
-  if (!team || operations < kLeast) {
+  if (!team || operations < kLeastShared) {
     work(0, count);
     return;
   }

@@ -37,38 +37,55 @@ void pack(const Program& program, Workspace& workspace, const std::int64_t* src_
   workspace.begin_source(std::move(tokens), std::move(spans));
 }
 
+// Threads of a budget, for as long as this object lives.
+struct Taken {
+  Taken(Budget& budget, int most, int wanted) : budget(budget), count(budget.take(most, wanted)) {}
+  ~Taken() { budget.give_back(count); }
+  Taken(const Taken&) = delete;
+  Taken& operator=(const Taken&) = delete;
+
+  Budget& budget;
+  const int count;
+};
+
+// The threads that a batch can use: one for each sentence, and more to share large products. More
+// than there are processors would wait for each other.
+int useful_threads(const Program& program, int batch, int width) {
+  if (program.most_operations * width < kLeastShared) return batch;
+  return std::max<int>(batch, std::thread::hardware_concurrency());
+}
+
 }  // namespace
 
 void on_threads(Program& program, const std::int64_t* src_tokens, int batch, int width, int threads,
                 const std::function<void(int, Workspace&, std::vector<int>)>& work) {
-  // threads that are left over share the products; more than there are processors would wait for
-  // each other
-  const int processors = std::max(1u, std::thread::hardware_concurrency());
-  const int team_size = std::min(threads, processors) / batch;
-  threads = std::max(1, std::min(threads, batch));
-  std::vector<std::exception_ptr> errors(threads);
-  const auto share = [&](int thread) {
+  const int most = std::max(1, threads);
+  const Taken taken(program.budget, most, std::min(most, useful_threads(program, batch, width)));
+  const int parts = std::min(taken.count, batch);
+  std::vector<Program::Lent> workspaces;
+  for (int part = 0; part < parts; ++part) workspaces.push_back(program.workspace());
+  std::vector<std::exception_ptr> errors(parts);
+  const auto run = [&](int part) {
     try {
-      std::vector<int> sentences;  // every threads-th, so that sorted batches divide evenly
-      for (int i = thread; i < batch; i += threads) sentences.push_back(i);
-      Workspace& workspace = program.workspace(thread);
+      std::vector<int> sentences;  // every parts-th, so that sorted batches divide evenly
+      for (int i = part; i < batch; i += parts) sentences.push_back(i);
+      Workspace& workspace = *workspaces[part];
       std::optional<Team> team;
-      if (team_size > 1) team.emplace(team_size);
+      if (taken.count / parts > 1) team.emplace(taken.count / parts);
       workspace.team = team ? &*team : nullptr;
       pack(program, workspace, src_tokens, width, sentences);
-      work(thread, workspace, std::move(sentences));
+      work(part, workspace, std::move(sentences));
     } catch (...) {
-      errors[thread] = std::current_exception();
+      errors[part] = std::current_exception();
     }
   };
-  program.workspace(threads - 1);  // before the threads, which must not grow the list
   std::vector<std::thread> others;
   try {
-    for (int thread = 1; thread < threads; ++thread) others.emplace_back(share, thread);
+    for (int part = 1; part < parts; ++part) others.emplace_back(run, part);
   } catch (...) {  // no thread could be started
     errors[0] = std::current_exception();
   }
-  if (!errors[0]) share(0);
+  if (!errors[0]) run(0);
   for (std::thread& other : others) other.join();
   for (const std::exception_ptr& error : errors)
     if (error) std::rethrow_exception(error);

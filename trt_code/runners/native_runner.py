@@ -13,7 +13,6 @@ from trt_code.runners.memory import ResidentMemory
 from trt_code.runners.one_pass.several_lengths import translate_lengths
 from trt_code.runners.search import SearchRunner
 from trt_code.runners.spec import Graphs, Request, RunnerSpec
-from trt_code.runners.turns import Turns
 from trt_code.runners.vocabulary import check_vocabularies
 
 if TYPE_CHECKING:
@@ -59,6 +58,7 @@ def create_search(request: Request) -> SearchRunner:
         program.max_source,
         memory.peak,
         program.close,
+        takes_turns=False,
     )
 
 
@@ -72,7 +72,7 @@ class NativeRunner(Runner):
 
     def __init__(self, request: Request) -> None:
         super().__init__(request.name, request.precision, request.device)
-        self._memory, self._turns = ResidentMemory(), Turns()
+        self._memory = ResidentMemory()
         self._program = _load(request)
         self._threads = _threads(request)
         self.max_source = self._program.max_source
@@ -92,8 +92,7 @@ class NativeRunner(Runner):
     ) -> tuple[Output, np.ndarray]:
         from trt_code.native.translation import translate
 
-        with self._turns:
-            tokens, scores, predicted = translate(self._program, src_tokens, self._threads, lengths)
+        tokens, scores, predicted = translate(self._program, src_tokens, self._threads, lengths)
         return Output(tokens, scores), predicted
 
     def peak_memory(self) -> int:

@@ -24,7 +24,7 @@ BEAM, LEN_PENALTY = 1, 1.0
 class SearchRunner(Runner):
     """Beam search over a network that takes one step at a time.
 
-    The network's side holds the state of one search, so threads that call one runner take turns.
+    Most networks' sides hold the state of one search, so threads that call one runner take turns.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class SearchRunner(Runner):
         peak_memory: Callable[[], int],
         close: Callable[[], None] = lambda: None,
         during: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+        takes_turns: bool = True,
     ) -> None:
         """See ``Runner``.
 
@@ -43,6 +44,7 @@ class SearchRunner(Runner):
             search: translates source tokens [B, S] int64.
             close: frees the resources of the search.
             during: returns the context manager in which every search runs.
+            takes_turns: whether one thread searches at a time.
 
         Raises:
             UserError: beam or length penalty is out of its bounds.
@@ -51,7 +53,7 @@ class SearchRunner(Runner):
         self.max_source = max_source
         self._search, self._peak_memory, self._close = search, peak_memory, close
         self._during = during
-        self._turns = Turns()
+        self._turns = Turns() if takes_turns else contextlib.nullcontext()
         beam, len_penalty = request.beam, request.len_penalty
         try:
             self._options = SearchOptions(

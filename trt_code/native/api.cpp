@@ -343,11 +343,14 @@ int lite_attend_source(void* program, int query, int keys, int values, int value
     build.source(values, Kind::kRows, values_column, width);
     return build.add([=](Workspace& w) {
       const View from = w.view(query), value = w.view(values, values_column), to = w.view(out);
-      for (int r = 0; r < w.rows; ++r) {
+      for (int r = 0, end; r < w.rows; r = end) {  // the rows of a sentence are neighbours
         const int sentence = w.sentence[r], stride = w.key_stride(sentence);
+        for (end = r + 1; end < w.rows && w.sentence[end] == sentence;) ++end;
         const Span span = w.source[sentence];
-        attend(from.row(r), w.keys(keys, sentence), stride, value.row(span.begin), value.stride,
-               span.size(), heads, head_width, w.scratch(stride), to.row(r));
+        const Source source{w.keys(keys, sentence), stride, value.row(span.begin), value.stride,
+                            span.size()};
+        attend(from.row(r), from.stride, end - r, source, heads, head_width,
+               w.scratch(static_cast<std::size_t>(kRowsAtOnce) * stride), to.row(r), to.stride);
       }
     });
   });
@@ -375,13 +378,13 @@ int lite_attend_self(void* program, int stage, int query, int pairs, int heads, 
       const View pair = w.view(pairs);
       for (const Span& span : w.spans) {
         const int stride = padded(span.size());
-        float* scores = w.scratch(static_cast<std::size_t>(stride) * (width + 1));
-        float* keys = scores + stride;
+        float* keys = w.scratch(static_cast<std::size_t>(stride) * (width + kRowsAtOnce));
+        float* scores = keys + static_cast<std::size_t>(stride) * width;
         const float* begin = pair.row(span.begin);
         transpose_keys(begin, pair.stride, span.size(), heads, head_width, stride, keys);
-        for (int r = span.begin; r < span.end; ++r)
-          attend(from.row(r), keys, stride, begin + width, pair.stride, span.size(), heads,
-                 head_width, scores, to.row(r));
+        const Source source{keys, stride, begin + width, pair.stride, span.size()};
+        attend(from.row(span.begin), from.stride, span.size(), source, heads, head_width, scores,
+               to.row(span.begin), to.stride);
       }
     });
   });

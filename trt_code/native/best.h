@@ -3,14 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "vector.h"
 
 namespace lite::native {
-
-constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 struct Candidate {
   float score;
@@ -37,9 +34,7 @@ class Best {
     constexpr int kBlock = 64;  // scores that are compared at once
     for (int begin = 0; begin < n; begin += kBlock) {
       const int end = std::min(n, begin + kBlock);
-      float most = kNone;
-      for (int i = begin; i < end; ++i) most = x[i] > most ? x[i] : most;
-      if (!(most + offset > threshold())) continue;
+      if (!(maximum(x + begin, end - begin) + offset > threshold())) continue;
       for (int i = begin; i < end; ++i) offer(x[i] + offset, beam, i);
     }
   }
@@ -98,7 +93,7 @@ class BestOfMany {
   // Returns a value below the maxima of at least `most` groups, and of few more; minus infinity if
   // there is none.
   float threshold() const {
-    float high = *std::max_element(greatest_.begin(), greatest_.end());
+    float high = maximum(greatest_.data(), static_cast<int>(greatest_.size()));
     float reach = 1, low = high - reach;
     while (above(low) < most_ && low > kNone) {
       high = low;
@@ -117,8 +112,7 @@ class BestOfMany {
 };
 
 inline float log_sum_exp(const float* x, int n) {
-  float most = x[0];
-  for (int i = 1; i < n; ++i) most = x[i] > most ? x[i] : most;
+  const float most = maximum(x, n);
   float sum = 0;
   for (int i = 0; i < n; ++i) sum += exp_of(x[i] - most);
   return most + std::log(sum);

@@ -10,7 +10,8 @@ int Budget::take(int most, int wanted) {
   changed_.wait(lock, [&] { return served_ == own && busy_ < most; });
   const int idle = most - busy_;
   const std::uint64_t waiting = arrived_ - served_;  // this call included
-  const int share = waiting < static_cast<std::uint64_t>(idle) ? idle / static_cast<int>(waiting) : 1;
+  const int share =
+      waiting < static_cast<std::uint64_t>(idle) ? idle / static_cast<int>(waiting) : 1;
   const int taken = std::max(1, std::min(wanted, share));
   busy_ += taken;
   ++served_;

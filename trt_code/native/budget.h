@@ -11,8 +11,8 @@ namespace lite::native {
 // came.
 class Budget {
  public:
-  // Waits until fewer than `most` threads are busy. Takes those that are idle, but at most `wanted`,
-  // and only an equal part if other calls wait too. Returns their number, at least 1.
+  // Waits until fewer than `most` threads are busy. Takes those that are idle, but at most
+  // `wanted`, and only an equal part if other calls wait too. Returns their number, at least 1.
   int take(int most, int wanted);
   // Ends the use of threads that take() gave.
   void give_back(int threads);

@@ -59,8 +59,7 @@ class Step {
       int i = 0;
       for (; i + 4 * kLanes <= wide_; i += 4 * kLanes) add<4>(to, i);
       for (; i < wide_; i += kLanes) add<1>(to, i);
-      float most = sums_[0];
-      for (i = 1; i < wide_; ++i) most = sums_[i] > most ? sums_[i] : most;
+      const float most = maximum(sums_.data(), wide_);
       i = 0;
       while (i < beam_ - 1 && sums_[i] != most) ++i;
       back[j] = i;

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <iterator>
 
 #include "vector.h"
 
@@ -87,36 +87,83 @@ void convolve_step(const Past& past, int rows, int width, const float* taps, int
   }
 }
 
-void attend(const float* query, const float* keys, int key_stride, const float* values,
-            int value_stride, int size, int heads, int head_width, float* scores, float* out) {
-  if (size == 0) {
-    std::fill_n(out, heads * head_width, 0.f);
+namespace {
+
+// out[i, 0..columns) = the sum over n of x[i, n] * rows[n, 0..columns) for kM rows of x, columns =
+// kVectors * kLanes.
+template <int kM, int kVectors>
+void weighted(const float* x, int x_stride, int terms, const float* rows, int row_stride,
+              float* out, int out_stride) {
+  Floats sums[kM][kVectors] = {};
+  for (int n = 0; n < terms; ++n, rows += row_stride) {
+    Floats row[kVectors];
+    for (int v = 0; v < kVectors; ++v) row[v] = load(rows + v * kLanes);
+#pragma GCC unroll 4
+    for (int i = 0; i < kM; ++i)
+      for (int v = 0; v < kVectors; ++v) sums[i][v] += all(x[i * x_stride + n]) * row[v];
+  }
+  for (int i = 0; i < kM; ++i)
+    for (int v = 0; v < kVectors; ++v) store(out + i * out_stride + v * kLanes, sums[i][v]);
+}
+
+// The same for one row and column; a function of its own, so that the order of its sum does not
+// depend on the other rows.
+__attribute__((noinline)) float weighted_sum(const float* x, int terms, const float* column,
+                                             int row_stride) {
+  float sum = 0;
+  for (int n = 0; n < terms; ++n) sum += x[n] * column[static_cast<std::size_t>(n) * row_stride];
+  return sum;
+}
+
+// attend() for kM rows.
+template <int kM>
+void attend_rows(const float* query, int query_stride, const Source& source, int heads,
+                 int head_width, float* scores, float* out, int out_stride) {
+  const int stride = source.key_stride;
+  for (int h = 0; h < heads; ++h) {
+    const int begin = h * head_width;
+    const float* keys = source.keys + static_cast<std::size_t>(begin) * stride;
+    int s = 0;
+    for (; s + 2 * kLanes <= stride; s += 2 * kLanes)
+      weighted<kM, 2>(query + begin, query_stride, head_width, keys + s, stride, scores + s,
+                      stride);
+    for (; s < stride; s += kLanes)
+      weighted<kM, 1>(query + begin, query_stride, head_width, keys + s, stride, scores + s,
+                      stride);
+    for (int i = 0; i < kM; ++i) {
+      std::fill(scores + i * stride + source.size, scores + (i + 1) * stride, kNone);
+      softmax(scores + i * stride, stride);
+    }
+    const float* values = source.values + begin;
+    int c = 0;
+    for (; c + 2 * kLanes <= head_width; c += 2 * kLanes)
+      weighted<kM, 2>(scores, stride, source.size, values + c, source.value_stride, out + begin + c,
+                      out_stride);
+    for (; c + kLanes <= head_width; c += kLanes)
+      weighted<kM, 1>(scores, stride, source.size, values + c, source.value_stride, out + begin + c,
+                      out_stride);
+    for (; c < head_width; ++c)
+      for (int i = 0; i < kM; ++i)
+        out[i * out_stride + begin + c] =
+            weighted_sum(scores + i * stride, source.size, values + c, source.value_stride);
+  }
+}
+
+}  // namespace
+
+void attend(const float* query, int query_stride, int rows, const Source& source, int heads,
+            int head_width, float* scores, float* out, int out_stride) {
+  if (source.size == 0) {
+    for (int r = 0; r < rows; ++r) std::fill_n(out + r * out_stride, heads * head_width, 0.f);
     return;
   }
-  for (int h = 0; h < heads; ++h, query += head_width, out += head_width, values += head_width) {
-    const float* head_keys = keys + static_cast<std::size_t>(h) * head_width * key_stride;
-    for (int s = 0; s < key_stride; s += kLanes) {
-      Floats sums{};
-      for (int c = 0; c < head_width; ++c)
-        sums += all(query[c]) * load(head_keys + static_cast<std::size_t>(c) * key_stride + s);
-      store(scores + s, sums);
-    }
-    for (int s = size; s < key_stride; ++s) scores[s] = -std::numeric_limits<float>::infinity();
-    softmax(scores, key_stride);
-    int c = 0;
-    for (; c + kLanes <= head_width; c += kLanes) {
-      Floats sums{};
-      for (int s = 0; s < size; ++s)
-        sums += all(scores[s]) * load(values + static_cast<std::size_t>(s) * value_stride + c);
-      store(out + c, sums);
-    }
-    for (; c < head_width; ++c) {
-      float sum = 0;
-      for (int s = 0; s < size; ++s)
-        sum += scores[s] * values[static_cast<std::size_t>(s) * value_stride + c];
-      out[c] = sum;
-    }
-  }
+  using Rows = decltype(&attend_rows<1>);
+  constexpr Rows kAttend[] = {attend_rows<1>, attend_rows<2>, attend_rows<3>, attend_rows<4>};
+  static_assert(std::size(kAttend) == kRowsAtOnce);
+  for (int r = 0; r < rows; r += kRowsAtOnce)
+    kAttend[std::min(kRowsAtOnce, rows - r) - 1](
+        query + static_cast<std::size_t>(r) * query_stride, query_stride, source, heads, head_width,
+        scores, out + static_cast<std::size_t>(r) * out_stride, out_stride);
 }
 
 void transpose_keys(const float* rows, int row_stride, int size, int heads, int head_width,

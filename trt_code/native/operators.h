@@ -51,11 +51,20 @@ void convolve(const float* x, int x_stride, Span sentence, int width, const floa
 void convolve_step(const Past& past, int rows, int width, const float* taps, int tap_stride,
                    int heads, int kernel_size, float* out, int out_stride);
 
-// Attention of one row to `size` keys: keys [heads, head_width, key_stride], transposed; values
-// [size, ..] with value_stride. `scores` has room for key_stride floats. The query is scaled
-// already.
-void attend(const float* query, const float* keys, int key_stride, const float* values,
-            int value_stride, int size, int heads, int head_width, float* scores, float* out);
+// What rows attend to: `size` keys [heads, head_width, key_stride], transposed, and as many values.
+struct Source {
+  const float* keys;
+  int key_stride;
+  const float* values;
+  int value_stride, size;
+};
+
+constexpr int kRowsAtOnce = 4;  // that read keys and values together
+
+// Attention of `rows` rows to the same source. `scores` has room for kRowsAtOnce * key_stride
+// floats. The query is scaled already.
+void attend(const float* query, int query_stride, int rows, const Source& source, int heads,
+            int head_width, float* scores, float* out, int out_stride);
 
 // keys [heads, head_width, key_stride] from rows [size, heads * head_width]; zeros up to
 // key_stride.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <type_traits>
 
 #include "vector.h"
 
@@ -34,89 +36,205 @@ void activate(float* x, int n, Activation activation) {
   }
 }
 
-// One panel by kM rows; the sums stay in registers.
-template <int kM>
-void tile(const float* x, int x_stride, const float* panel, const float* bias, int inputs,
-          float* out, int out_stride, int columns, Activation activation) {
-  Floats sums[kM][2];
-  for (int i = 0; i < kM; ++i) {
-    sums[i][0] = load(bias);
-    sums[i][1] = load(bias + kLanes);
+// A packed weight and how its products are made: x has one 32-bit value for each `input`.
+struct FloatKind {
+  using Value = float;
+  using Sums = Floats;
+
+  Sums begin(int n) const { return load(bias + n); }
+  static Sums add(Sums sums, float x, Floats weights) { return sums + all(x) * weights; }
+  Floats end(Sums sums, int) const { return sums; }
+
+  const float* panels;
+  const float* bias;
+  int inputs;
+};
+
+// An input is a pair of 16-bit integers.
+struct IntegerKind {
+  using Value = std::int32_t;
+  using Sums = Ints;
+
+  Sums begin(int) const { return Ints{}; }
+  static Sums add(Sums sums, std::int32_t x, Ints weights) {
+    return add_pairs(sums, x - Ints{}, weights);
   }
-  for (int k = 0; k < inputs; ++k, panel += kColumns) {
-    const Floats left = load(panel), right = load(panel + kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < kM; ++i) {
-      const Floats value = all(x[i * x_stride + k]);
-      sums[i][0] += value * left;
-      sums[i][1] += value * right;
-    }
+  Floats end(Sums sums, int n) const {
+    return __builtin_convertvector(sums, Floats) * load(scales + n) + load(bias + n);
   }
-  for (int i = 0; i < kM; ++i) {
-    float row[kColumns];
-    store(row, sums[i][0]);
-    store(row + kLanes, sums[i][1]);
-    activate(row, kColumns, activation);
-    std::copy_n(row, columns, out + i * out_stride);
-  }
+
+  const std::int32_t* panels;
+  const float *scales, *bias;
+  int inputs;
+};
+
+template <typename Kind>
+typename Kind::Sums weights_at(const typename Kind::Value* from) {
+  typename Kind::Sums weights;
+  std::memcpy(&weights, from, sizeof weights);
+  return weights;
 }
 
-// The same on pairs of 16-bit integers; x has x_stride pairs between rows.
-template <int kM>
-void integer_tile(const std::int32_t* x, int x_stride, const std::int16_t* panel,
-                  const float* scales, const float* bias, int pairs, float* out, int out_stride,
-                  int columns, Activation activation) {
-  Ints sums[kM][2] = {};
-  for (int k = 0; k < pairs; ++k, panel += 2 * kColumns) {
-    Ints left, right;
-    std::memcpy(&left, panel, sizeof left);
-    std::memcpy(&right, panel + kColumns, sizeof right);
-#pragma GCC unroll 16
-    for (int i = 0; i < kM; ++i) {
-      const Ints value = x[i * x_stride + k] - Ints{};
-      sums[i][0] = add_pairs(sums[i][0], value, left);
-      sums[i][1] = add_pairs(sums[i][1], value, right);
+// Writes the sums of one row and panel, whose first output is n.
+template <typename Kind>
+void finish(const Kind& kind, const typename Kind::Sums (&sums)[2], int n, float* out, int columns,
+            Activation activation) {
+  Floats left = kind.end(sums[0], n), right = kind.end(sums[1], n + kLanes);
+  if (columns == kColumns && activation <= Activation::kRelu) {
+    if (activation == Activation::kRelu) {  // NaN stays NaN
+      left = left < 0 ? Floats{} : left;
+      right = right < 0 ? Floats{} : right;
     }
+    store(out, left);
+    store(out + kLanes, right);
+    return;
   }
-  for (int i = 0; i < kM; ++i) {
-    float row[kColumns];
+  float row[kColumns];
+  store(row, left);
+  store(row + kLanes, right);
+  activate(row, kColumns, activation);
+  std::copy_n(row, columns, out);
+}
+
+// What a product reads and writes.
+template <typename Kind>
+struct Product {
+  Kind kind;
+  const typename Kind::Value* x;
+  int x_stride, rows, outputs;
+  float* out;
+  int out_stride;
+  Activation activation;
+
+  const typename Kind::Value* row(int r) const {
+    return x + static_cast<std::size_t>(r) * x_stride;
+  }
+  const typename Kind::Value* panel(int p) const {
+    return kind.panels + static_cast<std::size_t>(p) * kind.inputs * kColumns;
+  }
+  int panels() const { return (outputs + kColumns - 1) / kColumns; }
+  void put(const typename Kind::Sums (&sums)[2], int r, int p) const {
+    const int n = p * kColumns;
+    finish(kind, sums, n, out + static_cast<std::size_t>(r) * out_stride + n,
+           std::min(kColumns, outputs - n), activation);
+  }
+};
+
+// Panel p by kM rows from r on; the sums stay in registers.
+template <typename Kind, int kM>
+void tile(const Product<Kind>& product, int r, int p) {
+  typename Kind::Sums sums[kM][2];
+  for (int i = 0; i < kM; ++i)
     for (int half = 0; half < 2; ++half)
-      store(row + half * kLanes,
-            __builtin_convertvector(sums[i][half], Floats) * load(scales + half * kLanes) +
-                load(bias + half * kLanes));
-    activate(row, kColumns, activation);
-    std::copy_n(row, columns, out + i * out_stride);
+      sums[i][half] = product.kind.begin(p * kColumns + half * kLanes);
+  const typename Kind::Value *panel = product.panel(p), *x = product.row(r);
+  const int inputs = product.kind.inputs, x_stride = product.x_stride;
+  for (int k = 0; k < inputs; ++k, panel += kColumns) {
+    const auto left = weights_at<Kind>(panel), right = weights_at<Kind>(panel + kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kM; ++i) {
+      const typename Kind::Value value = x[i * x_stride + k];
+      sums[i][0] = Kind::add(sums[i][0], value, left);
+      sums[i][1] = Kind::add(sums[i][1], value, right);
+    }
+  }
+  for (int i = 0; i < kM; ++i) product.put(sums[i], r + i, p);
+}
+
+// kPanels panels from p on by row r, of which only the inputs at[0..count) are not zero.
+template <typename Kind, int kPanels>
+void sparse_tile(const Product<Kind>& product, int r, int p, const int* at, int count) {
+  typename Kind::Sums sums[kPanels][2];
+  for (int i = 0; i < kPanels; ++i)
+    for (int half = 0; half < 2; ++half)
+      sums[i][half] = product.kind.begin((p + i) * kColumns + half * kLanes);
+  const typename Kind::Value *panel = product.panel(p), *x = product.row(r);
+  const std::size_t next = static_cast<std::size_t>(product.kind.inputs) * kColumns;
+  for (int n = 0; n < count; ++n) {
+    const typename Kind::Value *from = panel + static_cast<std::size_t>(at[n]) * kColumns,
+                               value = x[at[n]];
+#pragma GCC unroll 8
+    for (int i = 0; i < kPanels; ++i) {
+      sums[i][0] = Kind::add(sums[i][0], value, weights_at<Kind>(from + i * next));
+      sums[i][1] = Kind::add(sums[i][1], value, weights_at<Kind>(from + i * next + kLanes));
+    }
+  }
+  for (int i = 0; i < kPanels; ++i) product.put(sums[i], r, p + i);
+}
+
+// Panels [first, last) by all rows. Rows go in blocks that stay in the cache while all panels pass.
+// The tiles of a block have nearly equal heights: low ones wait for their own sums.
+template <typename Kind>
+void dense(const Product<Kind>& product, int first, int last) {
+  using Tile = decltype(&tile<Kind, 1>);
+  constexpr Tile kTiles[] = {tile<Kind, 1>, tile<Kind, 2>,  tile<Kind, 3>,  tile<Kind, 4>,
+                             tile<Kind, 5>, tile<Kind, 6>,  tile<Kind, 7>,  tile<Kind, 8>,
+                             tile<Kind, 9>, tile<Kind, 10>, tile<Kind, 11>, tile<Kind, 12>};
+  constexpr int kBlock = 16 * kRows;
+  for (int begin = 0; begin < product.rows; begin += kBlock) {
+    const int size = std::min(kBlock, product.rows - begin), tiles = (size + kRows - 1) / kRows;
+    for (int p = first; p < last; ++p)
+      for (int i = 0, r = 0; i < tiles; ++i) {
+        const int height = (size - r + tiles - i - 1) / (tiles - i);
+        kTiles[height - 1](product, begin + r, p);
+        r += height;
+      }
   }
 }
 
-using Tile = decltype(&tile<1>);
-constexpr Tile kTiles[] = {tile<1>, tile<2>, tile<3>, tile<4>,  tile<5>,  tile<6>,
-                           tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>};
+constexpr int kMostSparse = 4096;  // inputs, for the list of one row
 
-using IntegerTile = decltype(&integer_tile<1>);
-constexpr IntegerTile kIntegerTiles[] = {integer_tile<1>,  integer_tile<2>,  integer_tile<3>,
-                                         integer_tile<4>,  integer_tile<5>,  integer_tile<6>,
-                                         integer_tile<7>,  integer_tile<8>,  integer_tile<9>,
-                                         integer_tile<10>, integer_tile<11>, integer_tile<12>};
+// Whether x, a float or a pair of integers, is not zero. Integers are faster to compare than
+// floats.
+template <typename Value>
+bool counts(Value x) {
+  std::int32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return std::is_same_v<Value, float> ? bits & 0x7fffffff : bits;
+}
 
-// Calls multiply(first output, first row, rows) for all tiles; the threads of `team` share the
-// panels. Rows go in blocks that stay in the cache while all panels pass. The tiles of a block have
-// nearly equal heights: low ones wait for their own sums.
-template <typename Multiply>
-void in_tiles(int outputs, int inputs, int rows, Team* team, Multiply multiply) {
-  constexpr int kBlock = 16 * kRows;
-  const int panels = (outputs + kColumns - 1) / kColumns;
-  share(team, panels, 2.0 * rows * inputs * outputs, [&](int first, int last) {
-    for (int begin = 0; begin < rows; begin += kBlock) {
-      const int size = std::min(kBlock, rows - begin), tiles = (size + kRows - 1) / kRows;
-      for (int panel = first; panel < last; ++panel)
-        for (int i = 0, r = 0; i < tiles; ++i) {
-          const int height = (size - r + tiles - i - 1) / (tiles - i);
-          multiply(panel * kColumns, begin + r, height);
-          r += height;
-        }
+// The same for rows that are mostly zero. The sums are equal, since x * 0 changes none.
+template <typename Kind>
+void sparse(const Product<Kind>& product, int first, int last) {
+  int at[kMostSparse];
+  for (int r = 0; r < product.rows; ++r) {
+    const typename Kind::Value* x = product.row(r);
+    int count = 0;
+    for (int k = 0; k < product.kind.inputs; ++k) {
+      at[count] = k;
+      count += counts(x[k]);
     }
-  });
+    int p = first;
+    for (; p + 4 <= last; p += 4) sparse_tile<Kind, 4>(product, r, p, at, count);
+    for (; p < last; ++p) sparse_tile<Kind, 1>(product, r, p, at, count);
+  }
+}
+
+// Whether few enough inputs are not zero: after a ReLU, a trained network has a tenth or less.
+template <typename Kind>
+bool is_sparse(const Product<Kind>& product) {
+  if (product.kind.inputs > kMostSparse) return false;
+  const double most = 0.15 * product.kind.inputs * product.rows;
+  double found = 0;
+  for (int r = 0; r < product.rows && found <= most; ++r) {
+    const typename Kind::Value* x = product.row(r);
+    int count = 0;
+    for (int k = 0; k < product.kind.inputs; ++k) count += counts(x[k]);
+    found += count;
+  }
+  return found <= most;
+}
+
+// The whole product; the threads of `team` share the panels.
+template <typename Kind>
+void multiply_all(const Product<Kind>& product, Team* team) {
+  if (is_sparse(product)) {
+    sparse(product, 0, product.panels());
+    return;
+  }
+  const double operations = 2.0 * product.rows * product.kind.inputs * product.outputs;
+  share(team, product.panels(), operations,
+        [&](int first, int last) { dense(product, first, last); });
 }
 
 }  // namespace
@@ -137,12 +255,15 @@ Weight::Weight(const float* weight, const float* bias, int outputs, int inputs)
 
 void Weight::multiply(const float* x, int x_stride, int rows, float* out, int out_stride,
                       Activation activation, Team* team) const {
-  in_tiles(outputs_, inputs_, rows, team, [&](int n, int r, int height) {
-    kTiles[height - 1](x + static_cast<std::size_t>(r) * x_stride, x_stride,
-                       panels_.data() + static_cast<std::size_t>(n) * inputs_, bias_.data() + n,
-                       inputs_, out + static_cast<std::size_t>(r) * out_stride + n, out_stride,
-                       std::min(kColumns, outputs_ - n), activation);
-  });
+  multiply_all(Product<FloatKind>{{panels_.data(), bias_.data(), inputs_},
+                                  x,
+                                  x_stride,
+                                  rows,
+                                  outputs_,
+                                  out,
+                                  out_stride,
+                                  activation},
+               team);
 }
 
 IntegerWeight::IntegerWeight(const std::int8_t* weight, const float* scales, const float* bias,
@@ -177,13 +298,16 @@ void IntegerWeight::multiply(const float* x, int x_stride, int rows, float* out,
     if (inputs_ % 2) to[inputs_] = 0;
   }
   const std::int32_t* pairs = reinterpret_cast<const std::int32_t*>(scratch);
-  in_tiles(outputs_, inputs_, rows, team, [&](int n, int r, int height) {
-    kIntegerTiles[height - 1](pairs + static_cast<std::size_t>(r) * pairs_, pairs_,
-                              panels_.data() + static_cast<std::size_t>(n) * pairs_ * 2,
-                              scales_.data() + n, bias_.data() + n, pairs_,
-                              out + static_cast<std::size_t>(r) * out_stride + n, out_stride,
-                              std::min(kColumns, outputs_ - n), activation);
-  });
+  multiply_all(Product<IntegerKind>{{reinterpret_cast<const std::int32_t*>(panels_.data()),
+                                     scales_.data(), bias_.data(), pairs_},
+                                    pairs,
+                                    pairs_,
+                                    rows,
+                                    outputs_,
+                                    out,
+                                    out_stride,
+                                    activation},
+               team);
 }
 
 }  // namespace lite::native

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -70,10 +71,28 @@ inline float exp_of(float x) {
   return p * power;
 }
 
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+// The greatest of x[0..n), NaN left out. A plain loop is not vectorised: its order matters for NaN.
+inline float maximum(const float* x, int n) {
+  Floats wide = all(kNone);
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const Floats next = load(x + i);
+    wide = next > wide ? next : wide;
+  }
+  float lanes[kLanes];
+  store(lanes, wide);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l)
+      lanes[l] = lanes[l + half] > lanes[l] ? lanes[l + half] : lanes[l];
+  for (; i < n; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+  return lanes[0];
+}
+
 // Softmax of x[0..n) in place.
 inline void softmax(float* x, int n) {
-  float most = x[0];
-  for (int i = 1; i < n; ++i) most = x[i] > most ? x[i] : most;
+  const float most = maximum(x, n);
   float sum = 0;
   for (int i = 0; i < n; ++i) sum += x[i] = exp_of(x[i] - most);
   const float scale = 1 / sum;

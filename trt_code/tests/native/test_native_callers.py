@@ -50,7 +50,9 @@ def at_once(call, arguments):
         return {i: call(arguments[i]) for i in turned}
 
     with ThreadPoolExecutor(CALLERS) as pool:
-        return [[found[i] for i in range(len(arguments))] for found in pool.map(work, range(CALLERS))]
+        return [
+            [found[i] for i in range(len(arguments))] for found in pool.map(work, range(CALLERS))
+        ]
 
 
 def same(found, expected):

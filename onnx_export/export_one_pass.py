@@ -9,7 +9,8 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from onnx_export.graph import export_graph, metadata
+from onnx_export.graph import export_graph
+from onnx_export.metadata import metadata
 from onnx_export.onnx_file import save_onnx
 from train_model.data.dictionary import UNK
 from train_model.models.signatures import SRC_TOKENS, WHOLE

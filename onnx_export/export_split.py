@@ -16,7 +16,8 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from onnx_export.graph import export_graph, metadata
+from onnx_export.graph import export_graph
+from onnx_export.metadata import metadata
 from onnx_export.onnx_file import save_pair
 from onnx_export.paths import half_path
 from train_model.data.dictionary import UNK

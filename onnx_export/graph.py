@@ -1,12 +1,9 @@
 """Exports a PyTorch module to an ONNX graph: the common part of all exports of the project."""
 
 import contextlib
-import dataclasses
-import json
 import logging
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -17,7 +14,6 @@ from onnx_export.int8_weights import quantize_weights
 from onnx_export.naming import name_by_scope
 from onnx_export.symbols import EXPORTED, FUNCTIONS, TRANSLATIONS
 from train_model import interrupt
-from train_model.data.dictionary import SPECIAL_IDS
 from train_model.models.signatures import Signature
 
 OPSET = 20
@@ -79,19 +75,6 @@ def export_graph(
         model.functions[function.identifier()] = function
     model.producer_name, model.producer_version = "lite_transformer_trt", ""
     return model
-
-
-def metadata(config: Any) -> dict[str, str]:
-    """Return the metadata that a runner or the surgeon needs; see doc/export.md."""
-    return {
-        "architecture": config.architecture,
-        "config": json.dumps(dataclasses.asdict(config), sort_keys=True),
-        "padding_policy": config.padding_policy,
-        "left_pad_source": str(config.left_pad_source).lower(),
-        "special_ids": json.dumps(SPECIAL_IDS),
-        "max_source_positions": str(config.max_source_positions),
-        "max_target_positions": str(config.max_target_positions),
-    }
 
 
 def _simplify(model: ir.Model) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from onnx_export.graph import metadata
+from onnx_export.metadata import metadata
 from train_model.cli import Parser, UserError, check_output, run
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint

@@ -4,9 +4,10 @@ import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,25 @@ def patterns(text: str) -> list[str]:
     return found
 
 
-def _items(untrained: Any) -> Iterable[tuple[str, str]]:
-    """Return the forms and expressions of ``untrained``; raise ``UserError`` if it is not such a mapping."""
-    items = untrained.items() if isinstance(untrained, Mapping) else [(untrained, None)]
+def _items(untrained: Any) -> list[tuple[str, str, int]]:
+    """Return the forms of ``untrained``: name, regular expression, and how often the training text has it.
+
+    Raises:
+        UserError: it is not a mapping of names to expressions, or to pairs of an expression and a number.
+    """
     if untrained is None:
-        return ()
-    if not all(isinstance(part, str) for item in items for part in item):
-        raise UserError("text: untrained has names of forms, each with a regular expression")
-    return items
+        return []
+    items = untrained.items() if isinstance(untrained, Mapping) else [(None, untrained)]
+    found = []
+    for name, value in items:
+        expression, most = value if isinstance(value, list) and len(value) == 2 else (value, 0)
+        if [*map(type, (name, expression, most))] != [str, str, int] or most < 0:
+            raise UserError(
+                "text: untrained has names of forms, each with a regular expression or with "
+                "[expression, most]"
+            )
+        found.append((name, expression, most))
+    return found
 
 
 @dataclass(frozen=True)
@@ -67,8 +79,9 @@ class TextOptions:
             any other pattern gets a warning.
         longest: the most tokens of a training sentence, bos and eos included; a longer sentence gets a
             warning.
-        untrained: forms that the training text lacks, with the regular expression that finds each; a sentence
-            with one gets a warning.
+        untrained: forms that the training text lacks, with the regular expression that finds each, or with a
+            list of the expression and the most matches in a training sentence; a sentence with more matches
+            gets a warning.
     """
 
     unicode: str = "NFC"
@@ -85,7 +98,7 @@ class TextOptions:
     domain: str = ""
     seen: Path | None = None
     longest: int | None = None
-    untrained: Mapping[str, str] | None = None
+    untrained: Mapping[str, str | list] | None = None
 
     def __post_init__(self) -> None:
         """Check the options against each other.
@@ -104,7 +117,7 @@ class TextOptions:
             raise UserError(f"text: subwords is {self.subwords!r}, which needs a file, codes")
         if self.case == "truecase" and self.truecase_model is None:
             raise UserError("text: case is 'truecase', which needs a file, truecase_model")
-        for form, expression in _items(self.untrained):
+        for form, expression, _ in _items(self.untrained):
             if reason := unusable(expression):
                 raise UserError(
                     f"text: untrained: {form}: {expression!r} cannot be used ({reason})"
@@ -183,7 +196,7 @@ class TrainingText:
         options = self._options
         if options.longest and tokens > options.longest:
             reason = f"{tokens} tokens, and {options.longest} is the most that it was trained on"
-        elif forms := [form for form, pattern in self._untrained if pattern.search(sentence)]:
+        elif forms := [form for form, more in self._untrained if more(sentence)]:
             reason = f"it was not trained on {', or on '.join(forms)}"
         elif self._seen and (new := [w for word in sentence.split() if (w := self._new(word))]):
             reason = f"it was not trained on words like {', '.join(map(repr, new[:3]))}"
@@ -193,9 +206,15 @@ class TrainingText:
         return f"{knows}{reason}: the translation may be wrong"
 
     @cached_property
-    def _untrained(self) -> list[tuple[str, re.Pattern[str]]]:
-        given = self._options.untrained or {}
-        return [(form, re.compile(expression)) for form, expression in given.items()]
+    def _untrained(self) -> list[tuple[str, Callable[[str], bool]]]:
+        """Each form with a function that finds more of it in a sentence than the training text has."""
+
+        def more(expression: str, most: int) -> Callable[[str], bool]:
+            matches = re.compile(expression).finditer
+            return lambda sentence: next(islice(matches(sentence), most, None), None) is not None
+
+        items = _items(self._options.untrained)
+        return [(form, more(expression, most)) for form, expression, most in items]
 
     @cached_property
     def _seen(self) -> frozenset[str]:

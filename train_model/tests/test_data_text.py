@@ -206,6 +206,9 @@ def test_a_symbol_that_overwrites_has_its_last_index(tmp_path):
         ({"bpe": True}, "unknown key 'bpe'"),
         ({"subwords": "none", "untrained": ["x"]}, "untrained has names of forms"),
         ({"subwords": "none", "untrained": {"figures": 5}}, "untrained has names of forms"),
+        ({"subwords": "none", "untrained": {"figures": ["5", "2"]}}, r"\[expression, most\]"),
+        ({"subwords": "none", "untrained": {"figures": ["5", 2, 3]}}, r"\[expression, most\]"),
+        ({"subwords": "none", "untrained": {"figures": ["5", -1]}}, r"\[expression, most\]"),
         ({"subwords": "none", "untrained": {"dots": "("}}, "untrained: dots: .* cannot be used"),
         ({"subwords": "none", "untrained": {"dots": "(a+)+b"}}, "could take for ever"),
     ],
@@ -216,7 +219,7 @@ def test_a_wrong_section_is_refused(section, message, tmp_path):
 
 
 def test_a_section_is_written_as_it_is_read(codes):
-    untrained = {"prices": "[$]"}
+    untrained = {"prices": "[$]", "lists": [", ", 3]}
     options = TextOptions(
         codes=codes, moses=True, case="lower", unknown="keep", untrained=untrained
     )

@@ -189,10 +189,12 @@ def test_a_line_unlike_the_training_text_gets_a_warning(tiny_files, tmp_path, mo
 def test_the_demo_warns_of_the_forms_that_it_was_not_trained_on(model):
     files = find_model(model)
     codec = Codec(Tokenizer.from_files(files), None)
-    currencies, half_hours = files.text.untrained
+    currencies, half_hours, lists, joints = files.text.untrained
     expected = {
         "twenty one dollars": currencies,
         "five pounds or half past three.": f"{currencies}, or on {half_hours}",
+        "ten, Friday, March 5, 2021, 10%, $7.50, and 3": lists,
+        "one or two and also three": joints,
     }
     _, notes = codec.encode_lines(list(expected), 1)
     for index, forms in enumerate(expected.values()):

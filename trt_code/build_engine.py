@@ -68,30 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         action="append",
         help="plugin library, repeatable (default: build/plugins/liblite_plugins_trt<major>.so "
-        "when it is there)",
+        "if it exists)",
     )
-    for name, meaning in (
-        ("min", "smallest batch x source length, repeatable (default 1x1)"),
-        ("opt", "most usual one (default 16x32)"),
-        ("max", "largest one (default 64 x the network's positions)"),
-    ):
-        add(
-            f"--{name}",
-            type=shapes.shape_argument,
-            action="append",
-            default=[],
-            metavar="BxS",
-            help=meaning,
-        )
-    add(
-        "--axis",
-        type=shapes.range_argument,
-        action="append",
-        default=[],
-        metavar="NAME=MIN:OPT:MAX",
-        help="sizes of another axis of half a network, repeatable (default beam=1:1:4, "
-        "room and canvas up to the network's target positions)",
-    )
+    _add_shapes(parser)
     tf32 = parser.add_mutually_exclusive_group()
     tf32.add_argument(
         "--tf32",
@@ -109,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--timing-cache",
         type=Path,
-        help="file of tactic timings, read if there and written after (default: build/timing.cache; "
+        help="file of tactic timings, read if it exists and written afterwards (default: build/timing.cache; "
         "TensorRT RTX has none)",
     )
     add(
@@ -135,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--if-any",
         action="store_true",
-        help="build nothing and leave with status 0 if no TensorRT that takes the graph is installed",
+        help="build nothing and exit with status 0 if no TensorRT that takes the graph is installed",
     )
     add(
         "--if-changed",
@@ -144,8 +123,34 @@ def _parser() -> argparse.ArgumentParser:
         "TensorRT and GPUs",
     )
     add("--layer-report", type=Path, metavar="JSON", help="write the built layers, in detail")
-    add("--verbose", action="store_true", help="print all that TensorRT says")
+    add("--verbose", action="store_true", help="print everything that TensorRT logs")
     return parser
+
+
+def _add_shapes(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the profiles and of further axes."""
+    for name, meaning in (
+        ("min", "smallest batch x source length, repeatable (default 1x1)"),
+        ("opt", "most usual one (default 16x32)"),
+        ("max", "largest one (default 64 x the network's positions)"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            type=shapes.shape_argument,
+            action="append",
+            default=[],
+            metavar="BxS",
+            help=meaning,
+        )
+    parser.add_argument(
+        "--axis",
+        type=shapes.range_argument,
+        action="append",
+        default=[],
+        metavar="NAME=MIN:OPT:MAX",
+        help="sizes of another axis of half a network, repeatable (default beam=1:1:4, "
+        "room and canvas up to the network's target positions)",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -221,7 +221,7 @@ $(BUILD)/model.%.plain.decoder.onnx: $(BUILD)/model.decoder.onnx $(SURGEON)
 
 # --- Data and training --------------------------------------------------------------------------
 .PHONY: download corpus train distill model-stats
-download: $(call NEEDS,download)  ## the public checkpoint and its WMT16 text, for MODEL=wmt16
+download: $(call NEEDS,download)  ## download the public checkpoint and its WMT16 text, for MODEL=wmt16
 	@PYTHON=$(PY) ./download.sh
 
 corpus: $(call NEEDS,train)  ## prepare CORPUS=demo for training; en-de comes from Debian packages (SIZE=core: half of them)
@@ -264,18 +264,18 @@ sensitivity: | $(call NEEDS,int8)  ## what INT8 costs layer by layer: table, plo
 CMAKE_BUILD = CUDACXX="$$($(DOCTOR) --find nvcc)" \
   sh trt_code/cmake/build.sh build/cmake/$@ build $(CMAKE_FLAGS) $(1) >&2
 
-nvcc:  ## install NVIDIA's CUDA 13.0 compiler into .venv where the system has none
+nvcc:  ## install NVIDIA's CUDA 13.0 compiler into .venv if the system has none
 	@$(DOCTOR) --require nvcc $(if $(PYTHON),,2>/dev/null || { $(FIND_PYTHON); \
 	  echo "installing requirements/nvcc.lock into .venv: CUDA 13.0's compiler, 271 MB, under NVIDIA's licence" >&2; \
 	  sh requirements/environment.sh $$python && $(INSTALL) requirements/nvcc.lock; })
 
-headers:  ## fetch TensorRT's headers from GitHub where there are none (build/TensorRT; RELEASE=10.16)
+headers:  ## fetch TensorRT's headers from GitHub if there are none (build/TensorRT; RELEASE=10.16)
 	@$(ANY_PYTHON) -m trt_code.headers $(if $(RELEASE),--release "$$RELEASE") >&2
 
-plugins: needs-cmake nvcc headers  ## the TensorRT plugins (build/plugins; TENSORRT_ROOT=)
+plugins: needs-cmake nvcc headers  ## build the TensorRT plugins (build/plugins; TENSORRT_ROOT=)
 	@$(call CMAKE_BUILD,)
 
-torch-ops: needs-cmake nvcc $(ENV_BASE)  ## the same kernels as PyTorch operators (build/torch_ops)
+torch-ops: needs-cmake nvcc $(ENV_BASE)  ## build the same kernels as PyTorch operators (build/torch_ops)
 	@$(call CMAKE_BUILD,-DLITE_BUILD_PLUGINS=OFF -DLITE_BUILD_TORCH_OPS=ON -DPython_EXECUTABLE="$$(command -v $(PY))")
 
 # TENSORRT=rtx|full|auto: TensorRT for RTX, which builds without a GPU and is installed if no TensorRT is here,
@@ -382,7 +382,7 @@ IS_NATIVE := $(filter native,$(RUNNER))$(if $(filter PRECISION RUNNER DEVICE,$(G
 GRAPH := $(if $(filter PRECISION,$(GIVEN)),$(patsubst int8,qdq,$(filter-out fp32,$(PRECISION))))
 GRAPH := $(GRAPH:%=.%)
 TRANSLATED := $(if $(filter torch cuda-graph trt%,$(RUNNER)),,$(if $(and $(NATIVE),$(IS_NATIVE)),$(NATIVE),$(if $(filter ort,$(RUNNER)),$(BUILD)/model$(GRAPH).onnx,$(call half_of,$(GRAPH)))))
-translate: model-has-text $(TRANSLATED)  ## translate TEXT="...", stdin, or what is entered (N_BEST= CANDIDATES= UNKNOWN= ON_ERROR= FORMAT=, TRANSLATE= passes options)
+translate: model-has-text $(TRANSLATED)  ## translate TEXT="...", stdin, or what you type (N_BEST= CANDIDATES= UNKNOWN= ON_ERROR= FORMAT=, TRANSLATE= passes options)
 	@$(PY) -m trt_code.translate --model $(MODEL) $(RUNNER_OPTIONS) $(RESCORING) $(call option,MAX_TOKENS,max-tokens) \
 	  $(call option,N_BEST,n-best) $(call option,UNKNOWN,unknown) $(call option,ON_ERROR,on-error) \
 	  $(call option,FORMAT,format) $(TRANSLATE) $(SENTENCE)
@@ -410,26 +410,26 @@ CPP_FILES = $(shell find trt_code plugin_attrs_issue -name '*.cu' -o -name '*.cu
 
 .PHONY: test test-slow test-gpu test-ray lint audit clean
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
-test: $(call NEEDS,train dev)  ## every quick test that needs no GPU (PYTEST= passes options)
+test: $(call NEEDS,train dev)  ## run every quick test that needs no GPU (PYTEST= passes options)
 	$(PY) -m pytest -m "not gpu and not ray and not slow" $(PARALLEL) $(PYTEST)
 
-test-slow: $(call NEEDS,train dev)  ## every network in every precision; an engine of each where TensorRT RTX is
+test-slow: $(call NEEDS,train dev)  ## test every network in every precision; an engine of each if TensorRT RTX is installed
 	$(PY) -m pytest -m "slow and not gpu" $(PARALLEL) $(PYTEST)
 
-test-gpu: needs-gpu $(call NEEDS,dev)  ## the tests that need a CUDA GPU
+test-gpu: needs-gpu $(call NEEDS,dev)  ## run the tests that need a CUDA GPU
 	$(PY) -m pytest -m gpu $(PYTEST)
 
-test-ray: $(call NEEDS,train dev ray)  ## the tests of corpora on a Ray cluster of two nodes, started here
+test-ray: $(call NEEDS,train dev ray)  ## run the tests of corpora on a Ray cluster of two nodes, started here
 	$(PY) -m pytest -m "ray and not gpu" $(PYTEST)
 
-lint: $(call NEEDS,dev)  ## ruff and clang-format, changing nothing
+lint: $(call NEEDS,dev)  ## run ruff and clang-format; they change nothing
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	@echo "clang-format --dry-run -Werror ($(words $(CPP_FILES)) files)"
 	@$(PY) -c 'import clang_format; clang_format.clang_format()' --dry-run -Werror $(CPP_FILES)
 
 # In separate environments, so that these tools' dependencies are not among the locked and checked ones.
-audit: build/audit/bin/pip-audit  ## the locked versions against the security advisories on PyPI
+audit: build/audit/bin/pip-audit  ## check the locked versions against the security advisories on PyPI
 	@$(PY) requirements/audit.py $<
 
 build/audit/bin/pip-audit: INTO := build/audit

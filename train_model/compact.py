@@ -43,7 +43,7 @@ def compact(checkpoint: Path, output: Path) -> dict:
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--checkpoint", type=Path, required=True, help="of a training")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of a training")
     parser.add_argument("--output", type=Path, required=True, help="a .safetensors file")
     arguments = parser.parse_args(argv)
     check_output(arguments.output, arguments.checkpoint)

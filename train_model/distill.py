@@ -305,7 +305,10 @@ def main(argv: list[str] | None = None) -> None:
     add_count(parser, "--n-best", 1, "translations of each source")
     pairs = parser.add_argument_group("pairs to leave out; default: none")
     pairs.add_argument(
-        "--max-ratio", type=number(1), metavar="X", help="longer side divided by the shorter one"
+        "--max-ratio",
+        type=number(1),
+        metavar="X",
+        help="largest ratio of the longer side to the shorter one",
     )
     add_count(
         pairs,
@@ -314,7 +317,7 @@ def main(argv: list[str] | None = None) -> None:
         "how often the same one to four subwords may follow each other",
     )
     pairs.add_argument(
-        "--min-score", type=number(-MAX_NUMBER), metavar="X", help="of a translation"
+        "--min-score", type=number(-MAX_NUMBER), metavar="X", help="lowest score of a translation"
     )
     parser.add_argument("--build-dir", default="build", help="default build")
     parser.add_argument(

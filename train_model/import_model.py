@@ -294,7 +294,7 @@ def _parser() -> Parser:
     add("--languages", metavar="SRC-TGT", help="such as en-de")
     add("--test-src", type=Path, help="test text, one sentence per line")
     add("--test-tgt", type=Path, help="its translations")
-    add("--name", help="of the new folder in data_model; default: that of --from, or mine")
+    add("--name", help="name of the new folder in data_model; default: that of --from, or mine")
     add(
         "--models",
         type=Path,
@@ -312,9 +312,9 @@ def _parser() -> Parser:
     add("--unicode", choices=CHOICES["unicode"], help="normalisation form; default: NFC")
     add("--moses", action=argparse.BooleanOptionalAction, help="Moses' tokenisation")
     add("--aggressive-dashes", action=argparse.BooleanOptionalAction, help="Moses' option -a")
-    add("--escape", action=argparse.BooleanOptionalAction, help="the contrary of Moses' -no-escape")
+    add("--escape", action=argparse.BooleanOptionalAction, help="the opposite of Moses' -no-escape")
     add("--case", choices=CHOICES["case"], help="default: keep")
-    add("--truecase-model", type=Path, help="of Moses' truecaser, with --case truecase")
+    add("--truecase-model", type=Path, help="model of Moses' truecaser, with --case truecase")
     add(
         "--unknown",
         choices=CHOICES["unknown"],

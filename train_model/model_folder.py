@@ -349,7 +349,7 @@ def main(argv: list[str] | None = None) -> None:
         help='name, family, checkpoint, model.yaml and "random" or "file", for the Makefile',
     )
     action.add_argument(
-        "--checkpoint", metavar="MODEL", help="make its random weights, if it has such"
+        "--checkpoint", metavar="MODEL", help="make the model's random weights, if it has any"
     )
     action.add_argument("--text", metavar="MODEL", help="fail unless it can read sentences")
     action.add_argument("--test", metavar="MODEL", help="fail unless it has test text")

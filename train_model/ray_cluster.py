@@ -21,7 +21,7 @@ def add_arguments(parser: Parser) -> None:
     group = parser.add_argument_group("Ray")
     group.add_argument(
         "--address",
-        help="of a Ray cluster; default: RAY_ADDRESS, or one that is started on this machine",
+        help="address of a Ray cluster; default: RAY_ADDRESS, or a new cluster on this machine",
     )
     add_count(group, "--workers", None, "actors; default: as many as the cluster has room for")
     group.add_argument(

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = Parser(prog="python -m trt_code.headers", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--release", help=f"e.g. {NEWEST}; default: what the installed TensorRT takes plugins of"
+        "--release", help=f"e.g. {NEWEST}; default: the release for the installed TensorRT"
     )
     parser.add_argument("--output", type=Path, default=FOLDER, help=f"folder ({FOLDER})")
     parser.add_argument(

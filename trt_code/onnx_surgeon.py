@@ -177,10 +177,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--quantize-residuals",
         action="store_true",
-        help="int8: let residual sums read INT8 too, which no training has seen (doc/int8.md)",
+        help="int8: let residual sums read INT8 too; no network was trained for this (doc/int8.md)",
     )
     parser.add_argument(
-        "--explain", action="store_true", help="say what stays FP32 and why, and where casts are"
+        "--explain", action="store_true", help="print what stays FP32 and why, and where casts are"
     )
     parser.add_argument(
         "--without",

@@ -30,7 +30,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--kind",
         choices=["text", "jsonl", "parquet"],
-        help="of all files; default: by the suffix, text if unknown",
+        help="kind of all files; default: by the suffix, text if unknown",
     )
     parser.add_argument(
         "--text-field", default="text", help="the JSON field or the column with the text (text)"

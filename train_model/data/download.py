@@ -266,7 +266,7 @@ def main(argv: list[str] | None = None) -> None:
         type=number(0.001),
         default=60,
         metavar="X",
-        help="seconds without a byte that are too many",
+        help="seconds without data after which a download is given up",
     )
     add_count(parser, "--attempts", 3, "tries per file", 1000)
     args = parser.parse_args(argv)

@@ -48,9 +48,9 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
             "--conv-linear", action="store_true", help="projections inside the convolution too"
         )
         parser.add_argument("--weight-softmax", type=utils.eval_bool, help="normalise the taps")
-        parser.add_argument("--weight-dropout", type=float, metavar="D", help="of the taps")
+        parser.add_argument("--weight-dropout", type=float, metavar="D", help="dropout of the taps")
         parser.add_argument(
-            "--input-dropout", type=float, metavar="D", help="before a convolution block"
+            "--input-dropout", type=float, metavar="D", help="dropout before a convolution block"
         )
         parser.add_argument(
             "--crf-lowrank-approx", type=int, metavar="N", help="rank of the transition scores"

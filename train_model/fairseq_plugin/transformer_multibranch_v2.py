@@ -128,17 +128,24 @@ class TransformerMultibranchModel(TransformerMultibranch, BaseFairseqModel):
             parser.add_argument(f"--{side}-learned-pos", action="store_true")
             parser.add_argument(f"--{side}-normalize-before", action="store_true")
         parser.add_argument(
-            "--decoder-attention-heads", type=int, metavar="N", help="of attention to the source"
+            "--decoder-attention-heads",
+            type=int,
+            metavar="N",
+            help="heads of the attention to the source",
         )
         parser.add_argument(
             "--conv-linear", action="store_true", help="projections around the convolution"
         )
         parser.add_argument("--weight-softmax", type=utils.eval_bool, help="normalise the taps")
         parser.add_argument(
-            "--share-all-embeddings", action="store_true", help="encoder, decoder and output"
+            "--share-all-embeddings",
+            action="store_true",
+            help="share the embeddings of encoder, decoder and output",
         )
         parser.add_argument(
-            "--share-decoder-input-output-embed", action="store_true", help="decoder and output"
+            "--share-decoder-input-output-embed",
+            action="store_true",
+            help="share the embeddings of decoder and output",
         )
         for name in ("dropout", "attention-dropout", "activation-dropout", "weight-dropout"):
             parser.add_argument(f"--{name}", type=float, metavar="D")

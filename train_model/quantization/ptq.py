@@ -95,8 +95,12 @@ def main(argv: list[str] | None = None) -> None:
         metavar="PATTERN",
         help="layers that stay as they are, such as 'decoder.layers.*.fc2'; repeatable",
     )
-    parser.add_argument("--method", choices=METHODS, default="max", help="of the inputs' ranges")
-    parser.add_argument("--text", type=Path, help="to calibrate with (default: validation split)")
+    parser.add_argument(
+        "--method", choices=METHODS, default="max", help="how to calibrate the inputs' ranges"
+    )
+    parser.add_argument(
+        "--text", type=Path, help="text to calibrate with (default: validation split)"
+    )
     add_count(parser, "--sentences", 512, "sentences of it, at most")
     parser.add_argument("--build-dir", type=Path, default="build", help="default build")
     options = parser.parse_args(argv)

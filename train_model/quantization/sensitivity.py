@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo", help=MODEL_HELP)
-    parser.add_argument("--method", choices=METHODS, default="max", help="of calibration")
+    parser.add_argument("--method", choices=METHODS, default="max", help="method of calibration")
     add_count(parser, "--sentences", 200, "sentences of the test split to translate")
     add_count(parser, "--calibration", 512, "sentences to calibrate with")
     parser.add_argument("--build-dir", type=Path, default="build", help="default build")

@@ -179,7 +179,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="demo,demo-ar", help="names of models, with commas")
+    parser.add_argument("--model", default="demo,demo-ar", help="names of models, comma-separated")
     threads = ",".join(str(2**i) for i in range(processors().bit_length()))
     for axis, sizes, meaning in (
         ("batch", "1,2,4,8,16,32,64", "sentences in a batch"),

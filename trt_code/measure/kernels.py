@@ -355,7 +355,11 @@ def main(argv: list[str] | None = None) -> int:
         help="start no torch.compile after this many seconds (default: no limit)",
     )
     parser.add_argument(
-        "--no-compile", dest="compile_seconds", action="store_const", const=0.0, help="leave it out"
+        "--no-compile",
+        dest="compile_seconds",
+        action="store_const",
+        const=0.0,
+        help="leave torch.compile out",
     )
     parser.add_argument("--commit", help="recorded if this is not a git checkout")
     parser.add_argument(

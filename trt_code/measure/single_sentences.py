@@ -89,7 +89,7 @@ def measure(args: argparse.Namespace, name: str, precision: str) -> list[dict[st
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="demo,demo-ar", help="names of models, with commas")
+    parser.add_argument("--model", default="demo,demo-ar", help="names of models, comma-separated")
     arguments.add_build_dir(parser)
     arguments.add_machine(parser)
     arguments.add_split(parser)

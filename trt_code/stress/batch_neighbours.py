@@ -119,7 +119,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     add_count(parser, "--beam", 1, "hypotheses of autoregressive networks", MAX_BEAM)
-    parser.add_argument("--policy", choices=["masked", "upstream"], help="the checkpoint's own")
+    parser.add_argument(
+        "--policy", choices=["masked", "upstream"], help="padding policy; default: the checkpoint's"
+    )
     add_count(parser, "--lines", 256, "sentences to translate")
     parser.add_argument("--build-dir", default="build")
     add_engine(parser)

@@ -70,14 +70,23 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m trt_code.triton.cost", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--measured", type=Path, required=True, help="JSON of the client or of make bench")
-    add("--price-per-hour", type=number(LEAST), required=True, help="of one GPU with its machine")
+    add(
+        "--price-per-hour",
+        type=number(LEAST),
+        required=True,
+        help="price of one GPU with its machine",
+    )
     add(
         "--utilisation",
         type=number(LEAST, 1),
         default=0.5,
         help="share of paid time at work; default 0.5",
     )
-    add("--peak", type=number(LEAST), help="sentences per second to carry: says how many GPUs")
+    add(
+        "--peak",
+        type=number(LEAST),
+        help="sentences per second at the peak; prints how many GPUs that takes",
+    )
     args = parser.parse_args(argv)
     for rate in read_rates(args.measured):
         cost = cost_per_million(rate, args.price_per_hour, args.utilisation)

@@ -182,7 +182,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--build-dir", type=Path, default=Path("build"), help="where the built files are")
     add("--output", type=output_folder, default=Path("build/triton"), help="folder to write")
     add("--backend", choices=("auto", "tensorrt", "onnxruntime"), default="auto")
-    add("--precision", choices=PRECISIONS, default="fp16", help="of the plan; default fp16")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp16",
+        help="precision of the plan; default fp16",
+    )
     add_count(parser, "--max-batch", None, "of the network; default: the plan's, or 16", MAX_SIZE)
     add_count(parser, "--max-delay-us", 1000, "longest wait for more sentences", 60_000_000)
     add_count(parser, "--instances", 1, "copies of the network", MAX_SIZE)

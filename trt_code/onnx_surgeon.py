@@ -168,8 +168,8 @@ def main(argv: list[str] | None = None) -> int:
         "--plugins",
         choices=("lite", "none"),
         default="lite",
-        help="lite: nodes of the project's plugins (default); none: standard operators alone, slower and "
-        "without anything to compile or to ship",
+        help="lite: nodes of the project's plugins (default); none: standard operators only, which "
+        "are slower but need nothing compiled or shipped",
     )
     parser.add_argument(
         "--layer-norm", choices=("plugin", "native"), default="plugin", help="LiteLayerNorm or ONNX"

@@ -34,6 +34,7 @@ KNOWN = {
 }
 NEWEST = "11.1"
 SECONDS = 30  # without an answer
+MOST_BYTES = 1 << 24  # of a header; the longest one has 0.5 MB
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -75,9 +76,13 @@ def fetch(source: str, release: str, folder: Path) -> list[str]:
     """Fetch all headers of a release into ``folder``; return their names.
 
     Raises:
-        UserError: they cannot be fetched or fail a check; ``folder`` stays unchanged.
+        UserError: they cannot be fetched or fail a check, or ``folder`` has other files; it stays unchanged.
     """
     try:
+        if folder.exists() and any(path.suffix != ".h" for path in folder.iterdir()):
+            raise UserError(
+                f"{folder} has other files than headers; name a new folder with --output"
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as name:
             draft = Path(name) / "include"
@@ -124,7 +129,7 @@ class _NotThere(UserError):
 def _download(address: str, release: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=SECONDS) as reply:
-            return reply.read()
+            content = reply.read(MOST_BYTES)
     except urllib.error.HTTPError as error:
         raise _NotThere(
             f"{address}: {error.code} {error.reason}; if there is no release {release}, choose another of "
@@ -136,6 +141,9 @@ def _download(address: str, release: str) -> bytes:
             f"{address} cannot be reached ({reason}); fetch the folder include of "
             f"https://github.com/NVIDIA/TensorRT at v{release} elsewhere and set TENSORRT_ROOT to its parent"
         ) from error
+    if len(content) == MOST_BYTES:
+        raise UserError(f"{address} is too long for a header")
+    return content
 
 
 def _check(source: str, release: str, folder: Path, sums: dict[str, str]) -> None:

@@ -109,13 +109,27 @@ def require_files(folder: Path, names: Iterable[str], remedy: str) -> None:
 
 
 def claim(folder: Path, settings: dict) -> None:
-    """Record the settings of a corpus in its folder; a corpus made with other settings is removed."""
+    """Record the settings of a corpus in its folder; a corpus made with other settings is removed.
+
+    Raises:
+        UserError: the folder has files, but no record of a corpus.
+    """
     record = folder / "settings.json"
     text = json.dumps(settings, indent=1)
     if record.is_file() and record.read_bytes() == text.encode():
         return
     if folder.exists():
-        shutil.rmtree(folder)
+        others = [path for path in folder.iterdir() if path != record]
+        if others and not record.is_file():
+            raise UserError(
+                f"{folder} has files that are no corpus of this project; move them, or choose another "
+                "folder with --build-dir"
+            )
+        for path in others:  # the record goes last, so that a kill leaves it
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     with atomic_path(record) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

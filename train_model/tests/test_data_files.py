@@ -190,3 +190,22 @@ def test_what_is_in_memory_is_bounded_by_characters_too(monkeypatch):
     while window := files.take(lines, 20):
         taken.append(len(window))
     assert taken == [4, 4, 20, 20, 12]
+
+
+def test_a_corpus_replaces_only_a_corpus(tmp_path):
+    corpus, mine = tmp_path / "demo", tmp_path / "mine"
+    files.claim(corpus, {"seed": 1})
+    (corpus / "bin").mkdir()
+    (corpus / "bin" / "train.idx").touch()
+    (corpus / "train.en").touch()
+    files.claim(corpus, {"seed": 1})
+    assert (corpus / "train.en").exists()
+    files.claim(corpus, {"seed": 2})
+    assert [path.name for path in corpus.iterdir()] == ["settings.json"]
+    mine.mkdir()
+    files.claim(mine, {"seed": 1})
+    (mine / "settings.json").unlink()
+    (mine / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="mine has files that are no corpus"):
+        files.claim(mine, {"seed": 1})
+    assert (mine / "thesis.txt").read_text() == "mine"

@@ -85,9 +85,12 @@ def join(phrases: Sequence[Phrase], rng: random.Random) -> Pair:
 def _draw_pools(
     rng: random.Random, sizes: dict[str, int], seed: int, weights: Mapping[Kind, int]
 ) -> dict[str, list[Phrase]]:
-    """Different phrases for every split, enough for the singles of each."""
+    """Different phrases for every split, enough for the singles and the longest list of each."""
     singles = JOINED_LENGTHS[1] / sum(JOINED_LENGTHS.values())
-    wanted = {split: int(size * singles * POOL_PER_PAIR) + 1 for split, size in sizes.items()}
+    least = max(JOINED_LENGTHS)
+    wanted = {
+        split: max(least, int(size * singles * POOL_PER_PAIR) + 1) for split, size in sizes.items()
+    }
     wanted["train"] = max(wanted["train"], int(sizes["train"] * POOL_PER_PAIR))
     kinds = list(weights)
     pools: dict[str, dict[str, Phrase]] = {split: {} for split in SPLITS}

@@ -165,8 +165,8 @@ def test_verify_detects_another_network(exported, tmp_path):
 def test_tie_in_rank_is_left_out_of_the_scores():
     logits = torch.tensor([[[3.0, 1, 0], [1, 2, 2], [0, 5, 1], [9, 0, 1]]])
     tokens = torch.tensor([[0, 2, 1, 0]])
-    # Position 1 has a tie: between its own tokens, seen from position 0, and between the ranks that its
-    # path score comes from. A score is the difference of two path scores, so position 2 is unsure as well.
+    # The tie at position 1 affects position 0, whose score is read through the rank at 1, and the path
+    # score at 1. A score is the difference of two path scores, so position 2 is unsure as well.
     network = SimpleNamespace(crf_layer=DynamicCRF(vocab=3, rank=1, beam=2))
     unsure = unsure_scores(network, logits, tokens, verify_one_pass.SCORE_TOLERANCE)
     assert unsure.tolist() == [[True, True, True, False]]

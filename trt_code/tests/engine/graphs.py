@@ -14,7 +14,7 @@ def write_graph(
     metadata=None,
     plugin=None,
 ):
-    """Return a graph with the network's inputs and outputs, and inside at most one node, for ``plugin``."""
+    """Write a graph with the network's inputs and outputs, and inside at most one node, for ``plugin``."""
     nodes = [
         helper.make_node("Concat", ["src_tokens", "src_tokens"], ["output_tokens"], axis=1),
         helper.make_node("Cast", ["output_tokens"], ["output_scores"], to=TensorProto.FLOAT),

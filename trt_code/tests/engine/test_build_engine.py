@@ -93,7 +93,7 @@ def test_several_profiles_keep_their_order(trt):
 
 
 def write_half(path: Path, extra: str = "room"):
-    """Return a graph with the axes of a search's step, without a network."""
+    """Write a graph with the axes of a search's step, without a network."""
     axes = {
         "tokens": ["batch", "beam"],
         "position": [],

@@ -43,7 +43,7 @@ METADATA = {"max_source_positions": "30", "max_target_positions": "40", "precisi
 
 
 def write_half(path: Path, half: str, metadata: dict[str, str] = METADATA) -> None:
-    """Return a graph with a half's inputs and outputs, without a network."""
+    """Write a graph with a half's inputs and outputs, without a network."""
     inputs, outputs = (
         [helper.make_tensor_value_info(name, *kind) for name, kind in side.items()]
         for side in HALVES[half]

@@ -44,8 +44,8 @@ def on_a_cpu() -> list:
 def in_every_run(cell: Cell) -> bool:
     """Whether the cell is FP32 in one file, or of the network that represents its family.
 
-    BF16 graphs go through the same steps as FP16 graphs, so ``make test-slow`` runs ONNX Runtime's BF16
-    cells for these networks too.
+    BF16 graphs go through the same steps as FP16 graphs, so ONNX Runtime's BF16 cells are slow tests for
+    these networks too.
     """
     if cell.architecture in IN_EVERY_RUN:
         return cell.precision != "bf16" or cell.runner == "torch"

@@ -69,7 +69,7 @@ def schema_case(example: Example) -> Case:
 
 
 def broken_cases(example: Example) -> list[tuple[Case, str]]:
-    """Yield the example with one fault each, and words of the refusal."""
+    """Return the example with one fault each, and words of the refusal."""
     usual = dataclasses.replace(schema_case(example), accepted=())
     (inputs,) = usual.inputs
     broken = []

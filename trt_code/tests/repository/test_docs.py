@@ -131,7 +131,7 @@ def test_the_translation_keeps_in_step():
 
 
 def messages() -> set[str]:
-    """Yield the strings of the code, whole and split at ``;``, with a wildcard for each value."""
+    """Return the strings of the code, whole and split at ``;``, with a wildcard for each value."""
     found = set()
     for folder in ("train_model", "onnx_export", "trt_code"):
         for path in (ROOT / folder).rglob("*.py"):

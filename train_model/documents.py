@@ -35,7 +35,7 @@ def read_text(path: Path, remedy: str, most: int = MAX_BYTES) -> str:
     if len(data) > most:
         raise UserError(f"{path} is larger than {most} bytes; {remedy}")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; {remedy}") from None
 

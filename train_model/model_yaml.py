@@ -79,7 +79,7 @@ def read_description(path: Path) -> dict[str, Any]:
 def plain_lines(path: Path) -> dict[str, Any]:
     """Return the values of the keys ``PLAIN``, one per line of the file, without a YAML parser."""
     found = re.findall(
-        rf"^({'|'.join(PLAIN)}):[ \t]+([^#\n]*\S)[ \t]*(?:#.*)?$", description_text(path), re.M
+        rf"^({'|'.join(PLAIN)}):[ \t]+([^#\n]*\S)[ \t\r]*(?:#.*)?$", description_text(path), re.M
     )
     return {
         key: int(value) if PLAIN[key] is int and value.isdecimal() else value

@@ -184,6 +184,15 @@ def test_descriptions_that_are_refused(text, message, folder):
     assert len(str(error.value)) < 1500
 
 
+def test_line_ends_and_a_mark_of_windows(folder):
+    description = folder / "model.yaml"
+    lines = description.read_text().splitlines()
+    lines.sort(key=lambda line: not line.startswith("architecture"))  # the mark before a plain key
+    before = find_model(str(folder))
+    description.write_bytes("\ufeff".encode() + "\r\n".join(lines).encode())
+    assert find_model(str(folder)) == before
+
+
 def test_bytes_that_are_not_text_are_refused(folder):
     (folder / "model.yaml").write_bytes(b"architecture: \xff\xfe")
     with pytest.raises(UserError, match="is not UTF-8 text"):

@@ -432,8 +432,8 @@ lint: $(call NEEDS,dev)  ## run ruff and clang-format; they change nothing
 audit: build/audit/bin/pip-audit  ## check the locked versions against the security advisories on PyPI
 	@$(PY) requirements/audit.py $<
 
-build/audit/bin/pip-audit: INTO := build/audit
-build/lock/bin/uv: INTO := build/lock
+build/audit/bin/pip-audit: override INTO := build/audit
+build/lock/bin/uv: override INTO := build/lock
 build/audit/bin/pip-audit: requirements/audit.lock
 build/lock/bin/uv: requirements/lock.lock
 build/audit/bin/pip-audit build/lock/bin/uv: | $(ENV_BASE)

@@ -10,7 +10,7 @@ from subword_nmt.apply_bpe import BPE
 from train_model.cli import UserError
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import read_lines
-from train_model.data.regex_cost import ways
+from train_model.data.regex_cost import least_width, ways
 
 SEPARATOR = "@@"
 MAX_WAYS = 20_000
@@ -105,4 +105,4 @@ def _unsplittable(expression: str) -> str | None:
     pattern = re.compile(expression)
     if pattern.groups:  # re.split returns the text of every group as well
         return "it has a capturing group; write (?:...)"
-    return "it matches where there is nothing" if pattern.match("") else None
+    return None if least_width(expression) else "it can match where there is nothing"

@@ -18,6 +18,11 @@ def ways(expression: str) -> int:
     return _sequence(_parser.parse(expression))
 
 
+def least_width(expression: str) -> int:
+    """Return the fewest characters that a match of a regular expression has."""
+    return _parser.parse(expression).getwidth()[0]
+
+
 def _sequence(items: _parser.SubPattern) -> int:
     product = 1
     for operator, argument in items:

@@ -113,6 +113,14 @@ class TextOptions:
                 raise UserError(f"text: {field.name} is {value!r}; choose from {choices}")
             if field.type is bool and not isinstance(value, bool):
                 raise UserError(f"text: {field.name} is {value!r}; it is true or false")
+            if field.type is str and not isinstance(value, str):
+                raise UserError(f"text: {field.name} is {value!r}; it has to be text")
+        if self.longest is not None and (type(self.longest) is not int or self.longest < 1):
+            raise UserError(
+                f"text: longest is {self.longest!r}; it is a number of tokens, 1 or more"
+            )
+        if not self.separator or self.separator != "".join(self.separator.split()):
+            raise UserError(f"text: separator is {self.separator!r}; it is text without blanks")
         if self.subwords != "none" and self.codes is None:
             raise UserError(f"text: subwords is {self.subwords!r}, which needs a file, codes")
         if self.case == "truecase" and self.truecase_model is None:

@@ -137,6 +137,8 @@ def test_codes_of_another_version_are_refused(tmp_path, version):
         ("(a|b)", "capturing group"),
         ("(?P<x>a)", "capturing group"),
         ("x*", "where there is nothing"),
+        ("(?=x)", "where there is nothing"),
+        (r"\b", "where there is nothing"),
         ("(?i)x", "global flags"),
         ("[", "unterminated"),
         ("a{99999999999}", "too large"),

@@ -400,7 +400,7 @@ compare: $(ENV_BASE)  ## both kinds of network side by side (build/compare; COMP
 	@$(MAKE) --no-print-directory onnx MODEL=demo-ar
 	@$(if $(COMPILER),$(MAKE) --no-print-directory native MODEL=demo && $(MAKE) --no-print-directory native MODEL=demo-ar)
 	@$(PY) -m trt_code.measure.compare $(MACHINE_OPTIONS) $(COMPARE)
-	@$(if $(filter cuda,$(DEVICE)),,$(PY) -m trt_code.measure.forced_length $(call option,THREADS,threads) --sentences 500)
+	@$(if $(filter cuda,$(DEVICE)),,$(PY) -m trt_code.measure.forced_length $(call option,THREADS,threads) --one-pass demo --sentences 500)
 
 triton: model-has-text $(BUILD)/model.onnx  ## a Triton Inference Server model repository in build/triton (doc/serving.md)
 	@$(PY) -m trt_code.triton.repository --model $(MODEL) $(call option,BEAM,beam) $(call option,LENPEN,lenpen) $(TRITON)

@@ -5,13 +5,15 @@
 The speed of a search does not depend on its weights if all translations have the same length. So a rival can
 have random weights: CTranslate2 runs a Transformer with as many layers, channels and words as the model (it
 has no convolutions), and the native runner runs the same Transformer for comparison. Sources have random
-words and 8 to 24 tokens. All systems use the same number of threads in total and take turns; the time is that
-of whole batches from token ids to token ids, without text. Before the timing each system must give the forced
-length. Writes ``build/forced_length/results.json`` and ``.md``.
+words and 8 to 24 tokens. With ``--one-pass demo`` a one-pass network translates at the same length too, and
+CTranslate2 runs a Transformer of its size. All systems use the same number of threads in total and take
+turns; the time is that of whole batches from token ids to token ids, without text. Before the timing each
+system must give the forced length. Writes ``build/forced_length/results.json`` and ``.md``.
 """
 
 import argparse
 import functools
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,23 +25,25 @@ import torch
 
 from onnx_export.step_session import StepSession
 from train_model.cli import Parser, UserError, run
-from train_model.data.dictionary import EOS, SPECIALS
+from train_model.data.dictionary import EOS, PAD, SPECIALS
 from train_model.model_folder import ModelFolder, find_model
 from train_model.models import numpy_search
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.hypotheses import Found, SearchOptions
+from train_model.models.one_pass import OnePassTranslator
 from train_model.models.transformer import Transformer, TransformerConfig
 from train_model.quantization import ptq
 from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
 from trt_code.devices import processors
 from trt_code.measure.machine import describe
-from trt_code.native import library, search
+from trt_code.native import library, search, translation
 from trt_code.native.export import to_program
 from trt_code.native.program import SUFFIX, LoadedProgram
 from trt_code.text import batching
 
 LENGTHS = 8, 24
+ONE_PASS = "one pass"
 COMPUTE = {"FP32": "float32", "INT8": "int8"}
 TABLE = Table(
     [
@@ -81,11 +85,31 @@ def in_batches(search: Callable[[np.ndarray, SearchOptions], Found], forced: Opt
 
 
 def native(model: Any, folder: Path, threads: int, forced: Options) -> Translate:
-    """The native runner's search over a PyTorch network."""
+    """The native runner's search over a PyTorch network, or its pass over a one-pass network."""
     path = folder / f"{type(model).__name__}{SUFFIX}"
     to_program(model).save(path)
     program = LoadedProgram(library.load(), path)
+    if isinstance(model, OnePassTranslator):
+        return functools.partial(in_one_pass, program, threads, forced.target + 2)
     return in_batches(functools.partial(search.search, program, threads=threads), forced)
+
+
+def in_one_pass(
+    program: LoadedProgram, threads: int, length: int, rows: list[list[int]], beam: int, size: int
+) -> None:
+    """Translate into ``length`` tokens with bos and eos; there is no beam.
+
+    Raises:
+        UserError: a translation has another length.
+    """
+    for at in range(0, len(rows), size):
+        sources = batching.pad(rows[at : at + size])
+        wide = max(0, length - sources.shape[1])  # the canvas depends on the width
+        sources = np.pad(sources, ((0, 0), (0, wide)), constant_values=PAD)
+        lengths = np.full(len(sources), length)
+        tokens = translation.translate(program, sources, threads, lengths)[0]
+        if tokens.shape[1] != length:
+            raise UserError("a translation does not have the forced length")
 
 
 def in_int8(model: Any) -> Any:
@@ -109,9 +133,9 @@ def ctranslate2(
     from trt_code.runners.search.ctranslate2_runner import convert
 
     saved = folder / "ctranslate2"
-    if not saved.is_dir():
-        saved.mkdir()
-        convert(model, str(saved))
+    shutil.rmtree(saved, ignore_errors=True)
+    saved.mkdir()
+    convert(model, str(saved))
     translator = rival.Translator(
         str(saved), compute_type=compute, inter_threads=workers, intra_threads=threads
     )
@@ -142,7 +166,7 @@ def same_size(config: Any) -> Transformer:
 
 
 def systems(
-    args: argparse.Namespace, files: ModelFolder, model: Any, folder: Path
+    args: argparse.Namespace, files: ModelFolder, model: Any, one_pass: Any, folder: Path
 ) -> dict[str, Translate]:
     """The systems by name. INT8 and CTranslate2 are left out, with a line, where a package is missing.
 
@@ -151,12 +175,17 @@ def systems(
     Args:
         args: the command line's.
         files, model: the autoregressive model and its network.
+        one_pass: a one-pass network, or None.
         folder: for files of the systems.
     """
     threads, forced = args.threads or processors(), Options(args.target)
-    plain = same_size(model.config)
+    plain = {"Transformer": same_size(model.config)}
+    networks = {files.name: model} | plain
+    if one_pass is not None:
+        networks[ONE_PASS] = one_pass
+        plain["Transformer as large as the one-pass network"] = same_size(one_pass.config)
     found = {}
-    for name, made in ((files.name, model), ("Transformer", plain)):
+    for name, made in networks.items():
         found[f"native FP32, {name}"] = native(made, folder, threads, forced)
         try:
             found[f"native INT8, {name}"] = native(in_int8(made), folder, threads, forced)
@@ -169,10 +198,11 @@ def systems(
             functools.partial(numpy_search.search, halves), forced
         )
     try:
-        for name, compute in COMPUTE.items():
-            for workers, each in sorted({(threads, 1), (1, threads)}):
-                title = f"CTranslate2 {name}, Transformer, {workers} x {each} threads"
-                found[title] = ctranslate2(plain, folder, compute, workers, each, forced)
+        for network, made in plain.items():
+            for name, compute in COMPUTE.items():
+                for workers, each in sorted({(threads, 1), (1, threads)}):
+                    title = f"CTranslate2 {name}, {network}, {workers} x {each} threads"
+                    found[title] = ctranslate2(made, folder, compute, workers, each, forced)
     except ImportError:
         print("CTranslate2 is not installed (pip install 'lite-transformer-trt[rivals]')")
     return found
@@ -182,13 +212,18 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Time every system with every beam and batch size; they take turns.
 
     Raises:
-        UserError: the model is not autoregressive.
+        UserError: the model is not autoregressive, or the other one is not a one-pass network.
     """
     files = find_model(args.model)
     if not files.autoregressive:
         raise UserError(f"{files.name} is not autoregressive, so it has no search")
     model = load_checkpoint(files.checkpoint).model.eval()
-    measured = systems(args, files, model, folder)
+    one_pass = None
+    if args.one_pass:
+        one_pass = load_checkpoint(find_model(args.one_pass).checkpoint).model.eval()
+        if not isinstance(one_pass, OnePassTranslator):
+            raise UserError(f"{args.one_pass} is not a one-pass network")
+    measured = systems(args, files, model, one_pass, folder)
     rng = np.random.default_rng(1)
     words = model.config.src_vocab
     lengths = sorted(rng.integers(*LENGTHS, args.sentences))
@@ -196,10 +231,15 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     times: dict[tuple[str, int, int], list[float]] = {}
     for beam in args.beam:
         for size in args.batch:
-            for translate in measured.values():
+            turns = {
+                name: translate
+                for name, translate in measured.items()
+                if beam == 1 or not name.endswith(ONE_PASS)  # it has no beam
+            }
+            for translate in turns.values():
                 translate(rows[: 2 * size], beam, size)
             for _ in range(args.rounds):
-                for name, translate in measured.items():
+                for name, translate in turns.items():
                     start = time.perf_counter()
                     translate(rows, beam, size)
                     times.setdefault((name, beam, size), []).append(time.perf_counter() - start)
@@ -221,6 +261,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__.splitlines()[0])
     arguments.add_model(parser)
     parser.set_defaults(model="demo-ar")
+    parser.add_argument("--one-pass", help="name of a one-pass model with as many words")
     arguments.add_count(parser, "--threads", None, "CPU threads of each system; default: all")
     arguments.add_count(parser, "--target", 20, "target tokens of every sentence", 200)
     arguments.add_count(parser, "--sentences", 2000, "sentences")

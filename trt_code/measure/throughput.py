@@ -7,6 +7,7 @@ and ``.md``.
 """
 
 import functools
+import math
 import subprocess
 import tempfile
 import time
@@ -20,6 +21,7 @@ from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
 from trt_code.devices import processors
 from trt_code.measure.machine import describe
+from trt_code.runners.memory import resident_memory
 from trt_code.text.choice import open_runner
 from trt_code.text.codec import Codec
 from trt_code.text.pipeline import Pipeline
@@ -31,6 +33,7 @@ MAX_TOKENS = 8192
 MAX_SENTENCES = 256
 WARM_UP_LINES = 16_384
 BUSY_EVERY_MS = 100
+MEMORY_AT = 0.1, 0.5, 1  # shares of the lines
 LEAST_SAMPLES = 5  # per pass; fewer samples give no meaningful share
 
 
@@ -91,19 +94,23 @@ def measure(name: str, lines: list[str], pipeline: Pipeline, repeats: int) -> di
     for _ in pipeline.translate(lines[:WARM_UP_LINES]):
         pass
     best: dict[str, Any] = {}
+    marks = {math.ceil(share * len(lines)) for share in MEMORY_AT}
     for _ in range(repeats):
         pipeline.spent = type(pipeline.spent)()
         with GpuBusy() as gpu:
+            resident, count = [], 0
             start = time.perf_counter()
-            translations = list(pipeline.translate(lines))
+            for count, _ in enumerate(pipeline.translate(lines), 1):
+                if count in marks:
+                    resident.append(resident_memory() >> 20)
             seconds = time.perf_counter() - start
         spent = pipeline.spent
         if not best or seconds < best["seconds"]:
             best = {
                 "text": name,
-                "sentences": len(translations),
+                "sentences": count,
                 "seconds": seconds,
-                "sentences_per_s": len(translations) / seconds,
+                "sentences_per_s": count / seconds,
                 "source_tokens_per_s": spent.source_tokens / seconds,
                 "target_tokens_per_s": spent.target_tokens / seconds,
                 "padding_share": 1 - spent.source_tokens / spent.padded_tokens,
@@ -112,6 +119,7 @@ def measure(name: str, lines: list[str], pipeline: Pipeline, repeats: int) -> di
                 "encode_s": spent.encode,
                 "decode_s": spent.decode,
                 "gpu_busy": gpu.share,
+                "resident_mib": " ".join(map(str, resident)),
             }
     return best
 
@@ -127,12 +135,14 @@ TABLE = Table(
         Column("encode s", "encode_s", ".2f", 10),
         Column("decode s", "decode_s", ".2f", 10),
         Column("GPU busy", "gpu_busy", ".0%", 10),
+        Column("RSS, MiB", "resident_mib", width=15),
     ]
 )
 NOTE = (
     "Tokens are source tokens with bos and eos, without padding. Network: seconds inside the runners, "
     "summed over them. Encode and decode: processor seconds, summed over the processes. GPU busy: the "
-    "driver's share of time with a kernel running, sampled."
+    "driver's share of time with a kernel running, sampled. RSS: resident memory of the main process, with "
+    "the runners, after 10, 50 and 100 % of the sentences."
 )
 
 

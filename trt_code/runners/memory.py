@@ -3,6 +3,20 @@
 from pathlib import Path
 
 
+def resident_memory() -> int:
+    """The bytes of this process's resident memory; 0 if the system does not report it."""
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    values = (line.split()[1] for line in lines if line.startswith(field + ":"))
+    return int(next(values, "0")) * 1024
+
+
 class ResidentMemory:
     """The peak of this process's resident memory, minus its value at the start (Linux).
 
@@ -16,20 +30,11 @@ class ResidentMemory:
         except OSError:  # another system, or a sandbox: use the mark of the whole process
             self._start = 0
         else:
-            self._start = self._status("VmRSS")
+            self._start = resident_memory()
 
     def peak(self) -> int:
         """The peak in bytes; 0 if the system does not report it."""
-        return max(0, self._status("VmHWM") - self._start)
-
-    @staticmethod
-    def _status(field: str) -> int:
-        try:
-            lines = Path("/proc/self/status").read_text().splitlines()
-        except OSError:
-            return 0
-        values = (line.split()[1] for line in lines if line.startswith(field + ":"))
-        return int(next(values, "0")) * 1024
+        return max(0, _status("VmHWM") - self._start)
 
 
 class AllocatorMemory:

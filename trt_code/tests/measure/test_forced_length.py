@@ -17,12 +17,13 @@ def test_every_system_has_a_row(tmp_path, capsys, monkeypatch):
         raise UserError("nvidia-modelopt cannot be imported")
 
     monkeypatch.setattr(forced_length, "in_int8", without_modelopt)
-    assert (
-        forced_length.main([*SMALL, "--build-dir", str(tmp_path), "--output", str(tmp_path)]) == 0
-    )
+    folders = ("--build-dir", str(tmp_path), "--output", str(tmp_path))
+    assert forced_length.main([*SMALL, "--one-pass", "demo", *folders]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     rows = {(row["name"], row["beam"]) for row in results["rows"]}
     assert {("native FP32, demo-ar", 1), ("native FP32, Transformer", 2)} <= rows
+    assert ("native FP32, one pass", 1) in rows
+    assert ("native FP32, one pass", 2) not in rows
     assert all(row["sentences_per_s"] > 0 for row in results["rows"])
     shown = capsys.readouterr().out
     assert "native INT8, demo-ar: not run: nvidia-modelopt" in shown
@@ -35,6 +36,11 @@ def test_another_length_is_an_error():
     forced_length.Options(3).check(Found(*(np.zeros((1, 1)),) * 3, lengths[:1], np.zeros((1, 1))))
     with pytest.raises(UserError, match="does not have the forced length"):
         forced_length.Options(3).check(found)
+
+
+def test_an_autoregressive_model_does_not_translate_in_one_pass(tmp_path):
+    with pytest.raises(UserError, match="demo-ar is not a one-pass network"):
+        forced_length.main(["--one-pass", "demo-ar", "--output", str(tmp_path)])
 
 
 def test_a_one_pass_model_has_no_search(tmp_path):

@@ -14,6 +14,7 @@ namespace {
 constexpr int kLengthOffset = 128;  // train_model/models/one_pass.py
 constexpr int kPerSourceToken = 2;  // train_model/models/canvas.py
 constexpr int kLeast = 2;           // bos and eos
+constexpr int kGroup = 1024;        // source tokens, whose activations stay in the cache
 
 // Begins the target's stage with a canvas for each sentence.
 void begin_canvas(Workspace& w) {
@@ -179,7 +180,7 @@ void copy_source(const Workspace& w, View source, View out, int width) {
 void translate(Program& program, const std::int64_t* src_tokens, int batch, int width,
                const std::int64_t* lengths, int threads, std::int64_t* predicted,
                std::int64_t* tokens, float* scores, int room) {
-  on_threads(program, src_tokens, batch, width, threads,
+  on_threads(program, src_tokens, batch, width, threads, kGroup,
              [&](int, Workspace& w, const std::vector<int>& sentences) {
                program.run(w);
                for (std::size_t i = 0; i < sentences.size(); ++i) {

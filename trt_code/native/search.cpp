@@ -1,6 +1,7 @@
 #include "search.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "../kernels/special_tokens.h"
@@ -141,7 +142,7 @@ class Searcher {
 int search(Program& program, const std::int64_t* src_tokens, int batch, int width,
            const SearchOptions& options, int threads, const Record& record) {
   std::vector<int> steps(std::max(1, threads), 0);
-  on_threads(program, src_tokens, batch, width, threads,
+  on_threads(program, src_tokens, batch, width, threads, std::numeric_limits<int>::max(),
              [&](int part, Workspace& workspace, std::vector<int> sentences) {
                program.run(workspace);
                steps[part] =

@@ -10,14 +10,16 @@
 namespace lite::native {
 namespace {
 
-void pack(const Program& program, Workspace& workspace, const std::int64_t* src_tokens, int width,
-          const std::vector<int>& sentences) {
+// Begins the source's stage with the first of the sentences [sentence, end) that have at least
+// `most` tokens together, or with all. Returns the next one.
+const int* pack(const Program& program, Workspace& workspace, const std::int64_t* src_tokens,
+                int width, int most, const int* sentence, const int* end) {
   std::vector<std::int32_t> tokens;
   std::vector<Span> spans;
-  for (const int sentence : sentences) {
+  for (; sentence != end && static_cast<int>(tokens.size()) < most; ++sentence) {
     const int begin = static_cast<int>(tokens.size());
     int before = 0;
-    const std::int64_t* row = src_tokens + static_cast<std::size_t>(sentence) * width;
+    const std::int64_t* row = src_tokens + static_cast<std::size_t>(*sentence) * width;
     for (int i = 0; i < width; ++i) {
       if (row[i] < 0 || row[i] >= program.source_vocab)
         throw InputError("token " + std::to_string(row[i]) + " is not in a vocabulary of " +
@@ -27,14 +29,15 @@ void pack(const Program& program, Workspace& workspace, const std::int64_t* src_
       else if (static_cast<int>(tokens.size()) == begin)
         ++before;
     }
-    const int end = static_cast<int>(tokens.size());
-    spans.push_back({begin, end, before, width - before - (end - begin)});
+    const int last = static_cast<int>(tokens.size());
+    spans.push_back({begin, last, before, width - before - (last - begin)});
     if (spans.back().size() > program.max_source)
       throw InputError("a source of " + std::to_string(spans.back().size()) +
                        " tokens is longer than the " + std::to_string(program.max_source) +
                        " positions of the model");
   }
   workspace.begin_source(std::move(tokens), std::move(spans));
+  return sentence;
 }
 
 // Threads of a budget, for as long as this object lives.
@@ -58,6 +61,7 @@ int useful_threads(const Program& program, int batch, int width) {
 }  // namespace
 
 void on_threads(Program& program, const std::int64_t* src_tokens, int batch, int width, int threads,
+                int most_tokens,
                 const std::function<void(int, Workspace&, std::vector<int>)>& work) {
   const int most = std::max(1, threads);
   const Taken taken(program.budget, most, std::min(most, useful_threads(program, batch, width)));
@@ -73,8 +77,12 @@ void on_threads(Program& program, const std::int64_t* src_tokens, int batch, int
       std::optional<Team> team;
       if (taken.count / parts > 1) team.emplace(taken.count / parts);
       workspace.team = team ? &*team : nullptr;
-      pack(program, workspace, src_tokens, width, sentences);
-      work(part, workspace, std::move(sentences));
+      const int *next = sentences.data(), *end = next + sentences.size();
+      while (next != end) {
+        const int* begin = next;
+        next = pack(program, workspace, src_tokens, width, most_tokens, begin, end);
+        work(part, workspace, {begin, next});
+      }
     } catch (...) {
       errors[part] = std::current_exception();
     }

@@ -109,6 +109,22 @@ def test_a_pass_gives_what_pytorch_gives(load, name, side):
         np.testing.assert_allclose(found_scores, scores[:, :width], atol=1e-4)
 
 
+def test_a_large_batch_is_translated_as_its_parts_are(load):
+    """A thread takes a large batch in groups of about a thousand tokens."""
+    model = small().eval()
+    generator = torch.Generator().manual_seed(6)
+    tokens = random_source(400, 13, "right", model.config.src_vocab, generator).numpy()
+    program = load(model)
+    whole = translate(program, tokens, 2)
+    parts = [translate(program, tokens[at : at + 50], 1) for at in range(0, len(tokens), 50)]
+    for at, (found, scores, lengths) in zip(range(0, len(tokens), 50), parts, strict=True):
+        rows, width = slice(at, at + 50), found.shape[1]
+        assert (whole[0][rows, :width] == found).all()
+        assert (whole[0][rows, width:] == 1).all()
+        assert (whole[1][rows, :width] == scores).all()
+        assert (whole[2][rows] == lengths).all()
+
+
 def test_given_lengths_replace_the_predicted_ones(load):
     model = small().eval()
     tokens = sources(model, "right").numpy()

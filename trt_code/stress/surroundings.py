@@ -29,8 +29,13 @@ from pathlib import Path
 from typing import IO
 
 from train_model.cli import NO_READER, Parser, UserError, run, whole_number
+from train_model.data.corpora import prepare
+from train_model.data.dictionary import Dictionary
 from train_model.model_folder import find_model
+from train_model.models.checkpoint import save_checkpoint
+from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 from train_model.tests.model_pieces import hub_archive
+from train_model.tests.networks import step_by_step
 from trt_code.arguments import parse_names
 from trt_code.stress.mistreat import PAGE, TARGETS, fault, shrink_corpus
 from trt_code.tests.runners import small_demo
@@ -156,7 +161,7 @@ COMMANDS = {
     ),
     "distill": Command(
         "train_model.distill",
-        "--corpus demo --teacher {demo-ar}/checkpoint.pt --beam 1 --device cpu --build-dir {out}",
+        "--corpus demo --teacher {teacher} --beam 1 --device cpu --build-dir {out}",
     ),
     "corpora": Command("trt_code.measure.corpora", "--model {demo} --rows 4 --output {out}/a"),
     "translate-corpus": Command(
@@ -197,6 +202,8 @@ class Room:
             "archive": hub_archive(folder),
             "log": folder / "train.log",
         }
+        if "distill" in chosen:
+            self.paths["teacher"] = _teacher(folder)
         entry = '| train_inner | {"num_updates": "2", "loss": "9", "gnorm": "1"}\n'
         self.paths["log"].write_text(entry * 3)
         patch = "--input {graph} --precision fp16 --output "
@@ -233,6 +240,16 @@ class Room:
         shutil.rmtree(self.out)
         self.out.mkdir()
         _write(self.out, content)
+
+
+def _teacher(folder: Path) -> Path:
+    """Make a network that translates the small corpus' words step by step, with random weights."""
+    words = len(Dictionary.load(prepare("demo", folder / "corpus") / "dict.en.txt"))
+    sizes = {"src_vocab": words, "tgt_vocab": words, "encoder_layers": 1, "decoder_layers": 1}
+    config = step_by_step(16, **sizes, max_source_positions=1024, max_target_positions=1024)
+    path = folder / "teacher.pt"
+    save_checkpoint(path, TransformerMultibranch(config), config)
+    return path
 
 
 def _write(folder: Path, content: dict[str, bytes]) -> None:

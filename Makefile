@@ -122,11 +122,13 @@ QAT := $(BUILD)-qat/checkpoint.pt
 QUANTIZED ?= $(or $(wildcard $(QAT)),$(PTQ))
 INT8 = $(if $(wildcard $(QUANTIZED)),int8)
 PRECISION ?= fp32 tf32 fp16
+comma := ,
+EACH_PRECISION := $(subst $(comma), ,$(PRECISION))
 # Graphs for our plugins, which ONNX Runtime runs too, or of standard operators alone if PLUGINS=none is given.
 PATCHED_FORM := $(if $(filter none,$(PLUGINS)),.plain)
-PATCHED := $(PRECISION:%=$(BUILD)/model.%$(PATCHED_FORM).onnx)
+PATCHED := $(EACH_PRECISION:%=$(BUILD)/model.%$(PATCHED_FORM).onnx)
 # ONNX Runtime searches in FP32 and INT8 alone.
-ORT_GRAPHS := $(if $(filter autoregressive,$(word 2,$(ANSWER))),,$(PRECISION:%=$(BUILD)/model.%.onnx))
+ORT_GRAPHS := $(if $(filter autoregressive,$(word 2,$(ANSWER))),,$(EACH_PRECISION:%=$(BUILD)/model.%.onnx))
 # A one-pass network is written in two halves as well, both at once, and the decoder stands for both.
 half_of = $(BUILD)/model$(1)$(if $(STEPS),,.decoder).onnx
 SPLIT := $(call half_of,)
@@ -167,7 +169,7 @@ onnx-split: $(SPLIT)  ## the same in two files, which decode no further than nee
 $(BUILD)/model.decoder.onnx: $(WEIGHTS) $(DESCRIPTION) $(EXPORTER) | $(ENV_BASE)
 	@$(PY) -m onnx_export.export --checkpoint $< --output $(BUILD)/model.onnx --split >&2
 
-native: $(if $(filter int8,$(PRECISION)),$(NATIVE:.native.safetensors=.qdq.native.safetensors),$(NATIVE))  ## write the network for the runner native, which computes on the CPU in C++ (PRECISION=int8)
+native: $(if $(filter int8,$(EACH_PRECISION)),$(NATIVE:.native.safetensors=.qdq.native.safetensors),$(NATIVE))  ## write the network for the runner native, which computes on the CPU in C++ (PRECISION=int8)
 
 # The checkpoint stands first in the rule that has the recipe: only there is it $<.
 NATIVE_EXPORTER := $(EXPORTER) $(wildcard trt_code/native/*.py)
@@ -201,7 +203,7 @@ $(BUILD)/model.%.onnx: $(BUILD)/model.onnx $(SURGEON)
 $(BUILD)/model.%.plain.onnx: $(BUILD)/model.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $< --output $@ --precision $* --plugins none >&2
 
-patch-split: $(foreach precision,$(PRECISION),$(call half_of,.$(precision)$(PATCHED_FORM)))  ## the same for the two files of onnx-split
+patch-split: $(foreach precision,$(EACH_PRECISION),$(call half_of,.$(precision)$(PATCHED_FORM)))  ## the same for the two files of onnx-split
 
 $(BUILD)/model.int8.decoder.onnx: $(BUILD)/model.qdq.decoder.onnx $(SURGEON)
 	@$(PY) -m trt_code.onnx_surgeon --input $(BUILD)/model.qdq.onnx --output $(BUILD)/model.int8.onnx \
@@ -312,7 +314,7 @@ $(BUILD)/model.%.plan: $(BUILD)/model.%.onnx $(CHECKED) | tensorrt $(MADE_PLUGIN
 	@$(BUILD_ENGINE)
 
 HALVES := encoder $(if $(STEPS),,decoder)
-SPLIT_PLANS = $(foreach precision,$(PRECISION),$(if $(STEPS),$(call PLANS,$(precision)),\
+SPLIT_PLANS = $(foreach precision,$(EACH_PRECISION),$(if $(STEPS),$(call PLANS,$(precision)),\
   $(HALVES:%=$(BUILD)/model.$(precision)$(FORM).%.plan)))
 engine-split: tensorrt $(SPLIT_PLANS)  ## two engines for each PRECISION, of the files of patch-split
 
@@ -379,7 +381,7 @@ endif
 FIND_COMPILER = $(or $(if $(filter-out default undefined,$(origin CXX)),$(CXX)),$(shell command -v c++ || command -v g++ || command -v clang++))
 COMPILER := $(if $(filter translate compare,$(MAKECMDGOALS)),$(FIND_COMPILER))
 IS_NATIVE := $(filter native,$(RUNNER))$(if $(filter PRECISION RUNNER DEVICE,$(GIVEN)),,$(COMPILER))
-GRAPH := $(if $(filter PRECISION,$(GIVEN)),$(patsubst int8,qdq,$(filter-out fp32,$(PRECISION))))
+GRAPH := $(if $(filter PRECISION,$(GIVEN)),$(patsubst int8,qdq,$(filter-out fp32,$(EACH_PRECISION))))
 GRAPH := $(GRAPH:%=.%)
 TRANSLATED := $(if $(filter torch cuda-graph trt%,$(RUNNER)),,$(if $(and $(NATIVE),$(IS_NATIVE)),$(NATIVE),$(if $(filter ort,$(RUNNER)),$(BUILD)/model$(GRAPH).onnx,$(call half_of,$(GRAPH)))))
 translate: model-has-text $(TRANSLATED)  ## translate TEXT="...", stdin, or what you type (N_BEST= CANDIDATES= UNKNOWN= ON_ERROR= FORMAT=, TRANSLATE= passes options)

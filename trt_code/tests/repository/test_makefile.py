@@ -216,6 +216,16 @@ def test_every_export_reads_a_checkpoint(target, clone):
     assert {*read} <= {"data_model/demo/checkpoint.pt", "build/demo-ptq/checkpoint.pt"}
 
 
+@pytest.mark.parametrize("target", ["patch", "patch-split", "eval", "native", "engine-split"])
+def test_precisions_have_commas_or_spaces_between_them(target, clone):
+    spaces, commas = (
+        make("--dry-run", target, f"PRECISION=fp16{mark}int8", "PLUGINS=none", folder=clone).stdout
+        for mark in " ,"
+    )
+    assert spaces
+    assert commas == spaces
+
+
 @pytest.mark.parametrize("target", ["onnx-split", "patch-split", "engine-split"])
 def test_an_autoregressive_network_is_two_files_already(target, clone):
     planned = make("--dry-run", target, "PRECISION=fp16", "MODEL=demo-ar", folder=clone).stdout

@@ -122,7 +122,7 @@ def claim(folder: Path, settings: dict) -> None:
         others = [path for path in folder.iterdir() if path != record]
         if others and not record.is_file():
             raise UserError(
-                f"{folder} has files that are no corpus of this project; move them, or choose another "
+                f"{folder} has files that are not a corpus of this project; move them, or choose another "
                 "folder with --build-dir"
             )
         for path in others:  # the record goes last, so that a kill leaves it

@@ -208,6 +208,6 @@ def test_a_corpus_replaces_only_a_corpus(tmp_path):
     files.claim(mine, {"seed": 1})
     (mine / "settings.json").unlink()
     (mine / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="mine has files that are no corpus"):
+    with pytest.raises(UserError, match="mine has files that are not a corpus"):
         files.claim(mine, {"seed": 1})
     assert (mine / "thesis.txt").read_text() == "mine"

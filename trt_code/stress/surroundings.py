@@ -391,7 +391,7 @@ def _full_stdout() -> None:
 
 
 def _disk(folder: Path, size: int, flags: int = 0) -> None:
-    """Mount a disk of ``size`` bytes at ``folder`` for this process, with the files that are there."""
+    """Mount a disk of ``size`` bytes at ``folder`` for this process, with the files of that folder."""
     content = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     libc = ctypes.CDLL(None, use_errno=True)
     place, options = os.fsencode(folder), f"size={size}".encode()

@@ -192,7 +192,7 @@ for path in sys.argv[1:]:
     )
     assert done.returncode == 0, done.stderr[-500:]
     assert len(done.stdout.splitlines()) == len(bombs)
-    assert "memory" not in done.stdout
+    assert "memory" not in done.stdout.replace(str(tmp_path), "")  # its name has the word
 
 
 def test_a_compressed_archive_is_refused(tmp_path, checkpoint):

@@ -106,8 +106,22 @@ void weighted(const float* x, int x_stride, int terms, const float* rows, int ro
     for (int v = 0; v < kVectors; ++v) store(out + i * out_stride + v * kLanes, sums[i][v]);
 }
 
-// The same for one row and column; a function of its own, so that the order of its sum does not
-// depend on the other rows.
+// The same for as many whole vectors as [0, columns) has. Returns the first column that is left.
+template <int kM>
+__attribute__((always_inline)) inline int weighted_vectors(const float* x, int x_stride, int terms,
+                                                           const float* rows, int row_stride,
+                                                           int columns, float* out,
+                                                           int out_stride) {
+  int c = 0;
+  for (; c + 2 * kLanes <= columns; c += 2 * kLanes)
+    weighted<kM, 2>(x, x_stride, terms, rows + c, row_stride, out + c, out_stride);
+  for (; c + kLanes <= columns; c += kLanes)
+    weighted<kM, 1>(x, x_stride, terms, rows + c, row_stride, out + c, out_stride);
+  return c;
+}
+
+// The sum for one row and column. The function is not inlined, so that the order of its sum does
+// not depend on the other rows.
 __attribute__((noinline)) float weighted_sum(const float* x, int terms, const float* column,
                                              int row_stride) {
   float sum = 0;
@@ -123,25 +137,16 @@ void attend_rows(const float* query, int query_stride, const Source& source, int
   for (int h = 0; h < heads; ++h) {
     const int begin = h * head_width;
     const float* keys = source.keys + static_cast<std::size_t>(begin) * stride;
-    int s = 0;
-    for (; s + 2 * kLanes <= stride; s += 2 * kLanes)
-      weighted<kM, 2>(query + begin, query_stride, head_width, keys + s, stride, scores + s,
-                      stride);
-    for (; s < stride; s += kLanes)
-      weighted<kM, 1>(query + begin, query_stride, head_width, keys + s, stride, scores + s,
-                      stride);
+    // the stride is a multiple of kLanes
+    weighted_vectors<kM>(query + begin, query_stride, head_width, keys, stride, stride, scores,
+                         stride);
     for (int i = 0; i < kM; ++i) {
       std::fill(scores + i * stride + source.size, scores + (i + 1) * stride, kNone);
       softmax(scores + i * stride, stride);
     }
     const float* values = source.values + begin;
-    int c = 0;
-    for (; c + 2 * kLanes <= head_width; c += 2 * kLanes)
-      weighted<kM, 2>(scores, stride, source.size, values + c, source.value_stride, out + begin + c,
-                      out_stride);
-    for (; c + kLanes <= head_width; c += kLanes)
-      weighted<kM, 1>(scores, stride, source.size, values + c, source.value_stride, out + begin + c,
-                      out_stride);
+    int c = weighted_vectors<kM>(scores, stride, source.size, values, source.value_stride,
+                                 head_width, out + begin, out_stride);
     for (; c < head_width; ++c)
       for (int i = 0; i < kM; ++i)
         out[i * out_stride + begin + c] =

@@ -36,6 +36,8 @@ void activate(float* x, int n, Activation activation) {
   }
 }
 
+int panels_of(int outputs) { return (outputs + kColumns - 1) / kColumns; }
+
 // A packed weight and how its products are made: x has one 32-bit value for each `input`.
 struct FloatKind {
   using Value = float;
@@ -112,7 +114,7 @@ struct Product {
   const typename Kind::Value* panel(int p) const {
     return kind.panels + static_cast<std::size_t>(p) * kind.inputs * kColumns;
   }
-  int panels() const { return (outputs + kColumns - 1) / kColumns; }
+  int panels() const { return panels_of(outputs); }
   void put(const typename Kind::Sums (&sums)[2], int r, int p) const {
     const int n = p * kColumns;
     finish(kind, sums, n, out + static_cast<std::size_t>(r) * out_stride + n,
@@ -193,9 +195,10 @@ bool counts(Value x) {
   return std::is_same_v<Value, float> ? bits & 0x7fffffff : bits;
 }
 
-// The same for rows that are mostly zero. The sums are equal, since x * 0 changes none.
+// All panels by rows that are mostly zero. The sums are equal, since x * 0 changes none.
 template <typename Kind>
-void sparse(const Product<Kind>& product, int first, int last) {
+void sparse(const Product<Kind>& product) {
+  const int panels = product.panels();
   int at[kMostSparse];
   for (int r = 0; r < product.rows; ++r) {
     const typename Kind::Value* x = product.row(r);
@@ -204,9 +207,9 @@ void sparse(const Product<Kind>& product, int first, int last) {
       at[count] = k;
       count += counts(x[k]);
     }
-    int p = first;
-    for (; p + 4 <= last; p += 4) sparse_tile<Kind, 4>(product, r, p, at, count);
-    for (; p < last; ++p) sparse_tile<Kind, 1>(product, r, p, at, count);
+    int p = 0;
+    for (; p + 4 <= panels; p += 4) sparse_tile<Kind, 4>(product, r, p, at, count);
+    for (; p < panels; ++p) sparse_tile<Kind, 1>(product, r, p, at, count);
   }
 }
 
@@ -229,7 +232,7 @@ bool is_sparse(const Product<Kind>& product) {
 template <typename Kind>
 void multiply_all(const Product<Kind>& product, Team* team) {
   if (is_sparse(product)) {
-    sparse(product, 0, product.panels());
+    sparse(product);
     return;
   }
   const double operations = 2.0 * product.rows * product.kind.inputs * product.outputs;
@@ -241,9 +244,9 @@ void multiply_all(const Product<Kind>& product, Team* team) {
 
 Weight::Weight(const float* weight, const float* bias, int outputs, int inputs)
     : outputs_(outputs), inputs_(inputs) {
-  const int panels = (outputs + kColumns - 1) / kColumns;
-  panels_.assign(static_cast<std::size_t>(panels) * inputs * kColumns, 0.f);
-  bias_.assign(static_cast<std::size_t>(panels) * kColumns, 0.f);
+  const std::size_t columns = static_cast<std::size_t>(panels_of(outputs)) * kColumns;
+  panels_.assign(columns * inputs, 0.f);
+  bias_.assign(columns, 0.f);
   for (int n = 0; n < outputs; ++n) {
     float* to =
         panels_.data() + static_cast<std::size_t>(n / kColumns) * inputs * kColumns + n % kColumns;
@@ -255,22 +258,15 @@ Weight::Weight(const float* weight, const float* bias, int outputs, int inputs)
 
 void Weight::multiply(const float* x, int x_stride, int rows, float* out, int out_stride,
                       Activation activation, Team* team) const {
-  multiply_all(Product<FloatKind>{{panels_.data(), bias_.data(), inputs_},
-                                  x,
-                                  x_stride,
-                                  rows,
-                                  outputs_,
-                                  out,
-                                  out_stride,
-                                  activation},
-               team);
+  const FloatKind kind{panels_.data(), bias_.data(), inputs_};
+  const Product<FloatKind> all{kind, x, x_stride, rows, outputs_, out, out_stride, activation};
+  multiply_all(all, team);
 }
 
 IntegerWeight::IntegerWeight(const std::int8_t* weight, const float* scales, const float* bias,
                              int outputs, int inputs, float x_scale)
     : outputs_(outputs), inputs_(inputs), pairs_((inputs + 1) / 2), x_scale_(x_scale) {
-  const std::size_t columns =
-      static_cast<std::size_t>((outputs + kColumns - 1) / kColumns) * kColumns;
+  const std::size_t columns = static_cast<std::size_t>(panels_of(outputs)) * kColumns;
   panels_.assign(columns * pairs_ * 2, 0);
   scales_.assign(columns, 0.f);
   bias_.assign(columns, 0.f);
@@ -298,16 +294,10 @@ void IntegerWeight::multiply(const float* x, int x_stride, int rows, float* out,
     if (inputs_ % 2) to[inputs_] = 0;
   }
   const std::int32_t* pairs = reinterpret_cast<const std::int32_t*>(scratch);
-  multiply_all(Product<IntegerKind>{{reinterpret_cast<const std::int32_t*>(panels_.data()),
-                                     scales_.data(), bias_.data(), pairs_},
-                                    pairs,
-                                    pairs_,
-                                    rows,
-                                    outputs_,
-                                    out,
-                                    out_stride,
-                                    activation},
-               team);
+  const IntegerKind kind{reinterpret_cast<const std::int32_t*>(panels_.data()), scales_.data(),
+                         bias_.data(), pairs_};
+  const Product<IntegerKind> all{kind, pairs, pairs_, rows, outputs_, out, out_stride, activation};
+  multiply_all(all, team);
 }
 
 }  // namespace lite::native

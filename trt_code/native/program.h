@@ -90,7 +90,7 @@ class Workspace {
 
 using Operator = std::function<void(Workspace&)>;
 
-// Once it is complete, several threads may run it at once, each in a workspace of its own.
+// A complete program may run in several threads at the same time, each with its own workspace.
 class Program {
  public:
   int add_register(Stage stage, Kind kind, int columns);

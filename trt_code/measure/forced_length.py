@@ -13,7 +13,6 @@ system must give the forced length. Writes ``build/forced_length/results.json`` 
 
 import argparse
 import functools
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -133,9 +132,9 @@ def ctranslate2(
     from trt_code.runners.search.ctranslate2_runner import convert
 
     saved = folder / "ctranslate2"
-    shutil.rmtree(saved, ignore_errors=True)
-    saved.mkdir()
-    convert(model, str(saved))
+    if not saved.is_dir():
+        saved.mkdir(parents=True)
+        convert(model, str(saved))
     translator = rival.Translator(
         str(saved), compute_type=compute, inter_threads=workers, intra_threads=threads
     )
@@ -202,7 +201,8 @@ def systems(
             for name, compute in COMPUTE.items():
                 for workers, each in sorted({(threads, 1), (1, threads)}):
                     title = f"CTranslate2 {name}, {network}, {workers} x {each} threads"
-                    found[title] = ctranslate2(made, folder, compute, workers, each, forced)
+                    own = folder / network  # one conversion for all of its rows
+                    found[title] = ctranslate2(made, own, compute, workers, each, forced)
     except ImportError:
         print("CTranslate2 is not installed (pip install 'lite-transformer-trt[rivals]')")
     return found

@@ -6,10 +6,9 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 
 from subword_nmt.apply_bpe import isolate_glossary
 from subword_nmt.learn_bpe import learn_bpe
@@ -51,7 +50,7 @@ def prepare(folder: Path, sizes: dict[str, int] = SIZES, merges: int = MERGES) -
         merges: BPE merges, joint for both languages.
     """
     settings = {"sizes": sizes, "seed": SEED, "merges": merges, "glossary": GLOSSARY}
-    claim(folder, settings | {"generator": _generator_version((phrases, sentences))})
+    claim(folder, settings | {"generator": _generator_version()})
     texts = [
         folder / f"{split}.{language}" for split in (*SPLITS, SINGLE) for language in LANGUAGES
     ]
@@ -69,9 +68,9 @@ def prepare(folder: Path, sizes: dict[str, int] = SIZES, merges: int = MERGES) -
     return binarise(folder, units, LANGUAGES)
 
 
-def _generator_version(modules: Iterable[ModuleType]) -> list[str]:
+def _generator_version() -> list[str]:
     """What decides the text apart from the settings: the generator's code and its two packages."""
-    code = b"".join(Path(module.__file__).read_bytes() for module in modules)
+    code = b"".join(Path(module.__file__).read_bytes() for module in (phrases, sentences))
     packages = [f"{name} {metadata.version(name)}" for name in ("num2words", "babel")]
     return [hashlib.sha256(code).hexdigest(), *packages]
 

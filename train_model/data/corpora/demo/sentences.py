@@ -6,10 +6,10 @@ content, so a test phrase is new in every form, alone and inside a sentence.
 
 import hashlib
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from train_model.data.corpora.demo.phrases import KINDS, Kind, Phrase
+from train_model.data.corpora.demo.phrases import KINDS, Phrase
 from train_model.data.files import SPLITS
 from train_model.progress import task
 
@@ -43,9 +43,7 @@ def split_of(key: str, seed: int) -> str:
     return "valid" if percent < 2 * HELD_OUT_PERCENT else "train"
 
 
-def generate(
-    sizes: dict[str, int], seed: int, kinds: Mapping[Kind, int] = KINDS
-) -> dict[str, list[Pair]]:
+def generate(sizes: dict[str, int], seed: int) -> dict[str, list[Pair]]:
     """Make the corpus: ``sizes[split]`` different pairs per split, in random order.
 
     The same arguments give the same corpus, with the same versions of num2words and Babel.
@@ -53,10 +51,9 @@ def generate(
     Args:
         sizes: pairs per split.
         seed: of the random choices, and of the split of each content.
-        kinds: how often each kind of phrase is drawn.
     """
     rng = random.Random(seed)
-    pools = _draw_pools(rng, sizes, seed, kinds)
+    pools = _draw_pools(rng, sizes, seed)
     return {
         split: [_end(pair, rng) for pair in _make_pairs(rng, pools[split], sizes[split], split)]
         for split in SPLITS
@@ -82,9 +79,7 @@ def join(phrases: Sequence[Phrase], rng: random.Random) -> Pair:
     return Pair(source, target, len(phrases))
 
 
-def _draw_pools(
-    rng: random.Random, sizes: dict[str, int], seed: int, weights: Mapping[Kind, int]
-) -> dict[str, list[Phrase]]:
+def _draw_pools(rng: random.Random, sizes: dict[str, int], seed: int) -> dict[str, list[Phrase]]:
     """Different phrases for every split, enough for the singles and the longest list of each."""
     singles = JOINED_LENGTHS[1] / sum(JOINED_LENGTHS.values())
     least = max(JOINED_LENGTHS)
@@ -92,11 +87,11 @@ def _draw_pools(
         split: max(least, int(size * singles * POOL_PER_PAIR) + 1) for split, size in sizes.items()
     }
     wanted["train"] = max(wanted["train"], int(sizes["train"] * POOL_PER_PAIR))
-    kinds = list(weights)
+    kinds = list(KINDS)
     pools: dict[str, dict[str, Phrase]] = {split: {} for split in SPLITS}
     with task("phrases", sum(wanted.values()), "phrases") as progress:
         while any(len(pools[split]) < wanted[split] for split in SPLITS):
-            phrase = rng.choices(kinds, weights.values())[0](rng)
+            phrase = rng.choices(kinds, KINDS.values())[0](rng)
             pool = pools[split_of(phrase.key, seed)]
             known = pool.setdefault(phrase.source, phrase)
             if known.target != phrase.target:

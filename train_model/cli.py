@@ -246,9 +246,8 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            fcntl.flock(
-                file, fcntl.LOCK_UN
-            )  # closing does not: a fork of this process may have the file
+            # closing does not unlock the file if a fork of this process has it
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextlib.contextmanager

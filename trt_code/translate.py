@@ -100,17 +100,25 @@ def translate_stream(lines: Iterable[str], pipeline: Pipeline, settings: Setting
     Raises:
         UserError: a line is refused and lines are not skipped. The windows before it are written.
     """
-    lines, sources = itertools.tee(lines)
-    refused = 0
-    for number, (source, translation) in enumerate(
-        zip(sources, pipeline.translate(lines), strict=True), start=1
-    ):
-        if translation.error:
-            refused += 1
-            print(f"skipped: {translation.error}", file=sys.stderr)
-        if translation.warning:
-            print(f"warning: {translation.warning}", file=sys.stderr)
-        print(written(number, source, translation, settings))
+    refused, first = 0, 1
+    for window in pipeline.windows(lines):
+        notes = [window.others[index] for index in sorted(window.others)]
+        refused += sum(bool(translation.error) for translation in notes)
+        for translation in notes:
+            if translation.error:
+                print(f"skipped: {translation.error}", file=sys.stderr)
+            if translation.warning:
+                print(f"warning: {translation.warning}", file=sys.stderr)
+        if settings.format == "text" and not settings.n_best:
+            texts = window.texts
+        else:
+            found = zip(window.lines, window.translations(), strict=True)
+            texts = [
+                written(number, source, translation, settings)
+                for number, (source, translation) in enumerate(found, start=first)
+            ]
+        print("\n".join(texts))
+        first += len(window.lines)
     sys.stdout.flush()
     return refused
 

@@ -6,6 +6,7 @@ all at once. Prints sentences and tokens per second and the time of each stage; 
 and ``.md``.
 """
 
+import contextlib
 import functools
 import math
 import subprocess
@@ -57,22 +58,28 @@ def generate(count: int) -> list[str]:
 
 
 class GpuBusy:
-    """Measures the share of time in which a kernel ran on the GPU, as sampled by the driver.
+    """Measures the share of time in which a kernel ran on a GPU, as sampled by the driver.
 
     Use it as a context manager; ``share`` is None without ``nvidia-smi`` or after too short a time.
+
+    Args:
+        name: of the GPU for ``nvidia-smi``; None measures nothing.
     """
 
     share: float | None = None
 
+    def __init__(self, name: str | None) -> None:
+        self._name, self._process = name, None
+
     def __enter__(self) -> "GpuBusy":
         self._log = tempfile.TemporaryFile("w+")
         command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-        try:
-            self._process = subprocess.Popen(
-                [*command, f"-lms={BUSY_EVERY_MS}"], stdout=self._log, stderr=subprocess.DEVNULL
-            )
-        except OSError:
-            self._process = None
+        command += [f"--id={self._name}", f"--loop-ms={BUSY_EVERY_MS}"]
+        with contextlib.suppress(OSError):
+            if self._name:
+                self._process = subprocess.Popen(
+                    command, stdout=self._log, stderr=subprocess.DEVNULL
+                )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -86,22 +93,35 @@ class GpuBusy:
         self._log.close()
 
 
-def measure(name: str, lines: list[str], pipeline: Pipeline, repeats: int) -> dict[str, Any]:
+def gpu_name(device: str) -> str | None:
+    """Return the name that ``nvidia-smi`` has for PyTorch's current GPU; None on a CPU."""
+    if device == "cpu":
+        return None
+    import torch
+
+    return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+
+
+def measure(
+    name: str, lines: list[str], pipeline: Pipeline, repeats: int, gpu: str | None
+) -> dict[str, Any]:
     """Translate the first lines untimed, then all lines ``repeats`` times; return the fastest pass.
 
-    The untimed pass starts processes, fills caches and captures graphs of most shapes.
+    The untimed pass starts processes, fills caches and captures graphs of most shapes. ``gpu`` is the name of
+    the GPU, see ``GpuBusy``.
     """
     for _ in pipeline.translate(lines[:WARM_UP_LINES]):
         pass
     best: dict[str, Any] = {}
-    marks = {math.ceil(share * len(lines)) for share in MEMORY_AT}
+    marks = [math.ceil(share * len(lines)) for share in MEMORY_AT]
     for _ in range(repeats):
         pipeline.spent = type(pipeline.spent)()
-        with GpuBusy() as gpu:
+        with GpuBusy(gpu) as busy:
             resident, count = [], 0
             start = time.perf_counter()
-            for count, _ in enumerate(pipeline.translate(lines), 1):
-                if count in marks:
+            for window in pipeline.windows(lines):
+                count += len(window.texts)
+                while len(resident) < len(marks) and count >= marks[len(resident)]:
                     resident.append(resident_memory() >> 20)
             seconds = time.perf_counter() - start
         spent = pipeline.spent
@@ -118,7 +138,7 @@ def measure(name: str, lines: list[str], pipeline: Pipeline, repeats: int) -> di
                 "network_s": spent.network,
                 "encode_s": spent.encode,
                 "decode_s": spent.decode,
-                "gpu_busy": gpu.share,
+                "gpu_busy": busy.share,
                 "resident_mib": " ".join(map(str, resident)),
             }
     return best
@@ -193,12 +213,12 @@ def main(argv: list[str] | None = None) -> None:
         "batch": f"{args.max_tokens} tokens, {args.max_sentences} sentences at most",
     }
     codec = functools.partial(make_codec, files, runners[0].max_source)
-    rows = []
+    rows, gpu = [], gpu_name(device)
     bounds = args.processes, args.max_tokens, args.max_sentences
     with Pipeline(codec, runners, *bounds) as pipeline:
         print(f"{settings['runner']}, {args.processes} processes\n\n{TABLE.head()}", flush=True)
         for name, lines in texts.items():
-            rows.append(measure(name, lines, pipeline, args.repeats))
+            rows.append(measure(name, lines, pipeline, args.repeats, gpu))
             print(TABLE.line(rows[-1]), flush=True)
     for runner in runners:
         runner.close()

@@ -63,7 +63,9 @@ class Note(NamedTuple):
     warning: str = ""
 
 
-def annotate(translations: list[Translation], notes: Mapping[int, Note]) -> None:
+def annotate(
+    translations: list[Translation] | dict[int, Translation], notes: Mapping[int, Note]
+) -> None:
     """Put the notes into the translations of their lines."""
     for i, note in notes.items():
         translations[i] = translations[i]._replace(**note._asdict())

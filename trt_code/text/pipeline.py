@@ -2,19 +2,20 @@
 
 Processes encode and decode text while threads keep one runner each busy; with two runners the copies of
 one overlap with the other's work on the device. Lines are sorted by length within a window, so that
-batches have little padding and an endless input needs bounded memory.
+batches have little padding and an endless input needs bounded memory. The runners always have the next
+window waiting: they do not stop while the calling thread reads and writes.
 """
 
 import collections
 import concurrent.futures
-import contextlib
 import itertools
 import multiprocessing
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -27,8 +28,41 @@ from trt_code.text.codec import Codec, Note, Translation, annotate
 from trt_code.text.translator import run_batch
 
 WINDOW = 8192
-CHUNK = 256
-"""Lines that a process encodes at a time."""
+AHEAD = 2
+"""Windows that are encoded, and windows that are translated and decoded, at the same time."""
+CHUNK = 512
+"""Lines that a process encodes at a time: a task costs the main process 0.2 ms, whatever its size."""
+GROUP = 1024
+"""Sentences after which the batches of a runner go to a process that decodes them."""
+
+
+class Window(NamedTuple):
+    """The translations of consecutive lines, in their order.
+
+    Attributes:
+        lines: the sources.
+        texts: the best translation of each; empty for a line that is refused or has no text.
+        tokens: the number of each, see ``Translation``.
+        others: by index, the translations that have more than this: hypotheses, an error or a warning.
+    """
+
+    lines: list[str]
+    texts: list[str]
+    tokens: list[int]
+    others: dict[int, Translation]
+
+    def translations(self) -> Iterator[Translation]:
+        """Yield all translations."""
+        for index, plain in enumerate(zip(self.texts, self.tokens, strict=True)):
+            yield self.others.get(index) or Translation(*plain)
+
+
+class _Running(NamedTuple):
+    """A window with the runners. Each job gives its lines' indices and the future of their texts."""
+
+    lines: list[str]
+    notes: dict[int, Note]
+    jobs: list[concurrent.futures.Future]
 
 
 @dataclass
@@ -82,11 +116,15 @@ class Pipeline:
         n_best: int = 0,
         done: Callable[[int], None] = lambda count: None,
     ):
-        self._runners, self._n_best, self._done = runners, n_best, done
+        self._n_best, self._done = n_best, done
         self._max_tokens = max_tokens
         limits = [runner.max_batch for runner in runners if runner.max_batch]
         self._max_sentences = min([max_sentences, *limits])
         self.spent = Spent()
+        self._idle: queue.SimpleQueue[Runner] = queue.SimpleQueue()
+        for runner in runners:
+            self._idle.put(runner)
+        self._threads = concurrent.futures.ThreadPoolExecutor(len(runners))
         if processes:
             self._pool = concurrent.futures.ProcessPoolExecutor(
                 # not fork: it is unsafe in a process with threads and a CUDA context
@@ -100,6 +138,15 @@ class Pipeline:
             self._pool = _InPlace()
 
     def translate(self, lines: Iterable[str]) -> Iterator[Translation]:
+        """Yield the translations of ``lines``.
+
+        Raises:
+            UserError: a line is refused. The windows before it have been yielded.
+        """
+        for window in self.windows(lines):
+            yield from window.translations()
+
+    def windows(self, lines: Iterable[str]) -> Iterator[Window]:
         """Yield the translations of ``lines``, window by window.
 
         Raises:
@@ -107,30 +154,35 @@ class Pipeline:
         """
         begin, first = time.perf_counter(), 1
         lines = iter(lines)
-        encoding: collections.deque[list] = collections.deque()
-        decoding: collections.deque[tuple] = collections.deque()
-        while True:
-            # while one window is encoded, the one before it is translated, and the one before that is
-            # decoded
-            while len(encoding) < 2 and (window := take(lines, WINDOW)):
-                encoding.append(self._encode(window, first))
-                first += len(window)
-            if encoding:
-                try:
-                    rows = self._rows(encoding.popleft())
-                except UserError:
-                    for window in decoding:
-                        yield from self._texts(*window)
-                    raise
-                decoding.append(self._run(*rows))
-            if not decoding:
-                break
-            if len(decoding) > 1 or not encoding:
-                yield from self._texts(*decoding.popleft())
+        encoding: collections.deque[tuple[list[str], list]] = collections.deque()
+        running: collections.deque[_Running] = collections.deque()
+        refusal: UserError | None = None
+        try:
+            while True:
+                while len(encoding) < AHEAD and (window := take(lines, WINDOW)):
+                    encoding.append((window, self._encode(window, first)))
+                    first += len(window)
+                if encoding and len(running) < AHEAD and refusal is None:
+                    try:
+                        running.append(self._run(*encoding.popleft()))
+                    except UserError as error:
+                        refusal = error
+                elif running:
+                    finished = self._window(running[0])
+                    running.popleft()
+                    yield finished
+                elif refusal:
+                    raise refusal
+                else:
+                    break
+        finally:
+            for future in itertools.chain.from_iterable(window.jobs for window in running):
+                future.cancel()
         self.spent.wall += time.perf_counter() - begin
 
     def close(self) -> None:
-        """End the processes."""
+        """End the threads and the processes."""
+        self._threads.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Self:
@@ -158,31 +210,34 @@ class Pipeline:
             self.spent.add(encode=seconds)
         return batching.Rows.joined(parts), notes
 
-    def _run(
-        self, rows: batching.Rows, notes: dict[int, Note]
-    ) -> tuple[int, dict[int, Note], list[tuple[list[int], Any]]]:
-        """Translate a window: its size and notes, and for each batch its lines and their texts."""
+    def _run(self, lines: list[str], encoding: list[concurrent.futures.Future]) -> _Running:
+        """Give a window to the runners; raises ``UserError`` if a line is refused."""
+        rows, notes = self._rows(encoding)
         filled = np.flatnonzero(rows.lengths)
         self._done(len(rows.lengths) - len(filled))
-        batches = batching.by_length(rows.lengths[filled], self._max_tokens, self._max_sentences)
-        todo = collections.deque(filled[batch] for batch in batches)
-        decoding: collections.deque = collections.deque()
+        jobs, group, size = [], [], 0
+        for batch in batching.by_length(
+            rows.lengths[filled], self._max_tokens, self._max_sentences
+        ):
+            group.append(filled[batch])
+            size += len(batch)
+            if size >= GROUP:
+                jobs.append(self._threads.submit(self._run_group, rows, group))
+                group, size = [], 0
+        if group:
+            jobs.append(self._threads.submit(self._run_group, rows, group))
+        return _Running(lines, notes, jobs)
 
-        def keep_busy(runner: Runner) -> None:
-            with contextlib.suppress(IndexError):  # none is left
-                while True:
-                    batch = todo.popleft()
-                    result = self._run_batch(runner, rows, batch)
-                    if isinstance(result, np.ndarray):  # a quarter of what would go to the process
-                        result = result.astype(np.uint16 if result.max() < 2**16 else np.int32)
-                    decoding.append((batch.tolist(), self._pool.submit(_decode, result)))
-                    self._done(len(batch))
-
-        with concurrent.futures.ThreadPoolExecutor(len(self._runners)) as threads:
-            running = [threads.submit(keep_busy, runner) for runner in self._runners]
-            for thread in running:
-                thread.result()
-        return len(rows.lengths), notes, list(decoding)
+    def _run_group(
+        self, rows: batching.Rows, batches: list[np.ndarray]
+    ) -> tuple[np.ndarray, concurrent.futures.Future]:
+        """Translate batches on an idle runner: the lines' indices, and the future of their texts."""
+        runner = self._idle.get()
+        try:
+            results = [self._run_batch(runner, rows, batch) for batch in batches]
+        finally:
+            self._idle.put(runner)
+        return np.concatenate(batches), self._pool.submit(_decode, results)
 
     def _run_batch(
         self, runner: Runner, rows: batching.Rows, batch: np.ndarray
@@ -197,21 +252,31 @@ class Pipeline:
             source_tokens=int(rows.lengths[batch].sum()),
             padded_tokens=tokens.size,
         )
+        self._done(len(batch))
+        if isinstance(result, np.ndarray):  # a quarter of what would go to the process
+            result = result.astype(np.uint16 if result.max() < 2**16 else np.int32)
         return result
 
-    def _texts(
-        self, lines: int, notes: dict[int, Note], decoding: list[tuple[list[int], Any]]
-    ) -> list[Translation]:
-        translations = [Translation("", 0)] * lines
-        for batch, future in decoding:
-            results, counts, seconds = future.result()
-            self.spent.add(decode=seconds, target_tokens=sum(counts))
-            if isinstance(results, str):
-                results = map(Translation, results.split("\n"), counts)
-            for i, result in zip(batch, results, strict=True):
-                translations[i] = result
-        annotate(translations, notes)
-        return translations
+    def _window(self, window: _Running) -> Window:
+        """Wait for a window's translations."""
+        lines = window.lines
+        texts, counts = [""] * len(lines), [0] * len(lines)
+        others: dict[int, Translation] = {}
+        for job in window.jobs:
+            indices, future = job.result()
+            found, tokens, seconds = future.result()
+            self.spent.add(decode=seconds, target_tokens=sum(tokens))
+            if isinstance(found, str):
+                found = found.split("\n")
+            else:
+                others |= zip(indices.tolist(), found, strict=True)
+                found = [translation.text for translation in found]
+            for i, text, count in zip(indices.tolist(), found, tokens, strict=True):
+                texts[i], counts[i] = text, count
+        for i in window.notes:
+            others.setdefault(i, Translation(texts[i], counts[i]))
+        annotate(others, window.notes)
+        return Window(lines, texts, counts, others)
 
 
 class _InPlace:
@@ -246,15 +311,20 @@ def _encode(lines: list[str], first: int) -> tuple[batching.Rows, dict[int, Note
     return packed, notes, time.process_time() - start
 
 
-def _decode(result: np.ndarray | Found) -> tuple[str | list[Translation], list[int], float]:
-    """Return the translations of a batch, their numbers of tokens, and the seconds taken.
+def _decode(
+    results: list[np.ndarray | Found],
+) -> tuple[str | list[Translation], list[int], float]:
+    """Return the translations of batches, their numbers of tokens, and the seconds taken.
 
     Texts alone come as one string with a line for each, which is many times faster to send.
     """
     start = time.process_time()
-    if isinstance(result, np.ndarray):
-        texts, counts = _codec.texts(result)
+    if all(isinstance(result, np.ndarray) for result in results):
+        parts = [_codec.texts(result) for result in results]
+        texts, counts = (
+            list(itertools.chain.from_iterable(some)) for some in zip(*parts, strict=True)
+        )
         return "\n".join(texts), counts, time.process_time() - start
-    translations = _codec.decode(result)
+    translations = [one for result in results for one in _codec.decode(result)]
     counts = [translation.tokens for translation in translations]
     return translations, counts, time.process_time() - start

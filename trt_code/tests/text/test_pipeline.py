@@ -2,6 +2,8 @@
 
 import functools
 import json
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -70,6 +72,37 @@ def test_windows_are_given_as_they_are_ready(codec, monkeypatch):
         translations = running.translate(endless())
         assert [next(translations).text for _ in range(4)] == ["two"] * 4
     assert read < 20
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_runner_goes_on_while_the_caller_is_busy(codec, monkeypatch):
+    monkeypatch.setattr(pipeline, "WINDOW", 2)
+    runner = Backwards()
+    with Pipeline(codec, [runner], 0, 40, 2) as running:
+        windows = running.windows(["two", "three"] * 3)
+        assert next(windows).texts == ["two", "three"]
+        wait_for(lambda: len(runner.shapes) == 2)
+        assert [text for window in windows for text in window.texts] == ["two", "three"] * 2
+
+
+def test_the_share_of_time_is_that_of_one_gpu(tmp_path, monkeypatch):
+    """nvidia-smi writes a line for each GPU, and another program may use the others."""
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text(
+        "#!/bin/sh\ncase \"$*\" in *--id=GPU-7*) all=20;; *) all='20 100';; esac\n"
+        f"for pass in 1 2 3 4 5 6; do printf '%s\\n' $all; done\n: > {tmp_path}/written\nsleep 60\n"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with throughput.GpuBusy("GPU-7") as gpu:
+        wait_for((tmp_path / "written").exists)
+    assert gpu.share == 0.2
 
 
 def test_a_runner_that_fails_ends_the_run(codec):

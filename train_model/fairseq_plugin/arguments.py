@@ -3,17 +3,17 @@
 import argparse
 
 
-def add_project_arguments(parser: argparse.ArgumentParser, start_from: str) -> None:
-    """Add ``--padding-policy`` and ``--start-from``.
-
-    Args:
-        parser: fairseq's parser of the network's arguments.
-        start_from: the help of ``--start-from``.
-    """
+def add_project_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--padding-policy`` and ``--start-from`` to fairseq's parser of the network's arguments."""
     parser.add_argument(
         "--padding-policy",
         choices=["masked", "upstream"],
         default="masked",
         help="masked: a sentence's result does not depend on its padding; upstream: as the original",
     )
-    parser.add_argument("--start-from", metavar="CHECKPOINT", help=start_from)
+    parser.add_argument(
+        "--start-from",
+        metavar="CHECKPOINT",
+        help="begin with this network's weights, sizes and padding policy; dropout and loss are those given "
+        "here. What computes in INT8 in it is trained with that rounding (train_model/quantization)",
+    )

@@ -11,12 +11,10 @@ from fairseq.models import BaseFairseqModel, register_model, register_model_arch
 from fairseq.models.nat import NATransformerModel
 from torch import Tensor
 
-from train_model.cli import UserError
 from train_model.fairseq_plugin.arguments import add_project_arguments
-from train_model.models.checkpoint import load_checkpoint
+from train_model.fairseq_plugin.starting import network_to_train
 from train_model.models.config import NatConfig
 from train_model.models.conv_crf_transformer import ConvCrfTransformer, EncoderOut
-from train_model.quantization.training import make_trainable
 
 
 @register_model("conv_crf_transformer")
@@ -61,32 +59,12 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
         parser.add_argument(
             "--word-ins-loss-factor", type=float, metavar="D", help="weight of the word loss"
         )
-        add_project_arguments(
-            parser,
-            "begin with this network's weights; its options take the place of those given here, "
-            "and what computes in INT8 in it is trained with that rounding (train_model/quantization)",
-        )
+        add_project_arguments(parser)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace, task: Any) -> "ConvCrfTransformerModel":
         """Build the network for the task's dictionaries, or load that of ``--start-from``."""
-        words = len(task.source_dictionary), len(task.target_dictionary)
-        if not getattr(args, "start_from", None):
-            return cls(NatConfig.from_args(args, *words))
-        start = load_checkpoint(args.start_from)
-        if not isinstance(start.config, NatConfig):
-            raise UserError(f"{args.start_from} is a {start.kind}, which does not train here")
-        if (start.config.src_vocab, start.config.tgt_vocab) != words:
-            raise UserError(
-                f"{args.start_from} knows {start.config.src_vocab} and {start.config.tgt_vocab} words, "
-                f"the corpus has {words[0]} and {words[1]}; start from a network of this corpus"
-            )
-        vars(args).update(vars(start.config.to_args()))  # the new checkpoint's options
-        model = cls(start.config)
-        model.load_state_dict(start.model.state_dict())
-        if start.config.int8_layers:
-            make_trainable(model, start.config.int8_layers)
-        return model
+        return network_to_train(cls, NatConfig, args, task)
 
     def forward(
         self,

@@ -18,10 +18,9 @@ from fairseq.models import (
 )
 from torch import Tensor, nn
 
-from train_model.cli import UserError
 from train_model.fairseq_plugin.arguments import add_project_arguments
+from train_model.fairseq_plugin.starting import network_to_train
 from train_model.models.autoregressive import EncoderOut, Source
-from train_model.models.checkpoint import load_checkpoint
 from train_model.models.multibranch_config import MultibranchConfig
 from train_model.models.transformer_multibranch_v2 import Decoder, Encoder, TransformerMultibranch
 
@@ -155,28 +154,16 @@ class TransformerMultibranchModel(TransformerMultibranch, BaseFairseqModel):
             metavar="N",
             help="start the weights of the narrow FFN as those of one N times as wide as the embedding",
         )
-        add_project_arguments(
-            parser,
-            "begin with the weights of this network, which has the same sizes",
-        )
+        add_project_arguments(parser)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace, task: Any) -> "TransformerMultibranchModel":
         """Build the network for the task's dictionaries, with random weights or those of ``--start-from``."""
-        sizes = len(task.source_dictionary), len(task.target_dictionary)
-        model = cls(MultibranchConfig.from_args(args, *sizes))
-        if getattr(args, "ffn_init_ratio", None):
+        model = network_to_train(cls, MultibranchConfig, args, task)
+        if getattr(args, "ffn_init_ratio", None) and not getattr(args, "start_from", None):
             for layer in [*model.encoder.layers, *model.decoder.layers]:
                 _widen_init(layer.fc1.weight, args.ffn_init_ratio)
                 _widen_init(layer.fc2.weight, args.ffn_init_ratio)
-        if getattr(args, "start_from", None):
-            try:
-                model.load_state_dict(load_checkpoint(args.start_from).model.state_dict())
-            except RuntimeError as error:
-                raise UserError(
-                    f"{args.start_from} has other sizes than the network to train; "
-                    "give its options, or start without it"
-                ) from error
         return model
 
     def forward(

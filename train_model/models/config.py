@@ -18,6 +18,11 @@ def check_heads(width: int, heads: int, where: str = "") -> None:
         raise ValueError(f"{where}{width} channels do not divide into {heads} heads")
 
 
+def is_training_option(name: str) -> bool:
+    """Return whether an option matters only in training: dropout, and the parts of the loss."""
+    return name.endswith(("dropout", "_loss_factor")) or name == "label_smoothing"
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     """Options that both networks have; names and defaults are those of fairseq's arguments.

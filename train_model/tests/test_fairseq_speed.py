@@ -159,9 +159,9 @@ def test_an_autoregressive_training_starts_from_given_weights():
     assert model.config.dropout == 0.3
     for name, value in start.model.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
-    args.encoder_ffn_embed_dim *= 2
-    with pytest.raises(UserError, match="other sizes than the network to train"):
-        TransformerMultibranchModel.build_model(args, task)
+    args.encoder_ffn_embed_dim *= 2  # the checkpoint's counts
+    assert TransformerMultibranchModel.build_model(args, task).config == model.config
+    assert args.encoder_ffn_embed_dim == start.config.encoder_ffn_embed_dim
 
 
 def test_square_batches_have_few_shapes_and_every_sentence():

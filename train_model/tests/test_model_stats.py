@@ -33,7 +33,8 @@ def test_mult_adds_are_those_of_the_paper(name, width):
 def test_every_recipe_with_a_network_has_a_row():
     rows = table(recipes(), 3, 2).splitlines()[2:]
     assert [row.split()[1] for row in rows] == recipes()
-    assert set(recipe.names()) - set(recipes()) == {"demo-qat", "wmt16-qat"}
+    without = {name for name in recipe.names() if name.endswith("-qat")}
+    assert set(recipe.names()) - set(recipes()) == without
     with pytest.raises(UserError, match="the network of demo-qat is that of a checkpoint"):
         build("demo-qat")
 

@@ -10,13 +10,20 @@ from onnx_export import export
 from onnx_export.session import open_session
 from train_model import recipe, train
 from train_model.cli import UserError
+from train_model.models.beam_search import beam_search
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.hypotheses import SearchOptions
+from train_model.models.incremental import IncrementalDecoder
+from train_model.models.multibranch_config import MultibranchConfig
+from train_model.models.quantized import QuantizedLinear
+from train_model.models.transformer_multibranch_v2 import TransformerMultibranch
 from train_model.quantization import ptq
 from train_model.tests.small_training import SMALL
 from trt_code.measure import layer_precision
 
 pytestmark = pytest.mark.fairseq
 FIXTURES = Path(__file__).parent / "fixtures"
+AR_BRANCHES = ("attn:1:8:2", "dynamic:default:8:2")
 SHORT = ["batch_size=16", "num_workers=0", "warmup_updates=2", "cpu=true", "lr=1e-3"]
 
 
@@ -90,6 +97,42 @@ def test_the_recipe_of_the_public_checkpoint_trains_and_its_network_runs(calibra
         expected = model(source)[0].numpy()
     got = session.run(["output_tokens"], {"src_tokens": source.numpy()})[0]
     assert (got == expected).mean() > 0.9
+
+
+def test_an_autoregressive_network_is_tuned_and_searches(calibrated, tmp_path):
+    """en-de-ar-qat on a small network, with another corpus."""
+    words = load_checkpoint(calibrated).config.src_vocab
+    torch.manual_seed(0)
+    config = MultibranchConfig(
+        *(words, words),
+        **dict.fromkeys(("encoder_branch_type", "decoder_branch_type"), AR_BRANCHES),
+        **dict.fromkeys(("encoder_embed_dim", "encoder_ffn_embed_dim"), 16),
+        **dict.fromkeys(("encoder_layers", "decoder_layers"), 1),
+        **dict.fromkeys(("encoder_kernel_size_list", "decoder_kernel_size_list"), (3,)),
+        decoder_attention_heads=2,
+        conv_linear=True,
+        share_all_embeddings=True,
+        padding_policy="masked",
+    )
+    plain = TransformerMultibranch(config).eval()
+    start = ptq.quantize(plain, ["*.fc2"], [torch.randint(4, words, (8, 12))])
+    path = tmp_path / "start.pt"
+    save_checkpoint(path, start, start.config)
+    (tmp_path / "data").symlink_to(calibrated.parents[1] / "data")
+    options = [*SHORT, f"start_from={path}", "max_update=2", "batch_size=null", "max_tokens=200"]
+    options += ["validate_interval_updates=2", "save_interval_updates=2"]
+    chosen = dataclasses.replace(recipe.load("en-de-ar-qat", options), corpus="demo")
+    tuned = load_checkpoint(train.train(chosen, tmp_path))
+    assert tuned.config.int8_layers == start.config.int8_layers
+    assert (tuned.config.dropout, tuned.config.encoder_embed_dim) == (0.2, 16)
+    before, after = start.state_dict(), tuned.model.state_dict()
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert not any("_amax" in name for name in moved)
+    assert {f"{name}.weight" for name in tuned.config.int8_layers} <= moved
+    assert isinstance(tuned.model.decoder.output_projection, QuantizedLinear)
+    source = torch.randint(4, words, (2, 7))
+    options = SearchOptions(beam=1)
+    assert len(beam_search(IncrementalDecoder.of(tuned.model), source, options)) == 2
 
 
 @pytest.mark.parametrize(

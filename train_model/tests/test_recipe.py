@@ -7,6 +7,7 @@ import pytest
 from train_model import recipe
 from train_model.cli import UserError
 from train_model.models.architectures import ARCHITECTURES
+from train_model.models.config import is_training_option
 
 # train_model/covCrfLiteNatStart.sh of ustcdane/lite_transformer_trt, its flags after `python train.py`.
 ORIGINAL = """
@@ -67,6 +68,15 @@ def test_every_recipe_pads_on_the_right_and_masks(name):
     # have the option, and padding does not leak in them.
     exempt = "start_from" in loaded.flags or loaded.flags["arch"] in FAIRSEQS_OWN
     assert exempt or loaded.flags["padding_policy"] == "masked"
+
+
+@pytest.mark.parametrize("name", [name for name in recipe.names() if name.endswith("-qat")])
+def test_fine_tuning_in_int8_has_the_dropout_and_the_loss_of_the_network(name):
+    def options(recipe_name):
+        flags = recipe.load(recipe_name).flags
+        return {key: value for key, value in flags.items() if is_training_option(key)}
+
+    assert options(name) == options(name.removesuffix("-qat"))
 
 
 def test_flags_become_arguments():

@@ -20,7 +20,8 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnx_export.graph_bounds import excess
 from onnx_export.marks import MARK, PAIR, WEIGHTS, check_mark, weights_names
 from train_model.cli import UserError
-from train_model.file_sets import locked, replace_together, settle
+from train_model.file_sets import replace_together, settle
+from train_model.scratch import locked, scratch_folder
 
 # A protobuf message ends at 2 GiB; larger weights go into a separate file.
 EXTERNAL_DATA_ABOVE = 2**31 - 2**24
@@ -137,14 +138,13 @@ def fingerprint(model: ir.Model) -> str:
 def _save(models: Mapping[Path, ir.Model]) -> None:
     (folder,) = {path.parent for path in models}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        name = next(iter(models)).name
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as scratch:
+        settle(folder)  # otherwise the drafts of a killed process stay
+        with scratch_folder(next(iter(models))) as scratch:
             drafts, unused = {}, []
             for path, model in models.items():
                 _refuse_infinite(model, path)
-                drafts[Path(scratch) / path.name] = path
-                unused += _write_draft(model, Path(scratch) / path.name, path)
+                drafts[scratch / path.name] = path
+                unused += _write_draft(model, scratch / path.name, path)
             if len(drafts) == 1:
                 ((draft, path),) = drafts.items()
                 draft.replace(path)

@@ -10,12 +10,12 @@ import re
 import select
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from train_model.interrupt import repeated
+from train_model.scratch import scratch_folder
 
 MAX_MESSAGE = 900
 """The most characters of a message; a name from a damaged file can have millions."""
@@ -252,28 +252,20 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to ``path`` on success, delete it on failure.
+    """Yield a path in a hidden folder; rename it to ``path`` on success, delete it on failure.
 
     Raises:
         UserError: the folder cannot be written to.
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
-        )
-        os.close(handle)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        with scratch_folder(path) as folder:
+            temporary = folder / path.name
+            temporary.touch()
+            yield temporary
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,29 +2,17 @@
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from train_model.cli import UserError
 from train_model.documents import read_json, used
+from train_model.scratch import PENDING, locked
 
-_PENDING = ".pending-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux's renameat2
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: other processes that ask for it wait."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def replace_together(drafts: Mapping[Path, Path]) -> None:
@@ -36,9 +24,9 @@ def replace_together(drafts: Mapping[Path, Path]) -> None:
     (folder,) = {final.parent for final in drafts.values()}
     names = {str(draft.relative_to(folder)): final.name for draft, final in drafts.items()}
     token = uuid.uuid4().hex
-    unnamed = folder / f".{token}"
+    unnamed = next(iter(drafts)).with_name(token)
     unnamed.write_text(json.dumps(names), encoding="utf-8")
-    record = folder / f"{_PENDING}{token}"
+    record = folder / f"{PENDING}{token}"
     with locked(folder):
         unnamed.replace(record)
         _finish(record)
@@ -50,10 +38,10 @@ def settle(folder: Path) -> None:
     Raises:
         UserError: a record of renames is damaged.
     """
-    if not folder.is_dir() or not list(folder.glob(f"{_PENDING}*")):
+    if not folder.is_dir() or not list(folder.glob(f"{PENDING}*")):
         return
     with locked(folder):
-        for record in sorted(folder.glob(f"{_PENDING}*")):
+        for record in sorted(folder.glob(f"{PENDING}*")):
             _finish(record)
 
 

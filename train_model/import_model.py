@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import re
 import shutil
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,7 @@ from train_model.models.fairseq_file import read_checkpoint
 from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.progress import task
+from train_model.scratch import scratch_folder
 
 IN_CHECKOUT = (DATA.parent / "Makefile").is_file()
 LEAST_SHARE = 0.5
@@ -96,9 +96,8 @@ def import_model(
             check_parallel(pieces.test_src, pieces.test_tgt)
             _check_text(pieces.test_src)
         shown.begin("writing")
-        models.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=models) as scratch:
-            draft = Path(scratch, name)
+        with scratch_folder(target) as scratch:
+            draft = scratch / name
             draft.mkdir()
             _write(draft, pieces, loaded, text, facts)
             shown.begin("translating a sentence")

@@ -12,12 +12,12 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from train_model.cli import Parser, UserError, run
+from train_model.scratch import scratch_folder
 from trt_code.doctor import HEADER, find_headers, header_version, require
 from trt_code.engine.tensorrt_api import RTX, choose_family, load_tensorrt, version_tuple
 
@@ -83,9 +83,8 @@ def fetch(source: str, release: str, folder: Path) -> list[str]:
             raise UserError(
                 f"{folder} has other files than headers; name a new folder with --output"
             )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as name:
-            draft = Path(name) / "include"
+        with scratch_folder(folder) as scratch:
+            draft = scratch / "include"
             draft.mkdir()
             tag = _tag(source, release)
             waiting, sums = list(ENTRIES), {}

@@ -9,6 +9,7 @@ _COMMON = (
     "train_model/__init__.py",
     "train_model/cli.py",
     "train_model/interrupt.py",
+    "train_model/scratch.py",
     "train_model/data/__init__.py",
     "train_model/data/dictionary.py",
     "train_model/data/files.py",

@@ -13,7 +13,6 @@ import itertools
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +31,7 @@ from train_model.data.files import read_lines
 from train_model.file_sets import swap_folders
 from train_model.model_folder import MODEL_HELP, ModelFolder, find_model
 from train_model.models.architectures import Family
+from train_model.scratch import scratch_folder
 from trt_code.arguments import MAX_SIZE, add_search, search_options
 from trt_code.engine.profiles import Shape
 from trt_code.runners import PRECISIONS
@@ -122,9 +122,8 @@ def _replaced(output: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces ``output`` on success and is removed on failure."""
     if output.exists() and any(output.iterdir()) and not (output / "serve.sh").is_file():
         raise UserError(f"{output} holds something else than a Triton repository; name another")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
-        folder, old = Path(scratch, "new"), Path(scratch, "old")
+    with scratch_folder(output) as scratch:
+        folder, old = scratch / "new", scratch / "old"
         folder.mkdir()
         yield folder
         if not output.exists():

@@ -1,0 +1,77 @@
+"""Hidden folders next to a file, in which it is written before it gets its name."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+PENDING = ".pending-"
+"""How the names of records begin whose renames a killed process has not finished (file_sets.py)."""
+_MARK = ".partial-"
+_LONGEST_NAME = 200  # of 255 bytes, so that the mark and the random part fit
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: other processes that ask for it wait. The lock ends with the process.
+
+    Raises:
+        OSError: the folder cannot be opened, or its file system has no locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """Yield a new hidden folder next to ``target``, which is removed afterwards. Makes the folder above it.
+
+    Folders of the same kind that killed processes left are removed first. A running process holds the lock of
+    its own, so that one stays.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    parent = target.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    prefix = "." + os.fsdecode(os.fsencode(target.name)[:_LONGEST_NAME]) + _MARK
+    with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as briefly:
+            lockable = True
+            try:
+                briefly.enter_context(locked(parent))  # no folder is seen before it is locked
+            except OSError:
+                lockable = False
+            if lockable and not any(
+                parent.glob(f"{PENDING}*")
+            ):  # a record's drafts are still needed
+                _remove_abandoned(parent, prefix)
+            folder = held.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=parent))
+            if lockable:
+                held.enter_context(locked(Path(folder)))
+        yield Path(folder)
+
+
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove the folders with names that start with ``prefix`` whose lock nobody holds."""
+    with os.scandir(parent) as entries:
+        found = [
+            entry.path
+            for entry in entries
+            if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False)
+        ]
+    for path in found:
+        with contextlib.suppress(OSError):  # held, or removed meanwhile
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)

@@ -10,11 +10,15 @@ The entries take turns: each translates the first part of the text, then each th
 that a machine that becomes slower slows down all of them. The time is that from lines to lines, with encoding
 and decoding. Writes ``build/trade_off/results.json``, ``.md`` and ``.png``. With ``--part 2/4`` only that
 part is measured; it is kept in the folder, and the last part to be measured completes the results.
+
+``--lines 100000`` repeats the text. The scores are those of its first copy; results.json counts the lines
+whose translation in a later copy is another one, and has the process' memory after each part.
 """
 
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import re
 import time
@@ -33,7 +37,8 @@ from trt_code.evaluate import read_split, score
 from trt_code.measure import quality
 from trt_code.measure.compare import Entry
 from trt_code.measure.machine import describe, machine_name
-from trt_code.runners import Runner, create
+from trt_code.runners import Runner, Unavailable, create
+from trt_code.runners.memory import resident_memory
 from trt_code.runners.rescoring import Rescoring
 from trt_code.text.codec import Translation
 from trt_code.text.translator import LineTranslator
@@ -70,12 +75,15 @@ def open_entry(entry: Entry, files: ModelFolder, args: argparse.Namespace, devic
     """Make the runner of an entry.
 
     Raises:
-        Unavailable: it cannot run here.
+        UserError: it cannot run here.
     """
     options = arguments.runner_options(args)
     if files.autoregressive:
         options |= {"beam": entry.beam, "len_penalty": entry.len_penalty}
-    runner = create(entry.runner, files, entry.precision, device, **options)
+    try:
+        runner = create(entry.runner, files, entry.precision, device, **options)
+    except Unavailable as reason:
+        raise UserError(f"{files.argument}:{entry.runner}:{entry.precision}: {reason}") from reason
     if files.autoregressive or entry.beam is None:
         return runner
     return Rescoring.of(files, entry.beam, None, device, args.threads).wrap(runner)
@@ -87,7 +95,8 @@ def measure(
     """Translate ``lines`` with each, ``repeats`` times.
 
     Returns:
-        Seconds and processor seconds of the fastest pass, and (text, tokens), by name.
+        Of the fastest pass: seconds, processor seconds, the process' resident memory after it, and (text,
+        tokens), by name.
     """
     found: dict[str, dict[str, Any]] = {}
     for name, translator in translators.items():
@@ -97,7 +106,12 @@ def measure(
             seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
             if name not in found or seconds < found[name]["seconds"]:
                 pairs = [(translation.text, translation.tokens) for translation in translations]
-                found[name] = {"seconds": seconds, "cpu_s": cpu_s, "translations": pairs}
+                found[name] = {
+                    "seconds": seconds,
+                    "cpu_s": cpu_s,
+                    "resident_mib": resident_memory() >> 20,
+                    "translations": pairs,
+                }
     return found
 
 
@@ -108,21 +122,28 @@ def summarise(
     kinds: Sequence[str],
     tokenizer: Tokenizer,
 ) -> list[dict[str, Any]]:
-    """Return a row of the table for each entry of the parts, which are in the order of the text."""
+    """Return a row of the table for each entry of the parts, which are in the order of the text.
+
+    The parts may have the text several times.
+    """
     rows = []
     for name in parts[0]["entries"]:
         own = [part["entries"][name] for part in parts]
         seconds, cpu_s = (sum(part[key] for part in own) for key in ("seconds", "cpu_s"))
-        texts = [Translation(*pair) for part in own for pair in part["translations"]]
+        every = [Translation(*pair) for part in own for pair in part["translations"]]
+        texts = every[: len(sources)]
+        copies = zip(every, itertools.cycle(texts), strict=False)
         rows.append(
             {
                 "name": name,
-                "sentences": len(texts),
+                "sentences": len(every),
                 "seconds": round(seconds, 3),
-                "sentences_per_s": round(len(texts) / seconds, 3),
+                "sentences_per_s": round(len(every) / seconds, 3),
                 "cpu_s": round(cpu_s, 3),
-                "sentences_per_cpu_s": round(len(texts) / cpu_s, 3),
+                "sentences_per_cpu_s": round(len(every) / cpu_s, 3),
                 "seconds_of_parts": [round(part["seconds"], 3) for part in own],
+                "resident_mib_of_parts": [part["resident_mib"] for part in own],
+                "unequal_copies": sum(copy.text != first.text for copy, first in copies),
                 **score(texts, references, tokenizer),
                 **quality.details(sources, references, texts, tokenizer, kinds),
             }
@@ -171,6 +192,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments.add_lenpen(parser)
     arguments.add_split(parser)
+    arguments.add_count(parser, "--lines", None, "repeat the text to this many lines")
     parser.add_argument(
         "--part", type=parse_part, help="only this part, e.g. 2/4; default: all of 4"
     )
@@ -191,9 +213,13 @@ def main(argv: list[str] | None = None) -> None:
     if any(split != splits[0] for split in splits):
         raise UserError("the models have different test texts; give models with the same one")
     sources, references = splits[0]
+    lines = args.lines or len(sources)
+    if lines < len(sources):
+        raise UserError(f"--lines {lines} is less than the text has; use --limit {lines}")
+    text = list(itertools.islice(itertools.cycle(sources), lines))
     tokenizers = [Tokenizer.from_files(model) for model in models]
     chosen, count = args.part or (None, PARTS)
-    size = -(-len(sources) // count)
+    size = -(-lines // count)
     with contextlib.ExitStack() as open_runners:
         translators = {}
         for entry, model, tokenizer in zip(entries, models, tokenizers, strict=True):
@@ -203,16 +229,16 @@ def main(argv: list[str] | None = None) -> None:
             translators[title(entry, model)] = translator
         settings = {
             "split": args.split,
-            "lines": len(sources),
+            "lines": lines,
             "repeats": args.repeats,
             "entries": list(translators),
         }
         for part in [chosen] if chosen else range(1, count + 1):
-            lines = sources[(part - 1) * size : part * size]
-            found = {"settings": settings, "entries": measure(translators, lines, args.repeats)}
+            own = text[(part - 1) * size : part * size]
+            found = {"settings": settings, "entries": measure(translators, own, args.repeats)}
             path = args.output / f"part-{part}-of-{count}.json"
             write_files(args.output, {path.name: json.dumps(found) + "\n"})
-            print(f"part {part} of {count}: {len(lines)} lines, {path}", flush=True)
+            print(f"part {part} of {count}: {len(own)} lines, {path}", flush=True)
     paths = [args.output / f"part-{part}-of-{count}.json" for part in range(1, count + 1)]
     if missing := [path.name for path in paths if not path.is_file()]:
         print(f"still to be measured: {', '.join(missing)}")

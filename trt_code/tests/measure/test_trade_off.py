@@ -46,9 +46,40 @@ def test_parts_make_the_same_table_as_one_run(arguments, tmp_path, capsys):
     assert (tmp_path / "whole" / "results.png").stat().st_size > 10_000
 
 
+def test_a_repeated_text_is_scored_once_and_its_copies_are_compared(
+    arguments, tmp_path, monkeypatch
+):
+    trade_off.main([*arguments, *ENTRIES])
+    once = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    arguments[-1] = str(tmp_path / "long")
+    count = 3 * len(SENTENCES) + 1
+    plain, calls = trade_off.LineTranslator.translate, []
+
+    def worse(self, lines):
+        """Change one line of the last part."""
+        found = plain(self, lines)
+        calls.append(len(lines))
+        if len(calls) == 2 + 2 * trade_off.PARTS:
+            found[0] = found[0]._replace(text="another one")
+        return found
+
+    monkeypatch.setattr(trade_off.LineTranslator, "translate", worse)
+    trade_off.main([*arguments, *ENTRIES, "--lines", str(count)])
+    rows = json.loads((tmp_path / "long" / "results.json").read_text())["rows"]
+    for row, short in zip(rows, once, strict=True):
+        assert row["sentences"] == count
+        assert (row["bleu"], row["chrf"]) == (short["bleu"], short["chrf"])
+        assert len(row["resident_mib_of_parts"]) == trade_off.PARTS
+    assert [row["unequal_copies"] for row in rows] == [0, 1]
+    with pytest.raises(UserError, match="--lines 3 is less than the text has; use --limit 3"):
+        trade_off.main([*arguments, *ENTRIES, "--lines", "3"])
+
+
 def test_what_does_not_belong_together_is_refused(arguments):
     with pytest.raises(UserError, match="different test texts"):
         trade_off.main([*arguments, *ENTRIES, "--entry", "elsewhere:torch:fp32"])
+    with pytest.raises(UserError, match="tiny:trt:fp16: "):
+        trade_off.main([*arguments, *ENTRIES, "--entry", "tiny:trt:fp16"])
     trade_off.main([*arguments, *ENTRIES, "--part", "1/2"])
     with pytest.raises(UserError, match="are of different runs; remove them"):
         trade_off.main([*arguments, *ENTRIES[:2], "--part", "2/2"])

@@ -23,8 +23,8 @@ from trt_code.devices import processors
 from trt_code.runners import Runner
 from trt_code.text.choice import open_runner
 from trt_code.text.codec import Codec, OnError, TooLong, Translation, Unknown
-from trt_code.text.pipeline import Pipeline
-from trt_code.text.translator import MAX_SENTENCES, MAX_TOKENS
+from trt_code.text.pipeline import MAX_SENTENCES, Pipeline
+from trt_code.text.translator import MAX_TOKENS
 
 MANY = 1024
 """From this number of lines on, processes encode and decode, and a GPU has two runners."""

@@ -11,14 +11,11 @@ from train_model.cli import UserError
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import read_lines
 from train_model.data.regex_cost import least_width, ways
+from train_model.data.word_cache import WordCache
 
 SEPARATOR = "@@"
 MAX_WAYS = 20_000
 """The most ways in which a glossary's expression may match at one place, see ``regex_cost``."""
-WORDS = 2**16
-"""The most words in the cache of split words."""
-LONG_WORD = 64
-"""Characters; longer words are not cached, so that the cache's memory has a bound."""
 
 
 def load_bpe(
@@ -55,19 +52,8 @@ def load_bpe(
         vocabulary |= {symbol.removesuffix(separator) for symbol in vocabulary}
     codes = io.StringIO("".join(f"{line}\n" for line in merges))
     bpe = BPE(codes, separator=separator, vocab=vocabulary, glossaries=glossary)
-    bpe.cache = _Cache()
+    bpe.cache = WordCache()  # subword-nmt's own dict grows with every new word
     return bpe
-
-
-class _Cache(dict):
-    """subword-nmt's cache of split words, with a bound; its own dict grows with every new word."""
-
-    def __setitem__(self, word: str, units: tuple[str, ...]) -> None:
-        if len(word) > LONG_WORD:
-            return
-        if len(self) >= WORDS:
-            self.clear()
-        super().__setitem__(word, units)
 
 
 def glossary_path(bpe_codes: str | os.PathLike) -> Path:

@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -24,8 +24,8 @@ class Subwords(Protocol):
     def split(self, text: str) -> list[str]:
         """The units of a normalised text."""
 
-    def join(self, units: Sequence[str]) -> str:
-        """The text of units."""
+    def joiner(self, symbols: Sequence[str | None]) -> Callable[[Sequence[int]], str]:
+        """Return a function of ids that joins their symbols to a text; None stands for no text."""
 
 
 class Words:
@@ -36,8 +36,8 @@ class Words:
     def split(self, text: str) -> list[str]:
         return text.split()
 
-    def join(self, units: Sequence[str]) -> str:
-        return " ".join(units)
+    def joiner(self, symbols: Sequence[str | None]) -> Callable[[Sequence[int]], str]:
+        return lambda ids: " ".join(filter(None, map(symbols.__getitem__, ids)))
 
 
 class Bpe:
@@ -57,8 +57,9 @@ class Bpe:
     def split(self, text: str) -> list[str]:
         return self._bpe.segment(text).split()
 
-    def join(self, units: Sequence[str]) -> str:
-        return f"{' '.join(units)} ".replace(self._mark, "").rstrip()
+    def joiner(self, symbols: Sequence[str | None]) -> Callable[[Sequence[int]], str]:
+        parts = [f"{symbol} ".replace(self._mark, "") if symbol else "" for symbol in symbols]
+        return lambda ids: "".join(map(parts.__getitem__, ids)).rstrip()
 
 
 class SentencePiece:
@@ -89,8 +90,12 @@ class SentencePiece:
         """All units of the model."""
         return [self._processor.IdToPiece(i) for i in range(self._processor.GetPieceSize())]
 
-    def join(self, units: Sequence[str]) -> str:
-        return " ".join(self._processor.DecodePieces(list(units)).split())
+    def joiner(self, symbols: Sequence[str | None]) -> Callable[[Sequence[int]], str]:
+        def join(ids: Sequence[int]) -> str:
+            pieces = list(filter(None, map(symbols.__getitem__, ids)))
+            return " ".join(self._processor.DecodePieces(pieces).split())
+
+        return join
 
 
 def require(package: str) -> ModuleType:

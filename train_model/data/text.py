@@ -6,14 +6,16 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from train_model.cli import UserError
-from train_model.data.bpe import SEPARATOR, WORDS, glossary_path, unusable
+from train_model.data.bpe import SEPARATOR, glossary_path, unusable
 from train_model.data.files import read_lines
+from train_model.data.regex_cost import literals
+from train_model.data.word_cache import WordCache
 
 _FIGURES = re.compile("[0-9]+")
 _LAST_MARK = re.compile(r"(?<=.)[,.?!]$")
@@ -188,7 +190,7 @@ class TrainingText:
 
     def __init__(self, options: TextOptions) -> None:
         self._options = options
-        self._new = lru_cache(WORDS)(self._unseen)  # words recur
+        self._new = WordCache(self._unseen)
 
     def _unseen(self, word: str) -> str | None:
         """Return the pattern of a word that the training text lacks, None if it has all."""
@@ -206,7 +208,7 @@ class TrainingText:
             reason = f"{tokens} tokens, and {options.longest} is the most that it was trained on"
         elif forms := [form for form, more in self._untrained if more(sentence)]:
             reason = f"it was not trained on {', or on '.join(forms)}"
-        elif self._seen and (new := [w for word in sentence.split() if (w := self._new(word))]):
+        elif self._seen and (new := [*filter(None, map(self._new.__getitem__, sentence.split()))]):
             reason = f"it was not trained on words like {', '.join(map(repr, new[:3]))}"
         else:
             return ""
@@ -218,8 +220,15 @@ class TrainingText:
         """Each form with a function that finds more of it in a sentence than the training text has."""
 
         def more(expression: str, most: int) -> Callable[[str], bool]:
-            matches = re.compile(expression).finditer
-            return lambda sentence: next(islice(matches(sentence), most, None), None) is not None
+            matches, needed = re.compile(expression).finditer, literals(expression)
+
+            def found(sentence: str) -> bool:
+                # matches do not overlap, so there are at least as many of these texts, which are found sooner
+                if sum(map(sentence.count, needed)) <= most:
+                    return False
+                return next(islice(matches(sentence), most, None), None) is not None
+
+            return found
 
         items = _items(self._options.untrained)
         return [(form, more(expression, most)) for form, expression, most in items]

@@ -162,7 +162,7 @@ def test_an_expression_that_ends_soon_is_taken(tmp_path, expression):
 
 
 def test_the_memory_for_words_has_a_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr("train_model.data.bpe.WORDS", 100)
+    monkeypatch.setattr("train_model.data.word_cache.WORDS", 100)
     (tmp_path / "bpe.codes").write_text("#version: 0.2\na b\n")
     bpe = load_bpe(tmp_path / "bpe.codes")
     for number in range(1000):

@@ -2,6 +2,7 @@
 
 import collections
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from subword_nmt.learn_bpe import learn_bpe
 
 from train_model.cli import UserError
 from train_model.data.dictionary import BOS, EOS, SPECIALS, UNK, Dictionary
-from train_model.data.text import TextOptions
+from train_model.data.regex_cost import literals
+from train_model.data.text import TextOptions, TrainingText
 from train_model.data.tokenizer import Tokenizer, normalise
 
 # Article 1 of the Universal Declaration of Human Rights, and a line with emoji.
@@ -27,6 +29,33 @@ EACH = pytest.mark.parametrize("language", LINES)
 
 def dictionary_of(units, extra=()) -> Dictionary:
     return Dictionary([*collections.Counter(units).most_common(), *extra])
+
+
+EXPRESSIONS = {
+    r"(?<!a )\bba\b|cab": {"ba", "cab"},
+    r" (?:a|a b|b a) ": {" a ", " a b ", " b a "},
+    r", (?!a)": {", "},
+    r"a+b[abc]ca": {"ca"},
+    r"(?:ab){2,}": {"ab"},
+    r"(?:ab)*": {""},
+    r"[ab]|c": {""},
+    r"(?i)ba": {""},
+    r"(?i:b)aa": {"aa"},
+    r"(?>ab)c": {"abc"},
+    r"^ab$": {"ab"},
+}
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+@given(text=st.text("abcA ,"), most=st.integers(0, 2))
+def test_a_form_is_found_where_its_expression_is(expression, text, most):
+    """The texts that a match contains are searched for first."""
+    assert literals(expression) == EXPRESSIONS[expression]
+    found = [match[0] for match in re.finditer(expression, text)]
+    assert all(any(part in match for part in literals(expression)) for match in found)
+    options = TextOptions(subwords="none", untrained={"such forms": [expression, most]})
+    warning = TrainingText(options).warning(text, 5)
+    assert ("such forms" in warning) == (len(found) > most)
 
 
 @pytest.fixture(scope="module")

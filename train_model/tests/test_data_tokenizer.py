@@ -1,5 +1,7 @@
 """Dictionary and tokenizer on the committed demo files: round trips, any input, bad files."""
 
+import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ DEMO = Path(__file__).parents[2] / "data_model" / "demo"
 DICTIONARY = Dictionary.load(DEMO / "dict.en.txt")
 TEXT = TextOptions(codes=DEMO / "bpe.codes")
 TOKENIZER = Tokenizer(TEXT, DICTIONARY, Dictionary.load(DEMO / "dict.de.txt"))
+JOINED = Tokenizer(TEXT, DICTIONARY, DICTIONARY)
 LINES = {
     language: (DEMO / f"test.{language}").read_text(encoding="utf-8").splitlines()
     for language in ("en", "de")
@@ -93,6 +96,21 @@ def test_any_ids_are_decoded_to_one_line(ids):
     text = TOKENIZER.decode(ids)
     assert text == " ".join(text.split())
     assert not any(special in text for special in SPECIALS)
+
+
+@given(st.lists(st.sampled_from(DICTIONARY.symbols[len(SPECIALS) :])))
+def test_units_are_joined_as_subword_nmt_says(units):
+    """Its README joins them with ``sed -r 's/(@@ )|(@@ ?$)//g'``."""
+    ids = map(DICTIONARY.index, units)
+    expected = re.sub("(@@ )|(@@ ?$)", "", " ".join(u for u in units if "madeupword" not in u))
+    assert JOINED.decode(ids) == expected.rstrip()
+
+
+@given(st.text(st.characters(max_codepoint=0xFF)))
+def test_white_space_and_control_characters_become_single_spaces(text):
+    """Most text takes a short way: printable ASCII without double spaces."""
+    spaced = "".join(" " if unicodedata.category(char) == "Cc" else char for char in text)
+    assert normalise(text) == " ".join(spaced.split())
 
 
 def test_white_space_and_control_characters_are_spaces():

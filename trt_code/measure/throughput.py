@@ -25,13 +25,12 @@ from trt_code.measure.machine import describe
 from trt_code.runners.memory import resident_memory
 from trt_code.text.choice import open_runner
 from trt_code.text.codec import Codec
-from trt_code.text.pipeline import Pipeline
+from trt_code.text.pipeline import MAX_SENTENCES, Pipeline
 from trt_code.translate import read_lines
 
 SEED = 20261122
 """Seed of the generated sentences, which no corpus of the project uses."""
 MAX_TOKENS = 8192
-MAX_SENTENCES = 256
 WARM_UP_LINES = 16_384
 BUSY_EVERY_MS = 100
 MEMORY_AT = 0.1, 0.5, 1  # shares of the lines

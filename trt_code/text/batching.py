@@ -41,12 +41,24 @@ class Rows:
     """Token rows, one after the other.
 
     Attributes:
-        tokens: of all rows [sum of lengths] int64.
+        tokens: of all rows [sum of lengths], of any type of integers.
         lengths: of the rows [N].
     """
 
     tokens: np.ndarray
     lengths: np.ndarray
+
+    @classmethod
+    def without_padding(cls, batch: np.ndarray) -> Self:
+        """Return the rows of [B, T] tokens."""
+        real = batch != PAD
+        return cls(batch[real], real.sum(axis=1))
+
+    def small(self) -> Self:
+        """Return the rows in the smallest type that holds the tokens, to be sent to another process."""
+        most = self.tokens.max(initial=0)
+        tokens = self.tokens.astype(np.uint16 if most < 2**16 else np.int32)
+        return type(self)(tokens, self.lengths.astype(np.int32))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -61,10 +73,8 @@ class Rows:
         """Return the chosen rows as one array, as :func:`pad` does."""
         lengths = self.lengths[chosen]
         columns = np.arange(lengths.max())
-        within = columns < lengths[:, None]
-        batch = np.full(within.shape, PAD, dtype=np.int64)
-        batch[within] = self.tokens[(self._starts[chosen][:, None] + columns)[within]]
-        return batch
+        taken = self.tokens.take(self._starts[chosen][:, None] + columns, mode="clip")
+        return np.where(columns < lengths[:, None], taken, np.int64(PAD))
 
 
 def pad(rows: Sequence[Sequence[int]], width: int | None = None) -> np.ndarray:

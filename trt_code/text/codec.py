@@ -170,12 +170,16 @@ class Codec:
         """Return the translations of a batch, from a network's tokens [B, T] or a search's hypotheses."""
         if isinstance(result, Found):
             return [self._ranked(result, sentence) for sentence in range(len(result.counts))]
-        return list(map(Translation, *self.texts(result)))
+        rows = batching.Rows.without_padding(result)
+        return list(map(Translation, self.texts(rows), rows.lengths.tolist()))
 
-    def texts(self, result: np.ndarray) -> tuple[list[str], list[int]]:
-        """Return the texts of a network's tokens [B, T], and the numbers of tokens."""
-        texts = list(map(self._tokenizer.decode, result.tolist()))
-        return texts, (result != batching.PAD).sum(1).tolist()
+    def texts(self, rows: batching.Rows) -> list[str]:
+        """Return the texts of a network's tokens."""
+        tokens, ends = rows.tokens.tolist(), np.cumsum(rows.lengths).tolist()
+        return [
+            self._tokenizer.decode(tokens[start:end])
+            for start, end in zip([0, *ends], ends, strict=False)
+        ]
 
     def _ranked(self, found: Found, sentence: int) -> Translation:
         hypotheses = []

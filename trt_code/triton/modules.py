@@ -24,6 +24,7 @@ TEXT_MODULES = (
     "train_model/data/subwords.py",
     "train_model/data/text.py",
     "train_model/data/tokenizer.py",
+    "train_model/data/word_cache.py",
 )
 LOOP_MODULES = (
     *_COMMON,

@@ -1,0 +1,36 @@
+"""A cache of what a function returns for words, whose memory has a bound."""
+
+from collections.abc import Callable
+from typing import Any
+
+WORDS = 2**16
+"""The most words in a cache."""
+LONG_WORD = 64
+"""Characters; longer words are not kept."""
+
+
+class WordCache(dict):
+    """What ``function`` returns for each word; ``cache[word]`` calls it if the word is new.
+
+    Words recur, and a look-up in a dict is several times faster than ``functools.lru_cache``.
+
+    Args:
+        function: of one word; None if the caller fills the cache.
+    """
+
+    def __init__(self, function: Callable[[str], Any] | None = None) -> None:
+        self._function = function
+
+    def __missing__(self, word: str) -> Any:
+        if self._function is None:
+            raise KeyError(word)
+        value = self._function(word)
+        self[word] = value
+        return value
+
+    def __setitem__(self, word: str, value: Any) -> None:
+        if len(word) > LONG_WORD:
+            return
+        if len(self) >= WORDS:
+            self.clear()
+        super().__setitem__(word, value)

@@ -1,5 +1,6 @@
 """Text files of a corpus, and restartable steps that make them."""
 
+import functools
 import itertools
 import json
 import os
@@ -58,7 +59,8 @@ def decode_lines(stream: BinaryIO, name: str) -> Iterator[str]:
 
 def raw_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
     """Yield the lines of a stream with their ends; raises ``UserError`` for one above ``MAX_LINE`` bytes."""
-    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), start=1):
+    read = functools.partial(stream.readline, MAX_LINE + 1)
+    for number, line in enumerate(iter(read, b""), start=1):
         if len(line) > MAX_LINE:
             raise UserError(f"{name} line {number} is longer than {MAX_LINE} bytes; split it")
         yield line

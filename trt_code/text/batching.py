@@ -1,7 +1,7 @@
 """Groups sentences of any length into batches for a runner."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
@@ -63,7 +63,10 @@ class Rows:
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Return the rows of several parts, in their order."""
-        return cls(*(np.concatenate(one) for one in zip(*map(astuple, parts), strict=True)))
+        return cls(
+            np.concatenate([part.tokens for part in parts]),
+            np.concatenate([part.lengths for part in parts]),
+        )
 
     @cached_property
     def _starts(self) -> np.ndarray:

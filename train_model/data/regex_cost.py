@@ -1,4 +1,7 @@
-"""Bounds the work of Python's regular-expression matcher, which backtracks through all ways to match."""
+"""Bounds and shortens the work of Python's regular-expression matcher.
+
+It backtracks through all ways to match, and tries to at every character of a text.
+"""
 
 import re
 

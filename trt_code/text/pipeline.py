@@ -138,6 +138,7 @@ class Pipeline:
         limits = [runner.max_batch for runner in runners if runner.max_batch]
         self._max_sentences = min([max_sentences, *limits])
         self.spent = Spent()
+        self._closing = False
         self._idle: queue.SimpleQueue[Runner] = queue.SimpleQueue()
         for runner in runners:
             self._idle.put(runner)
@@ -198,7 +199,8 @@ class Pipeline:
         self.spent.wall += time.perf_counter() - begin
 
     def close(self) -> None:
-        """End the threads and the processes."""
+        """End the threads, after the batch that each has, and the processes."""
+        self._closing = True
         self._threads.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
@@ -249,7 +251,11 @@ class Pipeline:
         """Translate batches on an idle runner, and give the results to a process."""
         runner = self._idle.get()
         try:
-            results = [self._run_batch(runner, rows, batch) for batch in batches]
+            results = []
+            for batch in batches:
+                if self._closing:
+                    raise concurrent.futures.CancelledError
+                results.append(self._run_batch(runner, rows, batch))
         finally:
             self._idle.put(runner)
         indices = np.concatenate(batches).tolist()

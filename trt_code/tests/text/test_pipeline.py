@@ -1,5 +1,6 @@
 """The pipeline gives the translator's results for any overlap of its stages."""
 
+import concurrent.futures
 import functools
 import json
 import time
@@ -103,6 +104,27 @@ def test_the_share_of_time_is_that_of_one_gpu(tmp_path, monkeypatch):
     with throughput.GpuBusy("GPU-7") as gpu:
         wait_for((tmp_path / "written").exists)
     assert gpu.share == 0.2
+
+
+def test_close_waits_for_a_batch_and_not_for_a_window(codec):
+    """Ctrl-C closes the pipeline, and a window can take minutes on a CPU."""
+
+    class Slow(Backwards):
+        def run(self, src_tokens):
+            time.sleep(0.1)
+            return super().run(src_tokens)
+
+    runner = Slow()
+    with (
+        Pipeline(codec, [runner], 0, 40, 1) as running,
+        concurrent.futures.ThreadPoolExecutor() as caller,
+    ):
+        window = caller.submit(next, running.windows(["two"] * 500))
+        wait_for(lambda: runner.shapes)
+        running.close()
+        with pytest.raises(concurrent.futures.CancelledError):
+            window.result()
+    assert len(runner.shapes) < 100
 
 
 def test_a_runner_that_fails_ends_the_run(codec):

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 
 from train_model.cli import Parser, UserError, run, standard_input
-from train_model.data.files import raw_lines, take
+from train_model.data.files import decode_lines, take
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
 from train_model.progress import task
@@ -31,13 +31,6 @@ MANY = 1024
 LONG_INPUT = 256
 """From this number of lines on, a progress bar is shown."""
 PROMPT = "> "
-
-
-def read_lines(stream: Iterable[bytes]) -> Iterator[str]:
-    """Decode lines of bytes as UTF-8; other bytes become U+FFFD, which no dictionary has."""
-    for number, line in enumerate(stream):
-        text = line.decode("utf-8", errors="replace").removesuffix("\n").removesuffix("\r")
-        yield text.removeprefix("\ufeff") if number == 0 else text
 
 
 def prompted_lines() -> Iterator[str]:
@@ -179,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     if interactive:
         lines, many = prompted_lines(), False
     else:
-        lines = iter(args.text) if args.text else read_lines(raw_lines(standard_input(), "stdin"))
+        lines = iter(args.text) if args.text else decode_lines(standard_input(), "stdin", "replace")
         start = take(lines, MANY)
         many = len(start) == MANY
         lines = itertools.chain(start, lines)

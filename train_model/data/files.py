@@ -1,13 +1,13 @@
 """Text files of a corpus, and restartable steps that make them."""
 
-import functools
+import io
 import itertools
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from train_model.cli import UserError, atomic_path
 
@@ -17,6 +17,8 @@ MAX_TAKEN = 1 << 24
 """The most characters in memory at a time, not counting the last line."""
 MAX_LINE = 1 << 24
 """The most bytes of a line: a file without line ends must not fill the memory."""
+BLOCK = 1 << 16
+"""The bytes that are read at a time."""
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[str]:
@@ -32,7 +34,9 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
         yield from decode_lines(file, str(path))
 
 
-def decode_lines(stream: BinaryIO, name: str) -> Iterator[str]:
+def decode_lines(
+    stream: BinaryIO, name: str, errors: Literal["strict", "replace"] = "strict"
+) -> Iterator[str]:
     """Yield the lines of UTF-8 text without their line ends (LF or CR LF) and without a byte order mark.
 
     A line ends at a line feed only. Parallel files would lose their alignment if one of them had a
@@ -41,29 +45,59 @@ def decode_lines(stream: BinaryIO, name: str) -> Iterator[str]:
     Args:
         stream: bytes.
         name: of the file, for messages.
+        errors: "replace" bytes that are not UTF-8 by U+FFFD, which no dictionary has.
 
     Raises:
         UserError: a line is not UTF-8, or is longer than ``MAX_LINE`` bytes.
     """
-    for number, line in enumerate(raw_lines(stream, name), start=1):
+    number = 0
+    for block in _blocks(stream, name):
+        wrong = None
         try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError:
+            text = block.decode("utf-8", errors)
+        except UnicodeDecodeError as error:
+            wrong = block.rfind(b"\n", 0, error.start) + 1  # where its line begins
+            text = block[:wrong].decode()
+        lines = text.split("\n")
+        if not lines[-1]:  # what follows the last line feed is no line
+            lines.pop()
+        if "\r" in text:
+            lines = [line.removesuffix("\r") for line in lines]
+        if number == 0 and lines:
+            lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
+        yield from lines
+        number += len(lines)
+        if wrong is not None:
             raise UserError(
-                f"{name} line {number}: this is not a UTF-8 text file; convert it, "
+                f"{name} line {number + 1}: this is not a UTF-8 text file; convert it, "
                 "e.g. with iconv -f latin1 -t utf-8"
-            ) from None
-        text = text.removesuffix("\n").removesuffix("\r")
-        yield text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
+            )
 
 
 def raw_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
     """Yield the lines of a stream with their ends; raises ``UserError`` for one above ``MAX_LINE`` bytes."""
-    read = functools.partial(stream.readline, MAX_LINE + 1)
-    for number, line in enumerate(iter(read, b""), start=1):
-        if len(line) > MAX_LINE:
+    return itertools.chain.from_iterable(map(io.BytesIO, _blocks(stream, name)))
+
+
+def _blocks(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """Yield a stream in blocks of whole lines; raises ``UserError`` for a line above ``MAX_LINE`` bytes."""
+    # read1 returns what a pipe has, and not every stream has it
+    read = getattr(stream, "read1", stream.read)
+    size = min(BLOCK, MAX_LINE)  # so a line within a block is never too long
+    begun: list[bytes] = []  # the line of which the end is still to come
+    length, number = 0, 1
+    while block := read(size):
+        length += block.find(b"\n") + 1 or len(block)
+        if length > MAX_LINE:
             raise UserError(f"{name} line {number} is longer than {MAX_LINE} bytes; split it")
-        yield line
+        if end := block.rfind(b"\n") + 1:
+            yield b"".join([*begun, block[:end]])
+            number += block.count(b"\n")
+            begun, length = [block[end:]], len(block) - end
+        else:
+            begun.append(block)
+    if length:
+        yield b"".join(begun)
 
 
 def take(lines: Iterator[str], count: int) -> list[str]:

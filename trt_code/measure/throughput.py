@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from train_model.cli import Parser, UserError, run
+from train_model.data.files import decode_lines, read_lines
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
 from train_model.tables import Column, Table, as_json, facts, page, write_files
@@ -26,7 +27,6 @@ from trt_code.runners.memory import resident_memory
 from trt_code.text.choice import open_runner
 from trt_code.text.codec import Codec
 from trt_code.text.pipeline import MAX_SENTENCES, Pipeline
-from trt_code.translate import read_lines
 
 SEED = 20261122
 """Seed of the generated sentences, which no corpus of the project uses."""
@@ -193,12 +193,11 @@ def main(argv: list[str] | None = None) -> None:
     files = find_model(args.model, args.build_dir).require_text()
     if args.text:
         with args.text.open("rb") as stream:
-            texts = {args.text.name: list(read_lines(stream))}
+            texts = {args.text.name: list(decode_lines(stream, str(args.text), "replace"))}
     else:
         texts = {f"{args.generate} generated": generate(args.generate)}
     if files.test_src is not None:
-        with files.test_src.open("rb") as stream:
-            texts = {"test split": list(read_lines(stream))} | texts
+        texts = {"test split": list(read_lines(files.test_src))} | texts
     device = arguments.device(args)
     options = arguments.runner_options(args) | arguments.search_options(files.family, args)
     rescoring = arguments.rescoring(files, args, device)

@@ -122,11 +122,6 @@ def test_unknown_symbols_are_refused_by_name_or_kept(tokenizer):
     ]
 
 
-def test_lines_are_bytes_between_newlines():
-    stream = [b"\xef\xbb\xbfone\r\n", b"a\xc2\x85b\n", b"\xff\xfe\n", b"no end"]
-    assert list(translate.read_lines(stream)) == ["one", "a\x85b", "\ufffd\ufffd", "no end"]
-
-
 @pytest.fixture
 def fake(monkeypatch, zoo):
     monkeypatch.setitem(RUNNERS, "fake", fake_runner.SPECS)

@@ -52,10 +52,12 @@ constexpr int kLinearVariants = 5;
 cudaError_t linear(const LinearParams& params, const LinearTensors& tensors, int variant,
                    cudaStream_t stream);
 
-/// Returns whether the current GPU supports linearTf32(), that is, whether it is a Hopper GPU.
+/// Returns whether the current GPU supports linearTf32() and linearFp32(), that is, whether it is a
+/// Hopper GPU.
 bool hasLinearTf32();
 
-/// Returns nullptr if linearTf32() supports these parameters, otherwise the reason in one line.
+/// Returns nullptr if linearTf32() and linearFp32() support these parameters, otherwise the reason
+/// in one line.
 const char* checkTf32(const LinearParams& params);
 
 /// The number of ways to divide the product of linearTf32().
@@ -65,6 +67,13 @@ constexpr int kTf32LinearVariants = 4;
 /// products. A residual is only supported without activation. Returns cudaErrorNotSupported if the
 /// GPU is not a Hopper GPU.
 cudaError_t linearTf32(const LinearParams& params, const LinearTensors& tensors, int variant,
+                       cudaStream_t stream);
+
+/// The number of ways to divide the product of linearFp32().
+constexpr int kFp32LinearVariants = 5;
+
+/// Does the same with the precision of FP32. The operands are split for three TF32 products.
+cudaError_t linearFp32(const LinearParams& params, const LinearTensors& tensors, int variant,
                        cudaStream_t stream);
 
 }  // namespace lite

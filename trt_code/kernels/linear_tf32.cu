@@ -12,19 +12,11 @@
 //
 // The limit is the data that enters a multiprocessor. doc/kernels.md (What was tried) has the
 // measurements.
-#include "common.cuh"
-#include "linear.h"
-#include "ptx/bulk_copy.cuh"
-#include "ptx/mbarrier.cuh"
-#include "ptx/wgmma.cuh"
+#include "linear_hopper.cuh"
 
 namespace lite {
 namespace {
 
-constexpr int kWarpgroup = 4 * kWarpSize;
-constexpr int kDepth = 32;  // inputs per stage, 128 bytes of a row
-constexpr int kRowBytes = kDepth * int(sizeof(float));
-constexpr uint32_t kAlignment = 1024;            // of eight rows, in bytes
 constexpr uint32_t kMostRingBytes = 110 * 1024;  // two blocks fit on a multiprocessor
 
 /// How a product is divided into blocks.
@@ -39,11 +31,6 @@ struct Cut {
       kAlignment + kStages * kStageBytes + 2 * kStages * sizeof(uint64_t);
 };
 
-/// Descriptors of the matrices for the bulk engine.
-struct Matrices {
-  CUtensorMap x, weight;
-};
-
 template <typename C, bool kGlu>
 __global__ void __launch_bounds__(C::kThreads, 2)
     linearTf32Kernel(LinearParams p, LinearTensors tensors,
@@ -55,10 +42,8 @@ __global__ void __launch_bounds__(C::kThreads, 2)
   const auto empty = [&](int stage) { return barriers + (C::kStages + stage) * 8; };
 
   const int rowTiles = int(ceilDiv<int64_t>(p.rows, C::kRows));
-  const int row0 = int(blockIdx.x) % rowTiles * C::kRows;
-  const int outs = kGlu ? p.out / 2 : p.out;                  // columns of y
-  constexpr int kBlockOuts = kGlu ? C::kOuts / 2 : C::kOuts;  // per block
-  const int out0 = int(blockIdx.x) / rowTiles * kBlockOuts;
+  const Tile<C, kGlu> tile{p, tensors, int(blockIdx.x) % rowTiles * C::kRows,
+                           int(blockIdx.x) / rowTiles * Tile<C, kGlu>::kBlockOuts};
   const int steps = ceilDiv(p.in, kDepth);
 
   if (threadIdx.x == 0) {
@@ -74,15 +59,11 @@ __global__ void __launch_bounds__(C::kThreads, 2)
   if (threadIdx.x >= C::kConsumers) {
     if (threadIdx.x == C::kConsumers) {
       const auto loadInput = [&](int stage, int step) {
-        loadBox(ring + stage * C::kStageBytes, &matrices.x, step * kDepth, row0, full(stage));
+        tile.loadInput(ring + stage * C::kStageBytes, full(stage), matrices, step);
       };
       const auto loadWeight = [&](int stage, int step) {
         const uint32_t to = ring + stage * C::kStageBytes + C::kRows * kRowBytes;
-        loadBox(to, &matrices.weight, step * kDepth, out0, full(stage));
-        if constexpr (kGlu) {
-          loadBox(to + kBlockOuts * kRowBytes, &matrices.weight, step * kDepth, outs + out0,
-                  full(stage));
-        }
+        tile.loadWeight(to, full(stage), matrices, step);
       };
       const int first = min(C::kStages, steps);
       for (int step = 0; step < first; ++step) {
@@ -103,45 +84,16 @@ __global__ void __launch_bounds__(C::kThreads, 2)
     return;
   }
 
-  // A lane's sums, in the layout of warpgroupProduct(): two rows, pairs of columns.
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  constexpr int kPairs = C::kOuts / 8;
-  const auto rowOf = [&](int half) { return int64_t(row0) + warp * 16 + half * 8 + lane / 4; };
-  const float* bias = static_cast<const float*>(tensors.bias);
-  const float* residual = static_cast<const float*>(tensors.residual);
-  const auto addBiasAndResidual = [&](float (&to)[4 * kPairs]) {
-#pragma unroll
-    for (int j = 0; j < kPairs; ++j) {
-      const bool gate = kGlu && j >= kPairs / 2;
-      const int out = out0 + (gate ? j - kPairs / 2 : j) * 8 + lane % 4 * 2;
-      if (bias == nullptr || out >= outs) continue;
-      const Vector<float, 2> pair = loadVector<2>(bias + out + (gate ? outs : 0));
-#pragma unroll
-      for (int i = 0; i < 4; ++i) to[4 * j + i] += pair.item[i % 2];
-    }
-    if constexpr (!kGlu) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (residual == nullptr || rowOf(half) >= p.rows) continue;
-#pragma unroll
-        for (int j = 0; j < kPairs; ++j) {
-          const int out = out0 + j * 8 + lane % 4 * 2;
-          if (out >= outs) continue;
-          const Vector<float, 2> pair = loadVector<2>(residual + rowOf(half) * outs + out);
-          to[4 * j + 2 * half] += pair.item[0];
-          to[4 * j + 2 * half + 1] += pair.item[1];
-        }
-      }
-    }
-  };
   waitForPrevious();
   // Loaded before the products if there are enough registers. The sums cannot start from these
   // values: the compiler would then make every product wait.
   constexpr bool kEarly = C::kOuts <= 64;
-  float early[kEarly ? 4 * kPairs : 1] = {};
-  if constexpr (kEarly) addBiasAndResidual(early);
+  using Sums = typename Tile<C, kGlu>::Sums;
+  std::conditional_t<kEarly, Sums, float[1]> early = {};
+  if constexpr (kEarly) tile.addBiasAndResidual(early);
 
-  float sums[4 * kPairs] = {};
+  Sums sums = {};
   const uint32_t ownRows = warp / 4 * 64 * kRowBytes;
   RingPlace place;
   int previous = 0;
@@ -170,74 +122,22 @@ __global__ void __launch_bounds__(C::kThreads, 2)
 
   if constexpr (kEarly) {
 #pragma unroll
-    for (int i = 0; i < 4 * kPairs; ++i) sums[i] += early[i];
+    for (int i = 0; i < tile.kSums; ++i) sums[i] += early[i];
   } else {
-    addBiasAndResidual(sums);
+    tile.addBiasAndResidual(sums);
   }
-
-  float* y = static_cast<float*>(tensors.y);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int64_t row = rowOf(half);
-    if (row >= p.rows) continue;
-    const bool keep = tensors.mask == nullptr || tensors.mask[row] != 0;
-#pragma unroll
-    for (int j = 0; j < kBlockOuts / 8; ++j) {
-      const int out = out0 + j * 8 + lane % 4 * 2;
-      if (out >= outs) continue;
-      float result[2];
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int at = 4 * j + 2 * half + e;
-        result[e] = sums[at];
-        if constexpr (kGlu) {
-          constexpr int kGates = 2 * kPairs;  // gates follow their values
-          result[e] = glu<float, true>(result[e], sums[kGates + at]);
-        } else if (p.activation == Activation::kRelu) {
-          result[e] = relu(result[e]);
-        }
-        if (!keep) result[e] = 0.0f;
-      }
-      storeVector(y + row * outs + out, result);
-    }
-  }
+  tile.template store<true>(sums);
 }
 
 // ---- host ---------------------------------------------------------------------------------------
 
-/// Describes a dense matrix, for boxes of `rows` rows and one stage's inputs.
-cudaError_t describe(const void* matrix, int64_t rows, int columns, int boxRows,
-                     CUtensorMap* description) {
-  static const auto encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
-                                                                12000, cudaEnableDefault, &found);
-    const bool good = status == cudaSuccess && found == cudaDriverEntryPointSuccess;
-    return good ? reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function) : nullptr;
-  }();
-  if (encode == nullptr) return cudaErrorNotSupported;
-  const cuuint64_t sizes[] = {cuuint64_t(columns), cuuint64_t(rows)};
-  const cuuint64_t strides[] = {cuuint64_t(columns) * sizeof(float)};
-  const cuuint32_t box[] = {kDepth, cuuint32_t(boxRows)}, steps[] = {1, 1};
-  const CUresult result =
-      encode(description, CU_TENSOR_MAP_DATA_TYPE_TFLOAT32, 2, const_cast<void*>(matrix), sizes,
-             strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
-}
-
 template <typename C, bool kGlu>
 cudaError_t run(const LinearParams& p, const LinearTensors& tensors, cudaStream_t stream) {
-  constexpr int kBlockOuts = kGlu ? C::kOuts / 2 : C::kOuts;
   Matrices matrices;
-  cudaError_t status = describe(tensors.x, p.rows, p.in, C::kRows, &matrices.x);
-  if (status == cudaSuccess) {
-    status = describe(tensors.weight, p.out, p.in, kBlockOuts, &matrices.weight);
-  }
+  const cudaError_t status =
+      describeOperands<C, kGlu>(p, tensors, CU_TENSOR_MAP_DATA_TYPE_TFLOAT32, &matrices);
   if (status != cudaSuccess) return status;
-  const int64_t blocks =
-      ceilDiv<int64_t>(p.rows, C::kRows) * ceilDiv(kGlu ? p.out / 2 : p.out, kBlockOuts);
+  const int64_t blocks = ceilDiv<int64_t>(p.rows, C::kRows) * outTiles<C, kGlu>(p);
   return launchEarly(linearTf32Kernel<C, kGlu>, blocks, dim3(C::kThreads), C::kSharedBytes, stream,
                      p, tensors, matrices);
 }
@@ -275,18 +175,9 @@ bool hasLinearTf32() {
 
 cudaError_t linearTf32(const LinearParams& p, const LinearTensors& tensors, int variant,
                        cudaStream_t stream) {
-  const bool bare = p.activation == Activation::kNone || tensors.residual == nullptr;
-  if (checkTf32(p) != nullptr || !bare ||
-      !aligned(16, {tensors.x, tensors.weight, tensors.bias, tensors.residual, tensors.y})) {
-    return cudaErrorInvalidValue;
-  }
-  bool hopper = false;
-  const cudaError_t status = isHopper(&hopper);
-  if (status != cudaSuccess) return status;
-  if (!hopper) return cudaErrorNotSupported;
-  if (p.rows == 0) return cudaSuccess;
-  return p.activation == Activation::kGlu ? runVariant<true>(p, tensors, variant, stream)
-                                          : runVariant<false>(p, tensors, variant, stream);
+  return launchOnHopper(p, tensors, [&](auto glu) {
+    return runVariant<decltype(glu)::value>(p, tensors, variant, stream);
+  });
 }
 
 }  // namespace lite

@@ -5,10 +5,11 @@
 //
 // cuBLASLt's own first choice is often not its fastest for a few hundred rows. So the first call
 // with a shape times its candidates, and also our own kernels where they apply: for few rows, and
-// for TF32 on Hopper. The fastest is kept for the life of the process. Candidates are timed inside
-// a CUDA graph, as they will run. A launch from the host takes longer than a small product, and
-// would hide which candidate is faster. Nothing can be timed during stream capture. A new shape
-// then uses cuBLASLt's first choice, and its next call outside a capture times the candidates.
+// for FP32 and TF32 on Hopper. The fastest is kept for the life of the process. Candidates are
+// timed inside a CUDA graph, as they will run. A launch from the host takes longer than a small
+// product, and would hide which candidate is faster. Nothing can be timed during stream capture. A
+// new shape then uses cuBLASLt's first choice, and its next call outside a capture times the
+// candidates.
 //
 // A weight is a constant: our kernels read it while the previous kernel may still run.
 
@@ -172,10 +173,12 @@ using lite::torch_ops::requireTensor;
 using lite::torch_ops::stream;
 using lite::torch_ops::text;
 
+using Kernel = decltype(lite::linear)*;
+
 // One way to compute a product: an algorithm of cuBLASLt, or a variant of one of our kernels.
 struct Choice {
   std::optional<cublasLtMatmulHeuristicResult_t> algorithm;
-  bool tf32 = false;  // our TF32 kernel
+  Kernel kernel = nullptr;
   int variant = 0;
 };
 
@@ -304,22 +307,25 @@ class OwnKernels {
 
   void addTo(std::vector<Choice>& choices) const {
     if (check(params_) == nullptr && params_.rows <= kFewRows) {
-      add(choices, /*tf32=*/false, lite::kLinearVariants);
+      add(choices, lite::linear, lite::kLinearVariants);
     }
-    if (tf32_ && checkTf32(params_) == nullptr && lite::hasLinearTf32()) {
-      add(choices, /*tf32=*/true, lite::kTf32LinearVariants);
+    if (checkTf32(params_) == nullptr && lite::hasLinearTf32()) {
+      if (tf32_) {
+        add(choices, lite::linearTf32, lite::kTf32LinearVariants);
+      } else {
+        add(choices, lite::linearFp32, lite::kFp32LinearVariants);
+      }
     }
   }
 
   bool run(const Choice& choice) const {
-    const auto kernel = choice.tf32 ? lite::linearTf32 : lite::linear;
-    return kernel(params_, tensors_, choice.variant, stream()) == cudaSuccess;
+    return choice.kernel(params_, tensors_, choice.variant, stream()) == cudaSuccess;
   }
 
  private:
-  static void add(std::vector<Choice>& choices, bool tf32, int variants) {
+  static void add(std::vector<Choice>& choices, Kernel kernel, int variants) {
     for (int variant = 0; variant < variants; ++variant) {
-      choices.push_back({std::nullopt, tf32, variant});
+      choices.push_back({std::nullopt, kernel, variant});
     }
   }
 

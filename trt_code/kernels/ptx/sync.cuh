@@ -27,6 +27,17 @@ __device__ __forceinline__ void syncThreads() {
   asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
 
+/// Changes the number of registers of each thread of this warpgroup. One that wants more waits
+/// until other warpgroups of the block have given up as many (sm_90a).
+template <int kRegisters>
+__device__ __forceinline__ void raiseRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void lowerRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
 /// Adds 1 to a counter in global memory. A thread that sees the new value also sees this thread's
 /// earlier writes.
 __device__ __forceinline__ void releaseOne(uint32_t* counter) {

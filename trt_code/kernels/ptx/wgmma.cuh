@@ -37,8 +37,8 @@ __device__ __forceinline__ void pinRegisters(float (&sums)[kRegisters]) {
   for (int i = 0; i < kRegisters; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-/// Call this before the first product of a group if the accumulator registers have been written
-/// since the last group.
+/// Call this before the first product of a group if the accumulator registers, or those of an
+/// operand, have been written since the last group.
 __device__ __forceinline__ void beginProducts() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -112,6 +112,45 @@ __device__ __forceinline__ void warpgroupProduct<float, 128>(float (&s)[64], uin
       : LITE_SUMS_8(s, 0), LITE_SUMS_8(s, 8), LITE_SUMS_8(s, 16), LITE_SUMS_8(s, 24),
         LITE_SUMS_8(s, 32), LITE_SUMS_8(s, 40), LITE_SUMS_8(s, 48), LITE_SUMS_8(s, 56)
       : "l"(a), "l"(b));
+}
+
+/// Does the same with four TF32 numbers of `a` in registers: with g = l / 4 and q = l % 4, lane l
+/// holds column q of rows 16 w + g and that + 8, then column q + 4. Without kAdd, earlier sums are
+/// ignored.
+template <int kColumns, bool kAdd>
+__device__ __forceinline__ void warpgroupProduct(float (&s)[kColumns / 2], const float* a,
+                                                 uint64_t b) {
+  static_assert(kColumns == 32 || kColumns == 64 || kColumns == 128);
+  if constexpr (kColumns == 32) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n32k8.f32.tf32.tf32 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, "
+        "{%16,%17,%18,%19}, %20, %21, 1, 1;"
+        : LITE_SUMS_8(s, 0), LITE_SUMS_8(s, 8)
+        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+          "r"(__float_as_uint(a[3])), "l"(b), "n"(int(kAdd)));
+  } else if constexpr (kColumns == 64) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n64k8.f32.tf32.tf32 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,"
+        "%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
+        "{%32,%33,%34,%35}, %36, %37, 1, 1;"
+        : LITE_SUMS_8(s, 0), LITE_SUMS_8(s, 8), LITE_SUMS_8(s, 16), LITE_SUMS_8(s, 24)
+        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+          "r"(__float_as_uint(a[3])), "l"(b), "n"(int(kAdd)));
+  } else {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k8.f32.tf32.tf32 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,"
+        "%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,"
+        "%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+        "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,"
+        "%63}, {%64,%65,%66,%67}, %68, %69, 1, 1;"
+        : LITE_SUMS_8(s, 0), LITE_SUMS_8(s, 8), LITE_SUMS_8(s, 16), LITE_SUMS_8(s, 24),
+          LITE_SUMS_8(s, 32), LITE_SUMS_8(s, 40), LITE_SUMS_8(s, 48), LITE_SUMS_8(s, 56)
+        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+          "r"(__float_as_uint(a[3])), "l"(b), "n"(int(kAdd)));
+  }
 }
 
 #undef LITE_SUMS_8

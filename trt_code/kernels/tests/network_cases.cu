@@ -1,4 +1,5 @@
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 #include "../attention.h"
@@ -33,19 +34,13 @@ std::vector<int32_t> padding(int batch, int width) {
   return mask;
 }
 
-/// Returns a number as the matrix units read it: a float as the bulk engine rounds it to TF32, to
-/// the nearest, with ties to even.
-template <typename T>
-double operand(T value) {
-  if constexpr (!std::is_same_v<T, float>) {
-    return float(value);
-  } else {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof(bits));
-    bits = (bits + 0xfff + (bits >> 13 & 1)) & ~0x1fffu;
-    std::memcpy(&value, &bits, sizeof(bits));
-    return value;
-  }
+/// Returns a float as the bulk engine rounds it to TF32, to the nearest, with ties to even.
+float roundedToTf32(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  bits = (bits + 0xfff + (bits >> 13 & 1)) & ~0x1fffu;
+  std::memcpy(&value, &bits, sizeof(bits));
+  return value;
 }
 
 /// Makes every seventh float a tie: a number halfway between two neighbours in TF32.
@@ -58,16 +53,20 @@ void makeTies(std::vector<float>* values) {
   }
 }
 
-/// Computes the result of lite::linear in FP64. One of bias and residual is nullptr.
+/// Computes the result of lite::linear in FP64, with `tf32` that of lite::linearTf32. One of bias
+/// and residual is nullptr.
 template <typename T>
-std::vector<double> linearOnHost(int rows, int in, int out, Activation activation,
+std::vector<double> linearOnHost(int rows, int in, int out, Activation activation, bool tf32,
                                  const std::vector<T>& x, const std::vector<T>& weight,
                                  const std::vector<T>* bias, const std::vector<T>* residual,
                                  const std::vector<int32_t>* mask) {
   const int outs = activation == Activation::kGlu ? out / 2 : out;
   std::vector<double> a(x.size()), b(weight.size()), y(size_t(rows) * outs);
-  std::transform(x.begin(), x.end(), a.begin(), operand<T>);
-  std::transform(weight.begin(), weight.end(), b.begin(), operand<T>);
+  const auto operand = [tf32](T value) -> double {
+    return tf32 ? roundedToTf32(float(value)) : float(value);
+  };
+  std::transform(x.begin(), x.end(), a.begin(), operand);
+  std::transform(weight.begin(), weight.end(), b.begin(), operand);
   const auto product = [&](int row, int column) {
     const double* first = a.data() + size_t(row) * in;
     const double sum = std::inner_product(first, first + in, b.data() + size_t(column) * in, 0.0);
@@ -86,23 +85,36 @@ std::vector<double> linearOnHost(int rows, int in, int out, Activation activatio
   return y;
 }
 
+/// One of the kernels for linear layers, and the largest relative L2 error of its result.
+struct LinearKernel {
+  const char* name;
+  decltype(lite::linear)* launch;
+  int variants;
+  double tolerance;
+};
+
+template <typename T>
+LinearKernel linearKernel(int in, DataType dtype, bool tf32) {
+  if constexpr (!std::is_same_v<T, float>) {  // the result is rounded
+    return {"linear", lite::linear, lite::kLinearVariants, dtype == DataType::kHalf ? 1e-3 : 8e-3};
+  }
+  // TF32: FP32 holds each product exactly, and each of the `in` additions truncates. The gate's
+  // fast exponential and quotient need some more.
+  constexpr double kEpsilon = 1.0 / (1 << 23);
+  return tf32 ? LinearKernel{"linear in TF32", lite::linearTf32, lite::kTf32LinearVariants,
+                             std::max(in, 16) * kEpsilon}
+              : LinearKernel{"linear in FP32", lite::linearFp32, lite::kFp32LinearVariants, 1e-6};
+}
+
 template <typename T>
 void runLinear(Mode mode, int rows, int in, int out, DataType dtype, cudaStream_t stream) {
-  constexpr bool kTf32 = std::is_same_v<T, float>;
-  const auto launch = kTf32 ? lite::linearTf32 : lite::linear;
-  const int variants = kTf32 ? lite::kTf32LinearVariants : lite::kLinearVariants;
-  if (kTf32 && !lite::hasLinearTf32()) return;
-  // TF32: FP32 holds each product exactly, and each of the `in` additions truncates. The gate's
-  // fast exponential and quotient need some more. FP16 and BF16: the result is rounded.
-  constexpr double kEpsilon = 1.0 / (1 << 23);
-  const double tolerance = kTf32                      ? std::max(in, 16) * kEpsilon
-                           : dtype == DataType::kHalf ? 1e-3
-                                                      : 8e-3;
+  constexpr bool kFloat = std::is_same_v<T, float>;
+  if (kFloat && !lite::hasLinearTf32()) return;
   Session session(mode, stream);
   const auto x = session.input<T>(size_t(rows) * in), weight = session.input<T>(size_t(out) * in);
   const auto bias = session.input<T>(out), residual = session.input<T>(size_t(rows) * out);
   const auto mask = session.integers<int32_t>(rows, 2);
-  if constexpr (kTf32) {
+  if constexpr (kFloat) {
     for (const auto& operands : {x, weight}) {
       std::vector<float> values = operands->get();
       makeTies(&values);
@@ -120,22 +132,62 @@ void runLinear(Mode mode, int rows, int in, int out, DataType dtype, cudaStream_
                                       y->data()};
     const auto biases = bias->get(), residuals = residual->get();
     const auto masks = mask->get();
-    const std::vector<double> expected =
-        linearOnHost(rows, in, out, activation, x->get(), weight->get(), plain ? nullptr : &biases,
-                     plain ? &residuals : nullptr, glu ? &masks : nullptr);
-    for (int variant = 0; variant < variants; ++variant) {
-      session.call(
-          kTf32 ? "linear in TF32" : "linear",
-          [&](cudaStream_t on) {
-            return launch({rows, in, out, activation, dtype}, tensors, variant, on);
-          },
-          Outputs{y});
-      const std::vector<T> values = y->get();
-      requireClose({values.begin(), values.end()}, expected, tolerance,
-                   (kTf32 ? "linear in TF32, variant " : "linear, variant ") +
-                       std::to_string(variant) + ", activation " +
-                       std::to_string(int32_t(activation)) + ", " + std::to_string(rows) + " x " +
-                       std::to_string(in) + " x " + std::to_string(out));
+    for (const bool tf32 : tf32Ways<T>()) {
+      const LinearKernel kernel = linearKernel<T>(in, dtype, tf32);
+      const std::vector<double> expected = linearOnHost(
+          rows, in, out, activation, tf32, x->get(), weight->get(), plain ? nullptr : &biases,
+          plain ? &residuals : nullptr, glu ? &masks : nullptr);
+      for (int variant = 0; variant < kernel.variants; ++variant) {
+        session.call(
+            kernel.name,
+            [&](cudaStream_t on) {
+              return kernel.launch({rows, in, out, activation, dtype}, tensors, variant, on);
+            },
+            Outputs{y});
+        const std::vector<T> values = y->get();
+        requireClose({values.begin(), values.end()}, expected, kernel.tolerance,
+                     std::string(kernel.name) + ", variant " + std::to_string(variant) +
+                         ", activation " + std::to_string(int32_t(activation)) + ", " +
+                         std::to_string(rows) + " x " + std::to_string(in) + " x " +
+                         std::to_string(out));
+      }
+    }
+  }
+}
+
+/// Infinity and the largest float in FP32, with weights whose low parts are 0: their products with
+/// the parts of infinity are NaN, and the high part of the largest float is infinity.
+void runLargestInputs(Mode mode, cudaStream_t stream) {
+  if (!lite::hasLinearTf32()) return;
+  constexpr int kRows = 70, kIn = 36, kOut = 72;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  Session session(mode, stream);
+  std::vector<float> x(kRows * kIn), weight(kOut * kIn);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = float(i % 5) - 2.0f;
+  for (size_t i = 0; i < weight.size(); ++i) weight[i] = i % 3 == 0 ? -0.25f : 0.5f;
+  constexpr int kInfinite = 3, kLargest = 69;
+  x[kInfinite * kIn + 7] = kInfinity;
+  x[kLargest * kIn + 8] = std::numeric_limits<float>::max();
+  const auto inputs = session.holding(x), weights = session.holding(weight);
+  const auto y = session.memory<float>(kRows * kOut);
+  for (int variant = 0; variant < lite::kFp32LinearVariants; ++variant) {
+    session.call(
+        "linear in FP32 of infinity",
+        [&](cudaStream_t on) {
+          return lite::linearFp32(
+              {kRows, kIn, kOut, Activation::kNone, DataType::kFloat},
+              {inputs->data(), weights->data(), nullptr, nullptr, nullptr, y->data()}, variant, on);
+        },
+        Outputs{y});
+    const std::vector<float> values = y->get();
+    for (int row = 0; row < kRows; ++row) {
+      for (int out = 0; out < kOut; ++out) {
+        const float* first = &x[row * kIn];
+        const double sum = std::inner_product(first, first + kIn, &weight[out * kIn], 0.0);
+        require(values[row * kOut + out] == float(sum),
+                "linear in FP32 of infinity, variant " + std::to_string(variant) + ": row " +
+                    std::to_string(row) + ", output " + std::to_string(out));
+      }
     }
   }
 }
@@ -345,6 +397,8 @@ void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
   if constexpr (std::is_same_v<T, float>) {
     runAttention<T>(mode, 2, 5, 7, 51, 3, dtype, stream);
     runLinear<T>(mode, 65, 4, 12, dtype, stream);
+    runLinear<T>(mode, 2200, 68, 1040, dtype, stream);  // more tiles than blocks, and than a band
+    runLargestInputs(mode, stream);
   }
 }
 

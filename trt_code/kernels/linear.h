@@ -70,9 +70,11 @@ cudaError_t linearTf32(const LinearParams& params, const LinearTensors& tensors,
                        cudaStream_t stream);
 
 /// The number of ways to divide the product of linearFp32().
-constexpr int kFp32LinearVariants = 5;
+constexpr int kFp32LinearVariants = 3;
 
-/// Does the same with the precision of FP32. The operands are split for three TF32 products.
+/// Does the same with the precision of FP32. The operands are split for three TF32 products. Bits
+/// of an operand below 2^-136 (1.1e-41) are lost: operands below 1e-34 have less than FP32's
+/// precision, and those below 5e-42 count as 0. Results may be subnormal.
 cudaError_t linearFp32(const LinearParams& params, const LinearTensors& tensors, int variant,
                        cudaStream_t stream);
 

@@ -1,6 +1,7 @@
 // FP32 products on the warpgroups' matrix units, which read TF32: three TF32 products of split
 // operands (Ootomo and Yokota, arXiv 2203.03341). Each operand is a high part, rounded to TF32, and
 // a low part, the remainder. The product of two low parts is omitted, about 2^-22 relative.
+// doc/kernels.md (What was tried) has the measurements.
 //
 //   - The matrix units truncate their sums. So they add up the products of one stage only, 32
 //     inputs, the small ones first. The sums over stages are ordinary FP32 additions.
@@ -10,6 +11,8 @@
 //   - A block computes several tiles, so that the next tile's operands arrive during the epilogue.
 //   - Infinity times a low part of 0 is NaN, and a high part can overflow. So sums that are not
 //     finite are computed again, in FP32.
+//   - TF32's subnormal numbers are multiples of 2^-136, and the units compute with them. A part
+//     loses what is smaller. So operands below 2^-113 have fewer bits than in FP32.
 #include "linear_hopper.cuh"
 #include "ptx/tiles.cuh"
 
@@ -18,12 +21,15 @@ namespace {
 
 constexpr uint32_t kMultiprocessorBytes = 224 * 1024;
 
-/// How a product is divided into tiles, and how many blocks share a multiprocessor.
-template <int kRows_, int kOuts_, int kSplitters_, int kBlocks_>
+/// How a product is divided into tiles. A multiprocessor runs two warpgroups that multiply, in one
+/// block or in two. For each of them, its block has a warp that splits weights.
+template <int kRows_, int kOuts_>
 struct Cut {
-  static constexpr int kRows = kRows_, kOuts = kOuts_, kBlocks = kBlocks_;
-  static constexpr int kConsumers = kRows / 64 * kWarpgroup;
-  static constexpr int kSplitters = kSplitters_ * kWarpSize;
+  static constexpr int kRows = kRows_, kOuts = kOuts_;
+  static constexpr int kWarpgroups = kRows / 64;
+  static constexpr int kBlocks = 2 / kWarpgroups;  // per multiprocessor
+  static constexpr int kConsumers = kWarpgroups * kWarpgroup;
+  static constexpr int kSplitters = kWarpgroups * kWarpSize;
   static constexpr bool kManyRegisters = kOuts == 128;
   static constexpr int kThreads =
       kConsumers + (kManyRegisters ? kWarpgroup : kSplitters + kWarpSize);
@@ -268,15 +274,11 @@ cudaError_t runVariant(const LinearParams& p, const LinearTensors& tensors, int 
                        cudaStream_t stream) {
   switch (variant) {
     case 0:
-      return run<Cut<64, 32, 1, 2>, kGlu>(p, tensors, stream);
+      return run<Cut<64, 32>, kGlu>(p, tensors, stream);
     case 1:
-      return run<Cut<64, 64, 1, 2>, kGlu>(p, tensors, stream);
+      return run<Cut<128, 64>, kGlu>(p, tensors, stream);
     case 2:
-      return run<Cut<128, 64, 2, 1>, kGlu>(p, tensors, stream);
-    case 3:
-      return run<Cut<128, 128, 1, 1>, kGlu>(p, tensors, stream);
-    case 4:
-      return run<Cut<128, 128, 2, 1>, kGlu>(p, tensors, stream);
+      return run<Cut<128, 128>, kGlu>(p, tensors, stream);
     default:
       return cudaErrorInvalidValue;
   }

@@ -443,9 +443,9 @@ Tensor linearGlu(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
 
 // Returns whether the gate is fastest in the product's epilogue, rather than where its result is
 // read.
-bool gatesInProduct(const Tensor& x, bool tf32) {
+bool gatesInProduct(const Tensor& x, bool /*tf32*/) {
   const c10::cuda::CUDAGuard guard(x.device());
-  if (x.scalar_type() == at::kFloat) return tf32 && lite::hasLinearTf32();
+  if (x.scalar_type() == at::kFloat) return lite::hasLinearTf32();
   return x.numel() / x.size(-1) <= kFewRows;
 }
 

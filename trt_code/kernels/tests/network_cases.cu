@@ -1,3 +1,4 @@
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -155,9 +156,10 @@ void runLinear(Mode mode, int rows, int in, int out, DataType dtype, cudaStream_
   }
 }
 
-/// Infinity and the largest float in FP32, with weights whose low parts are 0: their products with
-/// the parts of infinity are NaN, and the high part of the largest float is infinity.
-void runLargestInputs(Mode mode, cudaStream_t stream) {
+/// Infinity, the largest float, and subnormal TF32 numbers in FP32, with weights whose low parts
+/// are 0: their products with the parts of infinity are NaN, and the high part of the largest float
+/// is infinity. The small numbers are multiples of 2^-136, which the parts hold exactly.
+void runExtremeInputs(Mode mode, cudaStream_t stream) {
   if (!lite::hasLinearTf32()) return;
   constexpr int kRows = 70, kIn = 36, kOut = 72;
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -165,14 +167,15 @@ void runLargestInputs(Mode mode, cudaStream_t stream) {
   std::vector<float> x(kRows * kIn), weight(kOut * kIn);
   for (size_t i = 0; i < x.size(); ++i) x[i] = float(i % 5) - 2.0f;
   for (size_t i = 0; i < weight.size(); ++i) weight[i] = i % 3 == 0 ? -0.25f : 0.5f;
-  constexpr int kInfinite = 3, kLargest = 69;
+  constexpr int kInfinite = 3, kSmall = 40, kLargest = 69;
   x[kInfinite * kIn + 7] = kInfinity;
   x[kLargest * kIn + 8] = std::numeric_limits<float>::max();
+  for (int k = 0; k < kIn; ++k) x[kSmall * kIn + k] = std::ldexp(x[kSmall * kIn + k], -136);
   const auto inputs = session.holding(x), weights = session.holding(weight);
   const auto y = session.memory<float>(kRows * kOut);
   for (int variant = 0; variant < lite::kFp32LinearVariants; ++variant) {
     session.call(
-        "linear in FP32 of infinity",
+        "linear in FP32 of extreme inputs",
         [&](cudaStream_t on) {
           return lite::linearFp32(
               {kRows, kIn, kOut, Activation::kNone, DataType::kFloat},
@@ -185,7 +188,7 @@ void runLargestInputs(Mode mode, cudaStream_t stream) {
         const float* first = &x[row * kIn];
         const double sum = std::inner_product(first, first + kIn, &weight[out * kIn], 0.0);
         require(values[row * kOut + out] == float(sum),
-                "linear in FP32 of infinity, variant " + std::to_string(variant) + ": row " +
+                "linear in FP32 of extreme inputs, variant " + std::to_string(variant) + ": row " +
                     std::to_string(row) + ", output " + std::to_string(out));
       }
     }
@@ -398,7 +401,7 @@ void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
     runAttention<T>(mode, 2, 5, 7, 51, 3, dtype, stream);
     runLinear<T>(mode, 65, 4, 12, dtype, stream);
     runLinear<T>(mode, 2200, 68, 1040, dtype, stream);  // more tiles than blocks, and than a band
-    runLargestInputs(mode, stream);
+    runExtremeInputs(mode, stream);
   }
 }
 

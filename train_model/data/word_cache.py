@@ -12,7 +12,7 @@ LONG_WORD = 64
 class WordCache(dict):
     """What ``function`` returns for each word; ``cache[word]`` calls it if the word is new.
 
-    Words recur, and a look-up in a dict is several times faster than ``functools.lru_cache``.
+    Words recur. It is a dict, so that a known word costs no call of a Python function.
 
     Args:
         function: of one word; None if the caller fills the cache.

@@ -12,7 +12,9 @@ from train_model.models.config import is_training_option
 from train_model.quantization.training import make_trainable
 
 
-def network_to_train(cls: type[nn.Module], config_type: type, args: argparse.Namespace, task: Any):
+def network_to_train(
+    cls: type[nn.Module], config_type: type, args: argparse.Namespace, task: Any
+) -> Any:
     """Return a network ``cls`` for the task's dictionaries, with random weights or those of ``--start-from``.
 
     The checkpoint decides about the network, and which layers compute in INT8. Dropout and the loss are those

@@ -6,6 +6,7 @@ by kind of text and length, and rates of failures, and each runner's translation
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 import sacrebleu
@@ -42,6 +43,8 @@ def read_split(files: ModelFolder, split: str) -> tuple[list[str], list[str]]:
         UserError: the model has no text, the split is missing, or its sides differ in length.
     """
     files.require_test()
+    if Path(split).name != split:
+        raise UserError(f"{split!r} is not a name of a split; try --split test")
     paths = [test.with_name(split + test.suffix) for test in (files.test_src, files.test_tgt)]
     for path in paths:
         if not path.is_file():

@@ -172,7 +172,11 @@ def main(argv: list[str] | None = None) -> int:
     if interactive:
         lines, many = prompted_lines(), False
     else:
-        lines = iter(args.text) if args.text else decode_lines(standard_input(), "stdin", "replace")
+        lines = (
+            iter(args.text)
+            if args.text
+            else decode_lines(standard_input(), "stdin", "surrogateescape")
+        )
         start = take(lines, MANY)
         many = len(start) == MANY
         lines = itertools.chain(start, lines)

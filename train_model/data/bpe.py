@@ -9,13 +9,15 @@ from subword_nmt.apply_bpe import BPE
 
 from train_model.cli import UserError
 from train_model.data.dictionary import Dictionary
-from train_model.data.files import read_lines
+from train_model.data.files import read_entries
 from train_model.data.regex_cost import least_width, ways
 from train_model.data.word_cache import WordCache
 
 SEPARATOR = "@@"
 MAX_WAYS = 20_000
 """The most ways in which a glossary's expression may match at one place, see ``regex_cost``."""
+MAX_EXPRESSIONS, MAX_GLOSSARY_BYTES = 5000, 1 << 18
+"""The most expressions and bytes of a glossary; subword-nmt searches every word for every expression."""
 
 
 def load_bpe(
@@ -33,7 +35,7 @@ def load_bpe(
         UserError: the file is missing, or a line of it is not a merge or an expression.
     """
     try:
-        merges = list(read_lines(path)) or [""]
+        merges = read_entries(path) or [""]
     except FileNotFoundError:
         raise UserError(
             f"no BPE codes at {path}; give those that the model was trained with"
@@ -62,7 +64,8 @@ def glossary_path(bpe_codes: str | os.PathLike) -> Path:
 
 
 def _load_glossary(path: Path) -> list[str]:
-    expressions = list(read_lines(path)) if path.is_file() else []
+    most = {"lines": MAX_EXPRESSIONS, "size": MAX_GLOSSARY_BYTES}
+    expressions = read_entries(path, **most) if path.is_file() else []
     for number, expression in enumerate(expressions, start=1):
         if expression and (reason := _unsplittable(expression)):
             raise UserError(

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from train_model.cli import UserError, atomic_path
-from train_model.data.files import read_lines
+from train_model.data.files import read_entries
 
 BOS, PAD, EOS, UNK = range(4)
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -75,7 +75,7 @@ class Dictionary:
             UserError: the file is missing or not text, or a line is not "symbol count".
         """
         try:
-            lines = list(read_lines(path))
+            lines = read_entries(path)
         except FileNotFoundError:
             raise UserError(
                 f"no dictionary at {path}; give the one that the model was trained with"

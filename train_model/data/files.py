@@ -19,6 +19,8 @@ MAX_LINE = 1 << 24
 """The most bytes of a line: a file without line ends must not fill the memory."""
 BLOCK = 1 << 16
 """The bytes that are read at a time."""
+MAX_ENTRIES, MAX_ENTRIES_BYTES = 1 << 21, 1 << 26
+"""The most lines and bytes of a dictionary and of the other files of a vocabulary."""
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[str]:
@@ -34,8 +36,36 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
         yield from decode_lines(file, str(path))
 
 
+def read_entries(
+    path: str | os.PathLike, lines: int | None = None, size: int | None = None
+) -> list[str]:
+    """Return all lines of a dictionary, of BPE codes or of a similar list.
+
+    Args:
+        path: the file.
+        lines, size: the most lines and bytes; default: ``MAX_ENTRIES`` and ``MAX_ENTRIES_BYTES``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: see :func:`decode_lines`; or the file has more than ``lines`` lines or ``size`` bytes.
+    """
+    lines = lines or MAX_ENTRIES
+    check_size(path, size)
+    entries = list(itertools.islice(read_lines(path), lines + 1))
+    if len(entries) > lines:
+        raise UserError(f"{path} has more than {lines} lines; give the file of a model")
+    return entries
+
+
+def check_size(path: str | os.PathLike, most: int | None = None) -> None:
+    """Raise ``UserError`` if a file has more than ``most`` bytes; default: ``MAX_ENTRIES_BYTES``."""
+    most = most or MAX_ENTRIES_BYTES
+    if Path(path).stat().st_size > most:
+        raise UserError(f"{path} has more than {most} bytes; give the file of a model")
+
+
 def decode_lines(
-    stream: BinaryIO, name: str, errors: Literal["strict", "replace"] = "strict"
+    stream: BinaryIO, name: str, errors: Literal["strict", "surrogateescape"] = "strict"
 ) -> Iterator[str]:
     """Yield the lines of UTF-8 text without their line ends (LF or CR LF) and without a byte order mark.
 
@@ -45,7 +75,8 @@ def decode_lines(
     Args:
         stream: bytes.
         name: of the file, for messages.
-        errors: "replace" bytes that are not UTF-8 by U+FFFD, which no dictionary has.
+        errors: "surrogateescape" makes lone surrogates of bytes that are not UTF-8; the codec refuses such
+            a line by its number.
 
     Raises:
         UserError: a line is not UTF-8, or is longer than ``MAX_LINE`` bytes.

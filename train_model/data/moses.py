@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Collection
 
 from train_model.cli import UserError
+from train_model.data.files import check_size
 from train_model.data.subwords import require
 
 Step = Callable[[str], str]
@@ -51,6 +52,7 @@ def truecase(model: str | os.PathLike) -> Step:
     """
     sacremoses = require("sacremoses")
     try:
+        check_size(model)
         moses = sacremoses.MosesTruecaser(os.fspath(model))
     except FileNotFoundError:
         raise UserError(f"no truecase model at {model}") from None

@@ -10,6 +10,7 @@ from typing import Protocol
 from train_model.cli import UserError
 from train_model.data.bpe import load_bpe
 from train_model.data.dictionary import Dictionary
+from train_model.data.files import check_size
 
 
 class Subwords(Protocol):
@@ -77,11 +78,12 @@ class SentencePiece:
             raise UserError(
                 f"no SentencePiece model at {model}; give the one that the model was trained with"
             )
+        check_size(model)
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(Path(model).read_bytes())
         except RuntimeError:
-            raise UserError(f"{model} is not a SentencePiece model") from None
+            raise UserError(f"{model} is not a SentencePiece model; get it again") from None
 
     def split(self, text: str) -> list[str]:
         return self._processor.EncodeAsPieces(text)

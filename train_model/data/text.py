@@ -13,7 +13,7 @@ from typing import Any
 
 from train_model.cli import UserError
 from train_model.data.bpe import SEPARATOR, glossary_path, unusable
-from train_model.data.files import read_lines
+from train_model.data.files import read_entries
 from train_model.data.regex_cost import literals
 from train_model.data.word_cache import WordCache
 
@@ -236,4 +236,4 @@ class TrainingText:
     @cached_property
     def _seen(self) -> frozenset[str]:
         path = self._options.seen
-        return frozenset(read_lines(path)) if path else frozenset()
+        return frozenset(read_entries(path)) if path else frozenset()

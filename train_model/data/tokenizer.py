@@ -29,10 +29,26 @@ def normalise(text: str, form: str = "NFC") -> str:
         if text.isprintable() and "  " not in text:  # most texts
             return text.strip(" ")
     elif form != "none":
+        if len(text) > _LONG:
+            text = _sort_marks(text, "NFD" if form in ("NFC", "NFD") else "NFKD")
         text = unicodedata.normalize(form, text)
     if not text.isprintable():  # control characters are not; the test is quick
         text = text.translate(_CONTROLS)
     return " ".join(text.split())
+
+
+_LONG = 256
+
+
+def _sort_marks(text: str, form: str) -> str:
+    """Decompose a text to ``form``, NFD or NFKD.
+
+    The time that ``unicodedata`` needs grows with the square of a run of combining marks, and an attacker
+    can send a hundred thousand of them. It takes runs that are sorted already in one pass.
+    """
+    decomposed = "".join(unicodedata.normalize(form, character) for character in text)
+    runs = itertools.groupby(decomposed, lambda c: unicodedata.combining(c) != 0)
+    return "".join("".join(sorted(run, key=unicodedata.combining)) for _, run in runs)
 
 
 # Unicode's category Cc, which never changes.

@@ -269,6 +269,19 @@ def test_a_section_is_written_as_it_is_read(codes):
     assert TextOptions.from_mapping(section, codes.parent) == options
 
 
+@pytest.mark.parametrize("subwords", ["bpe", "sentencepiece"])
+def test_a_file_of_gigabytes_is_refused_unread(subwords, tmp_path, bpe_tokenizer):
+    path = tmp_path / "codes"
+    with path.open("wb") as file:
+        file.truncate(3 << 30)  # takes no room on the disk
+    with pytest.raises(UserError, match="more than 67108864 bytes"):
+        Tokenizer(
+            TextOptions(subwords=subwords, codes=path),
+            bpe_tokenizer.src_dict,
+            bpe_tokenizer.tgt_dict,
+        )
+
+
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x00\xff" * 99])
 def test_a_file_of_something_else_is_refused(content, tmp_path, bpe_tokenizer):
     path = tmp_path / "spm.model"

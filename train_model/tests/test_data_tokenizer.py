@@ -1,16 +1,18 @@
 """Dictionary and tokenizer on the committed demo files: round trips, any input, bad files."""
 
 import re
+import time
 import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from subword_nmt.apply_bpe import BPE
 
 from train_model.cli import UserError
-from train_model.data.bpe import load_bpe
+from train_model.data import files
+from train_model.data.bpe import MAX_EXPRESSIONS, load_bpe
 from train_model.data.dictionary import BOS, EOS, PAD, SPECIALS, UNK, Dictionary
 from train_model.data.text import TextOptions
 from train_model.data.tokenizer import Tokenizer, normalise
@@ -178,6 +180,31 @@ def test_bad_codes_are_refused_with_the_place(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         Tokenizer(TextOptions(codes=path), DICTIONARY, DICTIONARY)
+
+
+@pytest.mark.parametrize("name", ["codes", "codes.glossary", "dictionary"])
+def test_a_list_of_too_many_lines_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(files, "MAX_ENTRIES", 3)
+    (tmp_path / "codes").write_text("#version: 0.2\na b\n")
+    lines = {"codes": "a b\n" * 4, "codes.glossary": "a\n" * (MAX_EXPRESSIONS + 1)}
+    (tmp_path / name).write_text(lines.get(name, "a 1\nb 1\nc 1\nd 1\n"))
+    with pytest.raises(UserError, match=f"{name} has more than (3|5000) lines"):
+        Dictionary.load(tmp_path / name) if name == "dictionary" else load_bpe(tmp_path / "codes")
+
+
+MARKS = [*"aeouAEkhﬁﷺ각üか한", *map(chr, [*range(0x300, 0x346), 0x0F71, 0x0F74, 0x1F82, 0x3099])]
+
+
+@given(st.text(st.sampled_from(MARKS), min_size=257, max_size=400), st.sampled_from(["C", "KC"]))
+@settings(max_examples=50)
+def test_long_texts_with_many_marks_are_composed_as_unicode_says(text, form):
+    assert normalise(text, f"NF{form}") == unicodedata.normalize(f"NF{form}", text)
+
+
+def test_a_hundred_thousand_combining_marks_are_sorted_at_once():
+    start = time.process_time()
+    normalise("a" + "\u0301\u0316" * 50_000)  # unicodedata alone takes about 20 s
+    assert time.process_time() - start < 5
 
 
 def test_missing_files_are_named(tmp_path):

@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
     files = find_model(args.model, args.build_dir).require_text()
     if args.text:
         with args.text.open("rb") as stream:
-            texts = {args.text.name: list(decode_lines(stream, str(args.text), "replace"))}
+            texts = {args.text.name: list(decode_lines(stream, str(args.text), "surrogateescape"))}
     else:
         texts = {f"{args.generate} generated": generate(args.generate)}
     if files.test_src is not None:

@@ -334,7 +334,7 @@ class Targets:
         how: Damage | None = None
         if chance.random() < 0.7:
             name = chance.choice(["program", "program", "config"])
-            changed = damage_json(metadata[name].encode(), chance).decode(errors="replace")
+            changed = damage_json(metadata[name].encode(), chance).decode(errors="surrogateescape")
             metadata, how = metadata | {name: changed}, _whole
         content = safetensors.numpy.save(tensors, metadata)
         self._write(f"native/model{SUFFIX}", content, chance, how)
@@ -373,7 +373,7 @@ class Targets:
                 content = content.replace(b"\n", b" ") + chance.choice([b"x", b" ", b"\0"]) * 10**7
             case 2:  # any bytes at all
                 content = chance.randbytes(1000)
-        lines = list(decode_lines(io.BytesIO(content), "text", "replace"))
+        lines = list(decode_lines(io.BytesIO(content), "text", "surrogateescape"))
         with contextlib.suppress(UserError):
             assert list(decode_lines(io.BytesIO(content), "text")) == lines
         options = {name: chance.choice(values) for name, values in _TEXT_OPTIONS.items()}

@@ -130,6 +130,7 @@ def test_limit(zoo, monkeypatch, tmp_path):
     [
         (["--model", "mute"], "no text"),
         (["--model", "tiny", "--split", "dev"], "no split 'dev'"),
+        (["--model", "tiny", "--split", "../test"], "not a name of a split"),
         (["--model", "tiny", "--precision", "int8", "--runner", "ort"], "none of the runners"),
     ],
 )

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from train_model.cli import UserError
-from train_model.data.files import read_lines
+from train_model.data.files import decode_lines, read_lines
 from train_model.data.text import TextOptions, patterns
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model
@@ -120,6 +120,12 @@ def test_unknown_symbols_are_refused_by_name_or_kept(tokenizer):
     assert texts(LineTranslator(FakeRunner(), tokenizer, unknown="keep"), ["one ж two"]) == [
         "one two"
     ]
+
+
+def test_bytes_of_another_encoding_are_refused_whatever_happens_to_unknown_units(tokenizer):
+    (line,) = decode_lines(io.BytesIO(b"one caf\xe9\n"), "stdin", "surrogateescape")
+    with pytest.raises(UserError, match="line 1 is not UTF-8 text"):
+        texts(LineTranslator(FakeRunner(), tokenizer, unknown="keep"), [line])
 
 
 @pytest.fixture

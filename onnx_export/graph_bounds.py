@@ -21,8 +21,22 @@ MAX_COMPUTED = 2**30
 """Elements of any tensor for one sentence of ``TOKENS`` tokens: the scores of a million words, with room."""
 ENDLESS = ("Loop", "If")
 """Control flow that no graph of this project has; ``Scan`` ends with its input."""
+MAX_INPUTS = 4096
+"""Inputs of one node; the surgeon's time grows with their square."""
+_UNBOUNDED = (
+    *("Compress", "StringConcat", "Unique"),
+    *(
+        "ConcatFromSequence",
+        "SequenceConstruct",
+        "SequenceInsert",
+        "SequenceMap",
+        "SplitToSequence",
+    ),
+)
+"""Operators that no graph of this project has, and whose sizes nothing here knows."""
 _MAKES = ("ConstantOfShape", "Expand", "Tile", "Range")
 _GROWS = (*_MAKES, "OneHot", "Pad", "Resize", "Upsample")
+_UNKNOWN = "makes a tensor whose size depends on more than the input's size"
 
 
 def excess(model: onnx.ModelProto) -> str | None:
@@ -87,6 +101,10 @@ def _constants(model: onnx.ModelProto) -> str | None:
         for node, depth in _nested(nodes):
             if node.op_type in ENDLESS and not node.domain:
                 return f"node {node.name} is a {node.op_type}, which may never end"
+            if node.op_type in _UNBOUNDED and not node.domain:
+                return f"node {node.name} ({node.op_type}) {_UNKNOWN}"
+            if len(node.input) > MAX_INPUTS:
+                return f"node {node.name} ({node.op_type}) has more than {MAX_INPUTS} inputs"
             if node.op_type == "Constant":
                 values = [a.t for a in node.attribute if a.name == "value"]
                 known |= zip(node.output, values, strict=False)
@@ -107,12 +125,15 @@ def _computed(model: onnx.ModelProto) -> str | None:
         return None
     # TensorRT's plugins have no shapes here, so nothing is known behind them
     standard = all(node.domain in ("", "ai.onnx") for node in graph.node)
+    growing = _GROWS
+    if any(node.op_type == "NonZero" for node in graph.node):
+        growing += ("Concat",)  # doubles what it is given, and behind NonZero no size is known
     for node in graph.node:
         name = f"node {node.name} ({node.op_type})"
         if any(math.prod(shapes.get(output, ())) > MAX_COMPUTED for output in node.output):
             return f"{name} makes more than {MAX_COMPUTED} elements for {TOKENS} tokens"
-        if standard and node.op_type in _GROWS and node.output[0] not in shapes:
-            return f"{name} makes a tensor whose size depends on more than the input's size"
+        if standard and node.op_type in growing and node.output[0] not in shapes:
+            return f"{name} {_UNKNOWN}"
     return None
 
 

@@ -116,18 +116,27 @@ def read_options(checkpoint: Path) -> dict[str, Any]:
     return {"arch": content["architecture"]} | content["options"]
 
 
-def described(checkpoint: Path) -> dict[str, Any]:
+def described(checkpoint: Path, architecture: str | None = None) -> dict[str, Any]:
     """Return what the model.yaml next to ``checkpoint`` says of its network's configuration.
 
     That is the padding policy and the digests of the dictionaries, as far as they are given.
 
+    Args:
+        checkpoint: the file.
+        architecture: the checkpoint's, if it is known.
+
     Raises:
-        UserError: that file is damaged.
+        UserError: that file is damaged, or names another architecture.
     """
     path = checkpoint.parent / DESCRIPTION
     if not path.is_file() or plain_lines(path).get("checkpoint") != checkpoint.name:
         return {}
     content = read_description(path)
+    if architecture not in (None, known_architecture(content["architecture"], path)):
+        raise UserError(
+            f"{path} says architecture: {content['architecture']}, and {checkpoint.name} is of "
+            f"{architecture}; mend that line"
+        )
     found = {
         "padding_policy": content.get("padding_policy"),
         "dictionaries": digests_of(content, path),

@@ -404,6 +404,31 @@ HARM = {
         [],
         "whose size depends on more than the input's size",
     ),
+    "joined behind NonZero": (
+        [
+            helper.make_node("NonZero", ["x"], ["v0"]),
+            *(helper.make_node("Concat", [f"v{i}"] * 16, [f"v{i + 1}"], axis=1) for i in range(8)),
+        ],
+        [],
+        "whose size depends on more than the input's size",
+    ),
+    "sequences": (
+        [
+            helper.make_node("SequenceConstruct", ["x", "x"], ["pair"]),
+            helper.make_node("ConcatFromSequence", ["pair"], ["z"], axis=1),
+        ],
+        [],
+        "whose size depends on more than the input's size",
+    ),
+    "strings": (
+        [
+            helper.make_node("Cast", ["x"], ["s"], to=TensorProto.STRING),
+            helper.make_node("StringConcat", ["s", "s"], ["z"]),
+        ],
+        [],
+        "whose size depends on more than the input's size",
+    ),
+    "many inputs": ([helper.make_node("Sum", ["x"] * 5000, ["z"])], [], "more than 4096 inputs"),
     "computed inside of a loop": (scan(), [], "of unknown size at every step"),
 }
 

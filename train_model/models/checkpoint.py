@@ -44,7 +44,7 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
     architecture, sizes = ARCHITECTURES[kind], [file.symbols(side) for side in SIDES]
     try:
         config = architecture.configure(file.options, *sizes)
-        config = dataclasses.replace(config, **described(Path(path)))
+        config = dataclasses.replace(config, **described(Path(path), kind))
         expected = shapes_of(lambda: architecture.build(config))
         upgraded = architecture.upgrade(file.weights)
     except _MISFITS as error:

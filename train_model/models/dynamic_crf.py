@@ -18,6 +18,8 @@ class DynamicCRF(nn.Module):
     def __init__(self, vocab: int, rank: int, beam: int) -> None:
         super().__init__()
         self.E1, self.E2 = nn.Embedding(vocab, rank), nn.Embedding(vocab, rank)
+        if beam < 1:
+            raise ValueError(f"crf_beam_approx is {beam}; it is 1 token at least")
         self.beam = min(beam, vocab)
 
     def forward(self, emissions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:

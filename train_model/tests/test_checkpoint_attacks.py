@@ -150,6 +150,7 @@ def test_options_of_any_form_are_one_line(tmp_path, checkpoint, cfg, reason):
         {"encoder_conv_dim": 8 * 10**6},
         {"crf_lowrank_approx": 10**8},
         {"decoder_attention_heads": 0},
+        {"crf_beam_approx": 0},
         {"max_source_positions": 10**9},
         {"int8_layers": 5},
         {"dropout": "much"},

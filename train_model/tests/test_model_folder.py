@@ -184,6 +184,14 @@ def test_descriptions_that_are_refused(text, message, folder):
     assert len(str(error.value)) < 1500
 
 
+def test_another_architecture_than_the_checkpoints_is_refused(folder):
+    described = (folder / "model.yaml").read_text()
+    changed = described.replace("conv_crf_transformer", "transformer_multibranch_v2")
+    (folder / "model.yaml").write_text(changed)
+    with pytest.raises(UserError, match="is of conv_crf_transformer; mend that line"):
+        load_checkpoint(folder / "checkpoint.pt")
+
+
 def test_line_ends_and_a_mark_of_windows(folder):
     description = folder / "model.yaml"
     lines = description.read_text().splitlines()

@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import dataclasses
 import errno
+import math
 import os
 import pickle
 import re
@@ -26,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from train_model import fairseq_compat, recipe
-from train_model.cli import Parser, UserError, one_at_a_time, run
+from train_model.cli import MAX_THREADS, Parser, UserError, one_at_a_time, run
 from train_model.data.corpora import DISTILLED, prepare
 
 WARM_UPDATES, TIMED_UPDATES = 3, 20
-_POSITIVE = ("batch_size", "lr", "max_tokens", "update_freq")  # fairseq hangs or fails otherwise
+# fairseq hangs or fails with other numbers
+_POSITIVE = ("batch_size", "log_interval", "lr", "max_tokens", "update_freq")
 # flags omitted without a GPU: they would only cost time, or need one
 ON_GPU = ("bf16", "fp16", "cuda_graphs")
 
@@ -127,10 +129,12 @@ def _check_flags(chosen: recipe.Recipe) -> None:
     for name in _POSITIVE:
         values = getattr(given, name, None)
         for value in values if isinstance(values, list) else [values]:
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise UserError(
                     f"{name} is {value}; give a number above 0 in the recipe or by --set"
                 )
+    if given.num_workers > MAX_THREADS:  # each is a process
+        raise UserError(f"num_workers is {given.num_workers}; it is at most {MAX_THREADS}")
 
 
 @contextlib.contextmanager

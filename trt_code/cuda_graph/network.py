@@ -4,7 +4,7 @@ Shapes: B sentences, S source tokens, T canvas positions, C channels. Everything
 in a CUDA graph: no value of a tensor decides what runs.
 """
 
-import dataclasses
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -20,9 +20,13 @@ from train_model.models.fold import fold
 from train_model.models.layers import DynamicConv, masked_softmax
 from train_model.models.one_pass import LENGTH_OFFSET
 from trt_code.cuda_graph.packing import LayerWeights
+from trt_code.cuda_graph.products import AnyLinear, LayerNorm, Weights, low_precision
 from trt_code.cuda_graph.stack import ConvStack, StackLayer
 
 lite = torch.ops.lite
+
+# The least rows, sentences x positions, for which FP8 is faster than 16 bits.
+LEAST_FP8_ROWS = 2048
 
 
 class Source(NamedTuple):
@@ -36,35 +40,13 @@ class Source(NamedTuple):
     encoded: Tensor  # [B, S, C] input of keys_values, which the side stream may still compute
 
 
-@dataclasses.dataclass(frozen=True)
-class Linear:
-    """A linear layer's weights in the network's dtype; TF32 is for FP32 weights."""
+class Parts(NamedTuple):
+    """The parts of a network that multiply, with their weights in one precision."""
 
-    weight: Tensor
-    bias: Tensor | None
-    tf32: bool
-
-    def __call__(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-        return lite.linear(x, self.weight, self.bias, residual, relu, self.tf32)
-
-    def gated(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """GLU of the result, zero where ``mask`` is 0."""
-        return lite.linear_glu(x, self.weight, self.bias, mask, self.tf32)
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerNorm:
-    """LayerNorm with scale, shift and statistics in FP32."""
-
-    scale: Tensor
-    shift: Tensor
-    eps: float
-
-    def __call__(self, x: Tensor, after: Tensor | None = None) -> Tensor:
-        """Normalise [B, T, C], then add ``after`` [T, C]."""
-        if after is None:
-            return lite.layer_norm(x, None, self.scale, self.shift, self.eps)
-        return lite.layer_norm_add(x, self.scale, self.shift, self.eps, after)
+    encoder_layers: "list[_EncoderLayer]"
+    decoder_layers: "list[_DecoderLayer]"
+    source_projection: AnyLinear
+    output_projection: AnyLinear
 
 
 class Fork:
@@ -115,7 +97,15 @@ def why_not(model: nn.Module) -> str | None:
 
 
 class FusedNetwork:
-    """Encoder, length prediction, decoder and CRF of one model on one GPU in one precision."""
+    """Encoder, length prediction, decoder and CRF of one model on one GPU in one precision.
+
+    Args:
+        model: the network; with ``fp8``, one that is quantised to INT8, whose ranges FP8 uses too.
+        dtype: the type of activations, and of weights that are not FP8.
+        device: the GPU.
+        tf32: round FP32 products to TF32.
+        fp8: compute the quantised layers in FP8 where there are enough rows for a gain.
+    """
 
     def __init__(
         self,
@@ -123,9 +113,10 @@ class FusedNetwork:
         dtype: torch.dtype,
         device: torch.device,
         tf32: bool = False,
+        fp8: bool = False,
     ) -> None:
         folded = fold(model).to(device)
-        self.config, self.dtype, self.tf32 = model.config, dtype, tf32
+        self.config, self.dtype = model.config, dtype
         self._fork = Fork(device)
         encoder, decoder = folded.encoder, folded.decoder
         self.src_embed = encoder.embed_tokens.weight.detach().to(dtype)
@@ -133,45 +124,38 @@ class FusedNetwork:
         self.tgt_embed = decoder.embed_tokens.weight.detach().to(dtype)
         self.tgt_positions = decoder.embed_positions.vectors.detach().to(dtype)
         self.copy_queries = decoder.copy_queries.detach().to(dtype)
-        self.encoder_layers = [_EncoderLayer(self, layer) for layer in encoder.layers]
-        self.decoder_layers = [
-            _DecoderLayer(self, i, layer) for i, layer in enumerate(decoder.layers)
-        ]
-        self.encoder_stack = self._stack(self.encoder_layers)
-        self.decoder_stack = self._stack(self.decoder_layers)
-        self.source_projection = self.linear(decoder.source_projection)
+        self.parts = self._parts(folded, Weights(dtype, tf32))
+        self.fp8_parts = self._parts(folded, Weights(dtype, tf32, fp8=True)) if fp8 else None
+        self.encoder_stack = self._stack(self.parts.encoder_layers)
+        self.decoder_stack = self._stack(self.parts.decoder_layers)
         self.length_projection = decoder.embed_length.weight.detach().to(dtype)
-        self.output_projection = self.linear(decoder.output_projection)
         self.E1 = folded.crf_layer.E1.weight.detach().to(dtype)
         self.E2 = folded.crf_layer.E2.weight.detach().to(dtype)
         self.beam = folded.crf_layer.beam
 
-    @property
-    def mask_conv(self) -> bool:
-        """Whether the convolution reads zeros at padding, so that padding does not change the result."""
-        return self.config.padding_policy == "masked"
+    def _parts(self, folded: ConvCrfTransformer, weights: Weights) -> Parts:
+        # padding then reads as zeros, and does not change the result
+        mask_conv = self.config.padding_policy == "masked"
+        encoder, decoder = folded.encoder, folded.decoder
+        return Parts(
+            [_EncoderLayer(weights, layer, mask_conv) for layer in encoder.layers],
+            [_DecoderLayer(weights, i, layer) for i, layer in enumerate(decoder.layers)],
+            weights.linear(decoder.source_projection),
+            weights.linear(decoder.output_projection),
+        )
 
-    @property
-    def is_16_bit(self) -> bool:
-        """Whether the dtype is FP16 or BF16, which the kernels for tensor cores need."""
-        return self.dtype in (torch.float16, torch.bfloat16)
-
-    def linear(self, layer: nn.Linear) -> Linear:
-        """The weights of ``layer`` in this network's dtype."""
-        bias = None if layer.bias is None else layer.bias.detach().to(self.dtype)
-        return Linear(layer.weight.detach().to(self.dtype).contiguous(), bias, self.tf32)
-
-    @staticmethod
-    def layer_norm(layer: nn.LayerNorm) -> LayerNorm:
-        """Scale and shift of ``layer``."""
-        return LayerNorm(layer.weight.detach().float(), layer.bias.detach().float(), layer.eps)
+    def _parts_for(self, x: Tensor, width: int | None = None) -> Parts:
+        """The weights that are fastest for [B, T, C], or for ``width`` positions in place of T."""
+        rows = x.shape[0] * (width or x.shape[1])
+        return self.fp8_parts if self.fp8_parts and rows >= LEAST_FP8_ROWS else self.parts
 
     def _stack(self, layers: "list[_EncoderLayer] | list[_DecoderLayer]") -> ConvStack | None:
         """Return the layers as one kernel, or None if their sizes do not fit it."""
         heads = layers[0].conv.shape[0]
         sizes = {(x.conv.shape[0], *x.fc1.weight.shape, x.conv_norm.eps) for x in layers}
         alike = len(sizes) == 1 and all(x.heads == heads for x in layers)
-        fits = self.is_16_bit and alike and layers[0].fc1.weight.shape[1] == 64 * heads
+        is_16_bit = self.dtype in (torch.float16, torch.bfloat16)
+        fits = is_16_bit and alike and layers[0].fc1.weight.shape[1] == 64 * heads
         if not fits or not hasattr(lite, "conv_stack"):
             return None
         stack = [x.for_stack() for x in layers]
@@ -208,35 +192,45 @@ class FusedNetwork:
     def _encode(self, src_tokens: Tensor, limits: Tensor) -> Source:
         """As ``encode``; the keys and values of the decoder's layers are ready when the fork joins."""
         keys, embedded, mask = lite.embed_source(src_tokens, self.src_embed, self.src_positions)
-        x = self._run_encoder(keys, mask)
+        parts = self._parts_for(keys)
+        x, read = self._run_encoder(keys, mask, parts)
         self._fork.begin()
         relative = self.config.pred_length_offset
         offset = -LENGTH_OFFSET if relative else 0
         # launched first: the product fills the GPU, and the canvas needs only the lengths
         lengths = lite.predict_length(x, mask, self.length_projection, limits, offset, relative)
         with self._fork:
-            keys_values = self.source_projection(x)
-        return Source(keys, embedded, mask, keys_values, lengths, x)
+            keys_values = parts.source_projection(read)
+        return Source(keys, embedded, mask, keys_values, lengths, read)
 
-    def _run_encoder(self, x: Tensor, mask: Tensor) -> Tensor:
+    def _run_encoder(self, x: Tensor, mask: Tensor, parts: Parts) -> tuple[Tensor, Tensor]:
+        """The encoder's result, twice: as it is, and as the source projection reads it."""
         stack = self.encoder_stack
-        if stack is not None and stack.fits(x):
-            return stack(x, mask)
-        for layer in self.encoder_layers:
-            x = layer(x, mask)
-        return x
+        if parts is self.parts and stack is not None and stack.fits(x):
+            x = stack(x, mask)
+            return x, x
+        layers = parts.encoder_layers
+        readers = [*(layer.linear1 for layer in layers[1:]), parts.source_projection]
+        read = low_precision(x, layers[0].linear1.fp8_factor)
+        for layer, reader in zip(layers, readers, strict=True):
+            x, read = layer(x, read, mask, reader.fp8_factor)
+        return x, read
 
-    def _run_decoder(self, x: Tensor, source: Source) -> Tensor:
+    def _run_decoder(self, x: Tensor, source: Source, parts: Parts) -> Tensor:
+        """The decoder's result, as the output projection reads it."""
         at = self.tgt_positions[PAD + 1 : PAD + 1 + x.shape[1]]
         stack, keys_values = self.decoder_stack, source.keys_values
-        if stack is not None and stack.fits(x, keys_values):
+        if parts is self.parts and stack is not None and stack.fits(x, keys_values):
             return stack(x, None, keys_values, source.mask, at)
-        for layer in self.decoder_layers:
-            x = layer(x, source, None if layer is self.decoder_layers[-1] else at)
-        return x
+        layers = parts.decoder_layers
+        read = low_precision(x, layers[0].linear1.fp8_factor)
+        for layer, following in itertools.pairwise(layers):
+            x, read = layer(x, read, source, at, following.linear1.fp8_factor)
+        return layers[-1](x, read, source, None, parts.output_projection.fp8_factor)[1]
 
     def _open(self, source: Source, width: int) -> tuple[Tensor, Tensor]:
         """The decoder's input [B, width, C] and mask [B, width]: copies of the source, and the ends."""
+        in_fp8 = self._parts_for(source.keys, width) is not self.parts
         return lite.copy_source(
             source.lengths,
             width,
@@ -246,45 +240,62 @@ class FusedNetwork:
             source.mask,
             self.tgt_embed,
             self.tgt_positions,
+            in_fp8,
         )
 
     def _fill(self, x: Tensor, mask: Tensor, source: Source) -> tuple[Tensor, Tensor]:
         """Tokens and scores of the canvas."""
-        x = self._run_decoder(x, source)
-        values, indices = lite.top_k(self.output_projection(x), self.beam)
+        parts = self._parts_for(x)
+        logits = parts.output_projection(self._run_decoder(x, source, parts))
+        values, indices = lite.top_k(logits, self.beam)
         return lite.crf_decode(values, indices, self.E1, self.E2, mask)
 
 
 class _Convolution:
     """The dynamic convolution: gate, taps from the gated input, softmax, weighted sum."""
 
-    def __init__(self, network: FusedNetwork, conv: DynamicConv) -> None:
-        self.linear1 = network.linear(conv.linear1)
-        self.weight_linear = network.linear(conv.weight_linear)
+    def __init__(self, weights: Weights, conv: DynamicConv) -> None:
+        self.linear1 = weights.linear(conv.linear1)
+        self.weight_linear = weights.plain_linear(conv.weight_linear)
         self.shape = conv.heads, conv.kernel_size, conv.padding_l
         width = self.weight_linear.weight.shape[1]
-        self.fused = lite.self_conv_fits(width, *self.shape, network.dtype)
+        self.fused = lite.self_conv_fits(width, *self.shape, weights.dtype)
 
-    def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, mask: Tensor | None, fp8_factor: float | None) -> Tensor:
+        """Convolve what ``linear1`` reads; ``fp8_factor`` is that of the result's reader."""
         if self.fused:
-            gate = not lite.gates_in_product(x, self.linear1.tf32)
+            low = self.linear1.fp8_factor is not None
+            gate = low or not lite.gates_in_product(x)
             x = self.linear1(x) if gate else self.linear1.gated(x)
             weight, tf32 = self.weight_linear.weight, self.weight_linear.tf32
-            return lite.self_conv(x, weight, mask, *self.shape, gate, tf32)
+            return lite.self_conv(x, weight, mask, *self.shape, gate, tf32, fp8_factor)
         x = self.linear1.gated(x)
-        return lite.dynamic_conv_fused(x, self.weight_linear(x), mask, *self.shape)
+        y = lite.dynamic_conv_fused(x, self.weight_linear(x), mask, *self.shape)
+        return low_precision(y, fp8_factor)
 
 
 class _Layer:
     """The common part of both kinds of layer: the convolution with its linears, and the feed-forward."""
 
-    linear1: Linear
-    conv: "_Convolution"
-    linear2: Linear
-    conv_norm: LayerNorm
-    fc1: Linear
-    fc2: Linear
-    ffn_norm: LayerNorm
+    def __init__(
+        self,
+        weights: Weights,
+        layer: EncoderLayer | DecoderLayer,
+        conv_norm: nn.LayerNorm,
+        ffn_norm: nn.LayerNorm,
+        mask_conv: bool,
+    ) -> None:
+        self.linear1, self.linear2 = weights.linear(layer.linear1), weights.linear(layer.linear2)
+        self.fc2 = weights.linear(layer.fc2)
+        self.fc1 = weights.linear(layer.fc1, reader=self.fc2)
+        self.conv = _Convolution(weights, layer.conv)
+        self.conv_norm, self.ffn_norm = LayerNorm.of(conv_norm), LayerNorm.of(ffn_norm)
+        self.mask_conv, self.heads = mask_conv, self.conv.shape[0]
+
+    def _convolve(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The convolution between its linears, of what ``linear1`` reads; read by ``linear2``."""
+        gated = self.linear1.gated(x, mask, self.conv.linear1.fp8_factor)
+        return self.conv(gated, mask if self.mask_conv else None, self.linear2.fp8_factor)
 
     def for_stack(self) -> StackLayer:
         """Return the layer's weights in the form that the kernel for all layers takes."""
@@ -309,7 +320,7 @@ class _Layer:
         }
         return StackLayer(weights, constants, *self.conv.shape[1:])
 
-    def _attention_linears(self) -> list[Linear]:
+    def _attention_linears(self) -> list[AnyLinear]:
         return []
 
     def _attention_constants(self) -> dict[str, Tensor]:
@@ -321,43 +332,50 @@ def _norm_constants(name: str, norm: LayerNorm) -> dict[str, Tensor]:
 
 
 class _EncoderLayer(_Layer):
-    def __init__(self, network: FusedNetwork, layer: EncoderLayer) -> None:
-        self.linear1, self.linear2 = network.linear(layer.linear1), network.linear(layer.linear2)
-        self.fc1, self.fc2 = network.linear(layer.fc1), network.linear(layer.fc2)
-        self.conv = _Convolution(network, layer.conv)
-        self.conv_norm, self.ffn_norm = map(network.layer_norm, layer.layer_norms)
-        self.mask_conv, self.heads = network.mask_conv, self.conv.shape[0]
+    def __init__(self, weights: Weights, layer: EncoderLayer, mask_conv: bool) -> None:
+        super().__init__(weights, layer, *layer.layer_norms, mask_conv)
 
-    def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
-        y = self.conv(self.linear1.gated(x, mask), mask if self.mask_conv else None)
-        x = self.conv_norm(self.linear2(y, residual=x))
-        return self.ffn_norm(self.fc2(self.fc1(x, relu=True), residual=x))
+    def __call__(
+        self, x: Tensor, read: Tensor, mask: Tensor, fp8_factor: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """Apply one layer to ``x``, which ``linear1`` reads as ``read``.
+
+        Returns:
+            the result, as it is and as its reader with ``fp8_factor`` reads it.
+        """
+        y = self.linear2(self._convolve(read, mask), residual=x)
+        x, read = self.conv_norm(y, None, self.fc1.fp8_factor)
+        return self.ffn_norm(self.fc2(self.fc1(read, relu=True), residual=x), None, fp8_factor)
 
 
 class _DecoderLayer(_Layer):
-    mask_conv = False
-
-    def __init__(self, network: FusedNetwork, index: int, layer: DecoderLayer) -> None:
-        self.linear1, self.linear2 = network.linear(layer.linear1), network.linear(layer.linear2)
-        self.fc1, self.fc2 = network.linear(layer.fc1), network.linear(layer.fc2)
-        self.conv = _Convolution(network, layer.conv)
-        self.conv_norm = network.layer_norm(layer.conv_layer_norm)
-        self.attention_norm = network.layer_norm(layer.encoder_attn_layer_norm)
-        self.ffn_norm = network.layer_norm(layer.final_layer_norm)
-        self.q_proj = network.linear(layer.encoder_attn.q_proj)
-        self.out_proj = network.linear(layer.encoder_attn.out_proj)
-        self.index, self.heads, self.tf32 = index, layer.encoder_attn.heads, network.tf32
+    def __init__(self, weights: Weights, index: int, layer: DecoderLayer) -> None:
+        norms = layer.conv_layer_norm, layer.final_layer_norm
+        super().__init__(weights, layer, *norms, mask_conv=False)
+        self.attention_norm = LayerNorm.of(layer.encoder_attn_layer_norm)
+        self.q_proj = weights.linear(layer.encoder_attn.q_proj)
+        self.out_proj = weights.linear(layer.encoder_attn.out_proj)
+        self.index, self.heads, self.tf32 = index, layer.encoder_attn.heads, weights.tf32
         head_width = self.q_proj.weight.shape[0] // self.heads
-        self.fused = head_width <= 128 and (head_width % 16 == 0 or not network.is_16_bit)
+        is_32_bit = weights.dtype == torch.float32
+        self.fused = head_width <= 128 and (head_width % 16 == 0 or is_32_bit)
 
-    def __call__(self, x: Tensor, source: Source, after: Tensor | None) -> Tensor:
-        """Apply one layer and add ``after`` [T, C], the positions of the next layer."""
-        y = self.conv(self.linear1.gated(x), None)
-        x = self.conv_norm(self.linear2(y, residual=x))
-        x = self.attention_norm(self.out_proj(self._attend(self.q_proj(x), source), residual=x))
-        return self.ffn_norm(self.fc2(self.fc1(x, relu=True), residual=x), after)
+    def __call__(
+        self,
+        x: Tensor,
+        read: Tensor,
+        source: Source,
+        after: Tensor | None,
+        fp8_factor: float | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Apply one layer as the encoder's, and add ``after`` [T, C], the positions of the next layer."""
+        y = self.linear2(self._convolve(read, None), residual=x)
+        x, read = self.conv_norm(y, None, self.q_proj.fp8_factor)
+        y = self.out_proj(self._attend(self.q_proj(read), source), residual=x)
+        x, read = self.attention_norm(y, None, self.fc1.fp8_factor)
+        return self.ffn_norm(self.fc2(self.fc1(read, relu=True), residual=x), after, fp8_factor)
 
-    def _attention_linears(self) -> list[Linear]:
+    def _attention_linears(self) -> list[AnyLinear]:
         return [self.q_proj, self.out_proj]
 
     def _attention_constants(self) -> dict[str, Tensor]:
@@ -365,9 +383,11 @@ class _DecoderLayer(_Layer):
         return biases | _norm_constants("attention", self.attention_norm)
 
     def _attend(self, query: Tensor, source: Source) -> Tensor:
-        keys_values, mask = source.keys_values, source.mask
+        """The attention's result, as ``out_proj`` reads it."""
+        keys_values, mask, factor = source.keys_values, source.mask, self.out_proj.fp8_factor
         if self.fused:
-            return lite.attention(query, keys_values, mask, self.index, self.heads, self.tf32)
+            arguments = query, keys_values, mask, self.index, self.heads
+            return lite.attention(*arguments, self.tf32, factor)
         width = query.shape[-1]
         pair = keys_values[:, :, 2 * self.index * width :][:, :, : 2 * width]
         query, key, value = (
@@ -375,4 +395,4 @@ class _DecoderLayer(_Layer):
             for x in (query, pair[:, :, :width], pair[:, :, width:])
         )
         weights = masked_softmax(query @ key.transpose(2, 3), mask[:, None, None] == 0)
-        return (weights @ value).transpose(1, 2).flatten(2)
+        return low_precision((weights @ value).transpose(1, 2).flatten(2), factor)

@@ -1,21 +1,25 @@
 // One block computes one head of one sentence for a few tiles of 16 queries, one tile per warp. The
 // block loads keys and values into shared memory, at most kChunk positions at a time. Every warp
 // loops over them with an online softmax (Dao et al. 2022). All products run on the matrix units
-// and accumulate in FP32. Sources are short, so the loads are not pipelined. Small grids use one
-// warp per block, which gives more blocks.
+// and accumulate in FP32. Sources are short, so the loads are not pipelined, but all
+// of a chunk's are in flight at once. Small grids use one warp per block, which gives more blocks.
+// Long sources are taken in larger steps: each step has the cost of moving the sums to a new
+// maximum. Padding does not change a result: it comes after the keys, whose division into steps it
+// leaves as it is.
 //
 // FP32 operands are split into two TF32 parts. With `tf32` they are rounded to one (products.cuh).
 //
 // doc/kernels.md (What was tried) has the measurements.
 #include "attention.h"
 #include "products.cuh"
+#include "ptx/async_copy.cuh"
 
 namespace lite {
 namespace {
 
-constexpr int kQueries = 16;  // per warp
-constexpr int kKeys = 16;     // per step
-constexpr int kMaxWarps = 4;  // per block
+constexpr int kQueries = 16;                    // per warp
+constexpr int kShortStep = 16, kLongStep = 32;  // keys per step
+constexpr int kMaxWarps = 4;                    // per block
 constexpr float kHidden = -1e30f;
 
 /// Products of one warp for 16-bit rows. kKeyRow and kValueRow are the row strides in shared
@@ -41,27 +45,28 @@ struct Products {
   }
 
   /// Computes scores [16 queries, 2 x 8 keys], in the register layout of mma16816.
-  __device__ void score(float (&scores)[2][4], const T* keys) const {
-    const int lane = threadIdx.x % kWarpSize, group = lane / 4, quad = lane % 4;
+  __device__ void score(float (*scores)[4], const T* keys) const {
+    const int lane = threadIdx.x % kWarpSize;
+    const uint32_t row =
+        sharedAddress(keys + (lane / 16 * 8 + lane % 8) * kKeyRow + lane / 8 % 2 * 8);
 #pragma unroll
     for (int d = 0; d < kWidth / 16; ++d) {
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        const T* key = keys + (n * 8 + group) * kKeyRow + d * 16 + quad * 2;
-        mma16816<T>(scores[n], query[d], {loadPair(key), loadPair(key + 8)});
-      }
+      uint32_t b[4];  // two halves of the channels of eight keys, then of the next eight
+      loadTiles(b, row + d * 16 * sizeof(T));
+      mma16816<T>(scores[0], query[d], {b[0], b[1]});
+      mma16816<T>(scores[1], query[d], {b[2], b[3]});
     }
   }
 
   /// Adds weights * values to sums [16 queries, kWidth]. The weights have the layout of the scores.
-  __device__ static void add(float (&sums)[kWidth / 8][4], const float (&weights)[2][4],
+  __device__ static void add(float (&sums)[kWidth / 8][4], const float (*weights)[4],
                              const T* values) {
     const int lane = threadIdx.x % kWarpSize;
     uint32_t a[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float* pair = &weights[i / 2][i % 2 * 2];
-      a[i] = packPair(fromFloat<T>(pair[0]), fromFloat<T>(pair[1]));
+      a[i] = packFloats<T>(pair[0], pair[1]);
     }
 #pragma unroll
     for (int d = 0; d < kWidth / 16; ++d) {
@@ -104,7 +109,7 @@ struct Products<float, kWidth, kTf32> {
     }
   }
 
-  __device__ void score(float (&scores)[2][4], const float* keys) const {
+  __device__ void score(float (*scores)[4], const float* keys) const {
     const int lane = threadIdx.x % kWarpSize, group = lane / 4, quad = lane % 4;
 #pragma unroll
     for (int d = 0; d < kWidth / 16; ++d) {
@@ -119,7 +124,7 @@ struct Products<float, kWidth, kTf32> {
     }
   }
 
-  __device__ static void add(float (&sums)[kWidth / 8][4], const float (&weights)[2][4],
+  __device__ static void add(float (&sums)[kWidth / 8][4], const float (*weights)[4],
                              const float* values) {
     const int lane = threadIdx.x % kWarpSize, group = lane / 4, quad = lane % 4;
 #pragma unroll
@@ -145,14 +150,15 @@ constexpr size_t sharedBytes(int rows) {
 }
 
 /// kWidth is the head's width, rounded up for FP32. `vectorised` means that FP32 rows can be read
-/// in 16-byte accesses. 16-bit rows always can.
-template <typename T, int kWidth, bool kTf32>
+/// in 16-byte accesses. 16-bit rows always can. kKeys is the number of keys per step.
+template <typename T, int kWidth, bool kTf32, int kKeys, typename Out>
 __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
     attentionKernel(AttentionParams p, int tiles, bool vectorised, const T* __restrict__ query,
                     const T* __restrict__ keys, const T* __restrict__ values,
-                    const int32_t* __restrict__ mask, T* __restrict__ out) {
+                    const int32_t* __restrict__ mask, Out* __restrict__ out, float fp8Factor) {
   using Warp = Products<T, kWidth, kTf32>;
   constexpr int kVec = kWidest<T>, kVectors = kWidth / kVec;
+  constexpr int kTiles = kKeys / 8;
   const int rows = min(roundUp(p.source, kKeys), Warp::kChunk);
   extern __shared__ __align__(16) unsigned char shared[];
   T* sharedKeys = reinterpret_cast<T*>(shared);
@@ -167,24 +173,24 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
   const int head = blockIdx.x / tiles % p.heads;
   const int64_t sentence = blockIdx.x / tiles / p.heads;
   const int64_t offset = sentence * p.source * p.stride + head * width;
-  const auto load = [&](const T* row, int column) {
-    if constexpr (sizeof(T) == sizeof(float)) {
-      return loadFour(row, column, width, vectorised);
-    } else {
-      return *reinterpret_cast<const uint4*>(row + column);
-    }
-  };
   const auto fetch = [&](int from) {
     for (int i = threadIdx.x; i < rows * kVectors; i += blockDim.x) {
       const int row = i / kVectors, column = i % kVectors * kVec;
-      uint4 key{}, value{};
-      if (from + row < p.source) {
-        const int64_t at = offset + (from + row) * p.stride;
-        key = load(keys + at, column);
-        value = load(values + at, column);
+      const bool inside = from + row < p.source;
+      const int64_t at = offset + (inside ? from + row : 0) * p.stride;
+      T* key = sharedKeys + row * Warp::kKeyRow + column;
+      T* value = sharedValues + row * Warp::kValueRow + column;
+      if constexpr (sizeof(T) == 2) {
+        copyAsync(sharedAddress(key), keys + at + column, inside);
+        copyAsync(sharedAddress(value), values + at + column, inside);
+      } else {
+        const auto load = [&](const T* row) {
+          return inside ? loadFour(row, column, width, vectorised) : uint4{};
+        };
+        const uint4 keyWords = load(keys + at), valueWords = load(values + at);
+        *reinterpret_cast<uint4*>(key) = keyWords;
+        *reinterpret_cast<uint4*>(value) = valueWords;
       }
-      *reinterpret_cast<uint4*>(sharedKeys + row * Warp::kKeyRow + column) = key;
-      *reinterpret_cast<uint4*>(sharedValues + row * Warp::kValueRow + column) = value;
     }
     for (int row = threadIdx.x; row < rows; row += blockDim.x) {
       const int s = from + row;
@@ -211,13 +217,17 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
       __syncthreads();  // all warps have finished with the previous chunk
       fetch(chunk);
     }
+    waitForAllCopies();
     __syncthreads();
     for (int s = 0; first < p.length && s < min(rows, p.source - chunk); s += kKeys) {
-      float scores[2][4] = {};
-      warp.score(scores, sharedKeys + s * Warp::kKeyRow);
+      float scores[kTiles][4] = {};
+#pragma unroll
+      for (int n = 0; n < kTiles; n += 2) {
+        warp.score(scores + n, sharedKeys + (s + n * 8) * Warp::kKeyRow);
+      }
       float peak[2] = {largest[0], largest[1]};
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
+      for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float hidden = bias[s + n * 8 + quad * 2 + i % 2];
@@ -239,7 +249,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
           sums[d][row * 2 + 1] *= shrink;
         }
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
+        for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             float& weight = scores[n][row * 2 + e];
@@ -248,7 +258,10 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
           }
         }
       }
-      Warp::add(sums, scores, sharedValues + s * Warp::kValueRow);
+#pragma unroll
+      for (int n = 0; n < kTiles; n += 2) {
+        Warp::add(sums, scores + n, sharedValues + (s + n * 8) * Warp::kValueRow);
+      }
     }
   }
 
@@ -256,26 +269,31 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
   for (int row = 0; row < 2; ++row) {
     total[row] += __shfl_xor_sync(kFullWarp, total[row], 1);
     total[row] += __shfl_xor_sync(kFullWarp, total[row], 2);
-    T* to = rowAt(out, row);
-    if (to == nullptr) continue;
+    Out* to = rowAt(out, row);
     const float scale = 1.0f / total[row];
+    if constexpr (sizeof(T) == 2) {
+      storeRow(to, sums, row, sizeof(Out) == 1 ? scale * fp8Factor : scale, kWidth);
+    } else {
+      if (to == nullptr) continue;
 #pragma unroll
-    for (int d = 0; d < kWidth / 8; ++d) {
-      const int column = d * 8 + quad * 2;
-      const float pair[2] = {sums[d][row * 2] * scale, sums[d][row * 2 + 1] * scale};
-      if (sizeof(T) == 2 || (vectorised && column < width)) {
-        storeVector(to + column, pair);
-      } else {
-        if (column < width) to[column] = fromFloat<T>(pair[0]);
-        if (column + 1 < width) to[column + 1] = fromFloat<T>(pair[1]);
+      for (int d = 0; d < kWidth / 8; ++d) {
+        const int column = d * 8 + quad * 2;
+        const float pair[2] = {sums[d][row * 2] * scale, sums[d][row * 2 + 1] * scale};
+        if (vectorised && column < width) {
+          storeVector(to + column, pair);
+        } else {
+          if (column < width) to[column] = pair[0];
+          if (column + 1 < width) to[column + 1] = pair[1];
+        }
       }
     }
   }
 }
 
-template <typename T, int kWidth, bool kTf32 = false>
-cudaError_t run(const AttentionParams& p, const void* query, const void* keys, const void* values,
-                const int32_t* mask, void* out, cudaStream_t stream) {
+template <typename T, int kWidth, bool kTf32, int kKeys, typename Out>
+cudaError_t runSteps(const AttentionParams& p, const void* query, const void* keys,
+                     const void* values, const int32_t* mask, void* out, float fp8Factor,
+                     cudaStream_t stream) {
   constexpr int64_t kEnoughBlocks = 128;
   const int64_t heads = int64_t(p.batch) * p.heads;
   int warps = std::min(kMaxWarps, ceilDiv(p.length, kQueries));
@@ -285,19 +303,28 @@ cudaError_t run(const AttentionParams& p, const void* query, const void* keys, c
   const int width = p.channels / p.heads;
   const bool vectorised = width % kWidest<T> == 0 && p.stride % kWidest<T> == 0 &&
                           aligned(16, {query, keys, values, out});
-  return launchEarly(attentionKernel<T, kWidth, kTf32>, heads * tiles, dim3(warps * kWarpSize),
-                     sharedBytes<T, kWidth>(rows), stream, p, tiles, vectorised,
-                     static_cast<const T*>(query), static_cast<const T*>(keys),
-                     static_cast<const T*>(values), mask, static_cast<T*>(out));
+  return launchEarly(attentionKernel<T, kWidth, kTf32, kKeys, Out>, heads * tiles,
+                     dim3(warps * kWarpSize), sharedBytes<T, kWidth>(rows), stream, p, tiles,
+                     vectorised, static_cast<const T*>(query), static_cast<const T*>(keys),
+                     static_cast<const T*>(values), mask, static_cast<Out*>(out), fp8Factor);
 }
 
-template <typename T>
+template <typename T, int kWidth, typename Out>
+cudaError_t run(const AttentionParams& p, const void* query, const void* keys, const void* values,
+                const int32_t* mask, void* out, float fp8Factor, cudaStream_t stream) {
+  const auto run = p.source > kShortStep ? runSteps<T, kWidth, false, kLongStep, Out>
+                                         : runSteps<T, kWidth, false, kShortStep, Out>;
+  return run(p, query, keys, values, mask, out, fp8Factor, stream);
+}
+
+template <typename T, typename Out>
 cudaError_t runOfWidth(const AttentionParams& p, const void* query, const void* keys,
-                       const void* values, const int32_t* mask, void* out, cudaStream_t stream) {
+                       const void* values, const int32_t* mask, void* out, float fp8Factor,
+                       cudaStream_t stream) {
   switch (p.channels / p.heads) {
 #define LITE_WIDTH(width) \
   case width:             \
-    return run<T, width>(p, query, keys, values, mask, out, stream);
+    return run<T, width, Out>(p, query, keys, values, mask, out, fp8Factor, stream);
     LITE_WIDTH(16)
     LITE_WIDTH(32)
     LITE_WIDTH(48)
@@ -312,21 +339,31 @@ cudaError_t runOfWidth(const AttentionParams& p, const void* query, const void* 
   }
 }
 
+template <typename T>
+cudaError_t runOut(const AttentionParams& p, const void* query, const void* keys,
+                   const void* values, const int32_t* mask, void* out, float fp8Factor,
+                   cudaStream_t stream) {
+  const auto run = fp8Factor == 0.0f ? runOfWidth<T, T> : runOfWidth<T, Fp8>;
+  return run(p, query, keys, values, mask, out, fp8Factor, stream);
+}
+
 template <bool kTf32>
 cudaError_t runFloat(const AttentionParams& p, const void* query, const void* keys,
                      const void* values, const int32_t* mask, void* out, cudaStream_t stream) {
   const int width = p.channels / p.heads;
-  const auto run = width <= 32   ? lite::run<float, 32, kTf32>
-                   : width <= 64 ? lite::run<float, 64, kTf32>
-                                 : lite::run<float, 128, kTf32>;
-  return run(p, query, keys, values, mask, out, stream);
+  const auto run = width <= 32   ? runSteps<float, 32, kTf32, kShortStep, float>
+                   : width <= 64 ? runSteps<float, 64, kTf32, kShortStep, float>
+                                 : runSteps<float, 128, kTf32, kShortStep, float>;
+  return run(p, query, keys, values, mask, out, 0.0f, stream);
 }
 
 }  // namespace
 
 cudaError_t attention(const AttentionParams& p, const void* query, const void* keys,
-                      const void* values, const int32_t* mask, void* out, cudaStream_t stream) {
-  const bool placed = p.dtype == DataType::kFloat || aligned(16, {query, keys, values, out});
+                      const void* values, const int32_t* mask, void* out, cudaStream_t stream,
+                      float fp8Factor) {
+  const bool isFloat = p.dtype == DataType::kFloat;
+  const bool placed = isFloat ? fp8Factor == 0.0f : aligned(16, {query, keys, values, out});
   if (check(p) != nullptr || !placed) return cudaErrorInvalidValue;
   if (p.batch == 0 || p.length == 0) return cudaSuccess;
   switch (p.dtype) {
@@ -334,9 +371,9 @@ cudaError_t attention(const AttentionParams& p, const void* query, const void* k
       return p.tf32 ? runFloat<true>(p, query, keys, values, mask, out, stream)
                     : runFloat<false>(p, query, keys, values, mask, out, stream);
     case DataType::kHalf:
-      return runOfWidth<__half>(p, query, keys, values, mask, out, stream);
+      return runOut<__half>(p, query, keys, values, mask, out, fp8Factor, stream);
     default:
-      return runOfWidth<__nv_bfloat16>(p, query, keys, values, mask, out, stream);
+      return runOut<__nv_bfloat16>(p, query, keys, values, mask, out, fp8Factor, stream);
   }
 }
 

@@ -38,8 +38,9 @@ inline const char* check(const AttentionParams& p) {
 
 /// mask [batch, source] is 0 at padding and may be nullptr. 16-bit tensors are 16-byte aligned. In
 /// a sentence that is all padding, every position gets the same weight, as in PyTorch with a finite
-/// mask.
+/// mask. If fp8Factor is not 0, out is e4m3 and holds the result times fp8Factor; only for 16 bits.
 cudaError_t attention(const AttentionParams& params, const void* query, const void* keys,
-                      const void* values, const int32_t* mask, void* out, cudaStream_t stream);
+                      const void* values, const int32_t* mask, void* out, cudaStream_t stream,
+                      float fp8Factor = 0.0f);
 
 }  // namespace lite

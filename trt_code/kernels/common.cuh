@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -148,6 +149,9 @@ __device__ __forceinline__ float toFloat(float value) { return value; }
 __device__ __forceinline__ float toFloat(__half value) { return __half2float(value); }
 __device__ __forceinline__ float toFloat(__nv_bfloat16 value) { return __bfloat162float(value); }
 
+/// An 8-bit float, e4m3. Magnitudes above 448, infinity included, are rounded to 448.
+using Fp8 = __nv_fp8_e4m3;
+
 template <typename T>
 __device__ __forceinline__ T fromFloat(float value);
 template <>
@@ -162,18 +166,72 @@ template <>
 __device__ __forceinline__ __nv_bfloat16 fromFloat<__nv_bfloat16>(float value) {
   return __float2bfloat16_rn(value);
 }
+template <>
+__device__ __forceinline__ Fp8 fromFloat<Fp8>(float value) {
+  return Fp8(value);
+}
 
 template <int N, typename T>
 __device__ __forceinline__ Vector<T, N> loadVector(const T* from) {
   return *reinterpret_cast<const Vector<T, N>*>(from);
 }
 
+/// Rounds two floats to neighbouring 16-bit elements, the first one in the lower half.
+template <typename T>
+__device__ __forceinline__ uint32_t packFloats(float a, float b);
+template <>
+__device__ __forceinline__ uint32_t packFloats<__half>(float a, float b) {
+  const __half2 pair = __floats2half2_rn(a, b);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+template <>
+__device__ __forceinline__ uint32_t packFloats<__nv_bfloat16>(float a, float b) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
 template <int N, typename T>
 __device__ __forceinline__ void storeVector(T* to, const float (&values)[N]) {
-  Vector<T, N> packed;
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+    Vector<uint32_t, N / 2> packed;
 #pragma unroll
-  for (int i = 0; i < N; ++i) packed.item[i] = fromFloat<T>(values[i]);
-  *reinterpret_cast<Vector<T, N>*>(to) = packed;
+    for (int i = 0; i < N / 2; ++i) {
+      packed.item[i] = packFloats<T>(values[2 * i], values[2 * i + 1]);
+    }
+    *reinterpret_cast<Vector<uint32_t, N / 2>*>(to) = packed;
+  } else {
+    Vector<T, N> packed;
+#pragma unroll
+    for (int i = 0; i < N; ++i) packed.item[i] = fromFloat<T>(values[i]);
+    *reinterpret_cast<Vector<T, N>*>(to) = packed;
+  }
+}
+
+/// The same for FP8, whose conversion takes two numbers.
+template <int N>
+__device__ __forceinline__ void storeVector(Fp8* to, const float (&values)[N]) {
+  if constexpr (N % 2 == 0) {
+    Vector<__nv_fp8x2_storage_t, N / 2> packed;
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      packed.item[i] = __nv_cvt_float2_to_fp8x2(make_float2(values[2 * i], values[2 * i + 1]),
+                                                __NV_SATFINITE, __NV_E4M3);
+    }
+    *reinterpret_cast<Vector<__nv_fp8x2_storage_t, N / 2>*>(to) = packed;
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) to[i] = fromFloat<Fp8>(values[i]);
+  }
+}
+
+/// Stores values as T, or multiplied by `factor` as FP8.
+template <int N, typename Out>
+__device__ __forceinline__ void storeScaled(Out* to, float (&values)[N], float factor) {
+  if constexpr (sizeof(Out) == 1) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] *= factor;
+  }
+  storeVector(to, values);
 }
 
 /// Returns the sum over the lanes of a warp, in every lane.
@@ -188,7 +246,8 @@ __device__ __forceinline__ float warpSum(float value) {
 /// Returns exp(x), accurate enough for T, or for a float that is then rounded to TF32.
 template <typename T, bool kTf32>
 __device__ __forceinline__ float exponential(float value) {
-  return sizeof(T) == sizeof(float) && !kTf32 ? expf(value) : __expf(value);
+  constexpr float kLog2E = 1.4426950408889634f;
+  return sizeof(T) == sizeof(float) && !kTf32 ? expf(value) : exp2Fast(value * kLog2E);
 }
 
 /// Returns a * sigmoid(b), accurate enough for T or TF32: the fast forms have an error of 2 ulp of
@@ -198,7 +257,7 @@ __device__ __forceinline__ float glu(T a, T b) {
   if constexpr (sizeof(T) == sizeof(float) && !kTf32) {
     return toFloat(a) / (1.0f + expf(-toFloat(b)));
   } else {
-    return __fdividef(toFloat(a), 1.0f + __expf(-toFloat(b)));
+    return toFloat(a) * reciprocalFast(1.0f + exponential<T, kTf32>(-toFloat(b)));
   }
 }
 

@@ -11,7 +11,6 @@
 //   - returns the status of every CUDA call that it made;
 //   - expects dense, row-major tensors. It assumes no more about the alignment of their first
 //     element than the element type requires. It does nothing if a batch, length or row count is 0.
-//     element beyond that of the element type. A batch, length or row count of 0 does nothing.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -6,12 +6,13 @@
 //   3. Each warp computes the softmax of one query, in FP32 and exactly.
 //   4. Every thread owns channels at half of the positions and sums the embeddings.
 //
+// If the weights may be rounded, many positions in 16 bits run in larger tiles, also with the sums
+// on the matrix units (copy_source_mma.cuh).
+//
 // doc/kernels.md (What was tried) has the measurements.
 #include <type_traits>
 
-#include "copy_source.h"
-#include "products.cuh"
-#include "special_tokens.h"
+#include "copy_source_mma.cuh"
 
 namespace lite {
 namespace {
@@ -20,6 +21,7 @@ constexpr int kQueries = 8;
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr float kHidden = -1e30f;
+constexpr int64_t kManyTiles = 128;  // nearly as many as there are multiprocessors
 
 /// Sums each of eight values over a warp. Lane l gets the sum of value l / 4.
 __device__ __forceinline__ float sumOfEight(float (&value)[kQueries]) {
@@ -171,6 +173,14 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T, int kVec>
 cudaError_t run(const CopySourceParams& p, const CopySourceTensors& tensors, cudaStream_t stream) {
+  if constexpr (sizeof(T) == 2 && kVec > 1) {
+    int maxShared = 0;
+    const cudaError_t status = deviceAttribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, &maxShared);
+    if (status != cudaSuccess) return status;
+    if (p.rounded && copy_source_mma::suits<T>(p, kManyTiles, maxShared)) {
+      return copy_source_mma::run<T>(p, tensors, stream);
+    }
+  }
   const int groups = ceilDiv(p.length, kQueries);
   using Product = TileProduct<T, kQueries>;
   const size_t queries = kVec > 1 ? Product::columnStride(p.channels) * sizeof(T) +

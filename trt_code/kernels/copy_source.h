@@ -12,6 +12,7 @@ namespace lite {
 struct CopySourceParams {
   int32_t batch, length, source, channels, vocab, positions;
   DataType dtype;
+  bool rounded = false;  // the weights of the sums may be rounded to dtype
 };
 
 /// Returns nullptr if the kernel supports these parameters, otherwise the reason in one line.

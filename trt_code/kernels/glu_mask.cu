@@ -8,10 +8,10 @@ namespace {
 constexpr int kThreads = 256;
 
 // threadIdx.x walks the channels of a row in vectors of kVec, threadIdx.y the rows of a block.
-template <typename T, int kVec>
+template <typename T, int kVec, typename Out>
 __global__ void __launch_bounds__(kThreads)
     gluMaskKernel(int64_t rows, int channels, const T* __restrict__ x,
-                  const int32_t* __restrict__ mask, T* __restrict__ y) {
+                  const int32_t* __restrict__ mask, Out* __restrict__ y, float fp8Factor) {
   const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
   if (row >= rows) return;
   admitNext();
@@ -27,34 +27,41 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int i = 0; i < kVec; ++i) result[i] = glu(a.item[i], b.item[i]);
     }
-    storeVector(y + row * channels + c, result);
+    storeScaled(y + row * channels + c, result, fp8Factor);
   }
 }
 
-template <typename T, int kVec>
-cudaError_t run(const GluMaskParams& p, const T* x, const int32_t* mask, T* y,
+template <typename T, int kVec, typename Out>
+cudaError_t run(const GluMaskParams& p, const T* x, const int32_t* mask, Out* y, float fp8Factor,
                 cudaStream_t stream) {
   int lanes = 1;
   while (lanes < kThreads && lanes * kVec < p.channels) lanes *= 2;
   const dim3 threads(lanes, kThreads / lanes);
-  return launchEarly(gluMaskKernel<T, kVec>, ceilDiv<int64_t>(p.rows, threads.y), threads, 0,
-                     stream, p.rows, p.channels, x, mask, y);
+  return launchEarly(gluMaskKernel<T, kVec, Out>, ceilDiv<int64_t>(p.rows, threads.y), threads, 0,
+                     stream, p.rows, p.channels, x, mask, y, fp8Factor);
+}
+
+template <typename T, typename Out>
+cudaError_t run(const GluMaskParams& p, const void* x, const int32_t* mask, void* y,
+                float fp8Factor, cudaStream_t stream) {
+  const T* from = static_cast<const T*>(x);
+  Out* to = static_cast<Out*>(y);
+  if (p.channels % kWidest<T> == 0 && aligned(16, {x, y})) {
+    return run<T, kWidest<T>>(p, from, mask, to, fp8Factor, stream);
+  }
+  return run<T, 1>(p, from, mask, to, fp8Factor, stream);
 }
 
 }  // namespace
 
 cudaError_t gluMask(const GluMaskParams& p, const void* x, const int32_t* mask, void* y,
-                    cudaStream_t stream) {
+                    cudaStream_t stream, float fp8Factor) {
   if (check(p) != nullptr) return cudaErrorInvalidValue;
   if (p.rows == 0) return cudaSuccess;
   return dispatch(p.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const T* from = static_cast<const T*>(x);
-    T* to = static_cast<T*>(y);
-    if (p.channels % kWidest<T> == 0 && aligned(16, {x, y})) {
-      return run<T, kWidest<T>>(p, from, mask, to, stream);
-    }
-    return run<T, 1>(p, from, mask, to, stream);
+    return fp8Factor == 0.0f ? run<T, T>(p, x, mask, y, fp8Factor, stream)
+                             : run<T, Fp8>(p, x, mask, y, fp8Factor, stream);
   });
 }
 

@@ -21,8 +21,9 @@ inline const char* check(const GluMaskParams& p) {
   return nullptr;
 }
 
-/// If mask is nullptr, no row is masked.
+/// If mask is nullptr, no row is masked. If fp8Factor is not 0, y is e4m3 and holds the result
+/// times fp8Factor.
 cudaError_t gluMask(const GluMaskParams& params, const void* x, const int32_t* mask, void* y,
-                    cudaStream_t stream);
+                    cudaStream_t stream, float fp8Factor = 0.0f);
 
 }  // namespace lite

@@ -26,6 +26,8 @@ struct Tensors {
   T* y;
   const T* after;  // nullable, [period, width]
   int64_t period;
+  Fp8* fp8;  // nullable
+  float fp8Factor;
 };
 
 struct Statistics {
@@ -134,6 +136,7 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
     }
     addAfter(t, row, width, c, result);
     storeVector(t.y + offset + c, result);
+    if (t.fp8 != nullptr) storeScaled(t.fp8 + offset + c, result, t.fp8Factor);
   }
 }
 
@@ -199,6 +202,7 @@ __global__ void __launch_bounds__(kWideThreads)
     }
     addAfter(t, blockIdx.x, width, c, value);
     storeVector(t.y + offset + c, value);
+    if (t.fp8 != nullptr) storeScaled(t.fp8 + offset + c, value, t.fp8Factor);
   }
 }
 
@@ -227,14 +231,16 @@ cudaError_t run(const LayerNormParams& p, const Tensors<T>& t, cudaStream_t stre
 
 cudaError_t layerNorm(const LayerNormParams& p, const void* x, const void* residual,
                       const float* scale, const float* shift, void* y, cudaStream_t stream,
-                      const void* after, int64_t period) {
-  if (check(p) != nullptr || period < 1) return cudaErrorInvalidValue;
+                      const void* after, int64_t period, void* fp8, float fp8Factor) {
+  const bool placed = fp8 == nullptr || (p.width % 16 == 0 && aligned(16, {x, y, fp8}));
+  if (check(p) != nullptr || period < 1 || !placed) return cudaErrorInvalidValue;
   if (p.rows == 0) return cudaSuccess;
   return dispatch(p.dtype, [&](auto tag) {
     using T = decltype(tag);
     return run(p,
                Tensors<T>{static_cast<const T*>(x), static_cast<const T*>(residual), scale, shift,
-                          static_cast<T*>(y), static_cast<const T*>(after), period},
+                          static_cast<T*>(y), static_cast<const T*>(after), period,
+                          static_cast<Fp8*>(fp8), fp8Factor},
                stream);
   });
 }

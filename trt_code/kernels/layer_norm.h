@@ -25,9 +25,12 @@ inline const char* check(const LayerNormParams& p) {
 
 /// residual [rows, width] has the type of x and may be nullptr. scale and shift [width] are FP32.
 /// The variance is biased, as in PyTorch and ONNX. If `after` [period, width], of the type of x, is
-/// given, its row i % period is added last to row i of the result.
+/// given, its row i % period is added last to row i of the result. If `fp8` [rows, width] is given,
+/// the result times `fp8Factor` is also written there as e4m3; the rows of all tensors must then be
+/// multiples of 16 bytes.
 cudaError_t layerNorm(const LayerNormParams& params, const void* x, const void* residual,
                       const float* scale, const float* shift, void* y, cudaStream_t stream,
-                      const void* after = nullptr, int64_t period = 1);
+                      const void* after = nullptr, int64_t period = 1, void* fp8 = nullptr,
+                      float fp8Factor = 0.0f);
 
 }  // namespace lite

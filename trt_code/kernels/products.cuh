@@ -22,6 +22,61 @@ __device__ __forceinline__ uint32_t packPair(__nv_bfloat16 a, __nv_bfloat16 b) {
   return uint32_t(__bfloat16_as_ushort(a)) | uint32_t(__bfloat16_as_ushort(b)) << 16;
 }
 
+/// Exchanges words among four neighbouring lanes: word i of lane q becomes word q of lane i. Lanes
+/// that hold pairs of the same row in four results of mma then hold four neighbouring pairs.
+__device__ __forceinline__ void transposeQuad(uint32_t (&word)[4]) {
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+    const bool upper = threadIdx.x & step;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & step) continue;
+      const uint32_t got = __shfl_xor_sync(kFullWarp, upper ? word[i] : word[i + step], step);
+      (upper ? word[i] : word[i + step]) = got;
+    }
+  }
+}
+
+/// Stores a lane's part of one row of results of mma16816, times `scale`, as 16-bit elements or
+/// FP8. The results are kTiles tiles of 8 columns. `half` is 0 for the lane's upper row and 1 for
+/// the lower. `to` is the start of the row, 16-byte aligned, or nullptr if there is none. Only the
+/// first `width` columns, a multiple of 8, are stored. All lanes of a warp call this together.
+template <int kTiles, typename Out>
+__device__ __forceinline__ void storeRow(Out* to, const float (&sums)[kTiles][4], int half,
+                                         float scale, int width) {
+  const int quad = threadIdx.x % 4;
+#pragma unroll
+  for (int tile = 0; tile + 4 <= kTiles; tile += 4) {
+    if (tile * 8 + 32 > width) break;
+    uint32_t word[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float a = sums[tile + j][half * 2] * scale, b = sums[tile + j][half * 2 + 1] * scale;
+      if constexpr (sizeof(Out) == 1) {
+        word[j] = __nv_cvt_float2_to_fp8x2(make_float2(a, b), __NV_SATFINITE, __NV_E4M3);
+      } else {
+        word[j] = packFloats<Out>(a, b);
+      }
+    }
+    transposeQuad(word);
+    if (to == nullptr) continue;
+    Out* at = to + tile * 8 + quad * 8;
+    if constexpr (sizeof(Out) == 1) {
+      *reinterpret_cast<uint2*>(at) = {word[0] | word[1] << 16, word[2] | word[3] << 16};
+    } else {
+      *reinterpret_cast<uint4*>(at) = {word[0], word[1], word[2], word[3]};
+    }
+  }
+  if (to == nullptr) return;
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {  // what is left over from groups of four tiles
+    const bool grouped = tile / 4 * 4 + 4 <= kTiles && tile / 4 * 32 + 32 <= width;
+    if (grouped || tile * 8 >= width) continue;
+    const float pair[2] = {sums[tile][half * 2] * scale, sums[tile][half * 2 + 1] * scale};
+    storeVector(to + tile * 8 + quad * 2, pair);
+  }
+}
+
 // ---- FP32 operands ------------------------------------------------------------------------------
 
 /// Returns the TF32 part of a float, or with kLow the TF32 part of the remainder.

@@ -7,18 +7,20 @@
 //      that it meets, and is zero where a window does not reach, so the sum needs no conditions.
 //   4. Every thread owns a pair of channels at half of the positions, and reads the rows once.
 //
-// Rows before and after the sentence are zero. Masked rows get zero taps.
+// Rows before and after the sentence are zero. Masked rows get zero taps. For a result in FP8,
+// many positions run in larger tiles, also with the last step on the matrix units
+// (self_conv_mma.cuh). This rounds the taps. In 16 bits a translation could then depend on the size
+// of its batch.
 //
 // doc/kernels.md (What was tried) has the measurements.
-#include "products.cuh"
-#include "self_conv.h"
+#include "self_conv_mma.cuh"
 
 namespace lite {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kLanes = 4;            // per softmax
-constexpr int64_t kManyTiles = 256;  // of 16 positions: more than there are multiprocessors
+constexpr int kLanes = 4;                      // per softmax
+constexpr int64_t kManyTiles = 256;            // more than there are multiprocessors
 constexpr size_t kMaxSharedBytes = 99 * 1024;  // every GPU from sm_80 on has this much
 
 template <typename T, int kTile>
@@ -40,10 +42,10 @@ struct Sizes {
   __host__ __device__ size_t bytes() const { return inputs + parts + taps + rows * sizeof(float); }
 };
 
-template <typename T, int kTile, bool kGlu, bool kTf32>
+template <typename T, int kTile, bool kGlu, bool kTf32, typename Out>
 __global__ void __launch_bounds__(kThreads)
     selfConvKernel(SelfConvParams p, const T* __restrict__ x, const T* __restrict__ weight,
-                   const int32_t* __restrict__ mask, T* __restrict__ y) {
+                   const int32_t* __restrict__ mask, Out* __restrict__ y, float fp8Factor) {
   const Sizes<T, kTile> sizes(p);
   const int stride = sizes.stride;
   extern __shared__ __align__(32) unsigned char shared[];
@@ -148,13 +150,13 @@ __global__ void __launch_bounds__(kThreads)
         sum[t][1] += tap.item[t] * v1;
       }
     }
-    T* to = y + (sentence + t0 + t1) * p.channels + c;
+    Out* to = y + (sentence + t0 + t1) * p.channels + c;
     unsigned again = 0;  // one bit per position
 #pragma unroll
     for (int t = 0; t < kEach; ++t) {
       if (t0 + t1 + t >= p.length) continue;
-      storeVector(to + int64_t(t) * p.channels, sum[t]);
       if (isnan(sum[t][0] + sum[t][1])) again |= 1u << t;
+      storeScaled(to + int64_t(t) * p.channels, sum[t], fp8Factor);
     }
     // A zero tap times a neighbour's infinity or NaN gives NaN: sum again, over the window alone.
     for (; again != 0; again &= again - 1) {
@@ -166,29 +168,49 @@ __global__ void __launch_bounds__(kThreads)
         own[0] += tap * toFloat(pair.item[0]);
         own[1] += tap * toFloat(pair.item[1]);
       }
-      storeVector(to + int64_t(t) * p.channels, own);
+      storeScaled(to + int64_t(t) * p.channels, own, fp8Factor);
     }
   }
 }
 
-template <typename T, int kTile, bool kTf32>
-cudaError_t runTiles(const SelfConvParams& p, const void* x, const void* weight,
-                     const int32_t* mask, void* y, cudaStream_t stream) {
+template <typename T, int kTile, bool kTf32, typename Out>
+cudaError_t runTiles(const SelfConvParams& p, const T* x, const T* weight, const int32_t* mask,
+                     Out* y, float fp8Factor, cudaStream_t stream) {
   const int64_t blocks = int64_t(p.batch) * ceilDiv(p.length, kTile);
-  return launchEarly(
-      p.glu ? selfConvKernel<T, kTile, true, kTf32> : selfConvKernel<T, kTile, false, kTf32>,
-      blocks, dim3(kThreads), Sizes<T, kTile>(p).bytes(), stream, p, static_cast<const T*>(x),
-      static_cast<const T*>(weight), mask, static_cast<T*>(y));
+  return launchEarly(p.glu ? selfConvKernel<T, kTile, true, kTf32, Out>
+                           : selfConvKernel<T, kTile, false, kTf32, Out>,
+                     blocks, dim3(kThreads), Sizes<T, kTile>(p).bytes(), stream, p, x, weight, mask,
+                     y, fp8Factor);
 }
 
-template <typename T, bool kTf32 = false>
-cudaError_t run(const SelfConvParams& p, const void* x, const void* weight, const int32_t* mask,
-                void* y, cudaStream_t stream) {
+template <typename T, bool kTf32, typename Out = T>
+cudaError_t run(const SelfConvParams& p, const void* input, const void* logits, const int32_t* mask,
+                void* output, float fp8Factor, cudaStream_t stream) {
+  const T *x = static_cast<const T*>(input), *weight = static_cast<const T*>(logits);
+  Out* y = static_cast<Out*>(output);
+  if constexpr (sizeof(Out) == 1) {
+    int maxShared = 0;
+    const cudaError_t status = deviceAttribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, &maxShared);
+    if (status != cudaSuccess) return status;
+    if (self_conv_mma::suits<64>(p, kManyTiles, maxShared)) {
+      return self_conv_mma::run<T, 64>(p, x, weight, mask, y, fp8Factor, stream);
+    }
+    if (self_conv_mma::suits<32>(p, kManyTiles / 2, maxShared)) {
+      return self_conv_mma::run<T, 32>(p, x, weight, mask, y, fp8Factor, stream);
+    }
+  }
   // Larger tiles read the weight and the neighbouring rows less often.
   const bool large = int64_t(p.batch) * ceilDiv(p.length, 16) >= kManyTiles &&
                      Sizes<T, 16>(p).bytes() <= kMaxSharedBytes;
-  return large ? runTiles<T, 16, kTf32>(p, x, weight, mask, y, stream)
-               : runTiles<T, 8, kTf32>(p, x, weight, mask, y, stream);
+  return large ? runTiles<T, 16, kTf32>(p, x, weight, mask, y, fp8Factor, stream)
+               : runTiles<T, 8, kTf32>(p, x, weight, mask, y, fp8Factor, stream);
+}
+
+template <typename T>
+cudaError_t runHalf(const SelfConvParams& p, const void* x, const void* weight, const int32_t* mask,
+                    void* y, float fp8Factor, cudaStream_t stream) {
+  return fp8Factor == 0.0f ? run<T, false>(p, x, weight, mask, y, fp8Factor, stream)
+                           : run<T, false, Fp8>(p, x, weight, mask, y, fp8Factor, stream);
 }
 
 }  // namespace
@@ -209,17 +231,20 @@ const char* check(const SelfConvParams& p) {
 }
 
 cudaError_t selfConv(const SelfConvParams& p, const void* x, const void* weight,
-                     const int32_t* mask, void* y, cudaStream_t stream) {
-  if (check(p) != nullptr || !aligned(16, {x, weight, y})) return cudaErrorInvalidValue;
+                     const int32_t* mask, void* y, cudaStream_t stream, float fp8Factor) {
+  const bool placed = aligned(16, {x, weight, y});
+  if (check(p) != nullptr || !placed || (p.dtype == DataType::kFloat && fp8Factor != 0.0f)) {
+    return cudaErrorInvalidValue;
+  }
   if (p.batch == 0 || p.length == 0) return cudaSuccess;
   switch (p.dtype) {
     case DataType::kFloat:
-      return p.tf32 ? run<float, true>(p, x, weight, mask, y, stream)
-                    : run<float>(p, x, weight, mask, y, stream);
+      return p.tf32 ? run<float, true>(p, x, weight, mask, y, fp8Factor, stream)
+                    : run<float, false>(p, x, weight, mask, y, fp8Factor, stream);
     case DataType::kHalf:
-      return run<__half>(p, x, weight, mask, y, stream);
+      return runHalf<__half>(p, x, weight, mask, y, fp8Factor, stream);
     default:
-      return run<__nv_bfloat16>(p, x, weight, mask, y, stream);
+      return runHalf<__nv_bfloat16>(p, x, weight, mask, y, fp8Factor, stream);
   }
 }
 

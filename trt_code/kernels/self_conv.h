@@ -24,8 +24,9 @@ const char* check(const SelfConvParams& params);
 
 /// weight [heads * kernelSize, channels] computes the logits of the taps, head by head. mask
 /// [batch, length] is 0 where the input of the convolution (not of the taps) counts as zero, and
-/// may be nullptr. All pointers are 16-byte aligned.
+/// may be nullptr. All pointers are 16-byte aligned. If fp8Factor is not 0, y is e4m3 and holds the
+/// result times fp8Factor; only for 16 bits.
 cudaError_t selfConv(const SelfConvParams& params, const void* x, const void* weight,
-                     const int32_t* mask, void* y, cudaStream_t stream);
+                     const int32_t* mask, void* y, cudaStream_t stream, float fp8Factor = 0.0f);
 
 }  // namespace lite

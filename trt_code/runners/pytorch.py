@@ -48,10 +48,11 @@ def check_device(device: str) -> None:
 
 
 def dtype_of(precision: str) -> "torch.dtype":
-    """The type of weights and activations in a precision."""
+    """The type of weights and activations in a precision, for FP8 of those that are not FP8."""
     import torch
 
-    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+    types = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float16}
+    return types.get(precision, torch.float32)
 
 
 class MatmulPrecision:

@@ -11,7 +11,11 @@ from train_model.models.refinement import MAX_ITERATIONS
 from trt_code.engine.plan import CUDA_GRAPHS, KERNELS
 from trt_code.runners.base import MAX_BEAM, Runner, Unavailable
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+GRAPH_PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+"""The precisions of ONNX graphs and engines."""
+
+PRECISIONS = (*GRAPH_PRECISIONS, "fp8")
+"""The precisions of all runners."""
 
 
 class Graphs(NamedTuple):

@@ -12,7 +12,7 @@ namespace {
 using at::Tensor;
 using namespace lite::torch_ops;
 
-Tensor gluMask(const Tensor& input, const OptionalTensor& mask) {
+Tensor gluMask(const Tensor& input, const OptionalTensor& mask, std::optional<double> fp8_factor) {
   constexpr const char* kOp = "glu_mask";
   const Tensor x = input.contiguous();
   requireRank(kOp, "x", x, 3);
@@ -24,20 +24,23 @@ Tensor gluMask(const Tensor& input, const OptionalTensor& mask) {
   const OptionalTensor dense = contiguous(mask);
   const int32_t* real = int32OrNull(kOp, "mask", dense, {x.size(0), x.size(1)}, x);
   const c10::cuda::CUDAGuard guard(x.device());
-  Tensor y = at::empty({x.size(0), x.size(1), x.size(2) / 2}, x.options());
-  C10_CUDA_CHECK(lite::gluMask(params, x.const_data_ptr(), real, y.data_ptr(), stream()));
+  Tensor y = at::empty({x.size(0), x.size(1), x.size(2) / 2},
+                       x.options().dtype(resultType(kOp, x, fp8_factor)));
+  C10_CUDA_CHECK(lite::gluMask(params, x.const_data_ptr(), real, y.data_ptr(), stream(),
+                               static_cast<float>(fp8_factor.value_or(0))));
   return y;
 }
 
-Tensor gluMaskMeta(const Tensor& x, const OptionalTensor&) {
-  return x.new_empty_symint({x.sym_size(0), x.sym_size(1), x.sym_size(2) / 2});
+Tensor gluMaskMeta(const Tensor& x, const OptionalTensor&, std::optional<double> fp8_factor) {
+  return x.new_empty_symint({x.sym_size(0), x.sym_size(1), x.sym_size(2) / 2},
+                            x.options().dtype(resultType("glu_mask", x, fp8_factor)));
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(lite, m) {
   // x [B, T, 2C], mask [B, T] int32; [B, T, C]. See glu_mask.h.
-  m.def("glu_mask(Tensor x, Tensor? mask) -> Tensor", kOperatorTags);
+  m.def("glu_mask(Tensor x, Tensor? mask, float? fp8_factor=None) -> Tensor", kOperatorTags);
 }
 
 TORCH_LIBRARY_IMPL(lite, CUDA, m) { m.impl("glu_mask", &gluMask); }

@@ -16,6 +16,7 @@
 #include "predict_length.h"
 #include "self_conv.h"
 #include "tensors.h"
+#include "to_fp8.h"
 
 namespace {
 
@@ -23,7 +24,8 @@ using at::Tensor;
 using namespace lite::torch_ops;
 
 Tensor selfConv(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& mask,
-                int64_t heads, int64_t kernel_size, int64_t padding_l, bool glu, bool tf32) {
+                int64_t heads, int64_t kernel_size, int64_t padding_l, bool glu, bool tf32,
+                std::optional<double> fp8_factor) {
   constexpr const char* kName = "self_conv";
   TORCH_CHECK(x.dim() == 3 && x.size(2) % (1 + glu) == 0,
               "lite::self_conv: x must be [B, T, C], or [B, T, 2C] with the gate, got ",
@@ -42,10 +44,11 @@ Tensor selfConv(const Tensor& x, const Tensor& weight, const std::optional<Tenso
   requireTensor(kName, "x", x, x.sizes(), x);
   requireTensor(kName, "weight", weight, {heads * kernel_size, channels}, x);
   const c10::cuda::CUDAGuard guard(x.device());
-  Tensor y = at::empty({batch, length, channels}, x.options());
+  Tensor y =
+      at::empty({batch, length, channels}, x.options().dtype(resultType(kName, x, fp8_factor)));
   C10_CUDA_CHECK(lite::selfConv(params, x.data_ptr(), weight.data_ptr(),
                                 int32OrNull(kName, "mask", mask, {batch, length}, x), y.data_ptr(),
-                                stream()));
+                                stream(), static_cast<float>(fp8_factor.value_or(0))));
   return y;
 }
 
@@ -61,20 +64,26 @@ bool selfConvFits(int64_t channels, int64_t heads, int64_t kernel_size, int64_t 
   return check(params) == nullptr;
 }
 
+// Checks LayerNorm's operands; returns its parameters.
+lite::LayerNormParams normParams(const char* op, const Tensor& x, const Tensor& scale,
+                                 const Tensor& shift, double eps, const OptionalTensor& after) {
+  requireRank(op, "x", x, 3);
+  requireTensor(op, "x", x, x.sizes(), x);
+  if (after) requireTensor(op, "after", *after, {x.size(1), x.size(2)}, x);
+  TORCH_CHECK(scale.scalar_type() == at::kFloat && scale.device() == x.device(), "lite::", op,
+              ": scale must be float32 on the device of x");
+  requireTensor(op, "scale", scale, {x.size(2)}, scale);
+  requireTensor(op, "shift", shift, {x.size(2)}, scale);
+  const lite::LayerNormParams params{x.size(0) * x.size(1), narrow(op, x.size(2)),
+                                     static_cast<float>(eps), dataType(op, x)};
+  checkParams(op, params);
+  return params;
+}
+
 // LayerNorm, then adds `after` [T, C] to every sentence of x [B, T, C].
 Tensor layerNormAdd(const Tensor& x, const Tensor& scale, const Tensor& shift, double eps,
                     const Tensor& after) {
-  constexpr const char* kName = "layer_norm_add";
-  TORCH_CHECK(x.dim() == 3, "lite::layer_norm_add: x must be [B, T, C], got ", text(x.sizes()));
-  requireTensor(kName, "x", x, x.sizes(), x);
-  requireTensor(kName, "after", after, {x.size(1), x.size(2)}, x);
-  TORCH_CHECK(scale.scalar_type() == at::kFloat && scale.device() == x.device(),
-              "lite::layer_norm_add: scale must be float32 on the device of x");
-  requireTensor(kName, "scale", scale, {x.size(2)}, scale);
-  requireTensor(kName, "shift", shift, {x.size(2)}, scale);
-  const lite::LayerNormParams params{x.size(0) * x.size(1), narrow(kName, x.size(2)),
-                                     static_cast<float>(eps), dataType(kName, x)};
-  checkParams(kName, params);
+  const auto params = normParams("layer_norm_add", x, scale, shift, eps, after);
   const c10::cuda::CUDAGuard guard(x.device());
   Tensor y = at::empty_like(x);
   C10_CUDA_CHECK(lite::layerNorm(params, x.data_ptr(), nullptr, scale.const_data_ptr<float>(),
@@ -83,9 +92,38 @@ Tensor layerNormAdd(const Tensor& x, const Tensor& scale, const Tensor& shift, d
   return y;
 }
 
+// The same, with or without `after`. The result is returned twice, the second time in FP8.
+std::tuple<Tensor, Tensor> layerNormFp8(const Tensor& x, const Tensor& scale, const Tensor& shift,
+                                        double eps, const OptionalTensor& after,
+                                        double fp8_factor) {
+  constexpr const char* kName = "layer_norm_fp8";
+  const auto params = normParams(kName, x, scale, shift, eps, after);
+  TORCH_CHECK(x.size(2) % 16 == 0, "lite::layer_norm_fp8: the width must be a multiple of 16");
+  const c10::cuda::CUDAGuard guard(x.device());
+  Tensor y = at::empty_like(x);
+  Tensor fp8 = at::empty_like(x, x.options().dtype(resultType(kName, x, fp8_factor)));
+  C10_CUDA_CHECK(lite::layerNorm(params, x.data_ptr(), nullptr, scale.const_data_ptr<float>(),
+                                 shift.const_data_ptr<float>(), y.data_ptr(), stream(),
+                                 after ? after->data_ptr() : nullptr, x.size(1), fp8.data_ptr(),
+                                 static_cast<float>(fp8_factor)));
+  return {y, fp8};
+}
+
+// Returns x * fp8_factor in FP8.
+Tensor toFp8(const Tensor& x, double fp8_factor) {
+  constexpr const char* kName = "to_fp8";
+  requireTensor(kName, "x", x, x.sizes(), x);
+  const lite::ToFp8Params params{x.numel(), dataType(kName, x), static_cast<float>(fp8_factor)};
+  checkParams(kName, params);
+  const c10::cuda::CUDAGuard guard(x.device());
+  Tensor y = at::empty_like(x, x.options().dtype(resultType(kName, x, fp8_factor)));
+  C10_CUDA_CHECK(lite::toFp8(params, x.data_ptr(), y.data_ptr(), stream()));
+  return y;
+}
+
 // keys_values [B, S, 2 L C] holds the keys and values of L layers side by side.
 Tensor attention(const Tensor& query, const Tensor& keys_values, const Tensor& mask, int64_t layer,
-                 int64_t heads, bool tf32) {
+                 int64_t heads, bool tf32, std::optional<double> fp8_factor) {
   constexpr const char* kName = "attention";
   TORCH_CHECK(query.dim() == 3 && keys_values.dim() == 3,
               "lite::attention: query [B, T, C] and keys_values [B, S, 2 L C] expected");
@@ -101,13 +139,14 @@ Tensor attention(const Tensor& query, const Tensor& keys_values, const Tensor& m
   TORCH_CHECK(layer >= 0 && layer < stride / (2 * channels), "lite::attention: layer ",
               std::to_string(layer), " is not within keys_values ", text(keys_values.sizes()));
   const c10::cuda::CUDAGuard guard(query.device());
-  Tensor out = at::empty_like(query);
+  Tensor out = at::empty_like(query, query.options().dtype(resultType(kName, query, fp8_factor)));
   const char* keys = static_cast<const char*>(keys_values.data_ptr()) +
                      2 * layer * channels * keys_values.element_size();
   const char* values = keys + channels * keys_values.element_size();
   C10_CUDA_CHECK(lite::attention(params, query.data_ptr(), keys, values,
                                  int32OrNull(kName, "mask", mask, {batch, source}, query),
-                                 out.data_ptr(), stream()));
+                                 out.data_ptr(), stream(),
+                                 static_cast<float>(fp8_factor.value_or(0))));
   return out;
 }
 
@@ -163,7 +202,7 @@ Tensor predictLength(const Tensor& x, const Tensor& mask, const Tensor& weight,
 std::tuple<Tensor, Tensor> copySource(const Tensor& lengths, int64_t width, const Tensor& queries,
                                       const Tensor& keys, const Tensor& embedded,
                                       const Tensor& source_mask, const Tensor& embedding,
-                                      const Tensor& positions) {
+                                      const Tensor& positions, bool rounded) {
   constexpr const char* kName = "copy_source";
   TORCH_CHECK(keys.dim() == 3 && embedding.dim() == 2 && positions.dim() == 2,
               "lite::copy_source: keys [B, S, C], embedding [V, C], positions [P, C] expected");
@@ -182,7 +221,8 @@ std::tuple<Tensor, Tensor> copySource(const Tensor& lengths, int64_t width, cons
                                       narrow(kName, channels),
                                       narrow(kName, embedding.size(0)),
                                       narrow(kName, positions.size(0)),
-                                      dataType(kName, keys)};
+                                      dataType(kName, keys),
+                                      rounded};
   checkParams(kName, params);
   const c10::cuda::CUDAGuard guard(keys.device());
   Tensor x = at::empty({batch, width, channels}, keys.options());
@@ -206,16 +246,20 @@ std::tuple<Tensor, Tensor> copySource(const Tensor& lengths, int64_t width, cons
 TORCH_LIBRARY_FRAGMENT(lite, library) {
   library.def(
       "self_conv(Tensor x, Tensor weight, Tensor? mask, int heads, int kernel_size, "
-      "int padding_l, bool glu, bool tf32=False) -> Tensor");
+      "int padding_l, bool glu, bool tf32=False, float? fp8_factor=None) -> Tensor");
   library.def(
       "self_conv_fits(int channels, int heads, int kernel_size, int padding_l, ScalarType dtype) "
       "-> bool",
       &selfConvFits);
   library.def(
       "layer_norm_add(Tensor x, Tensor scale, Tensor shift, float eps, Tensor after) -> Tensor");
+  library.def("to_fp8(Tensor x, float fp8_factor) -> Tensor");
+  library.def(
+      "layer_norm_fp8(Tensor x, Tensor scale, Tensor shift, float eps, Tensor? after, "
+      "float fp8_factor) -> (Tensor, Tensor)");
   library.def(
       "attention(Tensor query, Tensor keys_values, Tensor mask, int layer, int heads, "
-      "bool tf32=False) -> Tensor");
+      "bool tf32=False, float? fp8_factor=None) -> Tensor");
   library.def(
       "embed_source(Tensor tokens, Tensor embedding, Tensor positions) "
       "-> (Tensor, Tensor, Tensor)");
@@ -224,12 +268,15 @@ TORCH_LIBRARY_FRAGMENT(lite, library) {
       "bool relative) -> Tensor");
   library.def(
       "copy_source(Tensor lengths, int width, Tensor queries, Tensor keys, Tensor embedded, "
-      "Tensor source_mask, Tensor embedding, Tensor positions) -> (Tensor, Tensor)");
+      "Tensor source_mask, Tensor embedding, Tensor positions, bool rounded=False) "
+      "-> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(lite, CUDA, library) {
   library.impl("self_conv", &selfConv);
   library.impl("layer_norm_add", &layerNormAdd);
+  library.impl("to_fp8", &toFp8);
+  library.impl("layer_norm_fp8", &layerNormFp8);
   library.impl("attention", &attention);
   library.impl("embed_source", &embedSource);
   library.impl("predict_length", &predictLength);

@@ -1,7 +1,11 @@
-// lite::linear and lite::linear_glu: a linear layer with its bias, activation and residual in the
-// GEMM's epilogue, by cuBLASLt or our own kernels.
+// lite::linear, lite::linear_glu and lite::linear_fp8: a linear layer with its bias, activation and
+// residual in the GEMM's epilogue, by cuBLASLt or our own kernels.
 //
 //   y = act(x @ weight^T + bias + residual)
+//
+// linear_fp8 multiplies FP8 numbers (e4m3) and scales their product:
+//
+//   y = act(alpha * x @ weight^T + bias + residual)
 //
 // cuBLASLt's own first choice is often not its fastest for a few hundred rows. So the first call
 // with a shape times its candidates, and also our own kernels where they apply: for few rows, and
@@ -86,8 +90,11 @@ cudaDataType_t dataType(at::ScalarType type) {
       return CUDA_R_16F;
     case at::kBFloat16:
       return CUDA_R_16BF;
+    case at::kFloat8_e4m3fn:
+      return CUDA_R_8F_E4M3;
     default:
-      TORCH_CHECK(false, "lite::linear: FP32, FP16 or BF16 expected, got ", c10::toString(type));
+      TORCH_CHECK(false, "lite::linear: FP32, FP16, BF16 or FP8 expected, got ",
+                  c10::toString(type));
   }
 }
 
@@ -95,11 +102,15 @@ cudaDataType_t dataType(at::ScalarType type) {
 class Problem {
  public:
   Problem(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-          const OptionalTensor& residual, bool relu, bool tf32, Tensor& y)
+          const OptionalTensor& residual, bool relu, bool tf32, Tensor& y, float alpha = 1.0f)
       : rows_(x.numel() / weight.size(1)),
+        alpha_(alpha),
         x_(x.data_ptr()),
         weight_(weight.data_ptr()),
-        residual_(residual ? residual->data_ptr() : y.data_ptr()),
+        // cuBLASLt refuses an FP8 result in place of the residual, whose type is another
+        residual_(residual                                ? residual->data_ptr()
+                  : y.scalar_type() == at::kFloat8_e4m3fn ? nullptr
+                                                          : y.data_ptr()),
         y_(y.data_ptr()),
         beta_(residual ? 1.0f : 0.0f) {
     const cudaDataType_t type = dataType(x.scalar_type());
@@ -118,7 +129,18 @@ class Problem {
     const int64_t in = weight.size(1), out = weight.size(0);
     check(cublasLtMatrixLayoutCreate(&weight_layout_.handle, type, in, out, in), "weight layout");
     check(cublasLtMatrixLayoutCreate(&x_layout_.handle, type, in, rows_, in), "input layout");
-    check(cublasLtMatrixLayoutCreate(&y_layout_.handle, type, out, rows_, out), "output layout");
+    const cudaDataType_t result = dataType(y.scalar_type());
+    check(cublasLtMatrixLayoutCreate(&y_layout_.handle, result, out, rows_, out), "output layout");
+    // an FP8 result has 16-bit biases and residuals
+    const cudaDataType_t added = result != CUDA_R_8F_E4M3 ? result
+                                 : bias                   ? dataType(bias->scalar_type())
+                                                          : CUDA_R_16F;
+    check(cublasLtMatrixLayoutCreate(&residual_layout_.handle, added, out, rows_, out),
+          "residual layout");
+    if (type == CUDA_R_8F_E4M3) {
+      set(matmul_.handle, CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{1});
+      if (bias) set(matmul_.handle, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, added);
+    }
   }
 
   /// Returns cuBLASLt's proposals, with and without scratch memory. Those with scratch memory may
@@ -135,7 +157,7 @@ class Problem {
       std::vector<cublasLtMatmulHeuristicResult_t> proposed(kCandidates);
       int count = 0;
       const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-          handle, matmul_.handle, weight_layout_.handle, x_layout_.handle, y_layout_.handle,
+          handle, matmul_.handle, weight_layout_.handle, x_layout_.handle, residual_layout_.handle,
           y_layout_.handle, preference.handle, kCandidates, proposed.data(), &count);
       if (status != CUBLAS_STATUS_SUCCESS) count = 0;
       std::copy_if(proposed.begin(), proposed.begin() + count, std::back_inserter(found),
@@ -147,19 +169,19 @@ class Problem {
 
   cublasStatus_t run(cublasLtHandle_t handle, const cublasLtMatmulHeuristicResult_t& choice,
                      void* workspace, cudaStream_t stream) const {
-    const float alpha = 1.0f;
-    return cublasLtMatmul(handle, matmul_.handle, &alpha, weight_, weight_layout_.handle, x_,
-                          x_layout_.handle, &beta_, residual_, y_layout_.handle, y_,
+    return cublasLtMatmul(handle, matmul_.handle, &alpha_, weight_, weight_layout_.handle, x_,
+                          x_layout_.handle, &beta_, residual_, residual_layout_.handle, y_,
                           y_layout_.handle, &choice.algo, workspace, choice.workspaceSize, stream);
   }
 
  private:
   int64_t rows_;
+  float alpha_;
   const void *x_, *weight_, *residual_;
   void* y_;
   float beta_;
   MatmulDescriptor matmul_;
-  Layout weight_layout_, x_layout_, y_layout_;
+  Layout weight_layout_, x_layout_, residual_layout_, y_layout_;
 };
 
 Tensor workspace(size_t bytes, const Tensor& like) {
@@ -359,6 +381,26 @@ class LinearCandidates : public Candidates {
   OwnKernels own_;
 };
 
+// cuBLASLt alone multiplies FP8.
+class Fp8Candidates : public Candidates {
+ public:
+  Fp8Candidates(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                const OptionalTensor& residual, bool relu, float alpha, Tensor& y, bool all)
+      : problem_(x, weight, bias, residual, relu, /*tf32=*/false, y, alpha),
+        handle_(at::cuda::getCurrentCUDABlasLtHandle()) {
+    if (!all) return;
+    for (const auto& algorithm : problem_.candidates(handle_)) choices.push_back({algorithm});
+  }
+
+  bool run(const Choice& choice, void* scratch) const override {
+    return problem_.run(handle_, *choice.algorithm, scratch, stream()) == CUBLAS_STATUS_SUCCESS;
+  }
+
+ private:
+  Problem problem_;
+  cublasLtHandle_t handle_;
+};
+
 // cuBLASLt has no gate. With one of its algorithms, a separate kernel computes the gate after the
 // product.
 class GluCandidates : public Candidates {
@@ -424,6 +466,41 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
   return y;
 }
 
+Tensor linearFp8(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                 const OptionalTensor& residual, bool relu, double alpha, at::ScalarType dtype) {
+  constexpr const char* kOp = "linear_fp8";
+  TORCH_CHECK(x.scalar_type() == at::kFloat8_e4m3fn, "lite::linear_fp8: x must be e4m3, got ",
+              c10::toString(x.scalar_type()));
+  const bool is16Bit = dtype == at::kHalf || dtype == at::kBFloat16;
+  TORCH_CHECK(is16Bit || dtype == at::kFloat8_e4m3fn,
+              "lite::linear_fp8: the result must be float16, bfloat16 or e4m3, not ",
+              c10::toString(dtype));
+  const auto shape = checkedShape(kOp, x, weight, std::nullopt);
+  TORCH_CHECK(weight.size(0) % 16 == 0 && weight.size(1) % 16 == 0,
+              "lite::linear_fp8: the sizes of weight must be multiples of 16, got ",
+              text(weight.sizes()));
+  if (bias) {
+    const auto kind = bias->scalar_type();
+    TORCH_CHECK(is16Bit ? kind == dtype : kind == at::kHalf || kind == at::kBFloat16,
+                "lite::linear_fp8: bias must have the result's type, or 16 bits for e4m3");
+    TORCH_CHECK(bias->device() == x.device(), "lite::linear_fp8: bias must be on the device of x");
+    requireTensor(kOp, "bias", *bias, {weight.size(0)}, *bias);
+  }
+  TORCH_CHECK(!residual || (is16Bit && !relu && residual->device() == x.device()),
+              "lite::linear_fp8: a residual needs a 16-bit result on its device, without relu");
+  const c10::cuda::CUDAGuard guard(x.device());
+  Tensor y = at::empty(shape, x.options().dtype(dtype));
+  if (residual) requireTensor(kOp, "residual", *residual, shape, y);
+  constexpr int kFp8Flag = 32;
+  const int flags = kFp8Flag * (1 + static_cast<int>(dtype)) + relu + 2 * bias.has_value() +
+                    4 * residual.has_value();
+  runFastest(kOp, x, weight, flags, [&](const Choice* known) {
+    return Fp8Candidates(x, weight, bias, residual, relu, static_cast<float>(alpha), y,
+                         known == nullptr);
+  });
+  return y;
+}
+
 Tensor linearGlu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                  const OptionalTensor& mask, bool tf32) {
   constexpr const char* kOp = "linear_glu";
@@ -443,7 +520,7 @@ Tensor linearGlu(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
 
 // Returns whether the gate is fastest in the product's epilogue, rather than where its result is
 // read.
-bool gatesInProduct(const Tensor& x, bool /*tf32*/) {
+bool gatesInProduct(const Tensor& x) {
   const c10::cuda::CUDAGuard guard(x.device());
   if (x.scalar_type() == at::kFloat) return lite::hasLinearTf32();
   return x.numel() / x.size(-1) <= kFewRows;
@@ -457,11 +534,15 @@ TORCH_LIBRARY_FRAGMENT(lite, library) {
       "Tensor");
   library.def(
       "linear_glu(Tensor x, Tensor weight, Tensor? bias, Tensor? mask, bool tf32) -> Tensor");
-  library.def("gates_in_product(Tensor x, bool tf32) -> bool");
+  library.def(
+      "linear_fp8(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool relu, "
+      "float alpha, ScalarType dtype) -> Tensor");
+  library.def("gates_in_product(Tensor x) -> bool");
 }
 
 TORCH_LIBRARY_IMPL(lite, CUDA, library) {
   library.impl("linear", &linear);
   library.impl("linear_glu", &linearGlu);
+  library.impl("linear_fp8", &linearFp8);
   library.impl("gates_in_product", &gatesInProduct);
 }

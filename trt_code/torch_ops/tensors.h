@@ -107,6 +107,16 @@ void checkParams(const char* op, const Params& params) {
   TORCH_CHECK(reason == nullptr, "lite::", op, ": ", reason);
 }
 
+/// Returns the type of a result: FP8 if a factor is given that brings it into FP8's range.
+inline at::ScalarType resultType(const char* op, const at::Tensor& x,
+                                 std::optional<double> fp8_factor) {
+  if (!fp8_factor) return x.scalar_type();
+  TORCH_CHECK(x.scalar_type() != at::kFloat, "lite::", op, ": FP8 is for 16-bit inputs");
+  TORCH_CHECK(*fp8_factor > 0 && *fp8_factor < std::numeric_limits<float>::infinity(), "lite::", op,
+              ": the FP8 factor must be positive and finite");
+  return at::kFloat8_e4m3fn;
+}
+
 inline cudaStream_t stream() { return at::cuda::getCurrentCUDAStream(); }
 
 }  // namespace lite::torch_ops

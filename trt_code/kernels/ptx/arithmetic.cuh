@@ -33,6 +33,20 @@ __device__ __forceinline__ uint32_t maxNanBFloat162(uint32_t a, uint32_t b) {
   return result;
 }
 
+/// Returns 2^value with an error of 2 ulp. Results and arguments below 2^-126 count as 0.
+__device__ __forceinline__ float exp2Fast(float value) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+}
+
+/// Returns 1 / value with an error of 1 ulp. Results and arguments below 2^-126 count as 0.
+__device__ __forceinline__ float reciprocalFast(float value) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+}
+
 /// Returns a float rounded to TF32, to nearest.
 __device__ __forceinline__ uint32_t toTf32(float value) {
   uint32_t result;

@@ -7,9 +7,12 @@
 #include "../conv_stack.h"
 #include "../copy_source.h"
 #include "../embed_source.h"
+#include "../glu_mask.h"
+#include "../layer_norm.h"
 #include "../linear.h"
 #include "../predict_length.h"
 #include "../self_conv.h"
+#include "../to_fp8.h"
 #include "cases.h"
 
 namespace driver {
@@ -17,6 +20,8 @@ namespace {
 
 using lite::Activation;
 using lite::DataType;
+
+constexpr float kFp8Factor = 100.0f;
 
 /// Ways to multiply elements of a type: as it is, and for FP32 also rounded to TF32.
 template <typename T>
@@ -216,6 +221,17 @@ void runSelfConv(Mode mode, int batch, int length, int channels, int heads, int 
           Outputs{y});
     }
   }
+  if constexpr (sizeof(T) == 2) {
+    const auto fp8 = session.memory<uint8_t>(elements);
+    session.call(
+        "selfConv to FP8",
+        [&](cudaStream_t on) {
+          return lite::selfConv({batch, length, channels, heads, kernel, left, true, dtype},
+                                doubled->data(), weight->data(), mask->data(), fp8->data(), on,
+                                kFp8Factor);
+        },
+        Outputs{fp8});
+  }
 }
 
 template <typename T>
@@ -241,6 +257,47 @@ void runAttention(Mode mode, int batch, int length, int source, int channels, in
           Outputs{out});
     }
   }
+  if constexpr (sizeof(T) == 2) {
+    const auto fp8 = session.memory<uint8_t>(size_t(batch) * length * channels);
+    session.call(
+        "attention to FP8",
+        [&](cudaStream_t on) {
+          return lite::attention({batch, length, source, channels, heads, stride, dtype},
+                                 query->data(), keys->data(), values->data(), mask->data(),
+                                 fp8->data(), on, kFp8Factor);
+        },
+        Outputs{fp8});
+  }
+}
+
+template <typename T>
+void runRowsToFp8(Mode mode, int rows, int width, DataType dtype, cudaStream_t stream) {
+  Session session(mode, stream);
+  const size_t elements = size_t(rows) * width;
+  const auto x = session.input<T>(elements), doubled = session.input<T>(2 * elements);
+  const auto scale = session.input<float>(width), shift = session.input<float>(width);
+  const auto y = session.memory<T>(elements);
+  const auto fp8 = session.memory<uint8_t>(elements);
+  session.call(
+      "toFp8",
+      [&](cudaStream_t on) {
+        return lite::toFp8({int64_t(elements), dtype, kFp8Factor}, x->data(), fp8->data(), on);
+      },
+      Outputs{fp8});
+  session.call(
+      "gluMask to FP8",
+      [&](cudaStream_t on) {
+        return lite::gluMask({rows, width, dtype}, doubled->data(), nullptr, fp8->data(), on,
+                             kFp8Factor);
+      },
+      Outputs{fp8});
+  session.call(
+      "layerNorm to FP8",
+      [&](cudaStream_t on) {
+        return lite::layerNorm({rows, width, 1e-5f, dtype}, x->data(), nullptr, scale->data(),
+                               shift->data(), y->data(), on, nullptr, 1, fp8->data(), kFp8Factor);
+      },
+      Outputs{y, fp8});
 }
 
 template <typename T>
@@ -311,13 +368,15 @@ void runCopySource(Mode mode, int batch, int length, int source, int channels, i
   const lite::CopySourceTensors tensors{lengths->data(),   queries->data(),    keys->data(),
                                         embedded->data(),  sourceMask->data(), embedding->data(),
                                         positions->data(), x->data(),          mask->data()};
-  session.call(
-      "copySource",
-      [&](cudaStream_t on) {
-        return lite::copySource({batch, length, source, channels, kVocab, length + 2, dtype},
-                                tensors, on);
-      },
-      Outputs{x, mask});
+  for (const bool rounded : {false, true}) {
+    session.call(
+        rounded ? "copySource, rounded" : "copySource",
+        [&](cudaStream_t on) {
+          return lite::copySource(
+              {batch, length, source, channels, kVocab, length + 2, dtype, rounded}, tensors, on);
+        },
+        Outputs{x, mask});
+  }
 }
 
 /// Two layers of the encoder (source 0) or of the decoder.
@@ -383,6 +442,7 @@ void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
   runCopySource<T>(mode, 1, 2, 1, 64, 0, dtype, stream);
   runCopySource<T>(mode, 3, 13, 7, 9, 1, dtype, stream);
   runCopySource<T>(mode, 5, 100, 50, 512, 0, dtype, stream);
+  runCopySource<T>(mode, 33, 100, 50, 64, 0, dtype, stream);  // enough for tiles of 32 positions
   runAttention<T>(mode, 1, 1, 1, 16, 1, dtype, stream);
   runAttention<T>(mode, 2, 5, 17, 96, 2, dtype, stream);
   runAttention<T>(mode, 9, 33, 16, 512, 8, dtype, stream);
@@ -392,7 +452,14 @@ void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
   runSelfConv<T>(mode, 2, 12, 240, 4, 31, 15, dtype, stream);
   runSelfConv<T>(mode, 1, 5, 128, 8, 31, 30, dtype, stream);
   runSelfConv<T>(mode, 3, 17, 512, 8, 15, 14, dtype, stream);
-  runSelfConv<T>(mode, 52, 70, 64, 2, 7, 3, dtype, stream);  // enough for tiles of 16 positions
+  runSelfConv<T>(mode, 52, 70, 64, 2, 7, 3, dtype, stream);     // enough for tiles of 16 positions
+  runSelfConv<T>(mode, 45, 90, 64, 2, 7, 3, dtype, stream);     // of 32
+  runSelfConv<T>(mode, 90, 180, 48, 2, 15, 14, dtype, stream);  // of 64
+  if constexpr (sizeof(T) == 2) {
+    runRowsToFp8<T>(mode, 1, 16, dtype, stream);
+    runRowsToFp8<T>(mode, 37, 320, dtype, stream);
+    runRowsToFp8<T>(mode, 3, 2048, dtype, stream);
+  }
   runLinear<T>(mode, 1, 8, 8, dtype, stream);
   runLinear<T>(mode, 21, 72, 24, dtype, stream);
   runLinear<T>(mode, 70, 496, 104, dtype, stream);

@@ -9,27 +9,39 @@ import numpy as np
 from train_model.models.hypotheses import Found
 from trt_code.runners.base import Output, Runner, Unavailable
 from trt_code.runners.memory import AllocatorMemory
-from trt_code.runners.pytorch import PRECISIONS, check_device, dtype_of, matmul_precision
+from trt_code.runners.one_pass.torch_runner import checkpoint_of
+from trt_code.runners.pytorch import PRECISIONS, dtype_of, matmul_precision
 from trt_code.runners.spec import Request, RunnerSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
 
+FP8_CAPABILITY = (8, 9)
+
+
 def create(request: Request, *, canvas: str) -> "CudaGraphRunner":
     """Load and fold the checkpoint; see ``trt_code.runners.create``.
 
     ``canvas`` is ``cut`` (decode as far as the longest predicted length) or ``full`` (twice the
-    source, as the original does).
+    source, as the original does). FP8 uses the INT8 checkpoint (make ptq or make qat).
     """
-    check_device(request.device)
+    checkpoint = checkpoint_of(request)
+    import torch
+
     from train_model.models.checkpoint import load_checkpoint
     from train_model.ops import cuda_library_path, load_cuda_library
     from trt_code.cuda_graph.network import why_not
 
     has_library = load_cuda_library()
-    model = load_checkpoint(request.model.checkpoint).model
-    fused = why_not(model) is None
+    model = load_checkpoint(checkpoint).model
+    reason = why_not(model)
+    fused = reason is None
+    if request.precision == "fp8":
+        if not fused:
+            raise Unavailable(f"FP8 is for the fused network: {reason}")
+        if torch.cuda.get_device_capability() < FP8_CAPABILITY:
+            raise Unavailable("FP8 needs a GPU of compute capability 8.9 or later")
     if fused and not has_library:
         raise Unavailable(f"{cuda_library_path()} is missing; build it with `make torch-ops`")
     return CudaGraphRunner(request, model, canvas, fused)
@@ -59,7 +71,8 @@ class CudaGraphRunner(Runner):
         dtype = dtype_of(precision)
         self._during: Callable[[], contextlib.AbstractContextManager[None]]
         if fused:
-            network = FusedNetwork(model, dtype, device, tf32=precision == "tf32")
+            tf32, fp8 = precision == "tf32", precision == "fp8"
+            network = FusedNetwork(model, dtype, device, tf32, fp8)
             self._during = contextlib.nullcontext
         else:
             network = PlainNetwork(model, dtype, device)
@@ -93,7 +106,7 @@ RUNNERS = (
     RunnerSpec(
         "cuda-graph",
         create,
-        {"cuda": PRECISIONS["cuda"]},
+        {"cuda": (*PRECISIONS["cuda"], "fp8")},
         families=("one-pass", "iterative"),
         cuts_canvas=True,
         n_best=True,
@@ -102,7 +115,7 @@ RUNNERS = (
     RunnerSpec(
         "cuda-graph-full",
         create,
-        {"cuda": PRECISIONS["cuda"]},
+        {"cuda": (*PRECISIONS["cuda"], "fp8")},
         rival=True,
         options={"canvas": "full"},
     ),

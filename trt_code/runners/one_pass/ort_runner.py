@@ -18,7 +18,7 @@ from train_model.models.signatures import SPLIT, SRC_TOKENS, WHOLE
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
 from trt_code.runners.memory import DeviceMemory, ResidentMemory
 from trt_code.runners.one_pass.several_lengths import translate_lengths
-from trt_code.runners.spec import PRECISIONS, Graphs, Request, RunnerSpec
+from trt_code.runners.spec import GRAPH_PRECISIONS, Graphs, Request, RunnerSpec
 from trt_code.runners.timing import wall_ms
 
 _INT8 = "model.qdq"
@@ -177,7 +177,7 @@ def _with_reference_functions(path: Path, native: bool):
         raise UserError(f"{path}: {error}; make it again with `make patch`") from error
 
 
-_PRECISIONS = {"cpu": ("fp32", "fp16", "bf16", "int8"), "cuda": PRECISIONS}
+_PRECISIONS = {"cpu": ("fp32", "fp16", "bf16", "int8"), "cuda": GRAPH_PRECISIONS}
 
 RUNNERS = (
     RunnerSpec(

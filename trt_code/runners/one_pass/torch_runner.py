@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 def create(request: Request) -> "TorchRunner":
     """Load the checkpoint and cast it; see ``trt_code.runners.create``.
 
-    INT8 uses the checkpoint of ``make qat``, or else of ``make ptq``.
+    INT8 uses the checkpoint of ``make qat``, or else of ``make ptq``. PyTorch then rounds to INT8 around the
+    products, and computes in FP32.
     """
     return TorchRunner(checkpoint_of(request), request)
 
 
 def checkpoint_of(request: Request) -> Path:
-    """Return the model's checkpoint, for INT8 the quantised one; set PyTorch's CPU threads.
+    """Return the model's checkpoint, for INT8 and FP8 the quantised one; set PyTorch's CPU threads.
 
     Raises:
         Unavailable: the device is missing, or the model is not quantised.
@@ -41,9 +42,7 @@ def checkpoint_of(request: Request) -> Path:
 
     check_device(request.device)
     set_threads(request.threads)
-    if (
-        request.precision != "int8"
-    ):  # PyTorch rounds to INT8 around the products, and computes in FP32
+    if request.precision not in ("int8", "fp8"):
         return request.model.checkpoint
     checkpoint = quantized_checkpoint(request.model.name, request.build_dir)
     if checkpoint is None:

@@ -24,7 +24,7 @@ from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Shape, best_profile
 from trt_code.engine.sidecar import describe_build, read_sidecar
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
-from trt_code.runners.spec import PRECISIONS, Request, RunnerSpec
+from trt_code.runners.spec import GRAPH_PRECISIONS, Request, RunnerSpec
 from trt_code.runners.timing import device_ms
 from trt_code.runners.turns import Turns
 from trt_code.runners.vocabulary import check_vocabularies
@@ -391,7 +391,7 @@ RUNNERS = tuple(
     RunnerSpec(
         name,
         create,
-        {"cuda": PRECISIONS},
+        {"cuda": GRAPH_PRECISIONS},
         reads="engine",
         options={"plain": name.endswith("-plain")},
     )

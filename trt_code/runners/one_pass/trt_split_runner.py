@@ -37,7 +37,7 @@ from trt_code.runners.one_pass.trt_runner import (
     plans_on,
     source_shape,
 )
-from trt_code.runners.spec import PRECISIONS, Request, RunnerSpec
+from trt_code.runners.spec import GRAPH_PRECISIONS, Request, RunnerSpec
 from trt_code.runners.turns import Turns
 
 
@@ -237,7 +237,7 @@ RUNNERS = tuple(
     RunnerSpec(
         name,
         create,
-        {"cuda": PRECISIONS},
+        {"cuda": GRAPH_PRECISIONS},
         families=(family,),
         reads="engine",
         cuts_canvas=True,

@@ -5,7 +5,7 @@ from trt_code.runners.base import Unavailable
 from trt_code.runners.memory import AllocatorMemory
 from trt_code.runners.one_pass.trt_runner import check_plan, find_plan, layer_report, plans_on
 from trt_code.runners.search import BEAM, SearchRunner
-from trt_code.runners.spec import PRECISIONS, Request, RunnerSpec
+from trt_code.runners.spec import GRAPH_PRECISIONS, Request, RunnerSpec
 
 
 def create(request: Request, plain: bool) -> SearchRunner:
@@ -44,7 +44,7 @@ RUNNERS = tuple(
     RunnerSpec(
         name,
         create,
-        {"cuda": PRECISIONS},
+        {"cuda": GRAPH_PRECISIONS},
         families=("autoregressive",),
         n_best=True,
         reads="engine",

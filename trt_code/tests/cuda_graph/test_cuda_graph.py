@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from train_model.quantization import ptq
 from train_model.tests.networks import of_architecture, small
 from trt_code.cuda_graph.network import FusedNetwork, why_not
+from trt_code.cuda_graph.products import Fp8Linear
 from trt_code.runners.buckets import batch_bucket, length_bucket
 from trt_code.tests.kernels import reference_ops
 
@@ -35,7 +37,11 @@ def test_the_fused_network_is_the_network(options):
     src_tokens[0, 3:] = src_tokens[1, 6:] = 1
     width = 16
     network = FusedNetwork(model, torch.float32, torch.device("cpu"))
-    own = 2 * src_tokens.ne(1).sum(1) if network.mask_conv else torch.full((5,), width)
+    own = (
+        2 * src_tokens.ne(1).sum(1)
+        if network.config.padding_policy == "masked"
+        else torch.full((5,), width)
+    )
     source = network.encode(src_tokens, own)
     tokens, scores = network.decode(source, width)
     together = network.translate(src_tokens, own, width)
@@ -55,8 +61,8 @@ def test_the_fused_network_is_the_network(options):
 def test_sixteen_bits_use_the_fused_kernels():
     model = small(encoder_embed_dim=32, encoder_attention_heads=2, decoder_attention_heads=2)
     network = FusedNetwork(model, torch.bfloat16, torch.device("cpu"))
-    assert network.encoder_layers[0].conv.fused
-    assert network.decoder_layers[0].fused
+    assert network.parts.encoder_layers[0].conv.fused
+    assert network.parts.decoder_layers[0].fused
     src_tokens = torch.randint(4, 40, (3, 8))
     source = network.encode(src_tokens, torch.full((3,), 16))
     tokens, scores = network.decode(source, 16)
@@ -65,6 +71,40 @@ def test_sixteen_bits_use_the_fused_kernels():
     keys, values = zip(*model.decoder.source_keys(exact.x), strict=True)
     pairs = [x.transpose(1, 2).flatten(2) for pair in zip(keys, values, strict=True) for x in pair]
     assert reference_ops.relative_error(source.keys_values, torch.cat(pairs, -1)) < 0.05
+
+
+@pytest.mark.parametrize("kept", [[], ["*.fc2"], ["*.linear1", "decoder.output_projection"]])
+@torch.no_grad()
+def test_fp8_comes_close_and_leaves_out_what_int8_leaves_out(kept, monkeypatch):
+    monkeypatch.setattr("trt_code.cuda_graph.network.LEAST_FP8_ROWS", 40)
+    model = small(
+        encoder_embed_dim=32, encoder_attention_heads=2, decoder_attention_heads=2, tgt_vocab=64
+    )
+    src_tokens = torch.randint(4, 40, (5, 8))
+    src_tokens[0, 3:] = src_tokens[1, 6:] = 1
+    quantized = ptq.quantize(model, kept, [src_tokens])
+    device, limits = torch.device("cpu"), torch.full((5,), 16)
+    network = FusedNetwork(quantized, torch.float32, device, fp8=True)
+    exact = FusedNetwork(model, torch.float32, device)
+    low = [
+        name
+        for layer in network.fp8_parts.decoder_layers
+        for name in ("linear1", "linear2", "q_proj", "out_proj", "fc1", "fc2")
+        if isinstance(getattr(layer, name), Fp8Linear)
+    ]
+    assert len(low) == 2 * (6 - bool(kept))
+    assert isinstance(network.fp8_parts.output_projection, Fp8Linear) == (len(kept) < 2)
+    source, expected = network.encode(src_tokens, limits), exact.encode(src_tokens, limits)
+    assert 1e-3 < reference_ops.relative_error(source.keys_values, expected.keys_values) < 0.1
+    decoded = [
+        x._run_decoder(*x._open(y, 16)[:1], y, x._parts_for(y.keys))
+        for x, y in ((network, expected), (exact, expected))
+    ]
+    factor = network.fp8_parts.output_projection.fp8_factor or 1.0
+    assert 1e-3 < reference_ops.relative_error(decoded[0].float() / factor, decoded[1]) < 0.15
+    few = FusedNetwork(quantized, torch.float32, device, fp8=True)
+    few = few.encode(src_tokens[:4], limits[:4])  # too few rows for FP8
+    assert few.keys_values.equal(exact.encode(src_tokens[:4], limits[:4]).keys_values)
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,21 @@ def test_self_conv(dtype, glu, masked, batch, length, channels, heads, kernel_si
     check("self_conv", x, weight, mask, heads, kernel_size, padding_l, glu, dtype=dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_self_conv_to_fp8_keeps_a_nan_out_of_other_windows(dtype, masked):
+    """A NaN reaches the windows that hold it, and no others."""
+    batch, length, channels, heads, kernel_size, padding_l = 80, 256, 64, 4, 7, 6
+    x, weight = tensors(dtype, (batch, length, channels), (heads * kernel_size, channels))
+    x[3, 77, 5] = x[9, 0, 63] = x[11, 255, 0] = float("nan")
+    mask = mask_of([length - i for i in range(batch)], length) if masked else None
+    arguments = weight * 0.1, mask, heads, kernel_size, padding_l, False
+    actual = torch.ops.lite.self_conv(x, *arguments, fp8_factor=1.0)
+    bad = actual.float().isnan().any(-1).nonzero().tolist()
+    # a padded position has no window, but computes its own taps from its input
+    assert bad == [*([3, t] for t in range(77, 84)), *([9, t] for t in range(7)), [11, 255]]
+
+
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize(
     ("batch", "length", "source", "channels", "heads"),
@@ -154,6 +169,132 @@ def test_attention(dtype, batch, length, source, channels, heads):
     query, pairs = tensors(dtype, (batch, length, channels), (batch, source, 4 * channels))
     mask = mask_of([max(0, source - 3 * i) for i in range(batch)], source)
     check("attention", query, pairs, mask, 1, heads, dtype=dtype)
+
+
+FP8 = torch.float8_e4m3fn
+FP8_ERROR = 0.04  # three bits of mantissa, on average, and few numbers below the least exponent
+
+
+def check_fp8(actual, exact, factor):
+    assert actual.dtype == FP8
+    assert actual.shape == exact.shape
+    most = 448 / factor
+    assert relative_error(actual.double() / factor, exact.clamp(-most, most)) < FP8_ERROR
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("batch", "length", "channels", "heads", "kernel_size", "padding_l"),
+    [
+        (3, 17, 512, 8, 15, 14),
+        (64, 130, 512, 8, 15, 14),  # tiles of 32 positions, on the matrix units
+        (48, 90, 320, 8, 5, 4),
+        (96, 192, 128, 4, 15, 7),  # of 64
+        (130, 128, 240, 3, 31, 15),
+        (270, 50, 72, 9, 3, 2),
+    ],
+)
+def test_self_conv_to_fp8(dtype, masked, batch, length, channels, heads, kernel_size, padding_l):
+    x, weight = tensors(dtype, (batch, length, 2 * channels), (heads * kernel_size, channels))
+    mask = mask_of([length - i % length for i in range(batch)], length) if masked else None
+    arguments = x, weight * channels**-0.5, mask, heads, kernel_size, padding_l, True
+    exact = reference_ops.self_conv(*map(widen, arguments))
+    actual = torch.ops.lite.self_conv(*arguments, fp8_factor=50.0)
+    assert actual.view(torch.uint8).equal(
+        torch.ops.lite.self_conv(*arguments, fp8_factor=50.0).view(torch.uint8)
+    )
+    check_fp8(actual, exact, 50.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("factor", [100.0, 7.5])
+def test_results_in_fp8(dtype, factor):
+    """What rounds to FP8 as it writes, for small and large inputs."""
+    lite = torch.ops.lite
+    for batch, length, channels in ((1, 3, 32), (3, 17, 512), (70, 250, 320)):
+        x, after, query = tensors(
+            dtype, (batch, length, 2 * channels), (length, channels), (batch, length, channels)
+        )
+        pairs, weight = tensors(dtype, (batch, 70, 4 * channels), (8 * 5, channels))
+        scale, shift = tensors(torch.float32, (channels,), (channels,))
+        mask, source = mask_of([length - i % length for i in range(batch)], length), None
+        source = mask_of([70 - i % 70 for i in range(batch)], 70)
+        wide = [widen(v) for v in (query, after, scale, shift)]
+        check_fp8(lite.to_fp8(query, factor), wide[0], factor)
+        check_fp8(lite.glu_mask(x, mask, factor), reference_ops.glu_mask(widen(x), mask), factor)
+        for added in (None, after):
+            y, low = lite.layer_norm_fp8(query, scale, shift, 1e-5, added, factor)
+            exact = reference_ops.layer_norm(wide[0], None, wide[2], wide[3], 1e-5)
+            exact = exact if added is None else exact + wide[1]
+            check_fp8(low, exact, factor)
+            assert relative_error(y, exact) < FLOOR[dtype]
+        conv = weight * channels**-0.5, mask, 8, 5, 4, True
+        exact = reference_ops.self_conv(*map(widen, (x, *conv)))
+        check_fp8(lite.self_conv(x, *conv, fp8_factor=factor), exact, factor)
+        heads = 2 if channels == 32 else channels // 64
+        pairs = query * 0.3, pairs, source, 1, heads
+        exact = reference_ops.attention(*map(widen, pairs))
+        check_fp8(lite.attention(*pairs, fp8_factor=factor), exact, factor)
+
+
+def test_fp8_ends_at_its_largest_number():
+    x = torch.tensor([1e4, -1e4, float("inf"), float("nan")] * 4, device="cuda").half()
+    actual = torch.ops.lite.to_fp8(x, 1.0).float()
+    assert actual[:3].tolist() == [448, -448, 448]
+    assert actual[3].isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, FP8])
+@pytest.mark.parametrize("shape", [(1, 1, 16, 16), (3, 7, 64, 48), (16, 64, 512, 2048)])
+@pytest.mark.parametrize("parts", [(True, True, False), (True, False, True), (False, False, False)])
+def test_linear_fp8(dtype, shape, parts):
+    batch, length, inner, outer = shape
+    bias, residual, relu = parts
+    added = torch.float16 if dtype == FP8 else dtype
+    if dtype == FP8 and residual:
+        pytest.skip("a residual needs a 16-bit result")
+    x, weight, b, r = tensors(
+        added, (batch, length, inner), (outer, inner), (outer,), (batch, length, outer)
+    )
+    x, weight, alpha = x.to(FP8), weight.to(FP8), 3 * inner**-0.5
+    b, r = b if bias else None, r if residual else None
+    arguments = x, weight, b, r, relu, alpha, dtype
+    actual, again = torch.ops.lite.linear_fp8(*arguments), torch.ops.lite.linear_fp8(*arguments)
+    wide = [None if v is None else v.double() for v in (b, r)]
+    exact = reference_ops.linear(x.double() * alpha, weight.double(), *wide, relu, False)
+    assert actual.view(torch.uint8).equal(again.view(torch.uint8))
+    if dtype == FP8:
+        check_fp8(actual, exact, 1.0)
+    else:
+        assert relative_error(actual, exact) < 2 * FLOOR[dtype]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("to_fp8", lambda x: (x, 2.0)),
+        ("to_fp8", lambda x: (x.half(), 0.0)),
+        ("to_fp8", lambda x: (x.half(), float("inf"))),
+        ("to_fp8", lambda x: (x.half()[0, 0, :5].contiguous(), 2.0)),
+        (
+            "layer_norm_fp8",
+            lambda x: (x.half()[..., :8].contiguous(), *2 * [x[0, 0, :8]], 0, None, 1.0),
+        ),
+        ("linear_fp8", lambda x: (x, x[0], None, None, False, 1.0, torch.float16)),
+        ("linear_fp8", lambda x: (x.to(FP8), x[0, :3].to(FP8), None, None, False, 1.0, torch.half)),
+        ("linear_fp8", lambda x: (*2 * [x[0].tile(4, 1).to(FP8)], None, x[0], False, 1.0, FP8)),
+        ("linear_fp8", lambda x: (*2 * [x[0].tile(4, 1).to(FP8)], x[0, 0], None, False, 1.0, FP8)),
+        (
+            "linear_fp8",
+            lambda x: (*2 * [x[0].tile(4, 1).to(FP8)], None, None, False, 1.0, torch.float),
+        ),
+    ],
+)
+def test_bad_arguments_of_fp8_are_refused(name, arguments):
+    with pytest.raises(RuntimeError, match=f"lite::{name}"):
+        getattr(torch.ops.lite, name)(*arguments(torch.ones(2, 4, 16, device="cuda")))
+    torch.cuda.synchronize()
 
 
 @pytest.mark.parametrize("width", [1, 6, 17, 33, 100])
@@ -208,9 +349,12 @@ def test_predict_length(dtype, channels, relative):
 
 
 @pytest.mark.parametrize("dtype", ALL)
-@pytest.mark.parametrize(("batch", "width", "source"), [(1, 2, 1), (3, 13, 7), (96, 100, 50)])
+@pytest.mark.parametrize(
+    ("batch", "width", "source"), [(1, 2, 1), (3, 13, 7), (96, 100, 50), (40, 254, 127)]
+)
 @pytest.mark.parametrize("channels", [9, 64, 512])
-def test_copy_source(dtype, batch, width, source, channels):
+@pytest.mark.parametrize("rounded", [False, True])
+def test_copy_source(dtype, batch, width, source, channels, rounded):
     queries, keys, embedded, embedding, positions = tensors(
         dtype,
         (width + 2, channels),
@@ -222,7 +366,7 @@ def test_copy_source(dtype, batch, width, source, channels):
     queries = queries * channels**-0.5
     lengths = torch.arange(batch, device="cuda") % (width - 1) + 2
     mask = mask_of([max(0, source - i) for i in range(batch)], source)
-    arguments = lengths, width, queries, keys, embedded, mask, embedding, positions
+    arguments = lengths, width, queries, keys, embedded, mask, embedding, positions, rounded
     check("copy_source", *arguments, dtype=dtype)
 
 

@@ -112,7 +112,7 @@ def test_torch_on_a_gpu(precision, tiny_files, expected, batch):
     ("name", "precision", "device", "word"),
     [
         ("tensorflow", "fp32", "cpu", "torch, ort"),
-        ("ort", "fp8", "cpu", "fp16"),
+        ("ort", "fp4", "cpu", "fp16"),
         ("ort", "fp32", "tpu", "cuda"),
     ],
 )

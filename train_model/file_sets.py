@@ -21,8 +21,10 @@ def replace_together(drafts: Mapping[Path, Path]) -> None:
     A record of the renames is written first. After a kill from then on, the next reader or writer completes
     the renames by :func:`settle`.
     """
-    (folder,) = {final.parent for final in drafts.values()}
-    names = {str(draft.relative_to(folder)): final.name for draft, final in drafts.items()}
+    (folder,) = {final.absolute().parent for final in drafts.values()}
+    names = {
+        str(draft.absolute().relative_to(folder)): final.name for draft, final in drafts.items()
+    }
     token = uuid.uuid4().hex
     unnamed = next(iter(drafts)).with_name(token)
     unnamed.write_text(json.dumps(names), encoding="utf-8")

@@ -77,6 +77,18 @@ def test_drafts_with_a_record_are_kept_until_they_are_renamed(tmp_path):
     assert [*tmp_path.iterdir()] == [target]
 
 
+def test_files_in_a_relative_folder_are_replaced_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = "model.encoder.onnx", "model.onnx"
+    finals = [Path("build") / name for name in names]
+    with scratch_folder(finals[0]) as folder:
+        for name in names:
+            (folder / name).write_text(name)
+        replace_together({folder / final.name: final for final in finals})
+    assert [final.read_text() for final in finals] == list(names)
+    assert sorted(Path("build").iterdir()) == finals
+
+
 def test_an_interruption_before_the_record_has_its_name_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -22,6 +22,8 @@ from train_model.cli import Parser, UserError, add_count, atomic_path, run, stan
 from train_model.data.files import decode_lines
 from trt_code.triton.configs import TEXT, TRANSLATE, TRANSLATION, WARNING
 
+TIMEOUT = 120  # seconds
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -41,16 +43,22 @@ class Measured:
 
 
 async def translate(
-    url: str, sentences: Sequence[str], concurrency: int = 32, batch: int = 1
+    url: str,
+    sentences: Sequence[str],
+    concurrency: int = 32,
+    batch: int = 1,
+    timeout: float = TIMEOUT,
 ) -> Measured:
     """Translate ``sentences``, none of them blank, on the server at ``url``.
 
     Args:
         concurrency: requests under way at any time.
         batch: sentences per request. If one sentence is refused, the whole request is.
+        timeout: seconds to wait for the answer to a request.
 
     Raises:
-        UserError: no tritonclient, no server, or a refused sentence; the message has its line.
+        UserError: no tritonclient, no server, no answer in time, or a refused sentence; the message has
+            its line.
     """
     try:
         grpc = importlib.import_module("tritonclient.grpc.aio")
@@ -71,7 +79,7 @@ async def translate(
             source.set_data_from_numpy(np.array([[text.encode()] for text in texts], object))
             sent = time.perf_counter()
             try:
-                result = await client.infer(TRANSLATE, [source])
+                result = await client.infer(TRANSLATE, [source], client_timeout=timeout)
             except errors as error:
                 raise UserError(f"{url}, line {first + 1}: {error.message()}") from error
             latencies.append((time.perf_counter() - sent) * 1e3)
@@ -116,6 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--url", default="localhost:8001", help="gRPC address of the server")
     add_count(parser, "--concurrency", 32, "requests under way", 10_000)
     add_count(parser, "--batch", 1, "sentences per request", 1 << 20)
+    add_count(parser, "--timeout", TIMEOUT, "seconds to wait for the answer to a request", 86_400)
     parser.add_argument("--measure", type=Path, metavar="JSON", help="write rate and latencies")
     args = parser.parse_args(argv)
     sentences = list(decode_lines(standard_input(), "stdin"))
@@ -124,7 +133,9 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"line {number} is empty; give one sentence per line")
     if not sentences:
         raise UserError("no sentences on stdin; give one per line")
-    measured = asyncio.run(translate(args.url, sentences, args.concurrency, args.batch))
+    measured = asyncio.run(
+        translate(args.url, sentences, args.concurrency, args.batch, args.timeout)
+    )
     for number, warning in enumerate(measured.warnings, start=1):
         if warning:
             print(f"warning: line {number}: {warning}", file=sys.stderr)

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+import time
 from concurrent import futures
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def upper_case_server():
             assert request.model_name == "lite_translate"
             assert request.inputs[0].name == "TEXT"
             assert list(request.inputs[0].shape) == [len(texts), 1]
+            if b"slow" in texts:
+                time.sleep(2)
             if b"bad" in texts:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the text is bad")
             reply = service_pb2.ModelInferResponse(model_name=request.model_name)
@@ -72,6 +75,14 @@ def test_a_repository_without_warnings_is_named(upper_case_server):
     url, _ = upper_case_server
     with pytest.raises(UserError, match=r"has no output WARNING; write its repository again"):
         asyncio.run(client.translate(url, ["old"]))
+
+
+def test_a_server_that_does_not_answer_is_one_line(upper_case_server):
+    url, _ = upper_case_server
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"line 2: .*(?i:deadline)"):
+        asyncio.run(client.translate(url, ["a", "slow"], timeout=0.3))
+    assert time.monotonic() - start < 1.5
 
 
 def test_a_refused_sentence_is_named_by_its_line(upper_case_server):

@@ -3,6 +3,7 @@
 matplotlib is imported when something is drawn. Every function writes a PNG.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,20 @@ DPI = 130
 MANY = 40  # points of a line; it is drawn without dots
 _SMALL = 7.5
 _LABEL_HEIGHT = 9.5  # points between two names at the end of lines
+_HEIGHTS = (
+    3,
+    -9,
+    14,
+    -20,
+    25,
+    -31,
+    36,
+    -42,
+    47,
+    -53,
+    58,
+    -64,
+)  # of a label above its point, best first
 
 
 class Panel(NamedTuple):
@@ -162,16 +177,20 @@ def points(
         axes.plot(
             *zip(*chosen, strict=True), color=colour[name], marker="o", ms=4, lw=0.8, label=name
         )
-        for label, at in named.items():
-            axes.annotate(
-                label, at, (4, 4), textcoords="offset points", color=colour[name], fontsize=_SMALL
-            )
     axes.set_xscale("log")
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.margins(0.12)
     plain_ticks(axes.xaxis)
     axes.legend(fontsize=_SMALL, frameon=False)
+    _label_points(
+        axes,
+        [
+            (label, at, colour[name])
+            for name, named in series.items()
+            for label, at in named.items()
+        ],
+    )
     save(figure, title, path)
 
 
@@ -243,6 +262,53 @@ def _name_lines(axes: Sequence[Any], panels: Sequence[Panel], colour: Mapping[st
             annotation_clip=False,
             arrowprops=line if panel is last else None,
         )
+
+
+def _label_points(axes: Any, labels: Sequence[tuple[str, Point, Any]]) -> None:
+    """Write each label, in its colour, near its point, where it covers no other label, point or legend.
+
+    A thin line leads to a label that is further away. One without a free place stands at the first place.
+    """
+    from matplotlib.transforms import Bbox
+
+    axes.figure.draw_without_rendering()  # places the axes
+    pixels = axes.figure.dpi / 72
+    frame = axes.get_window_extent()
+    places = axes.transData.transform([at for _, at, _ in labels])
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in places]
+    taken.append(axes.get_legend().get_window_extent())
+    for (label, at, colour), (x, y) in zip(labels, places, strict=True):
+        probe = axes.text(0, 0, label, fontsize=_SMALL)
+        width, height = probe.get_window_extent().size
+        probe.remove()
+        boxes = {
+            (side, up): Bbox.from_bounds(
+                x + 4 * pixels if side == "left" else x - 4 * pixels - width,
+                y + up * pixels,
+                width,
+                height,
+            )
+            for up, side in itertools.product(_HEIGHTS, ("left", "right"))
+        }
+        free = (
+            place
+            for place, box in boxes.items()
+            if not box.count_overlaps(taken) and frame.contains(*box.p0) and frame.contains(*box.p1)
+        )
+        side, up = chosen = next(free, ("left", _HEIGHTS[0]))
+        taken.append(boxes[chosen])
+        line = {"arrowstyle": "-", "color": colour, "lw": 0.4}
+        axes.annotate(
+            label,
+            at,
+            (4 if side == "left" else -4, up),
+            textcoords="offset points",
+            ha=side,
+            va="bottom",
+            color=colour,
+            fontsize=_SMALL,
+            arrowprops=line if abs(up) > _LABEL_HEIGHT else None,
+        ).set_in_layout(False)
 
 
 def _apart(heights: Sequence[float], least: float) -> list[float]:

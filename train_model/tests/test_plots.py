@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from matplotlib.text import Text
 
 from train_model import plots
 
@@ -62,6 +63,21 @@ def test_lines_write_a_png(tmp_path, log):
 def test_lines_of_nothing_write_a_png(tmp_path, rows):
     plots.lines(tmp_path / "a.png", "title", rows, "tokens", "ms")
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+
+
+def test_labels_of_near_points_do_not_overlap(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, title, path: figures.append(figure))
+    series = {
+        "native": {"fp32, beam 1": (195.0, 33.26), "int8, beam 1": (193.0, 33.17)},
+        "rival": {"fp32, beam 5": (190.0, 33.2), "far": (10.0, 12.0)},
+    }
+    plots.points(tmp_path / "a.png", "title", series, "sentences/s", "BLEU")
+    (axes,) = figures[0].axes
+    figures[0].draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == [*series["native"], *series["rival"]]
+    assert all(box.count_overlaps(boxes) == 1 for box in boxes)  # itself
 
 
 def test_dots_write_a_png(tmp_path):

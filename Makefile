@@ -127,8 +127,10 @@ EACH_PRECISION := $(subst $(comma), ,$(PRECISION))
 # Graphs for our plugins, which ONNX Runtime runs too, or of standard operators alone if PLUGINS=none is given.
 PATCHED_FORM := $(if $(filter none,$(PLUGINS)),.plain)
 PATCHED := $(EACH_PRECISION:%=$(BUILD)/model.%$(PATCHED_FORM).onnx)
-# ONNX Runtime searches in FP32 and INT8 alone.
-ORT_GRAPHS := $(if $(filter autoregressive,$(word 2,$(ANSWER))),,$(EACH_PRECISION:%=$(BUILD)/model.%.onnx))
+# ONNX Runtime searches in FP32 and INT8 alone. FP8 needs no graph, but the ranges of INT8.
+WITH_GRAPH := $(filter-out fp8,$(EACH_PRECISION))
+ORT_GRAPHS := $(if $(filter autoregressive,$(word 2,$(ANSWER))),,$(WITH_GRAPH:%=$(BUILD)/model.%.onnx)) \
+  $(if $(filter fp8,$(EACH_PRECISION)),$(QUANTIZED))
 # A one-pass network is written in two halves as well, both at once, and the decoder stands for both.
 half_of = $(BUILD)/model$(1)$(if $(STEPS),,.decoder).onnx
 SPLIT := $(call half_of,)
@@ -381,7 +383,7 @@ endif
 FIND_COMPILER = $(or $(if $(filter-out default undefined,$(origin CXX)),$(CXX)),$(shell command -v c++ || command -v g++ || command -v clang++))
 COMPILER := $(if $(filter translate compare,$(MAKECMDGOALS)),$(FIND_COMPILER))
 IS_NATIVE := $(filter native,$(RUNNER))$(if $(filter PRECISION RUNNER DEVICE,$(GIVEN)),,$(COMPILER))
-GRAPH := $(if $(filter PRECISION,$(GIVEN)),$(patsubst int8,qdq,$(filter-out fp32,$(EACH_PRECISION))))
+GRAPH := $(if $(filter PRECISION,$(GIVEN)),$(patsubst int8,qdq,$(filter-out fp32,$(WITH_GRAPH))))
 GRAPH := $(GRAPH:%=.%)
 TRANSLATED := $(if $(filter torch cuda-graph trt%,$(RUNNER)),,$(if $(and $(NATIVE),$(IS_NATIVE)),$(NATIVE),$(if $(filter ort,$(RUNNER)),$(BUILD)/model$(GRAPH).onnx,$(call half_of,$(GRAPH)))))
 translate: model-has-text $(TRANSLATED)  ## translate TEXT="...", stdin, or what you type (N_BEST= CANDIDATES= UNKNOWN= ON_ERROR= FORMAT=, TRANSLATE= passes options)

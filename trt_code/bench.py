@@ -89,7 +89,11 @@ class Bench:
     ):
         self._files, self._device, self._options = files, device, options
         self._repeats, self._seconds = repeats, seconds
-        with self.create("torch", "fp32") as reference:
+        try:
+            reference = self.create("torch", "fp32")
+        except Unavailable as reason:
+            raise UserError(f"the reference cannot run: {reason}") from None
+        with reference:
             self._inputs, self.notes = make_inputs(files, shapes, reference.config)
             self._expected = [reference.run(tokens) for tokens in self._inputs]
         self._torch_agreements: dict[str, list[Agreement] | None] = {}
@@ -133,13 +137,15 @@ class Bench:
             row["check"] = "reference"
         else:
             agreement = compare(output, self._expected[index])
+            # PyTorch has no FP8 network; INT8 has as many bits
+            yardstick = "int8" if runner.precision == "fp8" else runner.precision
             row["acc"], row["a0"] = agreement.tokens, agreement.absolute
             row["r0"], row["path"] = agreement.relative, agreement.path
             row["check"] = verdict(
                 agreement,
                 runner.name,
-                runner.precision,
-                lambda: self._torch_agreement(runner.precision, index),
+                yardstick,
+                lambda: self._torch_agreement(yardstick, index),
             )
         if row["check"] == "Bad":
             row["reason"] = "not timed"

@@ -57,6 +57,8 @@ def _gpu() -> str:
 
     query = ("--query-gpu=driver_version", "--format=csv,noheader")
     driver = (_output("nvidia-smi", *query) or "unknown").splitlines()[0]
+    if not torch.cuda.is_available():  # the runners then say what is missing
+        return "no GPU"
     return f"{torch.cuda.get_device_name()}, driver {driver}, CUDA {torch.version.cuda}"
 
 

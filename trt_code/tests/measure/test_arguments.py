@@ -2,8 +2,10 @@
 
 import argparse
 import importlib
+import sys
 
 import pytest
+import torch
 
 from train_model.cli import Parser, UserError, number, whole_number
 from trt_code import arguments
@@ -177,3 +179,20 @@ def test_lists_of_runners_have_rivals_only_where_asked():
     assert (given.runner, given.precision) == (names(), ["fp32", "fp16"])
     with pytest.raises(UserError, match="no runner 'torch-compile'"):
         parser.parse_args(["--runner", "torch-compile"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        ("bench", ["--runner", "cuda-graph", "--precision", "fp8"]),
+        ("evaluate", ["--runner", "cuda-graph", "--precision", "fp16", "--limit", "2"]),
+        ("measure.sweep", ["--blocks", "cuda-graph:fp16", "--batches", "1", "--lengths", "8"]),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_one_line(module, options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x"])
+    program = importlib.import_module(f"trt_code.{module}")
+    given = ["--model", "demo", "--device", "cuda", "--output", str(tmp_path / "out"), *options]
+    with pytest.raises(UserError, match=r"(no CUDA GPU|none of the runners can run)"):
+        program.main(given)

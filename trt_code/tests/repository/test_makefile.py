@@ -33,7 +33,7 @@ LOCKED_EXTRAS = (
 DOCTOR_FILES = ["trt_code/__init__.py", "trt_code/doctor.py"]
 DOCTOR_FILES += ["trt_code/headers.py", "trt_code/engine/install.py", "trt_code/engine/__init__.py"]
 DOCTOR_FILES += [f"trt_code/engine/{name}.py" for name in ("gpu", "library_alias", "tensorrt_api")]
-DOCTOR_FILES += [f"train_model/{name}.py" for name in ("__init__", "cli", "interrupt")]
+DOCTOR_FILES += [f"train_model/{name}.py" for name in ("__init__", "cli", "interrupt", "scratch")]
 DOCTOR_FILES += [
     "train_model/documents.py",
     "train_model/model_folder.py",

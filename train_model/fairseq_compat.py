@@ -101,16 +101,24 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _allow_checkpoint_classes() -> None:
-    """Allow fairseq's loader to unpickle the classes that fairseq's trainer writes, and no others."""
+    """Allow fairseq's loader to unpickle the classes that fairseq's trainer writes, and no others.
+
+    The loader then raises ``UserError`` for a file that is no checkpoint.
+    """
     import torch
     from fairseq import checkpoint_utils
 
     load, allowed = checkpoint_utils.load_checkpoint_to_cpu, _checkpoint_classes()
 
     @functools.wraps(load)
-    def load_checkpoint_to_cpu(*args, **kwargs):
-        with torch.serialization.safe_globals(allowed):
-            return load(*args, **kwargs)
+    def load_checkpoint_to_cpu(path, *args, **kwargs):
+        try:
+            with torch.serialization.safe_globals(allowed):
+                return load(path, *args, **kwargs)
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # a file of another kind raises many types of errors
+            raise UserError(f"{path} is damaged or no checkpoint of a training") from error
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
 

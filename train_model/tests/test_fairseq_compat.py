@@ -43,3 +43,15 @@ def test_a_copy_that_may_not_overwrite_does_not(path_manager, tmp_path):
     target.write_bytes(b"old")
     assert not path_manager.copy(str(source), str(target))
     assert target.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    "content", [b"root:x:0:0\n", b"", b"PK\x03\x04 and no archive", b"\x80\x02N."]
+)
+def test_a_file_that_is_no_checkpoint_is_one_line(content, path_manager, tmp_path):
+    from fairseq import checkpoint_utils
+
+    path = tmp_path / "restored.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"restored\.pt is damaged or no checkpoint of a training"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))

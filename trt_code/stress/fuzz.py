@@ -334,7 +334,7 @@ class Targets:
         how: Damage | None = None
         if chance.random() < 0.7:
             name = chance.choice(["program", "program", "config"])
-            changed = damage_json(metadata[name].encode(), chance).decode(errors="surrogateescape")
+            changed = damage_json(metadata[name].encode(), chance).decode(errors="replace")
             metadata, how = metadata | {name: changed}, _whole
         content = safetensors.numpy.save(tensors, metadata)
         self._write(f"native/model{SUFFIX}", content, chance, how)

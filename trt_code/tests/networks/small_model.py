@@ -89,7 +89,7 @@ class SmallModel:
         """Build a runner's files, then make the runner."""
         declared = spec(name, self.files.family)
         assert declared is not None
-        if precision == "int8":
+        if precision in ("int8", "fp8"):
             self.quantized  # noqa: B018
         if declared.reads == "onnx":
             exported = (precision, device) == ("int8", "cpu")

@@ -72,7 +72,7 @@ def equal_share(runner: Runner, reference: Runner) -> float:
 
 def check(small: SmallModel, cell: Cell) -> None:
     """Compare a cell's tokens with the reference's."""
-    if cell.precision == "int8":
+    if cell.precision in ("int8", "fp8"):
         pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed (make env)")
     with (
         small.runner("torch", reference_precision(cell), "cpu") as reference,

@@ -118,7 +118,9 @@ def _allow_checkpoint_classes() -> None:
         except (MemoryError, OSError):
             raise
         except Exception as error:  # a file of another kind raises many types of errors
-            raise UserError(f"{path} is damaged or no checkpoint of a training") from error
+            raise UserError(
+                f"{path} is damaged or no checkpoint of a training; remove it or name another one"
+            ) from error
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
 

@@ -18,7 +18,6 @@ import dataclasses
 import errno
 import math
 import os
-import pickle
 import re
 import sys
 import time
@@ -94,11 +93,6 @@ def _run_fairseq(arguments: list[str]) -> None:
         with _command_line(arguments), _forecast(fairseq_train, begun):
             fairseq_train.cli_main(modify_parser=_raise_on_error)
     except Exception as error:
-        damaged = isinstance(error, pickle.UnpicklingError | EOFError)
-        if damaged or "PytorchStreamReader" in str(error):
-            raise UserError(
-                f"the last checkpoint in {arguments[2]} is damaged; remove it"
-            ) from error
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG)
         if full or "PytorchStreamWriter" in str(error):
             raise UserError(

@@ -33,7 +33,7 @@ _UNBOUNDED = (
         "SplitToSequence",
     ),
 )
-"""Operators that no graph of this project has, and whose sizes nothing here knows."""
+"""Operators whose sizes cannot be computed here; no graph of this project has them."""
 _MAKES = ("ConstantOfShape", "Expand", "Tile", "Range")
 _GROWS = (*_MAKES, "OneHot", "Pad", "Resize", "Upsample")
 _UNKNOWN = "makes a tensor whose size depends on more than the input's size"
@@ -127,7 +127,7 @@ def _computed(model: onnx.ModelProto) -> str | None:
     standard = all(node.domain in ("", "ai.onnx") for node in graph.node)
     growing = _GROWS
     if any(node.op_type == "NonZero" for node in graph.node):
-        growing += ("Concat",)  # doubles what it is given, and behind NonZero no size is known
+        growing += ("Concat",)  # can double its input; behind NonZero its size is not known
     for node in graph.node:
         name = f"node {node.name} ({node.op_type})"
         if any(math.prod(shapes.get(output, ())) > MAX_COMPUTED for output in node.output):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PENDING = ".pending-"
-"""How the names of records begin whose renames a killed process has not finished (file_sets.py)."""
+"""The start of the names of records of renames, which a killed process leaves unfinished (file_sets.py)."""
 _MARK = ".partial-"
 _LONGEST_NAME = 200  # of 255 bytes, so that the mark and the random part fit
 
@@ -60,7 +60,7 @@ def scratch_folder(target: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove the folders with names that start with ``prefix`` whose lock nobody holds."""
+    """Remove the folders whose names start with ``prefix`` and whose locks nobody holds."""
     with os.scandir(parent) as entries:
         found = [
             entry.path

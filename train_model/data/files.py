@@ -90,7 +90,7 @@ def decode_lines(
             wrong = block.rfind(b"\n", 0, error.start) + 1  # where its line begins
             text = block[:wrong].decode()
         lines = text.split("\n")
-        if not lines[-1]:  # what follows the last line feed is no line
+        if not lines[-1]:  # nothing follows the last line feed
             lines.pop()
         if "\r" in text:
             lines = [line.removesuffix("\r") for line in lines]

@@ -1,4 +1,4 @@
-"""A cache of what a function returns for words, whose memory has a bound."""
+"""A cache of a function's results for words, with bounded memory."""
 
 from collections.abc import Callable
 from typing import Any

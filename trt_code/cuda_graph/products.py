@@ -15,7 +15,7 @@ from train_model.models.quantized import QuantizedLinear
 lite = torch.ops.lite
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
-SIZES_OF = 16  # cuBLASLt multiplies FP8 matrices whose inputs and outputs are multiples of this
+SIZE_MULTIPLE = 16  # cuBLASLt needs multiples of this as inputs and outputs of FP8 layers
 
 
 def low_precision(x: Tensor, fp8_factor: float | None) -> Tensor:
@@ -116,7 +116,7 @@ class Weights:
         """
         result_factor = None if reader is None else reader.fp8_factor
         quantized = self.fp8 and isinstance(layer, QuantizedLinear)
-        if quantized and all(size % SIZES_OF == 0 for size in layer.weight.shape):
+        if quantized and all(size % SIZE_MULTIPLE == 0 for size in layer.weight.shape):
             return self._fp8_linear(layer, result_factor)
         return dataclasses.replace(self.plain_linear(layer), result_factor=result_factor)
 

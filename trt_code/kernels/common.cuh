@@ -207,7 +207,7 @@ __device__ __forceinline__ void storeVector(T* to, const float (&values)[N]) {
   }
 }
 
-/// The same for FP8, whose conversion takes two numbers.
+/// Stores floats as FP8. One instruction converts two of them.
 template <int N>
 __device__ __forceinline__ void storeVector(Fp8* to, const float (&values)[N]) {
   if constexpr (N % 2 == 0) {

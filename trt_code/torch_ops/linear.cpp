@@ -107,7 +107,7 @@ class Problem {
         alpha_(alpha),
         x_(x.data_ptr()),
         weight_(weight.data_ptr()),
-        // cuBLASLt refuses an FP8 result in place of the residual, whose type is another
+        // cuBLASLt refuses to write FP8 over the residual, since their types differ
         residual_(residual                                ? residual->data_ptr()
                   : y.scalar_type() == at::kFloat8_e4m3fn ? nullptr
                                                           : y.data_ptr()),

@@ -99,6 +99,9 @@ ASK = $(ANY_PYTHON) -m train_model.model_folder
 WITHOUT_MODEL := help doctor env lock import models download corpus train distill model-stats plugins torch-ops \
   report compare test test-slow test-gpu test-ray lint audit clean needs-% .venv/% build/lock/% build/audit/%
 ifneq ($(filter-out $(WITHOUT_MODEL),$(or $(MAKECMDGOALS),help)),)
+ifeq ($(strip $(MODEL)),)
+$(error MODEL= is empty; give a name of `make models`, or the path of a folder)
+endif
 ANSWER := $(shell $(ASK) --make $(call quoted,$(MODEL)) 2>&1)
 # The answer has five words, and the last one is "random" or "file". An error message may have five words too.
 ifneq ($(words $(ANSWER)) $(filter random file,$(word 5,$(ANSWER))),5 $(word 5,$(ANSWER)))

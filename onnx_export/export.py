@@ -11,10 +11,9 @@ reach; see ``onnx_export/export_split.py``. Iterative and autoregressive network
 """
 
 import argparse
-from pathlib import Path
 
 from onnx_export.families import exporter
-from train_model.cli import Parser, check_output, run
+from train_model.cli import Parser, check_output, path_argument, run
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint
 
@@ -22,8 +21,10 @@ from train_model.models.checkpoint import load_checkpoint
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, required=True, help="fairseq checkpoint (.pt)")
-    parser.add_argument("--output", type=Path, required=True, help="ONNX file to write")
+    parser.add_argument(
+        "--checkpoint", type=path_argument, required=True, help="fairseq checkpoint (.pt)"
+    )
+    parser.add_argument("--output", type=path_argument, required=True, help="ONNX file to write")
     parser.add_argument(
         "--fold",
         action=argparse.BooleanOptionalAction,

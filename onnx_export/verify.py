@@ -8,18 +8,20 @@ With ``--split`` it is the two files of ``onnx_export.export --split`` that run.
 the family: see ``onnx_export/verify_one_pass.py`` and ``onnx_export/verify_ar.py``.
 """
 
-from pathlib import Path
-
 from onnx_export.families import exporter
-from train_model.cli import Parser, add_count, run
+from train_model.cli import Parser, add_count, path_argument, run
 from train_model.models.checkpoint import load_checkpoint
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, required=True, help="fairseq checkpoint (.pt)")
-    parser.add_argument("--onnx", type=Path, required=True, help="the file exported from it")
+    parser.add_argument(
+        "--checkpoint", type=path_argument, required=True, help="fairseq checkpoint (.pt)"
+    )
+    parser.add_argument(
+        "--onnx", type=path_argument, required=True, help="the file exported from it"
+    )
     add_count(parser, "--seed", 0, "seed of the random sources", least=0)
     parser.add_argument("--split", action="store_true", help="the files of export --split")
     add_count(parser, "--more", 0, "batches of 16 after the grid", least=0)

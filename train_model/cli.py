@@ -5,12 +5,13 @@ import contextlib
 import fcntl
 import io
 import math
+import numbers
 import os
 import re
 import select
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -55,10 +56,20 @@ program: str | None = None
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` that raises ``UserError`` for arguments it cannot use."""
+    """An ``ArgumentParser`` that raises ``UserError`` for arguments it cannot use, and for empty values."""
 
     def __init__(self, *, prog: str | None = None, **options: Any):
         super().__init__(prog=program or prog, **options)
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        found, others = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(found, action.dest, None)
+            values = value if isinstance(value, list) else [value]
+            given = value is not action.default and action.option_strings
+            if given and any(isinstance(one, str) and not one.strip() for one in values):
+                self.error(f"{action.option_strings[0]} is empty; give a value or leave it out")
+        return found, others
 
     def error(self, message: str) -> NoReturn:
         # argparse writes "argument --beam: is at least 1", where a number's type gives the second half
@@ -109,10 +120,38 @@ def _bounded(value: float, text: str, least: float, most: float, what: str) -> f
     )
 
 
-def check_number(name: str, value: float | None, least: float, most: float = MAX_NUMBER) -> None:
-    """Raise ``UserError`` if a given option of a function is not from ``least`` to ``most``."""
-    if value is not None and not least <= value <= most:
+def check_number(name: str, value: float, least: float, most: float = MAX_NUMBER) -> None:
+    """Raise ``UserError`` if an option of a function is not a number from ``least`` to ``most``.
+
+    It is a whole number if ``least`` is an int.
+    """
+    kind = numbers.Integral if isinstance(least, int) else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        what = "a whole number" if isinstance(least, int) else "a number"
+        raise UserError(f"{name} is {what}, not {repr(value)[:40]}")
+    if not least <= value <= most:
         raise UserError(f"{name} is from {least:.10g} to {most:.10g}, not {str(value)[:40]}")
+
+
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Raise ``UserError`` if an option of a function is not one of ``known``."""
+    if value not in known:
+        raise UserError(f"{name} is one of {', '.join(known)}, not {repr(value)[:40]}")
+
+
+def check_path(name: str, value: object) -> Path:
+    """Return an option of a function that names a file or a folder; ``UserError`` for another value."""
+    if not isinstance(value, str | os.PathLike) or not _is_path(os.fspath(value)):
+        raise UserError(f"{name} is a path, not {repr(value)[:40]}")
+    return Path(value)
+
+
+def _is_path(text: str) -> bool:
+    """Whether ``text`` can name a file; an empty name would be the current folder."""
+    try:
+        return bool(text.strip()) and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def add_count(
@@ -132,9 +171,16 @@ def add_count(
     )
 
 
+def path_argument(text: str) -> Path:
+    """The type of an argument that names a file or a folder."""
+    if not _is_path(text):
+        raise argparse.ArgumentTypeError(f"is a path, not {text[:40]!r}")
+    return Path(text)
+
+
 def output_folder(text: str) -> Path:
     """The type of an argument that names a folder to write into; it need not exist."""
-    folder = Path(text)
+    folder = path_argument(text)
     if folder.exists() and not folder.is_dir():
         raise argparse.ArgumentTypeError(f"is a folder, and {text[:200]} is a file")
     return folder

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from train_model.cli import Parser, UserError, check_output, run
+from train_model.cli import Parser, UserError, check_output, path_argument, run
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.safetensors_file import SUFFIX, save_compact
 
@@ -43,8 +43,10 @@ def compact(checkpoint: Path, output: Path) -> dict:
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of a training")
-    parser.add_argument("--output", type=Path, required=True, help="a .safetensors file")
+    parser.add_argument(
+        "--checkpoint", type=path_argument, required=True, help="checkpoint of a training"
+    )
+    parser.add_argument("--output", type=path_argument, required=True, help="a .safetensors file")
     arguments = parser.parse_args(argv)
     check_output(arguments.output, arguments.checkpoint)
     options = compact(arguments.checkpoint, arguments.output)

@@ -26,7 +26,16 @@ import torch
 from torch import Tensor, nn
 
 from train_model import fairseq_compat, ray_cluster
-from train_model.cli import MAX_NUMBER, Parser, UserError, add_count, atomic_path, number, run
+from train_model.cli import (
+    MAX_NUMBER,
+    Parser,
+    UserError,
+    add_count,
+    atomic_path,
+    number,
+    path_argument,
+    run,
+)
 from train_model.data.binary import write_binary
 from train_model.data.corpora import DISTILLED, prepare
 from train_model.data.dictionary import PAD, Dictionary
@@ -36,7 +45,7 @@ from train_model.documents import WRONG_FORM, read_json, used
 from train_model.models.architectures import architecture_of
 from train_model.models.beam_search import Hypothesis, beam_search
 from train_model.models.checkpoint import load_checkpoint
-from train_model.models.hypotheses import SearchOptions
+from train_model.models.hypotheses import MAX_BEAM, SearchOptions, check_beam
 from train_model.models.incremental import IncrementalDecoder
 from train_model.progress import task
 
@@ -104,8 +113,7 @@ def distill(
     Raises:
         UserError: the corpus or the teacher is missing, or they do not belong together, or no pair is left.
     """
-    if n_best > options.beam:
-        raise UserError(f"{n_best} translations of each source need a beam of at least {n_best}")
+    check_beam(options.beam, n_best)
     original = prepare(corpus, build_dir)
     folder = Path(build_dir) / "data" / f"{corpus}{DISTILLED}"
     stem = original / f"train.{'-'.join(languages)}.{languages[0]}"
@@ -298,11 +306,13 @@ def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", default="demo", help="default demo")
-    parser.add_argument("--teacher", type=Path, required=True, help="autoregressive checkpoint")
+    parser.add_argument(
+        "--teacher", type=path_argument, required=True, help="autoregressive checkpoint"
+    )
     parser.add_argument("--languages", nargs=2, default=["en", "de"], help="default en de")
-    add_count(parser, "--beam", 4, "hypotheses; 1 is greedy")
+    add_count(parser, "--beam", 4, "hypotheses; 1 is greedy", MAX_BEAM)
     parser.add_argument("--lenpen", type=number(-10, 10), default=0.6, help="default 0.6")
-    add_count(parser, "--n-best", 1, "translations of each source")
+    add_count(parser, "--n-best", 1, "translations of each source", MAX_BEAM)
     pairs = parser.add_argument_group("pairs to leave out; default: none")
     pairs.add_argument(
         "--max-ratio",
@@ -319,9 +329,12 @@ def main(argv: list[str] | None = None) -> None:
     pairs.add_argument(
         "--min-score", type=number(-MAX_NUMBER), metavar="X", help="lowest score of a translation"
     )
-    parser.add_argument("--build-dir", default="build", help="default build")
+    parser.add_argument("--build-dir", type=path_argument, default="build", help="default build")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="default: cuda if there is a GPU",
     )
     parser.add_argument(
         "--ray",
@@ -330,6 +343,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     ray_cluster.add_arguments(parser)
     arguments = parser.parse_args(argv)
+    if not arguments.ray and (arguments.address or arguments.workers):
+        raise UserError(
+            "--address and --workers are for a run with --ray; add it, or leave them out"
+        )
     options = SearchOptions(beam=arguments.beam, len_penalty=arguments.lenpen)
     with contextlib.ExitStack() as stack:
         write_parts = None

@@ -22,7 +22,7 @@ import torch
 import yaml
 from torch import nn
 
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, path_argument, run
 from train_model.data.dictionary import BOS, EOS, SPECIAL_IDS, SPECIALS, UNK, Dictionary
 from train_model.data.files import check_parallel, read_lines
 from train_model.data.moses import marks_in
@@ -279,24 +279,34 @@ def _parser() -> Parser:
         prog="python -m train_model.import_model", description=__doc__.partition("\n")[0]
     )
     add = parser.add_argument
-    add("--from", dest="source", type=Path, metavar="PATH", help="data-bin folder or hub archive")
+    add(
+        "--from",
+        dest="source",
+        type=path_argument,
+        metavar="PATH",
+        help="data-bin folder or hub archive",
+    )
     add("--like", metavar="MODEL", help="take dictionaries, text and languages of another model")
     add(
         "--checkpoint",
-        type=Path,
+        type=path_argument,
         help="fairseq's .pt, or .safetensors with a model.yaml next to it",
     )
-    add("--src-dict", type=Path, help="the source's dictionary, dict.*.txt")
-    add("--tgt-dict", type=Path, help="the target's; default: the source's")
-    add("--codes", type=Path, help="merges of subword-nmt, or a SentencePiece model (.model)")
-    add("--target-codes", type=Path, help="the target's, if it has its own")
+    add("--src-dict", type=path_argument, help="the source's dictionary, dict.*.txt")
+    add("--tgt-dict", type=path_argument, help="the target's; default: the source's")
+    add(
+        "--codes",
+        type=path_argument,
+        help="merges of subword-nmt, or a SentencePiece model (.model)",
+    )
+    add("--target-codes", type=path_argument, help="the target's, if it has its own")
     add("--languages", metavar="SRC-TGT", help="such as en-de")
-    add("--test-src", type=Path, help="test text, one sentence per line")
-    add("--test-tgt", type=Path, help="its translations")
+    add("--test-src", type=path_argument, help="test text, one sentence per line")
+    add("--test-tgt", type=path_argument, help="its translations")
     add("--name", help="name of the new folder in data_model; default: that of --from, or mine")
     add(
         "--models",
-        type=Path,
+        type=path_argument,
         default=DATA if IN_CHECKOUT else Path("."),
         help="where the folder is made; default: data_model, or here for an installed package",
     )
@@ -313,7 +323,11 @@ def _parser() -> Parser:
     add("--aggressive-dashes", action=argparse.BooleanOptionalAction, help="Moses' option -a")
     add("--escape", action=argparse.BooleanOptionalAction, help="the opposite of Moses' -no-escape")
     add("--case", choices=CHOICES["case"], help="default: keep")
-    add("--truecase-model", type=Path, help="model of Moses' truecaser, with --case truecase")
+    add(
+        "--truecase-model",
+        type=path_argument,
+        help="model of Moses' truecaser, with --case truecase",
+    )
     add(
         "--unknown",
         choices=CHOICES["unknown"],

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from train_model.cli import UserError
+from train_model.data.transfer import ARCHIVE_ERRORS, archive_members
 from train_model.models.fairseq_file import read_checkpoint
 
 # File names in a data-bin folder or a hub archive; the first that exists is used.
@@ -133,7 +134,7 @@ def unpacked(source: Path) -> Iterator[Path]:
         folder = Path(scratch)
         try:
             _unpack(source, folder)
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        except ARCHIVE_ERRORS as error:
             raise UserError(f"{source} is a damaged archive: {error}; get it again") from error
         yield folder
 
@@ -142,7 +143,7 @@ def _unpack(source: Path, folder: Path) -> None:
     """Copy the archive's ordinary files into ``folder``; ignores their paths, and links."""
     left = MAX_UNPACKED
     with tarfile.open(source) as archive:
-        for number, member in enumerate(archive):
+        for number, member in enumerate(archive_members(archive)):
             if number >= MAX_MEMBERS:
                 raise UserError(
                     f"{source} has more than {MAX_MEMBERS} files; unpack it and give the folder"

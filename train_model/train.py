@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from train_model import fairseq_compat, recipe
-from train_model.cli import MAX_THREADS, Parser, UserError, one_at_a_time, run
+from train_model.cli import MAX_THREADS, Parser, UserError, one_at_a_time, path_argument, run
 from train_model.data.corpora import DISTILLED, prepare
 
 WARM_UPDATES, TIMED_UPDATES = 3, 20
@@ -267,7 +267,7 @@ def main(argv: list[str] | None = None) -> None:
         "--corpus",
         help="another corpus than the recipe's, with the same languages",
     )
-    parser.add_argument("--build-dir", default="build", help="default build")
+    parser.add_argument("--build-dir", type=path_argument, default="build", help="default build")
     options = parser.parse_args(argv)
     chosen = recipe.load(options.recipe, options.set)
     if options.corpus:

@@ -18,16 +18,17 @@ from train_model.cli import (
     add_count,
     number,
     output_folder,
+    path_argument,
     size,
 )
 from train_model.model_folder import MODEL_HELP, ModelFolder
 from train_model.models.architectures import Family
+from train_model.models.hypotheses import MAX_BEAM, check_beam
 from train_model.models.refinement import MAX_ITERATIONS
 from trt_code import runners
 from trt_code.devices import default_device, processors
 from trt_code.engine.plan import CUDA_GRAPHS, KERNELS
 from trt_code.runners import PRECISIONS
-from trt_code.runners.base import MAX_BEAM
 from trt_code.runners.rescoring import Rescoring
 
 MAX_SIZE = 1 << 16
@@ -42,7 +43,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_build_dir(parser: argparse.ArgumentParser) -> None:
     """Add ``--build-dir``."""
-    parser.add_argument("--build-dir", default="build", help="folder of the built files (build)")
+    parser.add_argument(
+        "--build-dir", type=path_argument, default="build", help="folder of the built files (build)"
+    )
 
 
 def add_split(parser: argparse.ArgumentParser) -> None:
@@ -248,13 +251,19 @@ def engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def search_options(family: Family, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of a search for ``runners.create``; warns of those that the family does not have."""
+    """The options of a search for ``runners.create``; warns of those that the family does not have.
+
+    Raises:
+        UserError: the beam is smaller than ``--n-best``.
+    """
     why, ignored = _IGNORED[family]
     for option, harmless in ignored.items():
         value = getattr(arguments, option)
         if value is not None and value != harmless:
             name = option.replace("_", "-")
             print(f"warning: --{name} {value} is ignored: {why}", file=sys.stderr)
+    if family == "autoregressive":
+        check_beam(arguments.beam, getattr(arguments, "n_best", None))
     return {
         "beam": arguments.beam,
         "len_penalty": arguments.lenpen,

@@ -18,7 +18,15 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from train_model.cli import Parser, UserError, atomic_path, check_output, run, whole_number
+from train_model.cli import (
+    Parser,
+    UserError,
+    atomic_path,
+    check_output,
+    path_argument,
+    run,
+    whole_number,
+)
 from trt_code.engine import profiles as shapes
 from trt_code.engine.builder import BuildOptions, axis_ranges, build_plan
 from trt_code.engine.capabilities import PORTABLE, capabilities_argument, resolve_current
@@ -61,11 +69,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--onnx", type=Path, required=True, help="graph written by trt_code.onnx_surgeon")
-    add("--output", type=Path, required=True, help="plan to write; its JSON goes next to it")
+    add("--onnx", type=path_argument, required=True, help="graph written by trt_code.onnx_surgeon")
+    add(
+        "--output",
+        type=path_argument,
+        required=True,
+        help="plan to write; its JSON goes next to it",
+    )
     add(
         "--plugins",
-        type=Path,
+        type=path_argument,
         action="append",
         help="plugin library, repeatable (default: build/plugins/liblite_plugins_trt<major>.so "
         "if it exists)",
@@ -87,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--timing-cache",
-        type=Path,
+        type=path_argument,
         help="file of tactic timings, read if it exists and written afterwards (default: build/timing.cache; "
         "TensorRT RTX has none)",
     )
@@ -122,7 +135,12 @@ def _parser() -> argparse.ArgumentParser:
         help="build nothing if the plan is what this command would build: same options, graph, plugins, "
         "TensorRT and GPUs",
     )
-    add("--layer-report", type=Path, metavar="JSON", help="write the built layers, in detail")
+    add(
+        "--layer-report",
+        type=path_argument,
+        metavar="JSON",
+        help="write the built layers, in detail",
+    )
     add("--verbose", action="store_true", help="print everything that TensorRT logs")
     return parser
 

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, path_argument, run
 from train_model.scratch import scratch_folder
 from trt_code.doctor import HEADER, find_headers, header_version, require
 from trt_code.engine.tensorrt_api import RTX, choose_family, load_tensorrt, version_tuple
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--release", help=f"e.g. {NEWEST}; default: the release for the installed TensorRT"
     )
-    parser.add_argument("--output", type=Path, default=FOLDER, help=f"folder ({FOLDER})")
+    parser.add_argument("--output", type=path_argument, default=FOLDER, help=f"folder ({FOLDER})")
     parser.add_argument(
         "--source", default=REPOSITORY, help="address of the repository's files, or a mirror's"
     )

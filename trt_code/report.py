@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train_model import plots
-from train_model.cli import Parser, output_folder, run
+from train_model.cli import Parser, output_folder, path_argument, run
 from train_model.documents import read_json, used
 from train_model.tables import Column, Table, as_json, facts, not_run, write_files
 from trt_code.measure.machine import machine_name
@@ -112,7 +112,7 @@ def _blocks(results: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m trt_code.report", description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("build/bench/results.json"))
+    parser.add_argument("--results", type=path_argument, default=Path("build/bench/results.json"))
     parser.add_argument(
         "--output", type=output_folder, help="folder; that of the results if not given"
     )

@@ -9,7 +9,6 @@ of explanation if the run cannot go on.
 import argparse
 import hashlib
 import sys
-from pathlib import Path
 from typing import Any
 
 from train_model import ray_cluster
@@ -88,7 +87,7 @@ def translate_corpus(args: argparse.Namespace, files: ModelFolder, ray: Any) -> 
         options = {
             "runner": args.runner,
             "device": device,
-            "build_dir": args.build_dir and str(Path(args.build_dir).resolve()),
+            "build_dir": args.build_dir and str(args.build_dir.resolve()),
             "threads": args.threads,
             "max_tokens": args.max_tokens,
             "max_sentences": args.max_sentences,

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from train_model.cli import Parser, UserError, add_count, number, one_at_a_time, run
+from train_model.cli import Parser, UserError, add_count, number, one_at_a_time, path_argument, run
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import read_lines
 from train_model.data.transfer import (
     Ledger,
     NetworkError,
+    archive_members,
     fetch,
     refuse_impostor,
 )
@@ -225,12 +226,12 @@ def _unpack(archive: Path, folder: Path) -> None:
     staging = _staging(folder)
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            for member in tar:
+            for member in archive_members(tar):
                 name = wanted.pop(Path(member.name).name, None)
                 if name and member.isfile():
                     with tar.extractfile(member) as source, (staging / name).open("wb") as target:
                         shutil.copyfileobj(source, target)
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (tarfile.TarError, EOFError, ValueError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
             f"{archive} cannot be unpacked ({error}); delete it and run again"
         ) from error
@@ -259,7 +260,12 @@ def _without_marks(path: Path) -> Iterator[str]:
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="./download.sh", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("--output", type=Path, default=Path("data_model/wmt16"), help="folder for the files")
+    add(
+        "--output",
+        type=path_argument,
+        default=Path("data_model/wmt16"),
+        help="folder for the files",
+    )
     add("--mirror", help="take every file from this address instead of Google Drive and GitHub")
     parser.add_argument(
         "--timeout",

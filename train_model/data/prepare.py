@@ -6,7 +6,7 @@ Writes build/data/<corpus>. A stopped run continues where it stopped; a finished
 ``train_model.data.corpora`` lists the corpora.
 """
 
-from train_model.cli import Parser, run
+from train_model.cli import Parser, path_argument, run
 from train_model.data.corpora import CORPORA, prepare
 
 
@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--corpus", default="demo", help=f"one of: {', '.join(CORPORA)} (default demo)"
     )
-    parser.add_argument("--build-dir", default="build", help="default build")
+    parser.add_argument("--build-dir", type=path_argument, default="build", help="default build")
     options = parser.parse_args(argv)
     print(f"ready: {prepare(options.corpus, options.build_dir)}")
 

@@ -7,12 +7,14 @@ stopped. ``Ledger`` records size and SHA-256 of accepted files.
 import hashlib
 import http.client
 import json
+import lzma
 import sys
 import tarfile
 import time
 import urllib.error
 import urllib.request
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -131,7 +133,7 @@ def check_archive(path: Path) -> None:
     refuse_impostor(path)
     try:
         with tarfile.open(path, "r:gz") as tar:
-            for _ in tar:
+            for _ in archive_members(tar):
                 pass
     except ARCHIVE_ERRORS as error:
         with path.open("rb") as file:
@@ -142,8 +144,27 @@ def check_archive(path: Path) -> None:
         ) from error
 
 
-ARCHIVE_ERRORS = (tarfile.TarError, EOFError, zlib.error, OSError)
-"""The errors that reading a damaged .tgz raises."""
+MOST_UNPACKED = 1 << 33
+"""The most bytes of all files in an archive; a small archive may stand for any number of zeros."""
+ARCHIVE_ERRORS = (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError, OSError)
+"""The errors that reading a damaged archive raises."""
+
+
+def archive_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of an opened archive.
+
+    Raises:
+        ValueError: a member has a negative size, at which tarfile would begin again, or all of them have more
+            than ``MOST_UNPACKED`` bytes.
+    """
+    left = MOST_UNPACKED
+    for member in tar:
+        left -= member.size
+        if member.size < 0 or left < 0:
+            raise ValueError(
+                f"it has more than {MOST_UNPACKED} bytes, or a negative number of them"
+            )
+        yield member
 
 
 class Ledger:

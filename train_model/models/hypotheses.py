@@ -5,7 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from train_model.cli import UserError
 from train_model.data.dictionary import BOS, EOS, PAD
+
+MAX_BEAM = 1024
+"""Largest number of hypotheses, and of translations, per sentence; a decoder keeps its state for each."""
+
+
+def check_beam(beam: int | None, n_best: int | None) -> None:
+    """Raise ``UserError`` if a given ``beam`` finds fewer translations per sentence than ``n_best``."""
+    if beam is not None and n_best is not None and n_best > beam:
+        raise UserError(
+            f"{n_best} translations per sentence need a beam of {n_best} or more, not {beam}"
+        )
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ import dataclasses
 import fnmatch
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from torch import Tensor, nn
 
-from train_model.cli import Parser, UserError, add_count, check_output, run
+from train_model.cli import Parser, UserError, add_count, check_output, path_argument, run
 from train_model.model_folder import MODEL_HELP, find_model
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
@@ -87,7 +86,9 @@ def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo", help=MODEL_HELP)
-    parser.add_argument("--output", type=Path, help="default build/<model>-ptq/checkpoint.pt")
+    parser.add_argument(
+        "--output", type=path_argument, help="default build/<model>-ptq/checkpoint.pt"
+    )
     parser.add_argument(
         "--keep",
         action="append",
@@ -99,10 +100,10 @@ def main(argv: list[str] | None = None) -> None:
         "--method", choices=METHODS, default="max", help="how to calibrate the inputs' ranges"
     )
     parser.add_argument(
-        "--text", type=Path, help="text to calibrate with (default: validation split)"
+        "--text", type=path_argument, help="text to calibrate with (default: validation split)"
     )
     add_count(parser, "--sentences", 512, "sentences of it, at most")
-    parser.add_argument("--build-dir", type=Path, default="build", help="default build")
+    parser.add_argument("--build-dir", type=path_argument, default="build", help="default build")
     options = parser.parse_args(argv)
     files = find_model(options.model, options.build_dir)
     output = options.output or options.build_dir / f"{files.name}-ptq" / "checkpoint.pt"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from train_model import plots
-from train_model.cli import Parser, UserError, add_count, output_folder, run
+from train_model.cli import Parser, UserError, add_count, output_folder, path_argument, run
 from train_model.data.dictionary import PAD
 from train_model.data.files import read_parallel
 from train_model.data.tokenizer import Tokenizer, normalise
@@ -225,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--method", choices=METHODS, default="max", help="method of calibration")
     add_count(parser, "--sentences", 200, "sentences of the test split to translate")
     add_count(parser, "--calibration", 512, "sentences to calibrate with")
-    parser.add_argument("--build-dir", type=Path, default="build", help="default build")
+    parser.add_argument("--build-dir", type=path_argument, default="build", help="default build")
     parser.add_argument("--output", type=output_folder, help="folder (default build/sensitivity)")
     options = parser.parse_args(argv)
     files = find_model(options.model, options.build_dir)

@@ -104,7 +104,7 @@ def test_each_of_the_best_translations_is_a_pair(build):
     assert both[::2] == first
     assert [source for source, _ in both[1::2]] == [source for source, _ in first]
     assert sum(one != other for one, other in zip(both[::2], both[1::2], strict=True)) > 25
-    with pytest.raises(UserError, match="3 translations of each source need a beam of at least 3"):
+    with pytest.raises(UserError, match="3 translations per sentence need a beam of 3 or more"):
         distill(build, n_best=3)
 
 

@@ -250,7 +250,7 @@ def test_sentencepiece(models, pieces, tmp_path):
     [
         (None, ["--name", "a/b"], "'a/b' cannot name a model"),
         (None, ["--name", "../mine"], "cannot name a model"),
-        (None, ["--name", ""], "'' cannot name a model"),
+        (None, ["--name", ""], "--name is empty; give a value or leave it out"),
         (None, ["--name", "plugins"], "build/plugins is the folder of something else"),
         (None, ["--name", "demo-ptq"], "build/demo-ptq is the folder of something else"),
         (None, ["--checkpoint", "/nowhere.pt"], "there is no checkpoint /nowhere.pt"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from train_model import ray_cluster
-from train_model.cli import Parser, UserError, run, whole_number
+from train_model.cli import Parser, UserError, path_argument, run, whole_number
 from train_model.data.files import read_lines
 from train_model.model_folder import locate
 from train_model.tables import Column, Table, as_json, facts, page, write_files
@@ -144,7 +144,9 @@ def main(argv: list[str] | None = None) -> None:
         help="sizes of the corpus, one run each; default: 10000 100000",
     )
     parser.add_argument(
-        "--text", type=Path, help="a file with one sentence per line; default: generated ones"
+        "--text",
+        type=path_argument,
+        help="a file with one sentence per line; default: generated ones",
     )
     arguments.add_output(parser, "build/corpora")
     ray_cluster.add_arguments(parser)
@@ -159,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
         "threads": args.threads,
         "max_tokens": args.max_tokens,
         "max_sentences": args.max_sentences,
-        "build_dir": args.build_dir and str(Path(args.build_dir).resolve()),
+        "build_dir": args.build_dir and str(args.build_dir.resolve()),
         "unknown": "keep",
         "too_long": "cut",
     }

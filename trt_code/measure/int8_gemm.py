@@ -19,13 +19,12 @@ are of a CUDA graph of many calls; ``--check`` stops after the checks.
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, path_argument, run
 from train_model.ops.cuda_library import load_cuda_library
 from train_model.tables import Column, Table, as_json, write_files
 from trt_code import arguments
@@ -275,7 +274,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments.add_shapes(parser, "--shape", "1x32,16x32,64x64")
     parser.add_argument("--check", action="store_true", help="check every form, time nothing")
-    parser.add_argument("--output", type=Path, help="also write the times as JSON")
+    parser.add_argument("--output", type=path_argument, help="also write the times as JSON")
     args = parser.parse_args(argv)
     if any(batch * length <= 16 for batch, length in args.shape):
         raise UserError("--shape: cuBLASLt's INT8 products need more than 16 rows, batch x length")

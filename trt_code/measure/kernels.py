@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train_model.cli import Parser, UserError, number, run
+from train_model.cli import Parser, UserError, number, path_argument, run
 from train_model.ops import cuda_library_path, load_cuda_library
 from train_model.ops.crf_decode import viterbi
 from train_model.progress import track
@@ -364,7 +364,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--commit", help="recorded if this is not a git checkout")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path_argument,
         default=Path("build/bench/kernels"),
         help="the files' name without .json and .md (build/bench/kernels)",
     )

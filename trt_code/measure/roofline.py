@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train_model.model_stats  # noqa: F401  registers the project's operators for counting
 from train_model import plots
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, path_argument, run
 from train_model.documents import read_json, used
 from train_model.model_folder import find_model
 from train_model.models.checkpoint import load_checkpoint
@@ -100,7 +100,7 @@ def kernel_points(measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
-def network_points(measured: dict[str, Any], build_dir: str) -> Iterator[dict[str, Any]]:
+def network_points(measured: dict[str, Any], build_dir: Path) -> Iterator[dict[str, Any]]:
     """Return one point per timed row of a sweep, without runners that cut the canvas, which do less work."""
     model = load_checkpoint(find_model(measured["model"], build_dir).checkpoint).model
     model = model.eval().to("meta")
@@ -212,9 +212,13 @@ def _check_positive(value: float) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m trt_code.measure.roofline", description=__doc__)
-    parser.add_argument("--kernels", type=Path, help="JSON file of trt_code.measure.kernels")
-    parser.add_argument("--sweep", type=Path, help="JSON file of trt_code.measure.sweep")
-    parser.add_argument("--ceilings", type=Path, help="a roofline.json to take the ceilings from")
+    parser.add_argument(
+        "--kernels", type=path_argument, help="JSON file of trt_code.measure.kernels"
+    )
+    parser.add_argument("--sweep", type=path_argument, help="JSON file of trt_code.measure.sweep")
+    parser.add_argument(
+        "--ceilings", type=path_argument, help="a roofline.json to take the ceilings from"
+    )
     arguments.add_build_dir(parser)
     arguments.add_output(parser, "build/roofline")
     args = parser.parse_args(argv)

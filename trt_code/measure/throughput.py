@@ -12,10 +12,9 @@ import math
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, path_argument, run
 from train_model.data.files import decode_lines, read_lines
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
@@ -178,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_model(parser)
     arguments.add_machine(parser)
     arguments.add_runner(parser)
-    parser.add_argument("--text", type=Path, help="a file with one sentence per line")
+    parser.add_argument("--text", type=path_argument, help="a file with one sentence per line")
     arguments.add_count(
         parser, "--generate", 100_000, "sentences of the demo's task, if no file is given"
     )

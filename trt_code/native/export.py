@@ -3,13 +3,11 @@
 python -m trt_code.native.export --checkpoint checkpoint.pt --output model.native.safetensors
 """
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
 from onnx_export.metadata import metadata
-from train_model.cli import Parser, UserError, check_output, run
+from train_model.cli import Parser, UserError, check_output, path_argument, run
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint
 from trt_code.native import autoregressive, one_pass
@@ -23,11 +21,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=path_argument,
         required=True,
         help="checkpoint; a quantised one gives INT8",
     )
-    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    parser.add_argument("--output", type=path_argument, required=True, help="file to write")
     arguments = parser.parse_args(argv)
     check_output(arguments.output, arguments.checkpoint)
     to_program(load_checkpoint(arguments.checkpoint).model).save(arguments.output)

@@ -39,7 +39,9 @@ def find_compiler() -> list[str]:
     """
     if named := os.environ.get("CXX"):
         try:
-            return shlex.split(named)
+            if command := shlex.split(named):
+                return command
+            raise ValueError("it is blank")
         except ValueError as error:
             raise NoLibrary(f"CXX={named} is not a command: {error}") from error
     for name in COMPILERS:
@@ -64,8 +66,8 @@ def load() -> ctypes.CDLL:
     Raises:
         NoLibrary: see the class; or the compiled file is damaged.
     """
-    path = library_path()
     try:
+        path = library_path()
         if not path.is_file():
             with one_at_a_time(path.parent / ".lock"):
                 if not path.is_file():

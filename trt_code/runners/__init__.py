@@ -9,7 +9,7 @@ import importlib
 import time
 from typing import Any
 
-from train_model.cli import UserError
+from train_model.cli import check_choice
 from train_model.models.architectures import Family
 from trt_code.runners.base import Output, Runner, Timing, Unavailable
 from trt_code.runners.spec import PRECISIONS, Request, RunnerSpec
@@ -90,13 +90,9 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
         Unavailable: this machine cannot run it, or its files have not been built.
         UserError: the runner, precision or device does not exist.
     """
-    for kind, value, known in (
-        ("runner", name, names() + rivals()),
-        ("precision", precision, PRECISIONS),
-        ("device", device, ("cpu", "cuda")),
-    ):
-        if value not in known:
-            raise UserError(f"no {kind} {value!r}; choose from {', '.join(known)}")
+    check_choice("runner", name, names() + rivals())
+    check_choice("precision", precision, PRECISIONS)
+    check_choice("device", device, ("cpu", "cuda"))
     chosen = spec(name, model_files.family)
     if chosen is None:
         raise Unavailable(

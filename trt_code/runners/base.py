@@ -10,11 +10,9 @@ import numpy as np
 
 from train_model.cli import UserError, check_number
 from train_model.data.dictionary import PAD
-from train_model.models.hypotheses import Found
+from train_model.models.hypotheses import MAX_BEAM, Found
 from trt_code.runners.timing import wall_ms
 
-MAX_BEAM = 1024
-"""Largest number of hypotheses, and of translations, per sentence; a decoder keeps its state for each."""
 WARM_UP = 3
 """Untimed passes before the timed ones, in which allocators, autotuners and caches settle."""
 WARM_UP_SECONDS = 2

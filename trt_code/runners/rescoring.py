@@ -14,8 +14,8 @@ import numpy as np
 from train_model.cli import UserError, check_number
 from train_model.data.dictionary import Dictionary
 from train_model.model_folder import ModelFolder, find_model
-from train_model.models.hypotheses import Found, without_bos
-from trt_code.runners.base import MAX_BEAM, Output, Runner, Unavailable, one_translation
+from train_model.models.hypotheses import MAX_BEAM, Found, without_bos
+from trt_code.runners.base import Output, Runner, Unavailable, one_translation
 from trt_code.runners.pytorch import check_device, matmul_precision, set_threads
 
 if TYPE_CHECKING:

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from train_model.cli import MAX_NUMBER, MAX_THREADS, check_number
+from train_model.cli import MAX_NUMBER, MAX_THREADS, check_choice, check_number
 from train_model.models.architectures import Family
+from train_model.models.hypotheses import MAX_BEAM
 from train_model.models.refinement import MAX_ITERATIONS
 from trt_code.engine.plan import CUDA_GRAPHS, KERNELS
-from trt_code.runners.base import MAX_BEAM, Runner, Unavailable
+from trt_code.runners.base import Runner, Unavailable
 
 GRAPH_PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 """The precisions of ONNX graphs and engines."""
@@ -59,11 +60,17 @@ class Request:
     cuda_graph: str = CUDA_GRAPHS[0]
 
     def __post_init__(self) -> None:
-        """Raise ``UserError`` for a number beyond what a machine can do."""
+        """Raise ``UserError`` for a number beyond what a machine can do, or an unknown choice."""
         check_number("threads", self.threads, 0, MAX_THREADS)
-        check_number("beam", self.beam, 1, MAX_BEAM)
-        check_number("len_penalty", self.len_penalty, -MAX_NUMBER)
-        check_number("max_iter", self.max_iter, 0, MAX_ITERATIONS)
+        for name, least, most in (
+            ("beam", 1, MAX_BEAM),
+            ("len_penalty", -MAX_NUMBER, MAX_NUMBER),
+            ("max_iter", 0, MAX_ITERATIONS),
+        ):
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, least, most)
+        check_choice("kernels", self.kernels, KERNELS)
+        check_choice("cuda_graph", self.cuda_graph, CUDA_GRAPHS)
 
     @property
     def folder(self) -> Path:

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from train_model.cli import Parser, UserError, add_count, run
+from train_model.cli import Parser, UserError, add_count, path_argument, run
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.hypotheses import MAX_BEAM
 from trt_code.arguments import add_engine, engine_options
 from trt_code.evaluate import read_split
 from trt_code.runners import PRECISIONS, RUNNERS, Output, Runner, Unavailable, create
-from trt_code.runners.base import MAX_BEAM
 from trt_code.text.batching import PAD, pad
 
 SCORE_TOLERANCE = 1e-5
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
         "--policy", choices=["masked", "upstream"], help="padding policy; default: the checkpoint's"
     )
     add_count(parser, "--lines", 256, "sentences to translate")
-    parser.add_argument("--build-dir", default="build")
+    parser.add_argument("--build-dir", type=path_argument, default="build")
     add_engine(parser)
     arguments = parser.parse_args(argv)
     if arguments.policy and RUNNERS[arguments.runner][0].reads != "checkpoint":

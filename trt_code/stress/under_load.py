@@ -21,7 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from train_model.cli import MAX_THREADS, Parser, UserError, add_count, atomic_path, number, run
+from train_model.cli import (
+    MAX_THREADS,
+    Parser,
+    UserError,
+    add_count,
+    atomic_path,
+    number,
+    path_argument,
+    run,
+)
 from train_model.data.corpora.demo.phrases import KINDS
 from train_model.data.corpora.demo.sentences import JOINED_LENGTHS, join
 from train_model.data.tokenizer import Tokenizer
@@ -263,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runner", choices=names(), default="ort")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--build-dir", default="build")
+    parser.add_argument("--build-dir", type=path_argument, default="build")
     add_count(parser, "--sentences", 1_000_000, "sentences in all")
     add_count(parser, "--pool", 20_000, "different sentences")
     add_count(parser, "--threads", 8, "threads that call one runner", MAX_THREADS)
@@ -271,7 +280,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--minutes", type=number(0), default=480, help="at most, for the load itself"
     )
-    parser.add_argument("--output", type=Path, default=Path("build/load.json"))
+    parser.add_argument("--output", type=path_argument, default=Path("build/load.json"))
     add_engine(parser)
     arguments = parser.parse_args(argv)
 

@@ -5,11 +5,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
-from train_model.cli import UserError, check_number
+from train_model.cli import UserError, check_choice, check_number, check_path
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model
+from train_model.models.hypotheses import MAX_BEAM, check_beam
+from trt_code import runners
 from trt_code.devices import default_device, processors
-from trt_code.runners.base import MAX_BEAM
 from trt_code.runners.rescoring import Rescoring
 from trt_code.text import translator
 from trt_code.text.choice import open_runner
@@ -92,13 +93,19 @@ class Translator:
         cuda_graph: Literal["runner", "library", "none"] = "runner",
     ):
         self._process = os.getpid()
-        files = find_model(os.fspath(model), build_dir or "build").require_text()
+        check_choice("runner", runner, ("auto", *runners.RUNNERS))
+        check_choice("device", device, ("auto", "cpu", "cuda"))
+        check_choice("precision", precision, ("auto", *runners.PRECISIONS))
+        name = str(check_path("model", model))
+        cache = None if cache is None else check_path("cache", cache)
+        build_dir = None if build_dir is None else check_path("build_dir", build_dir)
+        judge = None if judge is None else str(check_path("judge", judge))
+        files = find_model(name, build_dir or "build").require_text()
         self.model = files.name
         device = default_device() if device == "auto" else device
         if precision == "auto":
             precision = "fp16" if device == "cuda" else "fp32"
-        threads = threads or processors()
-        judge = None if judge is None else os.fspath(judge)
+        threads = processors() if threads == 0 else threads
         rescoring = Rescoring.of(files, candidates, judge, device, threads)
         folder = build_dir or cache_folder(files, cache)
         ensure_built(files, folder, runner, precision, device)
@@ -136,6 +143,7 @@ class Translator:
         Raises:
             UserError: a sentence is refused; the message names it by its number, from 1. Nothing has been
                 translated then.
+            TypeError: ``lines`` is not a list of strings.
         """
         return [translation.text for translation in _warned(self._open().translate(_lines(lines)))]
 
@@ -151,8 +159,8 @@ class Translator:
 
         Args:
             lines: sentences.
-            beam: hypotheses of the search, for this call; at least ``n_best`` are searched. One-pass networks
-                have no search.
+            beam: hypotheses of the search, for this call, at least ``n_best``; None takes the translator's,
+                or ``n_best`` if that is more. One-pass networks have no search.
             n_best: hypotheses per sentence. A search has them all. A one-pass network gives translations of
                 several lengths, on the runners native, ort-split, torch, cuda-graph
                 and trt-split.
@@ -165,7 +173,9 @@ class Translator:
             UserError: as :meth:`translate`, or the runner does not give that many hypotheses.
         """
         check_number("n_best", n_best, 1, MAX_BEAM)
-        check_number("beam", beam, 1, MAX_BEAM)
+        if beam is not None:
+            check_number("beam", beam, 1, MAX_BEAM)
+        check_beam(beam, n_best)
         found = _warned(self._open().translate(_lines(lines), n_best=n_best, beam=beam))
         hypotheses = [translation.hypotheses for translation in found]
         texts = [[one.text for one in line] for line in hypotheses]
@@ -192,6 +202,8 @@ class Translator:
             UserError: a sentence is refused and ``on_error`` is "stop", or the runner does not give that many
                 hypotheses.
         """
+        check_number("n_best", n_best, 0, MAX_BEAM)
+        check_number("first_line", first_line, 0)
         return self._open().translate(_lines(lines), first_line, n_best=n_best)
 
     def close(self) -> None:
@@ -228,4 +240,8 @@ def _warned(translations: list[Translation]) -> list[Translation]:
 def _lines(lines: Sequence[str]) -> list[str]:
     if isinstance(lines, str):
         raise TypeError("give a list of sentences, not one string")
-    return list(lines)
+    lines = list(lines)
+    for number, line in enumerate(lines, start=1):
+        if not isinstance(line, str):
+            raise TypeError(f"sentence {number} is of type {type(line).__name__}; give strings")
+    return lines

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from train_model.cli import UserError
+from train_model.cli import UserError, check_choice
 from train_model.data.dictionary import EOS, UNK
 from train_model.data.text import TrainingText
 from train_model.data.tokenizer import Tokenizer, normalise
@@ -82,6 +82,9 @@ class Codec:
         too_long: "refuse", or "cut" the tokens behind the last position.
         unknown: "refuse", "keep" them as ``<unk>``, or "drop" them; None takes the model's own policy.
         on_error: "stop" at a line that is refused, or "skip" it.
+
+    Raises:
+        UserError: an option is not one of its choices.
     """
 
     def __init__(
@@ -92,6 +95,10 @@ class Codec:
         unknown: Unknown | None = None,
         on_error: OnError = "stop",
     ):
+        check_choice("too_long", too_long, get_args(TooLong))
+        check_choice("on_error", on_error, get_args(OnError))
+        if unknown is not None:
+            check_choice("unknown", unknown, get_args(Unknown))
         self._tokenizer, self._max_source = tokenizer, max_source
         self._too_long, self._unknown = too_long, unknown or tokenizer.options.unknown
         self._on_error = on_error

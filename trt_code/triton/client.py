@@ -14,11 +14,18 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from train_model.cli import Parser, UserError, add_count, atomic_path, run, standard_input
+from train_model.cli import (
+    Parser,
+    UserError,
+    add_count,
+    atomic_path,
+    path_argument,
+    run,
+    standard_input,
+)
 from train_model.data.files import decode_lines
 from trt_code.triton.configs import TEXT, TRANSLATE, TRANSLATION, WARNING
 
@@ -125,7 +132,9 @@ def main(argv: list[str] | None = None) -> None:
     add_count(parser, "--concurrency", 32, "requests under way", 10_000)
     add_count(parser, "--batch", 1, "sentences per request", 1 << 20)
     add_count(parser, "--timeout", TIMEOUT, "seconds to wait for the answer to a request", 86_400)
-    parser.add_argument("--measure", type=Path, metavar="JSON", help="write rate and latencies")
+    parser.add_argument(
+        "--measure", type=path_argument, metavar="JSON", help="write rate and latencies"
+    )
     args = parser.parse_args(argv)
     sentences = list(decode_lines(standard_input(), "stdin"))
     for number, sentence in enumerate(sentences, start=1):

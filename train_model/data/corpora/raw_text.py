@@ -18,8 +18,8 @@ from subword_nmt.learn_bpe import learn_bpe
 from train_model.cli import UserError, atomic_path
 from train_model.data.binary import binarise
 from train_model.data.bpe import load_bpe
-from train_model.data.files import BYTE_ORDER_MARK, read_lines, step
-from train_model.data.transfer import ARCHIVE_ERRORS, Ledger, check_archive, fetch
+from train_model.data.files import BYTE_ORDER_MARK, raw_lines, read_lines, step
+from train_model.data.transfer import ARCHIVE_ERRORS, Ledger, archive_members, check_archive, fetch
 from train_model.progress import task
 
 MAX_DAMAGED = 0.001  # the largest share of damaged lines in a published text
@@ -64,7 +64,7 @@ def archived_lines(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, I
     missing = set(names)
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            for member in tar:
+            for member in archive_members(tar):
                 name = Path(member.name).name
                 if member.isfile() and name in missing:
                     missing.remove(name)
@@ -87,7 +87,7 @@ def _published_lines(stream: IO[bytes], name: str) -> Iterator[str]:
     """
     damaged, first = 0, 0
     number = 0
-    for number, line in enumerate(stream, start=1):
+    for number, line in enumerate(raw_lines(stream, name), start=1):
         text = line.decode("utf-8", errors="replace")
         if "\ufffd" in text and b"\xef\xbf\xbd" not in line:
             damaged, first = damaged + 1, first or number

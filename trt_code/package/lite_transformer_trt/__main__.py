@@ -66,7 +66,7 @@ def _as_recipe(arguments: list[str]) -> list[str]:
     """Return the arguments of the training for those of ``qat``: ``--model NAME`` is the recipe NAME-qat."""
     parser = cli.Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--build-dir", type=Path, default=Path("build"))
+    parser.add_argument("--build-dir", type=cli.path_argument, default=Path("build"))
     known, others = parser.parse_known_args(arguments)
     recipe, start = f"{known.model}-qat", known.build_dir / f"{known.model}-ptq" / "checkpoint.pt"
     if recipe in names() and not start.is_file() and not {"-h", "--help"} & set(others):
@@ -80,7 +80,7 @@ def _with_graphs(name: str, arguments: list[str]) -> list[str]:
     """Make the files that the command ``name`` reads, if missing; without --build-dir in the cache."""
     parser = cli.Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--build-dir", type=Path)
+    parser.add_argument("--build-dir", type=cli.path_argument)
     parser.add_argument("-h", "--help", action="store_true")
     if name in ONE_RUNNER:
         parser.add_argument("--runner", default="auto")
@@ -94,8 +94,8 @@ def _with_graphs(name: str, arguments: list[str]) -> list[str]:
     files = find_model(known.model, known.build_dir or "build")
     build_dir = known.build_dir or cache_folder(files)
     if name in ONE_RUNNER:
-        several = [int(n) for n in (known.n_best, known.candidates) if n.isdecimal()]
-        check_n_best(known.runner, files.family, max(several, default=1))
+        several = max(map(cli.size, (known.n_best, known.candidates)))
+        check_n_best(known.runner, files.family, several)
         device = default_device() if known.device == "auto" else known.device
         ensure_built(files, build_dir, known.runner, known.precision, device)
     else:

@@ -3,14 +3,16 @@
 import argparse
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from train_model.cli import Parser, UserError, number, whole_number
-from trt_code import arguments
+from train_model.cli import Parser, UserError, number, output_folder, path_argument, whole_number
+from trt_code import arguments, translate
 from trt_code.engine import profiles
 from trt_code.runners import Request, names
+from trt_code.stress.surroundings import COMMANDS
 
 PROGRAMS = [
     "trt_code.bench",
@@ -153,6 +155,52 @@ def test_programs_that_run_an_engine_have_its_options(program):
         main(["--kernels", "later"])
     with pytest.raises(UserError, match=r"--cuda-graph: invalid choice: 'all' .*runner.*library"):
         main(["--cuda-graph", "all"])
+
+
+def parser_of(module, monkeypatch):
+    """Return the parser that a program makes."""
+    made = []
+
+    def stop(self, *_):
+        made.append(self)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parser, "parse_args", stop)
+        with pytest.raises(SystemExit):
+            importlib.import_module(module).main([])
+    return made[0]
+
+
+@pytest.mark.parametrize("module", sorted({command.module for command in COMMANDS.values()}))
+def test_no_option_takes_an_empty_value(module, monkeypatch):
+    """An empty path would be the current folder, and an empty name no name."""
+    parser = parser_of(module, monkeypatch)
+    for action in parser._actions:
+        action.required = False
+    for group in parser._mutually_exclusive_groups:
+        group.required = False
+    options = [a for a in parser._actions if a.option_strings and a.nargs != 0]
+    for option in options:
+        for value in ("", " "):
+            count = option.nargs if isinstance(option.nargs, int) else 1
+            given = [option.option_strings[-1], *[value] * count]
+            with pytest.raises(UserError):
+                parser.parse_args(given)
+    for option in parser._actions:
+        assert option.type is not Path
+        if option.type in (path_argument, output_folder):
+            name = (option.option_strings or [option.dest])[-1]
+            with pytest.raises(UserError, match=f"{name} is a path, not ''"):
+                parser.parse_args([f"{name}="] if option.option_strings else [""])
+
+
+def test_a_beam_smaller_than_the_translations_per_sentence_is_refused():
+    given = ["--device", "cpu", "--runner", "torch", "--n-best", "3", "--beam", "2"]
+    with pytest.raises(
+        UserError, match="3 translations per sentence need a beam of 3 or more, not 2"
+    ):
+        translate.main(["--model", "demo-ar", *given, "five"])
 
 
 def test_options_of_an_engine_reach_the_runner():

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,13 +18,16 @@ import safetensors
 from safetensors.numpy import save_file
 
 from train_model.cli import UserError
+from train_model.model_folder import find_model
 from train_model.models.hypotheses import SearchOptions
 from train_model.tests.networks import network, small
+from trt_code import user_cache
 from trt_code.native import export, library
 from trt_code.native.program import LoadedProgram
 from trt_code.native.search import search
 from trt_code.native.translation import translate
 from trt_code.runners import Unavailable, create
+from trt_code.text.graphs import cache_folder
 
 NUMBERS = [-1, 0, 1, 2, 3, 7, 16, 31, 33, 64, 1000, 65536, 65537, 2**31 - 1, 2**31, -(2**31)]
 DAMAGED = "damaged or of another version"
@@ -259,9 +263,10 @@ def test_a_compiler_that_fails(monkeypatch, tmp_path, compiled, script, message)
     assert [path.name for path in compiled.parent.iterdir()] == [".lock"]
 
 
-def test_a_compiler_command_that_no_shell_reads(monkeypatch):
-    monkeypatch.setenv("CXX", "g++ 'open")
-    with pytest.raises(library.NoLibrary, match=r"CXX=g.. 'open is not a command"):
+@pytest.mark.parametrize("command", ["g++ 'open", " "])
+def test_a_compiler_command_that_no_shell_reads(monkeypatch, command):
+    monkeypatch.setenv("CXX", command)
+    with pytest.raises(library.NoLibrary, match=rf"CXX={re.escape(command)} is not a command"):
         library.find_compiler()
     assert not library.has_compiler()
 
@@ -279,6 +284,18 @@ def test_a_library_that_cannot_be_stored(monkeypatch, tmp_path, compiled):
     (tmp_path / "native").touch()  # root can write to read-only folders
     with pytest.raises(library.NoLibrary, match=r"the native library has no place: .*exists"):
         library.load()
+
+
+def test_a_user_without_a_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(library, "ROOT", tmp_path)  # no clone
+    for name in (user_cache.CACHE, "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31)
+    library.load.cache_clear()
+    with pytest.raises(library.NoLibrary, match=rf"no home folder.*{user_cache.CACHE}="):
+        library.load()
+    with pytest.raises(UserError, match="no home folder"):
+        cache_folder(find_model("demo"))
 
 
 def test_a_damaged_library_is_named(compiled):

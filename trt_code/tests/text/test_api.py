@@ -147,7 +147,7 @@ def test_what_is_refused(translator, tiny_folder, cache):
         translator.translate(["one", "ж"])
     with pytest.raises(TypeError, match="a list of sentences"):
         translator.translate("one")
-    with pytest.raises(UserError, match="no runner 'fast'"):
+    with pytest.raises(UserError, match=r"runner is one of auto, native, .*, not 'fast'"):
         api.Translator(tiny_folder, device="cpu", cache=cache, runner="fast")
     closed = api.Translator(tiny_folder, device="cpu", cache=cache)
     closed.close()
@@ -175,13 +175,64 @@ def test_numbers_beyond_a_machine(tiny_folder, cache, options):
         api.Translator(tiny_folder, device="cpu", cache=cache, runner="torch", **options)
 
 
+NO_NUMBERS = (None, "1", 1.5, True, b"x", [], object())
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "message"),
+    [
+        ("threads", NO_NUMBERS, "is a whole number"),
+        ("max_tokens", NO_NUMBERS, "is a whole number"),
+        ("max_sentences", NO_NUMBERS, "is a whole number"),
+        ("beam", NO_NUMBERS[1:], "is a whole number"),
+        ("max_iter", NO_NUMBERS[1:], "is a whole number"),
+        ("candidates", NO_NUMBERS[1:], "is a whole number"),
+        ("len_penalty", ("1", True, [], object()), "is a number"),
+        ("runner", (None, "fast", [], 1), "is one of auto, native, "),
+        ("device", (None, "gpu", [], b"cpu"), "is one of auto, cpu, cuda"),
+        ("precision", (None, "fp64", {}, 16), "is one of auto, fp32, "),
+        ("unknown", ("drp", "", 1, []), "is one of refuse, keep, drop"),
+        ("too_long", (None, "", "truncate"), "is one of refuse, cut"),
+        ("on_error", (None, "skp"), "is one of stop, skip"),
+        ("kernels", (None, "later"), "is one of eager, lazy, none"),
+        ("cuda_graph", (None, True), "is one of runner, library, none"),
+        ("model", (None, 1, b"demo", "", "a\0b"), "is a path"),
+        ("cache", ("", [], b"x", "\ud800"), "is a path"),
+        ("build_dir", ("", " ", {}, 1), "is a path"),
+        ("judge", ("", 1), "is a path"),
+    ],
+)
+def test_values_of_other_types_are_one_line(tiny_folder, cache, option, values, message):
+    """A misspelled choice was taken for another one."""
+    usual = {"model": tiny_folder, "device": "cpu", "cache": cache, "runner": "torch"}
+    for value in values:
+        with pytest.raises(
+            UserError, match=f"^{option} {message}.*, not |^{option} {message}, not "
+        ):
+            api.Translator(**usual | {option: value})
+
+
+@pytest.mark.parametrize("lines", [[1], ["one", None], [b"one"], [["one"]], b"one", range(2)])
+def test_sentences_of_other_types(translator, lines):
+    for method in (translator.translate, translator.translate_batch, translator.translations):
+        with pytest.raises(TypeError, match=r"^sentence \d is of type .*; give strings"):
+            method(lines)
+
+
 @pytest.mark.parametrize("options", [{"n_best": 0}, {"n_best": 10**9}, {"beam": -1}])
 def test_numbers_beyond_a_batch(translator, options):
     (name,) = options
     with pytest.raises(UserError, match=f"^{name} is from 1 to 1024, not "):
         translator.translate_batch(["one"], **options)
-    with pytest.raises(UserError, match="translations per sentence is from 0 to 1024"):
+    with pytest.raises(UserError, match="n_best is from 0 to 1024"):
         translator.translations(["one"], n_best=10**9)
+    for option in ("n_best", "first_line"):
+        with pytest.raises(UserError, match=f"{option} is a whole number, not '1'"):
+            translator.translations(["one"], **{option: "1"})
+    with pytest.raises(
+        UserError, match="3 translations per sentence need a beam of 3 or more, not 2"
+    ):
+        translator.translate_batch(["one"], beam=2, n_best=3)
 
 
 def test_a_sentence_unlike_the_training_text_warns(tiny_folder, tmp_path, recwarn):

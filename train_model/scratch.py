@@ -53,10 +53,24 @@ def scratch_folder(target: Path) -> Iterator[Path]:
                 parent.glob(f"{PENDING}*")
             ):  # a record's drafts are still needed
                 _remove_abandoned(parent, prefix)
-            folder = held.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=parent))
+            folder = held.enter_context(_temporary(prefix, parent))
             if lockable:
-                held.enter_context(locked(Path(folder)))
-        yield Path(folder)
+                held.enter_context(locked(folder))
+        yield folder
+
+
+@contextlib.contextmanager
+def _temporary(prefix: str, parent: Path) -> Iterator[Path]:
+    """Yield a new folder, which is removed afterwards, also if Ctrl-C comes meanwhile."""
+    folder = tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
+    try:
+        yield Path(folder.name)
+    finally:
+        try:
+            folder.cleanup()
+        except KeyboardInterrupt:
+            shutil.rmtree(folder.name, ignore_errors=True)
+            raise
 
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:

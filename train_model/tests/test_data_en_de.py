@@ -3,27 +3,31 @@
 import gzip
 import io
 import json
+import random
 import re
 import struct
 import tarfile
+import time
 from collections import Counter
 
 import pytest
 
 from train_model.cli import UserError
 from train_model.data.corpora.en_de import (
+    alignment,
     cleaning,
     debian,
     packages,
     pieces,
     prepare_sampled,
+    readers,
     splitting,
 )
 from train_model.data.corpora.en_de import prepare as prepare_corpus
 from train_model.data.corpora.en_de.alignment import align_blocks, pair_sentences, sentences
 from train_model.data.corpora.en_de.catalogues import read_mo
 from train_model.data.corpora.en_de.descriptions import package_descriptions
-from train_model.data.corpora.en_de.documents import elements, lyx_blocks
+from train_model.data.corpora.en_de.documents import Text, elements, lyx_blocks
 from train_model.data.corpora.en_de.manpages import groff_text, man_blocks
 from train_model.data.corpora.en_de.splitting import Row
 from train_model.data.dictionary import Dictionary
@@ -84,6 +88,135 @@ def test_a_damaged_package_is_named_in_one_line(tmp_path, damage):
     path.write_bytes(damaged[damage])
     with pytest.raises(UserError, match=r"a_1.0_all.deb is damaged .*delete it"):
         list(debian.members(path, re.compile("txt")))
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("data.tar.xz     0           0     0     100644  -1        `", "has -1 bytes"),
+        ("other           0           0     0     100644  -60       `", "has -60 bytes"),
+        ("data.tar.xz     0           0     0     100644  9999999999`", "cut off"),
+        ("other           0           0     0     100644  ten       `", "invalid literal"),
+    ],
+)
+def test_a_package_with_another_size_than_its_header_says(tmp_path, header, reason):
+    """A negative size led back to the same header, for ever."""
+    path = tmp_path / "a_1.0_all.deb"
+    path.write_bytes(b"!<arch>\n" + header.encode() + b"\n" + b"x" * 100)
+    with pytest.raises(UserError, match=f"a_1.0_all.deb is damaged .*{reason}"):
+        list(debian.members(path, re.compile("txt")))
+
+
+def test_a_package_with_other_compression_or_a_huge_file(tmp_path, monkeypatch):
+    path = tmp_path / "a_1.0_all.deb"
+    deb(path, {"/a.txt": random.Random(1).randbytes(100_000)})
+    content = bytearray(path.read_bytes())
+    content[50_000] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a_1\.0_all\.deb is damaged"):
+        list(debian.members(path, re.compile("txt")))
+    path.write_bytes(path.read_bytes().replace(b"data.tar.xz ", b"data.tar.zst"))
+    with pytest.raises(UserError, match=r"a_1\.0_all\.deb is damaged"):
+        list(debian.members(path, re.compile("txt")))
+    deb(path, {"/a.txt": b"x" * 101, "/b.bin": b"x" * 500})
+    monkeypatch.setattr(debian, "MOST_BYTES", 100)
+    with pytest.raises(UserError, match=r"a.txt has 101 bytes"):
+        list(debian.members(path, re.compile("txt")))
+    assert not list(debian.members(path, re.compile("other")))
+
+
+def test_links_and_paths_in_a_package_are_not_followed(tmp_path):
+    path = tmp_path / "a_1.0_all.deb"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            member = tarfile.TarInfo("a.txt")
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+        member = tarfile.TarInfo("../../b.txt")
+        member.size = 3
+        tar.addfile(member, io.BytesIO(b"yes"))
+    content = buffer.getvalue()
+    head = f"{'data.tar.gz':<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(content):<10}`\n".encode()
+    path.write_bytes(b"!<arch>\n" + head + content)
+    assert list(debian.members(path, re.compile("txt"))) == [("/../b.txt", b"yes")]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_package_file_needs_its_three_names(tmp_path):
+    for name in ("a_1.deb", "a_1_2_all.deb"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(UserError, match=rf"{name} is not named NAME_VERSION_ARCHITECTURE"):
+            debian.packages(tmp_path, [("a",)])
+        (tmp_path / name).unlink()
+
+
+def test_a_package_list_that_is_not_utf8(tmp_path):
+    (tmp_path / "lists").mkdir()
+    path = tmp_path / "lists" / "x_main_i18n_Translation-de"
+    path.write_bytes(b"Description-de: f\xfcr\n")
+    with pytest.raises(UserError, match="Translation-de is not UTF-8 text; delete it"):
+        debian.read_list(tmp_path, "de")
+
+
+GERMAN = "/usr/share/locale/de/LC_MESSAGES/a.mo"
+MAN = {f"/usr/share/man/{folder}man1/a.1.gz": b"" for folder in ("", "de/")}
+JSON = {f"/usr/share/x/i18n/{language}.json": b"{}" for language in ("en", "de")}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {GERMAN: b""},
+        {GERMAN: mo([("a", "b")])[:40]},
+        {GERMAN: struct.pack("<7I", 0x950412DE, 0, 2**32 - 1, 28, 28, 0, 28)},
+        {"/usr/share/calibre/localization/locales.zip": b"no archive"},
+        dict.fromkeys(MAN, b"\x1f\x8b\x08\0"),
+        dict.fromkeys(MAN, gzip.compress(bytes(1 << 25))),
+        dict.fromkeys(JSON, b"{"),
+        dict.fromkeys(JSON, b"[" * 100_000),
+    ],
+)
+def test_a_damaged_file_of_a_package_is_named_in_one_line(tmp_path, files):
+    deb(tmp_path / "a_1_all.deb", files)
+    (path, *_) = sorted(files)
+    with pytest.raises(UserError, match=f"/{path.rsplit('/', 1)[1]} in a package cannot be read"):
+        list(readers.read_packages([tmp_path / "a_1_all.deb"]))
+
+
+def test_half_of_a_surrogate_pair_and_long_texts_are_left_out(tmp_path):
+    texts = [
+        Text("ui", "a", "These are the new files.", f"Das sind die {w} Dateien.")
+        for w in ("neuen", "\ud800")
+    ]
+    texts.append(Text("ui", "a", "The " * 20_000, "Die " * 20_000))
+    counts = Counter()
+    (pair,) = readers.clean_pairs("git", iter(texts), counts)
+    assert pair[3] == "Das sind die neuen Dateien."
+    assert counts["too long"] == 1
+
+
+def test_documents_of_too_many_blocks_are_not_aligned(monkeypatch):
+    few = [("p", "a"), *[("li", "b")] * 10]
+    assert align_blocks(few, few[::-1])
+    assert align_blocks([("p", "a" * 20_001)], [("p", "b")]) == [("\0", "b")]
+    monkeypatch.setattr(alignment, "MOST_CELLS", 600)
+    assert align_blocks(few, few[::-1]) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\begin_body\n" + "\\begin_layout A\n" * 50_000,
+        "\\begin_body" * 50_000,
+        "<a" + "\n" * 200_000,
+    ],
+)
+def test_documents_without_ends_take_no_time(text):
+    start = time.process_time()
+    lyx_blocks(text.encode())
+    elements(text.encode())
+    assert time.process_time() - start < 5
 
 
 def test_the_newer_name_of_a_package_serves_as_well(tmp_path):

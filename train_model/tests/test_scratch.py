@@ -104,6 +104,19 @@ def test_an_interruption_before_the_record_has_its_name_leaves_nothing(tmp_path,
     assert not [*tmp_path.iterdir()]
 
 
+def test_an_interruption_while_a_folder_is_removed_leaves_nothing(tmp_path, monkeypatch):
+    real = os.rmdir
+
+    def interrupted(*arguments, **options):
+        monkeypatch.setattr(os, "rmdir", real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rmdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path / "a") as folder:
+        (folder / "new").mkdir()
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"), atomic_path(tmp_path / "file" / "name"):

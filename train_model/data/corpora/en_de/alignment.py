@@ -13,6 +13,12 @@ _ABBREVIATION = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.!?][\"'”“»)\]]*\s+(?=[\"'„“«(\[]?[A-ZÄÖÜ0-9])")
 GAP, LEAST_SCORE, BAND = -0.25, 0.1, 60
+DROP = "\x00"
+"""Replaces unreadable parts of a text; cleaning drops the pair."""
+MOST_CHARACTERS = 20_000
+"""The most characters of a paragraph; the expressions for marks and markup take the square of its length."""
+MOST_CELLS = 10**7
+"""The most pairs of blocks that are compared; documents of more blocks are left out."""
 
 Block = tuple[str, str]
 """A block: its kind, such as an element's name, and its text."""
@@ -45,11 +51,18 @@ def align_blocks(english: list[Block], german: list[Block]) -> list[tuple[str, s
     """Pair blocks one to one, by dynamic programming where their kinds differ.
 
     The score of a pair falls with the difference of the lengths and rises with common numbers and names.
+    A text of more than ``MOST_CHARACTERS`` becomes ``DROP``.
     """
+    english, german = (
+        [(kind, text if len(text) <= MOST_CHARACTERS else DROP) for kind, text in side]
+        for side in (english, german)
+    )
     if not english or not german:
         return []
     if [kind for kind, _ in english] == [kind for kind, _ in german]:
         return [(a, b) for (_, a), (_, b) in zip(english, german, strict=True)]
+    if len(english) * (BAND + abs(len(english) - len(german))) > MOST_CELLS:
+        return []
     left, right = list(map(_Features.of, english)), list(map(_Features.of, german))
     return _trace_back(left, right, _moves(left, right))
 

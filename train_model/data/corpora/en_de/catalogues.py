@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
-from train_model.data.corpora.en_de.documents import Files, Text
+from train_model.data.corpora.en_de.documents import Files, Text, bounded, reading
 
 _LITTLE_ENDIAN = 0x950412DE
 _CONTEXT = "\x04"
@@ -18,9 +18,15 @@ def read_mo(data: bytes) -> Iterator[tuple[str, str]]:
     """Yield the messages and translations of a .mo file; a plural form is a separate pair.
 
     A catalogue that is not in UTF-8 yields nothing.
+
+    Raises:
+        struct.error: it is cut off.
+        ValueError: its tables are outside it.
     """
     order = "<" if struct.unpack("<I", data[:4])[0] == _LITTLE_ENDIAN else ">"
     count, originals, translations = struct.unpack(f"{order}3I", data[8:20])
+    if max(originals, translations) + 8 * count > len(data):
+        raise ValueError(f"it has no {count} messages")
     for index in range(count):
         message, translation = (
             _string(data, order, table + 8 * index) for table in (originals, translations)
@@ -46,7 +52,9 @@ def gettext(files: Files) -> Iterator[Text]:
             domain = path.rsplit("/", 1)[1].removesuffix(".mo")
             if domain.startswith("iso_") or "continents-cities" in domain:
                 continue
-            for english, german in read_mo(data):
+            with reading(path):
+                messages = list(read_mo(data))
+            for english, german in messages:
                 if (
                     "libreoffice" in path
                 ):  # context|text, with ~ before a letter that selects an entry
@@ -54,9 +62,14 @@ def gettext(files: Files) -> Iterator[Text]:
                     english, german = (re.sub(r"~(?=\w)", "", t) for t in (english, german))
                 yield Text("ui", domain, english, german)
         elif path.endswith("localization/locales.zip"):
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                for english, german in read_mo(archive.read("de/messages.mo")):
-                    yield Text("ui", "calibre", english, german)
+            with (
+                reading(path),
+                zipfile.ZipFile(io.BytesIO(data)) as archive,
+                archive.open("de/messages.mo") as file,
+            ):
+                messages = list(read_mo(bounded(file)))
+            for english, german in messages:
+                yield Text("ui", "calibre", english, german)
 
 
 def json_catalogues(files: Files) -> Iterator[Text]:
@@ -64,8 +77,10 @@ def json_catalogues(files: Files) -> Iterator[Text]:
     for path, data in sorted(files.items()):
         other = path.removesuffix("/de.json") + "/en.json"
         if path.endswith("/de.json") and other in files:
-            english = dict(_strings(json.loads(files[other])))
-            for key, german in _strings(json.loads(data)):
+            with reading(path):
+                english = dict(_strings(json.loads(files[other])))
+                strings = list(_strings(json.loads(data)))
+            for key, german in strings:
                 if key in english and key[0] != "@metadata":
                     yield Text("ui", path[-60:], english[key], german)
 

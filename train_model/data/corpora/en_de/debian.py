@@ -18,12 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train_model.cli import UserError
+from train_model.data.transfer import ARCHIVE_ERRORS, archive_members
+from train_model.documents import read_text
 from train_model.progress import track
 
 BATCH = 6
 """Packages per call of apt-get; a stopped download loses at most these."""
 _SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 _AR_MAGIC = b"!<arch>\n"
+MOST_BYTES = 1 << 26
+"""The most bytes of a file that is read, and of a package list."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,10 @@ def packages(folder: Path, wanted: list[tuple[str, ...]]) -> list[Package]:
         path = _find(folder, names)
         if path is None:
             raise UserError(f"{folder} lacks the package {'|'.join(names)}; fetch it again")
-        name, version, _ = urllib.parse.unquote(path.stem).split("_")
+        parts = urllib.parse.unquote(path.stem).split("_")
+        if len(parts) != 3:
+            raise UserError(f"{path} is not named NAME_VERSION_ARCHITECTURE.deb; fetch it again")
+        name, version, _ = parts
         with path.open("rb") as file:
             found.append(
                 Package(name, version, path, hashlib.file_digest(file, "sha256").hexdigest())
@@ -144,7 +151,7 @@ def read_list(folder: Path, language: str) -> str:
     path = _list(folder, language)
     if path is None:
         raise UserError(f"{folder}/lists lacks *_main_i18n_Translation-{language}; fetch it again")
-    return path.read_text(encoding="utf-8")
+    return read_text(path, "delete it and run again")
 
 
 def _list(folder: Path, language: str) -> Path | None:
@@ -157,14 +164,17 @@ def members(package: Path, wanted: re.Pattern) -> Iterator[tuple[str, bytes]]:
     """Yield path and content of the files in a package with paths that match.
 
     Raises:
-        UserError: the file is not a package, or is damaged.
+        UserError: the file is not a package, or is damaged, or a file has more than ``MOST_BYTES``.
     """
     try:
         with tarfile.open(fileobj=_data(package), mode="r:*") as tar:
-            for member in tar:
-                if member.isfile() and wanted.search(member.name):
-                    yield member.name.lstrip("."), tar.extractfile(member).read()
-    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
+            for member in archive_members(tar):
+                if not member.isfile() or not wanted.search(member.name):
+                    continue
+                if member.size > MOST_BYTES:
+                    raise ValueError(f"{member.name} has {member.size} bytes")
+                yield member.name.lstrip("."), tar.extractfile(member).read()
+    except ARCHIVE_ERRORS as error:
         raise UserError(f"{package} is damaged ({error}); delete it and run again") from error
 
 
@@ -175,6 +185,8 @@ def _data(package: Path) -> io.BytesIO:
             raise ValueError("not an ar archive")
         while header := file.read(60):
             name, size = header[:16].decode("ascii").strip(), int(header[48:58])
+            if size < 0:
+                raise ValueError(f"{name} has {size} bytes")
             if name.startswith("data.tar"):
                 content = file.read(size)
                 if len(content) != size:

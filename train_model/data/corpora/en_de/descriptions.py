@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from train_model.data.corpora.en_de.alignment import Block, align_blocks
+from train_model.data.corpora.en_de.alignment import MOST_CHARACTERS, Block, align_blocks
 from train_model.data.corpora.en_de.documents import Text
 
 # Packages of one source have similar names; they count as one document.
@@ -52,6 +52,6 @@ def _blocks(description: str) -> list[Block]:
         elif not kind:
             kind = "p"
             blocks.append((kind, line.strip()))
-        else:
+        elif len(blocks[-1][1]) <= MOST_CHARACTERS:
             blocks[-1] = (kind, f"{blocks[-1][1]} {line.strip()}")
     return blocks

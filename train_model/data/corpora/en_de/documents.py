@@ -1,19 +1,25 @@
 """Reads manuals: HTML, DocBook, Mallard and LyX documents in both languages."""
 
+import contextlib
 import html
 import re
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
-from train_model.data.corpora.en_de.alignment import Block, align_blocks
+from train_model.cli import UserError
+from train_model.data.corpora.en_de.alignment import DROP, MOST_CHARACTERS, Block, align_blocks
 from train_model.data.corpora.en_de.packages import words
 
 Files = Mapping[str, bytes]
 """The files of a bundle's packages by path."""
 
-DROP = "\x00"
-"""Replaces unreadable parts of a text; cleaning drops the pair."""
+MOST_BYTES = 1 << 24
+"""The most bytes of a document or catalogue; the longest known one has 0.9 MB."""
+_DAMAGE = (EOFError, LookupError, OSError, RecursionError, ValueError, struct.error, zlib.error)
 
 
 class Text(NamedTuple):
@@ -23,6 +29,28 @@ class Text(NamedTuple):
     document: str
     english: str
     german: str
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Report the errors of code that reads the file ``path`` of a package.
+
+    Raises:
+        UserError: the code inside raised one of the errors that damaged files cause.
+    """
+    try:
+        yield
+    except (*_DAMAGE, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} in a package cannot be read ({error}); delete the package and fetch it again"
+        ) from error
+
+
+def bounded(file: IO[bytes]) -> bytes:
+    """Return the content of an opened file; raises ``ValueError`` for more than ``MOST_BYTES``."""
+    if len(data := file.read(MOST_BYTES + 1)) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES} bytes")
+    return data
 
 
 class Element(NamedTuple):
@@ -128,7 +156,7 @@ def elements(data: bytes) -> list[Element]:
     latin = "iso-8859-1" in data[:600].decode("latin-1").lower()
     text = data.decode("latin-1" if latin else "utf-8", "replace")
     parser = _Parser()
-    parser.feed(re.sub(r"<(\w+)\s*\n\s*>", r"<\1>", text))
+    parser.feed(re.sub(r"<(\w+)\s+>", r"<\1>", text))
     parser.close()
     parser.flush()
     return parser.elements
@@ -176,7 +204,8 @@ def manuals(files: Files) -> Iterator[Text]:
             continue
         if "/developers-reference.html" in path or "/index.de.html" in path:
             continue
-        english, german = elements(files[other]), elements(data)
+        with reading(path):
+            english, german = elements(files[other]), elements(data)
         kind, document = _kind(path), re.sub(r"^/usr/share/(doc/)?", "", path)
         if kind == "lohelp":
             by_id = {element.id: element.text for element in english if element.id}
@@ -188,15 +217,30 @@ def manuals(files: Files) -> Iterator[Text]:
             yield Text(kind, document, *pair)
 
 
+_LYX_LAYOUT = re.compile(r"\\begin_layout ([\w* ]+)\n")
 _LYX_NAMES = {"ldots": "...", "menuseparator": " - ", "endofsentence": "."}
+
+
+def _layouts(text: str) -> Iterator[tuple[str, str]]:
+    """Yield layout and content of the paragraphs of a LyX document.
+
+    One expression for both would search the rest of the text from every paragraph without an end.
+    """
+    at = text.find("\\begin_body")
+    while at >= 0 and (start := _LYX_LAYOUT.search(text, at)):
+        at = text.find("\n\\end_layout", start.end())
+        if at >= 0:
+            yield start[1], text[start.end() : at]
 
 
 def lyx_blocks(data: bytes) -> list[Block]:
     """The paragraphs of a LyX document by their layouts."""
     text = data.decode("utf-8", "replace")
-    body = text[text.find("\\begin_body") :]
     blocks = []
-    for layout, content in re.findall(r"\\begin_layout ([\w* ]+)\n(.*?)\n\\end_layout", body, re.S):
+    for layout, content in _layouts(text):
+        if len(content) > MOST_CHARACTERS:
+            blocks.append((layout, DROP))
+            continue
         content = re.sub(r"\\begin_inset Quotes[^\n]*\n.*?\\end_inset", '"', content, flags=re.S)
         content = re.sub(
             r"\\begin_inset (?:space|Newline)[^\n]*\n.*?\\end_inset", " ", content, flags=re.S

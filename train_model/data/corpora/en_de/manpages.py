@@ -1,11 +1,12 @@
 """Reads manual pages: man's macros and groff's escapes become blocks of plain text."""
 
 import gzip
+import io
 import re
 from collections.abc import Iterator
 
-from train_model.data.corpora.en_de.alignment import Block, align_blocks
-from train_model.data.corpora.en_de.documents import Files, Text
+from train_model.data.corpora.en_de.alignment import MOST_CHARACTERS, Block, align_blocks
+from train_model.data.corpora.en_de.documents import Files, Text, bounded, reading
 
 _ESCAPES = {
     **dict.fromkeys("&,/c|^%:)dupa", ""),
@@ -142,13 +143,18 @@ class _Page:
 
 
 def man_blocks(data: bytes) -> list[Block]:
-    """Return the blocks of a compressed page; none if it uses BSD's macros or includes another page."""
-    text = gzip.decompress(data).decode("utf-8", "replace").replace("\\\n", "")
+    """Return the blocks of a compressed page; none if it uses BSD's macros or includes another page.
+
+    Lines of more than ``MOST_CHARACTERS`` are left out.
+    """
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        text = bounded(file).decode("utf-8", "replace").replace("\\\n", "")
     if re.search(r"^\.Dd|^\.Sh", text, re.M) or text.startswith(".so"):
         return []
     page = _Page()
     for line in text.split("\n"):
-        page.read(line)
+        if len(line) <= MOST_CHARACTERS:
+            page.read(line)
     page.flush()
     return page.blocks
 
@@ -163,5 +169,7 @@ def manual_pages(files: Files) -> Iterator[Text]:
     for path, data in sorted(files.items()):
         match = re.search(r"/man/de/man\d\w*/([^/]+)\.gz$", path)
         if match and match[1] in english:
-            for pair in align_blocks(man_blocks(english[match[1]]), man_blocks(data)):
+            with reading(path):
+                both = man_blocks(english[match[1]]), man_blocks(data)
+            for pair in align_blocks(*both):
                 yield Text("man", f"man/{match[1]}", *pair)

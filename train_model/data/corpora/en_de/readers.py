@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from train_model.data.corpora.en_de.alignment import pair_sentences
+from train_model.data.corpora.en_de.alignment import MOST_CHARACTERS, pair_sentences
 from train_model.data.corpora.en_de.catalogues import gettext, json_catalogues
 from train_model.data.corpora.en_de.cleaning import Dropped, clean, key
 from train_model.data.corpora.en_de.debian import members, read_list
@@ -52,6 +52,9 @@ def clean_pairs(
     """
     found = {}
     for text in texts:
+        if max(len(text.english), len(text.german)) > MOST_CHARACTERS:
+            counts["too long"] += 1
+            continue
         kind = "story" if bundle.startswith("wesnoth") else text.kind
         for pair in _sentences(kind, text.english, text.german):
             counts["read"] += 1

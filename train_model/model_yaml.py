@@ -82,7 +82,7 @@ def plain_lines(path: Path) -> dict[str, Any]:
         rf"^({'|'.join(PLAIN)}):[ \t]+([^#\n]*\S)[ \t\r]*(?:#.*)?$", description_text(path), re.M
     )
     return {
-        key: int(value) if PLAIN[key] is int and value.isdecimal() else value
+        key: int(value) if PLAIN[key] is int and re.fullmatch("[0-9]{1,9}", value) else value
         for key, value in found
     }
 

@@ -266,6 +266,9 @@ def test_the_makefiles_question_is_answered_in_one_line(folder, tmp_path):
     assert ask("--make", folder).stdout.split()[1] == "autoregressive"
     odd = tmp_path / "with space"
     shutil.copytree(folder, odd)
+    endless = shutil.copytree(folder, tmp_path / "endless")
+    (endless / "model.yaml").write_text(f"{GOOD}random_weights: {'9' * 5000}\n")
+    assert ask("--make", endless).stdout.split()[4] == "random"  # its reader says what is wrong
     for reply in (ask("--make", odd), ask("--make", "nope"), ask("--make", tmp_path)):
         assert reply.returncode == 2
         assert len(reply.stderr.splitlines()) == 1

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from train_model.cli import UserError
+from train_model.data.dictionary import SPECIALS
+from train_model.model_folder import find_model
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.conv_crf_transformer import ConvCrfTransformer
 from train_model.models.fold import fold, merge_projections
@@ -17,6 +19,7 @@ from train_model.ops import fake_quantize
 from train_model.quantization import ptq, sensitivity
 from train_model.quantization.calibration import calibrate, rounded
 from train_model.quantization.sensitivity import Probe, Quality, Row, measure, suggest
+from train_model.quantization.text import calibration_rows
 from train_model.tests.networks import small
 
 
@@ -244,6 +247,16 @@ def test_training_keeps_names_and_ranges_and_moves_weights(quantized, tmp_path):
     path = tmp_path / "trained.pt"
     save_checkpoint(path, model, model.config)
     assert load_checkpoint(path).config == quantized.config
+
+
+def test_calibration_refuses_the_dictionary_of_another_network(tmp_path):
+    files = find_model("demo")
+    lines = files.src_dict.read_text(encoding="utf-8").splitlines(keepends=True)
+    shorter = tmp_path / "dict.en.txt"
+    shorter.write_text("".join(lines[:-1]), encoding="utf-8")
+    files = dataclasses.replace(files, src_dict=shorter)
+    with pytest.raises(UserError, match="give the dictionary that the network was trained with"):
+        calibration_rows(files, None, 4, len(lines) + len(SPECIALS), 64)
 
 
 def test_sensitivity_adds_up(quantized):

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from train_model import plots
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, number, run, whole_number
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model
+from train_model.models.hypotheses import MAX_BEAM
 from train_model.tables import as_json, facts, markdown_table, not_run, write_files
 from trt_code import arguments
 from trt_code.evaluate import read_split, score
@@ -65,10 +66,10 @@ class Entry:
         parts = text.split(":")
         names, numbers = parts[:3], parts[3:]
         try:
-            beam = int(numbers[0]) if numbers else None
-            own = float(numbers[1]) if len(numbers) > 1 else len_penalty
-            fits = len(names) == 3 and all(names) and len(numbers) <= 2 and beam != 0
-        except ValueError:
+            beam = whole_number(1, MAX_BEAM)(numbers[0]) if numbers else None
+            own = number(-10, 10)(numbers[1]) if len(numbers) > 1 else len_penalty
+            fits = len(names) == 3 and all(names) and len(numbers) <= 2
+        except argparse.ArgumentTypeError:
             fits = False
         if not fits:
             raise UserError(

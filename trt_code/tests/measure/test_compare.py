@@ -66,6 +66,9 @@ def test_nothing_that_runs_is_an_error_and_writes_nothing(zoo, tmp_path):
         "demo::fp32",
         "a:b:c:1:x",
         "a:b:c:0",
+        "a:b:c:1_0",
+        "a:b:c:9999",
+        "a:b:c:2:nan",
         "a:b:c:1:2:3",
     ],
 )

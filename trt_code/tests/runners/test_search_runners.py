@@ -64,6 +64,15 @@ def test_low_precision_runs(batch):
         assert runner.run(batch["b0.src_tokens"]).tokens[0, 0] == 0
 
 
+@pytest.mark.parametrize("beam", [0, -1, 1024])
+def test_a_beam_that_does_not_fit_is_one_line(batch, beam):
+    with (
+        pytest.raises(UserError, match=r"does not fit a vocabulary of|beam is from 1 to"),
+        create("torch", FILES, "fp32", "cpu", beam=beam) as runner,
+    ):
+        runner.run(batch["b0.src_tokens"])
+
+
 def test_missing_files_are_reported(tmp_path, build_dir):
     with pytest.raises(Unavailable, match="has not been built"):
         create("ort", FILES, "fp32", "cpu", build_dir=tmp_path)

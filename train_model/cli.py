@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *, prog: str | None = None, **options: Any):
         super().__init__(prog=program or prog, **options)
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         found, others = super().parse_known_args(args, namespace)
         for action in self._actions:
             value = getattr(found, action.dest, None)
@@ -139,11 +139,10 @@ def check_choice(name: str, value: object, known: Sequence[str]) -> None:
         raise UserError(f"{name} is one of {', '.join(known)}, not {repr(value)[:40]}")
 
 
-def check_path(name: str, value: object) -> Path:
-    """Return an option of a function that names a file or a folder; ``UserError`` for another value."""
+def check_path(name: str, value: object) -> None:
+    """Raise ``UserError`` if an option of a function cannot name a file or a folder."""
     if not isinstance(value, str | os.PathLike) or not _is_path(os.fspath(value)):
         raise UserError(f"{name} is a path, not {repr(value)[:40]}")
-    return Path(value)
 
 
 def _is_path(text: str) -> bool:

@@ -96,16 +96,17 @@ class Translator:
         check_choice("runner", runner, ("auto", *runners.RUNNERS))
         check_choice("device", device, ("auto", "cpu", "cuda"))
         check_choice("precision", precision, ("auto", *runners.PRECISIONS))
-        name = str(check_path("model", model))
-        cache = None if cache is None else check_path("cache", cache)
-        build_dir = None if build_dir is None else check_path("build_dir", build_dir)
-        judge = None if judge is None else str(check_path("judge", judge))
-        files = find_model(name, build_dir or "build").require_text()
+        check_path("model", model)
+        for name, path in (("cache", cache), ("build_dir", build_dir), ("judge", judge)):
+            if path is not None:
+                check_path(name, path)
+        files = find_model(os.fspath(model), build_dir or "build").require_text()
         self.model = files.name
         device = default_device() if device == "auto" else device
         if precision == "auto":
             precision = "fp16" if device == "cuda" else "fp32"
         threads = processors() if threads == 0 else threads
+        judge = None if judge is None else os.fspath(judge)
         rescoring = Rescoring.of(files, candidates, judge, device, threads)
         folder = build_dir or cache_folder(files, cache)
         ensure_built(files, folder, runner, precision, device)

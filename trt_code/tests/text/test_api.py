@@ -212,6 +212,14 @@ def test_values_of_other_types_are_one_line(tiny_folder, cache, option, values, 
             api.Translator(**usual | {option: value})
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_folder_next_to_here_and_paths_of_both_kinds(tiny_folder, cache, monkeypatch, kind):
+    monkeypatch.chdir(tiny_folder.parent)
+    model = f"./{tiny_folder.name}" if kind is str else tiny_folder
+    with api.Translator(model, device="cpu", cache=kind(cache), runner="torch") as translator:
+        assert translator.translate(["one"])
+
+
 @pytest.mark.parametrize("lines", [[1], ["one", None], [b"one"], [["one"]], b"one", range(2)])
 def test_sentences_of_other_types(translator, lines):
     for method in (translator.translate, translator.translate_batch, translator.translations):

@@ -336,6 +336,19 @@ def _parser() -> Parser:
     return parser
 
 
+def _check_together(args: argparse.Namespace) -> None:
+    """Raise ``UserError`` for a given option that another one leaves without a meaning."""
+    if args.truecase_model and args.case != "truecase" and not args.like:
+        raise UserError("--truecase-model is for --case truecase; add it, or leave the model out")
+    if args.codes and args.subwords == "none":
+        raise UserError("--codes are for subwords, and --subwords none has none; leave one out")
+    if args.moses is False and (args.aggressive_dashes or args.escape is not None):
+        raise UserError(
+            "--aggressive-dashes and --escape are for Moses' tokenisation, and --no-moses does without; "
+            "leave one out"
+        )
+
+
 def _languages_argument(text: str | None) -> tuple[str, str]:
     if text is None:
         return "", ""
@@ -451,6 +464,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             "there is nothing to import; give --checkpoint or --from (make import CHECKPOINT=)"
         )
+    _check_together(args)
     languages = _languages_argument(args.languages)
     like = find_model(args.like) if args.like else None
     with unpacked(args.source) if args.source else nullcontext() as folder:

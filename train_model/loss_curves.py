@@ -113,6 +113,8 @@ def main(argv: list[str] | None = None) -> None:
         name, equals, path = text.partition("=")
         if not (name and equals and path):
             raise UserError(f"{text!r} is not name=log")
+        if name in runs:
+            raise UserError(f"two logs are named {name!r}; give each its own name")
         runs[name] = read(Path(path))
     results = compare(runs)
     write_files(

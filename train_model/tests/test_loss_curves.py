@@ -44,6 +44,7 @@ def test_a_file_that_is_not_a_log_is_reported(tmp_path):
         ([f"one={tmp_path}/none"], "there is no log"),
         ([f"one={tmp_path}/empty"], "log_format=json"),
         ([f"{tmp_path}/a"], "is not name=log"),
+        ([f"one={tmp_path}/a", f"one={tmp_path}/late"], "two logs are named 'one'"),
         ([f"one={tmp_path}/a", f"two={tmp_path}/late"], "no update is in all"),
     ):
         with pytest.raises(UserError, match=reason):

@@ -39,11 +39,12 @@ def find_compiler() -> list[str]:
     """
     if named := os.environ.get("CXX"):
         try:
-            if command := shlex.split(named):
-                return command
-            raise ValueError("it is blank")
+            command = shlex.split(named)
         except ValueError as error:
             raise NoLibrary(f"CXX={named} is not a command: {error}") from error
+        if not command:
+            raise NoLibrary("CXX is blank; leave it out, or name a compiler")
+        return command
     for name in COMPILERS:
         if found := shutil.which(name):
             return [found]

@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -263,10 +262,13 @@ def test_a_compiler_that_fails(monkeypatch, tmp_path, compiled, script, message)
     assert [path.name for path in compiled.parent.iterdir()] == [".lock"]
 
 
-@pytest.mark.parametrize("command", ["g++ 'open", " "])
-def test_a_compiler_command_that_no_shell_reads(monkeypatch, command):
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("g++ 'open", r"CXX=g.. 'open is not a command"), (" ", "CXX is blank; leave it out")],
+)
+def test_a_compiler_command_that_no_shell_reads(monkeypatch, command, message):
     monkeypatch.setenv("CXX", command)
-    with pytest.raises(library.NoLibrary, match=rf"CXX={re.escape(command)} is not a command"):
+    with pytest.raises(library.NoLibrary, match=message):
         library.find_compiler()
     assert not library.has_compiler()
 

@@ -243,6 +243,15 @@ __device__ __forceinline__ float warpSum(float value) {
   return value;
 }
 
+/// Returns the largest value of the lanes of a warp, in every lane; NaN if one of them is NaN.
+__device__ __forceinline__ float warpMax(float value) {
+#pragma unroll
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
+    value = maxNan(value, __shfl_xor_sync(kFullWarp, value, offset));
+  }
+  return value;
+}
+
 /// Returns exp(x), accurate enough for T, or for a float that is then rounded to TF32.
 template <typename T, bool kTf32>
 __device__ __forceinline__ float exponential(float value) {

@@ -1,6 +1,7 @@
-"""Measures searches at a forced length on a CPU: the project's runners against CTranslate2.
+"""Measures searches at a forced length: the project's runners against CTranslate2.
 
     python -m trt_code.measure.forced_length --model demo-ar --target 20 --beam 1,4
+    python -m trt_code.measure.forced_length --device cuda --batch 1,128,512 --one-pass wmt16-random
 
 The speed of a search does not depend on its weights if all translations have the same length. So a rival can
 have random weights: CTranslate2 runs a Transformer with as many layers, channels and words as the model (it
@@ -8,7 +9,8 @@ has no convolutions), and the native runner runs the same Transformer for compar
 words and 8 to 24 tokens. With ``--one-pass demo`` a one-pass network translates at the same length too, and
 CTranslate2 runs a Transformer of its size. All systems use the same number of threads in total and take
 turns; the time is that of whole batches from token ids to token ids, without text. Before the timing each
-system must give the forced length. Writes ``build/forced_length/results.json`` and ``.md``.
+system must give the forced length. On a GPU, ``cuda-graph`` in FP16 takes the place of the CPU's runners.
+Writes ``build/forced_length/results.json`` and ``.md``.
 """
 
 import argparse
@@ -31,14 +33,19 @@ from train_model.models.checkpoint import load_checkpoint
 from train_model.models.hypotheses import Found, SearchOptions
 from train_model.models.one_pass import OnePassTranslator
 from train_model.models.transformer import Transformer, TransformerConfig
+from train_model.ops import load_cuda_library
 from train_model.quantization import ptq
 from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
+from trt_code.cuda_graph.graphs import GraphedNetwork
+from trt_code.cuda_graph.network import FusedNetwork
 from trt_code.devices import processors
 from trt_code.measure.machine import describe
 from trt_code.native import library, search, translation
 from trt_code.native.export import to_program
 from trt_code.native.program import SUFFIX, LoadedProgram
+from trt_code.runners.search.cuda_graph_steps import graphed_search
+from trt_code.runners.search.tensors import on_device
 from trt_code.text import batching
 
 LENGTHS = 8, 24
@@ -111,6 +118,28 @@ def in_one_pass(
             raise UserError("a translation does not have the forced length")
 
 
+def on_gpu(model: Any, forced: Options) -> Translate:
+    """The runner ``cuda-graph`` in FP16, or ``cuda-graph-full`` for a one-pass network."""
+    device, dtype = torch.device("cuda"), torch.float16
+    if isinstance(model, OnePassTranslator):
+        network = GraphedNetwork(FusedNetwork(model, dtype, device), device, canvas="full")
+        return functools.partial(in_one_pass_on_gpu, network, forced.target + 2)
+    search_on_gpu = graphed_search(model.to(device, dtype).eval(), "fp16")
+    return in_batches(on_device(search_on_gpu, device), forced)
+
+
+def in_one_pass_on_gpu(
+    network: GraphedNetwork, length: int, rows: list[list[int]], beam: int, size: int
+) -> None:
+    """Translate on a canvas of ``length`` positions, which are twice the source's; there is no beam."""
+    for at in range(0, len(rows), size):
+        sources = batching.pad([row[: length // 2] for row in rows[at : at + size]])
+        wide = length // 2 - sources.shape[1]
+        tokens, _ = network(np.pad(sources, ((0, 0), (0, wide)), constant_values=PAD))
+        if tokens.shape[1] != length // 2 * 2:
+            raise UserError("a canvas does not have the forced length")
+
+
 def in_int8(model: Any) -> Any:
     """The network in INT8, with ranges of random sources: only its speed counts."""
     rng = np.random.default_rng(2)
@@ -120,7 +149,13 @@ def in_int8(model: Any) -> Any:
 
 
 def ctranslate2(
-    model: Transformer, folder: Path, compute: str, workers: int, threads: int, forced: Options
+    model: Transformer,
+    folder: Path,
+    compute: str,
+    workers: int,
+    threads: int,
+    forced: Options,
+    device: str = "cpu",
 ) -> Translate:
     """CTranslate2 with ``workers`` of ``threads`` threads each; it makes the batches itself.
 
@@ -136,7 +171,11 @@ def ctranslate2(
         saved.mkdir(parents=True)
         convert(model, str(saved))
     translator = rival.Translator(
-        str(saved), compute_type=compute, inter_threads=workers, intra_threads=threads
+        str(saved),
+        device=device,
+        compute_type=compute,
+        inter_threads=workers,
+        intra_threads=threads,
     )
 
     def translate(rows: list[list[int]], beam: int, size: int) -> None:
@@ -177,13 +216,16 @@ def systems(
         one_pass: a one-pass network, or None.
         folder: for files of the systems.
     """
-    threads, forced = args.threads or processors(), Options(args.target)
+    forced = Options(args.target)
     plain = {"Transformer": same_size(model.config)}
     networks = {files.name: model} | plain
     if one_pass is not None:
         networks[ONE_PASS] = one_pass
         plain["Transformer as large as the one-pass network"] = same_size(one_pass.config)
-    found = {}
+    if args.device == "cuda":
+        load_cuda_library()
+        return systems_on_gpu(networks, plain, folder, forced)
+    threads, found = args.threads or processors(), {}
     for name, made in networks.items():
         found[f"native FP32, {name}"] = native(made, folder, threads, forced)
         try:
@@ -205,6 +247,25 @@ def systems(
                     found[title] = ctranslate2(made, own, compute, workers, each, forced)
     except ImportError:
         print("CTranslate2 is not installed (pip install 'lite-transformer-trt[rivals]')")
+    return found
+
+
+def systems_on_gpu(
+    networks: dict[str, Any], plain: dict[str, Transformer], folder: Path, forced: Options
+) -> dict[str, Translate]:
+    """The systems on a GPU: our runner with every network, CTranslate2 with the Transformers ``plain``."""
+    found = {}
+    try:
+        for network, made in plain.items():
+            found[f"CTranslate2 FP16, {network}"] = ctranslate2(
+                made, folder / network, "float16", 1, 1, forced, "cuda"
+            )
+    except ImportError:
+        print("CTranslate2 is not installed (pip install 'lite-transformer-trt[rivals]')")
+    for name, made in (networks | plain).items():
+        found[f"{'cuda-graph-full' if name == ONE_PASS else 'cuda-graph'} FP16, {name}"] = on_gpu(
+            made, forced
+        )
     return found
 
 
@@ -262,6 +323,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_model(parser)
     parser.set_defaults(model="demo-ar")
     parser.add_argument("--one-pass", help="name of a one-pass model with as many words")
+    arguments.add_device(parser)
     arguments.add_count(parser, "--threads", None, "CPU threads of each system; default: all")
     arguments.add_count(parser, "--target", 20, "target tokens of every sentence", 200)
     arguments.add_count(parser, "--sentences", 2000, "sentences")
@@ -270,9 +332,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_sizes(parser, "--batch", "32,128", "sentences in a batch")
     arguments.add_output(parser, "build/forced_length")
     args = parser.parse_args(argv)
+    args.device = arguments.device(args)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(args, Path(folder))
-    machine = describe("cpu", args.threads or processors())
+    machine = describe(args.device, args.threads or processors())
     results = {"machine": machine, "target": args.target, "sentences": args.sentences, "rows": rows}
     items = facts(machine | {"target tokens": args.target})
     text = page("Searches at a forced length", items, "", TABLE.markdown(rows))

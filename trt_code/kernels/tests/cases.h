@@ -11,6 +11,9 @@ void runOperators(Mode mode, cudaStream_t stream);
 /// Kernels of the CUDA-graph network, except conv_stack.
 void runNetwork(Mode mode, cudaStream_t stream);
 
+/// Kernels of one step of a search.
+void runSearches(Mode mode, cudaStream_t stream);
+
 /// conv_stack, which runs all layers.
 void runStacks(Mode mode, cudaStream_t stream);
 

@@ -21,6 +21,7 @@ void runAll(driver::Mode mode, bool stacks) {
   driver::require(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
   driver::runOperators(mode, stream);
   driver::runNetwork(mode, stream);
+  driver::runSearches(mode, stream);
   if (stacks) driver::runStacks(mode, stream);
   driver::require(cudaStreamDestroy(stream), "cudaStreamDestroy");
 }

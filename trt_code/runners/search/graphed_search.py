@@ -1,6 +1,6 @@
 """Runs each step of a search, including the network, as one CUDA graph.
 
-A step has about a hundred small kernels, so single launches cost more than the kernels. A graph reads and
+A step has many small kernels, so single launches cost more than the kernels. A graph reads and
 writes fixed memory: the search's tensors keep their addresses, and the last kernels of a step write the new
 state to the input of the next replay. Between two steps the host only launches the next step. It learns one
 step late that the search is done; the extra step does not change the result.
@@ -69,30 +69,31 @@ class GraphedSearch:
         encoder: returns a function that computes the encoder for one set of shapes, called like
             :class:`train_model.models.incremental.SourceEncoder`.
         step: returns a function that computes a step for one set of shapes and a beam, called like
-        ``DecoderStep``.
-        state_shapes: returns the state's shapes for a number of hypotheses and of tokens.
+            ``DecoderStep``; its first result is what ``search.advance`` takes.
+        new_state: returns the state's tensors, zeros, for a number of hypotheses and of tokens, which is
+            their third size if they grow with the tokens.
         vocab_size: the size of the target vocabulary.
         max_target_positions: the largest number of target tokens.
-        dtype: the dtype of the state.
         capture: turns a function into a replay of it (:class:`CudaCapture`).
         widest: pad sources to multiples of ``LENGTH_STEP`` up to this width; 0 to pad nothing.
         batch_size: rounds a batch size up, so that few sizes occur.
+        search: the class of the search's own state.
     """
 
     def __init__(
         self,
         encoder: Callable[[], Callable],
         step: Callable[[int], Callable],
-        state_shapes: Callable[[int, int], Sequence[tuple[int, ...]]],
+        new_state: Callable[[int, int], Sequence[Tensor]],
         vocab_size: int,
         max_target_positions: int,
-        dtype: torch.dtype,
         capture: Capture,
         widest: int,
         batch_size: Callable[[int], int] = int,
+        search: type[Search] = Search,
     ) -> None:
         self.encoder, self.step, self.capture = encoder, step, capture
-        self.state_shapes, self.dtype = state_shapes, dtype
+        self.new_state, self.new_search = new_state, search
         self.vocab_size, self.max_target_positions = vocab_size, max_target_positions
         self._widest, self._batch_size = widest, batch_size
         self._lanes: collections.OrderedDict[Hashable, _Lane] = collections.OrderedDict()
@@ -134,7 +135,9 @@ class _Lane:
         batch, device = len(src_tokens), src_tokens.device
         self._graphs, self._longest, self._beam = graphs, longest, options.beam
         self._rows = batch * options.beam
-        self._search = search = Search(batch, graphs.vocab_size, longest, options, device)
+        self._search = search = graphs.new_search(
+            batch, graphs.vocab_size, longest, options, device
+        )
         self._done = _LateFlag(search.done)
         self._src_tokens = own_tokens = src_tokens.clone()
         self._source: list[Tensor] = []
@@ -167,11 +170,7 @@ class _Lane:
         before = self._states.get(room, [])
         room = min(room + ROOM_STEP, self._longest + 1)
         if room not in self._states:
-            shapes = self._graphs.state_shapes(self._rows, room)
-            self._states[room] = [
-                torch.zeros(shape, dtype=self._graphs.dtype, device=self._src_tokens.device)
-                for shape in shapes
-            ]
+            self._states[room] = list(self._graphs.new_state(self._rows, room))
             self._steps[room] = self._capture_step(self._states[room])
         for index, tensor in enumerate(self._states[room]):
             tensor.zero_()  # an old NaN would stay NaN even with an attention weight of 0

@@ -94,23 +94,24 @@ class EngineHalves:
             return run
 
         shapes = [self._step.shape(name) for name in state]
+        dtype = _torch_type(self._step, state[0]) if state else torch.float32
 
-        def state_shapes(rows: int, room: int) -> list[tuple[int, ...]]:
+        def new_state(rows: int, room: int) -> list[Tensor]:
             # the first free axis is rows, the second is room
-            return [
+            sizes = [
                 tuple(
                     size if size >= 0 else (rows, 0, room)[axis] for axis, size in enumerate(shape)
                 )
                 for shape in shapes
             ]
+            return [torch.zeros(size, dtype=dtype, device=self._device) for size in sizes]
 
         return GraphedSearch(
             encoder,
             step,
-            state_shapes,
+            new_state,
             self._step.shape("logprobs")[-1],
             self._ranges["room"].max,
-            _torch_type(self._step, state[0]) if state else torch.float32,
             capture,
             self.max_source if self._masked else 0,
         )

@@ -114,6 +114,92 @@ def top_k(x, k):
     return values[..., :k].contiguous(), indices[..., :k].int().contiguous()
 
 
+def past_rows(ancestors, rows, position):
+    """The row of every position up to ``position`` of each hypothesis [N, position + 1]."""
+    if ancestors is None:
+        return torch.arange(rows)[:, None].expand(-1, position + 1)
+    return ancestors[position % 2, :, : position + 1].long()
+
+
+def past(state, ancestors, position):
+    """The positions up to ``position`` of each hypothesis [N, position + 1, width]."""
+    at = past_rows(ancestors, len(state), position).to(state.device)
+    return state[at, torch.arange(position + 1, device=state.device)]
+
+
+def attend_past(qkv, keys, values, ancestors, position, heads, out):
+    now = int(position)
+    query, key, value = qkv.chunk(3, -1)
+    keys[:, now], values[:, now] = key, value
+    q, k, v = (
+        x.unflatten(-1, (heads, -1)).transpose(1, 2)
+        for x in (query[:, None], past(keys, ancestors, now), past(values, ancestors, now))
+    )
+    out.copy_(((q @ k.transpose(2, 3)).softmax(-1) @ v).transpose(1, 2).flatten(1))
+
+
+def attend_source(query, keys, values, mask, heads):
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, keys, values))
+    weights = masked_softmax(q @ k.transpose(2, 3), mask[:, None, None])
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+def convolve_step(x, weight, inputs, ancestors, position, heads, glu, softmax, out):
+    now, taps = int(position), weight.transpose(0, 1).flatten(1)
+    kernel_size = len(taps) // heads
+    x = F.glu(x, -1) if glu else x
+    inputs[:, now] = x
+    logits = F.linear(x, taps).unflatten(-1, (heads, kernel_size))
+    logits = logits.softmax(-1) if softmax else logits
+    window = past(inputs, ancestors, now)[:, -kernel_size:]
+    window = F.pad(window, (0, 0, kernel_size - window.shape[1], 0)).unflatten(-1, (heads, -1))
+    out.copy_(torch.einsum("nhk,nkhc->nhc", logits, window).flatten(1))
+
+
+def embed_step(tokens, parents, position, embedding, positions, scale, ancestors):
+    now = int(position)
+    x = scale * F.embedding(tokens, embedding)
+    if positions is not None:
+        x = x + positions[now + PAD + 1]
+    if ancestors is not None:
+        rows = torch.arange(tokens.numel(), device=tokens.device)
+        parent = rows - rows % tokens.shape[1] + parents.flatten()
+        ancestors[now % 2, :, :now] = ancestors[(now + 1) % 2, parent, :now]
+        ancestors[now % 2, :, now] = rows
+    return x
+
+
+def choose_step(
+    logits, forbidden, kinds, tokens, parents, totals, step, done, past_tokens, past_parents,
+    past_totals, count, end_at, end_total, counters,
+):  # fmt: skip
+    batch, beam, vocab = logits.shape
+    now = int(step)
+    scores = logits.float().log_softmax(-1) + forbidden[kinds[now]]
+    scores = (scores + totals[..., None]).flatten(1)
+    candidates, index = top_k(scores, 2 * beam)
+    origin, token = index.long() // vocab, index.long() % vocab
+    for sentence in range(batch):
+        alive = []
+        for rank in range(2 * beam):
+            value = candidates[sentence, rank]
+            if token[sentence, rank] != EOS or value == -torch.inf:
+                alive.append(rank)
+            elif rank < beam and count[sentence] < beam:
+                end_at[sentence, count[sentence]] = origin[sentence, rank] + now * beam
+                end_total[sentence, count[sentence]] = value
+                count[sentence] += 1
+        best = alive[:beam]
+        for all_steps, own, chosen in (
+            (past_tokens, tokens, token),
+            (past_parents, parents, origin),
+            (past_totals, totals, candidates),
+        ):
+            all_steps[now, sentence] = own[sentence] = chosen[sentence, best]
+    done.fill_(bool((count == beam).all()))
+    step += 1
+
+
 def gates_in_product(x):
     return x.shape[:-1].numel() <= 64
 
@@ -146,6 +232,17 @@ SCHEMAS = {
     copy_source: "(Tensor lengths, int width, Tensor queries, Tensor keys, Tensor embedded, "
     "Tensor source_mask, Tensor embedding, Tensor positions, bool rounded=False) -> (Tensor, Tensor)",
     top_k: "(Tensor x, int k) -> (Tensor, Tensor)",
+    attend_past: "(Tensor qkv, Tensor(a!) keys, Tensor(b!) values, Tensor? ancestors, "
+    "Tensor position, int heads, Tensor(c!) out) -> ()",
+    attend_source: "(Tensor query, Tensor keys, Tensor values, Tensor mask, int heads) -> Tensor",
+    convolve_step: "(Tensor x, Tensor weight, Tensor(a!) inputs, Tensor? ancestors, "
+    "Tensor position, int heads, bool glu, bool softmax, Tensor(b!) out) -> ()",
+    embed_step: "(Tensor tokens, Tensor parents, Tensor position, Tensor embedding, "
+    "Tensor? positions, float scale, Tensor(a!)? ancestors) -> Tensor",
+    choose_step: "(Tensor logits, Tensor forbidden, Tensor kinds, Tensor(a!) tokens, "
+    "Tensor(b!) parents, Tensor(c!) totals, Tensor(d!) step, Tensor(e!) done, "
+    "Tensor(f!) past_tokens, Tensor(g!) past_parents, Tensor(h!) past_totals, "
+    "Tensor(i!) count, Tensor(j!) end_at, Tensor(k!) end_total, Tensor(l!) counters) -> ()",
 }
 # These say which kernel supports the sizes. They take no tensors, which would name the device.
 QUESTIONS = {

@@ -24,10 +24,11 @@ def graphed(model, batch_size) -> GraphedSearch:
     return GraphedSearch(
         lambda: SourceEncoder(model),
         lambda beam: DecoderStep(model),
-        lambda rows, room: list(model.decoder.state_shapes(rows, room).values()),
+        lambda rows, room: [
+            torch.zeros(shape) for shape in model.decoder.state_shapes(rows, room).values()
+        ],
         model.config.tgt_vocab,
         model.config.max_target_positions,
-        torch.float32,
         without_capture,
         model.config.max_source_positions,
         batch_size,

@@ -267,11 +267,11 @@ int lite_glu(void* program, int stage, int in, int width, int out, int past) {
   });
 }
 
-// A convolution with taps from the register `taps` [rows, heads * kernel_size], which it
-// normalises, or for -1 with `fixed` taps [heads, kernel_size] at every position. `padding` [width]
+// A convolution with taps from the register `taps` [rows, kernel_size * heads], which it
+// normalises, or for -1 with `fixed` taps [kernel_size, heads] at every position. `padding` [width]
 // is the input's value at source positions that were padding; null for zero.
 int lite_convolve(void* program, int stage, int in, int width, int taps, const float* fixed,
-                  int fixed_heads, int fixed_size, const float* padding, int padding_size,
+                  int fixed_size, int fixed_heads, const float* padding, int padding_size,
                   int normalize, int heads, int kernel_size, int padding_l, int out, int out_column,
                   int past) {
   return guarded([&] {
@@ -350,7 +350,7 @@ int lite_attend_source(void* program, int query, int keys, int values, int value
         const Source source{w.keys(keys, sentence), stride, value.row(span.begin), value.stride,
                             span.size()};
         attend(from.row(r), from.stride, end - r, source, heads, head_width,
-               w.scratch(static_cast<std::size_t>(kRowsAtOnce) * stride), to.row(r), to.stride);
+               w.scratch(attention_floats(stride, head_width)), to.row(r), to.stride);
       }
     });
   });
@@ -378,13 +378,13 @@ int lite_attend_self(void* program, int stage, int query, int pairs, int heads, 
       const View pair = w.view(pairs);
       for (const Span& span : w.spans) {
         const int stride = padded(span.size());
-        float* keys = w.scratch(static_cast<std::size_t>(stride) * (width + kRowsAtOnce));
-        float* scores = keys + static_cast<std::size_t>(stride) * width;
+        const std::size_t key_floats = static_cast<std::size_t>(stride) * width;
+        float* keys = w.scratch(key_floats + attention_floats(stride, head_width));
         const float* begin = pair.row(span.begin);
         transpose_keys(begin, pair.stride, span.size(), heads, head_width, stride, keys);
         const Source source{keys, stride, begin + width, pair.stride, span.size()};
-        attend(from.row(span.begin), from.stride, span.size(), source, heads, head_width, scores,
-               to.row(span.begin), to.stride);
+        attend(from.row(span.begin), from.stride, span.size(), source, heads, head_width,
+               keys + key_floats, to.row(span.begin), to.stride);
       }
     });
   });

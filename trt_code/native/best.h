@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "vector.h"
@@ -58,7 +60,9 @@ class BestOfMany {
  public:
   explicit BestOfMany(int most) : most_(most) {}
 
-  const std::vector<Candidate>& find(const float* x, int n) {
+  // Writes the `most` best of x[0..n), the best first, and their numbers; of equal ones the first.
+  // If there are not as many, the others are number 0 with a score that cannot win.
+  void find(const float* x, int n, float* scores, int* numbers) {
     // Group i has the scores i, i + groups, i + 2 * groups, ... If the maxima of `most` groups are
     // above a value, at least `most` scores are, so only the scores above it can be among the best.
     const int groups = std::min(n, std::max(4 * most_, n / 16));
@@ -69,21 +73,49 @@ class BestOfMany {
     }
     const float low = threshold();
     found_.clear();
+    numbers_.clear();
     for (int i = 0; i < groups; ++i) {
       if (!(greatest_[i] > low)) continue;
-      for (int at = i; at < n; at += groups)
-        if (x[at] > low) found_.push_back({x[at], 0, at});
+      for (int at = i; at < n; at += groups) {
+        if (!(x[at] > low)) continue;
+        found_.push_back(x[at]);
+        numbers_.push_back(at);
+      }
     }
-    const auto better = [](const Candidate& a, const Candidate& b) {
-      return a.score > b.score || (a.score == b.score && a.token < b.token);
-    };
-    const int kept = std::min<int>(most_, static_cast<int>(found_.size()));
-    std::partial_sort(found_.begin(), found_.begin() + kept, found_.end(), better);
-    found_.resize(most_, {kNone, 0, 0});
-    return found_;
+    std::fill_n(scores, most_, kNone);
+    std::fill_n(numbers, most_, 0);
+    if (found_.size() > 8 * static_cast<std::size_t>(most_)) keep_best();
+    const int count = static_cast<int>(found_.size());
+    for (int i = 0; i < count; ++i) {  // no branch in the inner loop, which compilers vectorise
+      const float score = found_[i];
+      const int number = numbers_[i];
+      int rank = 0;
+      for (int j = 0; j < count; ++j)
+        rank += (found_[j] > score) | ((found_[j] == score) & (numbers_[j] < number));
+      if (rank >= most_) continue;
+      scores[rank] = score;
+      numbers[rank] = number;
+    }
   }
 
  private:
+  // Leaves the `most` best of found_: it is long if many scores are equal.
+  void keep_best() {
+    std::vector<int> order(found_.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::nth_element(order.begin(), order.begin() + most_, order.end(), [this](int a, int b) {
+      return found_[a] > found_[b] || (found_[a] == found_[b] && numbers_[a] < numbers_[b]);
+    });
+    std::vector<float> best;
+    std::vector<int> best_numbers;
+    for (int i = 0; i < most_; ++i) {
+      best.push_back(found_[order[i]]);
+      best_numbers.push_back(numbers_[order[i]]);
+    }
+    found_ = std::move(best);
+    numbers_ = std::move(best_numbers);
+  }
+
   int above(float value) const {
     int count = 0;
     for (const float x : greatest_) count += x > value;
@@ -107,8 +139,8 @@ class BestOfMany {
   }
 
   int most_;
-  std::vector<float> greatest_;
-  std::vector<Candidate> found_;
+  std::vector<float> greatest_, found_;
+  std::vector<int> numbers_;  // of found_
 };
 
 inline float log_sum_exp(const float* x, int n) {

@@ -85,6 +85,7 @@ class Writer:
         activation: str = "linear",
         scale: float = 1.0,
         past: bool = False,
+        order: Tensor | slice = slice(None),
     ) -> None:
         """Apply linear layers to the same input, and write their outputs one after the other.
 
@@ -92,17 +93,20 @@ class Writer:
             activation: fairseq's name.
             scale: a factor of the outputs before the activation.
             past: whether ``out`` may be a history.
+            order: the numbers of the outputs of each layer, in the order in which they are written.
         """
         layers = [layers] if isinstance(layers, nn.Linear) else layers
         for _, group in itertools.groupby(layers, _input_scale):  # those that read the input alike
             alike = list(group)
             first = alike[0]
             biased = any(layer.bias is not None for layer in alike)
-            bias = array(torch.cat([_bias(layer) for layer in alike]) * scale) if biased else None
+            biases = torch.cat([_bias(layer)[order] for layer in alike])
+            bias = array(biases * scale) if biased else None
             end = (ACTIVATIONS.index(_ACTIVATIONS[activation]), out, out_column)
-            weight = torch.cat([layer.weight for layer in alike])
+            weight = torch.cat([layer.weight[order] for layer in alike])
             if isinstance(first, QuantizedLinear):
-                scales = torch.cat([layer.weight_quantizer.amax for layer in alike]) / LARGEST
+                ranges = torch.cat([layer.weight_quantizer.amax[order] for layer in alike])
+                scales = ranges / LARGEST
                 rounded = (weight / scales[:, None]).round().clamp(-LARGEST - 1, LARGEST)
                 name = "integer_linear"
                 values = [rounded.detach().to(torch.int8).numpy(), array(scales * scale), bias]
@@ -179,9 +183,10 @@ class Writer:
         taps, fixed = -1, None
         if isinstance(module, DynamicConv):
             taps = self.register("taps", module.heads * module.kernel_size)
-            self.linear(x, module.weight_linear, taps)
+            numbers = torch.arange(taps.columns).view(module.heads, module.kernel_size)
+            self.linear(x, module.weight_linear, taps, order=numbers.T.flatten())
         else:
-            fixed = array(module.weight[:, 0])
+            fixed = array(module.weight[:, 0].T)
         padding = None
         if self._padding_leaks:
             padding = array(module.project_in(module.linear1.weight.new_zeros(1, module.width))[0])

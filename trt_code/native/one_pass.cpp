@@ -41,49 +41,72 @@ class Step {
       : beam_(beam),
         wide_(padded(beam)),
         transitions_(transitions),
-        from_(static_cast<std::size_t>(transitions.rank) * wide_),
-        before_(wide_, kNone),
-        sums_(wide_) {}
+        to_(static_cast<std::size_t>(transitions.rank) * wide_),
+        best_(wide_),
+        slots_(wide_) {}
 
   // Adds to each score its best predecessor's score and transition; `back` receives that
-  // predecessor's slot.
+  // predecessor's slot, of equally good ones the first.
   void take(const int* before_tokens, const float* before_scores, const int* tokens, float* scores,
             int* back) {
     const int rank = transitions_.rank;
-    std::copy_n(before_scores, beam_, before_.begin());
-    for (int i = 0; i < beam_; ++i) {  // transposed, so that a vector has neighbouring slots
-      const float* row = transitions_.from + static_cast<std::size_t>(before_tokens[i]) * rank;
-      for (int d = 0; d < rank; ++d) from_[static_cast<std::size_t>(d) * wide_ + i] = row[d];
+    for (int j = 0; j < beam_; ++j) {  // transposed, so that a vector has neighbouring slots
+      const float* row = transitions_.to + static_cast<std::size_t>(tokens[j]) * rank;
+      for (int d = 0; d < rank; ++d) to_[static_cast<std::size_t>(d) * wide_ + j] = row[d];
     }
+    std::fill(best_.begin(), best_.end(), kNone);
+    std::fill(slots_.begin(), slots_.end(), 0);
+    int i = 0;
+    for (; i + 2 <= beam_; i += 2) compare_all<2>(before_tokens, before_scores, i);
+    for (; i < beam_; ++i) compare_all<1>(before_tokens, before_scores, i);
     for (int j = 0; j < beam_; ++j) {
-      const float* to = transitions_.to + static_cast<std::size_t>(tokens[j]) * rank;
-      int i = 0;
-      for (; i + 4 * kLanes <= wide_; i += 4 * kLanes) add<4>(to, i);
-      for (; i < wide_; i += kLanes) add<1>(to, i);
-      const float most = maximum(sums_.data(), wide_);
-      i = 0;
-      while (i < beam_ - 1 && sums_[i] != most) ++i;
-      back[j] = i;
-      scores[j] += sums_[i];
+      scores[j] += best_[j];
+      back[j] = slots_[j];
     }
   }
 
  private:
-  // The sums of kVectors vectors of slots from slot i on.
-  template <int kVectors>
-  void add(const float* to, int i) {
-    Floats sums[kVectors];
-    for (int v = 0; v < kVectors; ++v) sums[v] = load(&before_[i + v * kLanes]);
+  // Compares kM predecessors, from slot i on, with the best so far of every slot.
+  template <int kM>
+  void compare_all(const int* before_tokens, const float* before_scores, int i) {
+    const float* from[kM];
+    for (int m = 0; m < kM; ++m)
+      from[m] =
+          transitions_.from + static_cast<std::size_t>(before_tokens[i + m]) * transitions_.rank;
+    int j = 0;
+    for (; j + 4 * kLanes <= wide_; j += 4 * kLanes) compare<kM, 4>(from, before_scores, i, j);
+    for (; j < wide_; j += kLanes) compare<kM, 1>(from, before_scores, i, j);
+  }
+
+  // The same for kVectors vectors of slots from slot j on.
+  template <int kM, int kVectors>
+  void compare(const float* const (&from)[kM], const float* before_scores, int i, int j) {
+    Floats sums[kM][kVectors];
+    for (int m = 0; m < kM; ++m)
+      for (int v = 0; v < kVectors; ++v) sums[m][v] = all(before_scores[i + m]);
     for (int d = 0; d < transitions_.rank; ++d) {
-      const float* from = &from_[static_cast<std::size_t>(d) * wide_ + i];
-      for (int v = 0; v < kVectors; ++v) sums[v] += all(to[d]) * load(from + v * kLanes);
+      const float* to = &to_[static_cast<std::size_t>(d) * wide_ + j];
+      for (int m = 0; m < kM; ++m)
+        for (int v = 0; v < kVectors; ++v) sums[m][v] += all(from[m][d]) * load(to + v * kLanes);
     }
-    for (int v = 0; v < kVectors; ++v) store(&sums_[i + v * kLanes], sums[v]);
+    for (int v = 0; v < kVectors; ++v) {
+      Floats best = load(&best_[j + v * kLanes]);
+      Ints slots;
+      std::memcpy(&slots, &slots_[j + v * kLanes], sizeof slots);
+      for (int m = 0; m < kM; ++m) {
+        const auto better = sums[m][v] > best;
+        best = better ? sums[m][v] : best;
+        slots = better ? (i + m) - Ints{} : slots;
+      }
+      store(&best_[j + v * kLanes], best);
+      std::memcpy(&slots_[j + v * kLanes], &slots, sizeof slots);
+    }
   }
 
   int beam_, wide_;
   Transitions transitions_;
-  std::vector<float> from_, before_, sums_;  // [rank, wide], [wide], [wide]
+  std::vector<float> to_, best_;     // [rank, wide], [wide]
+  std::vector<std::int32_t> slots_;  // of the best predecessors
 };
 
 }  // namespace
@@ -125,12 +148,8 @@ void choose_path(Workspace& w, const float* logits, int words, Transitions trans
   Step step(beam, transitions);
   for (const Span& span : w.spans) {
     for (int r = span.begin; r < span.end; ++r) {
-      const auto& found = best.find(logits + static_cast<std::size_t>(r) * words, words);
       const std::size_t own = static_cast<std::size_t>(r) * beam;
-      for (int j = 0; j < beam; ++j) {
-        tokens[own + j] = found[j].token;
-        prefix[own + j] = found[j].score;
-      }
+      best.find(logits + static_cast<std::size_t>(r) * words, words, &prefix[own], &tokens[own]);
       if (r > span.begin)
         step.take(&tokens[own - beam], &prefix[own - beam], &tokens[own], &prefix[own], &back[own]);
     }

@@ -1,6 +1,7 @@
 // The operators between the products, on rows of packed sequences: no row is padding.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace lite::native {
@@ -37,10 +38,10 @@ void layer_norm(const float* x, const float* residual, int rows, int width, cons
 // out[r, c] = x[r, c] * sigmoid(x[r, width + c])
 void glu(const float* x, int x_stride, int rows, int width, float* out, int out_stride);
 
-// Softmax over each of the `heads` groups of `taps` floats in a row.
+// Softmax over the taps of each head: logits [rows, taps, heads].
 void softmax_taps(float* logits, int rows, int heads, int taps);
 
-// A depthwise convolution: out[r, c] = sum over j of taps[r, head of c, j] * x[r - padding_l + j,
+// A depthwise convolution: out[r, c] = sum over j of taps[r, j, head of c] * x[r - padding_l + j,
 // c], within a sentence. A tap_stride of 0 gives all rows the same taps. `padding` [width] is the
 // value of x at positions that were padding, or null for zero.
 void convolve(const float* x, int x_stride, Span sentence, int width, const float* taps,
@@ -59,12 +60,11 @@ struct Source {
   int value_stride, size;
 };
 
-constexpr int kRowsAtOnce = 4;  // that read keys and values together
-
-// Attention of `rows` rows to the same source. `scores` has room for kRowsAtOnce * key_stride
-// floats. The query is scaled already.
+// Attention of `rows` rows to the same source. `scratch` has room for attention_floats(). The query
+// is scaled already.
 void attend(const float* query, int query_stride, int rows, const Source& source, int heads,
-            int head_width, float* scores, float* out, int out_stride);
+            int head_width, float* scratch, float* out, int out_stride);
+std::size_t attention_floats(int key_stride, int head_width);
 
 // keys [heads, head_width, key_stride] from rows [size, heads * head_width]; zeros up to
 // key_stride.

@@ -17,7 +17,7 @@ import numpy as np
 from train_model.cli import UserError
 
 SUFFIX = ".native.safetensors"
-FORMAT = "1"
+FORMAT = "2"
 _PROGRAM = "program"
 Stage = Literal["source", "target"]
 Kind = Literal["rows", "history", "keys"]

@@ -1,7 +1,6 @@
 #include "search.h"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
 
 #include "../kernels/special_tokens.h"
@@ -142,11 +141,11 @@ class Searcher {
 int search(Program& program, const std::int64_t* src_tokens, int batch, int width,
            const SearchOptions& options, int threads, const Record& record) {
   std::vector<int> steps(std::max(1, threads), 0);
-  on_threads(program, src_tokens, batch, width, threads, std::numeric_limits<int>::max(),
-             [&](int part, Workspace& workspace, std::vector<int> sentences) {
+  on_threads(program, src_tokens, batch, width, threads, kWhole,
+             [&](int part, Workspace& workspace, const std::vector<int>& sentences) {
                program.run(workspace);
-               steps[part] =
-                   Searcher(program, workspace, options, record, batch, std::move(sentences)).run();
+               Searcher searcher(program, workspace, options, record, batch, sentences);
+               steps[part] = std::max(steps[part], searcher.run());
              });
   return *std::max_element(steps.begin(), steps.end());
 }

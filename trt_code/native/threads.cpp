@@ -1,6 +1,7 @@
 #include "threads.h"
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <optional>
 #include <thread>
@@ -10,16 +11,17 @@
 namespace lite::native {
 namespace {
 
-// Begins the source's stage with the first of the sentences [sentence, end) that have at least
-// `most` tokens together, or with all. Returns the next one.
-const int* pack(const Program& program, Workspace& workspace, const std::int64_t* src_tokens,
-                int width, int most, const int* sentence, const int* end) {
+constexpr int kLeastTokens = 256;  // of a group: fewer rows use the weights less well
+
+// Begins the source's stage with these sentences of src_tokens [batch, width].
+void pack(const Program& program, Workspace& workspace, const std::int64_t* src_tokens, int width,
+          const std::vector<int>& sentences) {
   std::vector<std::int32_t> tokens;
   std::vector<Span> spans;
-  for (; sentence != end && static_cast<int>(tokens.size()) < most; ++sentence) {
+  for (const int sentence : sentences) {
     const int begin = static_cast<int>(tokens.size());
     int before = 0;
-    const std::int64_t* row = src_tokens + static_cast<std::size_t>(*sentence) * width;
+    const std::int64_t* row = src_tokens + static_cast<std::size_t>(sentence) * width;
     for (int i = 0; i < width; ++i) {
       if (row[i] < 0 || row[i] >= program.source_vocab)
         throw InputError("token " + std::to_string(row[i]) + " is not in a vocabulary of " +
@@ -37,7 +39,34 @@ const int* pack(const Program& program, Workspace& workspace, const std::int64_t
                        " positions of the model");
   }
   workspace.begin_source(std::move(tokens), std::move(spans));
-  return sentence;
+}
+
+// Divides a batch into groups of sentences, which threads take one after the other. The groups
+// become smaller, so that the threads end at about the same time, also if one of them is slower.
+// A batch that is too small for this is divided into `parts` equal groups.
+std::vector<std::vector<int>> divide(const std::int64_t* src_tokens, int batch, int width,
+                                     int parts, int most_tokens) {
+  std::vector<std::vector<int>> groups;
+  const std::int64_t* end = src_tokens + static_cast<std::size_t>(batch) * width;
+  std::int64_t left = end - src_tokens - std::count(src_tokens, end, kPad);
+  if (most_tokens == kWhole || left <= 2 * parts * kLeastTokens) {
+    groups.resize(parts);  // every parts-th sentence, so that sorted batches divide evenly
+    for (int i = 0; i < batch; ++i) groups[i % parts].push_back(i);
+    return groups;
+  }
+  for (int i = 0; i < batch;) {
+    const std::int64_t wanted =
+        std::clamp<std::int64_t>(left / (2 * parts), kLeastTokens, most_tokens);
+    groups.emplace_back();
+    for (std::int64_t tokens = 0; i < batch && tokens < wanted; ++i) {
+      const std::int64_t* row = src_tokens + static_cast<std::size_t>(i) * width;
+      const std::int64_t own = width - std::count(row, row + width, kPad);
+      groups.back().push_back(i);
+      tokens += own;
+      left -= own;
+    }
+  }
+  return groups;
 }
 
 // Threads of a budget, for as long as this object lives.
@@ -62,26 +91,24 @@ int useful_threads(const Program& program, int batch, int width) {
 
 void on_threads(Program& program, const std::int64_t* src_tokens, int batch, int width, int threads,
                 int most_tokens,
-                const std::function<void(int, Workspace&, std::vector<int>)>& work) {
+                const std::function<void(int, Workspace&, const std::vector<int>&)>& work) {
   const int most = std::max(1, threads);
   const Taken taken(program.budget, most, std::min(most, useful_threads(program, batch, width)));
   const int parts = std::min(taken.count, batch);
   std::vector<Program::Lent> workspaces;
   for (int part = 0; part < parts; ++part) workspaces.push_back(program.workspace());
+  const auto groups = divide(src_tokens, batch, width, parts, most_tokens);
+  std::atomic<std::size_t> next{0};  // group
   std::vector<std::exception_ptr> errors(parts);
   const auto run = [&](int part) {
     try {
-      std::vector<int> sentences;  // every parts-th, so that sorted batches divide evenly
-      for (int i = part; i < batch; i += parts) sentences.push_back(i);
       Workspace& workspace = *workspaces[part];
       std::optional<Team> team;
       if (taken.count / parts > 1) team.emplace(taken.count / parts);
       workspace.team = team ? &*team : nullptr;
-      const int *next = sentences.data(), *end = next + sentences.size();
-      while (next != end) {
-        const int* begin = next;
-        next = pack(program, workspace, src_tokens, width, most_tokens, begin, end);
-        work(part, workspace, {begin, next});
+      for (std::size_t group; (group = next++) < groups.size();) {
+        pack(program, workspace, src_tokens, width, groups[group]);
+        work(part, workspace, groups[group]);
       }
     } catch (...) {
       errors[part] = std::current_exception();

@@ -49,29 +49,82 @@ inline Ints add_pairs(Ints sums, Ints x, Ints y) {
 
 inline Floats all(float x) { return x - Floats{}; }
 
+// Bit i is set if lane i of a comparison's result is.
+inline unsigned lanes_of(Ints comparison) {
+#if defined(__AVX512F__)
+  return _mm512_cmplt_epi32_mask((__m512i)comparison, _mm512_setzero_si512());
+#elif defined(__AVX__)
+  return _mm256_movemask_ps((__m256)comparison);
+#elif defined(__SSE2__)
+  return _mm_movemask_ps((__m128)comparison);
+#else
+  unsigned bits = 0;
+  for (int l = 0; l < kLanes; ++l) bits |= (comparison[l] & 1u) << l;
+  return bits;
+#endif
+}
+
 // n rounded up to whole vectors
 constexpr int padded(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
-// e^x within 2 units in the last place: 2^n times a polynomial (Cephes, expf). Without branches, so
-// that compilers vectorise loops over it. NaN stays NaN.
-inline float exp_of(float x) {
-  const float bounded = x < -87.3f ? -87.3f : x > 88.7f ? 88.7f : x;
-  const float n = __builtin_rintf(bounded * 1.44269504f);
-  const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
+// e^r for |r| <= ln(2) / 2, a polynomial (Cephes, expf).
+template <typename X>
+X exp_near_zero(X r) {
+  X p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.f;
+  return p * r * r + r + 1.f;
+}
+
+constexpr float kLeastExponent = -87.3f, kMostExponent = 88.7f, kLog2E = 1.44269504f;
+constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+
+// e^x within 2 units in the last place: 2^n times e^(x - n ln 2). Without branches, so that
+// compilers vectorise loops over it. NaN stays NaN.
+inline float exp_of(float x) {
+  const float bounded = x < kLeastExponent ? kLeastExponent : x > kMostExponent ? kMostExponent : x;
+  const float n = __builtin_rintf(bounded * kLog2E);
+  const float p = exp_near_zero((bounded - n * kLn2High) - n * kLn2Low);
   const std::uint32_t bits = static_cast<std::uint32_t>(static_cast<std::int32_t>(n) + 127) << 23;
   float power;
   std::memcpy(&power, &bits, sizeof power);
   return p * power;
 }
 
+inline Floats exp_of(Floats x) {
+  Floats bounded = x < kLeastExponent ? all(kLeastExponent) : x;
+  bounded = bounded > kMostExponent ? all(kMostExponent) : bounded;
+  const Floats scaled = bounded * kLog2E;  // its conversion to integers cuts the fraction off
+  const Ints n = __builtin_convertvector(scaled + (scaled < 0 ? all(-0.5f) : all(0.5f)), Ints);
+  const Floats rounded = __builtin_convertvector(n, Floats);
+  const Floats p = exp_near_zero((bounded - rounded * kLn2High) - rounded * kLn2Low);
+  const Ints bits = (n + 127) << 23;
+  Floats power;
+  std::memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
 constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+// The greatest lane, NaN left out unless all lanes are.
+inline float greatest(Floats x) {
+  float lanes[kLanes];
+  store(lanes, x);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l)
+      lanes[l] = lanes[l + half] > lanes[l] ? lanes[l + half] : lanes[l];
+  return lanes[0];
+}
+
+inline float sum_of(Floats x) {
+  float lanes[kLanes];
+  store(lanes, x);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+  return lanes[0];
+}
 
 // The greatest of x[0..n), NaN left out. A plain loop is not vectorised: its order matters for NaN.
 inline float maximum(const float* x, int n) {
@@ -81,13 +134,9 @@ inline float maximum(const float* x, int n) {
     const Floats next = load(x + i);
     wide = next > wide ? next : wide;
   }
-  float lanes[kLanes];
-  store(lanes, wide);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int l = 0; l < half; ++l)
-      lanes[l] = lanes[l + half] > lanes[l] ? lanes[l + half] : lanes[l];
-  for (; i < n; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
-  return lanes[0];
+  float most = greatest(wide);
+  for (; i < n; ++i) most = x[i] > most ? x[i] : most;
+  return most;
 }
 
 // Softmax of x[0..n) in place.

@@ -8,7 +8,6 @@ batches up slows the training thread down.
 With ``--cuda-graphs`` (``graphed_steps``) the batches have a few shapes only, see :func:`square_batches`.
 """
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from fairseq.data import BaseWrapperDataset, FairseqDataset
 from tqdm import tqdm
 
 from train_model.cli import UserError
+from train_model.processes import FORK
 
 _dataset: FairseqDataset  # in a worker process
 _longest: int | None  # in a worker process
@@ -121,8 +121,7 @@ class KeptBatches(BaseWrapperDataset):
         _dataset, _longest = self.dataset, self._longest
         processes = len(os.sched_getaffinity(0))
         # forked workers share the dataset's memory
-        fork = multiprocessing.get_context("fork")
-        with fork.Pool(processes, torch.set_num_threads, (1,)) as pool:
+        with FORK.Pool(processes, torch.set_num_threads, (1,)) as pool:
             collated = tqdm(pool.imap(_collate, keys, 4), desc="batches", total=len(keys))
             for key, batch in zip(keys, collated, strict=True):
                 self._batches[key] = convert(batch, np.ndarray, self._tensor)

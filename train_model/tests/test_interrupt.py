@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -92,3 +93,40 @@ def test_other_errors_in_a_destructor_go_to_the_hook(monkeypatch):
     with interrupt.repeated():
         Wrong()
     assert others == [ValueError]
+
+
+POOLS = """
+import concurrent.futures, time
+from train_model.cli import run
+from train_model.processes import FORK, SPAWN
+
+def main():
+    with concurrent.futures.ProcessPoolExecutor(2, SPAWN) as spawned, FORK.Pool(2) as forked:
+        for pool in (spawned.submit, lambda *job: forked.apply_async(job[0], job[1:])):
+            for _ in range(2):
+                pool(time.sleep, 0.1)
+        print("started", flush=True)
+        time.sleep(60)
+
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+@pytest.mark.parametrize("wait", [0, 1])
+def test_ctrl_c_to_a_program_and_its_processes_prints_nothing(tmp_path, wait):
+    """A terminal sends it to all of them, also while they start."""
+    (tmp_path / "pools.py").write_text(POOLS)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "pools.py"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "started\n"
+    time.sleep(wait)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "")

@@ -12,7 +12,6 @@ are the patched ones in the model's build folder. Models that were recorded befo
 
 import concurrent.futures
 import fnmatch
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 from train_model.cli import Parser, UserError, run
 from train_model.documents import read_json, used
 from train_model.model_folder import model_name
+from train_model.processes import SPAWN
 from train_model.tables import Column, Table, as_json, facts, write_files
 from trt_code import arguments
 from trt_code.engine.builder import axis_ranges
@@ -64,8 +64,7 @@ def record(graph: Path) -> dict[str, Any]:
     row |= dict.fromkeys(MEASURED)
     try:
         row |= _build(graph)
-        spawn = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as process:
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=SPAWN) as process:
             return row | process.submit(_inspect, graph).result()
     except UserError as error:
         return row | {"result": " ".join(str(error).split())}

@@ -10,7 +10,6 @@ import collections
 import concurrent.futures
 import gc
 import itertools
-import multiprocessing
 import queue
 import threading
 import time
@@ -23,6 +22,7 @@ import numpy as np
 from train_model.cli import UserError
 from train_model.data.files import take
 from train_model.models.hypotheses import Found
+from train_model.processes import SPAWN
 from trt_code.runners import Runner
 from trt_code.text import batching
 from trt_code.text.codec import Codec, Note, Translation, annotate
@@ -147,7 +147,7 @@ class Pipeline:
             self._pool = concurrent.futures.ProcessPoolExecutor(
                 # not fork: it is unsafe in a process with threads and a CUDA context
                 processes,
-                multiprocessing.get_context("spawn"),
+                SPAWN,
                 _start_process,
                 (make_codec,),
             )

@@ -4,7 +4,6 @@ Moses' scripts are Perl; sacremoses is its tokenizer in Python.
 """
 
 import itertools
-import multiprocessing
 import re
 import sys
 import tarfile
@@ -20,6 +19,7 @@ from train_model.data.binary import binarise
 from train_model.data.bpe import load_bpe
 from train_model.data.files import BYTE_ORDER_MARK, raw_lines, read_lines, step
 from train_model.data.transfer import ARCHIVE_ERRORS, Ledger, archive_members, check_archive, fetch
+from train_model.processes import FORK
 from train_model.progress import task
 
 MAX_DAMAGED = 0.001  # the largest share of damaged lines in a published text
@@ -130,7 +130,7 @@ def write_tokenised(lines: Iterable[str], language: str, path: Path, processes: 
     with (
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="\n") as output,
-        multiprocessing.Pool(processes, _start_worker, (language,)) as pool,
+        FORK.Pool(processes, _start_worker, (language,)) as pool,
         task(f"tokenise {path.name}", unit="lines") as progress,
     ):
         while batch := list(itertools.islice(lines, BATCH)):

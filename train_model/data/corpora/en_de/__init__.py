@@ -12,7 +12,6 @@ model and fairseq's binary data. The same packages give the same bytes.
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from train_model.data.corpora.en_de.splitting import Row, Split, split
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import SPLITS, claim, copy, read_lines, step
 from train_model.documents import read_json
+from train_model.processes import FORK
 from train_model.progress import track
 
 LANGUAGES = ("en", "de")
@@ -130,7 +130,7 @@ def _digest(text: str) -> str:
 
 def _write_splits(folder: Path, jobs: list[tuple[str, list[Path], Path, Path]]) -> None:
     """Read the bundles in parallel, then split their pairs and write the splits."""
-    with multiprocessing.Pool(len(os.sched_getaffinity(0))) as pool:
+    with FORK.Pool(len(os.sched_getaffinity(0))) as pool:
         done = track(pool.imap_unordered(_read_bundle, jobs), "read", len(jobs), "bundles")
         paths = sorted(done)
     rows: list[Row] = []

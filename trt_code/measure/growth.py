@@ -5,11 +5,12 @@
 One of the four changes at a time. The others stay at 16 sentences of 32 tokens, the model's own width, and
 all processors. The networks have the model's layers; those of another width have random weights. Each
 translation is as long as its source, and a search is greedy. The tokens of the native runner and of PyTorch
-are compared first; then each is timed, one after the other. Writes ``build/growth/results.json``, ``.md`` and
-``.png``.
+are compared first; then each is timed, one after the other. In INT8 the ranges are those of random sources:
+only its speed counts. Writes ``build/growth/results.json``, ``.md`` and ``.png``.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -34,6 +35,7 @@ from train_model.progress import task
 from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
 from trt_code.devices import processors
+from trt_code.measure.forced_length import in_int8
 from trt_code.measure.machine import describe, machine_name
 from trt_code.native import library, search, translation
 from trt_code.native.export import to_program
@@ -51,6 +53,7 @@ TABLE = Table(
         Column("changed", "axis", width=8, left=True),
         Column("value", "value"),
         Column("native, ms", "native", ".2f", width=11),
+        Column("native INT8, ms", "int8", ".2f", width=16),
         Column("PyTorch, ms", "torch", ".2f", width=11),
     ]
 )
@@ -73,16 +76,18 @@ def resized(config: Any, width: int) -> Any:
 
 
 def systems(model: Any, one_pass: bool, folder: Path) -> dict[str, Translate]:
-    """Return the network in the native runner and in PyTorch."""
+    """Return the network in the native runner, in FP32 and in INT8 (needs nvidia-modelopt), and in PyTorch."""
     path = folder / f"model{SUFFIX}"
-    to_program(model).save(path)
-    program = LoadedProgram(library.load(), path)
+
+    def load(network: Any) -> LoadedProgram:
+        to_program(network).save(path)
+        return LoadedProgram(library.load(), path)
 
     def options(sources: np.ndarray) -> SearchOptions:
         forced = sources.shape[1] - 1
         return SearchOptions(beam=1, min_len=forced, max_len_b=forced)
 
-    def native(sources: np.ndarray, threads: int) -> np.ndarray:
+    def native(program: LoadedProgram, sources: np.ndarray, threads: int) -> np.ndarray:
         if one_pass:
             lengths = np.full(len(sources), sources.shape[1])
             return translation.translate(program, sources, threads, lengths)[0]
@@ -100,7 +105,10 @@ def systems(model: Any, one_pass: bool, folder: Path) -> dict[str, Translate]:
             canvas = model.initial_canvas(lengths, sources.shape[1])
             return model.choose(model.decode(canvas, state), canvas)[0].numpy()
 
-    return {"native": native, "torch": in_torch}
+    found = {"native": functools.partial(native, load(model)), "torch": in_torch}
+    with contextlib.suppress(UserError):  # no nvidia-modelopt
+        found["int8"] = functools.partial(native, load(in_int8(model)))
+    return found
 
 
 def time_each(
@@ -111,7 +119,7 @@ def time_each(
     Raises:
         UserError: their tokens differ.
     """
-    native, in_torch = (translate(sources, threads) for translate in measured.values())
+    native, in_torch = (measured[name](sources, threads) for name in ("native", "torch"))
     if np.mean(native == in_torch) < AGREE:
         raise UserError(f"the native runner and PyTorch differ at {sources.shape}")
     medians = {}
@@ -165,10 +173,10 @@ def plot(results: dict[str, Any], path: Path) -> None:
             f"{model}, {title}": [
                 (row["value"], row[system])
                 for row in results["rows"]
-                if (row["model"], row["axis"]) == (model, axis)
+                if (row["model"], row["axis"]) == (model, axis) and system in row
             ]
             for model, (system, title) in itertools.product(
-                models, (("native", "native"), ("torch", "PyTorch"))
+                models, (("native", "native"), ("int8", "native INT8"), ("torch", "PyTorch"))
             )
         }
         panels.append(plots.Panel(axis, series))

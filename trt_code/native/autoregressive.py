@@ -5,7 +5,7 @@ from train_model.models.autoregressive import AutoregressiveTranslator, Decoder,
 from train_model.models.conv_block import ConvBlock
 from train_model.models.layers import MultiheadAttention
 from train_model.models.multibranch import MultiBranch
-from trt_code.native.blocks import SourceKeys, Writer
+from trt_code.native.blocks import Embedded, SourceKeys, Writer
 from trt_code.native.program import Program, Register
 
 
@@ -81,14 +81,20 @@ def mixing(writer: Writer, layer: Layer, x: Register) -> None:
     writer.residual(layer.mixing_norm, x, layer.normalize_before, mix)
 
 
-def convolution_block(writer: Writer, layer: ConvBlock, x: Register, y: Register) -> None:
-    """Write a block of linear layer, gate, convolution and linear layer."""
+def convolution_block(
+    writer: Writer, layer: ConvBlock, x: Register, y: Register, embedded: Embedded | None = None
+) -> None:
+    """Write a block of linear layer, gate, convolution and linear layer.
+
+    Args:
+        embedded: what ``x`` has, if it is an embedding.
+    """
     inputs, inner = writer.inputs(layer.conv.width), layer.conv.linear1
     if inner is None:
-        writer.gated(x, layer.linear1, layer.glu, inputs)
+        writer.gated(x, layer.linear1, layer.glu, inputs, embedded=embedded)
     else:
         between = writer.register("projected", layer.conv.width)
-        writer.gated(x, layer.linear1, layer.glu, between, past=False)
+        writer.gated(x, layer.linear1, layer.glu, between, past=False, embedded=embedded)
         writer.gated(between, inner, layer.conv.glu, inputs)
     convolved = writer.register("block", layer.conv.width)
     writer.convolution(layer.conv, inputs, convolved)

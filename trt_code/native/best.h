@@ -72,16 +72,12 @@ class BestOfMany {
       for (int i = 0; i < size; ++i) greatest_[i] = std::max(greatest_[i], x[begin + i]);
     }
     const float low = threshold();
+    numbers_.resize(n);
+    numbers_.resize(list_where(
+        n, numbers_.data(), [x, low](int i) { return load(x + i) > low; },
+        [x, low](int i) { return x[i] > low; }));
     found_.clear();
-    numbers_.clear();
-    for (int i = 0; i < groups; ++i) {
-      if (!(greatest_[i] > low)) continue;
-      for (int at = i; at < n; at += groups) {
-        if (!(x[at] > low)) continue;
-        found_.push_back(x[at]);
-        numbers_.push_back(at);
-      }
-    }
+    for (const int number : numbers_) found_.push_back(x[number]);
     std::fill_n(scores, most_, kNone);
     std::fill_n(numbers, most_, 0);
     if (found_.size() > 8 * static_cast<std::size_t>(most_)) keep_best();

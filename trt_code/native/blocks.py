@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,15 @@ _ACTIVATIONS = {
     "linear": "linear",
 }
 Positions = LearnedPositions | SinusoidalPositions
+_MOST_PRODUCTS = 2**20
+"""The most floats of a table of products: 4 MiB."""
+
+
+class Embedded(NamedTuple):
+    """What an embedding writes: a row of ``words`` [V, C], plus a row of ``positions`` [P, C]."""
+
+    words: Tensor
+    positions: Tensor
 
 
 class Writer:
@@ -154,6 +164,20 @@ class Writer:
         self.linear(x, fc1, hidden, activation=activation)
         self.linear(hidden, fc2, y)
 
+    def linear_of(self, embedded: Embedded, layer: nn.Linear, out: Register) -> bool:
+        """Apply a linear layer to an embedding: ``out`` is the sum of two rows of products.
+
+        Returns:
+            False if nothing was written, because the layer is quantised or the products are too many.
+        """
+        words, positions = embedded
+        if _input_scale(layer) is not None or len(words) * layer.out_features > _MOST_PRODUCTS:
+            return False
+        weight = layer.weight.T
+        tables = array(words @ weight), array(positions @ weight + _bias(layer))
+        self.program.add("embed", self.stage, *tables, 1.0, out)
+        return True
+
     def gated(
         self,
         x: Register,
@@ -163,13 +187,20 @@ class Writer:
         *,
         in_column: int = 0,
         past: bool = True,
+        embedded: Embedded | None = None,
     ) -> None:
-        """Write a linear layer and its gate, if it has one; ``past``: whether ``out`` may be a history."""
+        """Write a linear layer and its gate, if it has one.
+
+        Args:
+            past: whether ``out`` may be a history.
+            embedded: what ``x`` has, if it is an embedding.
+        """
         if not glu:
             self.linear(x, layer, out, in_column=in_column, past=past)
             return
         both = self.register("gated", layer.out_features)
-        self.linear(x, layer, both, in_column=in_column)
+        if embedded is None or not self.linear_of(embedded, layer, both):
+            self.linear(x, layer, both, in_column=in_column)
         self.program.add("glu", self.stage, both, out.columns, out, int(past and self._past))
 
     def convolution(

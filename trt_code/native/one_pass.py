@@ -1,5 +1,7 @@
 """Writes a one-pass network as a native program: encoder and length prediction, then canvas to tokens."""
 
+from torch import nn
+
 from train_model.cli import UserError
 from train_model.models.conv_crf_transformer import ConvCrfTransformer, DecoderLayer, EncoderLayer
 from train_model.models.dynamic_crf import DynamicCRF
@@ -7,7 +9,7 @@ from train_model.models.fold import merge_projections
 from train_model.models.nonautoregressive_transformer import NonautoregressiveTransformer
 from train_model.models.one_pass import OnePassTranslator
 from trt_code.native import autoregressive
-from trt_code.native.blocks import SourceKeys, Writer, array
+from trt_code.native.blocks import Embedded, SourceKeys, Writer, array
 from trt_code.native.program import Program, Register
 
 
@@ -66,8 +68,12 @@ def _convolutions(source: Writer, target: Writer, model: ConvCrfTransformer) -> 
     x = source.register("x", width)
     source.embed(encoder.embed_tokens, 1, encoder.embed_positions, x)
     copied = _copied(source, target, model, x) if decoder.copy_attn is not None else None
+    embedded = None
+    if encoder.embed_positions is not None:
+        embedded = Embedded(encoder.embed_tokens.weight, encoder.embed_positions.vectors)
     for layer in encoder.layers:
-        _convolution(source, layer, layer.layer_norms[0], x)
+        _convolution(source, layer, layer.layer_norms[0], x, embedded)
+        embedded = None
         _feed_forward(source, layer, layer.layer_norms[1], x)
     if encoder.layer_norm is not None:
         source.norm(encoder.layer_norm, x, x)
@@ -119,10 +125,18 @@ def _copied(source: Writer, target: Writer, model: ConvCrfTransformer, x: Regist
     return copied
 
 
-def _convolution(writer: Writer, layer: EncoderLayer | DecoderLayer, norm, x: Register) -> None:
+def _convolution(
+    writer: Writer,
+    layer: EncoderLayer | DecoderLayer,
+    norm: nn.LayerNorm,
+    x: Register,
+    embedded: Embedded | None = None,
+) -> None:
+    if layer.normalize_before:
+        embedded = None  # the block sees it normalised
     writer.residual(
         *(norm, x, layer.normalize_before),
-        lambda x, y: autoregressive.convolution_block(writer, layer, x, y),
+        lambda x, y: autoregressive.convolution_block(writer, layer, x, y, embedded),
     )
 
 

@@ -186,35 +186,17 @@ void dense(const Product<Kind>& product, int first, int last) {
 
 constexpr int kMostSparse = 4096;  // inputs, for the list of one row
 
+// The bits of a value that make it other than zero: a float's sign does not.
+template <typename Value>
+constexpr std::int32_t bits_that_count = std::is_same_v<Value, float> ? 0x7fffffff : -1;
+
 // Whether x, a float or a pair of integers, is not zero. Integers are faster to compare than
 // floats.
 template <typename Value>
 bool counts(Value x) {
   std::int32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
-  return std::is_same_v<Value, float> ? bits & 0x7fffffff : bits;
-}
-
-// Writes the numbers of the inputs that are not zero, and returns how many there are.
-template <typename Value>
-int list_nonzero(const Value* x, int inputs, int* at) {
-  constexpr int kWord = 64;  // inputs whose bits are looked at together: few branches
-  const Ints bits_that_count = (std::is_same_v<Value, float> ? 0x7fffffff : -1) - Ints{};
-  int count = 0, begin = 0;
-  for (; begin + kWord <= inputs; begin += kWord) {
-    std::uint64_t found = 0;
-    for (int k = 0; k < kWord; k += kLanes) {
-      Ints values;
-      std::memcpy(&values, x + begin + k, sizeof values);
-      found |= static_cast<std::uint64_t>(lanes_of((values & bits_that_count) != 0)) << k;
-    }
-    for (; found; found &= found - 1) at[count++] = begin + __builtin_ctzll(found);
-  }
-  for (int k = begin; k < inputs; ++k) {
-    at[count] = k;
-    count += counts(x[k]);
-  }
-  return count;
+  return bits & bits_that_count<Value>;
 }
 
 // All panels by rows that are mostly zero. The sums are equal, since x * 0 changes none.
@@ -223,7 +205,14 @@ void sparse(const Product<Kind>& product) {
   const int panels = product.panels();
   int at[kMostSparse];
   for (int r = 0; r < product.rows; ++r) {
-    const int count = list_nonzero(product.row(r), product.kind.inputs, at);
+    const typename Kind::Value* x = product.row(r);
+    const auto lanes = [x](int k) {
+      Ints values;
+      std::memcpy(&values, x + k, sizeof values);
+      return (values & bits_that_count<typename Kind::Value>) != 0;
+    };
+    const int count =
+        list_where(product.kind.inputs, at, lanes, [x](int k) { return counts(x[k]); });
     int p = 0;
     for (; p + 4 <= panels; p += 4) sparse_tile<Kind, 4>(product, r, p, at, count);
     for (; p < panels; ++p) sparse_tile<Kind, 1>(product, r, p, at, count);

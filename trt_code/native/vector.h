@@ -64,6 +64,26 @@ inline unsigned lanes_of(Ints comparison) {
 #endif
 }
 
+// Writes the numbers i of [0, n) that count, in order, and returns how many there are. lanes(i)
+// says it for those from i on, as a comparison does, and one(i) for one. `at` has room for n
+// numbers.
+template <typename Lanes, typename One>
+int list_where(int n, int* at, Lanes lanes, One one) {
+  constexpr int kWord = 64;  // numbers whose bits are looked at together: few branches
+  int count = 0, begin = 0;
+  for (; begin + kWord <= n; begin += kWord) {
+    std::uint64_t found = 0;
+    for (int i = 0; i < kWord; i += kLanes)
+      found |= static_cast<std::uint64_t>(lanes_of(lanes(begin + i))) << i;
+    for (; found; found &= found - 1) at[count++] = begin + __builtin_ctzll(found);
+  }
+  for (int i = begin; i < n; ++i) {
+    at[count] = i;
+    count += one(i);
+  }
+  return count;
+}
+
 // n rounded up to whole vectors
 constexpr int padded(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
 

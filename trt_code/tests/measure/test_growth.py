@@ -15,11 +15,12 @@ SMALL = ("--batch", "1", "--length", "4", "--width", "64", "--threads", "1", "--
 
 def test_every_point_is_written(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(growth, "processors", lambda: 1)
+    monkeypatch.setattr(growth, "in_int8", lambda model: model)  # needs nvidia-modelopt
     growth.main([*SMALL, "--model", "demo", "--output", str(tmp_path)])
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     points = [(row["axis"], row["value"]) for row in rows]
     assert points == [("batch", 1), ("length", 4), ("width", 64), ("threads", 1)]
-    assert all(row["native"] > 0 and row["torch"] > 0 for row in rows)
+    assert all(row["native"] > 0 and row["torch"] > 0 and row["int8"] > 0 for row in rows)
     assert "| demo | width | 64 |" in (tmp_path / "results.md").read_text()
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
     assert "PyTorch, ms" in capsys.readouterr().out

@@ -133,10 +133,11 @@ def start_runners(
     """Return the runners of a pipeline and its number of processes.
 
     For a file, a GPU gets two runners, so that the copies of one overlap with the work of the other, and
-    the processors encode and decode. On a CPU, the network itself needs the processors.
+    the processors encode and decode. On a CPU, the network itself needs the processors. A runner whose calls
+    share threads is called twice at a time, so that no thread waits for the end of a batch.
     """
     if not many or first.device == "cpu":
-        return [first], 0
+        return [first] * (2 if many and first.shares_threads else 1), 0
     return [first, again()], max(1, processors() - 2)
 
 
@@ -193,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     with contextlib.ExitStack() as stack:
         runners, processes = start_runners(open_one(), many, open_one)
-        for runner in runners:
+        for runner in dict.fromkeys(runners):
             stack.enter_context(runner)
         codec = functools.partial(make_codec, files, runners[0].max_source, settings)
         done: Callable[[int], None] = lambda count: None  # noqa: E731

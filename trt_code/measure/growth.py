@@ -76,7 +76,7 @@ def resized(config: Any, width: int) -> Any:
 
 
 def systems(model: Any, one_pass: bool, folder: Path) -> dict[str, Translate]:
-    """Return the network in the native runner, in FP32 and in INT8 (needs nvidia-modelopt), and in PyTorch."""
+    """Return the network in the native runner, also in INT8 if nvidia-modelopt is there, and in PyTorch."""
     path = folder / f"model{SUFFIX}"
 
     def load(network: Any) -> LoadedProgram:

@@ -181,7 +181,12 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_count(
         parser, "--generate", 100_000, "sentences of the demo's task, if no file is given"
     )
-    arguments.add_count(parser, "--runners", 2, "copies of the network, one thread each")
+    arguments.add_count(
+        parser,
+        "--runners",
+        2,
+        "batches at a time; each has a copy of the network, except in the runner native",
+    )
     arguments.add_count(parser, "--processes", processors(), "for encoding and decoding")
     arguments.add_batching(parser, MAX_TOKENS, MAX_SENTENCES)
     arguments.add_count(parser, "--repeats", 2, "timed passes; the fastest counts")
@@ -200,10 +205,11 @@ def main(argv: list[str] | None = None) -> None:
     device = arguments.device(args)
     options = arguments.runner_options(args) | arguments.search_options(files.family, args)
     rescoring = arguments.rescoring(files, args, device)
-    runners = [
-        open_runner(args.runner, files, args.precision, device, rescoring=rescoring, **options)
-        for _ in range(args.runners)
-    ]
+    open_one = functools.partial(
+        open_runner, args.runner, files, args.precision, device, rescoring=rescoring, **options
+    )
+    first = open_one()
+    runners = [first if i == 0 or first.shares_threads else open_one() for i in range(args.runners)]
     settings = {
         "runner": f"{args.runners} x {runners[0].name} {args.precision} ({device})",
         "processes": args.processes,
@@ -217,7 +223,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, lines in texts.items():
             rows.append(measure(name, lines, pipeline, args.repeats, gpu))
             print(TABLE.line(rows[-1]), flush=True)
-    for runner in runners:
+    for runner in dict.fromkeys(runners):
         runner.close()
     machine = describe(device, args.threads)
     results = {"model": files.name, "machine": machine, "settings": settings, "rows": rows}

@@ -69,15 +69,25 @@ std::vector<std::vector<int>> divide(const std::int64_t* src_tokens, int batch, 
   return groups;
 }
 
-// Threads of a budget, for as long as this object lives.
-struct Taken {
-  Taken(Budget& budget, int most, int wanted) : budget(budget), count(budget.take(most, wanted)) {}
-  ~Taken() { budget.give_back(count); }
+// Threads of a budget, until they are given back or this object ends.
+class Taken {
+ public:
+  Taken(Budget& budget, int most, int wanted)
+      : count(budget.take(most, wanted)), budget_(budget), left_(count) {}
+  ~Taken() { budget_.give_back(left_); }
   Taken(const Taken&) = delete;
   Taken& operator=(const Taken&) = delete;
 
-  Budget& budget;
+  void give_back(int threads) {
+    left_ -= threads;
+    budget_.give_back(threads);
+  }
+
   const int count;
+
+ private:
+  Budget& budget_;
+  std::atomic<int> left_;
 };
 
 // The threads that a batch can use: one for each sentence, and more to share large products. More
@@ -93,8 +103,8 @@ void on_threads(Program& program, const std::int64_t* src_tokens, int batch, int
                 int most_tokens,
                 const std::function<void(int, Workspace&, const std::vector<int>&)>& work) {
   const int most = std::max(1, threads);
-  const Taken taken(program.budget, most, std::min(most, useful_threads(program, batch, width)));
-  const int parts = std::min(taken.count, batch);
+  Taken taken(program.budget, most, std::min(most, useful_threads(program, batch, width)));
+  const int parts = std::min(taken.count, batch), each = taken.count / parts;
   std::vector<Program::Lent> workspaces;
   for (int part = 0; part < parts; ++part) workspaces.push_back(program.workspace());
   const auto groups = divide(src_tokens, batch, width, parts, most_tokens);
@@ -104,7 +114,7 @@ void on_threads(Program& program, const std::int64_t* src_tokens, int batch, int
     try {
       Workspace& workspace = *workspaces[part];
       std::optional<Team> team;
-      if (taken.count / parts > 1) team.emplace(taken.count / parts);
+      if (each > 1) team.emplace(each);
       workspace.team = team ? &*team : nullptr;
       for (std::size_t group; (group = next++) < groups.size();) {
         pack(program, workspace, src_tokens, width, groups[group]);
@@ -113,6 +123,8 @@ void on_threads(Program& program, const std::int64_t* src_tokens, int batch, int
     } catch (...) {
       errors[part] = std::current_exception();
     }
+    workspaces[part].reset();  // for the call that gets this thread while others of this one work
+    taken.give_back(each);
   };
   std::vector<std::thread> others;
   try {

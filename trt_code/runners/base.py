@@ -81,10 +81,12 @@ class Runner(abc.ABC):
         config: the network's configuration if it was loaded from a checkpoint; None for a graph or a plan.
         make_ms: milliseconds that ``create`` took to make it; 0 if it was not made by ``create``.
         n_best: whether it gives several translations per sentence; ``create`` sets it from the declaration.
+        shares_threads: whether calls from several threads run at once, on the threads of one call.
     """
 
     make_ms: float = 0.0
     n_best: bool = False
+    shares_threads: bool = False
     max_source: int | None = None
     max_batch: int | None = None
     int8_report: Path | None = None

@@ -72,6 +72,7 @@ class NativeRunner(Runner):
 
     def __init__(self, request: Request) -> None:
         super().__init__(request.name, request.precision, request.device)
+        self.shares_threads = True
         self._memory = ResidentMemory()
         self._program = _load(request)
         self._threads = _threads(request)

@@ -53,6 +53,7 @@ class SearchRunner(Runner):
         self.max_source = max_source
         self._search, self._peak_memory, self._close = search, peak_memory, close
         self._during = during
+        self.shares_threads = not takes_turns
         self._turns = Turns() if takes_turns else contextlib.nullcontext()
         beam, len_penalty = request.beam, request.len_penalty
         try:

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Literal, NamedTuple, Self
 
 from train_model.cli import UserError, check_choice, check_number, check_path
@@ -239,8 +239,8 @@ def _warned(translations: list[Translation]) -> list[Translation]:
 
 
 def _lines(lines: Sequence[str]) -> list[str]:
-    if isinstance(lines, str):
-        raise TypeError("give a list of sentences, not one string")
+    if isinstance(lines, str | Set | Mapping):  # one sentence, or sentences without an order
+        raise TypeError(f"give a list of sentences, not a {type(lines).__name__}")
     lines = list(lines)
     for number, line in enumerate(lines, start=1):
         if not isinstance(line, str):

@@ -145,8 +145,9 @@ def test_hypotheses_and_scores_belong_together(translator):
 def test_what_is_refused(translator, tiny_folder, cache):
     with pytest.raises(UserError, match="line 2: the model's dictionary has no 'ж'"):
         translator.translate(["one", "ж"])
-    with pytest.raises(TypeError, match="a list of sentences"):
-        translator.translate("one")
+    for sentences in ("one", {"one"}, {"one": "two"}):
+        with pytest.raises(TypeError, match="a list of sentences"):
+            translator.translate(sentences)
     with pytest.raises(UserError, match=r"runner is one of auto, native, .*, not 'fast'"):
         api.Translator(tiny_folder, device="cpu", cache=cache, runner="fast")
     closed = api.Translator(tiny_folder, device="cpu", cache=cache)

@@ -81,9 +81,8 @@ class Step {
   // The same for kVectors vectors of slots from slot j on.
   template <int kM, int kVectors>
   void compare(const float* const (&from)[kM], const float* before_scores, int i, int j) {
-    Floats sums[kM][kVectors];
-    for (int m = 0; m < kM; ++m)
-      for (int v = 0; v < kVectors; ++v) sums[m][v] = all(before_scores[i + m]);
+    // The transition alone: added to the score of a long path, each product would be rounded.
+    Floats sums[kM][kVectors] = {};
     for (int d = 0; d < transitions_.rank; ++d) {
       const float* to = &to_[static_cast<std::size_t>(d) * wide_ + j];
       for (int m = 0; m < kM; ++m)
@@ -94,8 +93,9 @@ class Step {
       Ints slots;
       std::memcpy(&slots, &slots_[j + v * kLanes], sizeof slots);
       for (int m = 0; m < kM; ++m) {
-        const auto better = sums[m][v] > best;
-        best = better ? sums[m][v] : best;
+        const Floats sum = sums[m][v] + before_scores[i + m];
+        const auto better = sum > best;
+        best = better ? sum : best;
         slots = better ? (i + m) - Ints{} : slots;
       }
       store(&best_[j + v * kLanes], best);

@@ -6,15 +6,20 @@ import torch
 
 from onnx_export.tests.tiny import random_source
 from train_model.cli import UserError
+from train_model.data.files import read_lines
+from train_model.model_folder import find_model
 from train_model.models.beam_search import search as torch_search
+from train_model.models.checkpoint import load_checkpoint
 from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.tests.networks import VARIANTS, network, of_architecture, one_pass, small
+from trt_code.measure.throughput import make_codec
 from trt_code.native import library
 from trt_code.native.export import to_program
 from trt_code.native.program import SUFFIX, LoadedProgram
 from trt_code.native.search import search
 from trt_code.native.translation import translate
+from trt_code.text import batching
 
 SEARCHES = {variant: lambda variant=variant: network(variant) for variant in VARIANTS} | {
     "transformer": lambda: of_architecture("transformer"),
@@ -107,6 +112,21 @@ def test_a_pass_gives_what_pytorch_gives(load, name, side):
         assert (found == expected[:, :width]).all()
         assert (expected[:, width:] == 1).all()
         np.testing.assert_allclose(found_scores, scores[:, :width], atol=1e-4)
+
+
+def test_scores_of_the_longest_test_sentences(load):
+    """The score of a long path is a large number, which rounds much."""
+    files = find_model("demo")
+    codec = make_codec(files, None)
+    lines = sorted(read_lines(files.test_src), key=len)[-24:]
+    tokens = batching.pad(codec.encode_lines(lines, 1)[0])
+    model = load_checkpoint(files.checkpoint).model.eval()
+    with torch.no_grad():
+        expected, scores = (tensor.numpy() for tensor in model(torch.from_numpy(tokens)))
+    found, found_scores, _ = translate(load(model), tokens, 2)
+    width = found.shape[1]
+    assert (found == expected[:, :width]).all()
+    np.testing.assert_allclose(found_scores, scores[:, :width], rtol=0, atol=1e-4)
 
 
 def test_a_large_batch_is_translated_as_its_parts_are(load):

@@ -144,9 +144,9 @@ class FusedNetwork:
             weights.linear(decoder.output_projection),
         )
 
-    def _parts_for(self, x: Tensor, width: int | None = None) -> Parts:
-        """The weights that are fastest for [B, T, C], or for ``width`` positions in place of T."""
-        rows = x.shape[0] * (width or x.shape[1])
+    def _parts_for(self, x: Tensor) -> Parts:
+        """The weights that are fastest for [B, T, C]."""
+        rows = x.shape[0] * x.shape[1]
         return self.fp8_parts if self.fp8_parts and rows >= LEAST_FP8_ROWS else self.parts
 
     def _stack(self, layers: "list[_EncoderLayer] | list[_DecoderLayer]") -> ConvStack | None:
@@ -230,7 +230,6 @@ class FusedNetwork:
 
     def _open(self, source: Source, width: int) -> tuple[Tensor, Tensor]:
         """The decoder's input [B, width, C] and mask [B, width]: copies of the source, and the ends."""
-        in_fp8 = self._parts_for(source.keys, width) is not self.parts
         return lite.copy_source(
             source.lengths,
             width,
@@ -240,7 +239,6 @@ class FusedNetwork:
             source.mask,
             self.tgt_embed,
             self.tgt_positions,
-            in_fp8,
         )
 
     def _fill(self, x: Tensor, mask: Tensor, source: Source) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,11 @@
-// One block computes kQueries neighbouring positions of one sentence:
+// FP32, and 16-bit types where copy_source_mma.cuh does not support the width. One block computes
+// kQueries neighbouring positions of one sentence:
 //
 //   1. It loads their queries into shared memory.
 //   2. The matrix units compute the scores, one tile of keys per warp. For odd widths, each warp
 //      instead reads one key once and multiplies it with all queries.
 //   3. Each warp computes the softmax of one query, in FP32 and exactly.
 //   4. Every thread owns channels at half of the positions and sums the embeddings.
-//
-// If the weights may be rounded, many positions in 16 bits run in larger tiles, also with the sums
-// on the matrix units (copy_source_mma.cuh).
 //
 // doc/kernels.md (What was tried) has the measurements.
 #include <type_traits>
@@ -21,7 +19,6 @@ constexpr int kQueries = 8;
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr float kHidden = -1e30f;
-constexpr int64_t kManyTiles = 128;  // nearly as many as there are multiprocessors
 
 /// Sums each of eight values over a warp. Lane l gets the sum of value l / 4.
 __device__ __forceinline__ float sumOfEight(float (&value)[kQueries]) {
@@ -42,7 +39,7 @@ __device__ __forceinline__ float sumOfEight(float (&value)[kQueries]) {
 
 template <typename T, int kVec>
 __global__ void __launch_bounds__(kThreads)
-    copySourceKernel(CopySourceParams p, CopySourceTensors tensors, int groups) {
+    copySourceKernel(CopySourceParams p, CopySourceTensors tensors) {
   constexpr bool kMatrix = kVec > 1;
   using Query = std::conditional_t<kMatrix, T, float>;
   using Product = TileProduct<T, kQueries>;
@@ -56,18 +53,11 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   admitNext();
   waitForPrevious();
-  const int64_t sentence = blockIdx.x / groups;
-  const int t0 = int(blockIdx.x % groups) * kQueries;
-  const int last = int(tensors.lengths[sentence]) - 1;
-  const T* keys = static_cast<const T*>(tensors.keys) + sentence * p.source * p.channels;
-  const T* embedded = static_cast<const T*>(tensors.embedded) + sentence * p.source * p.channels;
-  const int32_t* real = tensors.sourceMask + sentence * p.source;
+  const CopyBlock<T, kQueries> block(p, tensors);
 
-  const bool copies = t0 < last;  // otherwise the block holds only the end and padding
-  if (copies) {
-    const T* from =
-        static_cast<const T*>(tensors.queries) + int64_t(t0 + kFirstPosition) * p.channels;
-    const int count = min(kQueries, p.length - t0);
+  if (block.copies()) {
+    const T* from = block.queries();
+    const int count = min(kQueries, p.length - block.t0);
     for (int i = threadIdx.x; i < kQueries * p.channels; i += kThreads) {
       const int q = i / p.channels, c = i % p.channels;
       const T value = q < count ? from[i] : fromFloat<T>(0.0f);
@@ -80,20 +70,20 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
 
     if constexpr (kMatrix) {
-      product.template run<false>(keys, p.channels, p.channels, queries, parts);
+      product.template run<false>(block.keys, p.channels, p.channels, queries, parts);
       __syncthreads();
       for (int i = threadIdx.x; i < p.source * kQueries; i += kThreads) {
         float sum = parts[i];
         for (int split = 1; split < product.splits; ++split) {
           sum += parts[split * product.partStride() + i];
         }
-        weights[i] = real[i / kQueries] != 0 ? sum : kHidden;
+        weights[i] = block.real[i / kQueries] != 0 ? sum : kHidden;
       }
     } else {
       for (int s = warp; s < p.source; s += kWarps) {
         float score[kQueries] = {};
         for (int c = lane * kVec; c < p.channels; c += kWarpSize * kVec) {
-          const Vector<T, kVec> key = loadVector<kVec>(keys + int64_t(s) * p.channels + c);
+          const Vector<T, kVec> key = loadVector<kVec>(block.keys + int64_t(s) * p.channels + c);
 #pragma unroll
           for (int q = 0; q < kQueries; ++q) {
             const Vector<float, kVec> query = loadVector<kVec>(&queries[q * stride + c]);
@@ -102,7 +92,7 @@ __global__ void __launch_bounds__(kThreads)
           }
         }
         const float sum = sumOfEight(score);
-        if (lane % 4 == 0) weights[s * kQueries + lane / 4] = real[s] != 0 ? sum : kHidden;
+        if (lane % 4 == 0) weights[s * kQueries + lane / 4] = block.real[s] != 0 ? sum : kHidden;
       }
     }
     __syncthreads();
@@ -134,10 +124,11 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = threadIdx.x; i < 2 * own; i += kThreads) {
     const int c = i % own * kOwn, q0 = i / own * kEach;
     float sum[kEach][kOwn] = {};
-    if (copies) {
+    if (block.copies()) {
 #pragma unroll 8
       for (int s = 0; s < p.source; ++s) {
-        const Vector<T, kOwn> value = loadVector<kOwn>(embedded + int64_t(s) * p.channels + c);
+        const Vector<T, kOwn> value =
+            loadVector<kOwn>(block.embedded + int64_t(s) * p.channels + c);
         const Vector<float, kEach> weight = loadVector<kEach>(weights + s * kQueries + q0);
 #pragma unroll
         for (int q = 0; q < kEach; ++q) {
@@ -148,27 +139,20 @@ __global__ void __launch_bounds__(kThreads)
     }
 #pragma unroll
     for (int q = 0; q < kEach; ++q) {
-      const int t = t0 + q0 + q;
+      const int t = block.t0 + q0 + q;
       if (t >= p.length) continue;
-      if (t == 0 || t >= last) {
-        const int64_t token = t == 0 ? kBos : t == last ? kEos : kPad;
-        const Vector<T, kOwn> special =
-            loadVector<kOwn>(static_cast<const T*>(tensors.embedding) + token * p.channels + c);
+      if (!block.isCopy(t)) {
+        const Vector<T, kOwn> special = loadVector<kOwn>(block.special(t) + c);
 #pragma unroll
         for (int e = 0; e < kOwn; ++e) sum[q][e] = toFloat(special.item[e]);
       }
-      const int64_t position = t <= last ? t + kFirstPosition : kPad;
-      const Vector<T, kOwn> at =
-          loadVector<kOwn>(static_cast<const T*>(tensors.positionRows) + position * p.channels + c);
+      const Vector<T, kOwn> at = loadVector<kOwn>(block.position(t) + c);
 #pragma unroll
       for (int e = 0; e < kOwn; ++e) sum[q][e] += toFloat(at.item[e]);
-      storeVector(static_cast<T*>(tensors.x) + (sentence * p.length + t) * p.channels + c, sum[q]);
+      storeVector(block.result(t) + c, sum[q]);
     }
   }
-  if (threadIdx.x < kQueries && t0 + threadIdx.x < p.length) {
-    const int t = t0 + threadIdx.x;
-    tensors.mask[sentence * p.length + t] = t <= last;
-  }
+  block.storeMask();
 }
 
 template <typename T, int kVec>
@@ -177,8 +161,8 @@ cudaError_t run(const CopySourceParams& p, const CopySourceTensors& tensors, cud
     int maxShared = 0;
     const cudaError_t status = deviceAttribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, &maxShared);
     if (status != cudaSuccess) return status;
-    if (p.rounded && copy_source_mma::suits<T>(p, kManyTiles, maxShared)) {
-      return copy_source_mma::run<T>(p, tensors, stream);
+    if (copy_source_mma::supports<T>(p.channels, maxShared)) {
+      return copy_source_mma::run<T>(p, tensors, maxShared, stream);
     }
   }
   const int groups = ceilDiv(p.length, kQueries);
@@ -188,7 +172,7 @@ cudaError_t run(const CopySourceParams& p, const CopySourceTensors& tensors, cud
                                   : p.channels * sizeof(float);
   const size_t sharedBytes = kQueries * (p.source * sizeof(float) + queries);
   return launchEarly(copySourceKernel<T, kVec>, int64_t(p.batch) * groups, dim3(kThreads),
-                     sharedBytes, stream, p, tensors, groups);
+                     sharedBytes, stream, p, tensors);
 }
 
 }  // namespace

@@ -12,14 +12,15 @@ namespace lite {
 struct CopySourceParams {
   int32_t batch, length, source, channels, vocab, positions;
   DataType dtype;
-  bool rounded = false;  // the weights of the sums may be rounded to dtype
 };
+
+constexpr int kMaxCopySource = 512;  // positions of the source
 
 /// Returns nullptr if the kernel supports these parameters, otherwise the reason in one line.
 inline const char* check(const CopySourceParams& p) {
   if (!isKnown(p.dtype)) return kUnknownDataType;
   if (p.batch < 0 || p.length < 0) return "batch and length must not be negative";
-  if (p.source < 1 || p.source > 512) return "the source must have 1 to 512 positions";
+  if (p.source < 1 || p.source > kMaxCopySource) return "the source must have 1 to 512 positions";
   if (p.channels < 1 || p.channels > 2048) return "channels must be 1 to 2048";
   if (p.vocab < 4) return "the vocabulary must hold the four special tokens";
   if (p.positions < p.length + 2) return "the length needs more positions than there are";

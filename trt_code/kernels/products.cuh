@@ -2,6 +2,8 @@
 // operands.
 #pragma once
 
+#include <type_traits>
+
 #include "common.cuh"
 #include "ptx/mma.cuh"
 #include "ptx/tiles.cuh"
@@ -78,6 +80,21 @@ __device__ __forceinline__ void storeRow(Out* to, const float (&sums)[kTiles][4]
 }
 
 // ---- FP32 operands ------------------------------------------------------------------------------
+
+/// The number of elements of T whose sum holds a float: of two __half to 22 bits, but not below
+/// 2^-25, and of three __nv_bfloat16 to 24 bits.
+template <typename T>
+constexpr int kFloatParts = std::is_same_v<T, __half> ? 2 : 3;
+
+/// Rounds two floats to neighbouring elements of T, and leaves the remainders in them.
+template <typename T>
+__device__ __forceinline__ uint32_t takePart(float& a, float& b) {
+  const uint32_t word = packFloats<T>(a, b);
+  const Vector<T, 2> pair = *reinterpret_cast<const Vector<T, 2>*>(&word);
+  a -= toFloat(pair.item[0]);
+  b -= toFloat(pair.item[1]);
+  return word;
+}
 
 /// Returns the TF32 part of a float, or with kLow the TF32 part of the remainder.
 template <bool kLow>
@@ -184,5 +201,88 @@ struct TileProduct {
     }
   }
 };
+
+/// Multiplies 16-bit rows of global memory, [outputs, depth], with kColumns columns in shared
+/// memory, for a block of kWarps warps. The FP32 results are stored in shared memory as
+/// [outputs][resultStride]. All threads of the block call this together, and synchronise before
+/// they read results.
+///
+/// Two warps share the depth of a result. The order of its sum depends on the depth alone. So the
+/// bits of a result do not depend on kColumns.
+///
+/// column(i, v) is the address of vector v, of 8 elements, of column i. Columns that are 8 apart
+/// lie `groupStride` elements apart.
+template <int kColumns, int kWarps, typename T, typename Column>
+__device__ __forceinline__ void multiplyRows(const T* __restrict__ rows, int outputs, int depth,
+                                             const Column& column, int groupStride, float* results,
+                                             int resultStride) {
+  constexpr int kGroups = kColumns / 8, kSplits = 2, kSlots = kWarps / kSplits;
+  constexpr int kVec = 8, kStep = 4 * kVec;      // elements of the depth per access and per step
+  constexpr int kAhead = kColumns < 64 ? 4 : 2;  // steps whose rows are loaded together
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int group = lane / 4, quad = lane % 4;
+  const int outTiles = ceilDiv(outputs, 16);
+  int parts = 1;  // of the columns, if there are too few outputs for all warps
+  while (parts < kGroups && 2 * parts * outTiles <= kSlots) parts *= 2;
+  const int groups = kGroups / parts, jobs = outTiles * parts;
+  const int allSteps = ceilDiv(depth, kStep), steps = ceilDiv(allSteps, kSplits);
+  const int split = warp / kSlots;
+  for (int base = 0; base < jobs; base += kSlots) {
+    const int job = base + warp % kSlots;
+    const int out0 = job / parts * 16 + group, firstGroup = job % parts * groups;
+    float sum[kGroups][4] = {};
+    if (job < jobs) {
+      // Every lane loads 8 neighbouring elements of both operands in one access, although the
+      // instruction's own order has pairs.
+      const T* row0 = rows + int64_t(min(out0, outputs - 1)) * depth;
+      const T* row1 = rows + int64_t(min(out0 + 8, outputs - 1)) * depth;
+      const int last = min(allSteps, (split + 1) * steps);
+      for (int first = split * steps; first < last; first += kAhead) {
+        uint4 weights[kAhead][2];
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+          const int k = (first + i) * kStep + quad * kVec;
+          const bool inside = first + i < last && k < depth;
+          weights[i][0] = inside ? *reinterpret_cast<const uint4*>(row0 + k) : uint4{};
+          weights[i][1] = inside ? *reinterpret_cast<const uint4*>(row1 + k) : uint4{};
+        }
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+          if (first + i >= last) break;
+          const uint4 w0 = weights[i][0], w1 = weights[i][1];
+          const int k = (first + i) * kStep + quad * kVec;
+          const T* from = column(firstGroup * 8 + group, k / kVec);
+#pragma unroll
+          for (int n = 0; n < kGroups; ++n) {
+            if (n >= groups) break;
+            uint4 b{};
+            if (k < depth) b = *reinterpret_cast<const uint4*>(from + n * groupStride);
+            mma16816<T>(sum[n], {w0.x, w1.x, w0.y, w1.y}, {b.x, b.y});
+            mma16816<T>(sum[n], {w0.z, w1.z, w0.w, w1.w}, {b.z, b.w});
+          }
+        }
+      }
+    }
+    const auto put = [&](bool add) {
+#pragma unroll
+      for (int n = 0; n < kGroups; ++n) {
+        if (n >= groups) break;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int out = out0 + half * 8;
+          if (out >= outputs) continue;
+          auto* to = reinterpret_cast<float2*>(results + out * resultStride + (firstGroup + n) * 8 +
+                                               quad * 2);
+          float2 pair = make_float2(sum[n][half * 2], sum[n][half * 2 + 1]);
+          if (add) pair = make_float2(pair.x + to->x, pair.y + to->y);
+          *to = pair;
+        }
+      }
+    };
+    if (split != 0 && job < jobs) put(false);
+    __syncthreads();
+    if (split == 0 && job < jobs) put(true);
+  }
+}
 
 }  // namespace lite

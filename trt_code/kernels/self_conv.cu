@@ -1,4 +1,5 @@
-// A block computes kTile neighbouring positions of one sentence, for all channels:
+// FP32, and 16-bit types where self_conv_mma.cuh does not support the sizes. A block computes kTile
+// neighbouring positions of one sentence, for all channels:
 //
 //   1. It loads the rows that the windows reach into shared memory, through the gate if there is
 //      one.
@@ -7,10 +8,7 @@
 //      that it meets, and is zero where a window does not reach, so the sum needs no conditions.
 //   4. Every thread owns a pair of channels at half of the positions, and reads the rows once.
 //
-// Rows before and after the sentence are zero. Masked rows get zero taps. For a result in FP8,
-// many positions run in larger tiles, also with the last step on the matrix units
-// (self_conv_mma.cuh). This rounds the taps. In 16 bits a translation could then depend on the size
-// of its batch.
+// Rows before and after the sentence are zero. Masked rows get zero taps.
 //
 // doc/kernels.md (What was tried) has the measurements.
 #include "self_conv_mma.cuh"
@@ -188,15 +186,12 @@ cudaError_t run(const SelfConvParams& p, const void* input, const void* logits, 
                 void* output, float fp8Factor, cudaStream_t stream) {
   const T *x = static_cast<const T*>(input), *weight = static_cast<const T*>(logits);
   Out* y = static_cast<Out*>(output);
-  if constexpr (sizeof(Out) == 1) {
+  if constexpr (sizeof(T) == 2) {
     int maxShared = 0;
     const cudaError_t status = deviceAttribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, &maxShared);
     if (status != cudaSuccess) return status;
-    if (self_conv_mma::suits<64>(p, kManyTiles, maxShared)) {
-      return self_conv_mma::run<T, 64>(p, x, weight, mask, y, fp8Factor, stream);
-    }
-    if (self_conv_mma::suits<32>(p, kManyTiles / 2, maxShared)) {
-      return self_conv_mma::run<T, 32>(p, x, weight, mask, y, fp8Factor, stream);
+    if (self_conv_mma::supports(p, maxShared)) {
+      return self_conv_mma::run(p, x, weight, mask, y, fp8Factor, maxShared, stream);
     }
   }
   // Larger tiles read the weight and the neighbouring rows less often.

@@ -1,18 +1,22 @@
-// self_conv in 16-bit types for many positions and a result in FP8. A block computes kTile
-// neighbouring positions of one sentence, for all channels. Larger tiles read the weight and the
-// neighbouring rows less often.
+// self_conv in 16-bit types. A block computes kTile neighbouring positions of one sentence, for all
+// channels. Larger tiles read the weight and the neighbouring rows less often; small batches need
+// more blocks.
 //
 //   1. It loads the rows that the windows reach into shared memory, through the gate if there is
 //      one. The vectors of a row are permuted by its number, so that both products read them
 //      without bank conflicts.
 //   2. The matrix units compute the logits of the tile, [heads * K, channels] x [channels, kTile].
-//      Two warps share the depth of a logit.
-//   3. One thread per head and position turns logits into taps, and rounds them to T.
+//   3. Four lanes per head and position turn logits into taps.
 //   4. The taps of 16 neighbouring positions form a banded matrix over the inputs of their windows
-//      (dynamic_conv_mma.cuh). Each warp multiplies it with the inputs of one head.
+//      (dynamic_conv_mma.cuh). Each warp multiplies it with the inputs of one head. For a result in
+//      16 bits, a tap is the sum of two or three elements of T, which are multiplied separately.
+//      So it has the precision of FP32. For FP8 it is rounded to one.
 //
 // Rows before and after the sentence are zero. Masked rows get zero taps. A sum that is NaN is
 // computed again over its window alone, since a zero of the band times infinity gives NaN.
+//
+// A sum has the same order in tiles of every size, because they all begin at a multiple of 16
+// positions. So the bits of a result depend on its sentence alone, not on the batch or the padding.
 #pragma once
 
 #include "products.cuh"
@@ -22,12 +26,10 @@ namespace lite {
 namespace self_conv_mma {
 
 constexpr int kThreads = 512, kWarps = kThreads / kWarpSize;
-constexpr int kUnit = 16;   // positions in the result of a warp, depth of a matrix instruction
-constexpr int kSplits = 2;  // warps that share the depth of a logit
-constexpr int kSlots = kWarps / kSplits;
-constexpr int kVec = 8;       // elements per access
-constexpr int kStep = 32;     // channels per step of the first product: 8 per lane
-constexpr int kColumns = 64;  // channels in the result of a warp
+constexpr int kUnit = 16;  // positions in the result of a warp, depth of a matrix instruction
+constexpr int kVec = 8;    // elements per access
+constexpr int kLanes = 4;  // per softmax
+constexpr int64_t kManyBlocks = 256;  // nearly as many as the multiprocessors hold
 
 template <int kTile>
 struct Sizes {
@@ -82,7 +84,6 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int t0 = int(blockIdx.x) % tiles * kTile;
   const int64_t sentence = int64_t(blockIdx.x / tiles) * p.length;
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  const int group = lane / 4, quad = lane % 4;
   admitNext();
   waitForPrevious();
 
@@ -118,88 +119,44 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   __syncthreads();
 
-  // 2. The logits. Position t of the tile is input row t + paddingL. The order of the depth does
-  // not
-  //    change a sum, so every lane loads 8 neighbouring channels of both operands.
-  constexpr int kGroups = kTile / 8;
-  const int outTiles = ceilDiv(sizes.outputs, 16);
-  int parts = 1;  // of the positions, if there are too few outputs for all warps
-  while (parts < kGroups && 2 * parts * outTiles <= kSlots) parts *= 2;
-  const int groups = kGroups / parts, jobs = outTiles * parts;
-  const int allSteps = ceilDiv(p.channels, kStep), steps = ceilDiv(allSteps, kSplits);
-  const int split = warp / kSlots;
-  for (int base = 0; base < jobs; base += kSlots) {
-    const int job = base + warp % kSlots;
-    const int out0 = job / parts * 16 + group, firstGroup = job % parts * groups;
-    const int firstRow = p.paddingL + firstGroup * 8 + group;  // eight rows further: the same bank
-    float sum[kGroups][4] = {};
-    if (job < jobs) {
-      const T* row0 = weight + int64_t(min(out0, sizes.outputs - 1)) * p.channels;
-      const T* row1 = weight + int64_t(min(out0 + 8, sizes.outputs - 1)) * p.channels;
-      const int last = min(allSteps, (split + 1) * steps);
-#pragma unroll 2
-      for (int step = split * steps; step < last; ++step) {
-        const int c = step * kStep + quad * kVec;
-        const bool inside = c < p.channels;
-        uint4 w0{}, w1{};
-        if (inside) {
-          w0 = *reinterpret_cast<const uint4*>(row0 + c);
-          w1 = *reinterpret_cast<const uint4*>(row1 + c);
-        }
-        const T* column = inputs.vector(firstRow, c / kVec);
-#pragma unroll
-        for (int n = 0; n < kGroups; ++n) {
-          if (n >= groups) break;
-          uint4 b{};
-          if (inside) b = *reinterpret_cast<const uint4*>(column + n * 8 * inputs.stride);
-          mma16816<T>(sum[n], {w0.x, w1.x, w0.y, w1.y}, {b.x, b.y});
-          mma16816<T>(sum[n], {w0.z, w1.z, w0.w, w1.w}, {b.z, b.w});
-        }
-      }
-    }
-    const auto put = [&](bool add) {
-#pragma unroll
-      for (int n = 0; n < kGroups; ++n) {
-        if (n >= groups) break;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int out = out0 + half * 8;
-          if (out >= sizes.outputs) continue;
-          auto* to = reinterpret_cast<float2*>(logits + out * kLogitStride + (firstGroup + n) * 8 +
-                                               quad * 2);
-          float2 pair = make_float2(sum[n][half * 2], sum[n][half * 2 + 1]);
-          if (add) pair = make_float2(pair.x + to->x, pair.y + to->y);
-          *to = pair;
-        }
-      }
-    };
-    if (split != 0 && job < jobs) put(false);
-    __syncthreads();
-    if (split == 0 && job < jobs) put(true);
-  }
+  // 2. The logits. Position t of the tile is input row t + paddingL.
+  multiplyRows<kTile, kWarps>(
+      weight, sizes.outputs, p.channels,
+      [&](int t, int index) { return inputs.vector(p.paddingL + t, index); }, 8 * inputs.stride,
+      logits, kLogitStride);
   __syncthreads();
 
-  // 3. The taps.
-  for (int job = threadIdx.x; job < p.heads * kTile; job += kThreads) {
-    const int t = job % kTile;
+  // 3. The taps. A warp has eight jobs, or none.
+  for (int job = threadIdx.x / kLanes; job < p.heads * kTile; job += kThreads / kLanes) {
+    const int t = job % kTile, first = threadIdx.x % kLanes;
     float* column = logits + job / kTile * p.kernelSize * kLogitStride + t;
     float largest = -INFINITY;
-    for (int k = 0; k < p.kernelSize; ++k) largest = fmaxf(largest, column[k * kLogitStride]);
+    for (int k = first; k < p.kernelSize; k += kLanes) {
+      largest = fmaxf(largest, column[k * kLogitStride]);
+    }
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(kFullWarp, largest, offset));
+    }
     float total = 0.0f;
-    for (int k = 0; k < p.kernelSize; ++k) {
+    for (int k = first; k < p.kernelSize; k += kLanes) {
       const float term = exponential<T, false>(column[k * kLogitStride] - largest);
       column[k * kLogitStride] = term;
       total += term;
     }
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+      total += __shfl_xor_sync(kFullWarp, total, offset);
+    }
     const float scale = 1.0f / total;
-    for (int k = 0; k < p.kernelSize; ++k) {
-      float& tap = column[k * kLogitStride];
-      tap = toFloat(fromFloat<T>(tap * scale * keep[t + k]));
+    for (int k = first; k < p.kernelSize; k += kLanes) {
+      column[k * kLogitStride] *= scale * keep[t + k];
     }
   }
   __syncthreads();
 
   // 4. The sums.
+  constexpr int kParts = sizeof(Out) == 1 ? 1 : kFloatParts<T>;
+  constexpr int kColumns = kTile == kUnit ? 32 : 64;  // channels in the result of a warp
+  const int group = lane / 4, quad = lane % 4;
   const int headChannels = p.channels / p.heads;
   const int units = min(kTile, p.length - t0), slices = ceilDiv(headChannels, kColumns);
   const int unitCount = ceilDiv(units, kUnit);
@@ -211,15 +168,16 @@ __global__ void __launch_bounds__(kThreads, 2)
     const float* taps = logits + head * p.kernelSize * kLogitStride + unit;
     float sum[kColumns / 8][4] = {};
     for (int step = 0; step < sizes.steps; ++step) {
-      uint32_t a[4];
+      uint32_t a[kParts][4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int t = i % 2 * 8 + group;
         const int k = step * kUnit + i / 2 * 8 + quad * 2 - t;
         const float* tap = taps + k * kLogitStride + t;
-        const float first = k >= 0 && k < p.kernelSize ? tap[0] : 0.0f;
-        const float second = k >= -1 && k + 1 < p.kernelSize ? tap[kLogitStride] : 0.0f;
-        a[i] = packFloats<T>(first, second);
+        float first = k >= 0 && k < p.kernelSize ? tap[0] : 0.0f;
+        float second = k >= -1 && k + 1 < p.kernelSize ? tap[kLogitStride] : 0.0f;
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) a[part][i] = takePart<T>(first, second);
       }
       const int row = unit + step * kUnit + lane % kUnit;
 #pragma unroll
@@ -228,8 +186,11 @@ __global__ void __launch_bounds__(kThreads, 2)
         const int index = min((c0 + n * kUnit) / kVec + lane / kUnit, vectors - 1);
         uint32_t b[4];
         loadTransposed(b, sharedAddress(inputs.vector(row, index)));
-        mma16816<T>(sum[2 * n], a, {b[0], b[1]});
-        mma16816<T>(sum[2 * n + 1], a, {b[2], b[3]});
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          mma16816<T>(sum[2 * n], a[part], {b[0], b[1]});
+          mma16816<T>(sum[2 * n + 1], a[part], {b[2], b[3]});
+        }
       }
     }
     float all = 0.0f;  // NaN if a sum is
@@ -246,6 +207,7 @@ __global__ void __launch_bounds__(kThreads, 2)
           const int t = i / 2 * 8 + group, c = c0 + n * 8 + quad * 2 + i % 2;
           if (!isnan(sum[n][i]) || n * 8 >= width) continue;
           float own = 0.0f;
+#pragma unroll 1
           for (int k = 0; k < p.kernelSize; ++k) {
             own += taps[k * kLogitStride + t] * toFloat(*inputs.element(unit + t + k, c));
           }
@@ -262,22 +224,41 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
+/// Returns whether the kernel supports these parameters on a GPU whose blocks have `maxShared`
+/// bytes of shared memory. The batch and the length do not matter.
+inline bool supports(const SelfConvParams& p, size_t maxShared) {
+  return p.channels / p.heads % kVec == 0 && Sizes<kUnit>(p).bytes() <= maxShared;
+}
+
 /// Returns whether tiles of this size fit into shared memory, keep the multiprocessors busy and are
 /// mostly full.
 template <int kTile>
 bool suits(const SelfConvParams& p, int64_t leastBlocks, size_t maxShared) {
   const int64_t tiles = ceilDiv(p.length, kTile);
-  return p.channels / p.heads % kVec == 0 && Sizes<kTile>(p).bytes() <= maxShared &&
-         p.batch * tiles >= leastBlocks && 4 * (tiles * kTile - p.length) <= p.length;
+  return Sizes<kTile>(p).bytes() <= maxShared && p.batch * tiles >= leastBlocks &&
+         4 * (tiles * kTile - p.length) <= p.length;
 }
 
 template <typename T, int kTile, typename Out>
-cudaError_t run(const SelfConvParams& p, const T* x, const T* weight, const int32_t* mask, Out* y,
-                float fp8Factor, cudaStream_t stream) {
+cudaError_t runTiles(const SelfConvParams& p, const T* x, const T* weight, const int32_t* mask,
+                     Out* y, float fp8Factor, cudaStream_t stream) {
   const int64_t blocks = int64_t(p.batch) * ceilDiv(p.length, kTile);
   return launchEarly(p.glu ? kernel<T, kTile, true, Out> : kernel<T, kTile, false, Out>, blocks,
                      dim3(kThreads), Sizes<kTile>(p).bytes(), stream, p, x, weight, mask, y,
                      fp8Factor);
+}
+
+/// Runs parameters that are supported.
+template <typename T, typename Out>
+cudaError_t run(const SelfConvParams& p, const T* x, const T* weight, const int32_t* mask, Out* y,
+                float fp8Factor, size_t maxShared, cudaStream_t stream) {
+  if (suits<64>(p, kManyBlocks, maxShared)) {
+    return runTiles<T, 64>(p, x, weight, mask, y, fp8Factor, stream);
+  }
+  if (suits<32>(p, kManyBlocks / 2, maxShared)) {
+    return runTiles<T, 32>(p, x, weight, mask, y, fp8Factor, stream);
+  }
+  return runTiles<T, kUnit>(p, x, weight, mask, y, fp8Factor, stream);
 }
 
 }  // namespace self_conv_mma

@@ -202,7 +202,7 @@ Tensor predictLength(const Tensor& x, const Tensor& mask, const Tensor& weight,
 std::tuple<Tensor, Tensor> copySource(const Tensor& lengths, int64_t width, const Tensor& queries,
                                       const Tensor& keys, const Tensor& embedded,
                                       const Tensor& source_mask, const Tensor& embedding,
-                                      const Tensor& positions, bool rounded) {
+                                      const Tensor& positions) {
   constexpr const char* kName = "copy_source";
   TORCH_CHECK(keys.dim() == 3 && embedding.dim() == 2 && positions.dim() == 2,
               "lite::copy_source: keys [B, S, C], embedding [V, C], positions [P, C] expected");
@@ -221,8 +221,7 @@ std::tuple<Tensor, Tensor> copySource(const Tensor& lengths, int64_t width, cons
                                       narrow(kName, channels),
                                       narrow(kName, embedding.size(0)),
                                       narrow(kName, positions.size(0)),
-                                      dataType(kName, keys),
-                                      rounded};
+                                      dataType(kName, keys)};
   checkParams(kName, params);
   const c10::cuda::CUDAGuard guard(keys.device());
   Tensor x = at::empty({batch, width, channels}, keys.options());
@@ -268,8 +267,7 @@ TORCH_LIBRARY_FRAGMENT(lite, library) {
       "bool relative) -> Tensor");
   library.def(
       "copy_source(Tensor lengths, int width, Tensor queries, Tensor keys, Tensor embedded, "
-      "Tensor source_mask, Tensor embedding, Tensor positions, bool rounded=False) "
-      "-> (Tensor, Tensor)");
+      "Tensor source_mask, Tensor embedding, Tensor positions) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(lite, CUDA, library) {

@@ -38,10 +38,6 @@ struct Worker : Block {
                                  quad * 4) = flipped;
   }
 
-  __device__ static uint32_t pack(float a, float b) {
-    return packPair(fromFloat<T>(a), fromFloat<T>(b));
-  }
-
   // ---- the steps of a layer ----
 
   /// Reads the mask, and x into the first buffer and the residual.
@@ -133,7 +129,7 @@ struct Worker : Block {
             glu(fromFloat<T>(sums[j * 4 + e] + value), fromFloat<T>(sums[j * 4 + 2 + e] + gate));
         if (masked && keep[j * 8 + quad * 2 + e] == 0.0f) result[e] = 0.0f;
       }
-      storeTile(out, row / 8, j * 8, pack(result[0], result[1]));
+      storeTile(out, row / 8, j * 8, packFloats<T>(result[0], result[1]));
     }
     exchange.share(*this, phases, to);
   }
@@ -330,7 +326,7 @@ struct Worker : Block {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         storeTile(out, ownRow(half) / 8, ownColumn() + j * 8,
-                  pack(residual[j * 4 + half * 2], residual[j * 4 + half * 2 + 1]));
+                  packFloats<T>(residual[j * 4 + half * 2], residual[j * 4 + half * 2 + 1]));
       }
     }
     exchange.share(*this, phases, to);
@@ -389,7 +385,7 @@ struct Worker : Block {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int from = (j + i / 2) * 4 + i % 2 * 2;
-      tiles[i] = pack(sums[from] + bias[i % 2], sums[from + 1] + bias[i % 2]);
+      tiles[i] = packFloats<T>(sums[from] + bias[i % 2], sums[from + 1] + bias[i % 2]);
     }
     const int tile = lane / 8;
     storeTransposed(
@@ -464,8 +460,8 @@ struct Worker : Block {
         }
       }
       const uint32_t weights[4] = {
-          pack(scores[0][0], scores[0][1]), pack(scores[0][2], scores[0][3]),
-          pack(scores[1][0], scores[1][1]), pack(scores[1][2], scores[1][3])};
+          packFloats<T>(scores[0][0], scores[0][1]), packFloats<T>(scores[0][2], scores[0][3]),
+          packFloats<T>(scores[1][0], scores[1][1]), packFloats<T>(scores[1][2], scores[1][3])};
 #pragma unroll
       for (int j = 0; j < kHeadWidth / 8; j += 2) {
         uint32_t b[4];
@@ -484,7 +480,7 @@ struct Worker : Block {
 #pragma unroll
       for (int j = 0; j < kHeadWidth / 8; ++j) {
         *reinterpret_cast<uint32_t*>(out + j * kChunkBytes<kTokens> + token * 16 + quad * 4) =
-            pack(sums[j][half * 2] * scale, sums[j][half * 2 + 1] * scale);
+            packFloats<T>(sums[j][half * 2] * scale, sums[j][half * 2 + 1] * scale);
       }
     }
   }
@@ -532,9 +528,10 @@ struct Worker : Block {
       const auto to = exchange.receiver(*this, receiver, place);
 #pragma unroll
       for (int i = 0; i < kTokens / 16; ++i) {
-        const uint4 value{
-            pack(sums[i * 8], sums[i * 8 + 1]), pack(sums[i * 8 + 2], sums[i * 8 + 3]),
-            pack(sums[i * 8 + 4], sums[i * 8 + 5]), pack(sums[i * 8 + 6], sums[i * 8 + 7])};
+        const uint4 value{packFloats<T>(sums[i * 8], sums[i * 8 + 1]),
+                          packFloats<T>(sums[i * 8 + 2], sums[i * 8 + 3]),
+                          packFloats<T>(sums[i * 8 + 4], sums[i * 8 + 5]),
+                          packFloats<T>(sums[i * 8 + 6], sums[i * 8 + 7])};
         to.store(i, value);
       }
     }
@@ -565,8 +562,8 @@ struct Worker : Block {
     for (int j = 0; j < kOwn / 8; ++j) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const uint32_t flipped =
-            transposeTile(pack(residual[j * 4 + half * 2], residual[j * 4 + half * 2 + 1]));
+        const uint32_t flipped = transposeTile(
+            packFloats<T>(residual[j * 4 + half * 2], residual[j * 4 + half * 2 + 1]));
         const int token = ownColumn() + j * 8 + group;
         if (token < rows) {
           *reinterpret_cast<uint32_t*>(y + int64_t(token) * sizes.channels + ownChannel(half)) =

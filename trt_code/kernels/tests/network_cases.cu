@@ -368,15 +368,13 @@ void runCopySource(Mode mode, int batch, int length, int source, int channels, i
   const lite::CopySourceTensors tensors{lengths->data(),   queries->data(),    keys->data(),
                                         embedded->data(),  sourceMask->data(), embedding->data(),
                                         positions->data(), x->data(),          mask->data()};
-  for (const bool rounded : {false, true}) {
-    session.call(
-        rounded ? "copySource, rounded" : "copySource",
-        [&](cudaStream_t on) {
-          return lite::copySource(
-              {batch, length, source, channels, kVocab, length + 2, dtype, rounded}, tensors, on);
-        },
-        Outputs{x, mask});
-  }
+  session.call(
+      "copySource",
+      [&](cudaStream_t on) {
+        return lite::copySource({batch, length, source, channels, kVocab, length + 2, dtype},
+                                tensors, on);
+      },
+      Outputs{x, mask});
 }
 
 /// Two layers of the encoder (source 0) or of the decoder.
@@ -442,7 +440,8 @@ void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
   runCopySource<T>(mode, 1, 2, 1, 64, 0, dtype, stream);
   runCopySource<T>(mode, 3, 13, 7, 9, 1, dtype, stream);
   runCopySource<T>(mode, 5, 100, 50, 512, 0, dtype, stream);
-  runCopySource<T>(mode, 33, 100, 50, 64, 0, dtype, stream);  // enough for tiles of 32 positions
+  runCopySource<T>(mode, 33, 100, 50, 64, 0, dtype, stream);  // enough for blocks of 32 positions
+  runCopySource<T>(mode, 2, 20, 512, 40, 0, dtype, stream);
   runAttention<T>(mode, 1, 1, 1, 16, 1, dtype, stream);
   runAttention<T>(mode, 2, 5, 17, 96, 2, dtype, stream);
   runAttention<T>(mode, 9, 33, 16, 512, 8, dtype, stream);
@@ -452,8 +451,9 @@ void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
   runSelfConv<T>(mode, 2, 12, 240, 4, 31, 15, dtype, stream);
   runSelfConv<T>(mode, 1, 5, 128, 8, 31, 30, dtype, stream);
   runSelfConv<T>(mode, 3, 17, 512, 8, 15, 14, dtype, stream);
-  runSelfConv<T>(mode, 52, 70, 64, 2, 7, 3, dtype, stream);     // enough for tiles of 16 positions
-  runSelfConv<T>(mode, 45, 90, 64, 2, 7, 3, dtype, stream);     // of 32
+  runSelfConv<T>(mode, 52, 70, 64, 2, 7, 3, dtype,
+                 stream);  // enough for tiles of 16 positions of FP32
+  runSelfConv<T>(mode, 45, 90, 64, 2, 7, 3, dtype, stream);     // of 32 of 16 bits
   runSelfConv<T>(mode, 90, 180, 48, 2, 15, 14, dtype, stream);  // of 64
   if constexpr (sizeof(T) == 2) {
     runRowsToFp8<T>(mode, 1, 16, dtype, stream);

@@ -94,9 +94,7 @@ def predict_length(x, mask, weight, limits, offset, relative):
     return torch.minimum(lengths.clamp(min=2), limits)
 
 
-def copy_source(
-    lengths, width, queries, keys, embedded, source_mask, embedding, positions, rounded=False
-):
+def copy_source(lengths, width, queries, keys, embedded, source_mask, embedding, positions):
     t = torch.arange(width, device=keys.device)
     last = lengths[:, None] - 1
     real = t <= last
@@ -230,7 +228,7 @@ SCHEMAS = {
     predict_length: "(Tensor x, Tensor mask, Tensor weight, Tensor limits, int offset, "
     "bool relative) -> Tensor",
     copy_source: "(Tensor lengths, int width, Tensor queries, Tensor keys, Tensor embedded, "
-    "Tensor source_mask, Tensor embedding, Tensor positions, bool rounded=False) -> (Tensor, Tensor)",
+    "Tensor source_mask, Tensor embedding, Tensor positions) -> (Tensor, Tensor)",
     top_k: "(Tensor x, int k) -> (Tensor, Tensor)",
     attend_past: "(Tensor qkv, Tensor(a!) keys, Tensor(b!) values, Tensor? ancestors, "
     "Tensor position, int heads, Tensor(c!) out) -> ()",

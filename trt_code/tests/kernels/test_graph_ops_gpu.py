@@ -106,7 +106,11 @@ def test_linear_of_subnormal_inputs(scale):
 
 
 @pytest.mark.parametrize("dtype", ALL)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 24), (16, 64, 512), (2, 3, 2000)])
+@pytest.mark.parametrize(
+    "shape",
+    # the last ones have more rows than the GPU holds warps
+    [(1, 1, 1), (3, 7, 24), (16, 64, 512), (2, 3, 2000), (90, 111, 512), (64, 200, 65)],
+)
 def test_layer_norm_add(dtype, shape):
     x, after = tensors(dtype, shape, shape[1:])
     scale, shift = tensors(torch.float32, shape[2:], shape[2:])
@@ -125,7 +129,9 @@ def test_layer_norm_add(dtype, shape):
         (16, 64, 512, 8, 3, 2),
         (2, 12, 240, 4, 31, 15),
         (1, 5, 128, 8, 31, 30),
-        (64, 70, 128, 4, 15, 14),  # enough for tiles of 16 positions
+        (64, 70, 128, 4, 15, 14),  # enough for tiles of 16 positions in FP32
+        (64, 130, 512, 8, 15, 14),  # for tiles of 32 in 16 bits
+        (130, 128, 240, 3, 31, 15),  # of 64
     ],
 )
 @pytest.mark.parametrize("glu", [False, True])
@@ -139,15 +145,40 @@ def test_self_conv(dtype, glu, masked, batch, length, channels, heads, kernel_si
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kernel_size", [3, 15])
+@pytest.mark.parametrize("padding", ["causal", "masked"])
+def test_bits_of_self_conv_do_not_depend_on_the_batch(dtype, kernel_size, padding):
+    """The tiles differ: 64 positions for all sentences, then 32, then 16."""
+    batch, length, channels, heads = 96, 192, 512, 8
+    x, weight = tensors(dtype, (batch, length, 2 * channels), (heads * kernel_size, channels))
+    lengths = [length - i % length for i in range(batch)]
+    mask = mask_of(lengths, length) if padding == "masked" else None
+    before = kernel_size - 1 if padding == "causal" else kernel_size // 2
+
+    def conv(first, last, width):
+        part = None if mask is None else mask[first:last, :width].contiguous()
+        rows = x[first:last, :width].contiguous()
+        arguments = weight * channels**-0.5, part, heads, kernel_size, before, True
+        return torch.ops.lite.self_conv(rows, *arguments)
+
+    every = conv(0, batch, length)
+    assert conv(64, 96, length).equal(every[64:])
+    for i in (0, 1, 60, 95):
+        assert conv(i, i + 1, length).equal(every[i : i + 1])
+        assert conv(i, i + 1, lengths[i]).equal(every[i : i + 1, : lengths[i]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("masked", [False, True])
-def test_self_conv_to_fp8_keeps_a_nan_out_of_other_windows(dtype, masked):
+@pytest.mark.parametrize("fp8_factor", [None, 1.0])
+def test_self_conv_keeps_a_nan_out_of_other_windows(dtype, masked, fp8_factor):
     """A NaN reaches the windows that hold it, and no others."""
     batch, length, channels, heads, kernel_size, padding_l = 80, 256, 64, 4, 7, 6
     x, weight = tensors(dtype, (batch, length, channels), (heads * kernel_size, channels))
     x[3, 77, 5] = x[9, 0, 63] = x[11, 255, 0] = float("nan")
     mask = mask_of([length - i for i in range(batch)], length) if masked else None
     arguments = weight * 0.1, mask, heads, kernel_size, padding_l, False
-    actual = torch.ops.lite.self_conv(x, *arguments, fp8_factor=1.0)
+    actual = torch.ops.lite.self_conv(x, *arguments, fp8_factor=fp8_factor)
     bad = actual.float().isnan().any(-1).nonzero().tolist()
     # a padded position has no window, but computes its own taps from its input
     assert bad == [*([3, t] for t in range(77, 84)), *([9, t] for t in range(7)), [11, 255]]
@@ -348,13 +379,8 @@ def test_predict_length(dtype, channels, relative):
     assert actual.equal(reference_ops.predict_length(*map(widen, arguments)))
 
 
-@pytest.mark.parametrize("dtype", ALL)
-@pytest.mark.parametrize(
-    ("batch", "width", "source"), [(1, 2, 1), (3, 13, 7), (96, 100, 50), (40, 254, 127)]
-)
-@pytest.mark.parametrize("channels", [9, 64, 512])
-@pytest.mark.parametrize("rounded", [False, True])
-def test_copy_source(dtype, batch, width, source, channels, rounded):
+def copy_case(dtype, batch, width, source, channels):
+    """Arguments of ``copy_source``, in its order."""
     queries, keys, embedded, embedding, positions = tensors(
         dtype,
         (width + 2, channels),
@@ -366,8 +392,38 @@ def test_copy_source(dtype, batch, width, source, channels, rounded):
     queries = queries * channels**-0.5
     lengths = torch.arange(batch, device="cuda") % (width - 1) + 2
     mask = mask_of([max(0, source - i) for i in range(batch)], source)
-    arguments = lengths, width, queries, keys, embedded, mask, embedding, positions, rounded
-    check("copy_source", *arguments, dtype=dtype)
+    return lengths, width, queries, keys, embedded, mask, embedding, positions
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize(
+    ("batch", "width", "source"), [(1, 2, 1), (3, 13, 7), (96, 100, 50), (40, 254, 127)]
+)
+@pytest.mark.parametrize("channels", [9, 40, 64, 512])
+def test_copy_source(dtype, batch, width, source, channels):
+    check("copy_source", *copy_case(dtype, batch, width, source, channels), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_bits_of_copy_source_do_not_depend_on_the_batch(dtype):
+    """The blocks differ: 32 positions for all sentences, 16 for one."""
+    batch, width, source = 60, 140, 90
+    arguments = copy_case(dtype, batch, width, source, 512)
+    lengths, _, queries, keys, embedded, mask, embedding, positions = arguments
+    every = torch.ops.lite.copy_source(*arguments)[0]
+    for i in (0, 1, 20, 59):
+        length, real = int(lengths[i]), source - i
+        alone = torch.ops.lite.copy_source(
+            lengths[i : i + 1],
+            length,
+            queries,
+            keys[i : i + 1, :real].contiguous(),
+            embedded[i : i + 1, :real].contiguous(),
+            mask[i : i + 1, :real].contiguous(),
+            embedding,
+            positions,
+        )[0]
+        assert alone.equal(every[i : i + 1, :length])
 
 
 @pytest.mark.parametrize(

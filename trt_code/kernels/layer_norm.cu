@@ -23,10 +23,7 @@ constexpr int kWideThreads = 512;
 
 /// Blocks of the warp kernel that share a processor, limited by registers. FP16 needs the fewest.
 template <typename T, int kItems>
-constexpr int kResidentBlocks = (kItems <= 8    ? 7
-                                 : kItems <= 16 ? 4
-                                                : 2) +
-                                int(std::is_same_v<T, __half>);
+constexpr int kResidentBlocks = 112 / (kItems + 8) + int(std::is_same_v<T, __half>);
 
 template <typename T>
 struct Tensors {

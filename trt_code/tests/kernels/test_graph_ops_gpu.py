@@ -202,6 +202,22 @@ def test_attention(dtype, batch, length, source, channels, heads):
     check("attention", query, pairs, mask, 1, heads, dtype=dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("source", [14, 150])
+def test_bits_of_attention_do_not_depend_on_the_batch(dtype, source):
+    """Blocks, chunks of keys and, for 14 keys, steps differ between a batch and one sentence."""
+    batch, length, padded = 30, 130, source + 60
+    query, pairs = tensors(dtype, (batch, length, 512), (batch, padded, 2048))
+    query = query * 0.1
+    mask = mask_of([source - i % 14 for i in range(batch)], padded)
+    every = torch.ops.lite.attention(query, pairs, mask, 1, 8)
+    for i in (0, 13, 29):
+        one, real = slice(i, i + 1), source - i % 14
+        keys, own = pairs[one, :real].contiguous(), mask[one, :real].contiguous()
+        alone = torch.ops.lite.attention(query[one, :40].contiguous(), keys, own, 1, 8)
+        assert alone.equal(every[one, :40])
+
+
 FP8 = torch.float8_e4m3fn
 FP8_ERROR = 0.04  # three bits of mantissa, on average, and few numbers below the least exponent
 

@@ -5,25 +5,17 @@
 // this error. A row that is too wide for a warp is read three times by a block, the second and
 // third time from cache.
 //
-// If there are more rows than the GPU holds warps, a warp takes several in turn. It loads the next
-// one before it computes, so that loads are always in flight, and loads scale and shift once. They
-// are loaded together with the first row, although they are needed last: loading them where they
-// are used makes the kernel wait. doc/kernels.md (What was tried) has the measurements.
-#include <type_traits>
-
+// Scale and shift are loaded together with the row, although they are needed last: loading them
+// where they are used makes the kernel wait. doc/kernels.md (What was tried) has the measurements.
 #include "common.cuh"
 #include "layer_norm.h"
 
 namespace lite {
 namespace {
 
-constexpr int kWarpsPerBlock = 4;  // of the warp kernel
+constexpr int kWarpsPerBlock = 4;  // rows per block of the warp kernel
 constexpr int kMaxItems = 32;      // elements of a row in each lane's registers
 constexpr int kWideThreads = 512;
-
-/// Blocks of the warp kernel that share a processor, limited by registers. FP16 needs the fewest.
-template <typename T, int kItems>
-constexpr int kResidentBlocks = 112 / (kItems + 8) + int(std::is_same_v<T, __half>);
 
 template <typename T>
 struct Tensors {
@@ -62,41 +54,33 @@ __device__ __forceinline__ void addAfter(const Tensors<T>& t, int64_t row, int w
   for (int i = 0; i < kVec; ++i) value[i] += toFloat(more.item[i]);
 }
 
-/// A lane's share of one row of the inputs.
-template <typename T, int kVec, int kVectors>
-struct Inputs {
-  Vector<T, kVec> x[kVectors], residual[kVectors];
-
-  __device__ void load(const Tensors<T>& t, int64_t row, int width, int first) {
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      const int c = first + v * kWarpSize * kVec;
-      if (c < width) x[v] = loadVector<kVec>(t.x + row * width + c);
-    }
-    if (t.residual == nullptr) return;
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      const int c = first + v * kWarpSize * kVec;
-      if (c < width) residual[v] = loadVector<kVec>(t.residual + row * width + c);
-    }
-  }
-};
-
 template <typename T, int kVec, int kItems>
-__global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize, kResidentBlocks<T, kItems>)
+__global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
     layerNormWarpKernel(int64_t rows, int width, float eps, Tensors<T> t) {
   constexpr int kVectors = kItems / kVec;
-  constexpr int kStep = kWarpSize * kVec;
-  const int64_t stride = int64_t(gridDim.x) * kWarpsPerBlock;
-  int64_t row = int64_t(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarpSize;
+  const int64_t row = int64_t(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarpSize;
   if (row >= rows) return;
   const int first = threadIdx.x % kWarpSize * kVec;
+  constexpr int kStep = kWarpSize * kVec;
+  const int64_t offset = row * width;
 
   admitNext();
   waitForPrevious();
   // All loads are issued before the first result is used.
-  Inputs<T, kVec, kVectors> next;
-  next.load(t, row, width, first);
+  Vector<T, kVec> x[kVectors];
+  Vector<T, kVec> residual[kVectors];
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    const int c = first + v * kStep;
+    if (c < width) x[v] = loadVector<kVec>(t.x + offset + c);
+  }
+  if (t.residual != nullptr) {
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      const int c = first + v * kStep;
+      if (c < width) residual[v] = loadVector<kVec>(t.residual + offset + c);
+    }
+  }
   Vector<float, kVec> scale[kVectors];
   Vector<float, kVec> shift[kVectors];
 #pragma unroll
@@ -107,54 +91,52 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize, kResidentBlocks<T, 
     shift[v] = loadVector<kVec>(t.shift + c);
   }
 
-  for (; row < rows; row += stride) {
-    float value[kItems];
-    float total = 0.0f;
+  float value[kItems];
+  float total = 0.0f;
 #pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
+  for (int v = 0; v < kVectors; ++v) {
+    const int c = first + v * kStep;
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+      float sum = 0.0f;
+      if (c < width) {
+        sum = toFloat(x[v].item[i]);
+        if (t.residual != nullptr) sum += toFloat(residual[v].item[i]);
+      }
+      value[v * kVec + i] = sum;
+      total += sum;
+    }
+  }
+
+  const float mean = warpSum(total) / width;
+  float sum = 0.0f;
+  float squares = 0.0f;
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (first + v * kStep < width) {
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        float sum = 0.0f;
-        if (first + v * kStep < width) {
-          sum = toFloat(next.x[v].item[i]);
-          if (t.residual != nullptr) sum += toFloat(next.residual[v].item[i]);
-        }
-        value[v * kVec + i] = sum;
-        total += sum;
+        const float deviation = value[v * kVec + i] - mean;
+        sum += deviation;
+        squares += deviation * deviation;
       }
     }
-    if (row + stride < rows) next.load(t, row + stride, width, first);
-
-    const float mean = warpSum(total) / width;
-    float sum = 0.0f;
-    float squares = 0.0f;
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      if (first + v * kStep < width) {
-#pragma unroll
-        for (int i = 0; i < kVec; ++i) {
-          const float deviation = value[v * kVec + i] - mean;
-          sum += deviation;
-          squares += deviation * deviation;
-        }
-      }
-    }
-    const Statistics statistics = finish(mean, warpSum(sum), warpSum(squares), width, eps);
+  }
+  const Statistics statistics = finish(mean, warpSum(sum), warpSum(squares), width, eps);
 
 #pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      const int c = first + v * kStep;
-      if (c >= width) continue;
-      float result[kVec];
+  for (int v = 0; v < kVectors; ++v) {
+    const int c = first + v * kStep;
+    if (c >= width) continue;
+    float result[kVec];
 #pragma unroll
-      for (int i = 0; i < kVec; ++i) {
-        const float normal = (value[v * kVec + i] - statistics.mean) * statistics.inverseDeviation;
-        result[i] = normal * scale[v].item[i] + shift[v].item[i];
-      }
-      addAfter(t, row, width, c, result);
-      storeVector(t.y + row * width + c, result);
-      if (t.fp8 != nullptr) storeScaled(t.fp8 + row * width + c, result, t.fp8Factor);
+    for (int i = 0; i < kVec; ++i) {
+      const float normal = (value[v * kVec + i] - statistics.mean) * statistics.inverseDeviation;
+      result[i] = normal * scale[v].item[i] + shift[v].item[i];
     }
+    addAfter(t, row, width, c, result);
+    storeVector(t.y + offset + c, result);
+    if (t.fp8 != nullptr) storeScaled(t.fp8 + offset + c, result, t.fp8Factor);
   }
 }
 
@@ -226,13 +208,8 @@ __global__ void __launch_bounds__(kWideThreads)
 
 template <typename T, int kVec, int kItems>
 cudaError_t runWarp(const LayerNormParams& p, const Tensors<T>& t, cudaStream_t stream) {
-  int processors = 0;
-  const cudaError_t status = deviceAttribute(cudaDevAttrMultiProcessorCount, &processors);
-  if (status != cudaSuccess) return status;
-  const int64_t blocks = std::min(ceilDiv<int64_t>(p.rows, kWarpsPerBlock),
-                                  int64_t(processors) * kResidentBlocks<T, kItems>);
-  return launchEarly(layerNormWarpKernel<T, kVec, kItems>, blocks, kWarpsPerBlock * kWarpSize, 0,
-                     stream, p.rows, p.width, p.eps, t);
+  return launchEarly(layerNormWarpKernel<T, kVec, kItems>, ceilDiv<int64_t>(p.rows, kWarpsPerBlock),
+                     kWarpsPerBlock * kWarpSize, 0, stream, p.rows, p.width, p.eps, t);
 }
 
 template <typename T>

@@ -168,7 +168,8 @@ def main(argv: list[str] | None = None) -> None:
     lines = list(read_lines(args.text)) if args.text else generate(min(DISTINCT, max(args.rows)))
     # This also exports the model, so that no actor does it: that takes far more memory than translating.
     with Translator(model, **options) as translator:
-        expected, runner = translator.translate(lines), translator.runner
+        expected = [found.text for found in translator.translations(lines)]  # as an actor does
+        runner = translator.runner
     results: dict[str, Any] = {
         "model": args.model,
         "machine": describe(device, args.threads),

@@ -252,9 +252,19 @@ bool isCapturing() {
   return status != cudaStreamCaptureStatusNone;
 }
 
+// Returns the stream for timing on a device. It is not one of PyTorch's pool: these are 32 streams
+// that the pool hands out in turn, so it may also be the stream of a network in another thread,
+// which cannot replay its graphs during a capture there. The caller holds the mutex of runFastest.
+c10::cuda::CUDAStream timingStream(c10::DeviceIndex device) {
+  static std::map<c10::DeviceIndex, cudaStream_t> streams;
+  cudaStream_t& own = streams[device];
+  if (own == nullptr) C10_CUDA_CHECK(cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking));
+  return c10::cuda::getStreamFromExternal(own, device);
+}
+
 Choice fastest(const char* op, const Candidates& candidates, const Tensor& like) {
   C10_CUDA_CHECK(cudaStreamSynchronize(stream()));  // the operands are ready
-  const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
+  const c10::cuda::CUDAStreamGuard guard(timingStream(like.device().index()));
   const Tensor scratch = workspace(kMaxWorkspaceBytes, like);
   Choice best = candidates.choices.front();
   float bestTime = std::numeric_limits<float>::infinity();

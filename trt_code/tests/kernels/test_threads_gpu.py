@@ -105,6 +105,31 @@ def test_operators_of_different_lengths(operator, sizes, dtype):
     run_together([operator(dtype, size) for size in sizes])
 
 
+def test_a_product_is_timed_while_another_thread_replays_its_graph():
+    """Timing captures, and must not do so on a stream of PyTorch's pool: that has 32 streams for all."""
+    x, weight = tensors(torch.float16, (90, 64), (96, 64))
+    stream, graph, stop, errors = torch.cuda.Stream(), torch.cuda.CUDAGraph(), [], []
+    with torch.cuda.graph(graph, stream=stream):
+        x.relu()
+
+    def replay():
+        try:
+            with torch.cuda.stream(stream):
+                while not stop:
+                    graph.replay()
+                    stream.synchronize()
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=replay)
+    thread.start()
+    for rows in range(1, 90):  # each number of rows is timed once
+        lite.linear(x[:rows], weight, None, None, False, False)
+    stop.append(True)
+    thread.join()
+    assert not errors
+
+
 @on_hopper
 @pytest.mark.parametrize("source", [0, 11])
 def test_stacks_of_different_lengths(source):

@@ -298,7 +298,9 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                 if beam == 1 or not name.endswith(ONE_PASS)  # it has no beam
             }
             for translate in turns.values():
-                translate(rows, beam, size)  # all shapes, since a GPU's runner captures each at first
+                translate(
+                    rows, beam, size
+                )  # all shapes, since a GPU's runner captures each at first
             for _ in range(args.rounds):
                 for name, translate in turns.items():
                     start = time.perf_counter()

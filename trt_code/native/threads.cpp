@@ -55,8 +55,8 @@ std::vector<std::vector<int>> divide(const std::int64_t* src_tokens, int batch, 
     return groups;
   }
   for (int i = 0; i < batch;) {
-    const std::int64_t wanted =
-        std::clamp<std::int64_t>(left / (2 * parts), kLeastTokens, most_tokens);
+    std::int64_t wanted = most_tokens;
+    if (parts > 1) wanted = std::clamp<std::int64_t>(left / (2 * parts), kLeastTokens, wanted);
     groups.emplace_back();
     for (std::int64_t tokens = 0; i < batch && tokens < wanted; ++i) {
       const std::int64_t* row = src_tokens + static_cast<std::size_t>(i) * width;

@@ -53,6 +53,14 @@ def test_order_is_kept_whatever_the_batches(tokenizer, lines, max_tokens, max_se
     assert all(batch <= max_sentences for batch, _ in runner.shapes)
 
 
+@pytest.mark.parametrize(("shares_threads", "calls"), [(False, 1), (True, 2)])
+def test_a_file_on_a_cpu_has_two_calls_at_a_time_where_they_share_threads(shares_threads, calls):
+    runner = FakeRunner()
+    runner.shares_threads = shares_threads
+    assert translate.start_runners(runner, True, FakeRunner) == ([runner] * calls, 0)
+    assert translate.start_runners(runner, False, FakeRunner) == ([runner], 0)
+
+
 def test_a_batch_gives_what_each_line_gives_alone(tiny_files, tiny_build, tokenizer):
     from trt_code.runners import create
 

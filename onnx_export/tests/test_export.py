@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_every_option_exports(changes, tmp_path):
 
 
 def test_the_originals_own_checkpoint(tmp_path):
-    fixtures = export.Path(export.__file__).parents[1] / "train_model" / "tests" / "fixtures"
+    fixtures = Path(export.__file__).parents[1] / "train_model" / "tests" / "fixtures"
     path = tmp_path / "model.onnx"
     export.main(["--checkpoint", str(fixtures / "checkpoint_nat.pt"), "--output", str(path)])
     session = verify_one_pass.open_session(path)
@@ -97,7 +98,7 @@ def test_graph_has_one_node_per_operator_and_readable_names(exported):
     assert "decoder.layers.1.conv/LiteDynamicConv" in names
     assert "encoder.layers.0.fc1.weight" in {item.name for item in model.graph.initializer}
     # the exporter's notes would name files of the exporting machine
-    assert str(export.Path(export.__file__).parents[1]).encode() not in exported.onnx.read_bytes()
+    assert str(Path(export.__file__).parents[1]).encode() not in exported.onnx.read_bytes()
 
 
 def test_inputs_outputs_and_metadata(exported):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from train_model.cli import UserError, atomic_path
+from train_model.cli import UserError, atomic_path, check_choice
 from trt_code.engine.gpu import check, current_gpu, load_cudart
 from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.plugin_library import load_plugins
@@ -49,12 +49,8 @@ class RuntimeOptions:
     cuda_graph: str = CUDA_GRAPHS[0]
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("kernels", self.kernels, KERNELS),
-            ("cuda_graph", self.cuda_graph, CUDA_GRAPHS),
-        ):
-            if value not in known:
-                raise UserError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
+        check_choice("kernels", self.kernels, KERNELS)
+        check_choice("cuda_graph", self.cuda_graph, CUDA_GRAPHS)
         if self.cuda_graph == "runner" and self.kernels == "lazy":
             raise UserError(
                 "kernels 'lazy' changes kernels after the first pass, which a graph that the runner captures "

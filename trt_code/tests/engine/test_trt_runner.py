@@ -347,16 +347,16 @@ def test_tensorrt_for_rtx_may_capture_and_compile_by_itself(rtx, graph, strategy
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("options", "error", "reason"),
     [
-        ({"kernels": "later"}, "kernels 'later' is not known"),
-        ({"cuda_graph": "all"}, "cuda_graph 'all' is not known"),
-        ({"kernels": "lazy"}, "choose cuda_graph 'library' or 'none'"),
+        ({"kernels": "later"}, UserError, "kernels is one of eager, lazy, none, not 'later'"),
+        ({"cuda_graph": "all"}, UserError, "cuda_graph is one of runner, library, none, not 'all'"),
+        ({"kernels": "lazy"}, Unavailable, "choose cuda_graph 'library' or 'none'"),
     ],
 )
-def test_options_that_do_not_fit(rtx, options, reason):
+def test_options_that_do_not_fit(rtx, options, error, reason):
     build()
-    with pytest.raises(Unavailable, match=reason):
+    with pytest.raises(error, match=reason):
         create("trt", DEMO, "fp16", "cuda", **options)
 
 

@@ -13,20 +13,8 @@ DPI = 130
 MANY = 40  # points of a line; it is drawn without dots
 _SMALL = 7.5
 _LABEL_HEIGHT = 9.5  # points between two names at the end of lines
-_HEIGHTS = (
-    3,
-    -9,
-    14,
-    -20,
-    25,
-    -31,
-    36,
-    -42,
-    47,
-    -53,
-    58,
-    -64,
-)  # of a label above its point, best first
+# heights of a label above its point, best first
+_HEIGHTS = (3, -9, 14, -20, 25, -31, 36, -42, 47, -53, 58, -64)
 
 
 class Panel(NamedTuple):

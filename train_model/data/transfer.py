@@ -145,7 +145,7 @@ def check_archive(path: Path) -> None:
 
 
 MOST_UNPACKED = 1 << 33
-"""The most bytes of all files in an archive; a small archive may stand for any number of zeros."""
+"""The most bytes of all files in an archive; a small archive may unpack to any number of zeros."""
 ARCHIVE_ERRORS = (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError, OSError)
 """The errors that reading a damaged archive raises."""
 

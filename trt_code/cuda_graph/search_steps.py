@@ -8,13 +8,13 @@ where a hypothesis has its past (``trt_code/kernels/history.cuh``).
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from train_model.models.autoregressive import AutoregressiveTranslator, DecoderLayer
 from train_model.models.beam_search import Search
-from train_model.models.hypotheses import SearchOptions
 from train_model.models.layers import DynamicConv, MultiheadAttention
 from train_model.models.multibranch import MultiBranch
 from train_model.models.quantized import QuantizedLinear
@@ -130,16 +130,10 @@ class FusedSteps:
 class FusedSearch(Search):
     """A search that takes the logits of :class:`FusedSteps` and advances in one operator."""
 
-    def __init__(
-        self,
-        batch: int,
-        vocab_size: int,
-        longest: int,
-        options: SearchOptions,
-        device: torch.device,
-    ) -> None:
-        super().__init__(batch, vocab_size, longest, options, device)
-        self._counters = torch.zeros(2, dtype=torch.int32, device=device)
+    def __init__(self, *arguments: Any) -> None:
+        """See :class:`Search`."""
+        super().__init__(*arguments)
+        self._counters = torch.zeros(2, dtype=torch.int32, device=self.tokens.device)
 
     def advance(self, scores: Tensor) -> None:
         """Choose the continuation of every hypothesis, given logits [B, beam, V]."""

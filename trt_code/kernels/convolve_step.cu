@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kMostThreads)
   admitNext();
   waitForPrevious();
 
-  const int now = int(min(max(*position, int64_t{0}), int64_t{p.capacity} - 1));
+  const int now = History(first, p.rows, p.capacity, ancestors, position).position;
   for (int i = threadIdx.x; i < kRows * channels; i += blockDim.x) {
     const int r = i / channels, c = i % channels;
     if (r >= rows) {
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kMostThreads)
   for (int i = threadIdx.x; i < rows * p.kernelSize; i += blockDim.x) {
     const int r = i / p.kernelSize, j = now - (p.kernelSize - 1) + i % p.kernelSize;
     const History history(first + r, p.rows, p.capacity, ancestors, position);
-    from[i] = j < 0 ? -1 : int(history.at(j) / p.capacity);
+    from[i] = j < 0 ? -1 : history.rowOf(j);
   }
   __syncthreads();
 

@@ -26,10 +26,11 @@ struct History {
     }
   }
 
+  /// Returns the row of position j.
+  __device__ int rowOf(int j) const { return rows == nullptr || j == position ? row : rows[j]; }
+
   /// Returns the index of position j in a tensor [rows, capacity, ..].
-  __device__ int64_t at(int j) const {
-    return (rows == nullptr || j == position ? row : rows[j]) * capacity + j;
-  }
+  __device__ int64_t at(int j) const { return rowOf(j) * capacity + j; }
 
   /// Returns the index of the newest position, which this step writes.
   __device__ int64_t now() const { return row * capacity + position; }

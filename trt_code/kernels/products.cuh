@@ -81,8 +81,8 @@ __device__ __forceinline__ void storeRow(Out* to, const float (&sums)[kTiles][4]
 
 // ---- FP32 operands ------------------------------------------------------------------------------
 
-/// The number of elements of T whose sum holds a float: of two __half to 22 bits, but not below
-/// 2^-25, and of three __nv_bfloat16 to 24 bits.
+/// The number of elements of T that a float is split into. Two __half keep 22 bits, but nothing
+/// below 2^-25; three __nv_bfloat16 keep 24 bits.
 template <typename T>
 constexpr int kFloatParts = std::is_same_v<T, __half> ? 2 : 3;
 

@@ -131,12 +131,13 @@ def on_gpu(model: Any, forced: Options) -> Translate:
 def in_one_pass_on_gpu(
     network: GraphedNetwork, length: int, rows: list[list[int]], beam: int, size: int
 ) -> None:
-    """Translate on a canvas of ``length`` positions, which are twice the source's; there is no beam."""
+    """Translate on the full canvas, which has twice the source's positions: ``length``. There is no beam."""
+    source = length // 2
     for at in range(0, len(rows), size):
-        sources = batching.pad([row[: length // 2] for row in rows[at : at + size]])
-        wide = length // 2 - sources.shape[1]
+        sources = batching.pad([row[:source] for row in rows[at : at + size]])
+        wide = source - sources.shape[1]
         tokens, _ = network(np.pad(sources, ((0, 0), (0, wide)), constant_values=PAD))
-        if tokens.shape[1] != length // 2 * 2:
+        if tokens.shape[1] != 2 * source:
             raise UserError("a canvas does not have the forced length")
 
 
@@ -297,10 +298,9 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                 for name, translate in measured.items()
                 if beam == 1 or not name.endswith(ONE_PASS)  # it has no beam
             }
+            # all shapes, since a runner on a GPU captures each when it first meets it
             for translate in turns.values():
-                translate(
-                    rows, beam, size
-                )  # all shapes, since a GPU's runner captures each at first
+                translate(rows, beam, size)
             for _ in range(args.rounds):
                 for name, translate in turns.items():
                     start = time.perf_counter()

@@ -39,7 +39,8 @@ void glu(const float* x, int x_stride, int rows, int width, float* out, int out_
 
 namespace {
 
-// Softmax of one vector of heads, whose taps are `stride` floats apart.
+// Softmax of the taps of as many heads as a vector holds. The taps of a head are `stride` floats
+// apart.
 void softmax_vector(float* x, int stride, int taps) {
   Floats most = load(x);
   for (int t = 1; t < taps; ++t) {

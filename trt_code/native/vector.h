@@ -69,7 +69,7 @@ inline unsigned lanes_of(Ints comparison) {
 // numbers.
 template <typename Lanes, typename One>
 int list_where(int n, int* at, Lanes lanes, One one) {
-  constexpr int kWord = 64;  // numbers whose bits are looked at together: few branches
+  constexpr int kWord = 64;  // numbers that are compared before one branch looks at the results
   int count = 0, begin = 0;
   for (; begin + kWord <= n; begin += kWord) {
     std::uint64_t found = 0;

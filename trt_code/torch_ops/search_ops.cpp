@@ -44,12 +44,6 @@ T* dataOf(const char* op, const char* name, const Tensor& x, at::IntArrayRef siz
   return x.data_ptr<T>();
 }
 
-const int32_t* ancestorsOf(const char* op, const OptionalTensor& ancestors, int64_t rows,
-                           int64_t capacity, const Tensor& like) {
-  return ancestors ? dataOf<int32_t>(op, "ancestors", *ancestors, {2, rows, capacity}, like)
-                   : nullptr;
-}
-
 void attendPast(const Tensor& qkv, const Tensor& keys, const Tensor& values,
                 const OptionalTensor& ancestors, const Tensor& position, int64_t heads,
                 const Tensor& out) {
@@ -67,10 +61,10 @@ void attendPast(const Tensor& qkv, const Tensor& keys, const Tensor& values,
                                       dataType(kName, qkv)};
   checkParams(kName, params);
   const c10::cuda::CUDAGuard guard(qkv.device());
-  C10_CUDA_CHECK(lite::attendPast(params, qkv.const_data_ptr(), keys.data_ptr(), values.data_ptr(),
-                                  ancestorsOf(kName, ancestors, rows, capacity, qkv),
-                                  dataOf<int64_t>(kName, "position", position, {}, qkv),
-                                  out.data_ptr(), stream()));
+  C10_CUDA_CHECK(lite::attendPast(
+      params, qkv.const_data_ptr(), keys.data_ptr(), values.data_ptr(),
+      int32OrNull(kName, "ancestors", ancestors, {2, rows, capacity}, qkv),
+      dataOf<int64_t>(kName, "position", position, {}, qkv), out.data_ptr(), stream()));
 }
 
 // keys and values [B, S, C] may be slices of wider rows.
@@ -128,7 +122,7 @@ void convolveStep(const Tensor& x, const Tensor& weight, const Tensor& inputs,
   const c10::cuda::CUDAGuard guard(x.device());
   C10_CUDA_CHECK(lite::convolveStep(
       params, x.const_data_ptr(), weight.const_data_ptr(), inputs.data_ptr(),
-      ancestorsOf(kName, ancestors, rows, capacity, x),
+      int32OrNull(kName, "ancestors", ancestors, {2, rows, capacity}, x),
       dataOf<int64_t>(kName, "position", position, {}, x), out.data_ptr(), stream()));
 }
 
@@ -156,8 +150,10 @@ Tensor embedStep(const Tensor& tokens, const Tensor& parents, const Tensor& posi
                                      dataType(kName, embedding)};
   checkParams(kName, params);
   const c10::cuda::CUDAGuard guard(embedding.device());
-  int32_t* table =
-      const_cast<int32_t*>(ancestorsOf(kName, ancestors, batch * beam, capacity, embedding));
+  int32_t* table = nullptr;
+  if (ancestors) {
+    table = dataOf<int32_t>(kName, "ancestors", *ancestors, {2, batch * beam, capacity}, embedding);
+  }
   Tensor x = at::empty({batch, beam, channels}, embedding.options());
   C10_CUDA_CHECK(lite::embedStep(
       params, dataOf<int64_t>(kName, "tokens", tokens, {batch, beam}, embedding),

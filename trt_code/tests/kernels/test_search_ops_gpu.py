@@ -11,8 +11,8 @@ from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.ops import load_cuda_library
 from train_model.tests.networks import of_architecture
-from trt_code.cuda_graph.search_steps import FusedSearch, FusedSteps
-from trt_code.runners.search.graphed_search import CudaCapture, GraphedSearch
+from trt_code.cuda_graph.search_steps import FusedSearch, why_not
+from trt_code.runners.search.cuda_graph_steps import graphed_search
 from trt_code.tests.kernels import reference_ops
 from trt_code.tests.kernels.graph_ops_cases import ALL, tensors, widen
 from trt_code.tests.kernels.reference_ops import relative_error
@@ -202,20 +202,6 @@ def close(actual, exact):
     torch.testing.assert_close(actual, exact, rtol=0, atol=1e-4)
 
 
-def graphed(model, dtype) -> GraphedSearch:
-    steps = FusedSteps(model, dtype)
-    return GraphedSearch(
-        lambda: steps.encode,
-        lambda beam: steps,
-        steps.new_state,
-        model.config.tgt_vocab,
-        model.config.max_target_positions,
-        CudaCapture(),
-        0 if model.config.padding_leaks else model.config.max_source_positions,
-        search=FusedSearch,
-    )
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -228,7 +214,8 @@ def graphed(model, dtype) -> GraphedSearch:
 @torch.no_grad()
 def test_a_captured_search_is_the_search(make, beam):
     model = make().cuda().eval()
-    ours, decoder = graphed(model, torch.float32), IncrementalDecoder.of(model)
+    assert why_not(model, torch.float32) is None
+    ours, decoder = graphed_search(model, "fp32"), IncrementalDecoder.of(model)
     options = SearchOptions(beam=beam, max_len_a=0, max_len_b=40, min_len=34)
     for batch in (3, 5, 3):
         src_tokens = torch.randint(4, 40, (batch, 9), generator=torch.manual_seed(batch)).cuda()

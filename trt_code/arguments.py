@@ -8,7 +8,7 @@ framework, so ``--help`` and a mistyped option answer at once.
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,9 +205,18 @@ def add_rescoring(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_batching(parser: argparse.ArgumentParser, max_tokens: int, max_sentences: int) -> None:
-    """Add ``--max-tokens`` and ``--max-sentences``, the bounds of a batch."""
-    add_count(parser, "--max-tokens", max_tokens, "most tokens in a batch, padding included")
+def add_batching(
+    parser: argparse.ArgumentParser, max_tokens: int | Mapping[str, int], max_sentences: int
+) -> None:
+    """Add ``--max-tokens`` and ``--max-sentences``, the bounds of a batch.
+
+    If ``max_tokens`` depends on the device, the default is None.
+    """
+    meaning = "most tokens in a batch, padding included"
+    if isinstance(max_tokens, Mapping):
+        meaning += f"; default: {max_tokens['cpu']}, on a GPU {max_tokens['cuda']}"
+        max_tokens = None
+    add_count(parser, "--max-tokens", max_tokens, meaning)
     add_count(parser, "--max-sentences", max_sentences, "most sentences in a batch")
 
 

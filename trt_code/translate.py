@@ -23,11 +23,12 @@ from trt_code.devices import processors
 from trt_code.runners import Runner
 from trt_code.text.choice import open_runner
 from trt_code.text.codec import Codec, OnError, TooLong, Translation, Unknown
-from trt_code.text.pipeline import MAX_SENTENCES, Pipeline
-from trt_code.text.translator import MAX_TOKENS
+from trt_code.text.pipeline import MAX_SENTENCES, MAX_TOKENS, Pipeline, start_processes
 
 MANY = 1024
 """From this number of lines on, processes encode and decode, and a GPU has two runners."""
+MAX_PROCESSES = 16
+"""The most processes: so many encode more lines than a GPU translates, and more of them start later."""
 LONG_INPUT = 256
 """From this number of lines on, a progress bar is shown."""
 PROMPT = "> "
@@ -47,7 +48,7 @@ def prompted_lines() -> Iterator[str]:
 class Settings:
     """How lines are translated and written; see ``--help``."""
 
-    max_tokens: int = MAX_TOKENS
+    max_tokens: int = MAX_TOKENS["cpu"]
     max_sentences: int = MAX_SENTENCES
     too_long: TooLong = "refuse"
     unknown: Unknown | None = None
@@ -57,13 +58,13 @@ class Settings:
     format: str = "text"
 
 
-def make_codec(files: ModelFolder, max_source: int | None, settings: Settings) -> Codec:
+def make_codec(files: ModelFolder, settings: Settings) -> Codec:
     """Make the codec of a model, in any process."""
     tokenizer = Tokenizer.from_files(files)
     if settings.segmented:
         options = tokenizer.options.segmented()
         tokenizer = Tokenizer(options, tokenizer.src_dict, tokenizer.tgt_dict)
-    return Codec(tokenizer, max_source, settings.too_long, settings.unknown, settings.on_error)
+    return Codec(tokenizer, None, settings.too_long, settings.unknown, settings.on_error)
 
 
 def written(number: int, source: str, translation: Translation, settings: Settings) -> str:
@@ -127,18 +128,21 @@ def converse(lines: Iterator[str], pipeline: Pipeline, settings: Settings) -> No
             print(written(number, line, translation, settings), flush=True)
 
 
-def start_runners(
-    first: Runner, many: bool, again: Callable[[], Runner]
-) -> tuple[list[Runner], int]:
-    """Return the runners of a pipeline and its number of processes.
+def count_processes(device: str, many: bool) -> int:
+    """Return how many processes encode and decode: for a file on a GPU, otherwise the network needs them."""
+    return min(MAX_PROCESSES, max(1, processors() - 2)) if many and device == "cuda" else 0
 
-    For a file, a GPU gets two runners, so that the copies of one overlap with the work of the other, and
-    the processors encode and decode. On a CPU, the network itself needs the processors. A runner whose calls
-    share threads is called twice at a time, so that no thread waits for the end of a batch.
+
+def start_runners(open_one: Callable[[], Runner], many: bool) -> list[Runner]:
+    """Return the runners of a pipeline.
+
+    For a file, a GPU gets two runners, so that the copies of one overlap with the work of the other. A runner
+    whose calls share threads is called twice at a time, so that no thread waits for the end of a batch.
     """
-    if not many or first.device == "cpu":
-        return [first] * (2 if many and first.shares_threads else 1), 0
-    return [first, again()], max(1, processors() - 2)
+    first = open_one()
+    if many and first.shares_threads:
+        return [first, first]
+    return [first, first.twin() or open_one()] if many and first.device == "cuda" else [first]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -161,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     rescoring = arguments.rescoring(files, args, device)
     interactive = not args.text and sys.stdin is not None and sys.stdin.isatty()
     settings = Settings(
-        args.max_tokens,
+        args.max_tokens or MAX_TOKENS[device],
         args.max_sentences,
         args.too_long,
         args.unknown,
@@ -193,18 +197,18 @@ def main(argv: list[str] | None = None) -> int:
         **options,
     )
     with contextlib.ExitStack() as stack:
-        runners, processes = start_runners(open_one(), many, open_one)
+        # the processes start while the network is loaded
+        codec = functools.partial(make_codec, files, settings)
+        pool = stack.enter_context(start_processes(codec, count_processes(device, many)))
+        runners = start_runners(open_one, many)
         for runner in dict.fromkeys(runners):
             stack.enter_context(runner)
-        codec = functools.partial(make_codec, files, runners[0].max_source, settings)
         done: Callable[[int], None] = lambda count: None  # noqa: E731
         if not interactive and len(start) > LONG_INPUT:
             total = None if many else len(start)
             done = stack.enter_context(task("translating", total, "lines")).advance
         bounds = settings.max_tokens, settings.max_sentences
-        pipeline = stack.enter_context(
-            Pipeline(codec, runners, processes, *bounds, settings.n_best, done)
-        )
+        pipeline = stack.enter_context(Pipeline(pool, runners, *bounds, settings.n_best, done))
         if interactive:
             converse(lines, pipeline, settings)
             return 0

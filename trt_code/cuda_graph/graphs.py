@@ -84,6 +84,12 @@ class GraphedNetwork:
         self._stream = torch.cuda.Stream(device)
         self._reset()
 
+    def twin(self) -> "GraphedNetwork":
+        """Return the same network with graphs, memory and a stream of its own."""
+        return GraphedNetwork(
+            self._network, self._device, self._canvas, self._refinement, self._capacity
+        )
+
     def _reset(self) -> None:
         self._graphs: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()

@@ -25,20 +25,19 @@ from trt_code.measure.machine import describe
 from trt_code.runners.memory import resident_memory
 from trt_code.text.choice import open_runner
 from trt_code.text.codec import Codec
-from trt_code.text.pipeline import MAX_SENTENCES, Pipeline
+from trt_code.text.pipeline import MAX_SENTENCES, MAX_TOKENS, Pipeline, start_processes
 
 SEED = 20261122
 """Seed of the generated sentences, which no corpus of the project uses."""
-MAX_TOKENS = 8192
 WARM_UP_LINES = 16_384
 BUSY_EVERY_MS = 100
 MEMORY_AT = 0.1, 0.5, 1  # shares of the lines
 LEAST_SAMPLES = 5  # per pass; fewer samples give no meaningful share
 
 
-def make_codec(files: ModelFolder, max_source: int | None) -> Codec:
+def make_codec(files: ModelFolder) -> Codec:
     """Return a codec that cuts long sentences and keeps unknown units, as ``make eval`` does."""
-    return Codec(Tokenizer.from_files(files), max_source, too_long="cut", unknown="keep")
+    return Codec(Tokenizer.from_files(files), too_long="cut", unknown="keep")
 
 
 def generate(count: int) -> list[str]:
@@ -209,16 +208,18 @@ def main(argv: list[str] | None = None) -> None:
         open_runner, args.runner, files, args.precision, device, rescoring=rescoring, **options
     )
     first = open_one()
-    runners = [first if i == 0 or first.shares_threads else open_one() for i in range(args.runners)]
+    runners = [first]
+    while len(runners) < args.runners:
+        runners.append(first if first.shares_threads else first.twin() or open_one())
+    max_tokens = args.max_tokens or MAX_TOKENS[device]
     settings = {
         "runner": f"{args.runners} x {runners[0].name} {args.precision} ({device})",
         "processes": args.processes,
-        "batch": f"{args.max_tokens} tokens, {args.max_sentences} sentences at most",
+        "batch": f"{max_tokens} tokens, {args.max_sentences} sentences at most",
     }
-    codec = functools.partial(make_codec, files, runners[0].max_source)
     rows, gpu = [], gpu_name(device)
-    bounds = args.processes, args.max_tokens, args.max_sentences
-    with Pipeline(codec, runners, *bounds) as pipeline:
+    pool = start_processes(functools.partial(make_codec, files), args.processes)
+    with Pipeline(pool, runners, max_tokens, args.max_sentences) as pipeline:
         print(f"{settings['runner']}, {args.processes} processes\n\n{TABLE.head()}", flush=True)
         for name, lines in texts.items():
             rows.append(measure(name, lines, pipeline, args.repeats, gpu))

@@ -122,6 +122,10 @@ class Runner(abc.ABC):
         """Return ``count`` translations, 2 or more; for runners that declare ``n_best``."""
         raise NotImplementedError
 
+    def twin(self) -> "Runner | None":
+        """Return another runner with the same weights in memory, or None if it has to be opened anew."""
+        return None
+
     def time(self, src_tokens: np.ndarray, repeats: int) -> Timing:
         """Time ``repeats`` passes over ``src_tokens`` after warm-up.
 

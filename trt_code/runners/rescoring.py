@@ -141,6 +141,10 @@ class Rescored(Runner):
     def check_n_best(self, count: int) -> None:
         self._rescoring.check_n_best(count)
 
+    def twin(self) -> Runner | None:
+        twin = self._runner.twin()
+        return Rescored(twin, self._rescoring) if twin else None
+
     def _several(self, src_tokens: np.ndarray, count: int) -> Found:
         """Return the judge's best ``count`` of all candidates."""
         found = self._runner.candidates(src_tokens, self._rescoring.candidates)

@@ -8,18 +8,19 @@ from typing import Self
 import numpy as np
 
 from train_model.data.dictionary import PAD
+from trt_code.runners.buckets import full_batch, length_bucket
 
 
 def by_length(lengths: Sequence[int], max_tokens: int, max_sentences: int) -> Iterator[list[int]]:
     """Group sentences of similar length, longest first.
 
     The first batch then needs the most memory: a lack of memory shows at once, and allocators grow
-    only once.
+    only once. Batches have few shapes (``trt_code.runners.buckets``), since a GPU's runner prepares for each.
 
     Args:
         lengths: tokens of each sentence.
         max_tokens: largest number of tokens per batch, padding included. A longer sentence gets its
-        own batch.
+            own batch.
         max_sentences: largest number of sentences per batch.
 
     Yields:
@@ -30,8 +31,8 @@ def by_length(lengths: Sequence[int], max_tokens: int, max_sentences: int) -> It
     at = 0
     while at < len(order):
         # the first sentence of a batch is its longest, so it gives the width
-        fitting = max_tokens // max(1, int(sizes[order[at]]))
-        batch = order[at : at + max(1, min(fitting, max_sentences))]
+        fitting = max_tokens // max(1, length_bucket(int(sizes[order[at]])))
+        batch = order[at : at + full_batch(max(1, min(fitting, max_sentences)))]
         yield batch.tolist()
         at += len(batch)
 

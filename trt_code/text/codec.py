@@ -78,7 +78,7 @@ class Codec:
     positions, and symbols that its dictionary lacks. The message contains the line.
 
     Args:
-        max_source: the largest number of tokens in a sentence; None if unknown.
+        max_source: the largest number of tokens in a sentence; None if unknown. It may be set later.
         too_long: "refuse", or "cut" the tokens behind the last position.
         unknown: "refuse", "keep" them as ``<unk>``, or "drop" them; None takes the model's own policy.
         on_error: "stop" at a line that is refused, or "skip" it.
@@ -90,7 +90,7 @@ class Codec:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        max_source: int | None,
+        max_source: int | None = None,
         too_long: TooLong = "refuse",
         unknown: Unknown | None = None,
         on_error: OnError = "stop",
@@ -99,7 +99,7 @@ class Codec:
         check_choice("on_error", on_error, get_args(OnError))
         if unknown is not None:
             check_choice("unknown", unknown, get_args(Unknown))
-        self._tokenizer, self._max_source = tokenizer, max_source
+        self._tokenizer, self.max_source = tokenizer, max_source
         self._too_long, self._unknown = too_long, unknown or tokenizer.options.unknown
         self._on_error = on_error
         self._training_text = TrainingText(tokenizer.options)
@@ -146,7 +146,7 @@ class Codec:
         text = normalise(line, "none")
         if not text:
             return []
-        limit = self._max_source
+        limit = self.max_source
         if limit and len(text) > limit * self._longest_symbol:
             # too long for any tokens: refuse before the slow search for them
             if self._too_long == "refuse":

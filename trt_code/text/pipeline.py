@@ -28,8 +28,9 @@ from trt_code.text import batching
 from trt_code.text.codec import Codec, Note, Translation, annotate
 from trt_code.text.translator import run_batch
 
+MAX_TOKENS = {"cpu": 4096, "cuda": 8192}
 MAX_SENTENCES = 256
-"""The default bound of a batch. Small batches of a small network leave a GPU waiting for the host."""
+"""The default bounds of a batch. Small batches of a small network leave a GPU waiting for the host."""
 WINDOW = 8192
 AHEAD = 2
 """Windows that are encoded, and windows that are translated and decoded, at the same time."""
@@ -115,9 +116,8 @@ class Pipeline:
     """Translates lines as ``LineTranslator`` does, in the order given. Use it as a context manager.
 
     Args:
-        make_codec: makes the codec in each process; it must be picklable.
+        pool: the result of ``start_processes``; the pipeline closes it.
         runners: they are used by one thread each and stay the caller's.
-        processes: for encoding and decoding; 0 does both in the calling process.
         max_tokens, max_sentences: bounds of a batch, padding included.
         n_best: hypotheses with scores for each line; 0 gives only the text.
         done: called with the number of lines finished, after every batch and from any thread.
@@ -125,16 +125,15 @@ class Pipeline:
 
     def __init__(
         self,
-        make_codec: Callable[[], Codec],
+        pool: concurrent.futures.Executor,
         runners: Sequence[Runner],
-        processes: int,
         max_tokens: int,
         max_sentences: int,
         n_best: int = 0,
         done: Callable[[int], None] = lambda count: None,
     ):
-        self._n_best, self._done = n_best, done
-        self._max_tokens = max_tokens
+        self._pool, self._n_best, self._done = pool, n_best, done
+        self._max_source, self._max_tokens = runners[0].max_source, max_tokens
         limits = [runner.max_batch for runner in runners if runner.max_batch]
         self._max_sentences = min([max_sentences, *limits])
         self.spent = Spent()
@@ -143,17 +142,6 @@ class Pipeline:
         for runner in runners:
             self._idle.put(runner)
         self._threads = concurrent.futures.ThreadPoolExecutor(len(runners))
-        if processes:
-            self._pool = concurrent.futures.ProcessPoolExecutor(
-                # not fork: it is unsafe in a process with threads and a CUDA context
-                processes,
-                SPAWN,
-                _start_process,
-                (make_codec,),
-            )
-        else:
-            _start(make_codec)
-            self._pool = _InPlace()
 
     def translate(self, lines: Iterable[str]) -> Iterator[Translation]:
         """Yield the translations of ``lines``.
@@ -212,7 +200,7 @@ class Pipeline:
 
     def _encode(self, lines: list[str], first: int) -> list[concurrent.futures.Future]:
         return [
-            self._pool.submit(_encode, lines[at : at + CHUNK], first + at)
+            self._pool.submit(_encode, lines[at : at + CHUNK], first + at, self._max_source)
             for at in range(0, len(lines), CHUNK)
         ]
 
@@ -306,7 +294,26 @@ class Pipeline:
         return Window(lines, texts, tokens, others)
 
 
-class _InPlace:
+def start_processes(make_codec: Callable[[], Codec], count: int) -> concurrent.futures.Executor:
+    """Start ``count`` processes for encoding and decoding; 0 does both in the calling process.
+
+    They import and read the tokenizer meanwhile: start them before a network is loaded.
+
+    Args:
+        make_codec: makes the codec in each process; it must be picklable. The pipeline sets ``max_source``.
+        count: the number of processes.
+    """
+    if not count:
+        _start(make_codec)
+        return _InPlace()
+    # not fork: it is unsafe in a process with threads and a CUDA context
+    pool = concurrent.futures.ProcessPoolExecutor(count, SPAWN, _start_process, (make_codec,))
+    for _ in range(count):
+        pool.submit(_ready)  # the pool starts a process for a task that finds the others busy
+    return pool
+
+
+class _InPlace(concurrent.futures.Executor):
     """Replaces a pool of processes: runs each task at once."""
 
     def submit(self, function: Callable, *arguments: object) -> concurrent.futures.Future:
@@ -316,9 +323,6 @@ class _InPlace:
         except Exception as error:
             future.set_exception(error)
         return future
-
-    def shutdown(self, **_: object) -> None:
-        pass
 
 
 _codec: Codec | None = None  # of this process
@@ -335,9 +339,16 @@ def _start_process(make_codec: Callable[[], Codec]) -> None:
     gc.freeze()
 
 
-def _encode(lines: list[str], first: int) -> tuple[batching.Rows, dict[int, Note], float]:
+def _ready() -> None:
+    """Do nothing: the first task of a process."""
+
+
+def _encode(
+    lines: list[str], first: int, max_source: int | None
+) -> tuple[batching.Rows, dict[int, Note], float]:
     """Return the rows of all lines, notes on some of them, and the seconds taken."""
     start = time.process_time()
+    _codec.max_source = max_source
     rows, notes = _codec.encode_lines(lines, first)
     tokens = np.fromiter(itertools.chain.from_iterable(rows), np.int32)
     packed = batching.Rows(tokens, np.fromiter(map(len, rows), np.int32)).small()

@@ -28,7 +28,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <iterator>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <mutex>
@@ -48,6 +48,8 @@ constexpr size_t kMaxWorkspaceBytes = size_t{32} << 20;
 constexpr int kCandidates = 16;
 constexpr int kTimedRuns = 8;     // per graph
 constexpr int kTimedReplays = 4;  // the first one only warms up
+// A candidate that takes this many times as long as the fastest so far is not replayed again.
+constexpr float kFarBehind = 1.25f;
 // Up to here our kernel is a candidate. Beyond, it moves more bytes through L2 than cuBLASLt's
 // kernels, which share tiles within a cluster (1,024 rows of 512 -> 512 on an H100: 11 us against
 // 5).
@@ -143,8 +145,8 @@ class Problem {
     }
   }
 
-  /// Returns cuBLASLt's proposals, with and without scratch memory. Those with scratch memory may
-  /// first clear it, which is one more launch.
+  /// Returns cuBLASLt's proposals, with and without scratch memory, each once. Those with scratch
+  /// memory may first clear it, which is one more launch.
   std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle) const {
     std::vector<cublasLtMatmulHeuristicResult_t> found;
     for (const size_t workspace : {kMaxWorkspaceBytes, size_t{0}}) {
@@ -160,8 +162,13 @@ class Problem {
           handle, matmul_.handle, weight_layout_.handle, x_layout_.handle, residual_layout_.handle,
           y_layout_.handle, preference.handle, kCandidates, proposed.data(), &count);
       if (status != CUBLAS_STATUS_SUCCESS) count = 0;
-      std::copy_if(proposed.begin(), proposed.begin() + count, std::back_inserter(found),
-                   [](const auto& c) { return c.state == CUBLAS_STATUS_SUCCESS; });
+      for (int i = 0; i < count; ++i) {
+        const bool isKnown = std::any_of(found.begin(), found.end(), [&](const auto& other) {
+          return proposed[i].workspaceSize == other.workspaceSize &&
+                 std::memcmp(&proposed[i].algo, &other.algo, sizeof(other.algo)) == 0;
+        });
+        if (proposed[i].state == CUBLAS_STATUS_SUCCESS && !isKnown) found.push_back(proposed[i]);
+      }
     }
     TORCH_CHECK(!found.empty(), "lite::linear: cuBLASLt has no algorithm for this shape");
     return found;
@@ -215,8 +222,9 @@ class Candidates {
 
 // Returns the milliseconds of kTimedRuns runs in a graph on the current stream, which is not the
 // default stream. Returns nothing if this way does not work, and clears the error that it left
-// behind.
-std::optional<float> timeOf(const Candidates& candidates, const Choice& choice, void* scratch) {
+// behind. Gives up on a way that takes far longer than `toBeat`, the time of another.
+std::optional<float> timeOf(const Candidates& candidates, const Choice& choice, void* scratch,
+                            float toBeat) {
   if (!candidates.run(choice, scratch)) {  // also loads the code
     cudaGetLastError();
     return std::nullopt;
@@ -242,6 +250,7 @@ std::optional<float> timeOf(const Candidates& candidates, const Choice& choice, 
     float milliseconds = 0;
     C10_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, start.handle, stop.handle));
     if (replay > 0) best = std::min(best, milliseconds);
+    if (replay > 0 && best > kFarBehind * toBeat) break;
   }
   return best;
 }
@@ -269,7 +278,7 @@ Choice fastest(const char* op, const Candidates& candidates, const Tensor& like)
   Choice best = candidates.choices.front();
   float bestTime = std::numeric_limits<float>::infinity();
   for (const Choice& choice : candidates.choices) {
-    const float time = timeOf(candidates, choice, scratch.data_ptr())
+    const float time = timeOf(candidates, choice, scratch.data_ptr(), bestTime)
                            .value_or(std::numeric_limits<float>::infinity());
     if (time < bestTime) {
       best = choice;

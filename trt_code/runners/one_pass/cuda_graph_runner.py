@@ -1,6 +1,7 @@
 """CUDA graphs, for a GPU without TensorRT: of our kernels and cuBLASLt where they fit, else of PyTorch's."""
 
 import contextlib
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,11 @@ class CudaGraphRunner(Runner):
     def run(self, src_tokens: np.ndarray) -> Output:
         with self._during():
             return Output(*self._graphed(src_tokens))
+
+    def twin(self) -> "CudaGraphRunner":
+        twin = copy.copy(self)
+        twin._graphed = self._graphed.twin()
+        return twin
 
     def _several(self, src_tokens: np.ndarray, count: int) -> Found:
         with self._during():

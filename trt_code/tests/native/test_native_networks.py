@@ -117,7 +117,7 @@ def test_a_pass_gives_what_pytorch_gives(load, name, side):
 def test_scores_of_the_longest_test_sentences(load):
     """The score of a long path is a large number, which rounds much."""
     files = find_model("demo")
-    codec = make_codec(files, None)
+    codec = make_codec(files)
     lines = sorted(read_lines(files.test_src), key=len)[-24:]
     tokens = batching.pad(codec.encode_lines(lines, 1)[0])
     model = load_checkpoint(files.checkpoint).model.eval()

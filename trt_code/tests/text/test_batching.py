@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trt_code.runners.buckets import batch_bucket, length_bucket
 from trt_code.text import batching
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=80)
@@ -23,11 +24,19 @@ def test_by_length_keeps_every_sentence_and_the_bounds(lengths, max_tokens, max_
 
 
 @given(LENGTHS, st.integers(1, 200), st.integers(1, 20))
-def test_by_length_leaves_no_room_unused(lengths, max_tokens, max_sentences):
+def test_by_length_leaves_no_room_for_a_larger_shape(lengths, max_tokens, max_sentences):
     batches = list(batching.by_length(lengths, max_tokens, max_sentences))
     for batch in batches[:-1]:
-        one_more = (len(batch) + 1) * lengths[batch[0]]
-        assert len(batch) == max_sentences or one_more > max_tokens
+        larger = batch_bucket(len(batch) + 1)
+        assert larger > max_sentences or larger * length_bucket(lengths[batch[0]]) > max_tokens
+
+
+def test_the_batches_of_a_large_text_have_few_shapes():
+    """A GPU's runner times products and captures graphs for each."""
+    lengths = np.random.default_rng(1).integers(3, 60, 8192)
+    batches = list(batching.by_length(lengths, 8192, 256))
+    shapes = {(batch_bucket(len(b)), length_bucket(lengths[b[0]])) for b in batches}
+    assert len(shapes) <= 9  # one for each of eight lengths, and the last batch
 
 
 @given(st.lists(st.lists(st.integers(2, 90), max_size=9), min_size=1, max_size=9), st.randoms())

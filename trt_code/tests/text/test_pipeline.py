@@ -17,7 +17,7 @@ from trt_code.runners.base import Output
 from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.tests.tiny import SENTENCES
 from trt_code.text import pipeline
-from trt_code.text.pipeline import Pipeline
+from trt_code.text.pipeline import Pipeline, start_processes
 from trt_code.text.translator import LineTranslator
 
 LINES = [*SENTENCES, "", "  ", *SENTENCES[::-1], "nine"] * 3
@@ -36,7 +36,7 @@ class Backwards(FakeRunner):
 
 @pytest.fixture
 def codec(tiny_files):
-    return functools.partial(make_codec, tiny_files, 24)
+    return functools.partial(make_codec, tiny_files)
 
 
 def expected(tiny_files):
@@ -49,7 +49,9 @@ def test_order_and_texts_are_the_translators(processes, runners, codec, tiny_fil
     monkeypatch.setattr(pipeline, "WINDOW", 7)
     monkeypatch.setattr(pipeline, "CHUNK", 3)
     made = [Backwards() for _ in range(runners)]
-    with Pipeline(codec, made, processes, max_tokens=40, max_sentences=3) as running:
+    with Pipeline(
+        start_processes(codec, processes), made, max_tokens=40, max_sentences=3
+    ) as running:
         translations = list(running.translate(iter(LINES)))
         spent = running.spent
     assert translations == expected(tiny_files)
@@ -69,7 +71,7 @@ def test_windows_are_given_as_they_are_ready(codec, monkeypatch):
             read += 1
             yield "two"
 
-    with Pipeline(codec, [Backwards()], 0, 40, 3) as running:
+    with Pipeline(start_processes(codec, 0), [Backwards()], 40, 3) as running:
         translations = running.translate(endless())
         assert [next(translations).text for _ in range(4)] == ["two"] * 4
     assert read < 20
@@ -85,7 +87,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_the_runner_goes_on_while_the_caller_is_busy(codec, monkeypatch):
     monkeypatch.setattr(pipeline, "WINDOW", 2)
     runner = Backwards()
-    with Pipeline(codec, [runner], 0, 40, 2) as running:
+    with Pipeline(start_processes(codec, 0), [runner], 40, 2) as running:
         windows = running.windows(["two", "three"] * 3)
         assert next(windows).texts == ["two", "three"]
         wait_for(lambda: len(runner.shapes) == 2)
@@ -116,7 +118,7 @@ def test_close_waits_for_a_batch_and_not_for_a_window(codec):
 
     runner = Slow()
     with (
-        Pipeline(codec, [runner], 0, 40, 1) as running,
+        Pipeline(start_processes(codec, 0), [runner], 40, 1) as running,
         concurrent.futures.ThreadPoolExecutor() as caller,
     ):
         window = caller.submit(next, running.windows(["two"] * 500))
@@ -133,7 +135,7 @@ def test_a_runner_that_fails_ends_the_run(codec):
             raise UserError("out of memory")
 
     with (
-        Pipeline(codec, [Broken(), Backwards()], 0, 40, 3) as running,
+        Pipeline(start_processes(codec, 0), [Broken(), Backwards()], 40, 3) as running,
         pytest.raises(UserError, match="out of memory"),
     ):
         list(running.translate(LINES))
@@ -142,9 +144,7 @@ def test_a_runner_that_fails_ends_the_run(codec):
 def test_throughput_counts_and_writes(tiny_files, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(throughput, "find_model", lambda name, build_dir: tiny_files)
     monkeypatch.setattr(throughput, "open_runner", lambda *_, **__: Backwards())
-    monkeypatch.setattr(
-        throughput, "Pipeline", lambda codec, runners, _, *b: Pipeline(codec, runners, 0, *b)
-    )
+    monkeypatch.setattr(throughput, "start_processes", lambda codec, _: start_processes(codec, 0))
     text = tmp_path / "many.txt"
     text.write_text("\n".join(["two hundred", "three"] * 10) + "\n")
     flags = ["--device", "cpu", "--text", str(text), "--output", str(tmp_path), "--repeats", "1"]
@@ -176,7 +176,7 @@ def test_a_score_that_is_not_a_number_is_never_a_translation(value, n_best, code
     with pytest.raises(UserError, match="scores that are infinite or not numbers"):
         LineTranslator(Broken(), Tokenizer.from_files(tiny_files)).translate(LINES, n_best=n_best)
     with (
-        Pipeline(codec, [Broken()], 0, max_tokens=40, max_sentences=3, n_best=n_best) as running,
+        Pipeline(start_processes(codec, 0), [Broken()], 40, 3, n_best) as running,
         pytest.raises(UserError, match="scores that are infinite or not numbers"),
     ):
         list(running.translate(iter(LINES)))

@@ -57,8 +57,28 @@ def test_order_is_kept_whatever_the_batches(tokenizer, lines, max_tokens, max_se
 def test_a_file_on_a_cpu_has_two_calls_at_a_time_where_they_share_threads(shares_threads, calls):
     runner = FakeRunner()
     runner.shares_threads = shares_threads
-    assert translate.start_runners(runner, True, FakeRunner) == ([runner] * calls, 0)
-    assert translate.start_runners(runner, False, FakeRunner) == ([runner], 0)
+    assert translate.start_runners(lambda: runner, many=True) == [runner] * calls
+    assert translate.start_runners(lambda: runner, many=False) == [runner]
+    assert translate.count_processes("cpu", many=True) == 0
+
+
+@pytest.mark.parametrize("twin", [FakeRunner(), None])
+def test_a_file_on_a_gpu_has_two_runners_and_processes(twin, monkeypatch):
+    """A twin has the first runner's weights; without one, the second is opened as the first."""
+    opened = []
+
+    def open_one():
+        opened.append(FakeRunner())
+        opened[-1].device, opened[-1].twin = "cuda", lambda: twin
+        return opened[-1]
+
+    found = translate.start_runners(open_one, many=True)
+    assert found == [opened[0], twin or opened[1]]
+    assert len(opened) == (1 if twin else 2)
+    assert translate.start_runners(open_one, many=False) == opened[-1:]
+    monkeypatch.setattr(translate, "processors", lambda: 400)
+    assert translate.count_processes("cuda", many=True) == translate.MAX_PROCESSES
+    assert translate.count_processes("cuda", many=False) == 0
 
 
 def test_a_batch_gives_what_each_line_gives_alone(tiny_files, tiny_build, tokenizer):

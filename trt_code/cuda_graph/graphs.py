@@ -24,6 +24,7 @@ from train_model.models.refinement import Refinement
 from trt_code.cuda_graph.capture import WARM_UPS, Captured, capture
 from trt_code.cuda_graph.network import FusedNetwork
 from trt_code.cuda_graph.plain import PlainNetwork
+from trt_code.cuda_graph.streams import own_stream
 from trt_code.runners.base import Output
 from trt_code.runners.buckets import batch_bucket, length_bucket
 from trt_code.runners.one_pass.several_lengths import translate_lengths
@@ -81,7 +82,7 @@ class GraphedNetwork:
         self._network, self._device, self._canvas = network, device, canvas
         self._refinement, self._capacity = refinement, capacity
         self._turns = Turns()
-        self._stream = torch.cuda.Stream(device)
+        self._stream = own_stream(device)
         self._reset()
 
     def twin(self) -> "GraphedNetwork":

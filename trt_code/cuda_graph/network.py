@@ -22,6 +22,7 @@ from train_model.models.one_pass import LENGTH_OFFSET
 from trt_code.cuda_graph.packing import LayerWeights
 from trt_code.cuda_graph.products import AnyLinear, LayerNorm, Weights, low_precision
 from trt_code.cuda_graph.stack import ConvStack, StackLayer
+from trt_code.cuda_graph.streams import own_stream
 
 lite = torch.ops.lite
 
@@ -56,7 +57,7 @@ class Fork:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = own_stream(device) if device.type == "cuda" else None
 
     def begin(self) -> None:
         """Let the side stream start after the work queued so far."""

@@ -18,6 +18,7 @@ from train_model.data.dictionary import PAD
 from train_model.models.beam_search import Search
 from train_model.models.hypotheses import Found, SearchOptions
 from trt_code.cuda_graph.capture import capture
+from trt_code.cuda_graph.streams import own_stream
 
 CAPACITY = 24
 """Sets of shapes with graphs to keep; the least recently used is dropped first."""
@@ -39,7 +40,7 @@ class CudaCapture:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()
+        self._stream = own_stream()
 
     def __call__(
         self, function: Callable[[], Any], prepare: Callable[[], None]

@@ -1,6 +1,7 @@
 """The fused network's wiring on the CPU (its operators written out), and the shape buckets."""
 
 import re
+import weakref
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 
 from train_model.quantization import ptq
 from train_model.tests.networks import of_architecture, small
+from trt_code.cuda_graph import streams
 from trt_code.cuda_graph.network import FusedNetwork, why_not
 from trt_code.cuda_graph.products import Fp8Linear
-from trt_code.runners.buckets import batch_bucket, length_bucket
+from trt_code.runners.buckets import batch_bucket, full_batch, length_bucket
 from trt_code.tests.kernels import reference_ops
 
 
@@ -130,6 +132,30 @@ def test_buckets_hold_every_shape_and_are_few():
         assert length <= length_bucket(length, 254) <= length + 31
     assert len({length_bucket(length, 254) for length in range(1, 255)}) <= 16
     assert len({batch_bucket(batch) for batch in range(1, 129)}) <= 12
+
+
+def test_a_full_batch_is_the_largest_that_needs_no_padding():
+    for batch in range(1, 300):
+        full = full_batch(batch)
+        assert batch_bucket(full) == full <= batch < batch_bucket(full + 1)
+
+
+def test_networks_get_streams_of_their_own_from_a_pool_that_hands_them_out_in_turn(monkeypatch):
+    class Stream:
+        made = 0
+
+        def __init__(self, device):
+            self.cuda_stream = Stream.made % streams.POOL
+            Stream.made += 1
+
+    monkeypatch.setattr(streams.torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(streams, "_in_use", weakref.WeakValueDictionary())
+    kept = [streams.own_stream() for _ in range(3)]
+    for _ in range(2 * streams.POOL):
+        assert streams.own_stream() not in kept  # each is free again at once
+    kept += [streams.own_stream() for _ in range(streams.POOL - 3)]
+    assert len({stream.cuda_stream for stream in kept}) == streams.POOL
+    assert streams.own_stream() in kept  # now all are in use
 
 
 def test_the_references_have_the_bindings_schemas():

@@ -118,6 +118,29 @@ def test_threads_take_turns():
     assert wrong == []
 
 
+def test_a_twin_captures_and_translates_at_the_same_time():
+    network = graphed(model())
+    twin = network.twin()
+    rng = np.random.default_rng(5)
+    batches = [batch(rng) for _ in range(12)]
+    found = {}
+
+    def work(name, runs):
+        found[name] = [runs(src_tokens)[0] for _ in range(3) for src_tokens in batches]
+
+    threads = [
+        threading.Thread(target=work, args=arguments)
+        for arguments in (("first", network), ("second", twin))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = [network(src_tokens)[0] for src_tokens in batches] * 3
+    for name in ("first", "second"):
+        assert all(map(np.array_equal, found[name], expected)), name
+
+
 def test_it_continues_after_an_error():
     plain = model()
     network = graphed(plain)

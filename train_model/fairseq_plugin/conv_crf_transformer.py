@@ -72,9 +72,15 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
         src_lengths: Tensor,
         prev_output_tokens: Tensor,
         tgt_tokens: Tensor,
+        source: EncoderOut | None = None,
     ) -> dict[str, dict[str, Any]]:
-        """Return the inputs of ``nat_loss``; all tokens are [B, S] or [B, T] int64."""
-        return self.training_outputs(src_tokens, prev_output_tokens, tgt_tokens)
+        """Return the inputs of ``nat_loss``; all tokens are [B, S] or [B, T] int64.
+
+        ``source`` is what ``encode`` returned for ``src_tokens``, if it was called already.
+        """
+        if source is None:
+            source = self.encode(src_tokens)
+        return self.training_outputs(source, prev_output_tokens, tgt_tokens)
 
     def max_positions(self) -> tuple[int, int]:
         """The longest source and target, in tokens."""

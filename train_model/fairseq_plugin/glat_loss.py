@@ -18,6 +18,8 @@ from fairseq.criterions.nat_loss import (
 from torch import Tensor
 from torch.nn import functional as F
 
+from train_model.models.chains import chain
+
 _IGNORED = -100  # a target that the word loss ignores
 
 
@@ -57,16 +59,16 @@ class GlancingLoss(LabelSmoothedDualImitationCriterion):
             return super().forward(model, sample, reduce)
         target, canvas = sample["target"], sample["prev_target"]
         hidden = canvas.eq(self.task.target_dictionary.unk())
-        source = sample["net_input"]["src_tokens"]
+        src_tokens = sample["net_input"]["src_tokens"]
+        source = model.encode(src_tokens)  # for both passes of the decoder, as in the paper's code
         with torch.no_grad():
-            predicted = model.decode(canvas, model.encode(source)).argmax(-1)
+            predicted = model.decode(canvas, source).argmax(-1)
         canvas, shown = glance(canvas, predicted, target, hidden, ratio)
         sample["prev_target"] = canvas
-        outputs = model(source, sample["net_input"]["src_lengths"], canvas, target)
+        outputs = model(src_tokens, sample["net_input"]["src_lengths"], canvas, target, source)
         words, length = outputs["word_ins"], outputs["length"]
         wanted = words["tgt"].masked_fill(~words["mask"] | shown, _IGNORED)
-        logits = words["out"].float().flatten(0, 1)
-        word_loss = _cross_entropy(logits, wanted.flatten(), label_smoothing=words["ls"])
+        word_loss = _WordLoss.apply(words["out"].flatten(0, 1), wanted.flatten(), words["ls"])
         length_loss = F.cross_entropy(length["out"].float(), length["tgt"])
         crf_loss = outputs["word_crf"]["loss"]
         loss = words["factor"] * word_loss + crf_loss + length["factor"] * length_loss
@@ -104,9 +106,40 @@ class GlancingLoss(LabelSmoothedDualImitationCriterion):
         return False
 
 
-def _cross_entropy(logits: Tensor, wanted: Tensor, label_smoothing: float) -> Tensor:
-    """Return the mean over the counted positions, or 0 without any."""
-    total = F.cross_entropy(
-        logits, wanted, ignore_index=_IGNORED, reduction="sum", label_smoothing=label_smoothing
-    )
-    return total / wanted.ne(_IGNORED).sum().clamp(min=1)
+class _WordLoss(torch.autograd.Function):
+    """The mean over the counted positions, or 0 without any. The gradient is computed with it."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, wanted: Tensor, smoothing: float) -> Tensor:
+        losses, gradient = loss_and_gradient(logits, wanted, smoothing)
+        count = wanted.ne(_IGNORED).sum().clamp(min=1)
+        ctx.save_for_backward(gradient, count)
+        return losses.sum() / count
+
+    @staticmethod
+    def backward(ctx, scale: Tensor) -> tuple[Tensor, None, None]:
+        gradient, count = ctx.saved_tensors
+        return gradient * (scale / count).to(gradient.dtype), None, None
+
+
+@chain
+def loss_and_gradient(logits: Tensor, wanted: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Return the smoothed cross-entropies [N] in FP32, and the gradient of their sum.
+
+    Args:
+        logits: scores of all tokens [N, V].
+        wanted: tokens [N] int64; a position with -100 has loss 0.
+        smoothing: share of the label smoothing, as PyTorch's ``cross_entropy`` defines it.
+
+    Returns:
+        The losses, and the gradient [N, V] in the logits' dtype.
+    """
+    counted = wanted.ne(_IGNORED)[:, None]
+    each = smoothing / logits.shape[1]
+    full = logits if logits.dtype == torch.float64 else logits.float()
+    log = full.log_softmax(-1)
+    hit = torch.arange(logits.shape[1], device=logits.device) == wanted[:, None]
+    wished = torch.where(hit, 1 - smoothing + each, each)
+    losses = -(wished * log).sum(-1, keepdim=True)
+    gradient = torch.where(counted, log.exp() - wished, 0)
+    return torch.where(counted, losses, 0)[:, 0], gradient.to(logits.dtype)

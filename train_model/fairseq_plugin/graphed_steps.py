@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from train_model.cli import UserError
 from train_model.fairseq_plugin.kept_batches import KeptBatches, OnDevice, convert
 from train_model.fairseq_plugin.master_weights import flat_master
+from train_model.models.chains import compiled_chains
 
 
 class GraphedSteps:
@@ -109,9 +110,10 @@ class GraphedSteps:
     def _forward_backward(self, sample: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         trainer = self._trainer
         optimizer, update = trainer.optimizer, trainer.get_num_updates()
-        _, size, logged = trainer.task.train_step(
-            sample, self._network, trainer.criterion, optimizer, update
-        )
+        with compiled_chains():
+            _, size, logged = trainer.task.train_step(
+                sample, self._network, trainer.criterion, optimizer, update
+            )
         optimizer._sync_fp16_grads_to_fp32()
         for parameter in optimizer.fp16_params:
             parameter.grad = None

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train_model.models.chains import gate
 from train_model.models.config import ConvBlockConfig
 from train_model.models.layers import convolution, linear
 
@@ -35,4 +36,4 @@ class ConvBlock(nn.Module):
     def project_in(self, x: Tensor) -> Tensor:
         """Apply the first linear layer and its gate, if there is one."""
         x = self.linear1(F.dropout(x, self.input_dropout, self.training))
-        return F.glu(x, -1) if self.glu else x
+        return gate(x) if self.glu else x

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train_model.data.dictionary import PAD, UNK
+from train_model.models.chains import add_dropout, residual_norm, zero_padding
 from train_model.models.config import NatConfig
 from train_model.models.conv_block import ConvBlock
 from train_model.models.dynamic_crf import DynamicCRF
@@ -57,6 +58,8 @@ class _Layer(ConvBlock):
     def _residual(self, norm: nn.LayerNorm, x: Tensor, branch) -> Tensor:
         """Add ``branch`` of ``x`` to ``x``; normalise before the branch or after the sum."""
         y = branch(norm(x) if self.normalize_before else x)
+        if self.training and not self.normalize_before:
+            return residual_norm(x, y, norm.weight, norm.bias, self.dropout)
         x = x + F.dropout(y, self.dropout, self.training)
         return x if self.normalize_before else norm(x)
 
@@ -79,7 +82,7 @@ class EncoderLayer(_Layer):
         """[B, S, C] -> [B, S, C]."""
 
         def conv(x: Tensor) -> Tensor:
-            x = self.project_in(x).masked_fill(padding_mask[:, :, None], 0)
+            x = zero_padding(self.project_in(x), padding_mask)
             return self.linear2(self.conv(x, padding_mask if self.mask_conv else None))
 
         x = self._residual(self.layer_norms[0], x, conv)
@@ -213,9 +216,9 @@ class Decoder(_Stack):
         """Scores [B, T, V] for the canvas [B, T]."""
         x, at = self.embed(canvas, source)
         for layer, (key, value) in zip(self.layers, self.source_keys(source.x), strict=True):
-            if at is not None:  # the original adds the positions before every layer
-                x = x + at
-            x = F.dropout(x, self.dropout, self.training)
+            dropout = self.dropout if self.training else 0.0
+            # the original adds the positions before every layer
+            x = F.dropout(x, dropout) if at is None else add_dropout(x, at, dropout)
             x = layer(x, key, value, source.padding_mask)
         if self.layer_norm is not None:
             x = self.layer_norm(x)
@@ -248,16 +251,15 @@ class ConvCrfTransformer(OnePassTranslator):
         return self.crf_layer.choose(logits, canvas.ne(PAD))
 
     def training_outputs(
-        self, src_tokens: Tensor, prev_output_tokens: Tensor, tgt_tokens: Tensor
+        self, source: EncoderOut, prev_output_tokens: Tensor, tgt_tokens: Tensor
     ) -> dict[str, dict[str, Any]]:
         """Return the inputs of fairseq's ``nat_loss``: word, CRF and length loss, each with its factor.
 
         Args:
-            src_tokens: [B, S] int64.
+            source: what :meth:`encode` returns for B sentences.
             prev_output_tokens: the canvas [B, T] int64, unknown tokens at masked positions.
             tgt_tokens: the reference [B, T] int64, both ends included.
         """
-        source = self.encode(src_tokens)
         length_out = self.decoder.length_logits(source)
         logits = self.decode(prev_output_tokens, source)
         real = tgt_tokens.ne(PAD)

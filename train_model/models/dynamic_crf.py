@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train_model.data.dictionary import PAD
-from train_model.ops import crf_decode
+from train_model.ops import crf_decode, crf_normaliser, load_cuda_library
 
 
 class DynamicCRF(nn.Module):
@@ -32,9 +32,11 @@ class DynamicCRF(nn.Module):
             targets: tokens [B, T].
             mask: True at real positions [B, T]; the first position always counts.
         """
-        return self._path_score(emissions, targets, mask) - self._normaliser(
-            emissions, targets, mask
-        )
+        beam = self._beam_with_targets(emissions.detach(), targets)
+        scores = emissions.gather(2, torch.cat([targets[:, :, None], beam], 2))
+        transitions = self.E1(beam[:, :-1]) @ self.E2(beam[:, 1:]).transpose(2, 3)
+        total, _ = crf_normaliser(scores[:, :, 1:].contiguous(), transitions, mask.int())
+        return self._path_score(scores[:, :, 0], targets, mask) - total
 
     def decode(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the best path: tokens [B, T] int64, and fairseq's scores of its positions [B, T] float32."""
@@ -49,28 +51,21 @@ class DynamicCRF(nn.Module):
         tokens, scores = self.decode(emissions, real)
         return torch.where(real, tokens, PAD), torch.where(real, scores, 0.0)
 
-    def _path_score(self, emissions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-        scores = _full(emissions.gather(2, targets[:, :, None])[:, :, 0])
+    def _path_score(self, scores: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        scores = _full(scores)
         transitions = _full(self.E1(targets[:, :-1]) * self.E2(targets[:, 1:])).sum(2)
         scores = torch.cat([scores[:, :1], scores[:, 1:] + transitions], dim=1)
         return (scores * mask.type_as(scores)).sum(1)
 
-    def _normaliser(self, emissions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-        forced = emissions.detach().scatter(2, targets[:, :, None], float("inf"))
-        beam_targets = forced.topk(self.beam, dim=2).indices
-        beam_scores = _full(emissions.gather(2, beam_targets))
-        transitions = _full(
-            self.E1(beam_targets[:, :-1]) @ self.E2(beam_targets[:, 1:]).transpose(2, 3)
-        )
-        # unbind, because the gradient of every single slice would be as large as the whole tensor
-        score, *beam_scores = beam_scores.unbind(1)
-        real = mask[:, 1:, None].unbind(1)
-        for step_scores, transition, is_real in zip(
-            beam_scores, transitions.unbind(1), real, strict=True
-        ):
-            step = (score[:, :, None] + transition).logsumexp(1) + step_scores
-            score = torch.where(is_real, step, score)
-        return score.logsumexp(1)
+    def _beam_with_targets(self, emissions: Tensor, targets: Tensor) -> Tensor:
+        """Return the best tokens of every position [B, T, K]; a new target takes the last place."""
+        if emissions.is_cuda and load_cuda_library():
+            best = torch.ops.lite.top_k(emissions, self.beam)[1].long()
+        else:
+            best = emissions.topk(self.beam, dim=2).indices
+        found = best.eq(targets[:, :, None]).any(2)
+        last = torch.where(found, best[:, :, -1], targets)
+        return torch.cat([best[:, :, :-1], last[:, :, None]], 2)
 
 
 def unsure_scores(model: nn.Module, logits: Tensor, tokens: Tensor, tolerance: float) -> Tensor:

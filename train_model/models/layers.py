@@ -11,8 +11,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from train_model.data.dictionary import PAD
+from train_model.models.chains import gate, zero_padding
 from train_model.models.config import NetworkConfig, check_heads
 from train_model.ops import dynamic_conv
 from train_model.ops.dynamic_conv import banded_conv
@@ -141,6 +143,10 @@ def masked_softmax(scores: Tensor, padding_mask: Tensor) -> Tensor:
     return scores.masked_fill(padding_mask, torch.finfo(scores.dtype).min).softmax(-1)
 
 
+# cuDNN's kernel takes as long as the plain products where sentences are short
+_TRAINING_KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention (fairseq ``MultiheadAttention``)."""
 
@@ -169,9 +175,14 @@ class MultiheadAttention(nn.Module):
     def attend(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Attend from ``x`` [B, T, C]; True in ``mask``, which broadcasts to [B, heads, T, S], hides."""
         query = self.split_heads(self.q_proj(x) * self.scale)
-        weights = masked_softmax(query @ key.transpose(2, 3), mask)
-        weights = F.dropout(weights, self.dropout, self.training)
-        return self.out_proj((weights @ value).transpose(1, 2).flatten(2))
+        if self.training:  # one kernel on a GPU, without copies of the heads
+            with sdpa_kernel(_TRAINING_KERNELS):
+                attended = F.scaled_dot_product_attention(
+                    query, key, value, ~mask, self.dropout, scale=1.0
+                )
+        else:
+            attended = masked_softmax(query @ key.transpose(2, 3), mask) @ value
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor, source: Tensor, padding_mask: Tensor) -> Tensor:
         """Attend from ``x`` [B, T, C] to ``source`` [B, S, C] where its mask [B, S] is False."""
@@ -244,7 +255,7 @@ class _Convolution(nn.Module):
         if self.linear1 is None:
             return x
         x = self.linear1(x)
-        return F.glu(x, -1) if self.glu else x
+        return gate(x) if self.glu else x
 
     def taps(self, logits: Tensor, dim: int) -> Tensor:
         """Normalise the taps; drop some of them in training."""
@@ -282,7 +293,7 @@ class _Convolution(nn.Module):
 
 
 def _zero(x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    return x if padding_mask is None else x.masked_fill(padding_mask[:, :, None], 0)
+    return x if padding_mask is None else zero_padding(x, padding_mask)
 
 
 class DynamicConv(_Convolution):

@@ -8,12 +8,15 @@ import importlib
 import pkgutil
 
 from train_model.ops.crf_decode import crf_decode
+from train_model.ops.crf_normaliser import crf_normaliser, crf_normaliser_backward
 from train_model.ops.cuda_library import cuda_library_path, load_cuda_library
 from train_model.ops.dynamic_conv import dynamic_conv, dynamic_conv_backward
 from train_model.ops.fake_quantize import fake_quantize
 
 __all__ = [
     "crf_decode",
+    "crf_normaliser",
+    "crf_normaliser_backward",
     "cuda_library_path",
     "dynamic_conv",
     "dynamic_conv_backward",

@@ -58,7 +58,7 @@ def test_training_losses_by_their_formulas(original, reference):
     tgt_tokens = torch.tensor([[0, 5, 9, 7, 2], [0, 8, 2, 1, 1], [0, 2, 1, 1, 1], [0, 4, 4, 2, 1]])
     canvas = torch.where((tgt_tokens > 3), UNK, tgt_tokens)
     with torch.no_grad():
-        out = model.training_outputs(src_tokens, canvas, tgt_tokens)
+        out = model.training_outputs(model.encode(src_tokens), canvas, tgt_tokens)
         logits, E1, E2 = (
             out["word_ins"]["out"],
             model.crf_layer.E1.weight,
@@ -185,7 +185,8 @@ def test_the_canvas_has_both_ends_and_keeps_within_its_width():
 def test_every_option_trains_and_decodes(options):
     model = small(**options).train()
     src_tokens, tgt_tokens = torch.randint(4, 40, (2, 5)), torch.randint(4, 40, (2, 6))
-    out = model.training_outputs(src_tokens, torch.full_like(tgt_tokens, UNK), tgt_tokens)
+    source = model.encode(src_tokens)
+    out = model.training_outputs(source, torch.full_like(tgt_tokens, UNK), tgt_tokens)
     logits, lengths = out["word_ins"]["out"], out["length"]["out"]
     (out["word_crf"]["loss"] + logits.square().mean() + lengths.square().mean()).backward()
     gradients = [name for name, p in model.named_parameters() if p.grad is None]

@@ -245,6 +245,22 @@ def test_glat_loss_counts_hidden_words_and_all_of_the_path(task, plugin):
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_word_loss_is_pytorchs_cross_entropy_with_its_gradient(plugin, smoothing):
+    from train_model.fairseq_plugin.glat_loss import _WordLoss
+
+    torch.manual_seed(0)
+    logits = torch.randn(12, 9, dtype=torch.float64, requires_grad=True)
+    wanted = torch.tensor([0, 8, -100, 3, -100, *range(7)])
+    loss = _WordLoss.apply(logits, wanted, smoothing)
+    expected = torch.nn.functional.cross_entropy(logits, wanted, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    (own,) = torch.autograd.grad(3 * loss, logits)
+    (gradient,) = torch.autograd.grad(3 * expected, logits)
+    torch.testing.assert_close(own, gradient)
+    assert _WordLoss.apply(logits, torch.full_like(wanted, -100), smoothing) == 0
+
+
 def test_ratio_falls_linearly_to_its_end(plugin):
     from train_model.fairseq_plugin.translation_nat import TranslationNatTask
 

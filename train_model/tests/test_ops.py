@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train_model.ops import crf_decode, dynamic_conv
+from train_model.ops import crf_decode, crf_normaliser, dynamic_conv
 
 shapes = st.tuples(
     st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)
@@ -95,6 +95,65 @@ def test_crf_decode_follows_pytorchs_rules_for_operators():
         torch.ones(2, 4, dtype=torch.int32),
     )
     torch.library.opcheck(crf_decode, arguments)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    length=st.integers(1, 5),
+    beam=st.integers(1, 4),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_crf_normaliser_sums_over_all_paths(length, beam, seed):
+    generator = torch.Generator().manual_seed(seed)
+    emissions = torch.randn(2, length, beam, dtype=torch.float64, generator=generator)
+    steps = torch.randn(2, length - 1, beam, beam, dtype=torch.float64, generator=generator)
+    mask = torch.randint(2, (2, length), dtype=torch.int32, generator=generator)
+    totals, prefixes = crf_normaliser(emissions, steps, mask)
+    torch.testing.assert_close(prefixes[:, -1].logsumexp(1), totals)
+    for row in range(2):
+        real = [0, *(t for t in range(1, length) if mask[row, t])]
+        scores = []
+        for path in itertools.product(range(beam), repeat=len(real)):
+            score = emissions[row, 0, path[0]]
+            for t, i, j in zip(real[1:], path, path[1:], strict=False):
+                score = score + steps[row, t - 1, i, j] + emissions[row, t, j]
+            scores.append(score)
+        torch.testing.assert_close(totals[row], torch.stack(scores).logsumexp(0))
+
+
+def test_crf_normaliser_gradients():
+    torch.manual_seed(0)
+    emissions = torch.randn(3, 4, 3, dtype=torch.float64, requires_grad=True)
+    steps = torch.randn(3, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1]], dtype=torch.int32)
+    assert torch.autograd.gradcheck(lambda e, s: crf_normaliser(e, s, mask)[0], (emissions, steps))
+
+
+def test_crf_normaliser_follows_pytorchs_rules_for_operators():
+    emissions = torch.randn(2, 4, 3, requires_grad=True)
+    steps = torch.randn(2, 3, 3, 3, requires_grad=True)
+    torch.library.opcheck(crf_normaliser, (emissions, steps, torch.ones(2, 4, dtype=torch.int32)))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"emissions": torch.zeros(2, 3)}, "emissions must be"),
+        ({"emissions": torch.zeros(2, 0, 3)}, "above 0"),
+        ({"transitions": torch.zeros(2, 4, 3, 3)}, "shapes"),
+        ({"transitions": torch.zeros(2, 3, 3, 3).half()}, "dtype"),
+        ({"mask": torch.ones(2, 3).int()}, "shapes"),
+        ({"mask": torch.ones(2, 4)}, "int32"),
+    ],
+)
+def test_crf_normaliser_refuses(change, word):
+    arguments = {
+        "emissions": torch.zeros(2, 4, 3),
+        "transitions": torch.zeros(2, 3, 3, 3),
+        "mask": torch.ones(2, 4).int(),
+    }
+    with pytest.raises(ValueError, match=word):
+        crf_normaliser(**(arguments | change))
 
 
 @pytest.mark.parametrize(

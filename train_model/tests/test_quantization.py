@@ -236,7 +236,7 @@ def test_training_keeps_names_and_ranges_and_moves_weights(quantized, tmp_path):
     assert torch.equal(got[0], expected[0])
     torch.testing.assert_close(got[1], expected[1], rtol=1e-5, atol=1e-4)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
-    outputs = model.train().training_outputs(tokens, tokens, tokens)
+    outputs = model.train().training_outputs(model.encode(tokens), tokens, tokens)
     loss = nn.functional.cross_entropy(outputs["word_ins"]["out"].transpose(1, 2), tokens)
     (loss + outputs["word_crf"]["loss"] + outputs["length"]["out"].logsumexp(-1).mean()).backward()
     optimizer.step()

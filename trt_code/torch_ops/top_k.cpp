@@ -1,4 +1,4 @@
-// lite::top_k, which exists on CUDA only, for inference.
+// lite::top_k, which exists on CUDA only and has no gradient.
 #include "top_k.h"
 
 #include <c10/cuda/CUDAException.h>

@@ -1,4 +1,5 @@
 #include "../crf_decode.h"
+#include "../crf_normaliser.h"
 #include "../dynamic_conv.h"
 #include "../glu_mask.h"
 #include "../layer_norm.h"
@@ -142,6 +143,35 @@ void runCrf(Mode mode, int batch, int length, int beam, int rank, int shift, Dat
 }
 
 template <typename T>
+void runCrfNormaliser(Mode mode, int batch, int length, int beam, int shift, DataType dtype,
+                      cudaStream_t stream) {
+  const lite::CrfNormaliserParams params{batch, length, beam, dtype};
+  const size_t slots = size_t(batch) * length * beam;
+  const size_t steps = size_t(batch) * (length - 1) * beam * beam;
+  Session session(mode, stream, shift);
+  const auto emissions = session.input<T>(slots), transitions = session.input<T>(steps);
+  const auto mask = session.integers<int32_t>(size_t(batch) * length, 2);
+  const auto grad = session.input<float>(batch);
+  const auto total = session.memory<float>(batch), prefixes = session.memory<float>(slots);
+  const auto gradEmissions = session.memory<T>(slots), gradTransitions = session.memory<T>(steps);
+  session.call(
+      "crfNormaliser",
+      [&](cudaStream_t on) {
+        return lite::crfNormaliser(params, emissions->data(), transitions->data(), mask->data(),
+                                   total->data(), prefixes->data(), on);
+      },
+      Outputs{total, prefixes});
+  session.call(
+      "crfNormaliserBackward",
+      [&](cudaStream_t on) {
+        return lite::crfNormaliserBackward(
+            params, grad->data(), emissions->data(), transitions->data(), mask->data(),
+            total->data(), prefixes->data(), gradEmissions->data(), gradTransitions->data(), on);
+      },
+      Outputs{gradEmissions, gradTransitions});
+}
+
+template <typename T>
 void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
   for (const Shape& shape : kShapes) {
     runConvolutions<T>(mode, shape, dtype, stream);
@@ -157,6 +187,9 @@ void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
   runCrf<T>(mode, 2, 19, 5, 7, 1, dtype, stream);
   runCrf<T>(mode, 1, 1, 33, 40, 0, dtype, stream);
   runCrf<T>(mode, 1, 512, 64, 8, 0, dtype, stream);
+  runCrfNormaliser<T>(mode, 3, 21, 32, 0, dtype, stream);
+  runCrfNormaliser<T>(mode, 2, 9, 33, 1, dtype, stream);
+  runCrfNormaliser<T>(mode, 2, 2, 1, 0, dtype, stream);
 }
 
 }  // namespace

@@ -536,6 +536,50 @@ def test_crf_decode_any_shape(dtype, batch, length, beam, rank) -> None:
     assert torch.equal(scores.cpu().double(), expected_scores)
 
 
+# ---- crf_normaliser -----------------------------------------------------------------------------
+
+
+def check_crf_normaliser(batch: int, length: int, beam: int, shift: int, dtype) -> None:
+    torch.manual_seed(length)
+    inputs = [
+        random(batch, length, beam, dtype=dtype, shift=shift),
+        random(batch, length - 1, beam, beam, dtype=dtype, shift=shift),
+    ]
+    mask = (torch.rand(batch, length, device="cuda") < 0.85).int()
+    grad = torch.randn(batch, device="cuda")
+    total, prefixes = run_twice_and_replay(lambda: lite.crf_normaliser(*inputs, mask))
+    gradients = run_twice_and_replay(
+        lambda: lite.crf_normaliser_backward(grad, *inputs, mask, total, prefixes)
+    )
+    exact = [tensor.cpu().double().requires_grad_() for tensor in inputs]
+    expected, expected_prefixes = lite.crf_normaliser(*exact, mask.cpu())
+    torch.testing.assert_close(total.cpu().double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(prefixes.cpu().double(), expected_prefixes, rtol=1e-5, atol=1e-5)
+    expected = torch.autograd.grad(expected, exact, grad.cpu().double())
+    tolerance = 1e-5 + 1e-6 * length + torch.finfo(dtype).eps
+    for own, right in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(
+            own.cpu().double(), right, rtol=tolerance, atol=tolerance * grad.abs().max().item()
+        )
+
+
+@dtypes
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize(
+    ("batch", "length", "beam"),
+    [(1, 1, 1), (3, 1, 5), (70, 16, 32), (4, 40, 64), (2, 9, 33), (2, 254, 32), (3, 6, 1)],
+)
+def test_crf_normaliser(batch: int, length: int, beam: int, shift: int, dtype: torch.dtype) -> None:
+    check_crf_normaliser(batch, length, beam, shift, dtype)
+
+
+@dtypes
+@examples(20)
+@given(st.integers(1, 4), st.integers(1, 40), st.integers(1, 64))
+def test_crf_normaliser_any_shape(dtype, batch, length, beam) -> None:
+    check_crf_normaliser(batch, length, beam, 0, dtype)
+
+
 @dtypes
 def test_top_k_and_crf_do_not_depend_on_neighbours(dtype: torch.dtype) -> None:
     torch.manual_seed(8)
@@ -636,6 +680,20 @@ BAD_CALLS = {
     "crf targets": (
         lambda t: lite.crf_decode(t(1, 3, 2), t(1, 3, 2).long(), t(9, 4), t(9, 4), t(1, 3).int()),
         "targets",
+    ),
+    "crf sum beam": (
+        lambda t: lite.crf_normaliser(t(1, 3, 65), t(1, 2, 65, 65), t(1, 3).int()),
+        "beam",
+    ),
+    "crf sum transitions": (
+        lambda t: lite.crf_normaliser(t(1, 3, 2), t(1, 3, 2, 2), t(1, 3).int()),
+        "transitions must be",
+    ),
+    "crf sum total": (
+        lambda t: lite.crf_normaliser_backward(
+            t(1), t(1, 3, 2), t(1, 2, 2, 2), t(1, 3).int(), t(2), t(1, 3, 2)
+        ),
+        "total must be",
     ),
     "crf E2": (
         lambda t: lite.crf_decode(t(1, 3, 2), t(1, 3, 2).int(), t(9, 4), t(9, 5), t(1, 3).int()),

@@ -22,30 +22,39 @@ from trt_code.cuda_graph.products import LayerNorm, Linear, Weights
 
 lite = torch.ops.lite
 
-MOST_BEAMS = 16  # kMostBeams of trt_code/kernels/choose_step.h
-MOST_POSITIONS = 4096  # kMostAttended of trt_code/kernels/attend_step.h
 VECTOR_BYTES = 16
 
 
 def why_not(model: AutoregressiveTranslator, dtype: torch.dtype) -> str | None:
     """Return why the fused steps cannot run ``model`` in ``dtype``, or None if they can."""
     config, decoder = model.config, model.decoder
-    vector = VECTOR_BYTES // dtype.itemsize
-    for layer in decoder.layers:
-        for branch in _branches(layer):
-            if not isinstance(branch, MultiheadAttention | DynamicConv):
-                return "the fused steps have attention and dynamic convolutions as branches"
-            if isinstance(branch, DynamicConv) and branch.linear1 is None:
-                return "the fused steps need inner linears in their convolutions"
-            if isinstance(branch, DynamicConv) and branch.width % vector:
-                return f"the fused steps need convolutions of a multiple of {vector} channels"
     if config.activation_fn != "relu":
         return f"the fused steps have ReLU, the model {config.activation_fn}"
-    if max(config.max_source_positions, config.max_target_positions) >= MOST_POSITIONS:
-        return f"the fused steps have fewer than {MOST_POSITIONS} positions"
     if any(isinstance(module, QuantizedLinear) for module in decoder.modules()):
         return "the fused steps are for networks that are not quantised"
+    positions = 1 + max(config.max_source_positions, config.max_target_positions)
+    for layer in decoder.layers:
+        for block in (*_branches(layer), layer.encoder_attn):
+            reason = _why_not_block(block, positions, dtype)
+            if reason is not None:
+                return f"the fused steps cannot run a {type(block).__name__}: {reason}"
     return None
+
+
+def _why_not_block(block: nn.Module, positions: int, dtype: torch.dtype) -> str | None:
+    if isinstance(block, MultiheadAttention):
+        channels = block.q_proj.out_features
+        return lite.why_not_attend_step(channels, block.heads, positions, dtype)
+    if not isinstance(block, DynamicConv):
+        return "branches must be attention or dynamic convolutions"
+    if block.linear1 is None:
+        return "convolutions need inner linears"
+    return lite.why_not_convolve_step(block.width, block.heads, block.kernel_size, dtype)
+
+
+def search_fits(beam: int, vocab: int, dtype: torch.dtype) -> bool:
+    """Return whether :class:`FusedSearch` supports logits [B, ``beam``, ``vocab``] of ``dtype``."""
+    return lite.why_not_choose_step(beam, vocab, dtype) is None
 
 
 class FusedSteps:

@@ -11,10 +11,48 @@ namespace {
 constexpr int kWarpsPerBlock = 4;
 constexpr float kLowest = -std::numeric_limits<float>::max();
 
-/// The shared memory of a warp, in floats: its query, the weights, and partial sums of the lanes.
-template <int kVec>
-__host__ __device__ constexpr int sharedFloats(int headWidth, int positions) {
-  return roundUp(headWidth + positions, 4) + kWarpSize * kVec;
+/// The heads of all rows. Each warp computes one of them.
+struct Heads {
+  int64_t rows;
+  int32_t heads, channels, positions;
+
+  __host__ __device__ int width() const { return channels / heads; }
+
+  /// Returns the shared memory of a warp before its partial sums, in floats: query and weights.
+  __host__ __device__ int partialAt() const { return roundUp(width() + positions, 4); }
+
+  /// Returns the shared memory of a warp in floats. Every lane has a partial sum of `vec` channels.
+  __host__ __device__ int sharedFloats(int vec) const { return partialAt() + kWarpSize * vec; }
+};
+
+__host__ __device__ inline Heads headsOf(const AttendPastParams& p) {
+  return {p.rows, p.heads, p.channels, p.capacity};
+}
+
+__host__ __device__ inline Heads headsOf(const AttendSourceParams& p) {
+  return {int64_t(p.batch) * p.beam, p.heads, p.channels, p.source};
+}
+
+/// The head that a warp computes, and its shared memory.
+struct Head {
+  int64_t row;
+  int first;  // of its channels
+  float *query, *weights, *partial;
+};
+
+/// Calls compute(Head) in every warp that has a head, after the previous kernel.
+template <int kVec, typename Compute>
+__device__ __forceinline__ void forOwnHead(const Heads& all, const Compute& compute) {
+  extern __shared__ __align__(16) float shared[];
+  admitNext();
+  waitForPrevious();
+  const int warp = threadIdx.x / kWarpSize;
+  const int64_t task = int64_t(blockIdx.x) * kWarpsPerBlock + warp;
+  if (task >= all.rows * all.heads) return;
+  const int64_t row = task / all.heads;
+  const int head = int(task % all.heads), width = all.width();
+  float* query = shared + warp * all.sharedFloats(kVec);
+  compute(Head{row, head * width, query, query + width, query + all.partialAt()});
 }
 
 /// Keys and values of the past of one head.
@@ -41,11 +79,12 @@ struct Sources {
   __device__ bool hidden(int j) const { return mask[j]; }
 };
 
-/// Writes the weighted sum of `count` values to out [width]; `query` is in the warp's shared
-/// memory.
+/// Writes the weighted sum of `count` values to out [width].
 template <typename T, int kVec, typename Positions>
-__device__ void attendHead(const Positions& positions, int count, int width, const float* query,
-                           float* weights, float* partial, T* out) {
+__device__ void attendHead(const Positions& positions, int count, int width, const Head& head,
+                           T* out) {
+  const float* query = head.query;
+  float *weights = head.weights, *partial = head.partial;
   const int lane = threadIdx.x % kWarpSize;
   float largest = kLowest;
   for (int j = lane; j < count; j += kWarpSize) {
@@ -105,51 +144,58 @@ template <typename T, int kVec>
 __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
     attendPastKernel(AttendPastParams p, const T* qkv, T* keys, T* values, const int32_t* ancestors,
                      const int64_t* position, T* out) {
-  extern __shared__ __align__(16) float shared[];
-  admitNext();
-  waitForPrevious();
-  const int64_t task = int64_t(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarpSize;
-  if (task >= int64_t(p.rows) * p.heads) return;
-  const int row = int(task / p.heads), head = int(task % p.heads);
-  const int width = p.channels / p.heads, lane = threadIdx.x % kWarpSize;
-  float* query = shared + threadIdx.x / kWarpSize * sharedFloats<kVec>(width, p.capacity);
-  float* partial = query + roundUp(width + p.capacity, 4);
-
-  const History history(row, p.rows, p.capacity, ancestors, position);
-  const T* own = qkv + row * p.stride + head * width;
-  const int64_t now = history.now() * p.channels + head * width;
-  for (int c = lane; c < width; c += kWarpSize) {
-    query[c] = toFloat(own[c]);
-    keys[now + c] = own[p.channels + c];
-    values[now + c] = own[2 * p.channels + c];
-  }
-  __syncwarp();
-  const Past<T> past{keys + head * width, values + head * width, history, p.channels};
-  attendHead<T, kVec>(past, history.position + 1, width, query, query + width, partial,
-                      out + row * p.outStride + head * width);
+  const Heads all = headsOf(p);
+  forOwnHead<kVec>(all, [&](const Head& head) {
+    const int row = int(head.row), width = all.width();
+    const History history(row, p.rows, p.capacity, ancestors, position);
+    const T* own = qkv + row * p.stride + head.first;
+    const int64_t now = history.now() * p.channels + head.first;
+    for (int c = threadIdx.x % kWarpSize; c < width; c += kWarpSize) {
+      head.query[c] = toFloat(own[c]);
+      keys[now + c] = own[p.channels + c];
+      values[now + c] = own[2 * p.channels + c];
+    }
+    __syncwarp();
+    const Past<T> past{keys + head.first, values + head.first, history, p.channels};
+    attendHead<T, kVec>(past, history.position + 1, width, head,
+                        out + row * p.outStride + head.first);
+  });
 }
 
 template <typename T, int kVec>
 __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
     attendSourceKernel(AttendSourceParams p, const T* queries, const T* keys, const T* values,
                        const bool* mask, T* out) {
-  extern __shared__ __align__(16) float shared[];
-  admitNext();
-  waitForPrevious();
-  const int64_t task = int64_t(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarpSize;
-  if (task >= int64_t(p.batch) * p.beam * p.heads) return;
-  const int64_t row = task / p.heads, sentence = row / p.beam;
-  const int head = int(task % p.heads);
-  const int width = p.channels / p.heads, lane = threadIdx.x % kWarpSize;
-  float* query = shared + threadIdx.x / kWarpSize * sharedFloats<kVec>(width, p.source);
-  float* partial = query + roundUp(width + p.source, 4);
+  const Heads all = headsOf(p);
+  forOwnHead<kVec>(all, [&](const Head& head) {
+    const int64_t own = head.row * p.channels + head.first, sentence = head.row / p.beam;
+    const int width = all.width();
+    for (int c = threadIdx.x % kWarpSize; c < width; c += kWarpSize) {
+      head.query[c] = toFloat(queries[own + c]);
+    }
+    __syncwarp();
+    const int64_t from = sentence * p.source * p.stride + head.first;
+    const Sources<T> sources{keys + from, values + from, mask + sentence * p.source, p.stride};
+    attendHead<T, kVec>(sources, p.source, width, head, out + own);
+  });
+}
 
-  const int64_t own = row * p.channels + head * width;
-  for (int c = lane; c < width; c += kWarpSize) query[c] = toFloat(queries[own + c]);
-  __syncwarp();
-  const int64_t from = sentence * p.source * p.stride + head * width;
-  const Sources<T> sources{keys + from, values + from, mask + sentence * p.source, p.stride};
-  attendHead<T, kVec>(sources, p.source, width, query, query + width, partial, out + own);
+// ---- host ---------------------------------------------------------------------------------------
+
+/// Launches `vectorised` if rows `stride` elements apart allow 16-byte accesses to `pointers`,
+/// otherwise `scalar`.
+template <typename T, typename... Parameters, typename... Arguments>
+cudaError_t launchHeads(const Heads& all, int64_t stride,
+                        std::initializer_list<const void*> pointers,
+                        void (*vectorised)(Parameters...), void (*scalar)(Parameters...),
+                        cudaStream_t stream, const Arguments&... arguments) {
+  if (all.rows == 0) return cudaSuccess;
+  constexpr int kVec = kWidest<T>;
+  const bool wide = all.width() % kVec == 0 && stride % kVec == 0 && aligned(16, pointers);
+  return launchEarly(
+      wide ? vectorised : scalar, ceilDiv<int64_t>(all.rows * all.heads, kWarpsPerBlock),
+      kWarpsPerBlock * kWarpSize,
+      kWarpsPerBlock * all.sharedFloats(wide ? kVec : 1) * sizeof(float), stream, arguments...);
 }
 
 const char* checkHeads(int32_t channels, int32_t heads, int32_t positions) {
@@ -183,44 +229,24 @@ cudaError_t attendPast(const AttendPastParams& p, const void* qkv, void* keys, v
                        const int32_t* ancestors, const int64_t* position, void* out,
                        cudaStream_t stream) {
   if (check(p) != nullptr) return cudaErrorInvalidValue;
-  if (p.rows == 0) return cudaSuccess;
-  const int width = p.channels / p.heads;
-  const int64_t blocks = ceilDiv<int64_t>(int64_t(p.rows) * p.heads, kWarpsPerBlock);
   return dispatch(p.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const auto run = [&](auto kernel, int floats) {
-      return launchEarly(kernel, blocks, kWarpsPerBlock * kWarpSize,
-                         kWarpsPerBlock * floats * sizeof(float), stream, p,
-                         static_cast<const T*>(qkv), static_cast<T*>(keys), static_cast<T*>(values),
-                         ancestors, position, static_cast<T*>(out));
-    };
-    constexpr int kVec = kWidest<T>;
-    const bool vectorised =
-        width % kVec == 0 && p.outStride % kVec == 0 && aligned(16, {keys, values, out});
-    return vectorised ? run(attendPastKernel<T, kVec>, sharedFloats<kVec>(width, p.capacity))
-                      : run(attendPastKernel<T, 1>, sharedFloats<1>(width, p.capacity));
+    return launchHeads<T>(headsOf(p), p.outStride, {keys, values, out},
+                          attendPastKernel<T, kWidest<T>>, attendPastKernel<T, 1>, stream, p,
+                          static_cast<const T*>(qkv), static_cast<T*>(keys),
+                          static_cast<T*>(values), ancestors, position, static_cast<T*>(out));
   });
 }
 
 cudaError_t attendSource(const AttendSourceParams& p, const void* query, const void* keys,
                          const void* values, const bool* mask, void* out, cudaStream_t stream) {
   if (check(p) != nullptr) return cudaErrorInvalidValue;
-  const int64_t rows = int64_t(p.batch) * p.beam;
-  if (rows == 0) return cudaSuccess;
-  const int width = p.channels / p.heads;
   return dispatch(p.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const auto run = [&](auto kernel, int floats) {
-      return launchEarly(kernel, ceilDiv<int64_t>(rows * p.heads, kWarpsPerBlock),
-                         kWarpsPerBlock * kWarpSize, kWarpsPerBlock * floats * sizeof(float),
-                         stream, p, static_cast<const T*>(query), static_cast<const T*>(keys),
-                         static_cast<const T*>(values), mask, static_cast<T*>(out));
-    };
-    constexpr int kVec = kWidest<T>;
-    const bool vectorised =
-        width % kVec == 0 && p.stride % kVec == 0 && aligned(16, {keys, values, out});
-    return vectorised ? run(attendSourceKernel<T, kVec>, sharedFloats<kVec>(width, p.source))
-                      : run(attendSourceKernel<T, 1>, sharedFloats<1>(width, p.source));
+    return launchHeads<T>(headsOf(p), p.stride, {keys, values, out},
+                          attendSourceKernel<T, kWidest<T>>, attendSourceKernel<T, 1>, stream, p,
+                          static_cast<const T*>(query), static_cast<const T*>(keys),
+                          static_cast<const T*>(values), mask, static_cast<T*>(out));
   });
 }
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <initializer_list>
 #include <limits>
+#include <tuple>
 
 #include "common.h"
 #include "ptx/arithmetic.cuh"
@@ -131,6 +132,17 @@ cudaError_t dispatch(DataType dtype, const F& f) {
       return f(__nv_bfloat16{});
   }
   return cudaErrorInvalidValue;
+}
+
+/// Calls f with an object of the type number `variant` of Variants, a std::tuple.
+template <typename Variants, int kFirst = 0, typename F>
+cudaError_t dispatchVariant(int variant, const F& f) {
+  if constexpr (kFirst < std::tuple_size_v<Variants>) {
+    return variant == kFirst ? f(std::tuple_element_t<kFirst, Variants>{})
+                             : dispatchVariant<Variants, kFirst + 1>(variant, f);
+  } else {
+    return cudaErrorInvalidValue;
+  }
 }
 
 // ---- device -------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@
 namespace lite {
 
 constexpr int kMaxStackLayers = 16;
+constexpr int kStackHeadWidth = 64;
 
-/// x and y are [batch, length, 64 * heads]. `source` is 0 for the encoder. For the decoder it is
-/// the length of the source, and `sourceStride` is the number of elements from one source position
-/// to the next.
+/// x and y are [batch, length, kStackHeadWidth * heads]. `source` is 0 for the encoder. For the
+/// decoder it is the length of the source, and `sourceStride` is the number of elements from one
+/// source position to the next.
 struct ConvStackParams {
   int32_t batch, length, heads, ffn, layers;
   int32_t kernelSizes[kMaxStackLayers], paddings[kMaxStackLayers];

@@ -13,8 +13,8 @@ constexpr int kMostShared = 96 * 1024;
 constexpr int kFewRows = 512;  // up to here a block computes one row, for more blocks
 
 /// The shared memory of one row in floats: gated input, taps, and the inputs' rows.
-__host__ __device__ constexpr int64_t rowFloats(int channels, int taps, int kernelSize) {
-  return int64_t(channels) + taps + kernelSize;
+int64_t rowFloats(const ConvolveStepParams& p) {
+  return p.channels + int64_t(p.heads) * p.kernelSize + p.kernelSize;
 }
 
 template <typename T, int kRows>
@@ -112,9 +112,7 @@ const char* check(const ConvolveStepParams& p) {
   }
   if (p.channels % tapsVector(p.dtype) != 0) return "channels must fill vectors of 16 bytes";
   if (p.kernelSize < 1) return "the kernel size must be at least 1";
-  if (p.kernelSize > 4096 || p.heads > 4096 || p.channels > 16384 ||
-      rowFloats(p.channels, p.heads * p.kernelSize, p.kernelSize) * int64_t(sizeof(float)) >
-          kMostShared) {
+  if (rowFloats(p) * int64_t(sizeof(float)) > kMostShared) {
     return "channels and taps of a row must fit into 96 KiB";
   }
   if (p.stride < int64_t(p.channels) * (1 + p.glu) || p.outStride < p.channels) {
@@ -130,7 +128,7 @@ cudaError_t convolveStep(const ConvolveStepParams& p, const void* x, const void*
   if (p.rows == 0) return cudaSuccess;
   const int taps = p.heads * p.kernelSize;
   const int threads = std::min(roundUp(std::max(p.channels, taps), kWarpSize), kMostThreads);
-  const size_t bytes = rowFloats(p.channels, taps, p.kernelSize) * sizeof(float);
+  const size_t bytes = rowFloats(p) * sizeof(float);
   return dispatch(p.dtype, [&](auto tag) {
     using T = decltype(tag);
     const auto run = [&](auto kernel, int rows) {

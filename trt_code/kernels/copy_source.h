@@ -4,6 +4,7 @@
 #pragma once
 
 #include "common.h"
+#include "special_tokens.h"
 
 namespace lite {
 
@@ -23,7 +24,9 @@ inline const char* check(const CopySourceParams& p) {
   if (p.source < 1 || p.source > kMaxCopySource) return "the source must have 1 to 512 positions";
   if (p.channels < 1 || p.channels > 2048) return "channels must be 1 to 2048";
   if (p.vocab < 4) return "the vocabulary must hold the four special tokens";
-  if (p.positions < p.length + 2) return "the length needs more positions than there are";
+  if (p.positions < int64_t(p.length) + kFirstPosition) {
+    return "the length needs more positions than there are";
+  }
   return nullptr;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common.h"
+#include "special_tokens.h"
 
 namespace lite {
 
@@ -18,7 +19,9 @@ inline const char* check(const EmbedSourceParams& p) {
   if (p.batch < 0 || p.length < 0) return "batch and length must not be negative";
   if (p.channels < 1) return "channels must be at least 1";
   if (p.vocab < 4) return "the vocabulary must hold the four special tokens";
-  if (p.positions < p.length + 2) return "the length needs more positions than there are";
+  if (p.positions < int64_t(p.length) + kFirstPosition) {
+    return "the length needs more positions than there are";
+  }
   return nullptr;
 }
 

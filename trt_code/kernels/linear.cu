@@ -162,6 +162,15 @@ __global__ void __launch_bounds__(kThreads) linearKernel(LinearParams p, LinearT
   }
 }
 
+/// How a product is divided into blocks.
+template <int kRows_, int kOuts_>
+struct Cut {
+  static constexpr int kRows = kRows_, kOuts = kOuts_;
+};
+
+using Cuts = std::tuple<Cut<16, 64>, Cut<32, 64>, Cut<64, 32>, Cut<64, 64>, Cut<128, 64>>;
+static_assert(std::tuple_size_v<Cuts> == kLinearVariants);
+
 template <typename T, int kRows, int kOuts, bool kGlu>
 cudaError_t run(const LinearParams& p, const LinearTensors& tensors, cudaStream_t stream) {
   const int blockOuts = kGlu ? kOuts / 2 : kOuts;
@@ -169,25 +178,6 @@ cudaError_t run(const LinearParams& p, const LinearTensors& tensors, cudaStream_
   const int64_t blocks = ceilDiv<int64_t>(p.rows, kRows) * ceilDiv(outs, blockOuts);
   return launchEarly(linearKernel<T, kRows, kOuts, kGlu>, blocks, dim3(kThreads),
                      size_t(kStages) * (kRows + kOuts) * kDepth * 2, stream, p, tensors);
-}
-
-template <typename T, bool kGlu>
-cudaError_t runVariant(const LinearParams& p, const LinearTensors& tensors, int variant,
-                       cudaStream_t stream) {
-  switch (variant) {
-    case 0:
-      return run<T, 16, 64, kGlu>(p, tensors, stream);
-    case 1:
-      return run<T, 32, 64, kGlu>(p, tensors, stream);
-    case 2:
-      return run<T, 64, 32, kGlu>(p, tensors, stream);
-    case 3:
-      return run<T, 64, 64, kGlu>(p, tensors, stream);
-    case 4:
-      return run<T, 128, 64, kGlu>(p, tensors, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
 }
 
 }  // namespace
@@ -201,8 +191,12 @@ cudaError_t linear(const LinearParams& p, const LinearTensors& tensors, int vari
   if (p.rows == 0) return cudaSuccess;
   const auto of = [&](auto tag) {
     using T = decltype(tag);
-    return p.activation == Activation::kGlu ? runVariant<T, true>(p, tensors, variant, stream)
-                                            : runVariant<T, false>(p, tensors, variant, stream);
+    return dispatchVariant<Cuts>(variant, [&](auto cut) {
+      using C = decltype(cut);
+      return p.activation == Activation::kGlu
+                 ? run<T, C::kRows, C::kOuts, true>(p, tensors, stream)
+                 : run<T, C::kRows, C::kOuts, false>(p, tensors, stream);
+    });
   };
   return p.dtype == DataType::kHalf ? of(__half{}) : of(__nv_bfloat16{});
 }

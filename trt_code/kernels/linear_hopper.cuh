@@ -161,9 +161,11 @@ __host__ __device__ inline int outTiles(const LinearParams& p) {
   return ceilDiv(kGlu ? p.out / 2 : p.out, Tile<C, kGlu>::kBlockOuts);
 }
 
-/// Calls run(glu) with std::bool_constant glu if the kernels of this file support the call.
-template <typename Run>
-cudaError_t launchOnHopper(const LinearParams& p, const LinearTensors& tensors, const Run& run) {
+/// Calls run(cut, glu) with an object of the variant's type in Cuts and with std::bool_constant
+/// glu, if the two kernels support the call.
+template <typename Cuts, typename Run>
+cudaError_t launchOnHopper(const LinearParams& p, const LinearTensors& tensors, int variant,
+                           const Run& run) {
   const bool bare = p.activation == Activation::kNone || tensors.residual == nullptr;
   if (checkTf32(p) != nullptr || !bare ||
       !aligned(16, {tensors.x, tensors.weight, tensors.bias, tensors.residual, tensors.y})) {
@@ -174,7 +176,10 @@ cudaError_t launchOnHopper(const LinearParams& p, const LinearTensors& tensors, 
   if (status != cudaSuccess) return status;
   if (!hopper) return cudaErrorNotSupported;
   if (p.rows == 0) return cudaSuccess;
-  return p.activation == Activation::kGlu ? run(std::true_type{}) : run(std::false_type{});
+  return dispatchVariant<Cuts>(variant, [&](auto cut) {
+    return p.activation == Activation::kGlu ? run(cut, std::true_type{})
+                                            : run(cut, std::false_type{});
+  });
 }
 
 }  // namespace lite

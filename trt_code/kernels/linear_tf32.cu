@@ -142,22 +142,8 @@ cudaError_t run(const LinearParams& p, const LinearTensors& tensors, cudaStream_
                      p, tensors, matrices);
 }
 
-template <bool kGlu>
-cudaError_t runVariant(const LinearParams& p, const LinearTensors& tensors, int variant,
-                       cudaStream_t stream) {
-  switch (variant) {
-    case 0:
-      return run<Cut<64, 32>, kGlu>(p, tensors, stream);
-    case 1:
-      return run<Cut<64, 64>, kGlu>(p, tensors, stream);
-    case 2:
-      return run<Cut<64, 128>, kGlu>(p, tensors, stream);
-    case 3:
-      return run<Cut<128, 128>, kGlu>(p, tensors, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
-}
+using Cuts = std::tuple<Cut<64, 32>, Cut<64, 64>, Cut<64, 128>, Cut<128, 128>>;
+static_assert(std::tuple_size_v<Cuts> == kTf32LinearVariants);
 
 }  // namespace
 
@@ -175,8 +161,8 @@ bool hasLinearTf32() {
 
 cudaError_t linearTf32(const LinearParams& p, const LinearTensors& tensors, int variant,
                        cudaStream_t stream) {
-  return launchOnHopper(p, tensors, [&](auto glu) {
-    return runVariant<decltype(glu)::value>(p, tensors, variant, stream);
+  return launchOnHopper<Cuts>(p, tensors, variant, [&](auto cut, auto glu) {
+    return run<decltype(cut), decltype(glu)::value>(p, tensors, stream);
   });
 }
 

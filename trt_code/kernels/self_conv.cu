@@ -219,9 +219,14 @@ const char* check(const SelfConvParams& p) {
   }
   if (p.kernelSize < 1 || p.kernelSize > 255) return "the kernel size must be 1 to 255";
   if (p.paddingL < 0 || p.paddingL >= p.kernelSize) return "padding_l must be 0 to kernel size - 1";
-  const size_t bytes =
-      p.dtype == DataType::kFloat ? Sizes<float, 8>(p).bytes() : Sizes<__half, 8>(p).bytes();
-  if (bytes > kMaxSharedBytes) return "channels and kernel size are too large together";
+  // beyond this limit, the sizes below would not fit into 32 bits
+  const bool bounded = p.channels <= int32_t(kMaxSharedBytes);
+  const auto bytes = [&] {
+    return p.dtype == DataType::kFloat ? Sizes<float, 8>(p).bytes() : Sizes<__half, 8>(p).bytes();
+  };
+  if (!bounded || bytes() > kMaxSharedBytes) {
+    return "channels and kernel size are too large together";
+  }
   return nullptr;
 }
 

@@ -8,7 +8,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -19,7 +18,6 @@ namespace {
 
 using at::Tensor;
 using namespace lite::torch_ops;
-using OptionalTensor = std::optional<Tensor>;
 
 constexpr const char* kName = "conv_stack";
 
@@ -52,13 +50,14 @@ std::tuple<std::vector<std::string>, std::vector<std::string>, std::vector<int64
     int64_t heads, int64_t ffn, bool attends) {
   std::vector<std::string> matrices, constants;
   std::vector<int64_t> lengths;
+  const int64_t channels = lite::kStackHeadWidth * heads;
   for (const lite::StackMatrix& matrix : lite::kStackMatrices) {
     if (attends || !matrix.attention) matrices.emplace_back(matrix.name);
   }
   for (const lite::StackConstantInfo& constant : lite::kStackConstants) {
     if (constant.attention && !attends) continue;
     constants.emplace_back(constant.name);
-    lengths.push_back(constant.length.channels * 64 * heads + constant.length.inner * ffn);
+    lengths.push_back(constant.length.channels * channels + constant.length.inner * ffn);
   }
   return {matrices, constants, lengths};
 }
@@ -67,7 +66,7 @@ std::tuple<std::vector<std::string>, std::vector<std::string>, std::vector<int64
 bool convStackFits(const Tensor& x, int64_t heads, int64_t ffn, at::IntArrayRef kernelSizes,
                    at::IntArrayRef paddings, int64_t source, int64_t sourceStride) {
   const auto params = paramsOf(x, heads, ffn, kernelSizes, paddings, source, sourceStride);
-  if (check(params) != nullptr || x.size(2) != 64 * heads) return false;
+  if (check(params) != nullptr || x.size(2) != lite::kStackHeadWidth * heads) return false;
   const c10::cuda::CUDAGuard guard(x.device());
   lite::ConvStackPlan plan{};
   const cudaError_t status = lite::planConvStack(params, &plan);
@@ -88,7 +87,7 @@ Tensor convStack(const Tensor& x, const Tensor& weights, const Tensor& constants
   params.maskConv = maskConv;
   params.eps = static_cast<float>(eps);
   checkParams(kName, params);
-  const int64_t batch = x.size(0), length = x.size(1), channels = 64 * heads;
+  const int64_t batch = x.size(0), length = x.size(1), channels = lite::kStackHeadWidth * heads;
   requireTensor(kName, "x", x, {batch, length, channels}, x);
   if (keysValues) {
     requireTensor(kName, "keys_values", *keysValues, {batch, params.source, params.sourceStride},

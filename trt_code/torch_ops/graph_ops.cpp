@@ -155,9 +155,6 @@ std::tuple<Tensor, Tensor, Tensor> embedSource(const Tensor& tokens, const Tenso
   constexpr const char* kName = "embed_source";
   TORCH_CHECK(tokens.dim() == 2 && embedding.dim() == 2 && positions.dim() == 2,
               "lite::embed_source: tokens [B, S], embedding [V, C], positions [P, C] expected");
-  TORCH_CHECK(tokens.scalar_type() == at::kLong && tokens.is_contiguous() &&
-                  tokens.device() == embedding.device(),
-              "lite::embed_source: tokens must be contiguous int64 on the device of the embedding");
   const int64_t channels = embedding.size(1);
   requireTensor(kName, "embedding", embedding, embedding.sizes(), embedding);
   requireTensor(kName, "positions", positions, {positions.size(0), channels}, embedding);
@@ -166,13 +163,14 @@ std::tuple<Tensor, Tensor, Tensor> embedSource(const Tensor& tokens, const Tenso
       narrow(kName, channels),          narrow(kName, embedding.size(0)),
       narrow(kName, positions.size(0)), dataType(kName, embedding)};
   checkParams(kName, params);
-  const c10::cuda::CUDAGuard guard(tokens.device());
+  const c10::cuda::CUDAGuard guard(embedding.device());
   Tensor x = at::empty({tokens.size(0), tokens.size(1), channels}, embedding.options());
   Tensor embedded = at::empty_like(x);
-  Tensor mask = at::empty(tokens.sizes(), tokens.options().dtype(at::kInt));
-  C10_CUDA_CHECK(lite::embedSource(params, tokens.const_data_ptr<int64_t>(), embedding.data_ptr(),
-                                   positions.data_ptr(), x.data_ptr(), embedded.data_ptr(),
-                                   mask.data_ptr<int32_t>(), stream()));
+  Tensor mask = at::empty(tokens.sizes(), embedding.options().dtype(at::kInt));
+  C10_CUDA_CHECK(
+      lite::embedSource(params, dataOf<int64_t>(kName, "tokens", tokens, tokens.sizes(), embedding),
+                        embedding.data_ptr(), positions.data_ptr(), x.data_ptr(),
+                        embedded.data_ptr(), mask.data_ptr<int32_t>(), stream()));
   return {x, embedded, mask};
 }
 
@@ -183,19 +181,17 @@ Tensor predictLength(const Tensor& x, const Tensor& mask, const Tensor& weight,
               "lite::predict_length: x [B, S, C] and weight [classes, C] expected");
   requireTensor(kName, "x", x, x.sizes(), x);
   requireTensor(kName, "weight", weight, {weight.size(0), x.size(2)}, x);
-  TORCH_CHECK(limits.scalar_type() == at::kLong && limits.is_contiguous() &&
-                  limits.sizes() == x.sizes().slice(0, 1) && limits.device() == x.device(),
-              "lite::predict_length: limits must be int64 [B] on the device of x");
   const lite::PredictLengthParams params{narrow(kName, x.size(0)), narrow(kName, x.size(1)),
                                          narrow(kName, x.size(2)), narrow(kName, weight.size(0)),
                                          narrow(kName, offset),    relative,
                                          dataType(kName, x)};
   checkParams(kName, params);
   const c10::cuda::CUDAGuard guard(x.device());
-  Tensor lengths = at::empty_like(limits);
+  Tensor lengths = at::empty({x.size(0)}, x.options().dtype(at::kLong));
   C10_CUDA_CHECK(lite::predictLength(
       params, x.data_ptr(), int32OrNull(kName, "mask", mask, {x.size(0), x.size(1)}, x),
-      weight.data_ptr(), limits.const_data_ptr<int64_t>(), lengths.data_ptr<int64_t>(), stream()));
+      weight.data_ptr(), dataOf<int64_t>(kName, "limits", limits, {x.size(0)}, x),
+      lengths.data_ptr<int64_t>(), stream()));
   return lengths;
 }
 
@@ -212,9 +208,6 @@ std::tuple<Tensor, Tensor> copySource(const Tensor& lengths, int64_t width, cons
   requireTensor(kName, "embedding", embedding, {embedding.size(0), channels}, keys);
   requireTensor(kName, "positions", positions, {positions.size(0), channels}, keys);
   requireTensor(kName, "queries", queries, positions.sizes(), keys);
-  TORCH_CHECK(lengths.scalar_type() == at::kLong && lengths.is_contiguous() &&
-                  lengths.sizes() == keys.sizes().slice(0, 1) && lengths.device() == keys.device(),
-              "lite::copy_source: lengths must be int64 [B] on the device of keys");
   const lite::CopySourceParams params{narrow(kName, batch),
                                       narrow(kName, width),
                                       narrow(kName, source),
@@ -227,7 +220,7 @@ std::tuple<Tensor, Tensor> copySource(const Tensor& lengths, int64_t width, cons
   Tensor x = at::empty({batch, width, channels}, keys.options());
   Tensor mask = at::empty({batch, width}, keys.options().dtype(at::kInt));
   const lite::CopySourceTensors tensors{
-      lengths.const_data_ptr<int64_t>(),
+      dataOf<int64_t>(kName, "lengths", lengths, {batch}, keys),
       queries.data_ptr(),
       keys.data_ptr(),
       embedded.data_ptr(),

@@ -42,7 +42,12 @@
 namespace {
 
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
+using lite::torch_ops::int32OrNull;
+using lite::torch_ops::narrow;
+using lite::torch_ops::OptionalTensor;
+using lite::torch_ops::requireTensor;
+using lite::torch_ops::stream;
+using lite::torch_ops::text;
 
 constexpr size_t kMaxWorkspaceBytes = size_t{32} << 20;
 constexpr int kCandidates = 16;
@@ -195,12 +200,6 @@ Tensor workspace(size_t bytes, const Tensor& like) {
   return at::empty({static_cast<int64_t>(std::max<size_t>(bytes, 1))},
                    like.options().dtype(at::kByte));
 }
-
-using lite::torch_ops::int32OrNull;
-using lite::torch_ops::narrow;
-using lite::torch_ops::requireTensor;
-using lite::torch_ops::stream;
-using lite::torch_ops::text;
 
 using Kernel = decltype(lite::linear)*;
 
@@ -377,47 +376,24 @@ class OwnKernels {
 
 class LinearCandidates : public Candidates {
  public:
-  LinearCandidates(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                   const OptionalTensor& residual, bool relu, bool tf32, Tensor& y, bool all)
-      : problem_(x, weight, bias, residual, relu, tf32, y),
-        handle_(at::cuda::getCurrentCUDABlasLtHandle()),
-        own_(
-            paramsOf("linear", x, weight, relu ? lite::Activation::kRelu : lite::Activation::kNone),
-            tensorsOf("linear", x, weight, bias, residual, std::nullopt, y), tf32) {
+  /// Keeps a reference to `problem`. Without `own`, only cuBLASLt's algorithms are candidates.
+  /// Without `all`, there are no candidates, because the choice is known.
+  LinearCandidates(const Problem& problem, const std::optional<OwnKernels>& own, bool all)
+      : problem_(problem), handle_(at::cuda::getCurrentCUDABlasLtHandle()), own_(own) {
     if (!all) return;
     for (const auto& algorithm : problem_.candidates(handle_)) choices.push_back({algorithm});
-    own_.addTo(choices);
+    if (own_) own_->addTo(choices);
   }
 
   bool run(const Choice& choice, void* scratch) const override {
-    if (!choice.algorithm) return own_.run(choice);
+    if (!choice.algorithm) return own_->run(choice);
     return problem_.run(handle_, *choice.algorithm, scratch, stream()) == CUBLAS_STATUS_SUCCESS;
   }
 
  private:
-  Problem problem_;
+  const Problem& problem_;
   cublasLtHandle_t handle_;
-  OwnKernels own_;
-};
-
-// cuBLASLt alone multiplies FP8.
-class Fp8Candidates : public Candidates {
- public:
-  Fp8Candidates(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                const OptionalTensor& residual, bool relu, float alpha, Tensor& y, bool all)
-      : problem_(x, weight, bias, residual, relu, /*tf32=*/false, y, alpha),
-        handle_(at::cuda::getCurrentCUDABlasLtHandle()) {
-    if (!all) return;
-    for (const auto& algorithm : problem_.candidates(handle_)) choices.push_back({algorithm});
-  }
-
-  bool run(const Choice& choice, void* scratch) const override {
-    return problem_.run(handle_, *choice.algorithm, scratch, stream()) == CUBLAS_STATUS_SUCCESS;
-  }
-
- private:
-  Problem problem_;
-  cublasLtHandle_t handle_;
+  std::optional<OwnKernels> own_;
 };
 
 // cuBLASLt has no gate. With one of its algorithms, a separate kernel computes the gate after the
@@ -479,9 +455,12 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
   const c10::cuda::CUDAGuard guard(x.device());
   Tensor y = at::empty(shape, x.options());
   const int flags = relu + 2 * bias.has_value() + 4 * residual.has_value() + 8 * tf32;
-  runFastest("linear", x, weight, flags, [&](const Choice* known) {
-    return LinearCandidates(x, weight, bias, residual, relu, tf32, y, known == nullptr);
-  });
+  const Problem problem(x, weight, bias, residual, relu, tf32, y);
+  const auto activation = relu ? lite::Activation::kRelu : lite::Activation::kNone;
+  const OwnKernels own(paramsOf("linear", x, weight, activation),
+                       tensorsOf("linear", x, weight, bias, residual, std::nullopt, y), tf32);
+  runFastest("linear", x, weight, flags,
+             [&](const Choice* known) { return LinearCandidates(problem, own, known == nullptr); });
   return y;
 }
 
@@ -513,9 +492,10 @@ Tensor linearFp8(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
   constexpr int kFp8Flag = 32;
   const int flags = kFp8Flag * (1 + static_cast<int>(dtype)) + relu + 2 * bias.has_value() +
                     4 * residual.has_value();
+  const Problem problem(x, weight, bias, residual, relu, /*tf32=*/false, y,
+                        static_cast<float>(alpha));
   runFastest(kOp, x, weight, flags, [&](const Choice* known) {
-    return Fp8Candidates(x, weight, bias, residual, relu, static_cast<float>(alpha), y,
-                         known == nullptr);
+    return LinearCandidates(problem, std::nullopt, known == nullptr);  // cuBLASLt alone has FP8
   });
   return y;
 }

@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "attend_step.h"
@@ -32,16 +33,18 @@ int64_t rowStride(const char* op, const char* name, const Tensor& x, int64_t row
   return rows > 1 ? x.stride(0) : width;
 }
 
-// Returns a tensor's data, after checks of its type, its sizes and its device.
-template <typename T>
-T* dataOf(const char* op, const char* name, const Tensor& x, at::IntArrayRef sizes,
-          const Tensor& like) {
-  TORCH_CHECK(x.scalar_type() == c10::CppTypeToScalarType<T>::value && x.sizes() == sizes &&
-                  x.is_contiguous() && x.device() == like.device(),
-              "lite::", op, ": ", name, " must be a contiguous ",
-              c10::toString(c10::CppTypeToScalarType<T>::value), " ", text(sizes), " on ",
-              like.device().str());
-  return x.data_ptr<T>();
+// Returns why attend_past and attend_source do not support these sizes, or nothing if they do.
+std::optional<std::string> whyNotAttendStep(int64_t channels, int64_t heads, int64_t positions,
+                                            at::ScalarType dtype) {
+  constexpr const char* kName = "why_not_attend_step";
+  lite::AttendPastParams params{};
+  params.capacity = narrow(kName, positions);
+  params.channels = narrow(kName, channels);
+  params.heads = narrow(kName, heads);
+  params.stride = 3 * channels;
+  params.outStride = channels;
+  params.dtype = dataType(kName, dtype);
+  return whyNot(params);
 }
 
 void attendPast(const Tensor& qkv, const Tensor& keys, const Tensor& values,
@@ -94,6 +97,20 @@ Tensor attendSource(const Tensor& query, const Tensor& keys, const Tensor& value
       params, query.const_data_ptr(), keys.const_data_ptr(), values.const_data_ptr(),
       dataOf<bool>(kName, "mask", mask, {batch, source}, query), out.data_ptr(), stream()));
   return out;
+}
+
+// Returns why convolve_step does not support these sizes, or nothing if it does.
+std::optional<std::string> whyNotConvolveStep(int64_t channels, int64_t heads, int64_t kernel_size,
+                                              at::ScalarType dtype) {
+  constexpr const char* kName = "why_not_convolve_step";
+  lite::ConvolveStepParams params{};
+  params.capacity = 1;
+  params.channels = narrow(kName, channels);
+  params.heads = narrow(kName, heads);
+  params.kernelSize = narrow(kName, kernel_size);
+  params.stride = params.outStride = channels;
+  params.dtype = dataType(kName, dtype);
+  return whyNot(params);
 }
 
 void convolveStep(const Tensor& x, const Tensor& weight, const Tensor& inputs,
@@ -163,6 +180,17 @@ Tensor embedStep(const Tensor& tokens, const Tensor& parents, const Tensor& posi
   return x;
 }
 
+// Returns why choose_step does not support these sizes, or nothing if it does.
+std::optional<std::string> whyNotChooseStep(int64_t beam, int64_t vocab, at::ScalarType dtype) {
+  constexpr const char* kName = "why_not_choose_step";
+  lite::ChooseStepParams params{};
+  params.beam = narrow(kName, beam);
+  params.vocab = narrow(kName, vocab);
+  params.steps = 1;
+  params.dtype = dataType(kName, dtype);
+  return whyNot(params);
+}
+
 void chooseStep(const Tensor& logits, const Tensor& forbidden, const Tensor& kinds,
                 const Tensor& tokens, const Tensor& parents, const Tensor& totals,
                 const Tensor& step, const Tensor& done, const Tensor& past_tokens,
@@ -225,6 +253,14 @@ TORCH_LIBRARY_FRAGMENT(lite, library) {
       "Tensor(b!) parents, Tensor(c!) totals, Tensor(d!) step, Tensor(e!) done, "
       "Tensor(f!) past_tokens, Tensor(g!) past_parents, Tensor(h!) past_totals, "
       "Tensor(i!) count, Tensor(j!) end_at, Tensor(k!) end_total, Tensor(l!) counters) -> ()");
+  library.def(
+      "why_not_attend_step(int channels, int heads, int positions, ScalarType dtype) -> str?",
+      &whyNotAttendStep);
+  library.def(
+      "why_not_convolve_step(int channels, int heads, int kernel_size, ScalarType dtype) -> str?",
+      &whyNotConvolveStep);
+  library.def("why_not_choose_step(int beam, int vocab, ScalarType dtype) -> str?",
+              &whyNotChooseStep);
 }
 
 TORCH_LIBRARY_IMPL(lite, CUDA, library) {

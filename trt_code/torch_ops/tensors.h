@@ -87,17 +87,23 @@ inline void requireTensor(const char* op, const char* name, const at::Tensor& te
   TORCH_CHECK(tensor.is_contiguous(), "lite::", op, ": ", name, " must be contiguous");
 }
 
-/// Returns the pointer of an optional int32 mask of these sizes on the device of `like`, or nullptr
-/// if there is none.
-inline const int32_t* int32OrNull(const char* op, const char* name,
-                                  const std::optional<at::Tensor>& tensor, at::IntArrayRef sizes,
-                                  const at::Tensor& like) {
-  if (!tensor) return nullptr;
-  TORCH_CHECK(tensor->scalar_type() == at::kInt && tensor->sizes() == sizes &&
-                  tensor->is_contiguous() && tensor->device() == like.device(),
-              "lite::", op, ": ", name, " must be contiguous int32 ", text(sizes), " on ",
-              like.device().str());
-  return tensor->const_data_ptr<int32_t>();
+/// Returns the data of a tensor. Raises an error unless the tensor is dense and has this type,
+/// these sizes and the device of `like`.
+template <typename T>
+T* dataOf(const char* op, const char* name, const at::Tensor& tensor, at::IntArrayRef sizes,
+          const at::Tensor& like) {
+  constexpr at::ScalarType kType = c10::CppTypeToScalarType<T>::value;
+  TORCH_CHECK(tensor.scalar_type() == kType && tensor.sizes() == sizes && tensor.is_contiguous() &&
+                  tensor.device() == like.device(),
+              "lite::", op, ": ", name, " must be a contiguous ", c10::toString(kType), " ",
+              text(sizes), " on ", like.device().str());
+  return tensor.data_ptr<T>();
+}
+
+/// Returns the data of an optional int32 tensor like dataOf(), or nullptr if there is none.
+inline const int32_t* int32OrNull(const char* op, const char* name, const OptionalTensor& tensor,
+                                  at::IntArrayRef sizes, const at::Tensor& like) {
+  return tensor ? dataOf<int32_t>(op, name, *tensor, sizes, like) : nullptr;
 }
 
 /// Raises the kernel's reason if it does not support the parameters.
@@ -105,6 +111,13 @@ template <typename Params>
 void checkParams(const char* op, const Params& params) {
   const char* reason = check(params);
   TORCH_CHECK(reason == nullptr, "lite::", op, ": ", reason);
+}
+
+/// Returns the kernel's reason if it does not support the parameters, otherwise nothing.
+template <typename Params>
+std::optional<std::string> whyNot(const Params& params) {
+  const char* reason = check(params);
+  return reason == nullptr ? std::nullopt : std::optional<std::string>(reason);
 }
 
 /// Returns the type of a result: FP8 if a factor is given that brings it into FP8's range.

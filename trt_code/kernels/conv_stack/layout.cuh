@@ -7,7 +7,7 @@
 
 namespace lite::conv_stack {
 
-constexpr int kHeadWidth = 64;
+constexpr int kHeadWidth = kStackHeadWidth;
 constexpr int kMaxHeads = 8;
 constexpr int kMaxTokens = 64;
 constexpr int kMaxTaps = 16;  // a tile of the matrix instruction

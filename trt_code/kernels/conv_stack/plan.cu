@@ -63,13 +63,15 @@ const char* check(const ConvStackParams& p) {
   }
   if (p.batch < 1 || p.length < 1) return "batch and length must be positive";
   if (p.length > kMaxTokens) return "the length must be at most 64";
-  if (p.heads < 2 || p.heads > kMaxHeads || p.heads % 2 != 0)
+  if (p.heads < 2 || p.heads > kMaxHeads || p.heads % 2 != 0) {
     return "the heads must be 2, 4, 6 or 8";
+  }
   if (p.ffn < 1 || p.ffn % (128 * p.heads) != 0) {
     return "the inner channels must be a multiple of 128 a head";
   }
-  if (p.ffn > 4 * kHeadWidth * p.heads)
-    return "the inner channels must be at most 4 times the rest";
+  if (p.ffn > 4 * kHeadWidth * p.heads) {
+    return "the inner channels must be at most 4 times the channels";
+  }
   if (p.layers < 1 || p.layers > kMaxStackLayers) return "the layers must be 1 to 16";
   for (int layer = 0; layer < p.layers; ++layer) {
     if (p.kernelSizes[layer] < 1 || p.kernelSizes[layer] > kMaxTaps) {
@@ -112,8 +114,9 @@ cudaError_t planConvStack(const ConvStackParams& p, ConvStackPlan* plan) {
     const int sentences = sentencesOf(p, way.tokens);
     if (sentences == 0) continue;
     int stages = kMaxStages;
-    while (stages > 1 && int(SharedLayout(p, way.tokens, sentences, stages).end) > mostShared)
+    while (stages > 1 && int(SharedLayout(p, way.tokens, sentences, stages).end) > mostShared) {
       --stages;
+    }
     if (stages < 2) continue;
     *plan = {sentences, ceilDiv(p.batch, sentences), stages, way.clustered};
     if (tokensOf(p, *plan) != way.tokens) continue;

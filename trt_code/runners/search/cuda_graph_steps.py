@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from train_model.models.autoregressive import AutoregressiveTranslator
     from train_model.models.beam_search import Search
+    from train_model.models.hypotheses import Found, SearchOptions
     from trt_code.runners.search.tensors import TensorSearch
 
 
@@ -36,7 +37,7 @@ def graphed_search(model: "AutoregressiveTranslator", precision: str) -> "Tensor
     from train_model.models.beam_search import Search
     from train_model.models.incremental import DecoderStep, SourceEncoder
     from train_model.ops import load_cuda_library
-    from trt_code.cuda_graph.search_steps import MOST_BEAMS, FusedSearch, FusedSteps, why_not
+    from trt_code.cuda_graph.search_steps import FusedSearch, FusedSteps, search_fits, why_not
     from trt_code.runners.search.graphed_search import CudaCapture, GraphedSearch
 
     config, weight, capture = model.config, model.encoder.embed_tokens.weight, CudaCapture()
@@ -71,10 +72,13 @@ def graphed_search(model: "AutoregressiveTranslator", precision: str) -> "Tensor
     if not load_cuda_library() or why_not(model, weight.dtype) is not None:
         return any_beam
     steps = FusedSteps(model, weight.dtype, tf32=precision == "tf32")
-    few_beams = graphed(steps.encode, lambda beam: steps, steps.new_state, FusedSearch)
-    return lambda src_tokens, options: (few_beams if options.beam <= MOST_BEAMS else any_beam)(
-        src_tokens, options
-    )
+    fused = graphed(steps.encode, lambda beam: steps, steps.new_state, FusedSearch)
+
+    def choose(src_tokens: "Tensor", options: "SearchOptions") -> "Found":
+        fits = search_fits(options.beam, config.tgt_vocab, weight.dtype)
+        return (fused if fits else any_beam)(src_tokens, options)
+
+    return choose
 
 
 RUNNERS = (

@@ -8,7 +8,7 @@ from train_model.models.beam_search import search
 from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.tests.networks import of_architecture
-from trt_code.cuda_graph.search_steps import FusedSearch, FusedSteps, why_not
+from trt_code.cuda_graph.search_steps import FusedSearch, FusedSteps, search_fits, why_not
 from trt_code.runners.search.graphed_search import GraphedSearch, without_capture
 from trt_code.tests.kernels import reference_ops
 
@@ -68,14 +68,29 @@ def test_the_fused_search_is_the_search(architecture, changes, beam):
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
 
 
+def _convolution(width, kernel_size, heads):
+    """The options of a decoder with this convolution."""
+    branches = f"attn:1:{32 - width}:2", f"dynamic:{kernel_size}:{width}:{heads}"
+    return {"conv_linear": True, "decoder_branch_type": branches}
+
+
 @pytest.mark.parametrize(
     ("architecture", "changes", "reason"),
     [
         ("lightconv", {}, "branches"),
         ("transformer", {"activation_fn": "gelu"}, "ReLU"),
         ("transformer_multibranch_v2", {}, "inner linears"),
-        ("transformer", {"max_target_positions": 5000}, "positions"),
+        ("transformer", {"max_target_positions": 4096}, "positions"),
+        ("transformer_multibranch_v2", _convolution(12, 3, 4), "16 bytes"),
+        ("transformer_multibranch_v2", _convolution(16, 3000, 8), "96 KiB"),
     ],
 )
 def test_other_networks_keep_pytorch_steps(architecture, changes, reason):
     assert reason in why_not(of_architecture(architecture, **changes), torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("beam", "vocab", "fits"), [(16, 33, True), (17, 99, False), (4, 8, False)]
+)
+def test_other_beams_and_vocabularies_keep_pytorchs_search(beam, vocab, fits):
+    assert search_fits(beam, vocab, torch.float32) == fits

@@ -206,6 +206,29 @@ def self_conv_fits(channels, heads, kernel_size, padding_l, dtype):
     return channels % (2 * heads) == 0
 
 
+def why_not_attend_step(channels, heads, positions, dtype):
+    if channels % heads:
+        return "channels must be a positive multiple of heads"
+    if channels // heads > 1024:
+        return "a head must have at most 1,024 channels"
+    return None if positions <= 4096 else "positions must be 1 to 4,096"
+
+
+def why_not_convolve_step(channels, heads, kernel_size, dtype):
+    if channels % heads:
+        return "channels must be a positive multiple of heads"
+    if channels % (16 // dtype.itemsize):
+        return "channels must fill vectors of 16 bytes"
+    fits = 4 * (channels + heads * kernel_size + kernel_size) <= 96 * 1024
+    return None if fits else "channels and taps of a row must fit into 96 KiB"
+
+
+def why_not_choose_step(beam, vocab, dtype):
+    if beam > 16:
+        return "the beam must be 1 to 16"
+    return None if vocab > 2 * beam else "the vocabulary must be larger than twice the beam"
+
+
 SCHEMAS = {
     linear: "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool relu, bool tf32) -> Tensor",
     layer_norm: "(Tensor x, Tensor? residual, Tensor scale, Tensor shift, float eps) -> Tensor",
@@ -242,9 +265,12 @@ SCHEMAS = {
     "Tensor(f!) past_tokens, Tensor(g!) past_parents, Tensor(h!) past_totals, "
     "Tensor(i!) count, Tensor(j!) end_at, Tensor(k!) end_total, Tensor(l!) counters) -> ()",
 }
-# These say which kernel supports the sizes. They take no tensors, which would name the device.
+# These say whether a kernel supports the sizes. They take no tensors, which would name the device.
 QUESTIONS = {
     self_conv_fits: "(int channels, int heads, int kernel_size, int padding_l, ScalarType dtype) -> bool",
+    why_not_attend_step: "(int channels, int heads, int positions, ScalarType dtype) -> str?",
+    why_not_convolve_step: "(int channels, int heads, int kernel_size, ScalarType dtype) -> str?",
+    why_not_choose_step: "(int beam, int vocab, ScalarType dtype) -> str?",
 }
 
 

@@ -448,6 +448,9 @@ def test_bits_of_copy_source_do_not_depend_on_the_batch(dtype):
         ("self_conv", lambda x: (x, x.new_ones(6, 16), None, 2**32 + 2, 3, 1, False)),
         ("self_conv", lambda x: (x, x.new_ones(6, 16), None, 2, 3, 2**32 + 1, False)),
         ("self_conv_fits", lambda x: (64, 2**32 + 2, 3, 1, x.dtype)),
+        ("why_not_attend_step", lambda x: (64, 2**32 + 4, 9, x.dtype)),
+        ("why_not_convolve_step", lambda x: (64, 4, 2**32 + 3, x.dtype)),
+        ("why_not_choose_step", lambda x: (2**32 + 4, 99, x.dtype)),
         ("attention", lambda x: (x, x.new_ones(2, 4, 32), x[:, :, 0].int(), 0, 2**32 + 2)),
         ("predict_length", lambda x: (*lengths_of(x), 2**32, False)),
         ("copy_source", lambda x: (*copy_of(x, 2**32 + 4),)),
@@ -470,6 +473,12 @@ def lengths_of(x):
 def copy_of(x, width):
     lengths, mask = x.new_full((2,), 3).long(), x.new_ones(2, 4).int()
     return lengths, width, x.new_ones(9, 16), x, x, mask, x.new_ones(9, 16), x.new_ones(9, 16)
+
+
+def test_sizes_beyond_32_bits_in_a_kernel_are_refused():
+    assert not torch.ops.lite.self_conv_fits(2**30, 2**28, 16, 1, torch.float16)
+    with pytest.raises(RuntimeError, match="needs more positions"):
+        torch.ops.lite.copy_source(*copy_of(torch.ones(2, 4, 16, device="cuda"), 2**31 - 1))
 
 
 def test_a_layer_beyond_the_keys_is_refused():

@@ -102,6 +102,7 @@ def test_attend_source(dtype, batch, beam, source, channels, heads):
         (600, 1, 32, 9, 64, 4, 7),
         (131, 5, 20, 19, 320, 8, 4),
         (4, 2, 8, 3, 24, 3, 1),
+        (2, 1, 8, 3, 24, 8, 2728),  # all of the shared memory that the operator uses
     ],
 )
 @pytest.mark.parametrize("glu", [True, False])
@@ -122,6 +123,28 @@ def test_convolve_step(
     arguments = x[:, :width], weight, inputs, table, on_gpu(position), heads, glu, softmax
     # the taps come from the rounded gated input, which the float64 reference does not round
     check("convolve_step", *arguments, out[:, :channels], written=(2, 8), dtype=dtype)
+
+
+def test_convolve_step_refuses_a_row_beyond_its_shared_memory():
+    x, weight, inputs, out = tensors(torch.half, (1, 48), (3, 8 * 2729, 8), (1, 8, 24), (1, 24))
+    with pytest.raises(RuntimeError, match="96 KiB"):
+        torch.ops.lite.convolve_step(x, weight, inputs, None, on_gpu(0), 8, True, True, out)
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("why_not_attend_step", [(64, 4, 4096), (64, 4, 4097), (64, 5, 9), (1025, 1, 9)]),
+        ("why_not_convolve_step", [(24, 8, 2728), (24, 8, 2729), (24, 5, 3), (26, 2, 3)]),
+        ("why_not_choose_step", [(16, 33), (16, 32), (17, 99)]),
+    ],
+)
+def test_the_references_refuse_what_the_operators_refuse(dtype, name, sizes):
+    for case in sizes:
+        reason = getattr(torch.ops.lite, name)(*case, dtype)
+        assert reason == getattr(reference_ops, name)(*case, dtype), case
+        assert (reason is None) == (case == sizes[0])
 
 
 @pytest.mark.parametrize("dtype", ALL)

@@ -355,9 +355,8 @@ class _DecoderLayer(_Layer):
         self.q_proj = weights.linear(layer.encoder_attn.q_proj)
         self.out_proj = weights.linear(layer.encoder_attn.out_proj)
         self.index, self.heads, self.tf32 = index, layer.encoder_attn.heads, weights.tf32
-        head_width = self.q_proj.weight.shape[0] // self.heads
-        is_32_bit = weights.dtype == torch.float32
-        self.fused = head_width <= 128 and (head_width % 16 == 0 or is_32_bit)
+        channels = self.q_proj.weight.shape[0]
+        self.fused = lite.attention_fits(channels, self.heads, weights.dtype)
 
     def __call__(
         self,

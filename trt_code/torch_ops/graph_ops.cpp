@@ -55,12 +55,13 @@ Tensor selfConv(const Tensor& x, const Tensor& weight, const std::optional<Tenso
 // Returns whether self_conv supports this convolution in the given type.
 bool selfConvFits(int64_t channels, int64_t heads, int64_t kernel_size, int64_t padding_l,
                   at::ScalarType dtype) {
+  constexpr const char* kName = "self_conv_fits";
   lite::SelfConvParams params{};
-  params.channels = narrow("self_conv", channels);
-  params.heads = narrow("self_conv", heads);
-  params.kernelSize = narrow("self_conv", kernel_size);
-  params.paddingL = narrow("self_conv", padding_l);
-  params.dtype = dataType("self_conv", dtype);
+  params.channels = narrow(kName, channels);
+  params.heads = narrow(kName, heads);
+  params.kernelSize = narrow(kName, kernel_size);
+  params.paddingL = narrow(kName, padding_l);
+  params.dtype = dataType(kName, dtype);
   return check(params) == nullptr;
 }
 
@@ -148,6 +149,18 @@ Tensor attention(const Tensor& query, const Tensor& keys_values, const Tensor& m
                                  out.data_ptr(), stream(),
                                  static_cast<float>(fp8_factor.value_or(0))));
   return out;
+}
+
+// Returns whether attention supports these sizes in the given type.
+bool attentionFits(int64_t channels, int64_t heads, at::ScalarType dtype) {
+  constexpr const char* kName = "attention_fits";
+  lite::AttentionParams params{};
+  params.source = 1;
+  params.channels = narrow(kName, channels);
+  params.heads = narrow(kName, heads);
+  params.stride = 2 * channels;
+  params.dtype = dataType(kName, dtype);
+  return check(params) == nullptr;
 }
 
 std::tuple<Tensor, Tensor, Tensor> embedSource(const Tensor& tokens, const Tensor& embedding,
@@ -252,6 +265,7 @@ TORCH_LIBRARY_FRAGMENT(lite, library) {
   library.def(
       "attention(Tensor query, Tensor keys_values, Tensor mask, int layer, int heads, "
       "bool tf32=False, float? fp8_factor=None) -> Tensor");
+  library.def("attention_fits(int channels, int heads, ScalarType dtype) -> bool", &attentionFits);
   library.def(
       "embed_source(Tensor tokens, Tensor embedding, Tensor positions) "
       "-> (Tensor, Tensor, Tensor)");

@@ -206,6 +206,11 @@ def self_conv_fits(channels, heads, kernel_size, padding_l, dtype):
     return channels % (2 * heads) == 0
 
 
+def attention_fits(channels, heads, dtype):
+    width = channels // heads
+    return width <= 128 and (width % 16 == 0 or dtype == torch.float32)
+
+
 def why_not_attend_step(channels, heads, positions, dtype):
     if channels % heads:
         return "channels must be a positive multiple of heads"
@@ -268,6 +273,7 @@ SCHEMAS = {
 # These say whether a kernel supports the sizes. They take no tensors, which would name the device.
 QUESTIONS = {
     self_conv_fits: "(int channels, int heads, int kernel_size, int padding_l, ScalarType dtype) -> bool",
+    attention_fits: "(int channels, int heads, ScalarType dtype) -> bool",
     why_not_attend_step: "(int channels, int heads, int positions, ScalarType dtype) -> str?",
     why_not_convolve_step: "(int channels, int heads, int kernel_size, ScalarType dtype) -> str?",
     why_not_choose_step: "(int beam, int vocab, ScalarType dtype) -> str?",

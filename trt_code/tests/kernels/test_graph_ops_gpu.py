@@ -448,6 +448,7 @@ def test_bits_of_copy_source_do_not_depend_on_the_batch(dtype):
         ("self_conv", lambda x: (x, x.new_ones(6, 16), None, 2**32 + 2, 3, 1, False)),
         ("self_conv", lambda x: (x, x.new_ones(6, 16), None, 2, 3, 2**32 + 1, False)),
         ("self_conv_fits", lambda x: (64, 2**32 + 2, 3, 1, x.dtype)),
+        ("attention_fits", lambda x: (64, 2**32 + 4, x.dtype)),
         ("why_not_attend_step", lambda x: (64, 2**32 + 4, 9, x.dtype)),
         ("why_not_convolve_step", lambda x: (64, 4, 2**32 + 3, x.dtype)),
         ("why_not_choose_step", lambda x: (2**32 + 4, 99, x.dtype)),
@@ -473,6 +474,13 @@ def lengths_of(x):
 def copy_of(x, width):
     lengths, mask = x.new_full((2,), 3).long(), x.new_ones(2, 4).int()
     return lengths, width, x.new_ones(9, 16), x, x, mask, x.new_ones(9, 16), x.new_ones(9, 16)
+
+
+@pytest.mark.parametrize("dtype", ALL)
+def test_the_attention_fits_as_its_reference(dtype):
+    fits = torch.ops.lite.attention_fits
+    for sizes in ((128, 8), (120, 5), (128, 1), (144, 1), (256, 1)):
+        assert fits(*sizes, dtype) == reference_ops.attention_fits(*sizes, dtype), sizes
 
 
 def test_sizes_beyond_32_bits_in_a_kernel_are_refused():

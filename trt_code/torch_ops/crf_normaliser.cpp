@@ -26,13 +26,6 @@ lite::CrfNormaliserParams crfNormaliserParams(const char* op, const Tensor& emis
   return params;
 }
 
-/// Returns the pointer of an FP32 tensor of these sizes on the device of `like`.
-const float* floats(const char* op, const char* name, const Tensor& tensor, at::IntArrayRef sizes,
-                    const Tensor& like) {
-  requireTensor(op, name, tensor, sizes, like.new_empty({0}, at::kFloat));
-  return tensor.const_data_ptr<float>();
-}
-
 std::tuple<Tensor, Tensor> crfNormaliser(const Tensor& scores, const Tensor& steps,
                                          const Tensor& real) {
   constexpr const char* kOp = "crf_normaliser";
@@ -62,9 +55,9 @@ std::tuple<Tensor, Tensor> crfNormaliserBackward(const Tensor& gradient, const T
   const at::IntArrayRef batch = emissions.sizes().slice(0, 1);
   const int32_t* maskData =
       int32OrNull(kOp, "mask", mask, emissions.sizes().slice(0, 2), emissions);
-  const float* gradData = floats(kOp, "grad", grad, batch, emissions);
-  const float* totalData = floats(kOp, "total", total, batch, emissions);
-  const float* prefixData = floats(kOp, "prefixes", prefixes, emissions.sizes(), emissions);
+  const float* gradData = dataOf<float>(kOp, "grad", grad, batch, emissions);
+  const float* totalData = dataOf<float>(kOp, "total", total, batch, emissions);
+  const float* prefixData = dataOf<float>(kOp, "prefixes", prefixes, emissions.sizes(), emissions);
   const c10::cuda::CUDAGuard guard(emissions.device());
   Tensor gradEmissions = at::empty_like(emissions), gradTransitions = at::empty_like(transitions);
   C10_CUDA_CHECK(lite::crfNormaliserBackward(

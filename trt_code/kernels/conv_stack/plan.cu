@@ -46,7 +46,7 @@ cudaError_t configure(const ConvStackParams& p, const ConvStackPlan& plan, cudaS
     attribute->id = cudaLaunchAttributeCooperative;
     attribute->val.cooperative = 1;
   }
-  launch->config.gridDim = dim3(unsigned(plan.groups * p.heads));
+  launch->config.gridDim = dim3(unsigned(plan.groups) * unsigned(p.heads));
   launch->config.blockDim = dim3(kThreads);
   launch->config.dynamicSmemBytes = bytes;
   launch->config.stream = stream;

@@ -260,9 +260,9 @@ class GraphedNetwork:
         self._stream.synchronize()
         found_tokens, found_scores, found_lengths = (x.numpy() for x in copies)
         computed = min(width, tokens.shape[1])
-        real = np.arange(width) < found_lengths[:, None]
+        real = np.arange(computed) < found_lengths[:, None]
         out_tokens = np.full((batch, width), PAD, dtype=np.int64)
         out_scores = np.zeros((batch, width), dtype=np.float32)
-        out_tokens[:, :computed] = found_tokens[:, :computed]
-        out_scores[:, :computed] = found_scores[:, :computed]
-        return np.where(real, out_tokens, PAD), np.where(real, out_scores, np.float32(0))
+        np.copyto(out_tokens[:, :computed], found_tokens[:, :computed], where=real)
+        np.copyto(out_scores[:, :computed], found_scores[:, :computed], where=real)
+        return out_tokens, out_scores

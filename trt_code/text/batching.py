@@ -78,7 +78,9 @@ class Rows:
         lengths = self.lengths[chosen]
         columns = np.arange(lengths.max())
         taken = self.tokens.take(self._starts[chosen][:, None] + columns, mode="clip")
-        return np.where(columns < lengths[:, None], taken, np.int64(PAD))
+        batch = taken.astype(np.int64)
+        batch[columns >= lengths[:, None]] = PAD
+        return batch
 
 
 def pad(rows: Sequence[Sequence[int]], width: int | None = None) -> np.ndarray:

@@ -34,7 +34,7 @@ MAX_SENTENCES = 256
 WINDOW = 8192
 AHEAD = 2
 """Windows that are encoded, and windows that are translated and decoded, at the same time."""
-CHUNK = 1024
+CHUNK = 2048
 """Lines that a process encodes at a time: a task costs the main process some 0.3 ms, whatever its size."""
 GROUP = 2048
 """Sentences after which the batches of a runner go to a process that decodes them."""

@@ -141,7 +141,7 @@ class AddScalarPlugin final : public nvinfer1::IPluginV3,
   const char* getTimingCacheID() noexcept override {
     char scalar[32];
     std::snprintf(scalar, sizeof(scalar), "%.9g",
-                  attributes_.scalar);  // tells any two floats apart
+                  attributes_.scalar);  // nine digits distinguish any two floats
     timingCacheId_ = std::string("scalar=") + scalar +
                      " times=" + std::to_string(attributes_.times) + " mode=" + attributes_.mode +
                      " offsets=";

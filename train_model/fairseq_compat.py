@@ -103,7 +103,7 @@ def _quiet(name: str) -> Iterator[None]:
 def _allow_checkpoint_classes() -> None:
     """Allow fairseq's loader to unpickle the classes that fairseq's trainer writes, and no others.
 
-    The loader then raises ``UserError`` for a file that is no checkpoint.
+    The loader then raises ``UserError`` for a file that is not a checkpoint.
     """
     import torch
     from fairseq import checkpoint_utils

@@ -1,7 +1,7 @@
 """Native programs on an Arm processor that QEMU emulates, against the library of this machine.
 
-Needs aarch64-linux-gnu-g++ and qemu-aarch64 (Debian: g++-aarch64-linux-gnu, qemu-user-static). There
-is no Python on that processor, so the calls that load a program are written as a C++ program.
+Needs aarch64-linux-gnu-g++ and qemu-aarch64 (Debian: g++-aarch64-linux-gnu, qemu-user-static). The emulated
+processor has no Python, so a C++ program makes the calls that load a program.
 """
 
 import ctypes

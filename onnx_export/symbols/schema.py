@@ -288,7 +288,7 @@ class Operator:
         }
 
     def positions(self, type: Type, *, outputs: bool = False) -> tuple[int, ...]:
-        """Where every form has inputs (or outputs) of a type."""
+        """The indices of the inputs (or outputs) that have this type in every form that has them."""
         sides = [form.outputs if outputs else form.inputs for form in self.forms]
         return tuple(
             index

@@ -10,9 +10,9 @@ LONG_WORD = 64
 
 
 class WordCache(dict):
-    """What ``function`` returns for each word; ``cache[word]`` calls it if the word is new.
+    """A dict of the results of ``function`` for each word; ``cache[word]`` calls it if the word is new.
 
-    Words recur. It is a dict, so that a known word costs no call of a Python function.
+    Words recur, and a dict returns a known word without a call of a Python function.
 
     Args:
         function: of one word; None if the caller fills the cache.

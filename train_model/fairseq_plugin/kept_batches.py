@@ -94,7 +94,7 @@ class KeptBatches(BaseWrapperDataset):
     def batch_by_size(
         self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
     ):
-        """As fairseq, or by :func:`square_batches`."""
+        """Make fairseq's batches, or with a longest length those of :func:`square_batches`."""
         if self._longest is None:
             return super().batch_by_size(
                 indices, max_tokens, max_sentences, required_batch_size_multiple

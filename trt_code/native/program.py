@@ -199,7 +199,7 @@ def address(array: np.ndarray) -> ctypes.c_void_p:
 
 
 def _memory(array: np.ndarray) -> tuple[Any, ...]:
-    """What two views of the same values have in common."""
+    """The address, shape and strides, which are equal for two views of the same values."""
     return array.ctypes.data, array.shape, array.strides
 
 

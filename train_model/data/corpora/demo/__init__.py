@@ -69,7 +69,7 @@ def prepare(folder: Path, sizes: dict[str, int] = SIZES, merges: int = MERGES) -
 
 
 def _generator_version() -> list[str]:
-    """What decides the text apart from the settings: the generator's code and its two packages."""
+    """The versions of the generator's code and of its two packages, which decide the text."""
     code = b"".join(Path(module.__file__).read_bytes() for module in (phrases, sentences))
     packages = [f"{name} {metadata.version(name)}" for name in ("num2words", "babel")]
     return [hashlib.sha256(code).hexdigest(), *packages]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from train_model.interrupt import repeated
-from train_model.scratch import scratch_folder
+from train_model.scratch import is_special, scratch_folder
 
 MAX_MESSAGE = 900
 """The most characters of a message; a name from a damaged file can have millions."""
@@ -193,10 +193,15 @@ def check_output(output: Path, *inputs: Path | None) -> None:
         inputs: the files that are read; None for one that is not given.
 
     Raises:
-        UserError: the output is a folder or one of the inputs, or its folder cannot be written.
+        UserError: the output is a folder, a device, a pipe, a socket or one of the inputs, or its folder
+            cannot be written.
     """
     if output.is_dir():
         raise UserError(f"{output} is a folder; give the name of a file as output")
+    if is_special(output):
+        raise UserError(
+            f"{output} is a device, a pipe or a socket; give the name of a file as output"
+        )
     if any(path and path.exists() and output.exists() and output.samefile(path) for path in inputs):
         raise UserError(f"{output} is an input too and would be overwritten; give another output")
     folder = next(path for path in output.absolute().parents if path.exists())
@@ -286,13 +291,14 @@ def _fail(message: object) -> int:
 def one_at_a_time(lock: Path) -> Iterator[None]:
     """Hold the file ``lock``: other processes that ask for it wait. Makes its folder."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)  # not write-only, which waits at a pipe
+    try:
         fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            # closing does not unlock the file if a fork of this process has it
-            fcntl.flock(file, fcntl.LOCK_UN)
+        yield
+    finally:
+        # closing does not unlock the file if a fork of this process has it
+        fcntl.flock(file, fcntl.LOCK_UN)
+        os.close(file)
 
 
 @contextlib.contextmanager
@@ -300,7 +306,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a path in a hidden folder; rename it to ``path`` on success, delete it on failure.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be written to, or ``path`` is a device, a pipe or a socket.
     """
     path = Path(path)
     try:

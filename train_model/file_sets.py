@@ -67,6 +67,21 @@ def _finish(record: Path) -> None:
     record.unlink(missing_ok=True)
 
 
+def replace_folder(draft: Path, final: Path) -> None:
+    """Give ``draft`` the name ``final``. A folder of that name goes to where ``draft`` was, or next to it.
+
+    On Linux this is atomic: a kill leaves the old or the new folder.
+    """
+    if not final.exists():
+        draft.rename(final)
+        return
+    try:
+        swap_folders(draft, final)
+    except OSError:  # the system cannot do that
+        final.rename(draft.with_name(f"{draft.name}.old"))
+        draft.rename(final)
+
+
 def swap_folders(first: Path, second: Path) -> None:
     """Exchange the names of two folders atomically.
 

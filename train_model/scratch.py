@@ -1,6 +1,7 @@
 """Hidden folders next to a file, in which it is written before it gets its name."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -29,6 +30,11 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_special(path: Path) -> bool:
+    """Whether ``path`` is a device, a pipe or a socket; a rename would put a file in its place."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextlib.contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
     """Yield a new hidden folder next to ``target``, which is removed afterwards. Makes the folder above it.
@@ -37,8 +43,10 @@ def scratch_folder(target: Path) -> Iterator[Path]:
     its own, so that one stays.
 
     Raises:
-        OSError: the folder cannot be made.
+        OSError: the folder cannot be made, or ``target`` is a device, a pipe or a socket.
     """
+    if is_special(target):
+        raise OSError(errno.EEXIST, "it is a device, a pipe or a socket, not a file", str(target))
     parent = target.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     prefix = "." + os.fsdecode(os.fsencode(target.name)[:_LONGEST_NAME]) + _MARK

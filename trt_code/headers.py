@@ -11,12 +11,13 @@ version in them must be the release that was asked for; of known releases the by
 import hashlib
 import os
 import re
-import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from train_model.cli import Parser, UserError, path_argument, run
+from train_model.data.transfer import SERVER_ERRORS
+from train_model.file_sets import replace_folder
 from train_model.scratch import scratch_folder
 from trt_code.doctor import HEADER, find_headers, header_version, require
 from trt_code.engine.tensorrt_api import RTX, choose_family, load_tensorrt, version_tuple
@@ -25,6 +26,7 @@ REPOSITORY = "https://raw.githubusercontent.com/NVIDIA/TensorRT"
 FOLDER = Path("build/TensorRT/include")
 # The headers that the plugins include; the headers they include in turn are fetched too.
 ENTRIES = ("NvInferRuntime.h", HEADER)
+HEADERS = re.compile(r"Nv\w+\.h")
 LICENCE = "SPDX-License-Identifier: Apache-2.0"
 # SHA-256 of the files' own SHA-256 sums in the order of their names.
 KNOWN = {
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         require(["tensorrt-headers"])
         raise UserError(f"{roots[0]} names the headers; leave it out to have others fetched")
     release = arguments.release or default_release()
-    if not re.fullmatch(r"\d+\.\d+", release):
+    if not re.fullmatch(r"[0-9]+\.[0-9]+", release):
         raise UserError(f"{release!r} is not a release; write e.g. --release {NEWEST}")
     names = fetch(arguments.source, release, arguments.output)
     checked = (
@@ -79,9 +81,9 @@ def fetch(source: str, release: str, folder: Path) -> list[str]:
         UserError: they cannot be fetched or fail a check, or ``folder`` has other files; it stays unchanged.
     """
     try:
-        if folder.exists() and any(path.suffix != ".h" for path in folder.iterdir()):
+        if folder.exists() and not all(HEADERS.fullmatch(path.name) for path in folder.iterdir()):
             raise UserError(
-                f"{folder} has other files than headers; name a new folder with --output"
+                f"{folder} has other files than TensorRT's headers; name a new folder with --output"
             )
         with scratch_folder(folder) as scratch:
             draft = scratch / "include"
@@ -101,8 +103,7 @@ def fetch(source: str, release: str, folder: Path) -> list[str]:
                 included = re.findall(r'^#include "([A-Za-z]+\.h)"', text, re.MULTILINE)
                 waiting += [h for h in included if h not in sums and h not in waiting]
             _check(source, release, draft, sums)
-            shutil.rmtree(folder, ignore_errors=True)
-            draft.rename(folder)
+            replace_folder(draft, folder)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
     return sorted(sums)
@@ -134,7 +135,7 @@ def _download(address: str, release: str) -> bytes:
             f"{address}: {error.code} {error.reason}; if there is no release {release}, choose another of "
             f"the same major version with --release, e.g. {NEWEST}"
         ) from error
-    except (OSError, ValueError) as error:
+    except SERVER_ERRORS as error:
         reason = getattr(error, "reason", error)
         raise UserError(
             f"{address} cannot be reached ({reason}); fetch the folder include of "

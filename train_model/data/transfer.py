@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import json
 import lzma
+import re
 import sys
 import tarfile
 import time
@@ -22,6 +23,11 @@ from train_model.cli import UserError, atomic_path
 from train_model.documents import read_json
 
 BLOCK = 1 << 20
+MOST_RECEIVED = 1 << 33
+"""The most bytes of a download; a server may send without end."""
+SERVER_ERRORS = (OSError, http.client.HTTPException, ValueError)
+"""The errors of urllib for a server that fails, a reply that is not HTTP, and a wrong address."""
+_VALIDATOR = re.compile("[ -~]{1,1000}")
 
 
 class NetworkError(UserError):
@@ -47,7 +53,7 @@ def fetch(url: str, part: Path, timeout: float = 60, attempts: int = 3) -> None:
             reason = f"the server answers {error.code} {error.reason}"
             if error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS:
                 raise NetworkError(f"{url}: {reason}") from error
-        except (OSError, http.client.HTTPException) as error:
+        except SERVER_ERRORS as error:
             reason = str(getattr(error, "reason", None) or error or type(error).__name__)
         if attempt < attempts:
             print(f"{url}: {reason}; trying again", file=sys.stderr)
@@ -58,11 +64,12 @@ def fetch(url: str, part: Path, timeout: float = 60, attempts: int = 3) -> None:
 
 def _attempt(url: str, part: Path, timeout: float) -> None:
     validator = part.with_name(part.name + ".validator")
+    tag = validator.read_text(errors="replace") if validator.is_file() else ""
     request = urllib.request.Request(url, headers={"User-Agent": "lite-transformer-trt"})
-    offset = part.stat().st_size if part.exists() and validator.exists() else 0
+    offset = part.stat().st_size if part.exists() and _VALIDATOR.fullmatch(tag) else 0
     if offset:
         request.add_header("Range", f"bytes={offset}-")
-        request.add_header("If-Range", validator.read_text())
+        request.add_header("If-Range", tag)
     try:
         reply = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
@@ -74,14 +81,19 @@ def _attempt(url: str, part: Path, timeout: float) -> None:
         if reply.status != http.HTTPStatus.PARTIAL_CONTENT:
             offset = 0
         validator.unlink(missing_ok=True)
-        if tag := reply.headers["ETag"] or reply.headers["Last-Modified"]:
+        begins = (reply.headers["Content-Range"] or "").startswith(f"bytes {offset}-")
+        if reply.status == http.HTTPStatus.PARTIAL_CONTENT and not begins:
+            raise http.client.HTTPException("the server sent another part than was asked for")
+        tag = reply.headers["ETag"] or reply.headers["Last-Modified"] or ""
+        if _VALIDATOR.fullmatch(tag):
             validator.write_text(tag)
-        length = reply.headers["Content-Length"]
-        total = offset + int(length) if length else None
+        total = None if reply.length is None else offset + reply.length
         with part.open("ab" if offset else "wb") as file:
             while block := reply.read1(BLOCK):  # as it arrives: a stall must not lose it
                 _write(file, block)
                 _show(part.name, file.tell(), total)
+                if file.tell() > MOST_RECEIVED:
+                    raise NetworkError(f"{url}: the server sends more than {MOST_RECEIVED} bytes")
             received = file.tell()
     if total is not None and received != total:
         raise http.client.IncompleteRead(b"", total - received)

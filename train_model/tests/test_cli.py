@@ -2,13 +2,14 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from train_model.cli import MAX_MESSAGE, Parser, UserError, check_output, output_folder
+from train_model.cli import MAX_MESSAGE, Parser, UserError, atomic_path, check_output, output_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,6 +123,27 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             check_output(output, given)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link"])
+def test_an_output_does_not_replace_a_device_or_a_pipe(tmp_path, kind):
+    output = tmp_path / "output"
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(output))
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        output.symlink_to("/dev/full" if kind == "link" else "pipe")
+    before = output.lstat()
+    with pytest.raises(UserError, match="output is a device, a pipe or a socket; give the name"):
+        check_output(output)
+    with (
+        pytest.raises(UserError, match="output: it is a device, a pipe or a socket, not a file"),
+        atomic_path(output) as draft,
+    ):
+        draft.write_text("new")
+    assert output.lstat() == before
+    assert {item.name for item in tmp_path.iterdir()} <= {"output", "pipe"}
 
 
 def test_a_file_in_place_of_an_output_folder(tmp_path):

@@ -19,6 +19,7 @@ from train_model.cli import UserError
 from train_model.data import download, transfer
 from train_model.data.corpora.raw_text import obtain
 from train_model.data.transfer import Ledger, NetworkError, fetch
+from trt_code import headers
 
 ROOT = Path(__file__).parents[2]
 BODY = bytes(range(256)) * 4096  # 1 MiB
@@ -26,13 +27,17 @@ DICTIONARY = "".join(f"word{i} 1\n" for i in range(32764)).encode()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves ``files`` by name. ``cut`` ends a reply early, once; ``stall`` sends nothing after it."""
+    """Serves ``files`` by name, and whole replies in ``raw``.
+
+    ``cut`` ends a reply early, once; ``stall`` sends nothing after it.
+    """
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
+        self.raw: dict[str, bytes] = {}
         self.status: dict[str, int] = {}
         self.cut: dict[str, int] = {}
         self.stall: set[str] = set()
@@ -51,6 +56,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         name = self.path.lstrip("/")
         server = self.server
+        if name in server.raw:
+            self.close_connection = True
+            self.wfile.write(server.raw[name])
+            return
         server.ranges.append(self.headers["Range"])
         if name in server.status or name not in server.files:
             return self.send_error(server.status.get(name, 404))
@@ -60,6 +69,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if start and start >= len(body):
             return self.send_error(416)
         self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         self.send_header("Content-Length", str(len(body) - start))
         if server.etag:
             self.send_header("ETag", server.etag)
@@ -98,6 +109,65 @@ def test_a_truncated_answer_continues_where_it_stopped(server, tmp_path):
     fetch(f"{server.address}/x", tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == BODY
     assert server.ranges == [None, "bytes=700000-"]
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+NOT_HTTP = {
+    "another protocol": b"SSH-2.0-x\r\n",
+    "too many headers": OK + b"X: y\r\n" * 200 + b"\r\n",
+    "a header without end": OK + b"X: " + b"y" * 100_000,
+    "a chunk that is cut off": OK + b"Transfer-Encoding: chunked\r\n\r\nff\r\nabc",
+    "a chunk without a size": OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "an address of no form": b"HTTP/1.1 302 x\r\nLocation: http://[::1\r\n\r\n",
+    "a name of no host": b"HTTP/1.1 302 x\r\nLocation: http://" + b"a" * 80 + b".com\r\n\r\n",
+    "bytes in an address": b"HTTP/1.1 302 x\r\nLocation: http://\xff\xfe/\r\n\r\n",
+    "another part": b"HTTP/1.1 206 x\r\nContent-Range: bytes 5-6/9\r\nContent-Length: 2\r\n\r\nab",
+}
+
+
+@pytest.mark.parametrize("reply", NOT_HTTP.values(), ids=NOT_HTTP)
+def test_a_reply_of_another_form(server, tmp_path, reply):
+    server.raw = {"x": reply, "v11.1/include/NvInferVersion.h": reply}
+    with pytest.raises(NetworkError, match=r"/x: .*run it again"):
+        fetch(f"{server.address}/x", tmp_path / "x", attempts=1)
+    with pytest.raises(UserError, match=r"NvInferVersion\.h"):
+        headers.fetch(server.address, "11.1", tmp_path / "include")
+    assert not (tmp_path / "include").exists()
+
+
+@pytest.mark.parametrize("length", ["abc", "\u0663", "-5", "9" * 6000])
+def test_a_length_that_is_no_number_is_ignored(server, tmp_path, length):
+    server.raw["x"] = OK + f"Content-Length: {length}\r\n\r\nwhole".encode()
+    fetch(f"{server.address}/x", tmp_path / "x", attempts=1)
+    assert (tmp_path / "x").read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://[::1", "http://a b/", "http://\ud800/", "http://\u0663/", "http://127.0.0.1:x/"],
+)
+def test_a_wrong_address(tmp_path, address):
+    with pytest.raises(NetworkError, match="run it again"):
+        fetch(f"{address}/x", tmp_path / "x", attempts=1)
+    with pytest.raises(UserError, match="cannot be reached"):
+        headers.fetch(address, "11.1", tmp_path / "include")
+
+
+@pytest.mark.parametrize("tag", [b"\xff\xfe", b'"1"\r\nX: y', "\u20ac".encode(), b""])
+def test_a_damaged_validator_is_not_sent(server, tmp_path, tag):
+    server.files["x"] = BODY
+    (tmp_path / "x").write_bytes(b"old")
+    (tmp_path / "x.validator").write_bytes(tag)
+    fetch(f"{server.address}/x", tmp_path / "x", attempts=1)
+    assert (tmp_path / "x").read_bytes() == BODY
+    assert server.ranges == [None]
+
+
+def test_a_reply_without_end(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "MOST_RECEIVED", 1000)
+    server.files["x"] = BODY
+    with pytest.raises(NetworkError, match="sends more than 1000 bytes"):
+        fetch(f"{server.address}/x", tmp_path / "x", attempts=1)
 
 
 def test_a_second_run_continues_where_the_first_stopped(server, tmp_path):

@@ -27,6 +27,7 @@ from train_model.cli import (
     UserError,
     add_count,
     atomic_path,
+    check_output,
     number,
     path_argument,
     run,
@@ -283,6 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=path_argument, default=Path("build/load.json"))
     add_engine(parser)
     arguments = parser.parse_args(argv)
+    check_output(arguments.output)
 
     files = find_model(arguments.model, arguments.build_dir)
     tokenizer = Tokenizer.from_files(files)

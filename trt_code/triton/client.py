@@ -10,6 +10,7 @@ more load than one Python process makes, use NVIDIA's perf_analyzer (doc/serving
 import asyncio
 import importlib
 import json
+import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -22,11 +23,13 @@ from train_model.cli import (
     UserError,
     add_count,
     atomic_path,
+    check_output,
     path_argument,
     run,
     standard_input,
 )
 from train_model.data.files import decode_lines
+from train_model.documents import WRONG_FORM
 from trt_code.triton.configs import TEXT, TRANSLATE, TRANSLATION, WARNING
 
 TIMEOUT = 120  # seconds
@@ -64,8 +67,8 @@ async def translate(
         timeout: seconds to wait for the answer to a request.
 
     Raises:
-        UserError: no tritonclient, no server, no answer in time, or a refused sentence; the message has
-            its line.
+        UserError: no tritonclient, no server, no answer in time, an answer of another form, or a refused
+            sentence; the message has its line.
     """
     try:
         grpc = importlib.import_module("tritonclient.grpc.aio")
@@ -91,13 +94,23 @@ async def translate(
                 raise UserError(f"{url}, line {first + 1}: {error.message()}") from error
             latencies.append((time.perf_counter() - sent) * 1e3)
             for output, received in ((TRANSLATION, translations), (WARNING, warnings)):
-                rows = result.as_numpy(output["name"])
-                if rows is None:
+                name = output["name"]
+                try:
+                    rows = result.as_numpy(name)
+                    answers = None if rows is None else [row[0].decode() for row in rows]
+                except (*WRONG_FORM, struct.error, errors):
+                    answers = []
+                if answers is None:
                     raise UserError(
-                        f"{url}: the served model has no output {output['name']}; write its repository again "
+                        f"{url}: the served model has no output {name}; write its repository again "
                         "(make triton)"
                     )
-                received[first : first + len(rows)] = [row[0].decode() for row in rows]
+                if len(answers) != len(texts) or "\n" in "".join(answers):
+                    raise UserError(
+                        f"{url}, line {first + 1}: the server's {name} is not one line for each sentence; "
+                        "it serves another model, or is no Triton"
+                    )
+                received[first : first + len(texts)] = answers
 
     start = time.perf_counter()
     async with grpc.InferenceServerClient(url) as client:
@@ -136,6 +149,8 @@ def main(argv: list[str] | None = None) -> None:
         "--measure", type=path_argument, metavar="JSON", help="write rate and latencies"
     )
     args = parser.parse_args(argv)
+    if args.measure:
+        check_output(args.measure)
     sentences = list(decode_lines(standard_input(), "stdin"))
     for number, sentence in enumerate(sentences, start=1):
         if not sentence.strip():

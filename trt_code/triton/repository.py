@@ -29,7 +29,7 @@ from train_model.cli import (
 )
 from train_model.data.dictionary import misfit
 from train_model.data.files import read_lines
-from train_model.file_sets import swap_folders
+from train_model.file_sets import replace_folder
 from train_model.model_folder import MODEL_HELP, ModelFolder, find_model
 from train_model.models.architectures import Family
 from train_model.scratch import scratch_folder
@@ -50,6 +50,7 @@ from trt_code.triton.networks import (
 )
 from trt_code.triton.text_format import dump
 
+PARTS = {"serve.sh", "load.sh", "load.json", "models", "plugins"}
 BUCKETS = (8, 16, 32, 64, 128)
 SERVE = """\
 #!/bin/sh
@@ -121,20 +122,13 @@ def _add_translate(models: Path, config: dict, files: ModelFolder) -> None:
 @contextmanager
 def _replaced(output: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces ``output`` on success and is removed on failure."""
-    if output.exists() and any(output.iterdir()) and not (output / "serve.sh").is_file():
+    if output.exists() and not {path.name for path in output.iterdir()} <= PARTS:
         raise UserError(f"{output} holds something else than a Triton repository; name another")
     with scratch_folder(output) as scratch:
-        folder, old = scratch / "new", scratch / "old"
+        folder = scratch / "new"
         folder.mkdir()
         yield folder
-        if not output.exists():
-            folder.rename(output)
-            return
-        try:
-            swap_folders(folder, output)  # atomic: a kill leaves the old or the new folder
-        except OSError:  # the system cannot do that
-            output.rename(old)
-            folder.rename(output)
+        replace_folder(folder, output)
 
 
 def choose_network(backend: str, folder: Path, precision: str, family: Family) -> Network:

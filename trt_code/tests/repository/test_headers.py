@@ -61,21 +61,22 @@ def test_the_headers_that_the_plugins_include_are_fetched(
 
 def refused(address: str, folder: Path, release: str = "11.9") -> str:
     folder.mkdir(exist_ok=True)
-    (folder / "kept.h").touch()
+    (folder / "NvKept.h").touch()
     with pytest.raises(UserError) as error:
         fetch(address, release, folder)
-    assert [path.name for path in folder.iterdir()] == ["kept.h"]
+    assert [path.name for path in folder.iterdir()] == ["NvKept.h"]
     return str(error.value)
 
 
-def test_a_folder_with_other_files_stays(repository, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["thesis.txt", "mine.h"])
+def test_a_folder_with_other_files_stays(repository, tmp_path, name):
     _, address = repository
     output = tmp_path / "home"
     output.mkdir()
-    (output / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="home has other files than headers"):
+    (output / name).write_text("mine")
+    with pytest.raises(UserError, match="home has other files than TensorRT's headers"):
         fetch(address, "11.9", output)
-    assert (output / "thesis.txt").read_text() == "mine"
+    assert (output / name).read_text() == "mine"
 
 
 def test_wrong_content_is_not_kept(repository, tmp_path, monkeypatch):

@@ -17,11 +17,24 @@ from trt_code.triton import client, cost
 from trt_code.triton.cost import Rate
 
 
+OTHER_ANSWERS = {
+    "numbers": ("FP32", [1, 1], bytes(4)),
+    "no sentence": ("BYTES", [0, 1], b""),
+    "two sentences": ("BYTES", [2, 1], b"\1\0\0\0a" * 2),
+    "one axis": ("BYTES", [1], b"\1\0\0\0a"),
+    "not UTF-8": ("BYTES", [1, 1], b"\1\0\0\0\xff"),
+    "two lines": ("BYTES", [1, 1], b"\3\0\0\0a\nb"),
+    "cut": ("BYTES", [1, 1], b"\1\0"),
+    "another length": ("BYTES", [1, 1], b"\xff\xff\xff\xffa"),
+    "an unknown type": ("TEXT", [1, 1], b"a"),
+}
+
+
 @pytest.fixture
 def upper_case_server():
     """A stand-in for Triton on the loopback, which "translates" to upper case.
 
-    It refuses "bad" and gives no warnings with "old".
+    It refuses "bad", gives no warnings with "old", and one of ``OTHER_ANSWERS`` with "other".
     """
     pytest.importorskip("tritonclient.grpc", reason="no tritonclient[grpc] in this environment")
     import grpc
@@ -51,7 +64,12 @@ def upper_case_server():
                 output = reply.outputs.add(name=name, datatype="BYTES")
                 output.shape.extend([len(texts), 1])
                 rows = np.array([[answer.encode()] for answer in answers], object)
-                reply.raw_output_contents.append(serialize_byte_tensor(rows).item())
+                raw = serialize_byte_tensor(rows).item()
+                if texts[0].startswith(b"other "):
+                    output.datatype, shape, raw = OTHER_ANSWERS[texts[0].decode().partition(" ")[2]]
+                    output.ClearField("shape")
+                    output.shape.extend(shape)
+                reply.raw_output_contents.append(raw)
             return reply
 
     server = grpc.server(futures.ThreadPoolExecutor(4))
@@ -75,6 +93,13 @@ def test_a_repository_without_warnings_is_named(upper_case_server):
     url, _ = upper_case_server
     with pytest.raises(UserError, match=r"has no output WARNING; write its repository again"):
         asyncio.run(client.translate(url, ["old"]))
+
+
+@pytest.mark.parametrize("answer", OTHER_ANSWERS)
+def test_an_answer_of_another_form(upper_case_server, answer):
+    url, _ = upper_case_server
+    with pytest.raises(UserError, match=r"line 1: the server's TRANSLATION is not one line"):
+        asyncio.run(client.translate(url, [f"other {answer}"]))
 
 
 def test_a_server_that_does_not_answer_is_one_line(upper_case_server):

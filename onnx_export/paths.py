@@ -5,9 +5,9 @@ from pathlib import Path
 
 def half_path(path: Path, half: str) -> Path:
     """Return the path of a half of ``path``: ``model.fp16.onnx`` -> ``model.fp16.encoder.onnx``."""
-    return path.with_suffix(f".{half}{path.suffix}")
+    return path.parent / f"{path.stem}.{half}{path.suffix}"
 
 
 def plain_path(path: Path) -> Path:
     """Return the path of the form without plugins: ``model.fp16.onnx`` -> ``model.fp16.plain.onnx``."""
-    return path.with_suffix(f".plain{path.suffix}")
+    return path.parent / f"{path.stem}.plain{path.suffix}"

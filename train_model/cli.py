@@ -146,10 +146,10 @@ def check_path(name: str, value: object) -> None:
 
 
 def _is_path(text: str) -> bool:
-    """Whether ``text`` can name a file; an empty name would be the current folder."""
+    """Whether ``text`` can name a file for every library; an empty name would be the current folder."""
     try:
-        return bool(text.strip()) and b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
+        return bool(text.strip()) and b"\0" not in text.encode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8
         return False
 
 
@@ -283,7 +283,8 @@ def _flush_or_drop() -> None:
 
 
 def _fail(message: object) -> int:
-    print(f"error: {one_line(str(message))}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # stderr is full; the status still tells
+        print(f"error: {one_line(str(message))}", file=sys.stderr)
     return 2
 
 

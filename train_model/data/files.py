@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -58,9 +59,12 @@ def read_entries(
 
 
 def check_size(path: str | os.PathLike, most: int | None = None) -> None:
-    """Raise ``UserError`` if a file has more than ``most`` bytes; default: ``MAX_ENTRIES_BYTES``."""
+    """Raise ``UserError`` unless this is a file of at most ``most`` bytes; default: ``MAX_ENTRIES_BYTES``."""
     most = most or MAX_ENTRIES_BYTES
-    if Path(path).stat().st_size > most:
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+        raise UserError(f"{path} is not a file; give the file of a model")
+    if status.st_size > most:
         raise UserError(f"{path} has more than {most} bytes; give the file of a model")
 
 

@@ -68,6 +68,7 @@ def test_a_path_that_is_not_utf8_can_be_printed():
         ('"$@" 2>&-', "print(1, file=sys.stderr)", 0, ""),
         ('"$@" >/dev/full', "print(1)", 2, "error: No space left on device\n"),
         ('"$@" >/dev/full', "raise UserError('wrong')", 2, "error: wrong\n"),
+        ('"$@" 2>/dev/full', "raise UserError('wrong')", 2, ""),
         ('"$@" | true', "print('x' * 1_000_000)", 0, ""),
         ('{ "$@"; echo $? >&2; } | true', "print('x' * 1_000_000)", 0, "141\n"),
         ('"$@"', "raise BrokenPipeError(32, 'of a server')", 2, "error: of a server\n"),

@@ -2,6 +2,7 @@
 
 import collections
 import io
+import os
 import re
 from pathlib import Path
 
@@ -270,11 +271,21 @@ def test_a_section_is_written_as_it_is_read(codes):
 
 
 @pytest.mark.parametrize("subwords", ["bpe", "sentencepiece"])
-def test_a_file_of_gigabytes_is_refused_unread(subwords, tmp_path, bpe_tokenizer):
+@pytest.mark.parametrize("kind", ["gigabytes", "pipe", "device", "folder"])
+def test_a_file_of_gigabytes_and_what_is_no_file_are_refused_unread(
+    subwords, kind, tmp_path, bpe_tokenizer
+):
     path = tmp_path / "codes"
-    with path.open("wb") as file:
-        file.truncate(3 << 30)  # takes no room on the disk
-    with pytest.raises(UserError, match="more than 67108864 bytes"):
+    if kind == "gigabytes":
+        with path.open("wb") as file:
+            file.truncate(3 << 30)  # takes no room on the disk
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else tmp_path)
+    others = "is not a file; give|no SentencePiece model at"
+    message = "more than 67108864 bytes" if kind == "gigabytes" else others
+    with pytest.raises(UserError, match=message):
         Tokenizer(
             TextOptions(subwords=subwords, codes=path),
             bpe_tokenizer.src_dict,

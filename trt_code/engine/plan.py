@@ -185,7 +185,7 @@ class Engine:
 
 def cache_path(plan: Path) -> Path:
     """Return the file of kernels compiled by TensorRT for RTX: ``model.fp16.plan.kernels``."""
-    return plan.with_name(plan.name + ".kernels")
+    return plan.parent / f"{plan.name}.kernels"
 
 
 class _Settings:

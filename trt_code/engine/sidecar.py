@@ -69,7 +69,7 @@ LARGEST_SIZE = 1 << 16
 
 def sidecar_path(plan: Path) -> Path:
     """``model.fp16.plan`` -> ``model.fp16.plan.json``."""
-    return plan.with_name(plan.name + ".json")
+    return plan.parent / f"{plan.name}.json"
 
 
 def describe_graph(graph: GraphFiles, plan: Path) -> SourceFile:

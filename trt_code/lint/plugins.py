@@ -41,4 +41,4 @@ def declared_fields(library: Path) -> dict[str, dict[str, str]]:
 
 def _host(library: Path) -> Path:
     major = library.stem.rpartition("_")[2]
-    return library.with_name(f"lite_plugin_host_{major}")
+    return library.parent / f"lite_plugin_host_{major}"

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -174,7 +175,10 @@ def parser_of(module, monkeypatch):
 
 @pytest.mark.parametrize("module", sorted({command.module for command in COMMANDS.values()}))
 def test_no_option_takes_an_empty_value(module, monkeypatch):
-    """An empty path would be the current folder, and an empty name no name."""
+    """An empty path would be the current folder, and an empty name no name.
+
+    Nor does a path take bytes that are not UTF-8, since onnx and others cannot open such a name.
+    """
     parser = parser_of(module, monkeypatch)
     for action in parser._actions:
         action.required = False
@@ -191,8 +195,9 @@ def test_no_option_takes_an_empty_value(module, monkeypatch):
         assert option.type is not Path
         if option.type in (path_argument, output_folder):
             name = (option.option_strings or [option.dest])[-1]
-            with pytest.raises(UserError, match=f"{name} is a path, not ''"):
-                parser.parse_args([f"{name}="] if option.option_strings else [""])
+            for value in ("", "\udcff"):  # the second one is a byte that is not UTF-8
+                with pytest.raises(UserError, match=re.escape(f"{name} is a path, not {value!r}")):
+                    parser.parse_args([f"{name}={value}"] if option.option_strings else [value])
 
 
 def test_a_beam_smaller_than_the_translations_per_sentence_is_refused():

@@ -10,7 +10,7 @@ import torch
 from onnx_export import onnx_file, verify_one_pass
 from onnx_export.tests.tiny import TINY, Exported, export_tiny
 from train_model.cli import UserError
-from trt_code import onnx_surgeon
+from trt_code import graph_lint, onnx_surgeon
 from trt_code.tests.surgeon.patched_network import patched, session_of
 
 LAYERS = TINY.encoder_layers + TINY.decoder_layers
@@ -196,6 +196,18 @@ def test_bad_input_is_one_line_and_changes_no_file(damage, exported, tmp_path):
     with pytest.raises(UserError, match=word):
         onnx_surgeon.main(["--input", str(path), "--output", str(output), "--precision", precision])
     assert output.read_text() == "old"
+
+
+@pytest.mark.parametrize("path", [".", "/"])
+def test_a_folder_without_a_name_is_one_line(path, exported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="there is no ONNX file"):
+        onnx_surgeon.main(["--input", path, "--output", "out.onnx"])
+    with pytest.raises(UserError, match="is a folder; give the name of a file"):
+        onnx_surgeon.main(["--input", "in.onnx", "--output", path])
+    with pytest.raises(UserError, match="run `make plugins`"):
+        graph_lint.main([str(exported.onnx), "--plugins", path])
+    assert not list(tmp_path.iterdir())
 
 
 def test_patching_a_patched_file_changes_nothing_more(exported, tmp_path):

@@ -16,7 +16,6 @@ from train_model.cli import UserError
 from trt_code.triton import client, cost
 from trt_code.triton.cost import Rate
 
-
 OTHER_ANSWERS = {
     "numbers": ("FP32", [1, 1], bytes(4)),
     "no sentence": ("BYTES", [0, 1], b""),

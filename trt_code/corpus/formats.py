@@ -108,7 +108,7 @@ class Text(Format):
 
 
 class JsonLines(Text):
-    """One JSON object per line. The output has the same objects with the translation added."""
+    """One JSON object per line. The output has the same text with the translation added to each object."""
 
     def sources(self, chunk: list[bytes], first: int) -> list[str | Bad]:
         return [self._text(line) for line in super().sources(chunk, first)]
@@ -131,8 +131,10 @@ class JsonLines(Text):
     def write(self, chunk, first, rows, n_best, file) -> None:
         for line, row in zip(chunk, rows, strict=True):
             if not isinstance(row, Bad):
-                entry = json.loads(line.decode("utf-8-sig")) | _added(row, n_best)
-                file.write(as_line(entry))
+                # its values, written again, would lose digits of numbers and repeated keys
+                entry = line.decode("utf-8-sig").rstrip().removesuffix("}")
+                added = as_line(_added(row, n_best)).removeprefix(b"{")
+                file.write(f"{entry}, ".encode() + added)
 
 
 class Parquet(Format):

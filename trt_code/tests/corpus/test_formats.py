@@ -48,6 +48,26 @@ def packed(data: bytes, compression: str) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '"text": "five", "id": 12345678901234567890.125, "part": 1e400, "none": -0',
+        '"text": "five", "id": 1, "id": 2',
+        r'"note": "\u00fc \ud800 \/", "text" :"five" ',
+        '"text": "five", "list": [ 1,2 ],\t"x": {}',
+    ],
+)
+def test_what_else_is_in_a_json_object_stays_as_it_is(entry):
+    shard = JsonLines("text")
+    for start, end in ((b"", b"\n"), (b"\xef\xbb\xbf", b" \r\n"), (b" ", b"")):
+        line = start + f"{{{entry}}}".encode() + end
+        assert shard.sources([line], 1) == ["five"]
+        output = written(shard, [line], [translated("fünf")]).decode()
+        assert output.strip() == f'{{{entry}, "translation": "fünf", "score": -0.5}}'
+        assert output.count("\n") == 1
+        assert output.endswith("\n")
+
+
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_compressed_files_are_read_to_their_ends_or_refused(compression, tmp_path):
     folder, name = locate(str(tmp_path)), f"a.txt{compression}"

@@ -49,10 +49,9 @@ __device__ __forceinline__ void forOwnHead(const Heads& all, const Compute& comp
   const int warp = threadIdx.x / kWarpSize;
   const int64_t task = int64_t(blockIdx.x) * kWarpsPerBlock + warp;
   if (task >= all.rows * all.heads) return;
-  const int64_t row = task / all.heads;
-  const int head = int(task % all.heads), width = all.width();
   float* query = shared + warp * all.sharedFloats(kVec);
-  compute(Head{row, head * width, query, query + width, query + all.partialAt()});
+  compute(Head{task / all.heads, int(task % all.heads) * all.width(), query, query + all.width(),
+               query + all.partialAt()});
 }
 
 /// Keys and values of the past of one head.
@@ -146,9 +145,9 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
                      const int64_t* position, T* out) {
   const Heads all = headsOf(p);
   forOwnHead<kVec>(all, [&](const Head& head) {
-    const int row = int(head.row), width = all.width();
-    const History history(row, p.rows, p.capacity, ancestors, position);
-    const T* own = qkv + row * p.stride + head.first;
+    const int width = all.width();
+    const History history(int(head.row), p.rows, p.capacity, ancestors, position);
+    const T* own = qkv + head.row * p.stride + head.first;
     const int64_t now = history.now() * p.channels + head.first;
     for (int c = threadIdx.x % kWarpSize; c < width; c += kWarpSize) {
       head.query[c] = toFloat(own[c]);
@@ -158,7 +157,7 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
     __syncwarp();
     const Past<T> past{keys + head.first, values + head.first, history, p.channels};
     attendHead<T, kVec>(past, history.position + 1, width, head,
-                        out + row * p.outStride + head.first);
+                        out + head.row * p.outStride + head.first);
   });
 }
 

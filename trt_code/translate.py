@@ -28,7 +28,7 @@ from trt_code.text.pipeline import MAX_SENTENCES, MAX_TOKENS, Pipeline, start_pr
 MANY = 1024
 """From this number of lines on, processes encode and decode, and a GPU has two runners."""
 MAX_PROCESSES = 16
-"""The most processes: so many encode more lines than a GPU translates, and more of them start later."""
+"""The most processes for text: they encode more lines than a GPU translates, and each takes time to start."""
 LONG_INPUT = 256
 """From this number of lines on, a progress bar is shown."""
 PROMPT = "> "

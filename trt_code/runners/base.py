@@ -123,7 +123,7 @@ class Runner(abc.ABC):
         raise NotImplementedError
 
     def twin(self) -> "Runner | None":
-        """Return another runner with the same weights in memory, or None if it has to be opened anew."""
+        """Return a runner that shares this one's weights and works at the same time, if this kind can."""
         return None
 
     def time(self, src_tokens: np.ndarray, repeats: int) -> Timing:

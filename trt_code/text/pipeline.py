@@ -297,7 +297,7 @@ class Pipeline:
 def start_processes(make_codec: Callable[[], Codec], count: int) -> concurrent.futures.Executor:
     """Start ``count`` processes for encoding and decoding; 0 does both in the calling process.
 
-    They import and read the tokenizer meanwhile: start them before a network is loaded.
+    Each imports the project and reads the tokenizer by itself, so start them before you load a network.
 
     Args:
         make_codec: makes the codec in each process; it must be picklable. The pipeline sets ``max_source``.

@@ -61,6 +61,13 @@ def test_order_and_texts_are_the_translators(processes, runners, codec, tiny_fil
     assert all(b * s <= 40 and b <= 3 for runner in made for b, s in runner.shapes)
 
 
+def test_sentences_are_as_long_as_the_runner_allows(codec):
+    runner = Backwards()
+    with Pipeline(start_processes(codec, 0), [runner], 40, 3) as running:
+        list(running.translate([" ".join(["one"] * 30)]))
+    assert runner.shapes == [(1, runner.max_source)]
+
+
 def test_windows_are_given_as_they_are_ready(codec, monkeypatch):
     monkeypatch.setattr(pipeline, "WINDOW", 2)
     read = 0

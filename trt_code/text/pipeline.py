@@ -302,9 +302,12 @@ def start_processes(make_codec: Callable[[], Codec], count: int) -> concurrent.f
     Args:
         make_codec: makes the codec in each process; it must be picklable. The pipeline sets ``max_source``.
         count: the number of processes.
+
+    Raises:
+        UserError: the codec cannot be made. A process could not report it.
     """
+    _start(make_codec)
     if not count:
-        _start(make_codec)
         return _InPlace()
     # not fork: it is unsafe in a process with threads and a CUDA context
     pool = concurrent.futures.ProcessPoolExecutor(count, SPAWN, _start_process, (make_codec,))

@@ -61,6 +61,15 @@ def test_order_and_texts_are_the_translators(processes, runners, codec, tiny_fil
     assert all(b * s <= 40 and b <= 3 for runner in made for b, s in runner.shapes)
 
 
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_fault_of_the_tokenizer_is_one_line(processes):
+    def broken():
+        raise UserError("bpe.codes line 1: this is not a UTF-8 text file")
+
+    with pytest.raises(UserError, match=r"bpe\.codes"):
+        start_processes(broken, processes)
+
+
 def test_sentences_are_as_long_as_the_runner_allows(codec):
     runner = Backwards()
     with Pipeline(start_processes(codec, 0), [runner], 40, 3) as running:

@@ -115,9 +115,11 @@ def _allow_checkpoint_classes() -> None:
         try:
             with torch.serialization.safe_globals(allowed):
                 return load(path, *args, **kwargs)
-        except (MemoryError, OSError):
+        except MemoryError:
             raise
         except Exception as error:  # a file of another kind raises many types of errors
+            if isinstance(error, OSError) and error.filename:
+                raise
             raise UserError(
                 f"{path} is damaged or no checkpoint of a training; remove it or name another one"
             ) from error

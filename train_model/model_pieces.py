@@ -3,14 +3,13 @@
 import dataclasses
 import re
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from train_model.cli import UserError
-from train_model.data.transfer import ARCHIVE_ERRORS, archive_members
+from train_model.data.transfer import ARCHIVE_ERRORS, archive_members, open_archive
 from train_model.models.fairseq_file import read_checkpoint
 
 # File names in a data-bin folder or a hub archive; the first that exists is used.
@@ -142,7 +141,7 @@ def unpacked(source: Path) -> Iterator[Path]:
 def _unpack(source: Path, folder: Path) -> None:
     """Copy the archive's ordinary files into ``folder``; ignores their paths, and links."""
     left = MAX_UNPACKED
-    with tarfile.open(source) as archive:
+    with open_archive(source) as archive:
         for number, member in enumerate(archive_members(archive)):
             if number >= MAX_MEMBERS:
                 raise UserError(

@@ -27,6 +27,7 @@ from typing import Any
 
 from train_model import fairseq_compat, recipe
 from train_model.cli import MAX_THREADS, Parser, UserError, one_at_a_time, path_argument, run
+from train_model.data.binary import check_binary
 from train_model.data.corpora import DISTILLED, prepare
 
 WARM_UPDATES, TIMED_UPDATES = 3, 20
@@ -52,6 +53,7 @@ def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path
     # torchrun's other processes wait until the first one has prepared the corpus
     with one_at_a_time(Path(build_dir) / ".preparing"):
         data = prepare(chosen.corpus, build_dir)
+        check_binary(data)
     output = Path(build_dir) / chosen.name
     save_dir = output / "train"
     save_dir.mkdir(parents=True, exist_ok=True)

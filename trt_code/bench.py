@@ -188,7 +188,8 @@ def make_inputs(
     """Return one [B, S] int64 array per shape, and one line on the content of each.
 
     Raises:
-        UserError: a shape is longer than the model's positions or shorter than every sentence.
+        UserError: a shape is longer than the model's positions or shorter than every sentence, or there is
+            no sentence.
     """
     longest = config.max_source_positions
     for batch, length in shapes:
@@ -199,6 +200,8 @@ def make_inputs(
     else:
         tokenizer = Tokenizer.from_files(files)
         rows = [tokenizer.encode(line) for line in read_lines(files.test_src) if normalise(line)]
+        if not rows:
+            raise UserError(f"{files.test_src} has no sentence in it; get the model's files again")
         made = [text_batch(rows, *shape) for shape in shapes]
     return [tokens for tokens, _ in made], [note for _, note in made]
 

@@ -13,7 +13,7 @@ import sacrebleu
 
 from train_model.cli import Parser, UserError, run
 from train_model.data.files import read_lines
-from train_model.data.tokenizer import Tokenizer
+from train_model.data.tokenizer import Tokenizer, normalise
 from train_model.model_folder import ModelFolder, find_model
 from train_model.progress import task
 from train_model.tables import Column, Table, as_json, write_files
@@ -40,7 +40,7 @@ def read_split(files: ModelFolder, split: str) -> tuple[list[str], list[str]]:
     """Return the sources and references of ``split``, from the folder of the model's test split.
 
     Raises:
-        UserError: the model has no text, the split is missing, or its sides differ in length.
+        UserError: the model has no text, the split is missing or empty, or its sides differ in length.
     """
     files.require_test()
     if Path(split).name != split:
@@ -53,6 +53,8 @@ def read_split(files: ModelFolder, split: str) -> tuple[list[str], list[str]]:
     if len(sources) != len(references):
         lengths = f"{len(sources)} sources and {len(references)} references"
         raise UserError(f"split {split} of {files.name} has {lengths}; get its files again")
+    if not any(map(normalise, sources)):
+        raise UserError(f"{paths[0]} has no sentence in it; get its files again")
     return sources, references
 
 

@@ -1,16 +1,26 @@
 """The binary form of a corpus that fairseq reads: one dictionary and two files per split and language."""
 
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from train_model.cli import atomic_path
+import numpy as np
+
+from train_model.cli import UserError, atomic_path
 from train_model.data.dictionary import EOS, Dictionary
 from train_model.data.files import SPLITS, copy, step
 from train_model.progress import track
 
 Units = Callable[[str, str], Iterator[list[str]]]
 """Returns the subword units of every line of a split in one language."""
+
+
+_MAGIC = b"MMIDIDX\0\0"
+_HEADER = struct.Struct("<9sQBQ")
+"""Of an index: the magic bytes, the version, the type and the number of lines."""
+_TYPES = {4: np.int32, 8: np.uint16}
+"""The types of ids that fairseq chooses from."""
 
 
 def binarise(folder: Path, units: Units, languages: tuple[str, str], joined: bool = True) -> Path:
@@ -81,3 +91,49 @@ def write_binary(stem: Path, rows: Iterable[Sequence[int]], vocab_size: int) -> 
         for row in rows:
             builder.add_item(torch.as_tensor(row, dtype=torch.int32))
         builder.finalize(str(index))
+
+
+def check_binary(folder: Path) -> None:
+    """Compare the files of every split with their index and their dictionary; fairseq does not.
+
+    Raises:
+        UserError: one is missing or damaged, has an id that is not in the dictionary, or its other language
+            has another number of lines.
+    """
+    lines: dict[str, int] = {}
+    for index in sorted(folder.glob("*.idx")):
+        split, _, language = index.stem.rpartition(".")
+        symbols = len(Dictionary.load(folder / f"dict.{language}.txt"))
+        try:
+            count = _check_split(index, symbols)
+        except (OSError, ValueError, struct.error) as error:
+            raise UserError(
+                f"{index} or its .bin is damaged ({error}); delete {folder} and run it again"
+            ) from error
+        if lines.setdefault(split, count) != count:
+            raise UserError(
+                f"{index} has {count} lines and its other language {lines[split]}; delete {folder} and run "
+                "it again"
+            )
+
+
+def _check_split(index: Path, symbols: int) -> int:
+    """Return the number of lines of a split in one language; raises ``ValueError`` if it is damaged."""
+    with index.open("rb") as file:
+        magic, version, code, count = _HEADER.unpack(file.read(_HEADER.size))
+        if (magic, version) != (_MAGIC, 1) or code not in _TYPES:
+            raise ValueError("it is not an index")
+        if index.stat().st_size != _HEADER.size + 12 * count:
+            raise ValueError(f"it is not as long as the index of {count} lines")
+        sizes = np.fromfile(file, np.int32, count).astype(np.int64)
+        starts = np.fromfile(file, np.int64, count)
+    kind = np.dtype(_TYPES[code])
+    ends = sizes.cumsum() * kind.itemsize
+    if (sizes < 1).any() or (starts != ends - sizes * kind.itemsize).any():
+        raise ValueError("the lines do not follow each other")
+    data = index.with_suffix(".bin")
+    if count and data.stat().st_size != ends[-1]:
+        raise ValueError(f"{data.name} does not have the {ends[-1]} bytes of its lines")
+    if count and not 0 <= (ids := np.memmap(data, kind, "r")).min() <= ids.max() < symbols:
+        raise ValueError(f"{data.name} has ids that are not in the dictionary")
+    return count

@@ -23,6 +23,7 @@ from train_model.data.transfer import (
     NetworkError,
     archive_members,
     fetch,
+    open_archive,
     refuse_impostor,
 )
 
@@ -225,13 +226,20 @@ def _unpack(archive: Path, folder: Path) -> None:
     wanted["bpe.32000"] = "bpe.codes"
     staging = _staging(folder)
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with open_archive(archive, "r:gz") as tar:
             for member in archive_members(tar):
                 name = wanted.pop(Path(member.name).name, None)
                 if name and member.isfile():
                     with tar.extractfile(member) as source, (staging / name).open("wb") as target:
                         shutil.copyfileobj(source, target)
-    except (tarfile.TarError, EOFError, ValueError, gzip.BadGzipFile, zlib.error) as error:
+    except (
+        tarfile.TarError,
+        EOFError,
+        ValueError,
+        RecursionError,
+        gzip.BadGzipFile,
+        zlib.error,
+    ) as error:
         raise UserError(
             f"{archive} cannot be unpacked ({error}); delete it and run again"
         ) from error

@@ -144,7 +144,7 @@ def check_archive(path: Path) -> None:
     """
     refuse_impostor(path)
     try:
-        with tarfile.open(path, "r:gz") as tar:
+        with open_archive(path, "r:gz") as tar:
             for _ in archive_members(tar):
                 pass
     except ARCHIVE_ERRORS as error:
@@ -158,24 +158,74 @@ def check_archive(path: Path) -> None:
 
 MOST_UNPACKED = 1 << 33
 """The most bytes of all files in an archive; a small archive may unpack to any number of zeros."""
-ARCHIVE_ERRORS = (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError, OSError)
+MOST_MEMBERS = 1 << 20
+"""The most files in an archive."""
+MOST_OF_NAMES = 1 << 16
+"""The most bytes of a header with long names; tarfile reads it at once."""
+MOST_SHARED = 1000
+"""The most values of headers that hold for all later files; tarfile keeps them."""
+ARCHIVE_ERRORS = (
+    tarfile.TarError,
+    EOFError,
+    ValueError,
+    RecursionError,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+)
 """The errors that reading a damaged archive raises."""
+_WITH_NAMES = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose headers take little memory. tarfile reads them before it returns the member."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        # "The entry point is _proc_member() which can be overridden in a subclass" (tarfile.py)
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise ValueError("it has a sparse file")
+        long = self.type in _WITH_NAMES and not 0 <= self.size <= MOST_OF_NAMES
+        if long or len(tar.pax_headers) > MOST_SHARED:
+            raise ValueError("it has a header that is too long")
+        return super()._proc_member(tar)
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise ValueError("it has a sparse file")
+
+
+def open_archive(
+    path: Path | None, mode: str = "r:*", fileobj: BinaryIO | None = None
+) -> tarfile.TarFile:
+    """Open a tar archive as :func:`tarfile.open` does; raises one of ``ARCHIVE_ERRORS``.
+
+    Reading it takes little memory, whatever its headers say. Sparse files are refused.
+    """
+    return tarfile.open(path, mode, fileobj, tarinfo=_Member)
 
 
 def archive_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Yield the members of an opened archive.
 
     Raises:
-        ValueError: a member has a negative size, at which tarfile would begin again, or all of them have more
-            than ``MOST_UNPACKED`` bytes.
+        ValueError: a member has a negative size, at which tarfile would begin again, all of them have more
+            than ``MOST_UNPACKED`` bytes, or there are more than ``MOST_MEMBERS``.
     """
-    left = MOST_UNPACKED
-    for member in tar:
-        left -= member.size
+    left, number = MOST_UNPACKED, 0
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # tarfile would keep them all
+        left, number = left - member.size, number + 1
         if member.size < 0 or left < 0:
             raise ValueError(
                 f"it has more than {MOST_UNPACKED} bytes, or a negative number of them"
             )
+        if number > MOST_MEMBERS:
+            raise ValueError(f"it has more than {MOST_MEMBERS} files")
         yield member
 
 

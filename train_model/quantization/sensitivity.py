@@ -215,6 +215,8 @@ def _sentences(
     pairs = [pair for pair in read_parallel(files.test_src, files.test_tgt) if normalise(pair[0])]
     encoded = [(tokenizer.encode(source), target) for source, target in pairs[:limit]]
     fitting = [(row, target) for row, target in encoded if len(row) <= longest]
+    if not fitting:
+        raise UserError(f"{files.test_src} has no sentence of at most {longest} tokens")
     return [row for row, _ in fitting], [target for _, target in fitting], tokenizer
 
 

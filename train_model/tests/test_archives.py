@@ -10,9 +10,10 @@ from train_model.data.corpora import raw_text
 from train_model.model_pieces import unpacked
 
 
-def header(name, size):
+def header(name, size, kind=tarfile.REGTYPE):
     """Return the header of a member; a negative size is in the GNU form of numbers."""
     member = tarfile.TarInfo(name)
+    member.type = kind
     block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
     block[124:136] = size.to_bytes(12, "big", signed=True) if size < 0 else b"%011o\0" % size
     block[148:156] = b" " * 8
@@ -64,6 +65,38 @@ def test_an_archive_that_unpacks_to_any_size(tmp_path, monkeypatch, reader):
     path = archive(tmp_path / "a.tar.gz", header("text.en", 1001) + b"x" * 1024)
     with pytest.raises(UserError, match="more than 1000 bytes"):
         reader(path)
+
+
+def sparse():
+    """A sparse file in the form of newer tars."""
+    member = tarfile.TarInfo("text.en")
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    return member.tobuf(tarfile.PAX_FORMAT)
+
+
+FILE = header("text.en", 0)
+TOO_MUCH = {
+    "names": header("x", 1 << 17, tarfile.XHDTYPE) + bytes(1 << 17) + FILE,
+    "a long name": header("x", 1 << 17, tarfile.GNUTYPE_LONGNAME) + b"x" * (1 << 17) + FILE,
+    "a name of negative length": header("x", -512, tarfile.GNUTYPE_LONGNAME) + FILE,
+    "headers of headers": header("x", 0, tarfile.GNUTYPE_LONGNAME) * 3000 + FILE,
+    "headers for all": b"".join(
+        tarfile.TarInfo.create_pax_global_header({f"key{i}": "value"}) + FILE for i in range(1100)
+    ),
+    "a sparse file": header("text.en", 0, tarfile.GNUTYPE_SPARSE),
+    "a newer sparse file": sparse(),
+    "files": FILE * 60,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("content", TOO_MUCH.values(), ids=TOO_MUCH)
+def test_headers_that_would_fill_the_memory(tmp_path, monkeypatch, reader, content):
+    monkeypatch.setattr(transfer, "MOST_MEMBERS", 2000 if content.count(FILE) > 1000 else 50)
+    path = archive(tmp_path / "a.tar.gz", content)
+    with pytest.raises(UserError, match=r"cannot be unpacked|damaged archive") as refused:
+        reader(path)
+    assert any(why in str(refused.value) for why in ("too long", "sparse", "50 files", "recursion"))
 
 
 @pytest.mark.parametrize("kind", [".gz", ".xz"])

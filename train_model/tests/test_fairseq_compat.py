@@ -46,7 +46,8 @@ def test_a_copy_that_may_not_overwrite_does_not(path_manager, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"root:x:0:0\n", b"", b"PK\x03\x04 and no archive", b"\x80\x02N."]
+    "content",
+    [b"root:x:0:0\n", b"", b"PK\x03\x04 and no archive", b"PK\x03\x04" * 5000, b"\x80\x02N."],
 )
 def test_a_file_that_is_no_checkpoint_is_one_line(content, path_manager, tmp_path):
     from fairseq import checkpoint_utils

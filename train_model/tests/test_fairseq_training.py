@@ -1,5 +1,6 @@
 """A whole training through fairseq on a small corpus: start, go on, convert, refuse."""
 
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import torch
 
 from train_model import fairseq_compat, recipe, train
 from train_model.cli import UserError
+from train_model.data.binary import check_binary
 from train_model.data.corpora import prepare
 from train_model.data.dictionary import EOS, Dictionary
 from train_model.data.text import TextOptions
@@ -51,6 +53,54 @@ def test_a_prepared_corpus_is_left_alone_and_a_stopped_one_completed(build_dir):
         if not path.name.startswith("valid.en-de.de"):
             assert path.stat().st_mtime_ns == time, path
     assert sorted(path for path in data.parent.rglob("*") if path.is_file()) == files
+
+
+def write(position, data):
+    """Damage a file: these bytes at this position."""
+
+    def damage(path):
+        content = bytearray(path.read_bytes())
+        content[position : position + len(data)] = data
+        path.write_bytes(content)
+
+    return damage
+
+
+def cut(length):
+    """Damage a file: the first bytes only."""
+    return lambda path: path.write_bytes(path.read_bytes()[:length])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("train.en-de.en.idx", cut(0), "requires a buffer"),
+        ("train.en-de.en.idx", cut(30), "is not as long as"),
+        ("train.en-de.en.idx", write(0, b"X"), "is not an index"),
+        ("train.en-de.en.idx", write(18, b"\xff" * 8), "is not as long as"),
+        ("train.en-de.en.idx", write(26, b"\xff" * 4), "do not follow each other"),
+        ("train.en-de.de.bin", cut(0), "does not have the"),
+        ("train.en-de.de.bin", write(0, b"\xff\xff"), "ids that are not in the dictionary"),
+        ("valid.en-de.de.bin", lambda path: path.unlink(), "No such file"),
+        ("dict.en.txt", lambda path: path.write_text("a 1\n"), "ids that are not in the"),
+    ],
+)
+def test_a_damaged_corpus_is_refused(build_dir, tmp_path, name, damage, reason):
+    binary = tmp_path / "bin"
+    shutil.copytree(prepare("demo", build_dir), binary)
+    check_binary(binary)
+    damage(binary / name)
+    with pytest.raises(UserError, match=rf"{reason}.*delete .*bin and run it again"):
+        check_binary(binary)
+
+
+def test_sides_of_a_corpus_with_different_numbers_of_lines(build_dir, tmp_path):
+    binary = tmp_path / "bin"
+    shutil.copytree(prepare("demo", build_dir), binary)
+    for end in ("bin", "idx"):
+        shutil.copy(binary / f"valid.en-de.de.{end}", binary / f"train.en-de.de.{end}")
+    with pytest.raises(UserError, match=r"train\.en-de\.en\.idx has .* lines and its other"):
+        check_binary(binary)
 
 
 def test_training_starts_continues_and_leaves_a_checkpoint(build_dir, capsys):

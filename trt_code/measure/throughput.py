@@ -16,7 +16,7 @@ from typing import Any
 
 from train_model.cli import Parser, UserError, path_argument, run
 from train_model.data.files import decode_lines, read_lines
-from train_model.data.tokenizer import Tokenizer
+from train_model.data.tokenizer import Tokenizer, normalise
 from train_model.model_folder import ModelFolder, find_model
 from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
@@ -201,6 +201,9 @@ def main(argv: list[str] | None = None) -> None:
         texts = {f"{args.generate} generated": generate(args.generate)}
     if files.test_src is not None:
         texts = {"test split": list(read_lines(files.test_src))} | texts
+    for name, lines in texts.items():
+        if not any(map(normalise, lines)):
+            raise UserError(f"{name} has no sentence in it; give another file with --text")
     device = arguments.device(args)
     options = arguments.runner_options(args) | arguments.search_options(files.family, args)
     rescoring = arguments.rescoring(files, args, device)

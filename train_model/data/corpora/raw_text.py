@@ -6,7 +6,6 @@ Moses' scripts are Perl; sacremoses is its tokenizer in Python.
 import itertools
 import re
 import sys
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,14 @@ from train_model.cli import UserError, atomic_path
 from train_model.data.binary import binarise
 from train_model.data.bpe import load_bpe
 from train_model.data.files import BYTE_ORDER_MARK, raw_lines, read_lines, step
-from train_model.data.transfer import ARCHIVE_ERRORS, Ledger, archive_members, check_archive, fetch
+from train_model.data.transfer import (
+    ARCHIVE_ERRORS,
+    Ledger,
+    archive_members,
+    check_archive,
+    fetch,
+    open_archive,
+)
 from train_model.processes import FORK
 from train_model.progress import task
 
@@ -63,7 +69,7 @@ def archived_lines(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, I
     """
     missing = set(names)
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with open_archive(archive, "r:gz") as tar:
             for member in archive_members(tar):
                 name = Path(member.name).name
                 if member.isfile() and name in missing:

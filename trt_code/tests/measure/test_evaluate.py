@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import sacrebleu
 
 from train_model.cli import UserError
 from train_model.data.tokenizer import Tokenizer
-from trt_code import evaluate
+from trt_code import bench, evaluate
 from trt_code.measure import quality
 from trt_code.runners import RUNNERS
 from trt_code.tests.runners import fake_runner
@@ -138,6 +139,20 @@ def test_bad_input_is_one_line(arguments, message, zoo, tmp_path):
     with pytest.raises(UserError, match=message):
         evaluate.main([*arguments, "--output", str(tmp_path), "--device", "cpu"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\ufeff", " \n\t\n"])
+def test_a_split_without_a_sentence_is_refused(text, tiny_files, tmp_path):
+    files = dataclasses.replace(
+        tiny_files, test_src=tmp_path / "test.en", test_tgt=tmp_path / "test.de"
+    )
+    for path in (files.test_src, files.test_tgt):
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"test\.en has no sentence in it"):
+        evaluate.read_split(files, "test")
+    config = SimpleNamespace(max_source_positions=254, src_vocab=1000)
+    with pytest.raises(UserError, match=r"test\.en has no sentence in it"):
+        bench.make_inputs(files, [(1, 8)], config)
 
 
 def test_sides_of_different_length_are_refused(tiny_files, tmp_path):

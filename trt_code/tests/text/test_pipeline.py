@@ -178,6 +178,14 @@ def test_throughput_counts_and_writes(tiny_files, tmp_path, monkeypatch, capsys)
     assert "many.txt" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("text", ["", "\n", " \n\t\n"])
+def test_throughput_of_a_file_without_a_sentence(tiny_files, tmp_path, monkeypatch, text):
+    monkeypatch.setattr(throughput, "find_model", lambda name, build_dir: tiny_files)
+    (tmp_path / "none.txt").write_text(text)
+    with pytest.raises(UserError, match=r"none\.txt has no sentence in it"):
+        throughput.main(["--device", "cpu", "--text", str(tmp_path / "none.txt")])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("n_best", [0, 1])
 def test_a_score_that_is_not_a_number_is_never_a_translation(value, n_best, codec, tiny_files):

@@ -11,14 +11,13 @@ import os
 import re
 import shutil
 import subprocess
-import tarfile
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from train_model.cli import UserError
-from train_model.data.transfer import ARCHIVE_ERRORS, archive_members
+from train_model.data.transfer import ARCHIVE_ERRORS, archive_members, open_archive
 from train_model.documents import read_text
 from train_model.progress import track
 
@@ -167,7 +166,7 @@ def members(package: Path, wanted: re.Pattern) -> Iterator[tuple[str, bytes]]:
         UserError: the file is not a package, or is damaged, or a file has more than ``MOST_BYTES``.
     """
     try:
-        with tarfile.open(fileobj=_data(package), mode="r:*") as tar:
+        with open_archive(None, fileobj=_data(package)) as tar:
             for member in archive_members(tar):
                 if not member.isfile() or not wanted.search(member.name):
                     continue

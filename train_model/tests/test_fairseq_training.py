@@ -149,9 +149,10 @@ def test_a_damaged_last_checkpoint_is_reported(build_dir):
 # A limit on the size of files makes writes fail as a full disk does; the output goes through pipes.
 WITHOUT_ROOM = """
 import resource, sys
+from pathlib import Path
 from train_model import train
 from train_model.cli import run
-train.prepare = lambda corpus, build_dir: sys.argv[1]  # it is there
+train.prepare = lambda corpus, build_dir: Path(sys.argv[1])  # it is there
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 sets = [word for option in sys.argv[3:] for word in ("--set", option)]
 run(lambda: train.main(["--build-dir", sys.argv[2], *sets]))

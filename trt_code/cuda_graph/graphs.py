@@ -82,7 +82,7 @@ class GraphedNetwork:
         self._network, self._device, self._canvas = network, device, canvas
         self._refinement, self._capacity = refinement, capacity
         self._turns = Turns()
-        self._stream = own_stream(device)
+        self._stream = own_stream(self, device)
         self._reset()
 
     def twin(self) -> "GraphedNetwork":

@@ -57,7 +57,7 @@ class Fork:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = own_stream(device) if device.type == "cuda" else None
+        self._stream = own_stream(self, device) if device.type == "cuda" else None
 
     def begin(self) -> None:
         """Let the side stream start after the work queued so far."""

@@ -40,7 +40,7 @@ class CudaCapture:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = own_stream()
+        self._stream = own_stream(self)
 
     def __call__(
         self, function: Callable[[], Any], prepare: Callable[[], None]

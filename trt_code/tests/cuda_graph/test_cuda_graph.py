@@ -1,7 +1,7 @@
 """The fused network's wiring on the CPU (its operators written out), and the shape buckets."""
 
+import collections
 import re
-import weakref
 from pathlib import Path
 
 import pytest
@@ -143,19 +143,28 @@ def test_a_full_batch_is_the_largest_that_needs_no_padding():
 def test_networks_get_streams_of_their_own_from_a_pool_that_hands_them_out_in_turn(monkeypatch):
     class Stream:
         made = 0
+        __slots__ = ("cuda_stream",)  # no weak references, as PyTorch's must have none
 
         def __init__(self, device):
             self.cuda_stream = Stream.made % streams.POOL
             Stream.made += 1
 
+    class Owner:
+        def __init__(self):
+            self.stream = streams.own_stream(self).cuda_stream
+
     monkeypatch.setattr(streams.torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(streams, "_in_use", weakref.WeakValueDictionary())
-    kept = [streams.own_stream() for _ in range(3)]
+    monkeypatch.setattr(streams, "_owners", collections.Counter())
+    owners = [Owner() for _ in range(3)]
+    kept = {owner.stream for owner in owners}
+    assert len(kept) == 3
     for _ in range(2 * streams.POOL):
-        assert streams.own_stream() not in kept  # each is free again at once
-    kept += [streams.own_stream() for _ in range(streams.POOL - 3)]
-    assert len({stream.cuda_stream for stream in kept}) == streams.POOL
-    assert streams.own_stream() in kept  # now all are in use
+        assert Owner().stream not in kept  # each is free again at once
+    owners += [Owner() for _ in range(streams.POOL - 3)]
+    assert len({owner.stream for owner in owners}) == streams.POOL
+    assert Owner().stream in {owner.stream for owner in owners}  # all are in use
+    free = owners.pop().stream
+    assert Owner().stream == free
 
 
 def test_the_references_have_the_bindings_schemas():

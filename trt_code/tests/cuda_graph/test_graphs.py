@@ -54,7 +54,7 @@ def without_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     stream = types.SimpleNamespace(synchronize=lambda: None)
-    monkeypatch.setattr(graphs, "own_stream", lambda device: stream)
+    monkeypatch.setattr(graphs, "own_stream", lambda owner, device: stream)
     monkeypatch.setattr(graphs, "capture", Replayed)
 
 

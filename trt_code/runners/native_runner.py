@@ -36,6 +36,9 @@ def _load(request: Request) -> "LoadedProgram":
         raise Unavailable(str(error)) from error
     try:
         check_vocabularies(path, program.properties, request.model, files.command)
+        found, expected = program.properties.get("architecture"), request.model.architecture
+        if found != expected:
+            raise Unavailable(f"{path} is a {found}, not a {expected}; make it ({files.command})")
     except Unavailable:
         program.close()
         raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from onnx_export.onnx_file import read_graph
 from onnx_export.paths import half_path
 from train_model.cli import UserError
+from train_model.models.signatures import WHOLE
 from trt_code.engine.graph_files import GraphFiles, read_graph_files
 from trt_code.engine.profiles import Shape
 from trt_code.engine.sidecar import plugin_paths, read_sidecar, stale_reason
@@ -53,16 +54,19 @@ class OnnxNetwork(Network):
     """``model.onnx`` in ONNX Runtime on the CPU. ``longest`` is the model's number of positions.
 
     Raises:
-        UserError: the file is missing, or ``make onnx`` did not write it.
+        UserError: the file is missing, is of another network, or ``make onnx`` did not write it.
     """
 
     profiles = 0
     max_batch = 16  # a CPU gains little from more, and all sentences wait for the slowest
     options = ""
     form = "ONNX file on the CPU"
+    is_whole = True  # it gives the translation, and no other run is needed
 
     def __init__(self, path: Path):
         self._graph = read_graph_files(path)
+        if self.is_whole != ([*self._graph.axes] == [*WHOLE.inputs]):
+            raise UserError(f"{path} is a graph of another network; make it with `make onnx`")
         self.path, self.metadata = path, self._graph.metadata
         if "max_source_positions" not in self._graph.metadata:
             raise UserError(f"{path} has no max_source_positions; write it with `make onnx`")
@@ -83,6 +87,7 @@ class LoopNetwork(OnnxNetwork):
     """
 
     form = "ONNX files on the CPU, run by Python"
+    is_whole = False
 
     def __init__(self, path: Path):
         super().__init__(path)

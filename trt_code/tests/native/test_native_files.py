@@ -1,5 +1,6 @@
 """Damaged programs, programs of other networks, and machines without a compiler: one line each."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -18,6 +19,7 @@ from safetensors.numpy import save_file
 
 from train_model.cli import UserError
 from train_model.model_folder import find_model
+from train_model.models.checkpoint import load_checkpoint
 from train_model.models.hypotheses import SearchOptions
 from train_model.tests.networks import network, small
 from trt_code import user_cache
@@ -343,3 +345,12 @@ def test_another_dictionary_is_refused(tiny_files, tmp_path):
     export.to_program(small()).save(tmp_path / "tiny" / "model.native.safetensors")
     with pytest.raises(Unavailable, match=r"was exported for .*make native MODEL=tiny"):
         create("native", tiny_files, "fp32", "cpu", build_dir=tmp_path)
+
+
+def test_a_program_of_another_network_is_refused(tiny_files, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    program = export.to_program(load_checkpoint(tiny_files.checkpoint).model)
+    program.save(tmp_path / "tiny" / "model.native.safetensors")
+    other = dataclasses.replace(tiny_files, architecture="transformer_multibranch_v2")
+    with pytest.raises(Unavailable, match="is a conv_crf_transformer, not a transformer_multi"):
+        create("native", other, "fp32", "cpu", build_dir=tmp_path)

@@ -17,6 +17,7 @@ from trt_code.runners import create
 from trt_code.tests.tiny import SENTENCES
 from trt_code.tests.triton.triton_stand_in import Server, model_config, run_with
 from trt_code.triton import repository
+from trt_code.triton.networks import LoopNetwork, OnnxNetwork
 
 OPTIONS = {
     "transformer_multibranch_v2": ["--beam", "3", "--lenpen", "0.6"],
@@ -74,6 +75,16 @@ def test_an_error_is_the_answer_to_its_request(served, monkeypatch):
     server = Server(served[1] / "triton/models", monkeypatch)
     monkeypatch.setattr(server._network, "_run", lambda src_tokens: 1 / 0)
     assert server.translate(["one"]) == ["division by zero"]
+
+
+def test_a_graph_of_another_family_is_refused(served, tiny_build):
+    _, folder = served
+    for network, path in (
+        (OnnxNetwork, folder / "build/several/model.onnx"),
+        (LoopNetwork, tiny_build / "tiny/model.onnx"),
+    ):
+        with pytest.raises(UserError, match=r"model\.onnx is a graph of another network; make it"):
+            network(path)
 
 
 def test_the_network_is_a_python_model_with_the_modules_that_it_imports(served, tmp_path):

@@ -50,7 +50,9 @@ from trt_code.triton.networks import (
 )
 from trt_code.triton.text_format import dump
 
-PARTS = {"serve.sh", "load.sh", "load.json", "models", "plugins"}
+SCRIPT = "serve.sh"
+PARTS = {SCRIPT, "load.sh", "load.json", "models", "plugins"}
+"""What a repository has; a folder with anything else is not replaced."""
 BUCKETS = (8, 16, 32, 64, 128)
 SERVE = """\
 #!/bin/sh
@@ -81,7 +83,7 @@ def write_repository(files: ModelFolder, network: Network, serving: Serving, out
         models = folder / "models"
         network.copy_to(_add_model(models, configs.network(serving)), folder / "plugins")
         _add_translate(models, configs.translate(serving), files)
-        _add_script(folder / "serve.sh", SERVE.format(options=network.options))
+        _add_script(folder / SCRIPT, SERVE.format(options=network.options))
         if files.test_src is not None:
             load = LOAD.format(model=configs.TRANSLATE, text=configs.TEXT["name"])
             _add_script(folder / "load.sh", load)
@@ -122,7 +124,8 @@ def _add_translate(models: Path, config: dict, files: ModelFolder) -> None:
 @contextmanager
 def _replaced(output: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces ``output`` on success and is removed on failure."""
-    if output.exists() and not {path.name for path in output.iterdir()} <= PARTS:
+    found = {path.name for path in output.iterdir()} if output.exists() else set()
+    if found and not (SCRIPT in found and found <= PARTS):
         raise UserError(f"{output} holds something else than a Triton repository; name another")
     with scratch_folder(output) as scratch:
         folder = scratch / "new"

@@ -278,13 +278,13 @@ def test_a_second_writing_replaces_the_first(onnx_repository, zoo, tiny_build):
     assert [path.name for path in onnx_repository.parent.iterdir()] == ["triton"]
 
 
-@pytest.mark.parametrize("others", [[], ["serve.sh"]])
-def test_a_folder_of_something_else_is_left_alone(zoo, tiny_build, tmp_path, others):
-    for name in ("precious", *others):
+@pytest.mark.parametrize("names", [["precious"], ["precious", "serve.sh"], ["models"]])
+def test_a_folder_of_something_else_is_left_alone(zoo, tiny_build, tmp_path, names):
+    for name in names:
         (tmp_path / name).write_text("x")
     with pytest.raises(UserError, match="holds something else"):
         repository.main(["--build-dir", str(tiny_build), "--output", str(tmp_path)])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["precious", *others]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_nothing_is_built(zoo, tmp_path):

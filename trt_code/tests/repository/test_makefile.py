@@ -41,7 +41,11 @@ DOCTOR_FILES += [
     "train_model/models/__init__.py",
 ]
 DOCTOR_FILES += ["train_model/models/architectures.py"]
-DOCTOR_FILES += ["train_model/data/__init__.py", "train_model/data/transfer.py"]
+DOCTOR_FILES += [
+    "train_model/data/__init__.py",
+    "train_model/data/transfer.py",
+    "train_model/file_sets.py",
+]
 DOCTOR_FILES += [
     f"trt_code/{name}.py" for name in ("native/__init__", "native/library", "user_cache")
 ]

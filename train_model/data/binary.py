@@ -47,7 +47,7 @@ def binarise(folder: Path, units: Units, languages: tuple[str, str], joined: boo
             stem = binary / f"{split}.{'-'.join(languages)}.{language}"
             step(
                 [stem.with_name(f"{stem.name}.{end}") for end in ("bin", "idx")],
-                lambda stem=stem, split=split, language=language, path=path: _write_split(
+                lambda stem=stem, split=split, language=language, path=path: write_split(
                     stem, units(split, language), Dictionary.load(path)
                 ),
             )
@@ -64,7 +64,8 @@ def _count(units: Units, languages: Iterable[str], paths: list[Path]) -> None:
         dictionary.save(path)
 
 
-def _write_split(stem: Path, lines: Iterable[list[str]], dictionary: Dictionary) -> None:
+def write_split(stem: Path, lines: Iterable[list[str]], dictionary: Dictionary) -> None:
+    """Write the lines of a split in a language, given in subword units; ``stem`` has no ending."""
     rows = ([*map(dictionary.index, units), EOS] for units in lines)
     write_binary(stem, track(rows, stem.name, unit="lines"), len(dictionary))
 
@@ -115,6 +116,13 @@ def check_binary(folder: Path) -> None:
                 f"{index} has {count} lines and its other language {lines[split]}; delete {folder} and run "
                 "it again"
             )
+    for split in lines:
+        for language in split.rpartition(".")[2].split("-"):
+            if not (folder / f"{split}.{language}.idx").is_file():
+                raise UserError(
+                    f"{folder} has no {split}.{language}; a teacher can translate the other language: "
+                    "python -m train_model.distill --help"
+                )
 
 
 def _check_split(index: Path, symbols: int) -> int:

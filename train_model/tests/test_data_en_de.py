@@ -13,12 +13,15 @@ from collections import Counter
 import pytest
 
 from train_model.cli import UserError
+from train_model.data.binary import check_binary
 from train_model.data.corpora.en_de import (
     alignment,
     cleaning,
     debian,
+    english,
     packages,
     pieces,
+    prepare_english,
     prepare_sampled,
     readers,
     splitting,
@@ -518,3 +521,52 @@ def test_the_sampled_corpus_is_the_plain_one_in_several_segmentations(tmp_path, 
     texts = ["".join(dictionary.symbols[index] for index in row[:-1]) for row in sampled]
     assert texts == 4 * texts[: len(plain)]
     assert rows_of(binary, "test") == rows_of(tmp_path / "en-de" / "bin", "test")
+
+
+@pytest.mark.fairseq
+def test_english_without_a_german_edition_is_text_for_a_teacher(tmp_path, small_corpus):
+    plain = tmp_path / "en-de"
+    prepare_corpus(plain, small_corpus, symbols=SYMBOLS)
+    known, held_out = (
+        (plain / f"{name}.en").read_text().splitlines() for name in ("train", "test")
+    )
+    stanza = "Package: lib{0}-dev\nDescription-md5: {0}\nDescription-en: {1}\n\n"
+    texts = [
+        f"the window of the page\n A page. It shows the list of the files!\n .\n {known[0]}",
+        f"the window of the page\n {held_out[0]}\n .\n  verbatim text of the file",
+        "der Wert und die Liste der Dateien\n Run %s with /etc/file on the list.",
+    ]
+    path = small_corpus / "lists" / "x_dists_y_main_i18n_Translation-en"
+    numbered = "".join(stanza.format(f"number{i}", text) for i, text in enumerate(texts))
+    path.write_text(path.read_text() + "\n" + numbered)
+    binary = prepare_english(tmp_path / "en-de-english", small_corpus, SYMBOLS)
+    lines = (tmp_path / "en-de-english" / "train.en").read_text().splitlines()
+    known = (plain / "train.en").read_text().splitlines()
+    assert lines[: len(known)] == known
+    assert sorted(lines[len(known) :]) == [
+        "A page.",
+        "It shows the list of the files!",
+        "the window of the page",
+    ]
+    with pytest.raises(UserError, match=r"no train\.en-de\.de; a teacher can translate"):
+        check_binary(binary)
+    for name in ("valid.en-de.de.bin", "test.en-de.en.idx", "dict.de.txt"):
+        assert (binary / name).read_bytes() == (plain / "bin" / name).read_bytes()
+
+
+def test_english_of_held_out_documents_is_left_out(monkeypatch):
+    monkeypatch.setattr(debian, "read_list", lambda folder, language: language)
+    monkeypatch.setattr(
+        english,
+        "english_paragraphs",
+        lambda *_: [(f"ddtp/p{i}", "the old page") for i in range(99)],
+    )
+    found = []
+
+    def hidden(row):
+        found.append(row.document)
+        return "test" if len(found) < 99 else "train"
+
+    monkeypatch.setattr(english, "split_of", hidden)
+    assert list(english.untranslated(None, [], [])) == ["the old page"]
+    assert found[0] == "ddtp/ddtp/p0"  # as the pairs of the corpus name it

@@ -39,6 +39,7 @@ CORPORA = {
     "en-de": Corpus(("en", "de"), _module("en_de")),
     "en-de-core": Corpus(("en", "de"), _module("en_de", "prepare_core")),
     "en-de-sampled": Corpus(("en", "de"), _module("en_de", "prepare_sampled")),
+    "en-de-english": Corpus(("en", "de"), _module("en_de", "prepare_english")),
     "wmt16": Corpus(("en", "de"), _module("wmt16")),
     "wmt16-raw": Corpus(("en", "de"), _module("wmt16_raw")),
     "iwslt14": Corpus(("de", "en"), _module("iwslt14")),

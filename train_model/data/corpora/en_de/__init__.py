@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from train_model.cli import UserError, atomic_path
-from train_model.data.binary import Units, binarise
+from train_model.data.binary import Units, binarise, write_split
 from train_model.data.corpora.en_de import debian, packages
+from train_model.data.corpora.en_de.english import untranslated
 from train_model.data.corpora.en_de.pieces import MODEL, SYMBOLS, learn, load
 from train_model.data.corpora.en_de.readers import clean_pairs, read_descriptions, read_packages
 from train_model.data.corpora.en_de.splitting import Row, Split, split
@@ -102,6 +103,45 @@ def prepare_sampled(folder: Path, source: Path = PACKAGES, symbols: int = SYMBOL
                 yield from (processor.sample(line, DROPOUT) for line in lines)
 
     return binarise(folder, units, LANGUAGES)
+
+
+def prepare_english(folder: Path, source: Path = PACKAGES, symbols: int = SYMBOLS) -> Path:
+    """Prepare English text for a teacher: that of the training pairs, and text without a German edition.
+
+    There is no German training text. Valid, test, dictionary and SentencePiece model are those of the plain
+    corpus.
+
+    Raises:
+        UserError: see :func:`prepare`.
+    """
+    plain = folder.with_name("en-de")
+    binary = prepare(plain, source, symbols=symbols)
+    digest = hashlib.sha256((plain / "settings.json").read_bytes()).hexdigest()
+    claim(folder, {"en-de": digest})
+    pairs = list(read_lines(plain / "train.en"))
+    held_out = [line for name in ("valid", "test") for line in read_lines(plain / f"{name}.en")]
+
+    def write_lines() -> None:
+        lines = [*pairs, *untranslated(source, pairs, held_out)]
+        with atomic_path(folder / "train.en") as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    step([folder / "train.en"], write_lines)
+    own = folder / "bin"
+    own.mkdir(exist_ok=True)
+    for path in binary.iterdir():
+        if not path.name.startswith("train."):
+            step([own / path.name], lambda path=path: copy(path, own / path.name))
+    stem, processor = own / "train.en-de.en", load(plain / MODEL)
+    step(
+        [stem.with_name(f"{stem.name}.{end}") for end in ("bin", "idx")],
+        lambda: write_split(
+            stem,
+            map(processor.split, read_lines(folder / "train.en")),
+            Dictionary.load(own / "dict.en.txt"),
+        ),
+    )
+    return own
 
 
 def _write_text(folder: Path, source: Path, core: bool, symbols: int) -> None:

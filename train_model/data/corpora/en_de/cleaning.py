@@ -42,6 +42,7 @@ _GERMAN = words(
     sie im oder als kann wenn es sich aus bei nach zum zur durch über wurde sind diese dieser dieses
     alle keine kein auch nur ob wie ihre ihr ihrer datei dateien können haben hat"""
 )
+LEAST_WORDS, MOST_WORDS = 2, 60
 _WORD = re.compile(r"[^\W\d_]+")
 _LIST_MARKS = (
     re.compile(r"^(?:[-*•·+]|\(?\d+[.)]|\d+(?:\.\d+)+\.?|[a-z]\))\s+"),
@@ -93,6 +94,27 @@ def clean(english: str, german: str, interface: bool) -> Pair:
     return english, german
 
 
+def clean_english(text: str) -> str:
+    """Return an English sentence that has no German edition, tidied as :func:`clean` does.
+
+    Raises:
+        Dropped: it is damaged, or no English sentence.
+    """
+    if _PLACEHOLDER.search(text):
+        raise Dropped("placeholder")
+    text = _tidy(normalise(text))
+    if not LEAST_WORDS <= len(text.split()) <= MOST_WORDS:
+        raise Dropped("length")
+    _check_characters(text)
+    words = [word.lower() for word in _WORD.findall(text)]
+    english, german = (sum(word in known for word in words) for known in (_ENGLISH, _GERMAN))
+    if german > english or (len(words) >= 12 and not english):
+        raise Dropped("language")
+    if _CREDITS.search(text):
+        raise Dropped("credits")
+    return text
+
+
 def _strip_markup(english: str, german: str) -> Pair:
     if re.search(r"&(?:\w+|#\d+);", english + german):
         english, german = html.unescape(english), html.unescape(german)
@@ -121,7 +143,7 @@ def _tidy(text: str) -> str:
 
 def _check_sizes(english: str, german: str) -> None:
     words = len(english.split()), len(german.split())
-    if not (min(words) >= 2 and max(words) <= 60):
+    if not (min(words) >= LEAST_WORDS and max(words) <= MOST_WORDS):
         raise Dropped("length")
     characters = (len(german) + 6) / (len(english) + 6)
     if not (0.45 <= characters <= 2.3 and 0.4 <= (words[1] + 2) / (words[0] + 2) <= 2.2):

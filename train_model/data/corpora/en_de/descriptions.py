@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from train_model.data.corpora.en_de.alignment import MOST_CHARACTERS, Block, align_blocks
 from train_model.data.corpora.en_de.documents import Text
 
-# Packages of one source have similar names; they count as one document.
 _PREFIX = re.compile(r"^(lib|python3?-|ruby-|golang-|node-|r-cran-|haskell-|php-)")
 
 
@@ -15,10 +14,25 @@ def package_descriptions(english: str, german: str) -> Iterator[Text]:
     known = _stanzas(english, "en")
     for checksum, (package, description) in _stanzas(german, "de").items():
         if checksum in known:
-            stem = _PREFIX.sub("", package).split("-")[0].rstrip("0123456789.")
             blocks = _blocks(known[checksum][1]), _blocks(description)
             for pair in align_blocks(*blocks):
-                yield Text("ddtp", f"ddtp/{stem or package}", *pair)
+                yield Text("ddtp", _document(package), *pair)
+
+
+def english_paragraphs(english: str, german: str) -> Iterator[tuple[str, str]]:
+    """Yield document and paragraph of the descriptions that only the English list has."""
+    translated = _stanzas(german, "de")
+    for checksum, (package, description) in _stanzas(english, "en").items():
+        if checksum not in translated:
+            for kind, text in _blocks(description):
+                if kind != "v" and len(text) <= MOST_CHARACTERS:
+                    yield _document(package), text
+
+
+def _document(package: str) -> str:
+    """Return the document of a package's description; packages of one source have similar names."""
+    stem = _PREFIX.sub("", package).split("-")[0].rstrip("0123456789.")
+    return f"ddtp/{stem or package}"
 
 
 def _stanzas(text: str, language: str) -> dict[str, tuple[str, str]]:

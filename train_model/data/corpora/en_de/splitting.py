@@ -45,7 +45,7 @@ def split(rows: Iterable[Row]) -> Split:
     votes = Counter((row.english_key, row.german_key) for row in rows)
     sides = defaultdict(list)
     for row in rows:
-        sides[_side(row)].append(row)
+        sides[split_of(row)].append(row)
     held: dict[str, list[Row]] = {}
     english: set[str] = set()
     german: set[str] = set()
@@ -64,7 +64,7 @@ def split(rows: Iterable[Row]) -> Split:
         held[side] = sorted(chosen, key=lambda row: _hash(row.english, 1 << 40))
         english |= {row.english_key for row in chosen}
         german |= {row.german_key for row in chosen}
-    near_english, near_german = _Near(english), _Near(german)
+    near_english, near_german = Near(english), Near(german)
     train, dropped = [], Counter()
     for row in _unique(sides["train"], votes):
         if row.english_key in english or row.german_key in german:
@@ -81,7 +81,8 @@ def _hash(text: str, size: int = 1000) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) % size
 
 
-def _side(row: Row) -> str:
+def split_of(row: Row) -> str:
+    """Return the split that the row's bundle or document belongs to."""
     for side, names in packages.HELD_OUT.items():
         if row.bundle in names:
             return side
@@ -106,7 +107,7 @@ def _unique(rows: list[Row], votes: Counter) -> list[Row]:
     ]
 
 
-class _Near:
+class Near:
     """Finds texts that share enough word n-grams with one of ``texts``."""
 
     def __init__(self, texts: set[str]) -> None:

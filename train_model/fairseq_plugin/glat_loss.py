@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from train_model.models.chains import chain
+from train_model.ops.crf_normaliser import full_precision
 
 _IGNORED = -100  # a target that the word loss ignores
 
@@ -136,8 +137,7 @@ def loss_and_gradient(logits: Tensor, wanted: Tensor, smoothing: float) -> tuple
     """
     counted = wanted.ne(_IGNORED)[:, None]
     each = smoothing / logits.shape[1]
-    full = logits if logits.dtype == torch.float64 else logits.float()
-    log = full.log_softmax(-1)
+    log = full_precision(logits).log_softmax(-1)
     hit = torch.arange(logits.shape[1], device=logits.device) == wanted[:, None]
     wished = torch.where(hit, 1 - smoothing + each, each)
     losses = -(wished * log).sum(-1, keepdim=True)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from train_model.data.dictionary import PAD
 from train_model.ops import crf_decode, crf_normaliser, load_cuda_library
+from train_model.ops.crf_normaliser import full_precision
 
 
 class DynamicCRF(nn.Module):
@@ -52,8 +53,8 @@ class DynamicCRF(nn.Module):
         return torch.where(real, tokens, PAD), torch.where(real, scores, 0.0)
 
     def _path_score(self, scores: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-        scores = _full(scores)
-        transitions = _full(self.E1(targets[:, :-1]) * self.E2(targets[:, 1:])).sum(2)
+        scores = full_precision(scores)
+        transitions = full_precision(self.E1(targets[:, :-1]) * self.E2(targets[:, 1:])).sum(2)
         scores = torch.cat([scores[:, :1], scores[:, 1:] + transitions], dim=1)
         return (scores * mask.type_as(scores)).sum(1)
 
@@ -90,8 +91,3 @@ def unsure_scores(model: nn.Module, logits: Tensor, tokens: Tensor, tolerance: f
     read = best.gather(2, F.pad(rank[:, 1:], (0, 1))[:, :, None])
     path = F.pad(ties(chosen)[:, 1:], (0, 1)) | ties(read)
     return path | F.pad(path[:, :-1], (1, 0))
-
-
-def _full(scores: Tensor) -> Tensor:
-    """Convert half precision to FP32: a sum over a sentence would accumulate rounding errors."""
-    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores

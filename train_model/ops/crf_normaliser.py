@@ -32,7 +32,7 @@ def crf_normaliser(emissions: Tensor, transitions: Tensor, mask: Tensor) -> tupl
     _check(emissions, transitions, mask)
     if emissions.is_cuda:
         warn_slow_on_cuda("crf_normaliser")
-    emissions, transitions = _full(emissions), _full(transitions)
+    emissions, transitions = full_precision(emissions), full_precision(transitions)
     prefixes = [emissions[:, 0]]
     for t in range(1, emissions.shape[1]):
         before = prefixes[-1]
@@ -54,7 +54,7 @@ def crf_normaliser_backward(
     _check(emissions, transitions, mask)
     if emissions.is_cuda:
         warn_slow_on_cuda("crf_normaliser_backward")
-    scores, steps = _full(emissions), _full(transitions)
+    scores, steps = full_precision(emissions), full_precision(transitions)
     grad_emissions, grad_transitions = torch.zeros_like(scores), torch.zeros_like(steps)
     ends = grad[:, None] * (prefixes[:, -1] - total[:, None]).exp()
     for t in range(scores.shape[1] - 1, 0, -1):
@@ -72,21 +72,14 @@ def crf_normaliser_backward(
 @crf_normaliser.register_fake
 def _(emissions: Tensor, transitions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     _check(emissions, transitions, mask)
-    dtype = _full(emissions).dtype
+    dtype = full_precision(emissions).dtype
     return emissions.new_empty(emissions.shape[0], dtype=dtype), emissions.new_empty(
         emissions.shape, dtype=dtype
     )
 
 
 @crf_normaliser_backward.register_fake
-def _(
-    grad: Tensor,
-    emissions: Tensor,
-    transitions: Tensor,
-    mask: Tensor,
-    total: Tensor,
-    prefixes: Tensor,
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, emissions: Tensor, transitions: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
     return emissions.new_empty(emissions.shape), transitions.new_empty(transitions.shape)
 
 
@@ -102,7 +95,7 @@ def _backward(ctx, grad: Tensor, _) -> tuple[Tensor, Tensor, None]:
 crf_normaliser.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _full(scores: Tensor) -> Tensor:
+def full_precision(scores: Tensor) -> Tensor:
     """Convert half precision to FP32: a sum over a sentence would accumulate rounding errors."""
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 

@@ -11,6 +11,7 @@ model and fairseq's binary data. The same packages give the same bytes.
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 from collections import Counter
@@ -85,10 +86,9 @@ def prepare_sampled(folder: Path, source: Path = PACKAGES, symbols: int = SYMBOL
     Raises:
         UserError: see :func:`prepare`.
     """
-    plain = folder.with_name("en-de")
-    prepare(plain, source, symbols=symbols)
-    digest = hashlib.sha256((plain / "settings.json").read_bytes()).hexdigest()
-    claim(folder, {"en-de": digest, "variants": VARIANTS, "dropout": DROPOUT, "seed": SEED})
+    plain = _claim_next_to_plain(
+        folder, source, symbols, variants=VARIANTS, dropout=DROPOUT, seed=SEED
+    )
     for language in LANGUAGES:
         name = f"dict.{language}.txt"
         step([folder / name], lambda name=name: copy(plain / name, folder / name))
@@ -114,34 +114,39 @@ def prepare_english(folder: Path, source: Path = PACKAGES, symbols: int = SYMBOL
     Raises:
         UserError: see :func:`prepare`.
     """
-    plain = folder.with_name("en-de")
-    binary = prepare(plain, source, symbols=symbols)
-    digest = hashlib.sha256((plain / "settings.json").read_bytes()).hexdigest()
-    claim(folder, {"en-de": digest})
-    pairs = list(read_lines(plain / "train.en"))
-    held_out = [line for name in ("valid", "test") for line in read_lines(plain / f"{name}.en")]
+    plain = _claim_next_to_plain(folder, source, symbols)
 
     def write_lines() -> None:
-        lines = [*pairs, *untranslated(source, pairs, held_out)]
+        pairs, *held_out = (list(read_lines(plain / f"{name}.en")) for name in SPLITS)
+        lines = [*pairs, *untranslated(source, pairs, itertools.chain(*held_out))]
         with atomic_path(folder / "train.en") as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     step([folder / "train.en"], write_lines)
     own = folder / "bin"
     own.mkdir(exist_ok=True)
-    for path in binary.iterdir():
+    for path in (plain / "bin").iterdir():
         if not path.name.startswith("train."):
             step([own / path.name], lambda path=path: copy(path, own / path.name))
-    stem, processor = own / "train.en-de.en", load(plain / MODEL)
+    stem = own / "train.en-de.en"
     step(
         [stem.with_name(f"{stem.name}.{end}") for end in ("bin", "idx")],
         lambda: write_split(
             stem,
-            map(processor.split, read_lines(folder / "train.en")),
+            map(load(plain / MODEL).split, read_lines(folder / "train.en")),
             Dictionary.load(own / "dict.en.txt"),
         ),
     )
     return own
+
+
+def _claim_next_to_plain(folder: Path, source: Path, symbols: int, **settings: float) -> Path:
+    """Claim the folder of a corpus that is made from the plain one; return the plain one, prepared."""
+    plain = folder.with_name("en-de")
+    prepare(plain, source, symbols=symbols)
+    digest = hashlib.sha256((plain / "settings.json").read_bytes()).hexdigest()
+    claim(folder, {"en-de": digest, **settings})
+    return plain
 
 
 def _write_text(folder: Path, source: Path, core: bool, symbols: int) -> None:

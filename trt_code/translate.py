@@ -21,7 +21,7 @@ from train_model.progress import task
 from trt_code import arguments
 from trt_code.devices import processors
 from trt_code.runners import Runner
-from trt_code.text.choice import open_runner
+from trt_code.text.choice import another, open_runner
 from trt_code.text.codec import Codec, OnError, TooLong, Translation, Unknown
 from trt_code.text.pipeline import MAX_SENTENCES, MAX_TOKENS, Pipeline, start_processes
 
@@ -140,9 +140,8 @@ def start_runners(open_one: Callable[[], Runner], many: bool) -> list[Runner]:
     whose calls share threads is called twice at a time, so that no thread waits for the end of a batch.
     """
     first = open_one()
-    if many and first.shares_threads:
-        return [first, first]
-    return [first, first.twin() or open_one()] if many and first.device == "cuda" else [first]
+    two = many and (first.shares_threads or first.device == "cuda")
+    return [first, another(first, open_one)] if two else [first]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,13 +4,10 @@ Files that exist are compared with checksums.json, which the first success write
 and checked before they get their names.
 """
 
-import gzip
 import importlib
 import re
 import shutil
 import sys
-import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +16,7 @@ from train_model.cli import Parser, UserError, add_count, number, one_at_a_time,
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import read_lines
 from train_model.data.transfer import (
+    DAMAGED_ARCHIVE,
     Ledger,
     NetworkError,
     archive_members,
@@ -232,14 +230,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 if name and member.isfile():
                     with tar.extractfile(member) as source, (staging / name).open("wb") as target:
                         shutil.copyfileobj(source, target)
-    except (
-        tarfile.TarError,
-        EOFError,
-        ValueError,
-        RecursionError,
-        gzip.BadGzipFile,
-        zlib.error,
-    ) as error:
+    except DAMAGED_ARCHIVE as error:
         raise UserError(
             f"{archive} cannot be unpacked ({error}); delete it and run again"
         ) from error

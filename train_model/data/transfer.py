@@ -4,6 +4,7 @@ A download stays in a partial file until it is complete and checked; a stopped d
 stopped. ``Ledger`` records size and SHA-256 of accepted files.
 """
 
+import gzip
 import hashlib
 import http.client
 import json
@@ -164,16 +165,18 @@ MOST_OF_NAMES = 1 << 16
 """The most bytes of a header with long names; tarfile reads it at once."""
 MOST_SHARED = 1000
 """The most values of headers that hold for all later files; tarfile keeps them."""
-ARCHIVE_ERRORS = (
+DAMAGED_ARCHIVE = (
     tarfile.TarError,
     EOFError,
     ValueError,
     RecursionError,
     zlib.error,
     lzma.LZMAError,
-    OSError,
+    gzip.BadGzipFile,
 )
-"""The errors that reading a damaged archive raises."""
+"""The errors that tell that an archive is damaged."""
+ARCHIVE_ERRORS = (*DAMAGED_ARCHIVE, OSError)
+"""All errors that reading a damaged archive raises."""
 _WITH_NAMES = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,

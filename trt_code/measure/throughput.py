@@ -23,7 +23,7 @@ from trt_code import arguments
 from trt_code.devices import processors
 from trt_code.measure.machine import describe
 from trt_code.runners.memory import resident_memory
-from trt_code.text.choice import open_runner
+from trt_code.text.choice import another, open_runner
 from trt_code.text.codec import Codec
 from trt_code.text.pipeline import MAX_SENTENCES, MAX_TOKENS, Pipeline, start_processes
 
@@ -211,9 +211,7 @@ def main(argv: list[str] | None = None) -> None:
         open_runner, args.runner, files, args.precision, device, rescoring=rescoring, **options
     )
     first = open_one()
-    runners = [first]
-    while len(runners) < args.runners:
-        runners.append(first if first.shares_threads else first.twin() or open_one())
+    runners = [first, *(another(first, open_one) for _ in range(args.runners - 1))]
     max_tokens = args.max_tokens or MAX_TOKENS[device]
     settings = {
         "runner": f"{args.runners} x {runners[0].name} {args.precision} ({device})",

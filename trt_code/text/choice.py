@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,11 @@ Load = Literal["one", "many"]
 SHAPES: dict[Load, tuple[int, int]] = {"one": (1, 16), "many": (32, 32)}
 """The measured shapes: sentences and source tokens of interactive use and of a file."""
 PASSES = 5
+
+
+def another(first: Runner, open_one: Callable[[], Runner]) -> Runner:
+    """Return a runner for a second batch: ``first`` if its calls share threads, a twin, or a new one."""
+    return first if first.shares_threads else first.twin() or open_one()
 
 
 def open_runner(

@@ -202,6 +202,12 @@ def main(argv: list[str] | None = None) -> None:
         1,
         "passes over each part, of which the fastest counts; on a GPU the first one captures graphs",
     )
+    arguments.add_count(
+        parser,
+        "--warm-up",
+        WARM_UP_LINES,
+        "lines that each translates before; on a GPU enough of them capture most graphs",
+    )
     arguments.add_output(parser, "build/trade_off")
     args = parser.parse_args(argv)
     device = arguments.device(args)
@@ -225,12 +231,13 @@ def main(argv: list[str] | None = None) -> None:
         for entry, model, tokenizer in zip(entries, models, tokenizers, strict=True):
             runner = open_runners.enter_context(open_entry(entry, model, args, device))
             translator = LineTranslator(runner, tokenizer, too_long="cut", unknown="keep")
-            translator.translate(sources[:WARM_UP_LINES])
+            translator.translate(text[: args.warm_up])
             translators[title(entry, model)] = translator
         settings = {
             "split": args.split,
             "lines": lines,
             "repeats": args.repeats,
+            "warm_up": args.warm_up,
             "entries": list(translators),
         }
         for part in [chosen] if chosen else range(1, count + 1):
@@ -255,6 +262,7 @@ def main(argv: list[str] | None = None) -> None:
         "sentences": len(sources),
         "parts": count,
         "repeats": args.repeats,
+        "warm_up": args.warm_up,
         "rows": rows,
     }
     write_files(

@@ -1,5 +1,6 @@
 """Measures a runner's memory: create an object before the runner is loaded, and read it later."""
 
+import gc
 from pathlib import Path
 
 
@@ -43,6 +44,7 @@ class AllocatorMemory:
     def __init__(self) -> None:
         import torch
 
+        gc.collect()  # what an earlier runner has left would be freed during this one
         self._held_before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
 

@@ -11,7 +11,6 @@ and test stay as they are. A stopped run continues where it stopped.
 import collections
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import shutil
@@ -36,10 +35,10 @@ from train_model.cli import (
     path_argument,
     run,
 )
-from train_model.data.binary import write_binary
+from train_model.data.binary import check_splits, write_binary
 from train_model.data.corpora import DISTILLED, prepare
 from train_model.data.dictionary import PAD, Dictionary
-from train_model.data.files import claim, copy, step
+from train_model.data.files import claim, copy, sha256_of, step
 from train_model.data.filtering import PairFilter
 from train_model.documents import WRONG_FORM, read_json, used
 from train_model.models.architectures import architecture_of
@@ -118,11 +117,18 @@ def distill(
     folder = Path(build_dir) / "data" / f"{corpus}{DISTILLED}"
     stem = original / f"train.{'-'.join(languages)}.{languages[0]}"
     plan = Teacher(Path(teacher).resolve(), stem.resolve(), languages, options, n_best, device)
-    _load_teacher(teacher, original, languages)  # reports what is wrong before anything is removed
-    identity = hashlib.sha256(Path(teacher).read_bytes()).hexdigest()
-    settings = {"corpus": corpus, "teacher": identity, "search": vars(options), "n_best": n_best}
-    claim(folder, settings)
+    # what is wrong is reported before anything is removed
+    network = _load_teacher(teacher, original, languages)
+    options.check_vocabulary(network.config.tgt_vocab)
+    check_splits(original)
     sources = _read_sources(stem)
+    settings = {
+        "corpus": {path.name: sha256_of(path) for path in sorted(original.iterdir())},
+        "teacher": sha256_of(teacher),
+        "search": vars(options),
+        "n_best": n_best,
+    }
+    claim(folder, settings)
     parts = [
         (
             folder.resolve() / "parts" / f"{start:09d}.npz",
@@ -199,6 +205,10 @@ def _read_sources(stem: Path):
     fairseq_compat.prepare()
     from fairseq.data import indexed_dataset
 
+    if not stem.with_name(f"{stem.name}.idx").is_file():
+        raise UserError(
+            f"no {stem}.idx; is --languages the corpus' source and target, in this order?"
+        )
     return indexed_dataset.make_dataset(str(stem), impl="mmap")
 
 

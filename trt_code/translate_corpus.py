@@ -7,12 +7,12 @@ of explanation if the run cannot go on.
 """
 
 import argparse
-import hashlib
 import sys
 from typing import Any
 
 from train_model import ray_cluster
 from train_model.cli import Parser, UserError, run
+from train_model.data.files import sha256_of
 from train_model.model_folder import ModelFolder, find_model, locate
 from trt_code import arguments
 from trt_code.text.translator import MAX_SENTENCES, MAX_TOKENS
@@ -74,7 +74,7 @@ def translate_corpus(args: argparse.Namespace, files: ModelFolder, ray: Any) -> 
         "unknown": args.unknown,
         "too_long": args.too_long,
     } | search
-    checkpoint = hashlib.sha256(files.checkpoint.read_bytes()).hexdigest()
+    checkpoint = sha256_of(files.checkpoint)
     settings = {"model": files.name, "checkpoint": checkpoint, "n_best": args.n_best, **text}
     manifest.claim(output, settings | {"text_field": args.text_field})
     finished = manifest.finished(source, output, list(kinds))

@@ -95,11 +95,28 @@ def write_binary(stem: Path, rows: Iterable[Sequence[int]], vocab_size: int) -> 
 
 
 def check_binary(folder: Path) -> None:
-    """Compare the files of every split with their index and their dictionary; fairseq does not.
+    """Compare the files of every split with their index, their dictionary and their other language.
+
+    fairseq does not do that.
 
     Raises:
-        UserError: one is missing or damaged, has an id that is not in the dictionary, or its other language
-            has another number of lines.
+        UserError: see :func:`check_splits`, or the other language is missing.
+    """
+    for split in check_splits(folder):
+        for language in split.rpartition(".")[2].split("-"):
+            if not (folder / f"{split}.{language}.idx").is_file():
+                raise UserError(
+                    f"{folder} has no {split}.{language}; a teacher can translate the other language: "
+                    "python -m train_model.distill --help"
+                )
+
+
+def check_splits(folder: Path) -> dict[str, int]:
+    """Return the splits of a corpus, which may lack a language, and their numbers of lines.
+
+    Raises:
+        UserError: a file is damaged, has an id that is not in the dictionary, or its other language has
+            another number of lines.
     """
     lines: dict[str, int] = {}
     for index in sorted(folder.glob("*.idx")):
@@ -116,13 +133,7 @@ def check_binary(folder: Path) -> None:
                 f"{index} has {count} lines and its other language {lines[split]}; delete {folder} and run "
                 "it again"
             )
-    for split in lines:
-        for language in split.rpartition(".")[2].split("-"):
-            if not (folder / f"{split}.{language}.idx").is_file():
-                raise UserError(
-                    f"{folder} has no {split}.{language}; a teacher can translate the other language: "
-                    "python -m train_model.distill --help"
-                )
+    return lines
 
 
 def _check_split(index: Path, symbols: int) -> int:

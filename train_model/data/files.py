@@ -1,5 +1,6 @@
 """Text files of a corpus, and restartable steps that make them."""
 
+import hashlib
 import io
 import itertools
 import json
@@ -177,6 +178,18 @@ def require_files(folder: Path, names: Iterable[str], remedy: str) -> None:
     for name in names:
         if not (folder / name).is_file():
             raise UserError(f"no {folder / name}; {remedy}")
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions(paths: Iterable[Path]) -> dict[str, list[int]]:
+    """Return what changes if one of the files is replaced: its size and the time of its last change."""
+    states = {str(path.resolve()): path.stat() for path in paths}
+    return {name: [state.st_size, state.st_mtime_ns] for name, state in states.items()}
 
 
 def claim(folder: Path, settings: dict) -> None:

@@ -5,7 +5,6 @@ stopped. ``Ledger`` records size and SHA-256 of accepted files.
 """
 
 import gzip
-import hashlib
 import http.client
 import json
 import lzma
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from train_model.cli import UserError, atomic_path
+from train_model.data.files import sha256_of
 from train_model.documents import read_json
 
 BLOCK = 1 << 20
@@ -258,7 +258,7 @@ class Ledger:
     def has_checked(self, name: str, path: Path) -> bool:
         """Return whether the file at ``path`` is the one that was recorded as ``name`` after a check."""
         known = self._entries.get(name, {})
-        return bool(known.get("checked")) and known["sha256"] == _sha256(path)
+        return bool(known.get("checked")) and known["sha256"] == sha256_of(path)
 
     def accept(self, name: str, path: Path, checked: bool = False) -> None:
         """Record the file at ``path`` as ``name``, or compare it with the record.
@@ -271,7 +271,7 @@ class Ledger:
         Raises:
             UserError: the file differs from the record.
         """
-        entry = {"size": path.stat().st_size, "sha256": _sha256(path)}
+        entry = {"size": path.stat().st_size, "sha256": sha256_of(path)}
         known = self._entries.get(name, entry)
         same = all(known[key] == entry[key] for key in entry)
         if not same and (known.get("checked") or not checked):
@@ -288,8 +288,3 @@ class Ledger:
         self._entries[name] = entry | ({"checked": True} if checked or known.get("checked") else {})
         with atomic_path(self._path) as temporary:
             temporary.write_text(json.dumps(self._entries, indent=2, sort_keys=True) + "\n")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """Text files with other line ends and encodings, byte order marks, and sides of different lengths."""
 
 import io
+import itertools
 
 import pytest
 from hypothesis import given
@@ -142,6 +143,29 @@ def test_a_corpus_of_two_lengths_or_encodings_is_refused_before_anything_is_made
     with pytest.raises(UserError, match=message):
         corpus.prepare(tmp_path / "out", tmp_path)
     assert not list(tmp_path.glob("out/**/*.bin"))
+
+
+@pytest.mark.parametrize("corpus", [cnndm, wmt16])
+def test_a_text_that_was_replaced_makes_the_corpus_again(tmp_path, corpus):
+    sides = cnndm.SIDES if corpus is cnndm else wmt16.LANGUAGES
+    names = files.SPLITS if corpus is cnndm else wmt16.FILES.values()
+    paths = [tmp_path / f"{name}.{side}" for name in names for side in sides]
+    for path in paths:
+        path.write_text("one two\n" * 4)
+    binary = corpus.prepare(tmp_path / "out", tmp_path)
+    made = {path: path.stat().st_mtime_ns for path in binary.iterdir()}
+    corpus.prepare(tmp_path / "out", tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in binary.iterdir()} == made
+    paths[0].write_text("six two\n" * 4)
+    corpus.prepare(tmp_path / "out", tmp_path)
+    assert "six" in Dictionary.load(binary / f"dict.{sides[0]}.txt").symbols
+
+
+def test_a_text_without_words_is_refused(tmp_path):
+    for split, side in itertools.product(files.SPLITS, cnndm.SIDES):
+        (tmp_path / f"{split}.{side}").write_text("\n \na\n")
+    with pytest.raises(UserError, match="no word of two characters"):
+        cnndm.prepare(tmp_path / "out", tmp_path)
 
 
 def test_a_byte_order_mark_is_not_part_of_a_symbol(tmp_path):

@@ -9,6 +9,7 @@ import torch
 
 from train_model import train
 from train_model.cli import UserError
+from train_model.data.binary import write_binary
 from train_model.data.corpora import CORPORA, Corpus, demo, prepare
 from train_model.data.filtering import PairFilter, repeats
 from train_model.models.beam_search import beam_search
@@ -92,6 +93,32 @@ def test_a_stopped_run_continues_and_another_teacher_starts_over(build):
     ]
     distill(build, SearchOptions(beam=1, max_len_b=12))
     assert all(path.stat().st_mtime_ns > time for path, time in zip(parts, after, strict=True))
+
+
+def test_a_corpus_that_was_made_again_is_translated_again(build):
+    """The old parts are translations of other sentences."""
+    binary = distill(build)
+    before = pairs(binary)
+    original = build / "data/demo"
+    shutil.rmtree(original)
+    demo.prepare(original, {"train": 29, "valid": 5, "test": 5}, merges=40)
+    shutil.copy(binary / "dict.en.txt", original / "bin" / "dict.en.txt")
+    write_binary(original / "bin" / "train.en-de.en", [source for source, _ in before[::-1]], 99)
+    write_binary(original / "bin" / "train.en-de.de", [target for _, target in before[::-1]], 99)
+    assert pairs(distill(build)) == before[::-1]
+
+
+def test_what_does_not_fit_the_corpus_is_refused_before_anything_is_removed(build):
+    binary = distill(build)
+    with pytest.raises(UserError, match="--languages"):
+        distill(build, languages=("de", "en"))
+    with pytest.raises(UserError, match="a beam of 1000 does not fit a vocabulary"):
+        distill(build, SearchOptions(beam=1000))
+    index = build / "data/demo/bin/train.en-de.en.idx"
+    index.write_bytes(index.read_bytes()[:-8])
+    with pytest.raises(UserError, match=r"train\.en-de\.en"):
+        distill(build)
+    assert len(pairs(binary)) == 30
 
 
 def pairs(binary):

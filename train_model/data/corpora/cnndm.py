@@ -8,7 +8,7 @@ share the BPE merges and the dictionary.
 from pathlib import Path
 
 from train_model.data.corpora.raw_text import binarise_with_bpe
-from train_model.data.files import SPLITS, check_parallel, claim, require_files
+from train_model.data.files import SPLITS, check_parallel, claim, require_files, versions
 
 SOURCE = Path("data_model/cnndm")
 SIDES = ("source", "target")
@@ -23,7 +23,7 @@ def prepare(folder: Path, source: Path = SOURCE, merges: int = MERGES) -> Path:
     """
     names = [f"{split}.{side}" for split in SPLITS for side in SIDES]
     require_files(source, names, "put the tokenised text there, one article per line")
-    claim(folder, {"source": str(source.resolve()), "merges": merges})
+    claim(folder, {"texts": versions(source / name for name in names), "merges": merges})
     if not (folder / "bin").exists():  # made from texts that are checked already
         for split in SPLITS:
             check_parallel(*(source / f"{split}.{side}" for side in SIDES))

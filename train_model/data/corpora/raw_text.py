@@ -151,11 +151,19 @@ def is_clean(source: str, target: str, max_tokens: int, max_ratio: float) -> boo
 
 
 def learn_joint_bpe(folder: Path, languages: tuple[str, str], merges: int, codes: Path) -> None:
-    """Learn merges from the training text of both languages under ``folder`` and write ``codes``."""
+    """Learn merges from the training text of both languages under ``folder`` and write ``codes``.
+
+    Raises:
+        UserError: the text has no word of two characters, so that there is nothing to merge.
+    """
     words: Counter[str] = Counter()
     for language in languages:
         for line in read_lines(folder / f"train.{language}"):
             words.update(line.split())
+    if all(len(word) < 2 for word in words):
+        raise UserError(
+            f"{folder}/train.* has no word of two characters; put the corpus' text there"
+        )
     vocabulary = [f"{word} {count}" for word, count in sorted(words.items())]
     with (
         atomic_path(codes) as temporary,

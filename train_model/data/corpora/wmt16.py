@@ -4,7 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from train_model.data.binary import binarise
-from train_model.data.files import check_parallel, claim, copy, read_lines, require_files, step
+from train_model.data.files import (
+    check_parallel,
+    claim,
+    copy,
+    read_lines,
+    require_files,
+    step,
+    versions,
+)
 
 LANGUAGES = ("en", "de")
 SOURCE = Path("data_model/wmt16")
@@ -23,11 +31,12 @@ def prepare(folder: Path, source: Path = SOURCE) -> Path:
     """
     names = [f"{name}.{language}" for name in FILES.values() for language in LANGUAGES]
     require_files(source, names, "run `make download` (RECIPE=demo needs no download)")
-    claim(folder, {"source": str(source.resolve()), "files": names})
+    dictionary = source / "dict.en.txt"
+    read = [*(source / name for name in names), *([dictionary] if dictionary.is_file() else [])]
+    claim(folder, {"texts": versions(read)})
     if not (folder / "bin").exists():  # made from texts that are checked already
         for name in FILES.values():
             check_parallel(*(source / f"{name}.{language}" for language in LANGUAGES))
-    dictionary = source / "dict.en.txt"
     if dictionary.is_file():  # the public checkpoint's dictionary: its embeddings are in this order
         for language in LANGUAGES:
             target = folder / f"dict.{language}.txt"

@@ -5,7 +5,6 @@ fills it, with separate package lists, so that the system's do not change. On ot
 by hand or in a container (doc/real_text.md).
 """
 
-import hashlib
 import io
 import os
 import re
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train_model.cli import UserError
+from train_model.data.files import sha256_of
 from train_model.data.transfer import ARCHIVE_ERRORS, archive_members, open_archive
 from train_model.documents import read_text
 from train_model.progress import track
@@ -129,10 +129,7 @@ def packages(folder: Path, wanted: list[tuple[str, ...]]) -> list[Package]:
         if len(parts) != 3:
             raise UserError(f"{path} is not named NAME_VERSION_ARCHITECTURE.deb; fetch it again")
         name, version, _ = parts
-        with path.open("rb") as file:
-            found.append(
-                Package(name, version, path, hashlib.file_digest(file, "sha256").hexdigest())
-            )
+        found.append(Package(name, version, path, sha256_of(path)))
     return sorted(found, key=lambda package: package.name)
 
 

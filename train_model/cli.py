@@ -229,7 +229,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         where = f": {error.filename}" if error.filename else ""
         # the work may be unfinished, so this is not a success
         status = NO_READER if _has_no_reader(error) else _fail(f"{error.strerror or error}{where}")
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
         status = _fail("there is not enough memory; free some, or give less at a time")
     except KeyboardInterrupt:
         status = 130
@@ -237,6 +239,15 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     # the interpreter's last collections would search PyTorch's many objects for 0.3 s
     gc.freeze()
     sys.exit(status)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether memory was refused; PyTorch has a RuntimeError for that, on a GPU of a class of its own."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
 
 
 def standard_input() -> BinaryIO:

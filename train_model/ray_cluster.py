@@ -12,6 +12,8 @@ from train_model.cli import Parser, UserError, add_count, number
 
 STAGES = Path(__file__).parents[1]
 """The folder that actors import the project from."""
+MAX_WORKERS = 10_000
+"""The most actors; Ray makes all of them at once, and waits for room for those that the cluster lacks."""
 BLOCK_BYTES = 1 << 16
 """A task passes its results on in blocks of about this size, so that one large file feeds every actor."""
 
@@ -23,7 +25,8 @@ def add_arguments(parser: Parser) -> None:
         "--address",
         help="address of a Ray cluster; default: RAY_ADDRESS, or a new cluster on this machine",
     )
-    add_count(group, "--workers", None, "actors; default: as many as the cluster has room for")
+    meaning = "actors; default: as many as the cluster has room for"
+    add_count(group, "--workers", None, meaning, MAX_WORKERS)
     group.add_argument(
         "--gpus-per-worker",
         type=number(0.01, 1),

@@ -33,6 +33,8 @@ from trt_code.runners.rescoring import Rescoring
 
 MAX_SIZE = 1 << 16
 """The largest batch, and the longest source, that an option accepts."""
+MAX_LINES = 10_000_000
+"""The most lines that a program keeps in memory because an option asks for them."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -148,11 +150,13 @@ def add_shapes(parser: argparse.ArgumentParser, name: str, default: str, meaning
     )
 
 
-def add_sizes(parser: argparse.ArgumentParser, name: str, default: str, meaning: str) -> None:
-    """Add an option that takes whole numbers of at least 1, e.g. ``1,4,16``."""
+def add_sizes(
+    parser: argparse.ArgumentParser, name: str, default: str, meaning: str, most: int = MAX_SIZE
+) -> None:
+    """Add an option that takes whole numbers from 1 to ``most``, e.g. ``1,4,16``."""
     parser.add_argument(
         name,
-        type=lambda text: parse_sizes(text, name),
+        type=lambda text: parse_sizes(text, name, most),
         default=parse_sizes(default, name),
         metavar="N,...",
         help=f"{meaning}, comma-separated; default: {default}",
@@ -319,12 +323,12 @@ def parse_shapes(text: str) -> list[tuple[int, int]]:
     return shapes
 
 
-def parse_sizes(text: str, name: str) -> list[int]:
+def parse_sizes(text: str, name: str, most: int = MAX_SIZE) -> list[int]:
     """Parse ``1,4,16``, the value of the option ``name``; raises ``UserError`` for something else."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(0 < size(part) <= MAX_SIZE for part in parts):
+    if not all(0 < size(part) <= most for part in parts):
         raise UserError(
-            f"{name} {text!r} is not a list of whole numbers above 0, and {MAX_SIZE} at most; "
+            f"{name} {text!r} is not a list of whole numbers above 0, and {most} at most; "
             f"write e.g. {name} 1,4,16"
         )
     return [int(part) for part in parts]

@@ -89,7 +89,8 @@ def search(decoder: StepDecoder, src_tokens: Tensor, options: SearchOptions) -> 
         options: the search options.
 
     Raises:
-        ValueError: the beam does not fit the vocabulary, or the length limits contradict each other.
+        UserError: the beam does not fit the vocabulary.
+        ValueError: the length limits contradict each other.
     """
     longest = options.max_length(src_tokens.shape[1], decoder.max_target_positions)
     state = Search(len(src_tokens), decoder.vocab_size, longest, options, src_tokens.device)
@@ -124,14 +125,10 @@ class Search:
         """Begin a search of ``batch`` sentences for hypotheses of at most ``longest`` tokens before eos.
 
         Raises:
-            ValueError: the beam does not fit the vocabulary.
+            UserError: the beam does not fit the vocabulary.
         """
+        options.check_vocabulary(vocab_size)
         beam = options.beam
-        if not 1 <= 2 * beam < vocab_size:
-            most = (vocab_size - 1) // 2
-            raise ValueError(
-                f"a beam of {beam} does not fit a vocabulary of {vocab_size}; it is at most {most}"
-            )
         self._beam, self._vocab_size, self._options = beam, vocab_size, options
 
         def integers(*shape: int) -> Tensor:

@@ -47,6 +47,14 @@ class SearchOptions:
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} is a number, not {getattr(self, name)}")
 
+    def check_vocabulary(self, words: int) -> None:
+        """Raise ``UserError`` if the beam does not fit a vocabulary of ``words``."""
+        if not 1 <= 2 * self.beam < words:
+            raise UserError(
+                f"a beam of {self.beam} does not fit a vocabulary of {words}; it is at most "
+                f"{(words - 1) // 2}"
+            )
+
     def max_length(self, source_width: int, positions: int) -> int:
         """Return the most tokens before eos for a batch of this source width.
 

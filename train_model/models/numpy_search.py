@@ -47,12 +47,12 @@ def search(steps: Steps, src_tokens: np.ndarray, options: SearchOptions) -> Foun
     """Translate source tokens [B, S] int64.
 
     Raises:
-        ValueError: the beam does not fit the vocabulary, or the length limits contradict each other.
+        UserError: the beam does not fit the vocabulary.
+        ValueError: the length limits contradict each other.
     """
     batch, beam, words = len(src_tokens), options.beam, steps.vocab_size
     longest = options.max_length(src_tokens.shape[1], steps.max_target)
-    if not 1 <= 2 * beam < words:
-        raise ValueError(f"a beam of {beam} does not fit a vocabulary of {words}")
+    options.check_vocabulary(words)
     source, state = steps.encode(src_tokens), _State(steps, batch * beam, longest + 1)
     forbidden = _forbidden(words, options.unk_penalty)
     tokens, parents = np.full((batch, beam), EOS), np.tile(np.arange(beam), (batch, 1))

@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 
+from train_model.cli import UserError
 from train_model.models.beam_search import Search, as_hypotheses, beam_search
 from train_model.models.hypotheses import SearchOptions
 
@@ -131,15 +132,15 @@ def test_an_extra_step_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("options", "word"),
+    ("options", "error", "word"),
     [
-        (SearchOptions(beam=4), "does not fit"),
-        (SearchOptions(beam=0), "does not fit"),
-        (SearchOptions(beam=1, max_len_b=2, min_len=3), "min_len 3"),
+        (SearchOptions(beam=4), UserError, "does not fit"),
+        (SearchOptions(beam=0), UserError, "does not fit"),
+        (SearchOptions(beam=1, max_len_b=2, min_len=3), ValueError, "min_len 3"),
     ],
 )
-def test_impossible_options_are_refused(options, word):
-    with pytest.raises(ValueError, match=word):
+def test_impossible_options_are_refused(options, error, word):
+    with pytest.raises(error, match=word):
         beam_search(Markov(8), torch.full((1, 3), 5), options)
 
 

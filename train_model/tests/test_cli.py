@@ -73,6 +73,12 @@ def test_a_path_that_is_not_utf8_can_be_printed():
         ('{ "$@"; echo $? >&2; } | true', "print('x' * 1_000_000)", 0, "141\n"),
         ('"$@"', "raise BrokenPipeError(32, 'of a server')", 2, "error: of a server\n"),
         ('"$@"', "raise MemoryError", 2, "error: there is not enough memory"),
+        (
+            '"$@"',
+            "import torch; torch.empty(1 << 60, dtype=torch.uint8)",
+            2,
+            "error: there is not enough memory",
+        ),
     ],
 )
 def test_streams_that_are_closed_or_full(shell, code, status, error):

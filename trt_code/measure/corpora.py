@@ -68,7 +68,7 @@ def share_of_same(folder: Path, names: list[str], expected: list[str]) -> float:
     """Return the share of rows with the translation of one process."""
     right, same, rows = itertools.cycle(expected), 0, 0
     for name in names:
-        for line in (folder / name).read_text(encoding="utf-8").splitlines():
+        for line in read_lines(folder / name):
             same += line.split("\t")[2] == next(right)
             rows += 1
     return same / rows

@@ -218,6 +218,8 @@ def systems(
         folder: for files of the systems.
     """
     forced = Options(args.target)
+    for beam in args.beam:
+        SearchOptions(beam=beam).check_vocabulary(model.config.tgt_vocab)
     plain = {"Transformer": same_size(model.config)}
     networks = {files.name: model} | plain
     if one_pass is not None:
@@ -326,11 +328,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.set_defaults(model="demo-ar")
     parser.add_argument("--one-pass", help="name of a one-pass model with as many words")
     arguments.add_device(parser)
-    arguments.add_count(parser, "--threads", None, "CPU threads of each system; default: all")
+    arguments.add_count(
+        parser, "--threads", None, "CPU threads of each system; default: all", arguments.MAX_THREADS
+    )
     arguments.add_count(parser, "--target", 20, "target tokens of every sentence", 200)
-    arguments.add_count(parser, "--sentences", 2000, "sentences")
+    arguments.add_count(parser, "--sentences", 2000, "sentences", arguments.MAX_LINES)
     arguments.add_count(parser, "--rounds", 3, "measurements of each system")
-    arguments.add_sizes(parser, "--beam", "1,4", "beam sizes")
+    arguments.add_sizes(parser, "--beam", "1,4", "beam sizes", arguments.MAX_BEAM)
     arguments.add_sizes(parser, "--batch", "32,128", "sentences in a batch")
     arguments.add_output(parser, "build/forced_length")
     args = parser.parse_args(argv)

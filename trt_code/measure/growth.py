@@ -42,6 +42,7 @@ from trt_code.native.export import to_program
 from trt_code.native.program import SUFFIX, LoadedProgram
 
 BATCH, LENGTH = 16, 32
+MAX_WIDTH = 4096  # such a network has gigabytes of weights
 AXES = ("batch", "length", "width", "threads")
 PAUSE = 0.3  # seconds in which PyTorch's idle threads stop looking for work
 AGREE = 0.99  # share of equal tokens; random weights leave near ties
@@ -153,7 +154,10 @@ def measure(args: argparse.Namespace, name: str, folder: Path) -> list[dict[str,
             at = base | {axis: value}
             if at["width"] not in made:
                 torch.manual_seed(0)
-                other = type(trained)(resized(trained.config, at["width"])).eval()
+                try:
+                    other = type(trained)(resized(trained.config, at["width"])).eval()
+                except ValueError as error:  # as many channels do not make a network
+                    raise UserError(f"--width {at['width']}: {error}") from error
                 made[at["width"]] = systems(other, not files.autoregressive, folder)
             shape = at["batch"], at["length"]
             sources = rng.integers(len(SPECIALS), trained.config.src_vocab, shape)
@@ -189,13 +193,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo,demo-ar", help="names of models, comma-separated")
     threads = ",".join(str(2**i) for i in range(processors().bit_length()))
-    for axis, sizes, meaning in (
-        ("batch", "1,2,4,8,16,32,64", "sentences in a batch"),
-        ("length", "8,16,32,64,128", "tokens of a sentence"),
-        ("width", "64,128,256,512", "channels of the network"),
-        ("threads", threads, "threads"),
+    for axis, sizes, meaning, most in (
+        ("batch", "1,2,4,8,16,32,64", "sentences in a batch", arguments.MAX_SIZE),
+        ("length", "8,16,32,64,128", "tokens of a sentence", arguments.MAX_SIZE),
+        ("width", "64,128,256,512", "channels of the network", MAX_WIDTH),
+        ("threads", threads, "threads", arguments.MAX_THREADS),
     ):
-        arguments.add_sizes(parser, f"--{axis}", sizes, meaning)
+        arguments.add_sizes(parser, f"--{axis}", sizes, meaning, most)
     arguments.add_count(parser, "--repeats", 5, "timed batches of each point")
     arguments.add_output(parser, "build/growth")
     args = parser.parse_args(argv)

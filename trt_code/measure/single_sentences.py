@@ -95,8 +95,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_split(parser)
     arguments.add_runners(parser, "fp32")
     parser.set_defaults(runner=["native", "ort"])
-    arguments.add_count(parser, "--beam", None, "of a search; default: the model's")
-    arguments.add_sizes(parser, "--callers", "1,8", "threads that call the translator")
+    arguments.add_count(
+        parser, "--beam", None, "of a search; default: the model's", arguments.MAX_BEAM
+    )
+    arguments.add_sizes(
+        parser, "--callers", "1,8", "threads that call the translator", arguments.MAX_THREADS
+    )
     arguments.add_output(parser, "build/single_sentences")
     args = parser.parse_args(argv)
     rows = []

@@ -178,15 +178,22 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_runner(parser)
     parser.add_argument("--text", type=path_argument, help="a file with one sentence per line")
     arguments.add_count(
-        parser, "--generate", 100_000, "sentences of the demo's task, if no file is given"
+        parser,
+        "--generate",
+        100_000,
+        "sentences of the demo's task, if no file is given",
+        arguments.MAX_LINES,
     )
     arguments.add_count(
         parser,
         "--runners",
         2,
         "batches at a time; each has a copy of the network, except in the runner native",
+        arguments.MAX_THREADS,
     )
-    arguments.add_count(parser, "--processes", processors(), "for encoding and decoding")
+    arguments.add_count(
+        parser, "--processes", processors(), "for encoding and decoding", arguments.MAX_THREADS
+    )
     arguments.add_batching(parser, MAX_TOKENS, MAX_SENTENCES)
     arguments.add_count(parser, "--repeats", 2, "timed passes; the fastest counts")
     arguments.add_output(parser, "build/throughput")

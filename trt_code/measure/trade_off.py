@@ -192,7 +192,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments.add_lenpen(parser)
     arguments.add_split(parser)
-    arguments.add_count(parser, "--lines", None, "repeat the text to this many lines")
+    arguments.add_count(
+        parser, "--lines", None, "repeat the text to this many lines", arguments.MAX_LINES
+    )
     parser.add_argument(
         "--part", type=parse_part, help="only this part, e.g. 2/4; default: all of 4"
     )

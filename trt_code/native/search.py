@@ -16,14 +16,12 @@ def search(
     Gives the results of :func:`train_model.models.numpy_search.search`.
 
     Raises:
-        ValueError: the beam does not fit the vocabulary, the length limits contradict each other, or the
-            options have ``no_repeat_ngram``.
-        UserError: see :meth:`LoadedProgram.search`.
+        ValueError: the length limits contradict each other, or the options have ``no_repeat_ngram``.
+        UserError: the beam does not fit the vocabulary; or see :meth:`LoadedProgram.search`.
     """
     batch, beam = len(src_tokens), options.beam
     longest = options.max_length(src_tokens.shape[1], program.max_target)
-    if not 1 <= 2 * beam < program.target_vocab:
-        raise ValueError(f"a beam of {beam} does not fit a vocabulary of {program.target_vocab}")
+    options.check_vocabulary(program.target_vocab)
     if options.no_repeat_ngram:
         raise ValueError("the native search has no no_repeat_ngram; choose the runner ort")
     src_tokens = np.ascontiguousarray(src_tokens, np.int64)

@@ -20,7 +20,7 @@ from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder, find_model
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.hypotheses import MAX_BEAM
-from trt_code.arguments import add_engine, engine_options
+from trt_code.arguments import MAX_LINES, add_engine, engine_options
 from trt_code.evaluate import read_split
 from trt_code.runners import PRECISIONS, RUNNERS, Output, Runner, Unavailable, create
 from trt_code.text.batching import PAD, pad
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--policy", choices=["masked", "upstream"], help="padding policy; default: the checkpoint's"
     )
-    add_count(parser, "--lines", 256, "sentences to translate")
+    add_count(parser, "--lines", 256, "sentences to translate", MAX_LINES)
     parser.add_argument("--build-dir", type=path_argument, default="build")
     add_engine(parser)
     arguments = parser.parse_args(argv)

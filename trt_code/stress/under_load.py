@@ -37,7 +37,7 @@ from train_model.data.corpora.demo.sentences import JOINED_LENGTHS, join
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model
 from train_model.progress import stage, task
-from trt_code.arguments import add_engine, engine_options
+from trt_code.arguments import MAX_LINES, add_engine, engine_options
 from trt_code.measure.machine import describe
 from trt_code.runners import PRECISIONS, Runner, Unavailable, create, names
 from trt_code.stress.batch_neighbours import score_tolerance
@@ -275,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--build-dir", type=path_argument, default="build")
     add_count(parser, "--sentences", 1_000_000, "sentences in all")
-    add_count(parser, "--pool", 20_000, "different sentences")
+    add_count(parser, "--pool", 20_000, "different sentences", MAX_LINES)
     add_count(parser, "--threads", 8, "threads that call one runner", MAX_THREADS)
     add_count(parser, "--passes", 1000, "passes over the batch that is timed")
     parser.add_argument(

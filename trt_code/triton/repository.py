@@ -27,11 +27,12 @@ from train_model.cli import (
     run,
     whole_number,
 )
-from train_model.data.dictionary import misfit
+from train_model.data.dictionary import Dictionary, misfit
 from train_model.data.files import read_lines
 from train_model.file_sets import replace_folder
 from train_model.model_folder import MODEL_HELP, ModelFolder, find_model
 from train_model.models.architectures import Family
+from train_model.models.hypotheses import SearchOptions
 from train_model.scratch import scratch_folder
 from trt_code.arguments import MAX_SIZE, add_search, search_options
 from trt_code.engine.profiles import Shape
@@ -207,6 +208,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sizes = sizes_in(network.metadata)
     if reason := misfit(network.path, "was exported for", sizes, dictionaries):
         raise UserError(f"{reason}: {ADVICE}")
+    beam = search["beam"] or BEAM
+    if files.family == "autoregressive":
+        SearchOptions(beam=beam).check_vocabulary(len(Dictionary.load(files.tgt_dict)))
     max_batch = args.max_batch or network.max_batch
     serving = Serving(
         buckets=choose_buckets(network, args.bucket or BUCKETS, max_batch),
@@ -217,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         profiles=network.profiles,
         threads=args.threads,
         family=files.family,
-        beam=search["beam"] or BEAM,
+        beam=beam,
         len_penalty=LEN_PENALTY if search["len_penalty"] is None else search["len_penalty"],
         max_iter=search["max_iter"],
     )

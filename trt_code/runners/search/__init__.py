@@ -82,7 +82,7 @@ class SearchRunner(Runner):
         try:
             with self._turns, self._during():
                 found = self._search(without_bos(src_tokens), options)
-        except ValueError as error:  # the beam does not fit the vocabulary
+        except ValueError as error:  # the length limits contradict each other
             raise UserError(error) from error
         if not found.counts.all():  # NaN scores: no hypothesis is above another
             raise UserError(NO_NUMBERS)

@@ -27,6 +27,10 @@ PROGRAMS = [
 
 ODD_SIZES = ("\u0663", "\u00b2", "9" * 5000, "1" + "0" * 9)
 """An Arabic digit, a superscript, more digits than Python converts, and a number above nine digits."""
+EACH_TAKES_MEMORY = {
+    *("threads", "callers", "processes", "runners", "workers", "instances", "text-instances"),
+    *("beam", "n-best", "candidates", "pool", "lines", "generate", "width", "batch", "concurrency"),
+}
 ODD_SHAPES = [f"{size}x8" for size in ODD_SIZES]
 
 
@@ -198,6 +202,19 @@ def test_no_option_takes_an_empty_value(module, monkeypatch):
             for value in ("", "\udcff"):  # the second one is a byte that is not UTF-8
                 with pytest.raises(UserError, match=re.escape(f"{name} is a path, not {value!r}")):
                     parser.parse_args([f"{name}={value}"] if option.option_strings else [value])
+
+
+@pytest.mark.parametrize("module", sorted({command.module for command in COMMANDS.values()}))
+def test_no_option_takes_more_than_a_machine_has(module, monkeypatch):
+    """Each of these is a thread, a process, a copy of a network, a hypothesis, or a line in memory."""
+    parser = parser_of(module, monkeypatch)
+    for action in parser._actions:
+        action.required = False
+    for option in parser._actions:
+        name = (option.option_strings or [""])[-1].removeprefix("--")
+        if name in EACH_TAKES_MEMORY:
+            with pytest.raises(UserError, match="at most"):
+                parser.parse_args([f"--{name}", "50000000"])
 
 
 def test_a_beam_smaller_than_the_translations_per_sentence_is_refused():

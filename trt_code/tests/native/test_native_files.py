@@ -192,7 +192,7 @@ def test_inputs_that_the_network_does_not_accept(path):
         search(program, np.array([[4, 40]]), options, 1)
     with pytest.raises(UserError, match="a source of 41 tokens is longer than the 40 positions"):
         search(program, np.full((2, 41), 4), options, 2)
-    with pytest.raises(ValueError, match="a beam of 24 does not fit a vocabulary of 48"):
+    with pytest.raises(UserError, match="a beam of 24 does not fit a vocabulary of 48"):
         search(program, np.array([[4, 2]]), SearchOptions(beam=24), 1)
     with pytest.raises(UserError, match="sizes do not fit"):  # it is not a one-pass network
         translate(program, np.array([[4, 2]]), 1)

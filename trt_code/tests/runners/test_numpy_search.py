@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from train_model.cli import UserError
 from train_model.models import beam_search, numpy_search
 from train_model.models.hypotheses import SearchOptions
 
@@ -77,7 +78,7 @@ def test_the_search_on_tensors_finds_the_same(beam, options):
 
 
 def test_a_beam_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="a beam of 15 does not fit a vocabulary of 30"):
+    with pytest.raises(UserError, match="a beam of 15 does not fit a vocabulary of 30"):
         numpy_search.search(Markov(30, 1), np.zeros((1, 3), np.int64), SearchOptions(beam=15))
     with pytest.raises(ValueError, match="min_len 5 is above the longest output, 3"):
         numpy_search.search(

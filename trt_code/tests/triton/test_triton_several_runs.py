@@ -50,6 +50,10 @@ def served(request, tiny_files, tmp_path_factory):
         repository.main([*flags, "--bucket", "8", *OPTIONS[request.param]])
         with pytest.raises(UserError, match="runs one-pass networks, and this one is"):
             repository.main([*flags, "--backend", "tensorrt"])
+        if files.family == "autoregressive":
+            most = (words - 1) // 2
+            with pytest.raises(UserError, match=f"of {words}; it is at most {most}"):
+                repository.main([*flags, "--beam", str(most + 1)])
     return files, folder
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from train_model.cli import MAX_NUMBER, Parser, UserError, number, path_argument, run
+from train_model.cli import MAX_NUMBER, Parser, UserError, first_line, number, path_argument, run
 from train_model.documents import read_json, used
 
 LEAST = 1e-6  # of a price, a share or a rate
@@ -67,7 +67,7 @@ def _rates(data: dict) -> Iterator[Rate]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="python -m trt_code.triton.cost", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="python -m trt_code.triton.cost", description=first_line(__doc__))
     add = parser.add_argument
     add("--measured", type=path_argument, required=True, help="JSON of the client or of make bench")
     add(

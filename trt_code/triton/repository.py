@@ -22,6 +22,7 @@ from train_model.cli import (
     Parser,
     UserError,
     add_count,
+    first_line,
     output_folder,
     path_argument,
     run,
@@ -172,9 +173,7 @@ def choose_buckets(network: Network, wanted: Sequence[int], max_batch: int) -> l
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(
-        prog="python -m trt_code.triton.repository", description=__doc__.split("\n\n")[0]
-    )
+    parser = Parser(prog="python -m trt_code.triton.repository", description=first_line(__doc__))
     add = parser.add_argument
     add("--model", default="demo", help=MODEL_HELP)
     add("--build-dir", type=path_argument, default=Path("build"), help="where the built files are")

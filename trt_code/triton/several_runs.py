@@ -49,8 +49,8 @@ class TritonPythonModel:
 
     def _answer(self, request):
         """Translate one request's batch. An error is its answer, and leaves the other requests alone."""
-        src_tokens = pb_utils.get_input_tensor_by_name(request, SRC_TOKENS).as_numpy()
         try:
+            src_tokens = pb_utils.get_input_tensor_by_name(request, SRC_TOKENS).as_numpy()
             results = self._run(src_tokens)
         except Exception as error:
             return pb_utils.InferenceResponse([], pb_utils.TritonError(one_line(str(error))))

@@ -93,7 +93,15 @@ class TritonPythonModel:
         return Sentence(ids, warning=self._training_text.warning(sentence, len(ids)))
 
     async def _translate(self, batch, length):
-        """Give each sentence of a batch its translation, padded to ``length`` tokens for the network."""
+        """Give each sentence of a batch its translation. What goes wrong concerns this batch only."""
+        try:
+            await self._run(batch, length)
+        except Exception as error:
+            for sentence in batch:
+                sentence.error = f"the network's answer cannot be read: {one_line(repr(error))}"
+
+    async def _run(self, batch, length):
+        """Translate a batch, padded to ``length`` tokens for the network."""
         tokens = np.full((len(batch), length), PAD, np.int64)
         for row, sentence in zip(tokens, batch, strict=True):
             row[: len(sentence.ids)] = sentence.ids

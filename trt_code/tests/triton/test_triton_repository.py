@@ -93,6 +93,16 @@ def test_an_error_of_the_network_is_the_answer(onnx_repository, monkeypatch):
     ]
 
 
+def test_an_answer_of_another_form_fails_its_batch_only(onnx_repository, monkeypatch):
+    server = Server(onnx_repository / "models", monkeypatch)
+    server.change = lambda name, output: output[:1]
+    long = "nine hundred and thirty seven and one and two"
+    *refusals, answer = server.translate(["one"], ["two"], [long])
+    assert all("the network's answer cannot be read: ValueError" in text for text in refusals)
+    server.change = lambda name, output: output
+    assert answer == server.translate([long])[0]
+
+
 def test_what_cannot_be_encoded_is_refused_with_its_reason(onnx_repository, monkeypatch):
     server = Server(onnx_repository / "models", monkeypatch)
     refusals = server.translate([" "], ["one " * 30], ["one"])

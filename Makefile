@@ -238,7 +238,11 @@ corpus: $(call NEEDS,train)  ## prepare CORPUS=demo for training; en-de comes fr
 train: $(call NEEDS,train)  ## train RECIPE=demo with fairseq, on a GPU or two cores (TRAIN= passes options)
 	@$(PY) -m train_model.train --recipe "$$RECIPE" $(TRAIN)
 
-distill: $(TEACHER) $(call NEEDS,train)  ## a corpus with TEACHER=checkpoint.pt's translations as targets (CORPUS=demo, DISTILL= passes options)
+has-teacher:
+	@test -f "$$TEACHER" || \
+	  { echo "error: there is no checkpoint $$TEACHER; give an autoregressive one with TEACHER=" >&2; exit 2; }
+
+distill: has-teacher $(call NEEDS,train)  ## a corpus with TEACHER=checkpoint.pt's translations as targets (CORPUS=demo, DISTILL= passes options)
 	@$(PY) -m train_model.distill --corpus "$${CORPUS:-demo}" --teacher "$$TEACHER" $(DISTILL)
 
 model-stats: $(ENV_BASE)  ## parameters and Mult-Adds of every recipe next to the published ones

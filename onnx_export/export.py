@@ -13,14 +13,14 @@ reach; see ``onnx_export/export_split.py``. Iterative and autoregressive network
 import argparse
 
 from onnx_export.families import exporter
-from train_model.cli import Parser, check_output, path_argument, run
+from train_model.cli import Parser, check_output, first_line, path_argument, run
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument(
         "--checkpoint", type=path_argument, required=True, help="fairseq checkpoint (.pt)"
     )

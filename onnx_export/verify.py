@@ -9,13 +9,13 @@ the family: see ``onnx_export/verify_one_pass.py`` and ``onnx_export/verify_ar.p
 """
 
 from onnx_export.families import exporter
-from train_model.cli import Parser, add_count, path_argument, run
+from train_model.cli import Parser, add_count, first_line, path_argument, run
 from train_model.models.checkpoint import load_checkpoint
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument(
         "--checkpoint", type=path_argument, required=True, help="fairseq checkpoint (.pt)"
     )

@@ -6,7 +6,6 @@ The plugin and its creator are Python classes, so this needs no compiler, no hea
 TensorRT for Python (`pip install tensorrt-rtx`). The engine is built and not run.
 """
 
-import argparse
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -15,7 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from plugin_attrs_issue.show import ATTRIBUTES, make_model
-from train_model.cli import run
+from train_model.cli import Parser, first_line, run
 from trt_code.engine.build_only_plugin import build_only_plugin
 from trt_code.engine.tensorrt_api import load_tensorrt, title_of
 
@@ -149,7 +148,7 @@ def report(outcome: Outcome) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Print what arrives; see ``--help``."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(argv)
+    Parser(description=first_line(__doc__)).parse_args(argv)
     trt = load_tensorrt()
     print(f"{title_of(trt)}; the node's attributes: {ATTRIBUTES}")
     for title, fields in (("no declared fields", {}), ("all four declared", FIELDS)):

@@ -3,14 +3,13 @@
 python -m plugin_attrs_issue.show build/plugin_attrs_issue
 """
 
-import argparse
 from pathlib import Path
 
 import onnx
 import torch
 from onnx import TensorProto, helper
 
-from train_model.cli import run
+from train_model.cli import Parser, first_line, path_argument, run
 from trt_code.plugin_host.host import Case, Outcome, PluginHost
 
 ATTRIBUTES = {"scalar": 2.5, "times": 3, "offsets": [10, 20, 30], "mode": "subtract"}
@@ -59,8 +58,10 @@ def play(build: Path, version: str, case: Case, *, drop_undeclared: bool) -> Out
 
 def main(argv: list[str] | None = None) -> None:
     """Print what each library declares, and what then arrives in its plugin."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("build", type=Path, help="where make put the libraries and the host")
+    parser = Parser(description=first_line(__doc__))
+    parser.add_argument(
+        "build", type=path_argument, help="where make put the libraries and the host"
+    )
     build = parser.parse_args(argv).build
     node = make_model().graph.node[0]
     case = case_of(node)

@@ -78,6 +78,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
+def first_line(doc: str | None) -> str:
+    """Return the first line of a docstring; it is empty under ``python -OO``, which removes docstrings."""
+    return (doc or "").partition("\n")[0]
+
+
 def whole_number(least: int, most: int = MAX_WHOLE_NUMBER) -> Callable[[str], int]:
     """The type of an argument that is a whole number from ``least`` to ``most``, both included."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from train_model.cli import Parser, UserError, check_output, path_argument, run
+from train_model.cli import Parser, UserError, check_output, first_line, path_argument, run
 from train_model.models.checkpoint import load_checkpoint
 from train_model.models.safetensors_file import SUFFIX, save_compact
 
@@ -42,7 +42,7 @@ def compact(checkpoint: Path, output: Path) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.split("\n")[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument(
         "--checkpoint", type=path_argument, required=True, help="checkpoint of a training"
     )

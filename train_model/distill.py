@@ -31,6 +31,7 @@ from train_model.cli import (
     UserError,
     add_count,
     atomic_path,
+    first_line,
     number,
     path_argument,
     run,
@@ -314,7 +315,7 @@ def _pairs(parts: list[Path]) -> Iterator[tuple[int, Tensor, float]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument("--corpus", default="demo", help="default demo")
     parser.add_argument(
         "--teacher", type=path_argument, required=True, help="autoregressive checkpoint"

@@ -22,7 +22,7 @@ import torch
 import yaml
 from torch import nn
 
-from train_model.cli import Parser, UserError, path_argument, run
+from train_model.cli import Parser, UserError, first_line, path_argument, run
 from train_model.data.dictionary import BOS, EOS, SPECIAL_IDS, SPECIALS, UNK, Dictionary
 from train_model.data.files import check_parallel, read_lines
 from train_model.data.moses import marks_in
@@ -275,9 +275,7 @@ def _try(folder: ModelFolder) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m train_model.import_model", description=__doc__.partition("\n")[0]
-    )
+    parser = Parser(prog="python -m train_model.import_model", description=first_line(__doc__))
     add = parser.add_argument
     add(
         "--from",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from train_model import plots
-from train_model.cli import Parser, UserError, output_folder, run
+from train_model.cli import Parser, UserError, first_line, output_folder, run
 from train_model.data.files import raw_lines
 from train_model.documents import used
 from train_model.tables import markdown_table, write_files
@@ -103,7 +103,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(prog="python -m train_model.loss_curves", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m train_model.loss_curves", description=first_line(__doc__))
     parser.add_argument("run", nargs="+", metavar="NAME=LOG", help="a training and its log")
     parser.add_argument("--note", action="append", default=[], help="a line above the table")
     parser.add_argument("--output", type=output_folder, default=Path("build/curves"), help="folder")

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, first_line, run
 from train_model.model_yaml import (
     DESCRIPTION,
     description_text,
@@ -338,7 +338,7 @@ def _either(words: list[str]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(prog="python -m train_model.model_folder", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m train_model.model_folder", description=first_line(__doc__))
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument(
         "--list", action="store_true", help="the models in data_model, one per line"

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from train_model import ops, recipe  # noqa: F401  ops registers the operators that are counted
-from train_model.cli import Parser, UserError, add_count, run
+from train_model.cli import Parser, UserError, add_count, first_line, run
 from train_model.data.dictionary import UNK
 from train_model.models.architectures import ARCHITECTURES, Family, architecture_of
 from train_model.models.config import MAX_POSITIONS
@@ -170,7 +170,7 @@ def table(names: list[str], source_length: int, target_length: int) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument("--recipe", nargs="*", default=recipes(), help="default: all")
     for side in ("source", "target"):
         add_count(parser, f"--{side}-length", 30, "tokens", MAX_POSITIONS)

@@ -26,7 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from train_model import fairseq_compat, recipe
-from train_model.cli import MAX_THREADS, Parser, UserError, one_at_a_time, path_argument, run
+from train_model.cli import (
+    MAX_THREADS,
+    Parser,
+    UserError,
+    first_line,
+    one_at_a_time,
+    path_argument,
+    run,
+)
 from train_model.data.binary import check_binary
 from train_model.data.corpora import DISTILLED, prepare
 
@@ -249,7 +257,7 @@ def _convert(sources: list[Path], target: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__.split("\n")[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument(
         "--recipe", default="demo", help=f"one of: {', '.join(recipe.names())} (default demo)"
     )

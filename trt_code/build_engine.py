@@ -23,6 +23,7 @@ from train_model.cli import (
     UserError,
     atomic_path,
     check_output,
+    first_line,
     path_argument,
     run,
     whole_number,
@@ -64,7 +65,7 @@ several profiles: repeat --min, --opt and --max, e.g. one for single sentences a
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m trt_code.build_engine",
-        description=__doc__.split("\n\n")[0],
+        description=first_line(__doc__),
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from onnx_export.onnx_file import load_onnx
-from train_model.cli import Parser, path_argument, run
+from train_model.cli import Parser, first_line, path_argument, run
 from trt_code.engine.tensorrt_api import title_of
 from trt_code.lint.library import installed, parse_errors
 from trt_code.lint.plugins import declared_fields, find_library, schema_fields
@@ -53,7 +53,7 @@ def report(model: onnx.ModelProto, path: Path, library: Path | None = None) -> i
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument("onnx", type=path_argument, help="patched ONNX file")
     parser.add_argument(
         "--plugins",

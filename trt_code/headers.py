@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from train_model.cli import Parser, UserError, path_argument, run
+from train_model.cli import Parser, UserError, first_line, path_argument, run
 from train_model.data.transfer import SERVER_ERRORS
 from train_model.file_sets import replace_folder
 from train_model.scratch import scratch_folder
@@ -41,7 +41,7 @@ MOST_BYTES = 1 << 24  # of a header; the longest one has 0.5 MB
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(prog="python -m trt_code.headers", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m trt_code.headers", description=first_line(__doc__))
     parser.add_argument(
         "--release", help=f"e.g. {NEWEST}; default: the release for the installed TensorRT"
     )

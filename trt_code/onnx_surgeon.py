@@ -26,7 +26,7 @@ from onnx_export.onnx_file import (
     save_pair,
 )
 from onnx_export.paths import half_path
-from train_model.cli import Parser, UserError, check_output, path_argument, run
+from train_model.cli import Parser, UserError, check_output, first_line, path_argument, run
 from train_model.models.signatures import SPLIT
 from trt_code import graph_lint
 from trt_code.surgeon import fused_conv, layer_norm, plain, plugin_nodes, quantization, top_k
@@ -160,7 +160,7 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument("--input", type=path_argument, required=True, help="exported ONNX file")
     parser.add_argument(
         "--output", type=path_argument, required=True, help="patched ONNX file to write"

@@ -28,6 +28,7 @@ FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parents[1]))
 
 from onnx_export.export_one_pass import to_onnx  # noqa: E402
+from train_model.cli import first_line  # noqa: E402
 from train_model.models.conv_crf_transformer import ConvCrfTransformer  # noqa: E402
 from train_model.models.fold import fold  # noqa: E402
 from train_model.ops import crf_decode, dynamic_conv  # noqa: E402
@@ -465,7 +466,7 @@ def draw(names: Iterable[str], folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument(
         "names", nargs="*", metavar="FIGURE", help=f"of: {', '.join(FIGURES)} (all)"
     )

@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from train_model.cli import Parser, UserError, add_count, number, one_at_a_time, path_argument, run
+from train_model.cli import (
+    Parser,
+    UserError,
+    add_count,
+    first_line,
+    number,
+    one_at_a_time,
+    path_argument,
+    run,
+)
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import read_lines
 from train_model.data.transfer import (
@@ -257,7 +266,7 @@ def _without_marks(path: Path) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="./download.sh", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="./download.sh", description=first_line(__doc__))
     add = parser.add_argument
     add(
         "--output",

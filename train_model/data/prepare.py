@@ -6,12 +6,12 @@ Writes build/data/<corpus>. A stopped run continues where it stopped; a finished
 ``train_model.data.corpora`` lists the corpora.
 """
 
-from train_model.cli import Parser, path_argument, run
+from train_model.cli import Parser, first_line, path_argument, run
 from train_model.data.corpora import CORPORA, prepare
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__.split("\n")[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument(
         "--corpus", default="demo", help=f"one of: {', '.join(CORPORA)} (default demo)"
     )

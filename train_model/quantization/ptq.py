@@ -14,7 +14,15 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
-from train_model.cli import Parser, UserError, add_count, check_output, path_argument, run
+from train_model.cli import (
+    Parser,
+    UserError,
+    add_count,
+    check_output,
+    first_line,
+    path_argument,
+    run,
+)
 from train_model.model_folder import MODEL_HELP, find_model
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint, save_checkpoint
@@ -84,7 +92,7 @@ def _examples(names: list[str]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument("--model", default="demo", help=MODEL_HELP)
     parser.add_argument(
         "--output", type=path_argument, help="default build/<model>-ptq/checkpoint.pt"

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from train_model import plots
-from train_model.cli import Parser, UserError, add_count, output_folder, path_argument, run
+from train_model.cli import (
+    Parser,
+    UserError,
+    add_count,
+    first_line,
+    output_folder,
+    path_argument,
+    run,
+)
 from train_model.data.dictionary import PAD
 from train_model.data.files import read_parallel
 from train_model.data.tokenizer import Tokenizer, normalise
@@ -222,7 +230,7 @@ def _sentences(
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument("--model", default="demo", help=MODEL_HELP)
     parser.add_argument("--method", choices=METHODS, default="max", help="method of calibration")
     add_count(parser, "--sentences", 200, "sentences of the test split to translate")

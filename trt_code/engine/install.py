@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, first_line, run
 from trt_code.engine.tensorrt_api import FULL, RTX, choose_family, load_tensorrt, require_plugins
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
@@ -20,7 +20,7 @@ REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = Parser(prog="python -m trt_code.engine.install", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m trt_code.engine.install", description=first_line(__doc__))
     parser.add_argument(
         "--never", action="store_true", help="only say what is missing and how to get it"
     )

@@ -8,7 +8,7 @@ Everything comes from the plans' JSON files, so this needs neither TensorRT nor 
 from collections.abc import Iterator
 from pathlib import Path
 
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, first_line, run
 from train_model.model_folder import model_name
 from trt_code import arguments
 from trt_code.engine.sidecar import describe_build, plugin_paths, read_sidecar, stale_reason
@@ -30,7 +30,7 @@ def described(folder: Path) -> Iterator[tuple[str, str]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(prog="python -m trt_code.engine.plans", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m trt_code.engine.plans", description=first_line(__doc__))
     arguments.add_model(parser)
     given = parser.parse_args(argv)
     folder = Path(given.build_dir) / model_name(given.model)

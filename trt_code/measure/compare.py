@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from train_model import plots
-from train_model.cli import Parser, UserError, number, run, whole_number
+from train_model.cli import Parser, UserError, first_line, number, run, whole_number
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import find_model
 from train_model.models.hypotheses import MAX_BEAM
@@ -183,7 +183,7 @@ def write(results: dict[str, Any], folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(prog="python -m trt_code.measure.compare", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m trt_code.measure.compare", description=first_line(__doc__))
     arguments.add_build_dir(parser)
     arguments.add_machine(parser)
     parser.add_argument(

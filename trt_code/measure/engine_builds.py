@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, first_line, run
 from train_model.documents import read_json, used
 from train_model.model_folder import model_name
 from train_model.processes import SPAWN
@@ -144,7 +144,7 @@ def markdown(models: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``. Exit status 1 if a graph is refused, or has other types or shapes."""
     parser = Parser(
-        prog="python -m trt_code.measure.engine_builds", description=__doc__.splitlines()[0]
+        prog="python -m trt_code.measure.engine_builds", description=first_line(__doc__)
     )
     arguments.add_model(parser)
     arguments.add_output(parser, "build/engine_builds")

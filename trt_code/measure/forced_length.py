@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from onnx_export.step_session import StepSession
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, first_line, run
 from train_model.data.dictionary import EOS, PAD, SPECIALS
 from train_model.model_folder import ModelFolder, find_model
 from train_model.models import numpy_search
@@ -323,7 +323,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=first_line(__doc__))
     arguments.add_model(parser)
     parser.set_defaults(model="demo-ar")
     parser.add_argument("--one-pass", help="name of a one-pass model with as many words")

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from train_model import plots
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, first_line, run
 from train_model.data.dictionary import EOS, SPECIALS
 from train_model.model_folder import find_model
 from train_model.models.beam_search import search as torch_search
@@ -190,7 +190,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument("--model", default="demo,demo-ar", help="names of models, comma-separated")
     threads = ",".join(str(2**i) for i in range(processors().bit_length()))
     for axis, sizes, meaning, most in (

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train_model.cli import Parser, UserError, path_argument, run
+from train_model.cli import Parser, UserError, first_line, path_argument, run
 from train_model.ops.cuda_library import load_cuda_library
 from train_model.tables import Column, Table, as_json, write_files
 from trt_code import arguments
@@ -269,9 +269,7 @@ TABLE = Table(
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(
-        prog="python -m trt_code.measure.int8_gemm", description=__doc__.splitlines()[0]
-    )
+    parser = Parser(prog="python -m trt_code.measure.int8_gemm", description=first_line(__doc__))
     arguments.add_shapes(parser, "--shape", "1x32,16x32,64x64")
     parser.add_argument("--check", action="store_true", help="check every form, time nothing")
     parser.add_argument("--output", type=path_argument, help="also write the times as JSON")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train_model.cli import Parser, UserError, number, path_argument, run
+from train_model.cli import Parser, UserError, first_line, number, path_argument, run
 from train_model.ops import cuda_library_path, load_cuda_library
 from train_model.ops.crf_decode import viterbi
 from train_model.progress import track
@@ -333,9 +333,7 @@ def markdown(machine: dict[str, str], bandwidth: float, rows: list[dict[str, Any
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        prog="python -m trt_code.measure.kernels", description=__doc__.partition("\n")[0]
-    )
+    parser = Parser(prog="python -m trt_code.measure.kernels", description=first_line(__doc__))
     arguments.add_names(parser, "--op", OPERATORS, "operator")
     arguments.add_names(parser, "--shape", tuple(SHAPES), "shape")
     arguments.add_names(parser, "--precision", tuple(DTYPES), "precision", "fp16")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_export.onnx_file import load_onnx
-from train_model.cli import Parser, UserError, path_argument, run
+from train_model.cli import Parser, UserError, first_line, path_argument, run
 from train_model.documents import read_json, used
 
 _ORT_FLOAT = frozenset(("FusedGemm", "FusedMatMul", "Gemm", "MatMul"))
@@ -128,7 +128,7 @@ def _lines(products: list[Product]) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument(
         "file", type=path_argument, help="an exported .onnx, or a layer report .json"
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, first_line, run
 from train_model.model_folder import find_model
 from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
@@ -88,7 +88,7 @@ def measure(args: argparse.Namespace, name: str, precision: str) -> list[dict[st
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument("--model", default="demo,demo-ar", help="names of models, comma-separated")
     arguments.add_build_dir(parser)
     arguments.add_machine(parser)

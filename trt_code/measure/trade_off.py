@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from train_model import plots
-from train_model.cli import Parser, UserError, run
+from train_model.cli import Parser, UserError, first_line, run
 from train_model.data.tokenizer import Tokenizer
 from train_model.documents import read_json
 from train_model.model_folder import ModelFolder, find_model
@@ -179,9 +179,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
-    parser = Parser(
-        prog="python -m trt_code.measure.trade_off", description=__doc__.splitlines()[0]
-    )
+    parser = Parser(prog="python -m trt_code.measure.trade_off", description=first_line(__doc__))
     arguments.add_build_dir(parser)
     arguments.add_machine(parser)
     parser.add_argument(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from onnx_export.metadata import metadata
-from train_model.cli import Parser, UserError, check_output, path_argument, run
+from train_model.cli import Parser, UserError, check_output, first_line, path_argument, run
 from train_model.models.architectures import architecture_of
 from train_model.models.checkpoint import load_checkpoint
 from trt_code.native import autoregressive, one_pass
@@ -18,7 +18,7 @@ WRITERS = {"autoregressive": autoregressive.write, "one-pass": one_pass.write}
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=first_line(__doc__))
     parser.add_argument(
         "--checkpoint",
         type=path_argument,

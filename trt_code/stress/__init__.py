@@ -2,3 +2,11 @@
 
 They are run by hand; ``make test`` runs only short tests of them.
 """
+
+from train_model.cli import UserError
+
+
+def check_asserts() -> None:
+    """Raise ``UserError`` under ``python -O``, where a program whose checks are assertions finds nothing."""
+    if not __debug__:
+        raise UserError("the checks are assertions; run without -O and PYTHONOPTIMIZE")

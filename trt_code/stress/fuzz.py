@@ -55,6 +55,7 @@ from trt_code.measure import layer_precision, roofline
 from trt_code.native.export import to_program as native_program
 from trt_code.native.program import SUFFIX
 from trt_code.runners import Unavailable, create
+from trt_code.stress import check_asserts
 from trt_code.stress.damage import Damage, damage, damage_checkpoint, damage_graph, damage_json
 from trt_code.tests.runners.fake_runner import FakeRunner
 from trt_code.text.batching import pad
@@ -504,6 +505,7 @@ def main(argv: list[str] | None = None) -> int:
     add_count(parser, "--seed", 1, "the number of the first case", least=0)
     parser.add_argument("--only", help="targets, comma-separated")
     arguments = parser.parse_args(argv)
+    check_asserts()
     faulthandler.enable()
     failed = 0
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:

@@ -42,6 +42,7 @@ from train_model.data.corpora import CORPORA, demo
 from train_model.models.checkpoint import load_checkpoint
 from train_model.progress import track
 from trt_code.arguments import parse_names
+from trt_code.stress import check_asserts
 from trt_code.tests.runners import small_demo
 
 PAGE = 4096
@@ -375,6 +376,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--how", default=",".join(HOW), help="comma-separated")
     parser.add_argument("--only", default=",".join(TARGETS), help="targets, comma-separated")
     arguments = parser.parse_args(argv)
+    check_asserts()
     chosen = parse_names(arguments.only, list(TARGETS), "target")
     hows = parse_names(arguments.how, list(HOW), "way")
     faults = 0

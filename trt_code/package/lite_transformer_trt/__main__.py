@@ -45,7 +45,7 @@ def main() -> None:
 def _main() -> int | None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print(f"usage: {PROGRAM} COMMAND [OPTION ...]\n\n{__doc__}\n")
+        print(f"usage: {PROGRAM} COMMAND [OPTION ...]\n\n{__doc__ or ''}\n")
         print("\n".join(f"  {command:<18}{about}" for command, (_, about) in COMMANDS.items()))
         print(f"\n{PROGRAM} COMMAND --help lists the options.")
         return 0

@@ -205,6 +205,13 @@ def test_no_option_takes_an_empty_value(module, monkeypatch):
 
 
 @pytest.mark.parametrize("module", sorted({command.module for command in COMMANDS.values()}))
+def test_programs_work_without_docstrings(module, monkeypatch):
+    """``python -OO`` removes them."""
+    monkeypatch.setattr(importlib.import_module(module), "__doc__", None)
+    assert parser_of(module, monkeypatch).format_help().startswith("usage: ")
+
+
+@pytest.mark.parametrize("module", sorted({command.module for command in COMMANDS.values()}))
 def test_no_option_takes_more_than_a_machine_has(module, monkeypatch):
     """Each of these is a thread, a process, a copy of a network, a hypothesis, or a line in memory."""
     parser = parser_of(module, monkeypatch)

@@ -43,6 +43,7 @@ DOCTOR_FILES += [
 DOCTOR_FILES += ["train_model/models/architectures.py"]
 DOCTOR_FILES += [
     "train_model/data/__init__.py",
+    "train_model/data/files.py",
     "train_model/data/transfer.py",
     "train_model/file_sets.py",
 ]
@@ -146,6 +147,14 @@ def test_values_that_become_file_names_are_plain(name, clone, spy):
         assert len(reply.stderr.splitlines()) == 1, reply.stderr
         assert name in reply.stderr
         assert not [*clone.rglob("pwned")], value
+
+
+def test_a_teacher_that_is_missing_is_one_line(clone, spy):
+    reply = make("distill", f"PYTHON={spy}", "TEACHER=no-such.pt", folder=clone)
+    assert (reply.returncode, reply.stdout) == (2, "")
+    assert reply.stderr.startswith(
+        "error: there is no checkpoint no-such.pt; give an autoregressive"
+    )
 
 
 def test_help_lists_every_target():

@@ -188,6 +188,8 @@ def output_folder(text: str) -> Path:
     folder = path_argument(text)
     if folder.exists() and not folder.is_dir():
         raise argparse.ArgumentTypeError(f"is a folder, and {text[:200]} is a file")
+    if reason := _not_writable(folder.absolute()):
+        raise argparse.ArgumentTypeError(f"{text[:200]} cannot be written: {reason}")
     return folder
 
 
@@ -210,11 +212,16 @@ def check_output(output: Path, *inputs: Path | None) -> None:
         )
     if any(path and path.exists() and output.exists() and output.samefile(path) for path in inputs):
         raise UserError(f"{output} is an input too and would be overwritten; give another output")
-    folder = next(path for path in output.absolute().parents if path.exists())
-    if not folder.is_dir():
-        raise UserError(f"cannot write {output}: {folder} is not a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {output}: {folder} may not be written")
+    if reason := _not_writable(output.absolute().parent):
+        raise UserError(f"cannot write {output}: {reason}")
+
+
+def _not_writable(folder: Path) -> str | None:
+    """Return why no file can be made in ``folder``, which need not exist, or None."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        return f"{there} is not a folder"
+    return None if os.access(there, os.W_OK | os.X_OK) else f"{there} may not be written"
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

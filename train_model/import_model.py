@@ -37,7 +37,14 @@ from train_model.model_folder import (
     read_folder,
     validation_text,
 )
-from train_model.model_pieces import ARCHIVES, DICTIONARY, Pieces, pieces_in, unpacked
+from train_model.model_pieces import (
+    ARCHIVES,
+    DICTIONARY,
+    Pieces,
+    pieces_in,
+    recorded_languages,
+    unpacked,
+)
 from train_model.model_yaml import DESCRIPTION
 from train_model.models.architectures import architecture_of
 from train_model.models.beam_search import search
@@ -52,6 +59,8 @@ IN_CHECKOUT = (DATA.parent / "Makefile").is_file()
 LEAST_SHARE = 0.5
 """The least share of a dictionary's units that the codes give, and of a text's units in the dictionary."""
 WORDS_TRIED = 6
+TEXT = re.compile(r".+\.([A-Za-z_-]+)")
+"""The name of a text, with its language."""
 
 
 def import_model(
@@ -112,15 +121,27 @@ def import_model(
 
 
 def _check_languages(pieces: Pieces) -> None:
-    """Compare the languages in the dictionaries' names, ``dict.LANGUAGE.txt``, with the model's."""
-    for path, own, other in (
-        (pieces.src_dict, *pieces.languages),
-        (pieces.tgt_dict, *reversed(pieces.languages)),
+    """Compare the model's languages with those of the checkpoint and in the other files' names.
+
+    The names are ``dict.LANGUAGE.txt`` and ``TEXT.LANGUAGE``.
+    """
+    source, target = pieces.languages
+    if source == target:
+        return
+    if recorded_languages(pieces.checkpoint) == (target, source):
+        raise UserError(
+            f"{pieces.checkpoint} was trained from {target} to {source}; give --languages {target}-{source}"
+        )
+    for path, own, other, what in (
+        (pieces.src_dict, source, target, "the dictionaries"),
+        (pieces.tgt_dict, target, source, "the dictionaries"),
+        (pieces.test_src, source, target, "the test texts"),
+        (pieces.test_tgt, target, source, "the test texts"),
     ):
-        match = path and DICTIONARY.fullmatch(path.name)
-        if match and other and match[1] == other != own:
+        match = path and (DICTIONARY.fullmatch(path.name) or TEXT.fullmatch(path.name))
+        if match and match[1] == other:
             raise UserError(
-                f"{path} is given for {own}, and its name says {other}; are the dictionaries swapped?"
+                f"{path} is given for {own}, and its name says {other}; are {what} swapped?"
             )
 
 

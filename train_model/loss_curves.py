@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m train_model.loss_curves", description=first_line(__doc__))
     parser.add_argument("run", nargs="+", metavar="NAME=LOG", help="a training and its log")
     parser.add_argument("--note", action="append", default=[], help="a line above the table")
-    parser.add_argument("--output", type=output_folder, default=Path("build/curves"), help="folder")
+    parser.add_argument("--output", type=output_folder, default="build/curves", help="folder")
     arguments = parser.parse_args(argv)
     runs = {}
     for text in arguments.run:

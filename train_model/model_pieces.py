@@ -98,11 +98,8 @@ def _languages(
     pairs = {pair for pair in pairs if {*pair} <= {*found}}
     if len(pairs) == 1:
         return pairs.pop()
-    if checkpoint is not None and checkpoint.suffix == ".pt":
-        options = read_checkpoint(checkpoint).options
-        pair = (getattr(options, "source_lang", None), getattr(options, "target_lang", None))
-        if all(isinstance(name, str) for name in pair):
-            return pair
+    if pair := recorded_languages(checkpoint):
+        return pair
     if len(found) == 2 and (
         match := re.search(rf"({'|'.join(found)})[-_.]({'|'.join(found)})", origin.name)
     ):
@@ -113,6 +110,15 @@ def _languages(
             f"such as --languages {'-'.join((found * 2)[:2])}"
         )
     return "", ""
+
+
+def recorded_languages(checkpoint: Path | None) -> tuple[str, str] | None:
+    """Return source and target of a checkpoint's options; None if it has none."""
+    if checkpoint is None or checkpoint.suffix != ".pt":
+        return None
+    options = read_checkpoint(checkpoint).options
+    pair = (getattr(options, "source_lang", None), getattr(options, "target_lang", None))
+    return pair if all(isinstance(name, str) for name in pair) else None
 
 
 @contextmanager

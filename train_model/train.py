@@ -41,6 +41,8 @@ from train_model.data.corpora import DISTILLED, prepare
 WARM_UPDATES, TIMED_UPDATES = 3, 20
 # fairseq hangs or fails with other numbers
 _POSITIVE = ("batch_size", "log_interval", "lr", "max_tokens", "update_freq")
+# the flags of which one ends a training
+_ENDS = ("max_update", "max_epoch", "stop_time_hours", "stop_min_lr", "patience")
 # flags omitted without a GPU: they would only cost time, or need one
 ON_GPU = ("bf16", "fp16", "cuda_graphs")
 
@@ -137,6 +139,10 @@ def _check_flags(chosen: recipe.Recipe) -> None:
                 raise UserError(
                     f"{name} is {value}; give a number above 0 in the recipe or by --set"
                 )
+    if not any((getattr(given, name, None) or 0) > 0 for name in _ENDS):
+        raise UserError(
+            f"none of {', '.join(_ENDS)} is above 0, so the training would never end; give one by --set"
+        )
     if given.num_workers > MAX_THREADS:  # each is a process
         raise UserError(f"num_workers is {given.num_workers}; it is at most {MAX_THREADS}")
 

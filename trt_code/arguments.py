@@ -9,7 +9,6 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from train_model.cli import (
@@ -242,7 +241,7 @@ def add_output(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument(
         "--output",
         type=output_folder,
-        default=Path(folder),
+        default=folder,
         help=f"folder of the results ({folder})",
     )
 

@@ -153,6 +153,20 @@ def test_an_output_does_not_replace_a_device_or_a_pipe(tmp_path, kind):
     assert {item.name for item in tmp_path.iterdir()} <= {"output", "pipe"}
 
 
+def test_an_output_folder_that_may_not_be_written(tmp_path, monkeypatch):
+    """Refused before the work, also if it is the default. A test may run as root, who may write anything."""
+    parser = Parser()
+    parser.add_argument("--output", type=output_folder, default=str(tmp_path / "default"))
+    assert parser.parse_args([]).output == tmp_path / "default"
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    for given in ([], ["--output", str(tmp_path)], ["--output", str(tmp_path / "new" / "folder")]):
+        with pytest.raises(UserError, match=f"{tmp_path} may not be written"):
+            parser.parse_args(given)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is not a folder"):
+        parser.parse_args(["--output", str(tmp_path / "file" / "folder")])
+
+
 def test_a_file_in_place_of_an_output_folder(tmp_path):
     parser = Parser()
     parser.add_argument("--output", type=output_folder)

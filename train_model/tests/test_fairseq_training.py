@@ -181,6 +181,8 @@ def test_flags_that_fairseq_does_not_know_are_refused_before_the_corpus_is_made(
     for flag in ("lr=-1", "lr=[1e400]", "log_interval=0", "batch_size=-5", "update_freq=0"):
         with pytest.raises(UserError, match="give a number above 0 in the recipe or by --set"):
             train.train(recipe.load("demo", [*SMALL, flag]), tmp_path)
+    with pytest.raises(UserError, match="so the training would never end"):
+        train.train(recipe.load("demo", [*SMALL, "max_update=0"]), tmp_path)
     with pytest.raises(UserError, match="num_workers is 100000; it is at most 256"):
         train.train(recipe.load("demo", [*SMALL, "num_workers=100000"]), tmp_path)
     assert not [*tmp_path.iterdir()]

@@ -270,6 +270,8 @@ def test_sentencepiece(models, pieces, tmp_path):
         ("blank text", [], "test.en has no text"),
         ("gzip", [], "is compressed by gzip; unpack it with gunzip"),
         (None, ["--languages", "de-en"], "its name says en; are the dictionaries swapped"),
+        (None, ["--languages", "de-en", "--checkpoint", AR], "was trained from en to de"),
+        ("swapped texts", ["--languages", "en-de"], "says de; are the test texts swapped"),
         (None, ["--from", FIXTURES / "README.md"], "README.md is neither a folder nor one of"),
         ("NaN", [], "infinite or not numbers"),
     ],
@@ -285,6 +287,8 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing(
         pieces["codes"].write_text("#version: 0.2\nx y\nxy z</w>\n")
     elif change == "text of another language":
         pieces["test-src"].write_text("ж щ\nы\n")
+    elif change == "swapped texts":
+        pieces["test-src"], pieces["test-tgt"] = pieces["test-tgt"], pieces["test-src"]
     elif change == "one line less":
         pieces["test-tgt"].write_text("a\n")
     elif change == "blank text":

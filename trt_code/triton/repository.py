@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--model", default="demo", help=MODEL_HELP)
     add("--build-dir", type=path_argument, default=Path("build"), help="where the built files are")
-    add("--output", type=output_folder, default=Path("build/triton"), help="folder to write")
+    add("--output", type=output_folder, default="build/triton", help="folder to write")
     add("--backend", choices=("auto", "tensorrt", "onnxruntime"), default="auto")
     add(
         "--precision",

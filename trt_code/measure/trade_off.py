@@ -45,6 +45,7 @@ from trt_code.text.translator import LineTranslator
 
 PARTS = 4
 WARM_UP_LINES = 16
+PENALTY = re.compile(r", lenpen [\d.]+$")
 
 TABLE = Table(
     [
@@ -167,10 +168,15 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """BLEU over lines per second, one line per model and runner, as a PNG at ``path``."""
+    """BLEU over lines per second, one line per model and runner, as a PNG at ``path``.
+
+    Labels leave out a length penalty that all searches have.
+    """
+    penalties = {text for row in results["rows"] for text in PENALTY.findall(row["name"])}
+    shared = penalties.pop() if len(penalties) == 1 else ""
     series: dict[str, dict[str, tuple[float, float]]] = {}
     for row in results["rows"]:
-        model, rest = row["name"].split(", ", 1)
+        model, rest = row["name"].removesuffix(shared).split(", ", 1)
         runner, label = rest.split(" ", 1)
         series.setdefault(f"{model}, {runner}", {})[label] = (row["sentences_per_s"], row["bleu"])
     title = machine_name(results["machine"])

@@ -89,3 +89,18 @@ def test_what_does_not_belong_together_is_refused(arguments):
 def test_an_invalid_part_is_refused(text):
     with pytest.raises(UserError, match="not a part"):
         trade_off.parse_part(text)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "labels"), [("1.4", ["fp16", "fp16, beam 5"]), ("1.0", None)], ids=["one", "two"]
+)
+def test_labels_leave_out_a_length_penalty_that_all_have(penalty, labels, monkeypatch, tmp_path):
+    names = [f"a, native fp16{rest}, lenpen {penalty}" for rest in ("", ", beam 5")]
+    names[0] = names[0].replace(penalty, "1.4")
+    drawn = []
+    monkeypatch.setattr(
+        trade_off.plots, "points", lambda path, title, series, *axes: drawn.append(series)
+    )
+    rows = [{"name": name, "sentences_per_s": 1.0, "bleu": 2.0} for name in names]
+    trade_off.plot({"machine": {"cpu": "one"}, "rows": rows}, tmp_path / "plot.png")
+    assert list(drawn[0]["a, native"]) == (labels or [name.split(" ", 2)[2] for name in names])

@@ -126,7 +126,8 @@ def unpacked(source: Path) -> Iterator[Path]:
     """Yield the folder ``source``, or a temporary folder with the files of the archive ``source``.
 
     Raises:
-        UserError: ``source`` is neither, the archive is damaged, or it is too large for a model.
+        UserError: ``source`` is neither, the archive is damaged, it is too large for a model, or there is no
+            room for its files.
     """
     if source.is_dir():
         yield source
@@ -140,6 +141,11 @@ def unpacked(source: Path) -> Iterator[Path]:
         try:
             _unpack(source, folder)
         except ARCHIVE_ERRORS as error:
+            if isinstance(error, OSError) and error.errno:  # of the system, not of the archive
+                raise UserError(
+                    f"{source} cannot be unpacked into {folder}: {error.strerror}; TMPDIR can name a folder "
+                    "with more room"
+                ) from error
             raise UserError(f"{source} is a damaged archive: {error}; get it again") from error
         yield folder
 

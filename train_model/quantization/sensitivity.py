@@ -250,14 +250,15 @@ def main(argv: list[str] | None = None) -> None:
     rows, origin = calibration_rows(files, None, options.calibration, *limits)
     tokens = [tokens for _, tokens in batches(rows)]
     ranges = calibrate(merged, names, tokens, options.method)
-    probe = Probe(merged, ranges, names, *_sentences(files, options.sentences, *limits))
+    tested, references, tokenizer = _sentences(files, options.sentences, *limits)
+    probe = Probe(merged, ranges, names, tested, references, tokenizer)
     measured = measure(probe, names)
     print("\n".join([TABLE.head(), *map(TABLE.line, measured)]))
     all_int8, kept = probe.quality(names), suggest(measured)
     partly = probe.quality([name for name in names if name not in kept])
     title = f"INT8 sensitivity of {files.name}"
     summary = [
-        f"{options.sentences} test sentences; ranges ({options.method}) from {origin}",
+        f"{len(tested)} test sentences; ranges ({options.method}) from {origin}",
         f"FP32: exact match {_percent(probe.reference.exact)}",
         f"all {len(names)} layers in INT8: logit error {all_int8.error:.5f}, exact match "
         f"{_percent(all_int8.exact)}",

@@ -1,5 +1,7 @@
 """Archives that are damaged, without end, or begin again at a member of negative size."""
 
+import errno
+import os
 import tarfile
 
 import pytest
@@ -114,3 +116,21 @@ def test_a_line_of_an_archive_has_a_limit(tmp_path, monkeypatch):
     path = archive(tmp_path / "a.tar.gz", header("text.en", 512) + b"x" * 512)
     with pytest.raises(UserError, match=r"text.en"):
         read_lines(path)
+
+
+def test_a_full_disk_is_not_called_a_damaged_archive(tmp_path, monkeypatch):
+    archive = tmp_path / "a.tar"
+    (tmp_path / "model.pt").write_bytes(b"whole")
+    with tarfile.open(archive, "w") as packed:
+        packed.add(tmp_path / "model.pt", "model.pt")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with (
+        pytest.raises(UserError, match="No space left on device; TMPDIR can name"),
+        unpacked(archive),
+    ):
+        pass
+    assert archive.is_file()

@@ -18,6 +18,7 @@ whose translation in a later copy is another one, and has the process' memory af
 import argparse
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
 import re
@@ -27,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from train_model import plots
-from train_model.cli import Parser, UserError, first_line, run
+from train_model.cli import MAX_NUMBER, Parser, UserError, first_line, run
+from train_model.data.files import sha256_of
 from train_model.data.tokenizer import Tokenizer
-from train_model.documents import read_json
+from train_model.documents import read_json, used
 from train_model.model_folder import ModelFolder, find_model
 from train_model.tables import Column, Table, as_json, write_files
 from trt_code import arguments
@@ -114,6 +116,28 @@ def measure(
                     "translations": pairs,
                 }
     return found
+
+
+def read_part(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a part that was measured with these settings.
+
+    Raises:
+        UserError: it was measured with others, or is damaged.
+    """
+    remedy = "remove it, and measure the part again"
+    part = read_json(path, remedy)
+    with used(path, "a part of this measurement", remedy):
+        if part["settings"] != settings:
+            raise UserError(f"the parts in {path.parent} are of different runs; remove them")
+        for name in settings["entries"]:
+            entry = part["entries"][name]
+            for key in ("seconds", "cpu_s", "resident_mib"):
+                if not 0 < entry[key] <= MAX_NUMBER:
+                    raise ValueError(f"{key} is {str(entry[key])[:20]}")
+            for text, tokens in entry["translations"]:
+                if (type(text), type(tokens)) != (str, int):
+                    raise TypeError(f"a translation of {type(text).__name__}")
+    return part
 
 
 def summarise(
@@ -245,6 +269,8 @@ def main(argv: list[str] | None = None) -> None:
             "repeats": args.repeats,
             "warm_up": args.warm_up,
             "entries": list(translators),
+            "text": hashlib.sha256("\n".join([*sources, *references]).encode()).hexdigest(),
+            "checkpoints": [sha256_of(model.checkpoint) for model in models],
         }
         for part in [chosen] if chosen else range(1, count + 1):
             own = text[(part - 1) * size : part * size]
@@ -256,11 +282,10 @@ def main(argv: list[str] | None = None) -> None:
     if missing := [path.name for path in paths if not path.is_file()]:
         print(f"still to be measured: {', '.join(missing)}")
         return
-    parts = [read_json(path, "measure it again") for path in paths]
-    if any(part["settings"] != settings for part in parts):
-        raise UserError(f"the parts in {args.output} are of different runs; remove them")
+    parts = [read_part(path, settings) for path in paths]
     kinds = quality.read_kinds(models[0].test_src.with_stem(args.split))[: len(sources)]
-    rows = summarise(parts, sources, references, kinds, tokenizers[0])
+    with used(args.output, "a folder with all parts", "remove it, and measure again"):
+        rows = summarise(parts, sources, references, kinds, tokenizers[0])
     print(f"\n{TABLE.head()}", *map(TABLE.line, rows), sep="\n")
     results = {
         "machine": describe(device, args.threads),

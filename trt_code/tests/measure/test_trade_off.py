@@ -85,6 +85,29 @@ def test_what_does_not_belong_together_is_refused(arguments):
         trade_off.main([*arguments, *ENTRIES[:2], "--part", "2/2"])
 
 
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("seconds", 0, "seconds is 0"),
+        ("cpu_s", "x", "not supported"),
+        ("resident_mib", 1e300, "resident_mib is 1e"),
+        ("translations", [[1, 2]], "a translation of int"),
+        ("translations", [], "is not a folder with all parts"),
+        ("translations", None, "is not a part of this measurement"),
+    ],
+)
+def test_a_damaged_part_is_one_line(entry, value, message, arguments, tmp_path):
+    trade_off.main([*arguments, *ENTRIES[:2], "--part", "1/2"])
+    path = tmp_path / "out" / "part-1-of-2.json"
+    content = json.loads(path.read_text())
+    for found in content["entries"].values():
+        found[entry] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        trade_off.main([*arguments, *ENTRIES[:2], "--part", "2/2"])
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "a/b"])
 def test_an_invalid_part_is_refused(text):
     with pytest.raises(UserError, match="not a part"):

@@ -27,7 +27,7 @@ from train_model.data.corpora.en_de.readers import clean_pairs, read_description
 from train_model.data.corpora.en_de.splitting import Row, Split, split
 from train_model.data.dictionary import Dictionary
 from train_model.data.files import SPLITS, claim, copy, read_lines, step
-from train_model.documents import read_json
+from train_model.documents import read_json, used
 from train_model.processes import FORK
 from train_model.progress import track
 
@@ -182,8 +182,9 @@ def _write_splits(folder: Path, jobs: list[tuple[str, list[Path], Path, Path]]) 
     read: dict[str, dict[str, int]] = {}
     for path in paths:
         content = read_json(path, "delete it")
-        read[path.stem] = content["counts"]
-        rows += [Row.of(path.stem, *pair) for pair in content["pairs"]]
+        with used(path, "the pairs of a bundle", "delete it"):
+            read[path.stem] = dict(content["counts"])
+            rows += [Row.of(path.stem, *pair) for pair in content["pairs"]]
     if not rows:
         raise UserError("the packages have no translations; are they those of the corpus?")
     result = split(rows)

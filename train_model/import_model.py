@@ -22,7 +22,7 @@ import torch
 import yaml
 from torch import nn
 
-from train_model.cli import Parser, UserError, first_line, path_argument, run
+from train_model.cli import Parser, UserError, first_line, output_folder, path_argument, run
 from train_model.data.dictionary import BOS, EOS, SPECIAL_IDS, SPECIALS, UNK, Dictionary
 from train_model.data.files import check_parallel, read_lines
 from train_model.data.moses import marks_in
@@ -325,8 +325,8 @@ def _parser() -> Parser:
     add("--name", help="name of the new folder in data_model; default: that of --from, or mine")
     add(
         "--models",
-        type=path_argument,
-        default=DATA if IN_CHECKOUT else Path("."),
+        type=output_folder,
+        default=str(DATA) if IN_CHECKOUT else ".",
         help="where the folder is made; default: data_model, or here for an installed package",
     )
     add("--padding-policy", choices=("upstream", "masked"), help="default: the checkpoint's")

@@ -124,7 +124,7 @@ def distill(
     check_splits(original)
     sources = _read_sources(stem)
     settings = {
-        "corpus": {path.name: sha256_of(path) for path in sorted(original.iterdir())},
+        "corpus": {path.name: sha256_of(path) for path in _files(original)},
         "teacher": sha256_of(teacher),
         "search": vars(options),
         "n_best": n_best,
@@ -279,7 +279,7 @@ def _write_corpus(
         rows = {languages[0]: (sources[row] for row, _ in kept()), **rows}
     # The training targets are written last, so a corpus that has them is complete.
     stems = {language: binary / f"train.{pair}.{language}" for language in rows}
-    for path in sorted(original.iterdir()):
+    for path in _files(original):
         if not any(path.name.startswith(f"{stem.name}.") for stem in stems.values()):
             step([binary / path.name], lambda path=path: copy(path, binary / path.name))
     for language, stem in stems.items():
@@ -291,6 +291,11 @@ def _write_corpus(
             ),
         )
     return binary
+
+
+def _files(corpus: Path) -> list[Path]:
+    """Return the files of a binary corpus; a killed writer may have left a hidden folder next to them."""
+    return sorted(path for path in corpus.iterdir() if path.is_file())
 
 
 def _recorded(record: Path, name: str) -> Any:

@@ -39,7 +39,7 @@ from train_model.cli import (
 from train_model.data.binary import check_splits, write_binary
 from train_model.data.corpora import DISTILLED, prepare
 from train_model.data.dictionary import PAD, Dictionary
-from train_model.data.files import claim, copy, sha256_of, step
+from train_model.data.files import claim, copy, files_in, sha256_of, step
 from train_model.data.filtering import PairFilter
 from train_model.documents import WRONG_FORM, read_json, used
 from train_model.models.architectures import architecture_of
@@ -124,7 +124,7 @@ def distill(
     check_splits(original)
     sources = _read_sources(stem)
     settings = {
-        "corpus": {path.name: sha256_of(path) for path in _files(original)},
+        "corpus": {path.name: sha256_of(path) for path in files_in(original)},
         "teacher": sha256_of(teacher),
         "search": vars(options),
         "n_best": n_best,
@@ -279,7 +279,7 @@ def _write_corpus(
         rows = {languages[0]: (sources[row] for row, _ in kept()), **rows}
     # The training targets are written last, so a corpus that has them is complete.
     stems = {language: binary / f"train.{pair}.{language}" for language in rows}
-    for path in _files(original):
+    for path in files_in(original):
         if not any(path.name.startswith(f"{stem.name}.") for stem in stems.values()):
             step([binary / path.name], lambda path=path: copy(path, binary / path.name))
     for language, stem in stems.items():
@@ -291,11 +291,6 @@ def _write_corpus(
             ),
         )
     return binary
-
-
-def _files(corpus: Path) -> list[Path]:
-    """Return the files of a binary corpus; a killed writer may have left a hidden folder next to them."""
-    return sorted(path for path in corpus.iterdir() if path.is_file())
 
 
 def _recorded(record: Path, name: str) -> Any:

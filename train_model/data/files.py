@@ -186,6 +186,11 @@ def sha256_of(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def files_in(folder: Path) -> list[Path]:
+    """Return the files of a folder by name; a killed writer may have left a hidden folder next to them."""
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
 def versions(paths: Iterable[Path]) -> dict[str, list[int]]:
     """Return what changes if one of the files is replaced: its size and the time of its last change."""
     states = {str(path.resolve()): path.stat() for path in paths}

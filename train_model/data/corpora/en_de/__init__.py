@@ -26,7 +26,7 @@ from train_model.data.corpora.en_de.pieces import MODEL, SYMBOLS, learn, load
 from train_model.data.corpora.en_de.readers import clean_pairs, read_descriptions, read_packages
 from train_model.data.corpora.en_de.splitting import Row, Split, split
 from train_model.data.dictionary import Dictionary
-from train_model.data.files import SPLITS, claim, copy, read_lines, step
+from train_model.data.files import SPLITS, claim, copy, files_in, read_lines, step
 from train_model.documents import read_json, used
 from train_model.processes import FORK
 from train_model.progress import track
@@ -125,7 +125,7 @@ def prepare_english(folder: Path, source: Path = PACKAGES, symbols: int = SYMBOL
     step([folder / "train.en"], write_lines)
     own = folder / "bin"
     own.mkdir(exist_ok=True)
-    for path in (plain / "bin").iterdir():
+    for path in files_in(plain / "bin"):
         if not path.name.startswith("train."):
             step([own / path.name], lambda path=path: copy(path, own / path.name))
     stem = own / "train.en-de.en"

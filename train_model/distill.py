@@ -49,10 +49,11 @@ from train_model.models.hypotheses import MAX_BEAM, SearchOptions, check_beam
 from train_model.models.incremental import IncrementalDecoder
 from train_model.progress import task
 
-# Sentences per written part; a stopped run loses at most one part.
 PART = 16384
+"""Sentences per written part; a stopped run loses at most one part."""
 NO_FILTER = PairFilter()
-MAX_TOKENS = {"cpu": 8192, "cuda": 32768}  # source tokens per batch
+MAX_TOKENS = {"cpu": 8192, "cuda": 32768}
+"""Source tokens per batch, padding included."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,12 @@ def distill(
         teacher: checkpoint of an autoregressive network with the corpus' dictionaries.
         options: the teacher's search options.
         languages: source and target.
-        device: the device on which the teacher runs.
+        build_dir: the folder of the corpora, in ``data``.
+        device: the device on which the teacher runs, "cpu" or "cuda".
         n_best: translations of each source; each becomes a pair of its own.
         pair_filter: drops pairs; their counts are in ``pairs.json`` next to the binary data.
-        write_parts: writes the parts and yields the number of rows of each, in any order; default: this
-        process does.
+        write_parts: writes the parts and yields the number of rows of each, in any order; by default this
+            process writes them.
 
     Raises:
         UserError: the corpus or the teacher is missing, or they do not belong together, or no pair is left.
@@ -118,7 +120,7 @@ def distill(
     folder = Path(build_dir) / "data" / f"{corpus}{DISTILLED}"
     stem = original / f"train.{'-'.join(languages)}.{languages[0]}"
     plan = Teacher(Path(teacher).resolve(), stem.resolve(), languages, options, n_best, device)
-    # what is wrong is reported before anything is removed
+    # checked before claim removes an earlier corpus
     network = _load_teacher(teacher, original, languages)
     options.check_vocabulary(network.config.tgt_vocab)
     check_splits(original)
@@ -138,7 +140,7 @@ def distill(
         for start in range(0, len(sources), PART)
     ]
     todo = [part for part in parts if not part[0].is_file()]
-    # a context manager, so that an error message starts on a new line after the bar
+    # closed before an error is printed, so that its message starts on a new line
     with task("teacher", len(sources), "sentences") as bar:
         bar.advance(len(sources) - sum(len(rows) for _, rows in todo))
         for count in (write_parts or _write_here)(plan, todo):
@@ -176,7 +178,16 @@ class _Actor:
 def write_on_ray(
     ray: Any, pool: tuple[int, dict[str, Any]], teacher: Teacher, parts: list[Part]
 ) -> Iterator[int]:
-    """Write the parts with a pool of actors, see ``train_model.ray_cluster``; yields the rows of each."""
+    """Write the parts with a pool of actors, and yield the number of rows of each.
+
+    Args:
+        ray: what ``train_model.ray_cluster.connected`` yields.
+        pool: the number of actors and their options, from ``train_model.ray_cluster.pool``.
+        teacher, parts: see :func:`distill`.
+
+    Raises:
+        UserError: a part cannot be written.
+    """
     if not parts:
         return
     items = [{"path": str(path), "start": rows.start, "stop": rows.stop} for path, rows in parts]
@@ -257,7 +268,8 @@ def _write_corpus(
     """Write the binary data: the pairs that the filter keeps, and everything else as it is."""
     binary, record = folder / "bin", folder / "pairs.json"
     if record.is_file() and _recorded(record, "filter") != vars(pair_filter):
-        shutil.rmtree(binary, ignore_errors=True)  # of another filter, from the same translations
+        # made with another filter; the translations are the same
+        shutil.rmtree(binary, ignore_errors=True)
     binary.mkdir(exist_ok=True)
     counts = collections.Counter(
         pair_filter.reason(sources[row], tokens, score) or "kept"

@@ -223,6 +223,19 @@ def claim(folder: Path, settings: dict) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
+    """Write a UTF-8 text file of ``lines``, which have no line ends; the file is complete or absent.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.writelines(f"{line}\n" for line in lines)
+
+
 def step(outputs: list[Path], make: Callable[[], None]) -> None:
     """Call ``make`` unless all its outputs exist."""
     if not all(output.is_file() for output in outputs):

@@ -1,6 +1,7 @@
-"""Arguments that both networks have, besides fairseq's own."""
+"""Arguments that both networks have, besides fairseq's own, and their defaults."""
 
 import argparse
+import dataclasses
 
 
 def add_project_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,3 +18,13 @@ def add_project_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin with this network's weights, sizes and padding policy; dropout and loss are those given "
         "here. What computes in INT8 in it is trained with that rounding (train_model/quantization)",
     )
+
+
+def add_defaults(args: argparse.Namespace, config_type: type) -> None:
+    """Write the defaults of a network's configuration into ``args``, unless they are given.
+
+    fairseq stores ``args`` in the checkpoint, which so records what was trained.
+    """
+    for field in dataclasses.fields(config_type):
+        if field.default is not dataclasses.MISSING and not hasattr(args, field.name):
+            setattr(args, field.name, field.default)

@@ -1,7 +1,6 @@
 """``--arch conv_crf_transformer``: the project's network behind fairseq's model interface."""
 
 import argparse
-import dataclasses
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from fairseq.models import BaseFairseqModel, register_model, register_model_arch
 from fairseq.models.nat import NATransformerModel
 from torch import Tensor
 
-from train_model.fairseq_plugin.arguments import add_project_arguments
+from train_model.fairseq_plugin.arguments import add_defaults, add_project_arguments
 from train_model.fairseq_plugin.starting import network_to_train
 from train_model.models.config import NatConfig
 from train_model.models.conv_crf_transformer import ConvCrfTransformer, EncoderOut
@@ -31,7 +30,7 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
 
     @staticmethod
     def add_args(parser: argparse.ArgumentParser) -> None:
-        """The options of fairseq's non-autoregressive Transformer, the convolutions and the CRF."""
+        """Add the options of fairseq's non-autoregressive Transformer, the convolutions and the CRF."""
         NATransformerModel.add_args(parser)
         for side in ("encoder", "decoder"):
             parser.add_argument(f"--{side}-conv-dim", type=int, metavar="N")
@@ -83,7 +82,7 @@ class ConvCrfTransformerModel(ConvCrfTransformer, BaseFairseqModel):
         return self.training_outputs(source, prev_output_tokens, tgt_tokens)
 
     def max_positions(self) -> tuple[int, int]:
-        """The longest source and target, in tokens."""
+        """Return the longest source and target, in tokens."""
         return self.config.max_source_positions, self.config.max_target_positions
 
     def forward_encoder(self, encoder_inputs: list[Tensor]) -> EncoderOut:
@@ -118,7 +117,5 @@ def _reorder(encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
 
 @register_model_architecture("conv_crf_transformer", "conv_crf_transformer")
 def base_architecture(args: argparse.Namespace) -> None:
-    """Write the defaults into ``args``, so that the checkpoint records what was trained."""
-    for field in dataclasses.fields(NatConfig):
-        if field.default is not dataclasses.MISSING and not hasattr(args, field.name):
-            setattr(args, field.name, field.default)
+    """Write the defaults of the network into ``args``."""
+    add_defaults(args, NatConfig)

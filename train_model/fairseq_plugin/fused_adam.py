@@ -23,7 +23,7 @@ class FusedAdam(FairseqAdam):
 
     @property
     def supports_flat_params(self) -> bool:
-        """Return True: the update is elementwise."""
+        """Return True, since the update is elementwise."""
         return True
 
     def _gradients(self) -> list[Tensor]:
@@ -34,7 +34,7 @@ class FusedAdam(FairseqAdam):
         torch._foreach_mul_(self._gradients(), c)
 
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn=None) -> Tensor:
-        """Clip the gradients to ``max_norm`` (0: only measure); returns their norm before."""
+        """Clip the gradients to the norm ``max_norm``, if it is not 0; return their norm before."""
         if aggregate_norm_fn is not None:
             return super().clip_grad_norm(max_norm, aggregate_norm_fn)
         return torch.nn.utils.clip_grad_norm_(self.params, max_norm or math.inf)

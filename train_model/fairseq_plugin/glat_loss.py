@@ -103,7 +103,7 @@ class GlancingLoss(LabelSmoothedDualImitationCriterion):
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
-        """Return False: accuracy and ratio are averages."""
+        """Return False, since accuracy and ratio are averages."""
         return False
 
 

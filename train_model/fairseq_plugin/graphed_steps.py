@@ -11,6 +11,7 @@ With several GPUs each one replays its own graphs, and the flat gradient is summ
 
 import functools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -142,12 +143,12 @@ class GraphedSteps:
         metrics.log_speed("ups", updates, priority=100, round=2)
         metrics.log_scalar("gnorm", norm, priority=400, round=3)
         self._trainer.task.reduce_metrics([means], self._trainer.criterion)
-        # that counted one batch
+        # reduce_metrics has counted the tokens of one batch
         metrics.log_speed("wps", means["ntokens"] * (float(count) - 1), priority=90, round=1)
 
 
 class _Recorded:
-    """The forward and backward pass of one shape."""
+    """The forward and backward pass of a batch of one shape."""
 
     def __init__(
         self, run: Any, sample: dict[str, Any], device: torch.device, capture: bool, pool: Any
@@ -163,11 +164,11 @@ class _Recorded:
             return
         current, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(current)
-        with torch.cuda.stream(side):  # what is done at the first call only must not be recorded
+        with torch.cuda.stream(side):  # the first call also initialises, which must not be recorded
             run(self._sample | {})
         current.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        # thread_local: threads of NCCL may ask about events meanwhile
+        # thread_local: NCCL's threads may query events during the capture
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._results = run(self._sample | {})
 
@@ -187,8 +188,8 @@ class _Recorded:
         }
 
 
-def _pairs(kept: dict[str, Any], new: dict[str, Any]):
-    """Return the tensors of ``kept`` with the values of ``new``."""
+def _pairs(kept: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[Tensor, Any]]:
+    """Yield each tensor of ``kept`` with its new value."""
     for name, value in kept.items():
         if isinstance(value, dict):
             yield from _pairs(value, new[name])

@@ -36,15 +36,15 @@ def square_batches(
 ) -> list[np.ndarray]:
     """Return batches of few shapes: those of one width have at most two numbers of sentences.
 
-    Args:
-        indices: the sentences in any order, which is kept within a width.
-        lengths: each one's length in tokens, that of its longer side.
-        longest: the longest length that the network takes.
-        max_tokens: the most sentences of a batch times its width.
-        multiple: the sentences of a batch are a multiple of this, if that many fit.
-
     Sentences that do not fill a batch join those of the next width. The last batch has the longest
     sentences, so some occur in it and in an earlier batch.
+
+    Args:
+        indices: the sentences [N] in any order, which is kept within a width.
+        lengths: the length [N] of each sentence's longer side, in tokens.
+        longest: the longest length that the network takes, in tokens.
+        max_tokens: bound of the number of sentences in a batch times its width.
+        multiple: the number of sentences in a batch is a multiple of this, if that many fit.
     """
     widths = padded_width(lengths, longest)
     order = np.argsort(widths, kind="stable")
@@ -113,7 +113,7 @@ class KeptBatches(BaseWrapperDataset):
         return batch if self._device == "cpu" else OnDevice(batch)
 
     def keep(self, batches: Iterable[list[int]]) -> None:
-        """Collate and keep the new ones of the batches, given by their sentences' indices."""
+        """Collate and keep those of ``batches`` that are new; a batch is the indices of its sentences."""
         global _dataset, _longest
         keys = [key for batch in batches if (key := tuple(map(int, batch))) not in self._batches]
         if not keys:
@@ -130,7 +130,7 @@ class KeptBatches(BaseWrapperDataset):
         return torch.from_numpy(array).to(self._device)
 
     def one_of_each_shape(self) -> Iterator[dict[str, Any]]:
-        """Return a batch of every shape, the largest first."""
+        """Yield a batch of every shape, the largest first."""
         shapes = {tuple(batch["target"].shape): batch for batch in self._batches.values()}
         for _, batch in sorted(shapes.items(), key=lambda item: -np.prod(item[0])):
             yield dict(batch)

@@ -1,8 +1,8 @@
-"""``--criterion r_drop_cross_entropy``: two passes with other dropout have to agree (Liang et al. 2021).
+"""``--criterion r_drop_cross_entropy``: R-Drop (Liang et al. 2021, arXiv 2106.14448).
 
-R-Drop, arXiv 2106.14448. Each sentence goes through the network twice in one batch. The loss is the mean of
-the two smoothed cross-entropies, plus a share of the symmetric divergence between the two distributions.
-So a batch costs twice its tokens. Validation is that of ``label_smoothed_cross_entropy``.
+Two passes with different dropout have to agree. Each sentence goes through the network twice in one batch.
+The loss is the mean of the two smoothed cross-entropies, plus a share of the symmetric divergence between the
+two distributions. So a batch costs twice its tokens. Validation is that of ``label_smoothed_cross_entropy``.
 """
 
 import functools
@@ -72,8 +72,7 @@ class _RDrop(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, target, smoothing, alpha, padding):
-        on_gpu = logits.is_cuda
-        compute = _compiled() if on_gpu else loss_and_gradient
+        compute = _compiled() if logits.is_cuda else loss_and_gradient
         losses, nll, divergence, gradient = compute(logits, target, smoothing, alpha, padding)
         ctx.save_for_backward(gradient)
         return losses.sum(), nll.sum(), divergence.sum()
@@ -97,7 +96,7 @@ def loss_and_gradient(
 
     Args:
         logits: scores of the first passes, then of the second ones [2 N, V].
-        target: tokens [N].
+        target: tokens [N] int64.
         smoothing: share of the label smoothing, as fairseq defines it.
         alpha: weight of the divergence.
         padding: the token that does not count.

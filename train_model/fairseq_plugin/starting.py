@@ -17,8 +17,8 @@ def network_to_train(
 ) -> Any:
     """Return a network ``cls`` for the task's dictionaries, with random weights or those of ``--start-from``.
 
-    The checkpoint decides about the network, and which layers compute in INT8. Dropout and the loss are those
-    of ``args``, since a model that was stored for translating does not have them. ``args`` gets the options
+    The checkpoint determines the network, and which layers compute in INT8. Dropout and the loss come from
+    ``args``, since a model that was stored for translating does not have them. ``args`` receives the options
     that are used, for the new checkpoint.
 
     Args:
@@ -35,7 +35,10 @@ def network_to_train(
         return cls(config_type.from_args(args, *words))
     start = load_checkpoint(args.start_from)
     if not isinstance(start.config, config_type):
-        raise UserError(f"{args.start_from} is a {start.kind}, which does not train here")
+        raise UserError(
+            f"{args.start_from} is a {start.kind}, not the network of --arch; start from a network that "
+            "this recipe trains"
+        )
     if (start.config.src_vocab, start.config.tgt_vocab) != words:
         raise UserError(
             f"{args.start_from} knows {start.config.src_vocab} and {start.config.tgt_vocab} words, "

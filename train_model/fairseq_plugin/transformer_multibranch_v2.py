@@ -5,7 +5,6 @@ Trained with ``--task translation --criterion label_smoothed_cross_entropy`` and
 """
 
 import argparse
-import dataclasses
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from fairseq.models import (
 )
 from torch import Tensor, nn
 
-from train_model.fairseq_plugin.arguments import add_project_arguments
+from train_model.fairseq_plugin.arguments import add_defaults, add_project_arguments
 from train_model.fairseq_plugin.starting import network_to_train
 from train_model.models.autoregressive import EncoderOut, Source
 from train_model.models.multibranch_config import MultibranchConfig
@@ -73,7 +72,7 @@ class FairseqDecoder(Decoder, _IncrementalDecoder):
             incremental_state["source"],
             state,
         )
-        return logprobs, None  # normalising them again changes nothing
+        return logprobs, None  # fairseq normalises them again, which changes nothing
 
     def _with_room(self, state: dict[str, Tensor], rows: int, length: int) -> dict[str, Tensor]:
         shapes = self.state_shapes(rows, -(-length // _ROOM) * _ROOM)
@@ -173,11 +172,11 @@ class TransformerMultibranchModel(TransformerMultibranch, BaseFairseqModel):
         return self.decoder(prev_output_tokens, self.encode(src_tokens))
 
     def max_positions(self) -> tuple[int, int]:
-        """The longest source and target, in tokens."""
+        """Return the longest source and target, in tokens."""
         return self.config.max_source_positions, self.config.max_target_positions
 
     def max_decoder_positions(self) -> int:
-        """The longest target, in tokens."""
+        """Return the longest target, in tokens."""
         return self.config.max_target_positions
 
 
@@ -189,7 +188,5 @@ def _widen_init(weight: Tensor, ratio: float) -> None:
 
 @register_model_architecture("transformer_multibranch_v2", "transformer_multibranch_v2")
 def base_architecture(args: argparse.Namespace) -> None:
-    """Write the defaults into ``args``, so that the checkpoint records what was trained."""
-    for field in dataclasses.fields(MultibranchConfig):
-        if field.default is not dataclasses.MISSING and not hasattr(args, field.name):
-            setattr(args, field.name, field.default)
+    """Write the defaults of the network into ``args``."""
+    add_defaults(args, MultibranchConfig)

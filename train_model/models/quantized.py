@@ -69,5 +69,4 @@ def replace_linears(model: nn.Module, names: Iterable[str], kind: type[nn.Linear
         old = known[name]
         new = kind(old.in_features, old.out_features, old.bias is not None)
         new.weight, new.bias = old.weight, old.bias
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, new)
+        model.set_submodule(name, new)

@@ -16,13 +16,14 @@ from train_model.quantization.quantizers import insert
 
 METHODS = ("max", "percentile")
 PERCENTILE = 99.99
+"""Of the magnitudes of an input, for the method "percentile"."""
 
 
 @torch.no_grad()
 def calibrate(
     model: nn.Module, names: Sequence[str], batches: Iterable[Tensor], method: str = "max"
 ) -> dict[str, Tensor]:
-    """The ranges of the linear layers ``names``, as entries of a state dict.
+    """Return the ranges of the linear layers ``names``, as entries of a state dict.
 
     Weights are calibrated by the largest magnitude of each row, inputs by ``method``. Every scale is
     rounded to a number of FP16, so that a graph with FP16 scales has the same ones.
@@ -31,10 +32,13 @@ def calibrate(
         model: the network in FP32, not changed.
         names: the linear layers that will compute in INT8.
         batches: source tokens [B, S] int64 each.
-        method: "max", the largest observed magnitude, or "percentile", the 99.99th percentile.
+        method: "max", the largest observed magnitude, or "percentile", their percentile ``PERCENTILE``.
 
     Returns:
         ``<layer>.input_quantizer._amax`` [] and ``<layer>.weight_quantizer._amax`` [N, 1], FP32.
+
+    Raises:
+        UserError: nvidia-modelopt is not installed.
     """
     model = copy.deepcopy(model).eval()
     replace_linears(model, names, nn.Linear)  # modelopt accepts no other type

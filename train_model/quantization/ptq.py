@@ -49,7 +49,9 @@ def layers_to_quantize(model: nn.Module, keep: Iterable[str] = ()) -> list[str]:
     for pattern in keep:
         found = fnmatch.filter(names, pattern)
         if not found:
-            raise UserError(f"--keep {pattern!r} fits no layer; layers are {_examples(names)}")
+            raise UserError(
+                f"--keep {pattern!r} fits no layer; layers are {', '.join(names[:3])}, ... {names[-1]}"
+            )
         kept.update(found)
     chosen = [name for name in names if name not in kept]
     if not chosen:
@@ -63,10 +65,17 @@ def quantize(
     batches: Iterable[Tensor],
     method: str = "max",
 ) -> nn.Module:
-    """Return the network in INT8, calibrated with ``batches`` of source tokens [B, S]; keeps ``model``.
+    """Return the network in INT8; ``model`` does not change.
+
+    Args:
+        model: the network in FP32.
+        keep: see :func:`layers_to_quantize`.
+        batches: source tokens [B, S] int64 for the calibration.
+        method: see :func:`train_model.quantization.calibration.calibrate`.
 
     Raises:
-        UserError: the network is in INT8 already, or see :func:`layers_to_quantize`.
+        UserError: the network is in INT8 already, nvidia-modelopt is not installed, or see
+            :func:`layers_to_quantize`.
     """
     if model.config.int8_layers:
         raise UserError("the network is in INT8 already; give the checkpoint it was made from")
@@ -84,10 +93,6 @@ def with_ranges(merged: nn.Module, names: Sequence[str], ranges: dict[str, Tenso
     weights |= merged.state_dict() | {name: ranges[name] for name in ranges if name in own}
     quantized.load_state_dict(weights)
     return quantized
-
-
-def _examples(names: list[str]) -> str:
-    return f"{', '.join(names[:3])}, ... {names[-1]}"
 
 
 def main(argv: list[str] | None = None) -> None:

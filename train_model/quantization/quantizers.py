@@ -49,6 +49,9 @@ def insert(model: nn.Module, names: Iterable[str], *, histogram: bool = False) -
         model: a network of plain linear layers.
         names: the layers to quantise; every other module computes as before.
         histogram: collect histograms of the inputs in calibration, not just their largest magnitude.
+
+    Raises:
+        UserError: nvidia-modelopt is not installed.
     """
     modelopt = load_modelopt()
     common = {"num_bits": 8, "backend": _BACKEND}

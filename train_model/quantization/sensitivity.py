@@ -38,7 +38,7 @@ from train_model.quantization.text import batches, calibration_rows, check_dicti
 from train_model.tables import Column, Table, as_json, page, write_files
 
 MOST_BARS = 24
-"""Layers in the plot."""
+"""The most layers in the plot."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,14 @@ class Quality:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One layer: its share of all multiplications by weights, INT8 in it only, and INT8 in all others."""
+    """One layer.
+
+    Attributes:
+        layer: its name.
+        share: its share of the weights of all layers.
+        only: the quality with INT8 in this layer alone.
+        without: the quality with INT8 in all other layers.
+    """
 
     layer: str
     share: float
@@ -66,9 +73,9 @@ class Probe:
         merged: the network in FP32, its projections merged.
         ranges: the ranges of all its layers, from ``calibrate``.
         names: the layers.
-        rows: encoded source sentences.
-        references: the reference translations for exact matches; None without any.
-        tokenizer: turns tokens into text; None without references.
+        rows: tokens of the source sentences.
+        references: the reference translations for exact matches, or None.
+        tokenizer: turns tokens into text; needed with references.
     """
 
     def __init__(
@@ -89,11 +96,15 @@ class Probe:
         self._expected: list[tuple[Tensor, Tensor]] = []  # canvas and logits of FP32
         self.reference = self.quality([])
 
+    def sizes(self) -> dict[str, int]:
+        """Return the number of weights of each layer."""
+        return {name: layer.weight.numel() for name, layer in self._plain.items()}
+
     @torch.inference_mode()
     def quality(self, int8: Collection[str]) -> Quality:
         """Measure the network with the layers ``int8`` in INT8 and the rest in FP32."""
         for name, plain in self._plain.items():
-            _put(self._model, name, self._rounded[name] if name in int8 else plain)
+            self._model.set_submodule(name, self._rounded[name] if name in int8 else plain)
         difference = spread = 0.0
         exact = 0
         for index, (chosen, tokens) in enumerate(self._batches):
@@ -127,11 +138,6 @@ class Probe:
         return canvas, logits, output
 
 
-def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, layer)
-
-
 def _energy(logits: Tensor) -> float:
     return float((logits - logits.mean(-1, keepdim=True)).double().square().sum())
 
@@ -154,7 +160,7 @@ def suggest(rows: list[Row]) -> list[str]:
 
 def measure(probe: Probe, names: list[str]) -> list[Row]:
     """Return one row per layer, in the network's order."""
-    sizes = {name: probe._plain[name].weight.numel() for name in names}
+    sizes = probe.sizes()
     rows = []
     for name in track(names, "measuring one layer at a time", unit="layers"):
         others = [other for other in names if other != name]
@@ -215,7 +221,7 @@ def plot(path: Path, title: str, rows: list[Row], all_int8: Quality, kept: Colle
 def _sentences(
     files: ModelFolder, limit: int, vocabulary: int, longest: int
 ) -> tuple[list[list[int]], list[str] | None, Tokenizer | None]:
-    """Return encoded sentences to measure with: of the test split, or random ones."""
+    """Return encoded sentences with their references and tokenizer: of the test split, or random ones."""
     if files.test_src is None or files.test_tgt is None:
         return calibration_rows(files, None, limit, vocabulary, longest)[0], None, None
     check_dictionary(files, vocabulary)
@@ -241,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
     files = find_model(options.model, options.build_dir)
     if files.autoregressive:
         raise UserError(
-            f"{files.name} gives one token at a time; this measures demo and wmt16 alone"
+            f"{files.name} is autoregressive; this measures one-pass networks, such as demo and wmt16"
         )
     loaded = load_checkpoint(files.checkpoint)
     limits = loaded.config.src_vocab, loaded.config.max_source_positions

@@ -19,7 +19,7 @@ _RANDOM_LENGTHS = (8, 16, 32, 64)
 
 
 def read_sentences(path: Path, limit: int) -> list[str]:
-    """The first ``limit`` lines of a file that are not blank.
+    """Return the first ``limit`` lines of a file that are not blank.
 
     Raises:
         UserError: the file is missing, is not UTF-8 text, or has no sentence.

@@ -1,4 +1,4 @@
-"""Quantisation-aware fine-tuning: a quantised network that rounds with nvidia-modelopt's quantizers."""
+"""Quantisation-aware fine-tuning: a quantised network that rounds with nvidia-modelopt's quantisers."""
 
 from torch import nn
 
@@ -9,8 +9,11 @@ from train_model.quantization.quantizers import insert
 def make_trainable(model: nn.Module, names: tuple[str, ...]) -> None:
     """Replace the rounding of the layers ``names`` by modelopt's, in place.
 
-    Weights, ranges and their keys in the state dict stay the same. Training does not change the ranges; the
-    gradient passes the rounding of values inside their range.
+    Weights, ranges and their keys in the state dict stay the same. Training does not change the ranges. The
+    gradient passes through the rounding of values inside their range.
+
+    Raises:
+        UserError: nvidia-modelopt is not installed.
     """
     layers = [model.get_submodule(name) for name in names]
     ranges = [(layer.input_quantizer._amax, layer.weight_quantizer._amax) for layer in layers]

@@ -230,8 +230,14 @@ def test_the_newer_name_of_a_package_serves_as_well(tmp_path):
 
 def test_without_apt_the_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(debian.shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match=r"lacks 1 packages, no-such\|other among them.*no apt-get"):
+    with pytest.raises(
+        UserError, match=r"lacks 1 packages, such as no-such\|other, and apt-get is not"
+    ):
         debian.fetch(tmp_path, [("no-such", "other")])
+    with pytest.raises(
+        UserError, match=r"lacks lists/\*_main_i18n_Translation-en or -de, and apt-get"
+    ):
+        debian.fetch(tmp_path, [])
 
 
 def test_licences_are_those_of_a_machine_readable_copyright_file(tmp_path):

@@ -139,7 +139,7 @@ def test_an_autoregressive_network_is_tuned_and_searches(calibrated, tmp_path):
     ("start", "message"),
     [
         (FIXTURES / "checkpoint_nat.pt", "start from a network of this corpus"),
-        (FIXTURES / "checkpoint_ar.pt", "which does not train here"),
+        (FIXTURES / "checkpoint_ar.pt", "not the network of --arch"),
         ("nowhere.pt", "there is no checkpoint nowhere.pt"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import Any
 
 from train_model import ray_cluster
 from train_model.cli import Parser, UserError, path_argument, run, whole_number
-from train_model.data.files import read_lines
+from train_model.data.files import read_lines, write_lines
 from train_model.model_folder import locate
 from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
@@ -60,7 +60,7 @@ def write_corpus(lines: list[str], rows: int, folder: Path) -> list[str]:
     for first in range(0, rows, SHARD):
         names.append(f"{first:010d}.txt")
         chosen = itertools.islice(endless, min(SHARD, rows - first))
-        (folder / names[-1]).write_text("".join(f"{line}\n" for line in chosen), encoding="utf-8")
+        write_lines(folder / names[-1], chosen)
     return names
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from train_model.cli import UserError, atomic_path
+from train_model.cli import UserError
 from train_model.data.corpora.raw_text import (
     archived_lines,
     binarise_with_bpe,
@@ -17,7 +17,7 @@ from train_model.data.corpora.raw_text import (
     segments,
     tokenizer,
 )
-from train_model.data.files import SPLITS, claim, step
+from train_model.data.files import SPLITS, claim, step, write_lines
 from train_model.progress import track
 
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
@@ -84,9 +84,7 @@ def _write_texts(archive: Path, folder: Path) -> None:
     }
     for split, content in splits.items():
         for side, language in enumerate(LANGUAGES):
-            with atomic_path(folder / f"{split}.{language}") as temporary:
-                text = "".join(f"{pair[side].lower()}\n" for pair in content)
-                temporary.write_text(text, encoding="utf-8")
+            write_lines(folder / f"{split}.{language}", (pair[side].lower() for pair in content))
 
 
 def _test_lines(raw: dict[str, list[str]], tokenize: Callable[[str], str]) -> list[str]:

@@ -18,7 +18,7 @@ from train_model.data.binary import binarise
 from train_model.data.bpe import glossary_path, load_bpe
 from train_model.data.corpora.demo import phrases, sentences
 from train_model.data.dictionary import Dictionary
-from train_model.data.files import SPLITS, claim, read_lines, step
+from train_model.data.files import SPLITS, claim, read_lines, step, write_lines
 from train_model.data.text import patterns
 from train_model.data.tokenizer import normalise
 
@@ -83,15 +83,13 @@ def _write_corpus(folder: Path, sizes: dict[str, int]) -> None:
         for language, lines in zip(
             LANGUAGES, zip(*(pair[:2] for pair in pairs), strict=True), strict=True
         ):
-            with atomic_path(folder / f"{split}.{language}") as temporary:
-                temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_lines(folder / f"{split}.{language}", lines)
 
 
 def _write_patterns(folder: Path) -> None:
     """Write the word patterns of the training sources, outside which a model warns (``text: seen``)."""
     seen = {word for line in read_lines(folder / "train.en") for word in patterns(line)}
-    with atomic_path(folder / "seen.txt") as temporary:
-        temporary.write_text("".join(f"{word}\n" for word in sorted(seen)), encoding="utf-8")
+    write_lines(folder / "seen.txt", sorted(seen))
 
 
 def _learn_bpe(folder: Path, merges: int) -> None:
@@ -102,8 +100,7 @@ def _learn_bpe(folder: Path, merges: int) -> None:
     its position.
     """
     codes = folder / "bpe.codes"
-    with atomic_path(glossary_path(codes)) as temporary:
-        temporary.write_text("\n".join(GLOSSARY) + "\n", encoding="utf-8")
+    write_lines(glossary_path(codes), GLOSSARY)
     words = Counter(
         word
         for language in LANGUAGES

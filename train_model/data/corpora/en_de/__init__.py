@@ -3,10 +3,10 @@
     make corpus CORPUS=en-de                 # full: 92 packages, 542 MB of downloads
     make corpus CORPUS=en-de SIZE=core       # 46 packages
 
-apt-get fetches the packages into data_model/en-de-packages, unless they are there (doc/real_text.md). Nothing
-is installed. Writes into the corpus' folder: train, valid and test in .en, .de and .tsv (kind and document of
-every line), manifest.tsv (version, SHA-256 and licences of every package), statistics.json, the SentencePiece
-model and fairseq's binary data. The same packages give the same bytes.
+apt-get fetches the packages that data_model/en-de-packages lacks (doc/real_text.md). Nothing is installed.
+Writes into the corpus' folder: train, valid and test in .en, .de and .tsv (kind and document of every line),
+manifest.tsv (version, SHA-256 and licences of every package), statistics.json, the SentencePiece model and
+fairseq's binary data. The same packages give the same bytes.
 """
 
 import functools
@@ -21,17 +21,26 @@ from pathlib import Path
 from train_model.cli import UserError, atomic_path
 from train_model.data.binary import Units, binarise, write_split
 from train_model.data.corpora.en_de import debian, packages
+from train_model.data.corpora.en_de.debian import LANGUAGES
 from train_model.data.corpora.en_de.english import untranslated
-from train_model.data.corpora.en_de.pieces import MODEL, SYMBOLS, learn, load
+from train_model.data.corpora.en_de.pieces import MODEL, SYMBOLS, SampledSentencePiece, learn
 from train_model.data.corpora.en_de.readers import clean_pairs, read_descriptions, read_packages
 from train_model.data.corpora.en_de.splitting import Row, Split, split
 from train_model.data.dictionary import Dictionary
-from train_model.data.files import SPLITS, claim, copy, files_in, read_lines, step
+from train_model.data.files import (
+    SPLITS,
+    claim,
+    copy,
+    files_in,
+    read_lines,
+    step,
+    write_lines,
+)
+from train_model.data.subwords import SentencePiece
 from train_model.documents import read_json, used
 from train_model.processes import FORK
 from train_model.progress import track
 
-LANGUAGES = ("en", "de")
 PACKAGES = Path("data_model/en-de-packages")
 VARIANTS, DROPOUT, SEED = 4, 0.1, 1
 """In the sampled corpus: segmentations per training pair, and the share of merges left out in all but one."""
@@ -52,7 +61,7 @@ def prepare(
         UserError: packages are missing and cannot be fetched, or are damaged.
     """
     _write_text(folder, source, core, symbols)
-    processor = load(folder / MODEL)
+    processor = SampledSentencePiece(folder / MODEL)
 
     def units(name: str, language: str) -> Iterator[list[str]]:
         return map(processor.split, read_lines(folder / f"{name}.{language}"))
@@ -92,7 +101,7 @@ def prepare_sampled(folder: Path, source: Path = PACKAGES, symbols: int = SYMBOL
     for language in LANGUAGES:
         name = f"dict.{language}.txt"
         step([folder / name], lambda name=name: copy(plain / name, folder / name))
-    processor = load(plain / MODEL)
+    processor = SampledSentencePiece(plain / MODEL)
 
     def units(name: str, language: str) -> Iterator[list[str]]:
         lines = list(read_lines(plain / f"{name}.{language}"))
@@ -106,7 +115,7 @@ def prepare_sampled(folder: Path, source: Path = PACKAGES, symbols: int = SYMBOL
 
 
 def prepare_english(folder: Path, source: Path = PACKAGES, symbols: int = SYMBOLS) -> Path:
-    """Prepare English text for a teacher: that of the training pairs, and text without a German edition.
+    """Prepare English text for a teacher: that of the training pairs, and more without a German edition.
 
     There is no German training text. Valid, test, dictionary and SentencePiece model are those of the plain
     corpus.
@@ -116,13 +125,12 @@ def prepare_english(folder: Path, source: Path = PACKAGES, symbols: int = SYMBOL
     """
     plain = _claim_next_to_plain(folder, source, symbols)
 
-    def write_lines() -> None:
+    def write_text() -> None:
         pairs, *held_out = (list(read_lines(plain / f"{name}.en")) for name in SPLITS)
         lines = [*pairs, *untranslated(source, pairs, itertools.chain(*held_out))]
-        with atomic_path(folder / "train.en") as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_lines(folder / "train.en", lines)
 
-    step([folder / "train.en"], write_lines)
+    step([folder / "train.en"], write_text)
     own = folder / "bin"
     own.mkdir(exist_ok=True)
     for path in files_in(plain / "bin"):
@@ -133,7 +141,7 @@ def prepare_english(folder: Path, source: Path = PACKAGES, symbols: int = SYMBOL
         [stem.with_name(f"{stem.name}.{end}") for end in ("bin", "idx")],
         lambda: write_split(
             stem,
-            map(load(plain / MODEL).split, read_lines(folder / "train.en")),
+            map(SentencePiece(plain / MODEL).split, read_lines(folder / "train.en")),
             Dictionary.load(own / "dict.en.txt"),
         ),
     )
@@ -195,14 +203,13 @@ def _write_splits(folder: Path, jobs: list[tuple[str, list[Path], Path, Path]]) 
             "tsv": [f"{row.kind}\t{row.document}" for row in chosen],
         }
         for end, lines in columns.items():
-            with atomic_path(folder / f"{name}.{end}") as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            write_lines(folder / f"{name}.{end}", lines)
     with atomic_path(folder / "statistics.json") as temporary:
         temporary.write_text(json.dumps(_statistics(result, read), indent=1) + "\n")
 
 
 def _read_bundle(job: tuple[str, list[Path], Path, Path]) -> Path:
-    """Write the clean pairs of a bundle to a file, unless it exists; returns the file."""
+    """Write the clean pairs of a bundle to a file, unless it exists; return the file."""
     name, paths, source, folder = job
     path = folder / "bundles" / f"{name}.json"
     if not path.is_file():
@@ -236,11 +243,10 @@ def _statistics(result: Split, read: dict[str, dict[str, int]]) -> dict:
 
 
 def _write_manifest(folder: Path, found: list[debian.Package]) -> None:
-    lines = ["package\tversion\tbytes\tsha256\tlicences\n"]
+    lines = ["package\tversion\tbytes\tsha256\tlicences"]
     for package in track(found, "licences", unit="packages"):
         named = ", ".join(debian.licences(package.path)) or "see its copyright file"
         size = package.path.stat().st_size
         fields = (package.name, package.version, str(size), package.sha256, named)
-        lines.append("\t".join(fields) + "\n")
-    with atomic_path(folder / "manifest.tsv") as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+        lines.append("\t".join(fields))
+    write_lines(folder / "manifest.tsv", lines)

@@ -55,9 +55,8 @@ def gettext(files: Files) -> Iterator[Text]:
             with reading(path):
                 messages = list(read_mo(data))
             for english, german in messages:
-                if (
-                    "libreoffice" in path
-                ):  # context|text, with ~ before a letter that selects an entry
+                # context|text, with ~ before the letter that selects an entry
+                if "libreoffice" in path:
                     english = re.sub(r"^[\w.]+\|", "", english, count=1)
                     english, german = (re.sub(r"~(?=\w)", "", t) for t in (english, german))
                 yield Text("ui", domain, english, german)

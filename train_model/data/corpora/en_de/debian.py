@@ -1,8 +1,8 @@
 """Fetches Debian packages without installing them, and reads their files.
 
-Packages and lists are in one folder: ``*.deb`` and ``lists/*i18n_Translation-{en,de}``. On Debian, apt-get
-fills it, with separate package lists, so that the system's do not change. On other systems, fill the folder
-by hand or in a container (doc/real_text.md).
+Packages and lists are in one folder: ``*.deb`` and ``lists/*_main_i18n_Translation-{en,de}``. On Debian,
+apt-get fills it, with separate package lists, so that the system's do not change. On other systems, fill the
+folder by hand or in a container (doc/real_text.md).
 """
 
 import io
@@ -21,9 +21,11 @@ from train_model.data.transfer import ARCHIVE_ERRORS, archive_members, open_arch
 from train_model.documents import read_text
 from train_model.progress import track
 
+LANGUAGES = ("en", "de")
 BATCH = 6
-"""Packages per call of apt-get; a stopped download loses at most these."""
+"""Packages per call of apt-get; a stopped download loses at most this many."""
 _SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
+_LISTS = "lists/*_main_i18n_Translation"
 _AR_MAGIC = b"!<arch>\n"
 MOST_BYTES = 1 << 26
 """The most bytes of a file that is read, and of a package list."""
@@ -39,25 +41,26 @@ class Package:
     sha256: str
 
 
-def fetch(folder: Path, wanted: list[tuple[str, ...]], lists: bool = True) -> None:
-    """Fetch the packages and lists that the folder lacks.
+def fetch(folder: Path, wanted: list[tuple[str, ...]]) -> None:
+    """Fetch the packages and the lists of package descriptions that the folder lacks.
 
     Args:
         folder: receives the files.
         wanted: the possible names of each package.
-        lists: whether to fetch the package descriptions too.
 
     Raises:
         UserError: a file is missing and apt-get is not installed, or apt-get fails.
     """
     missing = [names for names in wanted if not _find(folder, names)]
-    if not missing and (not lists or not missing_lists(folder)):
+    if not missing and not _missing_lists(folder):
         return
     if not shutil.which("apt-get"):
-        first = "|".join(missing[0]) if missing else "lists/*i18n_Translation-de"
+        some = f"{_LISTS}-en or -de"
+        if missing:
+            some = f"{len(missing)} packages, such as {'|'.join(missing[0])}"
         raise UserError(
-            f"{folder} lacks {len(missing)} packages, {first} among them, and there is no apt-get here; "
-            "doc/real_text.md says how to fill it elsewhere"
+            f"{folder} lacks {some}, and apt-get is not installed; doc/real_text.md says how to fill "
+            "the folder elsewhere"
         )
     for place in ("lists/partial", "archives/partial", "incoming"):
         (folder / place).mkdir(parents=True, exist_ok=True)
@@ -107,7 +110,7 @@ def _apt(folder: Path, program: str, arguments: list[str], place: Path | None = 
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """Return the newest file of a package."""
+    """Return the newest file of a package, or None."""
     for name in names:
         if found := sorted(folder.glob(f"{name}_*.deb")):
             return found[-1]
@@ -133,9 +136,9 @@ def packages(folder: Path, wanted: list[tuple[str, ...]]) -> list[Package]:
     return sorted(found, key=lambda package: package.name)
 
 
-def missing_lists(folder: Path) -> bool:
+def _missing_lists(folder: Path) -> bool:
     """Return whether a list of package descriptions is missing."""
-    return any(_list(folder, language) is None for language in ("en", "de"))
+    return any(_list(folder, language) is None for language in LANGUAGES)
 
 
 def read_list(folder: Path, language: str) -> str:
@@ -146,13 +149,13 @@ def read_list(folder: Path, language: str) -> str:
     """
     path = _list(folder, language)
     if path is None:
-        raise UserError(f"{folder}/lists lacks *_main_i18n_Translation-{language}; fetch it again")
+        raise UserError(f"{folder} lacks {_LISTS}-{language}; fetch it again")
     return read_text(path, "delete it and run again")
 
 
 def _list(folder: Path, language: str) -> Path | None:
-    """Return the list of the release itself, not of its updates."""
-    found = sorted((folder / "lists").glob(f"*_main_i18n_Translation-{language}"))
+    """Return the list of the release itself, not of its updates; None if it is missing."""
+    found = sorted(folder.glob(f"{_LISTS}-{language}"))
     return next((p for p in found if not re.search("security|updates|backports", p.name)), None)
 
 
@@ -175,7 +178,7 @@ def members(package: Path, wanted: re.Pattern) -> Iterator[tuple[str, bytes]]:
 
 
 def _data(package: Path) -> io.BytesIO:
-    """Return the ar archive's member data.tar.*, which has the package's files"""
+    """Return data.tar.*, the member of the ar archive that has the package's files."""
     with package.open("rb") as file:
         if file.read(len(_AR_MAGIC)) != _AR_MAGIC:
             raise ValueError("not an ar archive")
@@ -189,7 +192,7 @@ def _data(package: Path) -> io.BytesIO:
                     raise EOFError("cut off")
                 return io.BytesIO(content)
             file.seek(size + size % 2, os.SEEK_CUR)
-    raise ValueError("no data.tar in it")
+    raise ValueError("it has no data.tar")
 
 
 def licences(package: Path) -> list[str]:

@@ -11,18 +11,21 @@ from train_model.data.corpora.en_de.splitting import Near, Row, split_of
 
 
 def untranslated(source: Path, known: Iterable[str], held_out: Iterable[str]) -> Iterator[str]:
-    """Yield the sentences of package descriptions which only the English list has.
+    """Yield the sentences of package descriptions that only the English list has.
 
-    Left out are those of held-out documents, known ones, and near copies of held-out ones.
+    Leaves out known sentences, those of held-out documents, and near copies of held-out sentences.
 
     Args:
         source: folder of the package lists.
         known: the English sentences of the training pairs.
-        held_out: those of valid and test.
+        held_out: the English sentences of valid and test.
+
+    Raises:
+        UserError: a package list is missing.
     """
     held = {key(text) for text in held_out}
     seen, near = held | {key(text) for text in known}, Near(held)
-    lists = (debian.read_list(source, language) for language in ("en", "de"))
+    lists = (debian.read_list(source, language) for language in debian.LANGUAGES)
     for document, paragraph in english_paragraphs(*lists):
         for sentence in sentences(paragraph):
             try:

@@ -1,4 +1,4 @@
-"""The corpus' SentencePiece model: 8,000 symbols for both languages, and the characters it unifies."""
+"""The corpus' SentencePiece model: 8,000 symbols for both languages, and the characters that it unifies."""
 
 import contextlib
 import os
@@ -8,23 +8,19 @@ from pathlib import Path
 from train_model.cli import UserError, atomic_path
 from train_model.data.corpora.en_de.cleaning import CHARACTERS
 from train_model.data.dictionary import SPECIALS
-from train_model.data.files import read_lines
-from train_model.data.subwords import require
+from train_model.data.files import read_lines, write_lines
+from train_model.data.subwords import SentencePiece, require
 
 MODEL, RULES = "sentencepiece.model", "characters.tsv"
 SYMBOLS = 8000
 """Size of the dictionary, with its four special symbols."""
 
 
-class Pieces:
-    """Splits text with a SentencePiece model, with all merges or with some left out at random."""
-
-    def __init__(self, path: Path) -> None:
-        self._package = require("sentencepiece")
-        self._processor = self._package.SentencePieceProcessor(model_file=str(path))
+class SampledSentencePiece(SentencePiece):
+    """A SentencePiece model that can also leave out merges at random, for BPE dropout."""
 
     def symbols(self) -> list[str]:
-        """All pieces but SentencePiece's special ones."""
+        """Return all pieces but SentencePiece's special ones."""
         ids = range(self._processor.get_piece_size())
         special = self._processor.is_control, self._processor.is_unknown
         return [
@@ -32,10 +28,6 @@ class Pieces:
             for index in ids
             if not any(is_special(index) for is_special in special)
         ]
-
-    def split(self, text: str) -> list[str]:
-        """The pieces of a text."""
-        return self._processor.EncodeAsPieces(text)
 
     def sample(self, text: str, dropout: float) -> list[str]:
         """Return the pieces, with each merge left out with probability ``dropout``."""
@@ -45,12 +37,7 @@ class Pieces:
 
     def seed(self, seed: int) -> None:
         """Seed :meth:`sample`'s random numbers, whose generator is shared by the whole process."""
-        self._package.set_random_generator_seed(seed)
-
-
-def load(path: Path) -> Pieces:
-    """Load a model that :func:`learn` wrote."""
-    return Pieces(path)
+        require("sentencepiece").set_random_generator_seed(seed)
 
 
 def learn(folder: Path, languages: Sequence[str], symbols: int = SYMBOLS) -> None:
@@ -61,9 +48,8 @@ def learn(folder: Path, languages: Sequence[str], symbols: int = SYMBOLS) -> Non
     """
     package = require("sentencepiece")
     folder = folder.resolve()
-    with atomic_path(folder / RULES) as temporary:
-        lines = (f"{_code(a)}\t{' '.join(map(_code, b))}\n" for a, b in sorted(CHARACTERS.items()))
-        temporary.write_text("".join(lines), encoding="utf-8")
+    rules = (f"{_code(a)}\t{' '.join(map(_code, b))}" for a, b in sorted(CHARACTERS.items()))
+    write_lines(folder / RULES, rules)
     text = (line for name in languages for line in read_lines(folder / f"train.{name}"))
     # SentencePiece's three special pieces correspond to fairseq's four
     size = symbols - len(SPECIALS) + 3

@@ -8,7 +8,7 @@ from pathlib import Path
 from train_model.data.corpora.en_de.alignment import MOST_CHARACTERS, pair_sentences
 from train_model.data.corpora.en_de.catalogues import gettext, json_catalogues
 from train_model.data.corpora.en_de.cleaning import Dropped, clean, key
-from train_model.data.corpora.en_de.debian import members, read_list
+from train_model.data.corpora.en_de.debian import LANGUAGES, members, read_list
 from train_model.data.corpora.en_de.descriptions import package_descriptions
 from train_model.data.corpora.en_de.documents import Text, lyx_manuals, manuals
 from train_model.data.corpora.en_de.manpages import manual_pages
@@ -37,7 +37,7 @@ def read_packages(paths: list[Path]) -> Iterator[Text]:
 
 def read_descriptions(folder: Path) -> Iterator[Text]:
     """Yield the raw pairs of the package descriptions."""
-    return package_descriptions(read_list(folder, "en"), read_list(folder, "de"))
+    return package_descriptions(*(read_list(folder, language) for language in LANGUAGES))
 
 
 def clean_pairs(

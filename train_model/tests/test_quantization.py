@@ -300,7 +300,7 @@ def test_wrong_arguments_are_one_line(arguments, message, tmp_path):
 
 
 def test_sensitivity_is_for_one_pass(tmp_path):
-    with pytest.raises(UserError, match="one token at a time"):
+    with pytest.raises(UserError, match="is autoregressive"):
         sensitivity.main(["--model", "demo-ar", "--output", str(tmp_path)])
 
 

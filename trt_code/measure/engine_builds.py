@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import Parser, UserError, first_line, run
+from train_model.cli import Parser, UserError, first_line, one_line, run
 from train_model.documents import read_json, used
 from train_model.model_folder import model_name
 from train_model.processes import SPAWN
@@ -67,7 +67,7 @@ def record(graph: Path) -> dict[str, Any]:
         with concurrent.futures.ProcessPoolExecutor(1, mp_context=SPAWN) as process:
             return row | process.submit(_inspect, graph).result()
     except UserError as error:
-        return row | {"result": " ".join(str(error).split())}
+        return row | {"result": one_line(str(error))}
 
 
 def _build(graph: Path) -> dict[str, Any]:

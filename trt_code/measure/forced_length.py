@@ -44,13 +44,13 @@ from trt_code.measure.machine import describe
 from trt_code.native import library, search, translation
 from trt_code.native.export import to_program
 from trt_code.native.program import SUFFIX, LoadedProgram
+from trt_code.runners.search.ctranslate2_runner import COMPUTE, NOT_INSTALLED, convert
 from trt_code.runners.search.cuda_graph_steps import graphed_search
 from trt_code.runners.search.tensors import on_device
 from trt_code.text import batching
 
 LENGTHS = 8, 24
 ONE_PASS = "one pass"
-COMPUTE = {"FP32": "float32", "INT8": "int8"}
 TABLE = Table(
     [
         Column("", "name", width=46, left=True),
@@ -91,7 +91,7 @@ def in_batches(search: Callable[[np.ndarray, SearchOptions], Found], forced: Opt
 
 
 def native(model: Any, folder: Path, threads: int, forced: Options) -> Translate:
-    """The native runner's search over a PyTorch network, or its pass over a one-pass network."""
+    """Return the native runner's search over a PyTorch network, or its pass over a one-pass network."""
     path = folder / f"{type(model).__name__}{SUFFIX}"
     to_program(model).save(path)
     program = LoadedProgram(library.load(), path)
@@ -119,7 +119,7 @@ def in_one_pass(
 
 
 def on_gpu(model: Any, forced: Options) -> Translate:
-    """The runner ``cuda-graph`` in FP16, or ``cuda-graph-full`` for a one-pass network."""
+    """Return the runner ``cuda-graph`` in FP16, or ``cuda-graph-full`` for a one-pass network."""
     device, dtype = torch.device("cuda"), torch.float16
     if isinstance(model, OnePassTranslator):
         network = GraphedNetwork(FusedNetwork(model, dtype, device), device, canvas="full")
@@ -142,7 +142,11 @@ def in_one_pass_on_gpu(
 
 
 def in_int8(model: Any) -> Any:
-    """The network in INT8, with ranges of random sources: only its speed counts."""
+    """Return the network in INT8, with ranges of random sources, since only its speed counts.
+
+    Raises:
+        UserError: nvidia-modelopt is not installed.
+    """
     rng = np.random.default_rng(2)
     words = model.config.src_vocab
     tokens = [torch.from_numpy(rng.integers(len(SPECIALS), words, (8, 16))) for _ in range(2)]
@@ -152,20 +156,18 @@ def in_int8(model: Any) -> Any:
 def ctranslate2(
     model: Transformer,
     folder: Path,
-    compute: str,
+    precision: str,
     workers: int,
     threads: int,
     forced: Options,
     device: str = "cpu",
 ) -> Translate:
-    """CTranslate2 with ``workers`` of ``threads`` threads each; it makes the batches itself.
+    """Return CTranslate2 with ``workers`` of ``threads`` threads each; it makes the batches itself.
 
     Raises:
         ImportError: it is not installed.
     """
     import ctranslate2 as rival
-
-    from trt_code.runners.search.ctranslate2_runner import convert
 
     saved = folder / "ctranslate2"
     if not saved.is_dir():
@@ -174,7 +176,7 @@ def ctranslate2(
     translator = rival.Translator(
         str(saved),
         device=device,
-        compute_type=compute,
+        compute_type=COMPUTE[precision],
         inter_threads=workers,
         intra_threads=threads,
     )
@@ -207,7 +209,7 @@ def same_size(config: Any) -> Transformer:
 def systems(
     args: argparse.Namespace, files: ModelFolder, model: Any, one_pass: Any, folder: Path
 ) -> dict[str, Translate]:
-    """The systems by name. INT8 and CTranslate2 are left out, with a line, where a package is missing.
+    """Return the systems by name. INT8 and CTranslate2 are left out, with a message, if a package is missing.
 
     ONNX Runtime is left out if the model's step has not been exported.
 
@@ -243,28 +245,30 @@ def systems(
         )
     try:
         for network, made in plain.items():
-            for name, compute in COMPUTE.items():
+            for precision in ("fp32", "int8"):
                 for workers, each in sorted({(threads, 1), (1, threads)}):
-                    title = f"CTranslate2 {name}, {network}, {workers} x {each} threads"
+                    title = (
+                        f"CTranslate2 {precision.upper()}, {network}, {workers} x {each} threads"
+                    )
                     own = folder / network  # one conversion for all of its rows
-                    found[title] = ctranslate2(made, own, compute, workers, each, forced)
+                    found[title] = ctranslate2(made, own, precision, workers, each, forced)
     except ImportError:
-        print("CTranslate2 is not installed (pip install 'lite-transformer-trt[rivals]')")
+        print(NOT_INSTALLED)
     return found
 
 
 def systems_on_gpu(
     networks: dict[str, Any], plain: dict[str, Transformer], folder: Path, forced: Options
 ) -> dict[str, Translate]:
-    """The systems on a GPU: our runner with every network, CTranslate2 with the Transformers ``plain``."""
+    """Return the systems on a GPU: our runner with every network, CTranslate2 with those of ``plain``."""
     found = {}
     try:
         for network, made in plain.items():
             found[f"CTranslate2 FP16, {network}"] = ctranslate2(
-                made, folder / network, "float16", 1, 1, forced, "cuda"
+                made, folder / network, "fp16", 1, 1, forced, "cuda"
             )
     except ImportError:
-        print("CTranslate2 is not installed (pip install 'lite-transformer-trt[rivals]')")
+        print(NOT_INSTALLED)
     for name, made in (networks | plain).items():
         found[f"{'cuda-graph-full' if name == ONE_PASS else 'cuda-graph'} FP16, {name}"] = on_gpu(
             made, forced

@@ -35,11 +35,12 @@ from train_model.progress import task
 from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
 from trt_code.devices import processors
-from trt_code.measure.forced_length import in_int8
+from trt_code.measure.forced_length import Options, in_int8
 from trt_code.measure.machine import describe, machine_name
 from trt_code.native import library, search, translation
 from trt_code.native.export import to_program
 from trt_code.native.program import SUFFIX, LoadedProgram
+from trt_code.runners.timing import wall_ms
 
 BATCH, LENGTH = 16, 32
 MAX_WIDTH = 4096  # such a network has gigabytes of weights
@@ -77,7 +78,7 @@ def resized(config: Any, width: int) -> Any:
 
 
 def systems(model: Any, one_pass: bool, folder: Path) -> dict[str, Translate]:
-    """Return the network in the native runner, also in INT8 if nvidia-modelopt is there, and in PyTorch."""
+    """Return the network in ``native``, also in INT8 if nvidia-modelopt is installed, and in PyTorch."""
     path = folder / f"model{SUFFIX}"
 
     def load(network: Any) -> LoadedProgram:
@@ -85,8 +86,7 @@ def systems(model: Any, one_pass: bool, folder: Path) -> dict[str, Translate]:
         return LoadedProgram(library.load(), path)
 
     def options(sources: np.ndarray) -> SearchOptions:
-        forced = sources.shape[1] - 1
-        return SearchOptions(beam=1, min_len=forced, max_len_b=forced)
+        return Options(sources.shape[1] - 1)(beam=1)
 
     def native(program: LoadedProgram, sources: np.ndarray, threads: int) -> np.ndarray:
         if one_pass:
@@ -127,11 +127,9 @@ def time_each(
     for name, translate in measured.items():
         time.sleep(PAUSE)
         translate(sources, threads)
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            translate(sources, threads)
-            times.append(1e3 * (time.perf_counter() - start))
+        times = [
+            wall_ms(lambda translate=translate: translate(sources, threads)) for _ in range(repeats)
+        ]
         medians[name] = float(np.median(times))
     return medians
 

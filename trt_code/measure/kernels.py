@@ -333,6 +333,7 @@ def markdown(machine: dict[str, str], bandwidth: float, rows: list[dict[str, Any
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Command line; see ``--help``. Exit status 1 if a kernel is wrong."""
     parser = Parser(prog="python -m trt_code.measure.kernels", description=first_line(__doc__))
     arguments.add_names(parser, "--op", OPERATORS, "operator")
     arguments.add_names(parser, "--shape", tuple(SHAPES), "shape")

@@ -84,7 +84,7 @@ def details(
 
 
 def repeats_a_word(text: str) -> bool:
-    """Whether a word occurs twice in a row."""
+    """Return whether a word occurs twice in a row."""
     words = text.split()
     return any(one == other for one, other in itertools.pairwise(words))
 
@@ -108,7 +108,7 @@ def read_kinds(source: Path) -> list[str]:
 
 
 def markdown(title: str, results: Mapping[str, Any]) -> str:
-    """Results with rows that have a score and :func:`details`, as a Markdown page."""
+    """Return results as a Markdown page; their rows have a score and :func:`details`."""
     rows = results["rows"]
     lines = [f"# {title}", "", *facts(results["machine"])]
     settings = ("split", "sentences", "candidates", "judge", "parts")
@@ -120,14 +120,14 @@ def markdown(title: str, results: Mapping[str, Any]) -> str:
         "the mean difference.",
         "",
     ]
-    for key, title in (
+    for key, heading in (
         ("kinds", "BLEU by kind of text"),
         ("lengths", "BLEU by words of the source"),
     ):
         if groups := rows[0][key]:
             counts = ["sentences", *(str(group["sentences"]) for group in groups.values())]
             cells = [[row["name"], *(_score(row[key][name]) for name in groups)] for row in rows]
-            lines += [f"## {title}", "", *markdown_table(["", *groups], [counts, *cells]), ""]
+            lines += [f"## {heading}", "", *markdown_table(["", *groups], [counts, *cells]), ""]
     signatures = ("bleu_bootstrap_signature", "chrf_signature")
     return "\n".join([*lines, *(f"    {rows[0][name]}" for name in signatures), ""])
 

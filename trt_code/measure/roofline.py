@@ -211,6 +211,7 @@ def _check_positive(value: float) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Command line; see ``--help``."""
     parser = Parser(prog="python -m trt_code.measure.roofline", description=__doc__)
     parser.add_argument(
         "--kernels", type=path_argument, help="JSON file of trt_code.measure.kernels"

@@ -21,6 +21,7 @@ from train_model.tables import Column, Table, as_json, facts, page, write_files
 from trt_code import arguments
 from trt_code.evaluate import read_split
 from trt_code.measure.machine import describe
+from trt_code.runners.timing import wall_ms
 from trt_code.text.api import Translator
 
 SENTENCES = 1000  # without --limit; a shorter text is repeated
@@ -45,9 +46,7 @@ def time_callers(translator: Translator, lines: list[str], callers: int) -> dict
     """
 
     def timed(line: str) -> float:
-        start = time.perf_counter()
-        translator.translate([line])
-        return 1e3 * (time.perf_counter() - start)
+        return wall_ms(lambda: translator.translate([line]))
 
     start = time.perf_counter()
     with ThreadPoolExecutor(callers) as pool:
@@ -77,7 +76,7 @@ def measure(args: argparse.Namespace, name: str, precision: str) -> list[dict[st
             equal = sum(a == b for a, b in zip(found, expected, strict=True)) / len(lines)
             if equal < AGREE:
                 raise UserError(
-                    f"{runner} gives {equal:.0%} of the translations of {args.runner[0]}"
+                    f"only {equal:.0%} of the translations of {runner} are those of {args.runner[0]}"
                 )
             for callers in args.callers:
                 times = time_callers(translator, lines, callers)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from train_model.cli import Parser, UserError, number, run
+from train_model.cli import Parser, UserError, number, one_line, run
 from train_model.model_folder import find_model
 from trt_code import arguments, report
 from trt_code.bench import Bench, add_repeats
@@ -74,7 +74,7 @@ class Sweep:
             self._leave_out(title, str(reason))
             return
         except Exception as error:  # a rival that fails must not stop the others
-            self._leave_out(title, " ".join(f"{type(error).__name__}: {error}".split()))
+            self._leave_out(title, one_line(f"{type(error).__name__}: {error}"))
             return
         print(f"\n{title} ({runner.device})\n{report.text_head()}", flush=True)
         left = list(shapes)
@@ -104,6 +104,7 @@ class Sweep:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Command line; see ``--help``. Exit status 1 if a row is Bad."""
     parser = Parser(prog="python -m trt_code.measure.sweep", description=__doc__)
     arguments.add_model(parser)
     arguments.add_machine(parser)

@@ -172,6 +172,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Command line; see ``--help``."""
     parser = Parser(prog="python -m trt_code.measure.throughput", description=__doc__)
     arguments.add_model(parser)
     arguments.add_machine(parser)

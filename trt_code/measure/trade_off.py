@@ -17,6 +17,7 @@ whose translation in a later copy is another one, and has the process' memory af
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -64,14 +65,11 @@ TABLE = Table(
 
 def title(entry: Entry, files: ModelFolder) -> str:
     """Return the name of an entry; a number is that of the candidates of a one-pass model."""
-    text = str(Entry(files.folder.name if files.folder else files.name, *_fields(entry)[1:]))
+    model = files.folder.name if files.folder else files.name
+    text = str(dataclasses.replace(entry, model=model))
     return (
         text if files.autoregressive else text.replace(", beam 1", "").replace("beam", "candidates")
     )
-
-
-def _fields(entry: Entry) -> tuple:
-    return entry.model, entry.runner, entry.precision, entry.beam, entry.len_penalty
 
 
 def open_entry(entry: Entry, files: ModelFolder, args: argparse.Namespace, device: str) -> Runner:
@@ -207,6 +205,15 @@ def plot(results: dict[str, Any], path: Path) -> None:
     plots.points(path, title, series, "sentences per second", "BLEU")
 
 
+def parse_part(text: str) -> tuple[int, int]:
+    """Parse ``2/4``, part and number of parts; raises ``UserError`` for something else."""
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    part, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= part <= count:
+        raise UserError(f"--part {text!r} is not a part and the number of parts, such as 2/4")
+    return part, count
+
+
 def main(argv: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = Parser(prog="python -m trt_code.measure.trade_off", description=first_line(__doc__))
@@ -305,15 +312,6 @@ def main(argv: list[str] | None = None) -> None:
         },
     )
     print(f"\nwrote {args.output}/results.json, .md and .png")
-
-
-def parse_part(text: str) -> tuple[int, int]:
-    """Parse ``2/4``, part and number of parts; raises ``UserError`` for something else."""
-    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
-    part, count = map(int, match.groups()) if match else (0, 0)
-    if not 1 <= part <= count:
-        raise UserError(f"--part {text!r} is not a part and the number of parts, such as 2/4")
-    return part, count
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from train_model.data.dictionary import BOS, EOS, SPECIALS, Dictionary
 from train_model.documents import read_json
 from train_model.models.architectures import Family
 from trt_code.runners import RUNNERS, Runner, Unavailable, create, spec
-from trt_code.runners.base import one_translation, wall_ms
+from trt_code.runners.base import one_translation
 from trt_code.runners.rescoring import Rescoring
+from trt_code.runners.timing import wall_ms
 
 CANDIDATES = ("trt-split", "trt", "cuda-graph", "native", "ort-split", "ort")
 FALLBACK = "torch"

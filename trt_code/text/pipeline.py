@@ -338,7 +338,7 @@ def _start(make_codec: Callable[[], Codec]) -> None:
 
 def _start_process(make_codec: Callable[[], Codec]) -> None:
     _start(make_codec)
-    # the codec lives as long as the process: to search it for garbage takes an eighth of the time of encoding
+    # the codec lives as long as the process; a search of it for garbage costs an eighth of the encoding
     gc.freeze()
 
 

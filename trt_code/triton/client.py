@@ -3,8 +3,8 @@
     python -m trt_code.triton.client --url localhost:8001 < sentences.txt > translations.txt
 
 Requests overlap (``--concurrency``), since Triton batches what waits together. ``--measure`` writes the
-throughput and latencies to a JSON file, from which ``trt_code.triton.cost`` computes what it costs. For
-more load than one Python process makes, use NVIDIA's perf_analyzer (doc/serving.md).
+throughput and latencies to a JSON file, from which ``trt_code.triton.cost`` computes the cost. For more load
+than one Python process makes, use NVIDIA's perf_analyzer (doc/serving.md).
 """
 
 import asyncio
@@ -75,8 +75,8 @@ async def translate(
         errors = importlib.import_module("tritonclient.utils").InferenceServerException
     except ImportError as error:
         raise UserError(
-            f"tritonclient is not here ({error}); `pip install 'tritonclient[grpc]'` in a separate "
-            "environment, because it needs an older protobuf than onnx"
+            f"tritonclient cannot be imported ({error}); run `pip install 'tritonclient[grpc]'` in a "
+            "separate environment, because it needs an older protobuf than onnx"
         ) from error
     translations, warnings = [""] * len(sentences), [""] * len(sentences)
     latencies: list[float] = []
@@ -137,6 +137,7 @@ def summary(measured: Measured, **settings) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Command line; see ``--help``."""
     parser = Parser(
         prog="python -m trt_code.triton.client",
         description="Translate the sentences on stdin, one per line, on a Triton server.",

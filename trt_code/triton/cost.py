@@ -67,6 +67,7 @@ def _rates(data: dict) -> Iterator[Rate]:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Command line; see ``--help``."""
     parser = Parser(prog="python -m trt_code.triton.cost", description=first_line(__doc__))
     add = parser.add_argument
     add("--measured", type=path_argument, required=True, help="JSON of the client or of make bench")

@@ -74,7 +74,7 @@ LOAD_SENTENCES = 1000
 
 
 def write_repository(files: ModelFolder, network: Network, serving: Serving, output: Path) -> None:
-    """Write the folder ``output``, replacing what was there once the new one is complete.
+    """Write the folder ``output``; a repository that it holds is replaced once the new one is complete.
 
     Raises:
         UserError: the model has no text, or ``output`` exists and is not such a folder.
@@ -89,7 +89,6 @@ def write_repository(files: ModelFolder, network: Network, serving: Serving, out
         if files.test_src is not None:
             load = LOAD.format(model=configs.TRANSLATE, text=configs.TEXT["name"])
             _add_script(folder / "load.sh", load)
-        if files.test_src is not None:
             lines = filter(str.strip, read_lines(files.test_src))
             load_data = [
                 {configs.TEXT["name"]: [line]} for line in itertools.islice(lines, LOAD_SENTENCES)
@@ -173,6 +172,7 @@ def choose_buckets(network: Network, wanted: Sequence[int], max_batch: int) -> l
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; see ``--help``."""
     parser = Parser(prog="python -m trt_code.triton.repository", description=first_line(__doc__))
     add = parser.add_argument
     add("--model", default="demo", help=MODEL_HELP)

@@ -2,8 +2,8 @@
 
 Runs inside Triton from its own folder of the model repository, which also holds the tokenizer's modules and
 files. It sorts the requests of one call into length buckets, because Triton's own batcher ends a batch when
-the next request in the queue has another length. A request that cannot be translated
-gets the reason; the others go on.
+the next request in the queue has another length. A request that cannot be translated gets the reason; the
+others go on.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class TritonPythonModel:
         return [_response(sentences) for sentences in asked]
 
     def _read(self, request):
-        """The sentences of one request. Its content must not make other requests fail."""
+        """Return the sentences of one request. Its content must not make other requests fail."""
         try:
             rows = pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()
             if rows.ndim != 2 or rows.shape[1] != 1 or not len(rows):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from train_model.models.autoregressive import AutoregressiveTranslator
 
 COMPUTE = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
+"""CTranslate2's name of each precision."""
+NOT_INSTALLED = "ctranslate2 is not installed (pip install 'lite-transformer-trt[rivals]')"
 
 
 def create(request: Request) -> SearchRunner:
@@ -34,9 +36,7 @@ def create(request: Request) -> SearchRunner:
     try:
         import ctranslate2
     except ImportError as error:
-        raise Unavailable(
-            "ctranslate2 is not installed (pip install 'lite-transformer-trt[rivals]')"
-        ) from error
+        raise Unavailable(NOT_INSTALLED) from error
     from train_model.models.checkpoint import load_checkpoint
 
     model = load_checkpoint(request.model.checkpoint).model.eval()

@@ -18,6 +18,10 @@ from trt_code.engine.tensorrt_api import FULL, RTX, choose_family, load_tensorrt
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 
 
+class WrongHash(UserError):
+    """A package is not the one that the lock names; ``--if-any`` does not pass that over."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
     parser = Parser(prog="python -m trt_code.engine.install", description=first_line(__doc__))
@@ -27,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--if-any",
         action="store_true",
-        help="exit with status 0 and one line if TensorRT cannot be installed",
+        help="exit with status 0 and one line if TensorRT cannot be installed, except for a wrong hash",
     )
     parser.add_argument(
         "--plugins",
@@ -42,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             importlib.invalidate_caches()  # after an installation
             require_plugins(load_tensorrt())
     except UserError as error:
-        if not arguments.if_any:
+        if not arguments.if_any or isinstance(error, WrongHash):
             raise
         print(f"no TensorRT engines: {error}", file=sys.stderr)
     return 0
@@ -52,6 +56,7 @@ def provide(may_install: bool) -> None:
     """Install the family of TensorRT that this machine should use, unless it is installed.
 
     Raises:
+        WrongHash: a package is not the one of the lock.
         UserError: it is missing and cannot be installed here; the message says how to get it.
     """
     family = choose_family()
@@ -75,6 +80,11 @@ def provide(may_install: bool) -> None:
         reason = next(
             (line for line in reply.stderr.splitlines() if line.startswith("ERROR")), "see above"
         )
+        if "hashes" in reply.stderr.lower():
+            raise WrongHash(
+                f"{RTX.title} was not installed: a package is not the one that requirements/tensorrt.lock "
+                f"names ({reason}); find out why your package index has another one"
+            )
         raise UserError(f"{RTX.title} could not be installed ({reason}); is PyPI in reach?")
 
 

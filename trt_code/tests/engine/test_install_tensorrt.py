@@ -75,6 +75,14 @@ def test_an_installation_that_fails_gives_pips_reason(machine):
         install.main([])
 
 
+@pytest.mark.parametrize("flags", [[], ["--if-any"]])
+def test_a_wrong_hash_is_never_passed_over(machine, flags):
+    machine.status = 2
+    machine.said = "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.\n"
+    with pytest.raises(UserError, match=r"not the one that requirements/tensorrt\.lock names"):
+        install.main(flags)
+
+
 @pytest.mark.parametrize(("version", "taken"), [("1.6.1.120", False), ("1.7.1.116", True)])
 def test_plugins_are_refused_before_anything_is_compiled(monkeypatch, version, taken):
     """Compiling the plugins for ``make engine-fp16 PLUGINS=lite`` would take minutes."""

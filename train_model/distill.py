@@ -36,7 +36,7 @@ from train_model.cli import (
     path_argument,
     run,
 )
-from train_model.data.binary import check_splits, write_binary
+from train_model.data.binary import binary_files, check_splits, write_binary
 from train_model.data.corpora import DISTILLED, prepare
 from train_model.data.dictionary import PAD, Dictionary
 from train_model.data.files import claim, copy, files_in, sha256_of, step
@@ -297,7 +297,7 @@ def _write_corpus(
     for language, stem in stems.items():
         size = len(Dictionary.load(original / f"dict.{language}.txt"))
         step(
-            [stem.with_name(f"{stem.name}.{end}") for end in ("bin", "idx")],
+            binary_files(stem),
             lambda stem=stem, language=language, size=size: write_binary(
                 stem, rows[language], size
             ),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from train_model.cli import Parser, UserError, number, run
+from train_model.cli import Parser, UserError, number, one_line, run
 from train_model.data.dictionary import BOS, EOS, SPECIALS
 from train_model.data.files import read_lines
 from train_model.data.tokenizer import Tokenizer, normalise
@@ -125,7 +125,7 @@ class Bench:
                 self._measure(runner, index, row)
             except Exception as error:  # a runner that fails is a result; the run continues
                 row["check"] = "Bad"
-                row["reason"] = " ".join(f"{type(error).__name__}: {error}".split())
+                row["reason"] = one_line(f"{type(error).__name__}: {error}")
             yield row
 
     def _measure(self, runner: Runner, index: int, row: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ def binarise(folder: Path, units: Units, languages: tuple[str, str], joined: boo
         for language, path in dictionaries.items():
             stem = binary / f"{split}.{'-'.join(languages)}.{language}"
             step(
-                [stem.with_name(f"{stem.name}.{end}") for end in ("bin", "idx")],
+                binary_files(stem),
                 lambda stem=stem, split=split, language=language, path=path: write_split(
                     stem, units(split, language), Dictionary.load(path)
                 ),
@@ -70,13 +70,18 @@ def write_split(stem: Path, lines: Iterable[list[str]], dictionary: Dictionary) 
     write_binary(stem, track(rows, stem.name, unit="lines"), len(dictionary))
 
 
+def binary_files(stem: Path) -> list[Path]:
+    """Return the two files of fairseq's memory-mapped form, ``stem``.bin and ``stem``.idx."""
+    return [stem.with_name(f"{stem.name}.{ending}") for ending in ("bin", "idx")]
+
+
 def write_binary(stem: Path, rows: Iterable[Sequence[int]], vocab_size: int) -> None:
-    """Write fairseq's memory-mapped form, ``stem``.bin and ``stem``.idx.
+    """Write fairseq's memory-mapped form, see :func:`binary_files`.
 
     Args:
         stem: path without its ending.
         rows: the ids of every line; each ends with eos.
-        vocab_size: decides the integer type of the file.
+        vocab_size: determines the integer type of the file.
     """
     from train_model import fairseq_compat
 
@@ -84,10 +89,8 @@ def write_binary(stem: Path, rows: Iterable[Sequence[int]], vocab_size: int) -> 
     import torch
     from fairseq.data import indexed_dataset
 
-    with (
-        atomic_path(stem.with_name(f"{stem.name}.idx")) as index,
-        atomic_path(stem.with_name(f"{stem.name}.bin")) as data,
-    ):
+    data_path, index_path = binary_files(stem)
+    with atomic_path(index_path) as index, atomic_path(data_path) as data:
         builder = indexed_dataset.make_builder(str(data), impl="mmap", vocab_size=vocab_size)
         for row in rows:
             builder.add_item(torch.as_tensor(row, dtype=torch.int32))

@@ -58,7 +58,7 @@ def chunk_size(chunk: pa.RecordBatch, first: int) -> int:
 
 
 def _size(array: pa.Array) -> int:
-    """The bytes of an array with the values of its dictionaries."""
+    """Return the bytes of an array with the values of its dictionaries."""
     kind = array.type
     if pa.types.is_dictionary(kind):
         lengths = pc.binary_length(array.dictionary)

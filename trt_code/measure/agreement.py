@@ -18,6 +18,7 @@ import numpy as np
 
 from train_model.data.dictionary import PAD
 from trt_code.runners import Output
+from trt_code.text.batching import widen
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Agreement:
     absolute: float
 
     def within(self, limit: "Agreement") -> bool:
-        """Whether the differences are finite and within ``limit``."""
+        """Return whether the differences are finite and within ``limit``."""
         return (
             math.isfinite(self.absolute)
             and self.tokens >= limit.tokens
@@ -57,13 +58,11 @@ def compare(output: Output, reference: Output) -> Agreement:
     differ in width if only padding follows.
     """
     width = max(output.tokens.shape[1], reference.tokens.shape[1])
-
-    def widen(array: np.ndarray, fill: int) -> np.ndarray:
-        return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)
-
-    ours, theirs = widen(output.tokens, PAD), widen(reference.tokens, PAD)
+    ours, theirs = (widen(o.tokens, width) for o in (output, reference))
     real = (ours != PAD) | (theirs != PAD)
-    score, expected = (widen(o.scores, 0).astype(np.float64) for o in (output, reference))
+    score, expected = (
+        widen(o.scores, width, fill=0).astype(np.float64) for o in (output, reference)
+    )
     difference = np.abs(score - expected)[real]
     return Agreement(
         tokens=float((ours == theirs)[real].mean()),

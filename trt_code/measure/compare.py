@@ -131,7 +131,7 @@ def measure(entry: Entry, args: argparse.Namespace, device: str) -> dict[str, An
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The comparison as a Markdown page."""
+    """Return the comparison as a Markdown page."""
     sizes = [time["batch"] for time in results["rows"][0]["times"]]
     lines = ["# Autoregressive against non-autoregressive", "", *facts(results["machine"])]
     for key, title in (
@@ -152,7 +152,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Time and throughput by batch size, one line per entry, as a PNG at ``path``."""
+    """Plot time and throughput by batch size, one line per entry, as a PNG at ``path``."""
     panels = []
     for key, title in (
         ("ms", "time of a batch, ms"),

@@ -121,7 +121,7 @@ def measure(
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The whole run as a Markdown page."""
+    """Return the whole run as a Markdown page."""
     items = facts(results["machine"] | results["settings"])
     return page(
         f"A corpus on Ray: {results['model']}", items, NOTE, TABLE.markdown(results["rows"])

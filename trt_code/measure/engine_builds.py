@@ -50,7 +50,7 @@ TABLE = Table(
 
 
 def graphs(folder: Path) -> list[Path]:
-    """The patched graphs in a model's folder, in the order of their names."""
+    """Return the patched graphs in a model's folder, in the order of their names."""
     found = (path for path in sorted(folder.glob("model.*.onnx")) if path.name != "model.qdq.onnx")
     return [path for path in found if "precision" in read_graph_files(path).metadata]
 
@@ -127,7 +127,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def markdown(models: dict[str, Any]) -> str:
-    """The record as a page: facts and a table for each model."""
+    """Return the record as a page: facts and a table for each model."""
     lines = ["# Builds of every graph"]
     for name, results in models.items():
         lines += [

@@ -26,7 +26,7 @@ import torch
 
 from onnx_export.step_session import StepSession
 from train_model.cli import Parser, UserError, first_line, run
-from train_model.data.dictionary import EOS, PAD, SPECIALS
+from train_model.data.dictionary import EOS, SPECIALS
 from train_model.model_folder import ModelFolder, find_model
 from train_model.models import numpy_search
 from train_model.models.checkpoint import load_checkpoint
@@ -110,8 +110,8 @@ def in_one_pass(
     """
     for at in range(0, len(rows), size):
         sources = batching.pad(rows[at : at + size])
-        wide = max(0, length - sources.shape[1])  # the canvas depends on the width
-        sources = np.pad(sources, ((0, 0), (0, wide)), constant_values=PAD)
+        # the canvas depends on the width
+        sources = batching.widen(sources, max(length, sources.shape[1]))
         lengths = np.full(len(sources), length)
         tokens = translation.translate(program, sources, threads, lengths)[0]
         if tokens.shape[1] != length:
@@ -135,8 +135,7 @@ def in_one_pass_on_gpu(
     source = length // 2
     for at in range(0, len(rows), size):
         sources = batching.pad([row[:source] for row in rows[at : at + size]])
-        wide = source - sources.shape[1]
-        tokens, _ = network(np.pad(sources, ((0, 0), (0, wide)), constant_values=PAD))
+        tokens, _ = network(batching.widen(sources, source))
         if tokens.shape[1] != 2 * source:
             raise UserError("a canvas does not have the forced length")
 

@@ -167,7 +167,7 @@ def measure(args: argparse.Namespace, name: str, folder: Path) -> list[dict[str,
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Time along each axis, one line for each model and system, as a PNG at ``path``."""
+    """Plot time along each axis, one line for each model and system, as a PNG at ``path``."""
     models = list(dict.fromkeys(row["model"] for row in results["rows"]))
     panels = []
     for axis in AXES:

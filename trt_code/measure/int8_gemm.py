@@ -65,7 +65,7 @@ DECODER = (
 
 
 def milliseconds(call: Callable[[], object]) -> float:
-    """The median time of one call in a CUDA graph of many."""
+    """Return the median time of one call in a CUDA graph of many."""
     estimate = device_ms(call, 3)[-1]
     calls = max(3, min(_CALLS, int(1e3 * _PEAK_SECONDS / max(estimate, 1e-3))))
     return graph_ms([call] * calls, _REPEATS)

@@ -143,7 +143,7 @@ def check_crf(case: KernelCase, tensors: list[Tensor]) -> str:
 
 
 def cases(shape: str, dtype_name: str) -> list[KernelCase]:
-    """Every operator at one shape and dtype."""
+    """Return every operator at one shape and dtype."""
     batch, length = SHAPES[shape]
     dtype = DTYPES[dtype_name]
     size = dtype.itemsize
@@ -240,7 +240,7 @@ def device_time(
     calls: int = CALLS,
     rounds: int = ROUNDS,
 ) -> float:
-    """Median microseconds of one call on the device, over replays of a graph of ``calls`` calls.
+    """Return the median microseconds of one call on the device, over replays of a graph of ``calls`` calls.
 
     The calls take turns with the ``sets`` of tensors.
     """
@@ -317,7 +317,7 @@ TABLE = Table(
 
 
 def markdown(machine: dict[str, str], bandwidth: float, rows: list[dict[str, Any]]) -> str:
-    """The table with its header."""
+    """Return the table with its header, as a Markdown page."""
     copied = f"{bandwidth / 1e12:.2f} TB/s, bytes read and written"
     count, length = SHAPES["large"]
     note = (

@@ -164,7 +164,7 @@ NOTE = (
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The whole run as a Markdown page."""
+    """Return the whole run as a Markdown page."""
     items = facts(results["machine"] | results["settings"])
     return page(
         f"Text in, text out: {results['model']}", items, NOTE, TABLE.markdown(results["rows"])

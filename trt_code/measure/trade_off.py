@@ -175,7 +175,7 @@ def summarise(
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The results as a Markdown page."""
+    """Return the results as a Markdown page."""
     lines = [
         quality.markdown("Quality against speed", results),
         "## Speed",
@@ -190,7 +190,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """BLEU over lines per second, one line per model and runner, as a PNG at ``path``.
+    """Plot BLEU over lines per second, one line per model and runner, as a PNG at ``path``.
 
     Labels leave out a length penalty that all searches have.
     """

@@ -41,7 +41,7 @@ from trt_code.arguments import MAX_LINES, add_engine, engine_options
 from trt_code.measure.machine import describe
 from trt_code.runners import PRECISIONS, Runner, Unavailable, create, names
 from trt_code.stress.batch_neighbours import score_tolerance
-from trt_code.text.batching import PAD, by_length, nearest, pad
+from trt_code.text.batching import by_length, nearest, pad, widen
 from trt_code.text.translator import MAX_TOKENS
 
 LARGEST_BATCH = 64
@@ -94,8 +94,8 @@ class Pool:
 
         in_threads(threads, work)
         width = max(output.tokens.shape[1] for output in alone)
-        tokens = np.concatenate([_fit(output.tokens, width, PAD) for output in alone])
-        scores = np.concatenate([_fit(output.scores, width, 0) for output in alone])
+        tokens = np.concatenate([widen(output.tokens, width) for output in alone])
+        scores = np.concatenate([widen(output.scores, width, 0) for output in alone])
         return cls(rows, tokens.astype(np.int32), scores)
 
     def batches(self, window: np.ndarray, chance: np.random.Generator) -> Iterator[np.ndarray]:
@@ -117,16 +117,11 @@ class Pool:
         """
         output = runner.run(pad([self.rows[i] for i in chosen]))
         width = max(self.tokens.shape[1], output.tokens.shape[1])
-        tokens, scores = _fit(output.tokens, width, PAD), _fit(output.scores, width, 0)
-        expected = _fit(self.scores[chosen], width, 0)
-        other = (tokens != _fit(self.tokens[chosen], width, PAD)).any(1)
+        tokens, scores = widen(output.tokens, width), widen(output.scores, width, 0)
+        expected = widen(self.scores[chosen], width, 0)
+        other = (tokens != widen(self.tokens[chosen], width)).any(1)
         off = np.abs(scores - expected).max(1) / score_tolerance(expected)
         return other, float(off[~other].max(initial=0))
-
-
-def _fit(array: np.ndarray, width: int, fill: int) -> np.ndarray:
-    """Return ``array`` [B, T] as [B, width], padded on the right with ``fill``."""
-    return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)
 
 
 @dataclass

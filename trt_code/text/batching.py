@@ -84,12 +84,17 @@ class Rows:
 
 
 def pad(rows: Sequence[Sequence[int]], width: int | None = None) -> np.ndarray:
-    """Token rows as one array [B, S] int64, padded on the right to ``width`` or the longest row."""
+    """Return token rows as one array [B, S] int64, padded on the right to ``width`` or the longest row."""
     width = width or max(map(len, rows))
     batch = np.full((len(rows), width), PAD, dtype=np.int64)
     for i, row in enumerate(rows):
         batch[i, : len(row)] = row
     return batch
+
+
+def widen(batch: np.ndarray, width: int, fill: int = PAD) -> np.ndarray:
+    """Return a batch [B, T] as [B, width], padded on the right with ``fill``."""
+    return np.pad(batch, ((0, 0), (0, width - batch.shape[1])), constant_values=fill)
 
 
 def nearest(lengths: Sequence[int], length: int, count: int) -> list[int]:

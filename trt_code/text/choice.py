@@ -118,7 +118,7 @@ def check_n_best(name: str, family: Family, n_best: int) -> None:
 
 
 def _candidates(family: Family, device: str, several: bool) -> list[str]:
-    """The runners that offer networks of this family on ``device``, or ``several`` translations of them."""
+    """Return the runners of networks of this family on ``device``, or those with ``several`` translations."""
     declared = ((name, spec(name, family)) for name in CANDIDATES)
     return [
         name

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from train_model.cli import UserError, atomic_path
-from train_model.data.binary import Units, binarise, write_split
+from train_model.data.binary import Units, binarise, binary_files, write_split
 from train_model.data.corpora.en_de import debian, packages
 from train_model.data.corpora.en_de.debian import LANGUAGES
 from train_model.data.corpora.en_de.english import untranslated
@@ -138,7 +138,7 @@ def prepare_english(folder: Path, source: Path = PACKAGES, symbols: int = SYMBOL
             step([own / path.name], lambda path=path: copy(path, own / path.name))
     stem = own / "train.en-de.en"
     step(
-        [stem.with_name(f"{stem.name}.{end}") for end in ("bin", "idx")],
+        binary_files(stem),
         lambda: write_split(
             stem,
             map(SentencePiece(plain / MODEL).split, read_lines(folder / "train.en")),

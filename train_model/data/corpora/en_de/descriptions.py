@@ -36,7 +36,7 @@ def _document(package: str) -> str:
 
 
 def _stanzas(text: str, language: str) -> dict[str, tuple[str, str]]:
-    """Package and description by checksum; the first package with a description counts."""
+    """Return package and description by checksum; the first package with a description counts."""
     found: dict[str, tuple[str, str]] = {}
     for stanza in text.split("\n\n"):
         checksum = re.search(r"^Description-md5: (\w+)", stanza, re.M)
@@ -48,7 +48,7 @@ def _stanzas(text: str, language: str) -> dict[str, tuple[str, str]]:
 
 
 def _blocks(description: str) -> list[Block]:
-    """The title, paragraphs, items of lists and verbatim lines of a description."""
+    """Return the title, paragraphs, items of lists and verbatim lines of a description."""
     title, *lines = description.split("\n")
     blocks = [("s", title.strip())]
     kind = ""  # kind of the block that the next line continues

@@ -152,7 +152,7 @@ class _Parser(HTMLParser):
 
 
 def elements(data: bytes) -> list[Element]:
-    """The elements of an HTML, DocBook or Mallard document."""
+    """Return the elements of an HTML, DocBook or Mallard document."""
     latin = "iso-8859-1" in data[:600].decode("latin-1").lower()
     text = data.decode("latin-1" if latin else "utf-8", "replace")
     parser = _Parser()
@@ -234,7 +234,7 @@ def _layouts(text: str) -> Iterator[tuple[str, str]]:
 
 
 def lyx_blocks(data: bytes) -> list[Block]:
-    """The paragraphs of a LyX document by their layouts."""
+    """Return the paragraphs of a LyX document by their layouts."""
     text = data.decode("utf-8", "replace")
     blocks = []
     for layout, content in _layouts(text):

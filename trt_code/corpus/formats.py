@@ -125,7 +125,7 @@ class JsonLines(Text):
         if not isinstance(entry.get(self.field), str):
             return Bad(f"no text in the field {self.field!r}", line)
         if taken := entry.keys() & {TRANSLATION, SCORE, HYPOTHESES}:
-            return Bad(f"the field {min(taken)!r} is there already", line)
+            return Bad(f"the object has a field {min(taken)!r} already; rename it", line)
         return entry[self.field]
 
     def write(self, chunk, first, rows, n_best, file) -> None:
@@ -154,7 +154,7 @@ class Parquet(Format):
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise UserError(f"the column {self.field!r} holds {kind}, not text")
         if taken := set(schema.names) & {TRANSLATION, SCORE, HYPOTHESES}:
-            raise UserError(f"the column {min(taken)!r} is there already")
+            raise UserError(f"the table has a column {min(taken)!r} already; rename it")
         if not shard.metadata.num_rows:
             yield schema.empty_table()
         parquet_bounds.check_row_groups(shard, ROWS)

@@ -108,7 +108,7 @@ async def translate(
                 if len(answers) != len(texts) or "\n" in "".join(answers):
                     raise UserError(
                         f"{url}, line {first + 1}: the server's {name} is not one line for each sentence; "
-                        "it serves another model, or is no Triton"
+                        "it serves another model, or is not Triton"
                     )
                 received[first : first + len(texts)] = answers
 

@@ -125,7 +125,7 @@ def test_lines_of_json():
     assert reasons[1:] == [
         "not a JSON object",
         "no text in the field 'en'",
-        "the field 'score' is there already",
+        "the object has a field 'score' already; rename it",
     ]
     rows = [translated("fünf", "eins"), *sources[1:5], EMPTY]
     first, last = map(json.loads, written(shard, chunk, rows, 2).splitlines())
@@ -242,7 +242,7 @@ def test_a_text_that_is_repeated_is_not_expanded_before_it_is_refused():
     [
         ({"en": ["one"]}, "no column 'text'; name one of en with --text-field"),
         ({"text": [1]}, "the column 'text' holds int64, not text"),
-        ({"text": ["one"], "score": [1]}, "the column 'score' is there already"),
+        ({"text": ["one"], "score": [1]}, "the table has a column 'score' already; rename it"),
     ],
 )
 def test_a_table_without_text_is_refused(columns, reason):

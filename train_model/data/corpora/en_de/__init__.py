@@ -33,6 +33,7 @@ from train_model.data.files import (
     copy,
     files_in,
     read_lines,
+    sha256_of,
     step,
     write_lines,
 )
@@ -152,8 +153,7 @@ def _claim_next_to_plain(folder: Path, source: Path, symbols: int, **settings: f
     """Claim the folder of a corpus that is made from the plain one; return the plain one, prepared."""
     plain = folder.with_name("en-de")
     prepare(plain, source, symbols=symbols)
-    digest = hashlib.sha256((plain / "settings.json").read_bytes()).hexdigest()
-    claim(folder, {"en-de": digest, **settings})
+    claim(folder, {"en-de": sha256_of(plain / "settings.json"), **settings})
     return plain
 
 

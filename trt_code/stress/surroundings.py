@@ -119,7 +119,7 @@ COMMANDS = {
     "layer-precision": Command("trt_code.measure.layer_precision", "{graph}"),
     "bench": Command(
         "trt_code.bench",
-        CPU + " --runner torch --precision fp32 --shape 1x4 --seconds 0.1 --output {out}/a",
+        CPU + " --runner torch --precision fp32 --shape 1x8 --seconds 0.1 --output {out}/a",
     ),
     "report": Command(
         "trt_code.report", f"--results {RESULTS}/cpu/results.json --output {{out}}/a"

@@ -100,7 +100,7 @@ def measure(
         summary = on_ray.translate(job, names, ray, *pool)
         if summary.rejected or summary.unreadable:
             raise UserError(
-                f"{model} cannot translate this text; give one that knows the demo's task"
+                f"{model} refuses sentences of this text; give another model, or a --text that it knows"
             )
         same = share_of_same(output, names, expected)
     if same < SAME:

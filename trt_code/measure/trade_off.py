@@ -12,7 +12,7 @@ and decoding. Writes ``build/trade_off/results.json``, ``.md`` and ``.png``. Wit
 part is measured; it is kept in the folder, and the last part to be measured completes the results.
 
 ``--lines 100000`` repeats the text. The scores are those of its first copy; results.json counts the lines
-whose translation in a later copy is another one, and has the process' memory after each part.
+whose translation in a later copy differs, and has the process' memory after each part.
 """
 
 import argparse

@@ -18,7 +18,7 @@ import numpy as np
 
 from train_model.data.dictionary import PAD
 from trt_code.runners import Output
-from trt_code.text.batching import widen
+from trt_code.runners.base import widen
 
 
 @dataclass(frozen=True)

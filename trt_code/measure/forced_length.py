@@ -44,6 +44,7 @@ from trt_code.measure.machine import describe
 from trt_code.native import library, search, translation
 from trt_code.native.export import to_program
 from trt_code.native.program import SUFFIX, LoadedProgram
+from trt_code.runners.base import widen
 from trt_code.runners.search.ctranslate2_runner import COMPUTE, NOT_INSTALLED, convert
 from trt_code.runners.search.cuda_graph_steps import graphed_search
 from trt_code.runners.search.tensors import on_device
@@ -111,7 +112,7 @@ def in_one_pass(
     for at in range(0, len(rows), size):
         sources = batching.pad(rows[at : at + size])
         # the canvas depends on the width
-        sources = batching.widen(sources, max(length, sources.shape[1]))
+        sources = widen(sources, max(length, sources.shape[1]))
         lengths = np.full(len(sources), length)
         tokens = translation.translate(program, sources, threads, lengths)[0]
         if tokens.shape[1] != length:
@@ -135,7 +136,7 @@ def in_one_pass_on_gpu(
     source = length // 2
     for at in range(0, len(rows), size):
         sources = batching.pad([row[:source] for row in rows[at : at + size]])
-        tokens, _ = network(batching.widen(sources, source))
+        tokens, _ = network(widen(sources, source))
         if tokens.shape[1] != 2 * source:
             raise UserError("a canvas does not have the forced length")
 

@@ -164,6 +164,11 @@ def one_translation(name: str) -> str:
     )
 
 
+def widen(batch: np.ndarray, width: int, fill: int = PAD) -> np.ndarray:
+    """Return a batch [B, T] as [B, width], padded on the right with ``fill``."""
+    return np.pad(batch, ((0, 0), (0, width - batch.shape[1])), constant_values=fill)
+
+
 def rank(outputs: Sequence[Output]) -> Found:
     """Rank a one-pass network's translations of the same batch.
 
@@ -172,12 +177,8 @@ def rank(outputs: Sequence[Output]) -> Found:
     for 7 % of the demo's sentences. A row without a token is not counted.
     """
     width = max(output.tokens.shape[1] for output in outputs)
-
-    def wide(array: np.ndarray, value: float) -> np.ndarray:
-        return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=value)[:, 1:]
-
-    tokens = np.stack([wide(output.tokens, PAD) for output in outputs], axis=1)
-    scores = np.stack([wide(output.scores, 0) for output in outputs], axis=1)
+    tokens = np.stack([widen(output.tokens, width)[:, 1:] for output in outputs], axis=1)
+    scores = np.stack([widen(output.scores, width, 0)[:, 1:] for output in outputs], axis=1)
     real = tokens != PAD
     lengths = real.sum(axis=2)
     mean = np.where(lengths > 0, (scores * real).sum(axis=2) / np.maximum(lengths, 1), -np.inf)

@@ -40,8 +40,9 @@ from train_model.progress import stage, task
 from trt_code.arguments import MAX_LINES, add_engine, engine_options
 from trt_code.measure.machine import describe
 from trt_code.runners import PRECISIONS, Runner, Unavailable, create, names
+from trt_code.runners.base import widen
 from trt_code.stress.batch_neighbours import score_tolerance
-from trt_code.text.batching import by_length, nearest, pad, widen
+from trt_code.text.batching import by_length, nearest, pad
 from trt_code.text.translator import MAX_TOKENS
 
 LARGEST_BATCH = 64

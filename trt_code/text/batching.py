@@ -92,11 +92,6 @@ def pad(rows: Sequence[Sequence[int]], width: int | None = None) -> np.ndarray:
     return batch
 
 
-def widen(batch: np.ndarray, width: int, fill: int = PAD) -> np.ndarray:
-    """Return a batch [B, T] as [B, width], padded on the right with ``fill``."""
-    return np.pad(batch, ((0, 0), (0, width - batch.shape[1])), constant_values=fill)
-
-
 def nearest(lengths: Sequence[int], length: int, count: int) -> list[int]:
     """Return the indices of the ``count`` longest sentences of at most ``length`` tokens.
 

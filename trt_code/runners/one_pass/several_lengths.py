@@ -6,7 +6,7 @@ import numpy as np
 
 from train_model.data.dictionary import PAD
 from train_model.models.hypotheses import Found
-from trt_code.runners.base import Output, rank
+from trt_code.runners.base import Output, rank, widen
 
 SHORTEST = 3  # tokens: bos, one word, eos
 
@@ -41,4 +41,4 @@ def nearest_lengths(predicted: np.ndarray, count: int, widest: int) -> np.ndarra
     valid = (lengths == predicted[:, None]) | ((lengths >= SHORTEST) & (lengths <= widest))
     order = np.argsort(~valid, axis=1, kind="stable")[:, :count]
     chosen = np.take_along_axis(np.where(valid, lengths, 0), order, 1)
-    return np.pad(chosen, ((0, 0), (0, count - chosen.shape[1])))
+    return widen(chosen, count, fill=0)

@@ -15,7 +15,6 @@ import numpy as np
 
 from onnx_export.paths import half_path
 from train_model.cli import UserError
-from train_model.data.dictionary import PAD
 from train_model.models.canvas import canvas_width, initial_canvas
 from train_model.models.hypotheses import Found
 from train_model.models.refinement import Refinement
@@ -23,7 +22,7 @@ from train_model.models.signatures import SPLIT, SRC_TOKENS
 from trt_code.engine.gpu import DeviceBuffer
 from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Range, Shape, best_profile
-from trt_code.runners.base import WARM_UP, Output, Runner
+from trt_code.runners.base import WARM_UP, Output, Runner, widen
 from trt_code.runners.buckets import length_bucket
 from trt_code.runners.one_pass.several_lengths import translate_lengths
 from trt_code.runners.one_pass.trt_runner import (
@@ -131,10 +130,9 @@ class TrtSplitRunner(Runner):
 
     def _output(self, shape: Shape, tokens: np.ndarray, scores: np.ndarray) -> Output:
         """Return the decoder's results, as wide as those of the single engine."""
-        behind = ((0, 0), (0, canvas_width(shape.length, self._widest) - tokens.shape[1]))
+        width = canvas_width(shape.length, self._widest)
         return Output(
-            np.pad(tokens.astype(np.int64), behind, constant_values=PAD),
-            np.pad(scores.astype(np.float32), behind),
+            widen(tokens.astype(np.int64), width), widen(scores.astype(np.float32), width, fill=0)
         )
 
     def _decode(self, shape: Shape, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from train_model.models.architectures import ARCHITECTURES
 from train_model.ops import load_cuda_library
 from trt_code import evaluate, translate
 from trt_code.runners import Runner, Unavailable
+from trt_code.runners.base import widen
 from trt_code.tests.networks.cells import Cell, cells, least_share, reference_precision
 from trt_code.tests.networks.small_model import SmallModel
 from trt_code.text.batching import pad
@@ -61,10 +62,7 @@ def equal_share(runner: Runner, reference: Runner) -> float:
         output = runner.run(src_tokens)
         assert np.isfinite(output.scores).all()
         width = max(expected.shape[1], output.tokens.shape[1])
-        tokens, expected = (
-            np.pad(x, ((0, 0), (0, width - x.shape[1])), constant_values=1)
-            for x in (output.tokens, expected)
-        )
+        tokens, expected = (widen(x, width) for x in (output.tokens, expected))
         real = (tokens != 1) | (expected != 1)
         same, total = same + (tokens == expected)[real].sum(), total + real.sum()
     return same / total

@@ -254,7 +254,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Whether memory was refused; PyTorch has a RuntimeError for that, on a GPU of a class of its own."""
+    """Return whether memory was refused: PyTorch raises RuntimeError on a CPU, and a subclass on a GPU."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

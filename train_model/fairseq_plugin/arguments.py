@@ -23,7 +23,7 @@ def add_project_arguments(parser: argparse.ArgumentParser) -> None:
 def add_defaults(args: argparse.Namespace, config_type: type) -> None:
     """Write the defaults of a network's configuration into ``args``, unless they are given.
 
-    fairseq stores ``args`` in the checkpoint, which so records what was trained.
+    fairseq stores ``args`` in the checkpoint, so the checkpoint records what was trained.
     """
     for field in dataclasses.fields(config_type):
         if field.default is not dataclasses.MISSING and not hasattr(args, field.name):

@@ -7,6 +7,6 @@ from train_model.cli import UserError
 
 
 def check_asserts() -> None:
-    """Raise ``UserError`` under ``python -O``, where a program whose checks are assertions finds nothing."""
+    """Raise ``UserError`` under ``python -O``, which removes the assertions that find faults."""
     if not __debug__:
         raise UserError("the checks are assertions; run without -O and PYTHONOPTIMIZE")

@@ -87,9 +87,8 @@ class Probe:
         references: list[str] | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> None:
-        self._model = architecture_of(merged).merge(
-            merged
-        )  # a copy; quality() exchanges its layers
+        # a copy, since quality() exchanges its layers
+        self._model = architecture_of(merged).merge(merged)
         quantized = with_ranges(merged, names, ranges)
         self._plain = {name: self._model.get_submodule(name) for name in names}
         self._rounded = {name: quantized.get_submodule(name) for name in names}

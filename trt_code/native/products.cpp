@@ -52,20 +52,24 @@ struct FloatKind {
   int inputs;
 };
 
-// An input is a pair of 16-bit integers.
+// An input is a word of kTogether integers.
 struct IntegerKind {
   using Value = std::int32_t;
   using Sums = Ints;
 
-  Sums begin(int) const { return Ints{}; }
+  Sums begin(int n) const {
+    Ints sums{};
+    if (offsets) std::memcpy(&sums, offsets + n, sizeof sums);
+    return sums;
+  }
   static Sums add(Sums sums, std::int32_t x, Ints weights) {
-    return add_pairs(sums, x - Ints{}, weights);
+    return add_products(sums, x - Ints{}, weights);
   }
   Floats end(Sums sums, int n) const {
     return __builtin_convertvector(sums, Floats) * load(scales + n) + load(bias + n);
   }
 
-  const std::int32_t* panels;
+  const std::int32_t *panels, *offsets;  // offsets may be null
   const float *scales, *bias;
   int inputs;
 };
@@ -77,25 +81,31 @@ typename Kind::Sums weights_at(const typename Kind::Value* from) {
   return weights;
 }
 
-// Writes the sums of one row and panel, whose first output is n.
-template <typename Kind>
-void finish(const Kind& kind, const typename Kind::Sums (&sums)[2], int n, float* out, int columns,
-            Activation activation) {
-  Floats left = kind.end(sums[0], n), right = kind.end(sums[1], n + kLanes);
-  if (columns == kColumns && activation <= Activation::kRelu) {
-    if (activation == Activation::kRelu) {  // NaN stays NaN
-      left = left < 0 ? Floats{} : left;
-      right = right < 0 ? Floats{} : right;
-    }
-    store(out, left);
-    store(out + kLanes, right);
-    return;
-  }
+// Writes `columns` of the outputs of one row and panel, with any activation.
+[[gnu::noinline]] void write_part(Floats left, Floats right, float* out, int columns,
+                                  Activation activation) {
   float row[kColumns];
   store(row, left);
   store(row + kLanes, right);
   activate(row, kColumns, activation);
   std::copy_n(row, columns, out);
+}
+
+// Writes the sums of one row and panel, whose first output is n.
+template <typename Kind>
+void finish(const Kind& kind, const typename Kind::Sums (&sums)[2], int n, float* out, int columns,
+            Activation activation) {
+  Floats left = kind.end(sums[0], n), right = kind.end(sums[1], n + kLanes);
+  if (columns < kColumns || activation > Activation::kRelu) {
+    write_part(left, right, out, columns, activation);
+    return;
+  }
+  if (activation == Activation::kRelu) {  // NaN stays NaN
+    left = left < 0 ? Floats{} : left;
+    right = right < 0 ? Floats{} : right;
+  }
+  store(out, left);
+  store(out + kLanes, right);
 }
 
 // What a product reads and writes.
@@ -126,6 +136,7 @@ struct Product {
 template <typename Kind, int kM>
 void tile(const Product<Kind>& product, int r, int p) {
   typename Kind::Sums sums[kM][2];
+#pragma GCC unroll 16
   for (int i = 0; i < kM; ++i)
     for (int half = 0; half < 2; ++half)
       sums[i][half] = product.kind.begin(p * kColumns + half * kLanes);
@@ -140,6 +151,7 @@ void tile(const Product<Kind>& product, int r, int p) {
       sums[i][1] = Kind::add(sums[i][1], value, right);
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < kM; ++i) product.put(sums[i], r + i, p);
 }
 
@@ -219,19 +231,23 @@ void sparse(const Product<Kind>& product) {
   }
 }
 
-// Whether few enough inputs are not zero: after a ReLU, a trained network has a tenth or less.
+constexpr double kMostNonzero = kLanes == 16 ? 0.22 : 0.15;  // above it, dense() is faster
+
+// Whether few enough inputs are not zero: after a ReLU, a trained network has a tenth or less. Some
+// of the rows stand for all.
 template <typename Kind>
 bool is_sparse(const Product<Kind>& product) {
   if (product.kind.inputs > kMostSparse) return false;
-  const double most = 0.15 * product.kind.inputs * product.rows;
-  double found = 0;
-  for (int r = 0; r < product.rows && found <= most; ++r) {
+  constexpr int kSample = 64;
+  const int step = (product.rows + kSample - 1) / kSample;
+  int rows = 0, found = 0;
+  for (int r = 0; r < product.rows; r += step, ++rows) {
     const typename Kind::Value* x = product.row(r);
     int count = 0;
     for (int k = 0; k < product.kind.inputs; ++k) count += counts(x[k]);
     found += count;
   }
-  return found <= most;
+  return found <= kMostNonzero * product.kind.inputs * rows;
 }
 
 // The whole product; the threads of `team` share the panels.
@@ -271,17 +287,26 @@ void Weight::multiply(const float* x, int x_stride, int rows, float* out, int ou
 
 IntegerWeight::IntegerWeight(const std::int8_t* weight, const float* scales, const float* bias,
                              int outputs, int inputs, float x_scale)
-    : outputs_(outputs), inputs_(inputs), pairs_((inputs + 1) / 2), x_scale_(x_scale) {
+    : outputs_(outputs),
+      inputs_(inputs),
+      words_((inputs + kTogether - 1) / kTogether),
+      x_scale_(x_scale) {
   const std::size_t columns = static_cast<std::size_t>(panels_of(outputs)) * kColumns;
-  panels_.assign(columns * pairs_ * 2, 0);
+  panels_.assign(columns * words_ * kTogether, 0);
+  offsets_.assign(columns, 0);
   scales_.assign(columns, 0.f);
   bias_.assign(columns, 0.f);
   for (int n = 0; n < outputs; ++n) {
-    std::int16_t* to = panels_.data() +
-                       static_cast<std::size_t>(n / kColumns) * pairs_ * 2 * kColumns +
-                       n % kColumns * 2;
-    for (int k = 0; k < inputs; ++k)
-      to[k / 2 * 2 * kColumns + k % 2] = weight[static_cast<std::size_t>(n) * inputs + k];
+    Integer* to = panels_.data() +
+                  static_cast<std::size_t>(n / kColumns) * words_ * kTogether * kColumns +
+                  n % kColumns * kTogether;
+    std::uint32_t sum = 0;  // it may overflow, as the sums of products do
+    for (int k = 0; k < inputs; ++k) {
+      const std::int8_t value = weight[static_cast<std::size_t>(n) * inputs + k];
+      to[k / kTogether * kTogether * kColumns + k % kTogether] = value;
+      sum += value;
+    }
+    offsets_[n] = static_cast<std::int32_t>(-kOffset * sum);
     scales_[n] = x_scale * scales[n];
     if (bias) bias_[n] = bias[n];
   }
@@ -289,21 +314,20 @@ IntegerWeight::IntegerWeight(const std::int8_t* weight, const float* scales, con
 
 void IntegerWeight::multiply(const float* x, int x_stride, int rows, float* out, int out_stride,
                              Activation activation, Team* team, float* scratch) const {
+  std::int32_t* words = reinterpret_cast<std::int32_t*>(scratch);
+  bool negative = false;
   for (int r = 0; r < rows; ++r) {
-    const float* from = x + static_cast<std::size_t>(r) * x_stride;
-    std::int16_t* to =
-        reinterpret_cast<std::int16_t*>(scratch + static_cast<std::size_t>(r) * pairs_);
-    for (int k = 0; k < inputs_; ++k) {
-      const float rounded = __builtin_rintf(from[k] / x_scale_);
-      to[k] = static_cast<std::int16_t>(rounded < -128 ? -128 : rounded > 127 ? 127 : rounded);
-    }
-    if (inputs_ % 2) to[inputs_] = 0;
+    std::int32_t* row = words + static_cast<std::size_t>(r) * words_;
+    row[words_ - 1] = 0;
+    negative |= round_row(x + static_cast<std::size_t>(r) * x_stride, inputs_, x_scale_,
+                          reinterpret_cast<Integer*>(row));
   }
-  const std::int32_t* pairs = reinterpret_cast<const std::int32_t*>(scratch);
-  const IntegerKind kind{reinterpret_cast<const std::int32_t*>(panels_.data()), scales_.data(),
-                         bias_.data(), pairs_};
-  const Product<IntegerKind> all{kind, pairs, pairs_, rows, outputs_, out, out_stride, activation};
-  multiply_all(all, team);
+  const bool shifted = kNeedsUnsigned && negative;
+  if (shifted) make_unsigned(words, static_cast<std::size_t>(rows) * words_);
+  const IntegerKind kind{reinterpret_cast<const std::int32_t*>(panels_.data()),
+                         shifted ? offsets_.data() : nullptr, scales_.data(), bias_.data(), words_};
+  multiply_all(
+      Product<IntegerKind>{kind, words, words_, rows, outputs_, out, out_stride, activation}, team);
 }
 
 }  // namespace lite::native

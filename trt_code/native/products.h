@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "integers.h"
 #include "team.h"
 
 namespace lite::native {
@@ -42,12 +43,13 @@ class IntegerWeight {
   void multiply(const float* x, int x_stride, int rows, float* out, int out_stride,
                 Activation activation, Team* team, float* scratch) const;
 
-  std::size_t scratch_floats(int rows) const { return static_cast<std::size_t>(rows) * pairs_; }
+  std::size_t scratch_floats(int rows) const { return static_cast<std::size_t>(rows) * words_; }
 
  private:
-  int outputs_, inputs_, pairs_;  // pairs of inputs
+  int outputs_, inputs_, words_;  // words of kTogether inputs
   float x_scale_;
-  std::vector<std::int16_t> panels_;  // INT8 values; two inputs of an output are neighbours
+  std::vector<Integer> panels_;        // kTogether inputs of an output are neighbours
+  std::vector<std::int32_t> offsets_;  // what to add to the sums if kOffset was added to each input
   std::vector<float> scales_, bias_;
 };
 

@@ -32,21 +32,6 @@ inline void store(float* to, Floats x) { std::memcpy(to, &x, sizeof x); }
 
 typedef std::int32_t Ints __attribute__((vector_size(4 * kLanes)));
 
-// sums + the products of neighbouring 16-bit integers, each two added up
-inline Ints add_pairs(Ints sums, Ints x, Ints y) {
-#if defined(__AVX512VNNI__)
-  return (Ints)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)x, (__m512i)y);
-#elif defined(__AVX512BW__)
-  return sums + (Ints)_mm512_madd_epi16((__m512i)x, (__m512i)y);
-#elif defined(__AVX2__) && !defined(__AVX512F__)
-  return sums + (Ints)_mm256_madd_epi16((__m256i)x, (__m256i)y);
-#elif defined(__SSE2__) && !defined(__AVX__)
-  return sums + (Ints)_mm_madd_epi16((__m128i)x, (__m128i)y);
-#else
-  return sums + (x << 16 >> 16) * (y << 16 >> 16) + (x >> 16) * (y >> 16);
-#endif
-}
-
 inline Floats all(float x) { return x - Floats{}; }
 
 // Bit i is set if lane i of a comparison's result is.

@@ -15,7 +15,7 @@ import argparse
 from onnx_export.families import exporter
 from train_model.cli import Parser, check_output, first_line, path_argument, run
 from train_model.models.architectures import architecture_of
-from train_model.models.checkpoint import load_checkpoint
+from train_model.models.checkpoint import load_marked
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     check_output(arguments.output, arguments.checkpoint)
-    model = load_checkpoint(arguments.checkpoint).model
+    model = load_marked(arguments.checkpoint).model
     found = exporter(model, arguments.split)
     if arguments.fold:
         model = architecture_of(model).fold(model)

@@ -13,8 +13,9 @@ from pathlib import Path
 import yaml
 
 from train_model.cli import Parser, UserError, check_output, first_line, path_argument, run
+from train_model.model_yaml import WEIGHTS_ALONE
 from train_model.models.checkpoint import load_checkpoint
-from train_model.models.safetensors_file import SUFFIX, save_compact
+from train_model.models.safetensors_file import save_compact
 
 # Options that model.yaml has under other keys, and options that only training reads.
 _LEFT_OUT = ("src_vocab", "tgt_vocab", "padding_policy", "left_pad_source", "int8_layers")
@@ -26,8 +27,8 @@ def compact(checkpoint: Path, output: Path) -> dict:
     Raises:
         UserError: the checkpoint is missing, is an INT8 network, or the output is not a .safetensors file.
     """
-    if output.suffix != SUFFIX:
-        raise UserError(f"{output} has to end in {SUFFIX}, by which it is recognised")
+    if output.suffix != WEIGHTS_ALONE:
+        raise UserError(f"{output} has to end in {WEIGHTS_ALONE}, by which it is recognised")
     loaded = load_checkpoint(checkpoint)
     if getattr(loaded.config, "int8_layers", ()):
         raise UserError(f"{checkpoint} computes in INT8; give the network that it was made from")

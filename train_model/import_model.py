@@ -93,9 +93,10 @@ def import_model(
         )
     with task("reading the checkpoint") as shown:
         loaded = load_checkpoint(pieces.checkpoint)
-        if policy:
-            loaded.model.config = dataclasses.replace(loaded.config, padding_policy=policy)
-            loaded = dataclasses.replace(loaded, config=loaded.model.config)
+        # the copy is a model of its own, not made from another
+        changes = {"made_from": ()} | ({"padding_policy": policy} if policy else {})
+        loaded.model.config = dataclasses.replace(loaded.config, **changes)
+        loaded = dataclasses.replace(loaded, config=loaded.model.config)
         shown.begin("comparing the pieces")
         if text is not None:
             _check_languages(pieces)

@@ -14,6 +14,8 @@ from train_model.documents import parse_yaml, read_text
 from train_model.models.architectures import ALIASES, ARCHITECTURES
 
 DESCRIPTION = "model.yaml"
+WEIGHTS_ALONE = ".safetensors"
+"""The suffix of checkpoints that hold weights alone; model.yaml has their networks' options."""
 MAX_BYTES = 1 << 16
 """The most bytes of a model.yaml; real ones have a few hundred."""
 KEYS = {
@@ -142,6 +144,21 @@ def described(checkpoint: Path, architecture: str | None = None) -> dict[str, An
         "dictionaries": digests_of(content, path),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def computation(checkpoint: Path) -> dict[str, Any]:
+    """Return what the model.yaml next to ``checkpoint`` says of the network's computation.
+
+    That is the padding policy, and the options of a checkpoint that does not hold them.
+
+    Raises:
+        UserError: that file is damaged.
+    """
+    policy = described(checkpoint).get("padding_policy")
+    found = {"padding_policy": policy} if policy else {}
+    if checkpoint.suffix == WEIGHTS_ALONE:
+        found["options"] = read_options(checkpoint)
+    return found
 
 
 def digests_of(content: Mapping[str, Any], path: Path) -> tuple[str, str] | None:

@@ -235,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         build_seconds=round(seconds, 1),
         command=command,
         ranges=ranges,
+        metadata=graph.metadata,
     )
     write_sidecar(sidecar, args.output)
     print(f"{args.output}: {describe_build(sidecar, args.output)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from onnx_export import export_one_pass, onnx_file
+from onnx_export import export, export_one_pass, onnx_file
 from onnx_export.verify_one_pass import random_source
 from train_model.models.checkpoint import save_checkpoint
 from train_model.models.conv_crf_transformer import ConvCrfTransformer
@@ -34,7 +34,7 @@ def export_tiny(folder: Path, **changes) -> Exported:
             parameter += torch.randn_like(parameter) * 0.1
     exported = Exported(model, folder / "checkpoint.pt", folder / "model.onnx")
     save_checkpoint(exported.checkpoint, model, model.config)
-    onnx_file.save_onnx(export_one_pass.to_onnx(fold(model)), exported.onnx)
+    export.main(["--checkpoint", str(exported.checkpoint), "--output", str(exported.onnx)])
     return exported
 
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from train_model.cli import UserError, atomic_path
-from train_model.model_yaml import described
+from train_model.model_yaml import WEIGHTS_ALONE, described
 from train_model.models.architectures import ALIASES, ARCHITECTURES
 from train_model.models.config import SIDES
 from train_model.models.fairseq_file import match_weights, read_checkpoint, shapes_of
 from train_model.models.quantized import is_quantizer
-from train_model.models.safetensors_file import SUFFIX, read_safetensors
+from train_model.models.safetensors_file import read_safetensors
+from train_model.origin import digest_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
         UserError: the file is missing, damaged, wants to run code, is not a fairseq checkpoint, is of
             another architecture, or its weights do not fit the network that its options describe.
     """
-    file = read_safetensors(Path(path)) if Path(path).suffix == SUFFIX else read_checkpoint(path)
+    alone = Path(path).suffix == WEIGHTS_ALONE
+    file = read_safetensors(Path(path)) if alone else read_checkpoint(path)
     kind = ALIASES.get(file.architecture, file.architecture)
     if kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
@@ -53,6 +55,16 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
     model = architecture.build(config)
     model.load_state_dict(weights)
     return Loaded(model.eval(), config, kind)
+
+
+def load_marked(path: Path) -> Loaded:
+    """As :func:`load_checkpoint`, for what is made from it: ``made_from`` begins with this checkpoint."""
+    # before the load: if the file is replaced in between, what is made has the old mark and is refused
+    made_from = [digest_of(path)] if path.is_file() else []
+    loaded = load_checkpoint(path)
+    config = dataclasses.replace(loaded.config, made_from=[*made_from, *loaded.config.made_from])
+    loaded.model.config = config
+    return dataclasses.replace(loaded, config=config)
 
 
 # The errors that contradictory options raise while a network is built.

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 PaddingPolicy = Literal["upstream", "masked"]
 SIDES = ("encoder", "decoder")
 MAX_POSITIONS = 1 << 16
-_DIGESTS = re.compile("[0-9a-f]{64}")
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def check_heads(width: int, heads: int, where: str = "") -> None:
@@ -34,7 +34,8 @@ class NetworkConfig:
 
     ``int8_layers`` is ours too: the names of the linear layers that compute in INT8 (see
     ``train_model.models.quantized``). So are ``dictionaries``: the digests of the source and the target
-    dictionary that the network was trained with, if they are known.
+    dictionary that the network was trained with, if they are known. ``made_from`` has the digests of the
+    checkpoints that a file was made from, the nearest first (``train_model.origin``).
 
     Raises:
         ValueError: options that contradict each other, or that the network does not have.
@@ -79,6 +80,7 @@ class NetworkConfig:
     padding_policy: PaddingPolicy = "upstream"
     int8_layers: Sequence[str] = ()
     dictionaries: Sequence[str] = ()
+    made_from: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._fill("decoder_ffn_embed_dim", self.encoder_ffn_embed_dim)
@@ -91,9 +93,10 @@ class NetworkConfig:
             if not 1 <= getattr(self, name) <= MAX_POSITIONS:  # their table is computed, not loaded
                 raise ValueError(f"{name} is 1 to {MAX_POSITIONS}, not {getattr(self, name)}")
         self._set("int8_layers", tuple(self.int8_layers))
-        self._set("dictionaries", tuple(self.dictionaries))
-        if self.dictionaries and not all(map(_DIGESTS.fullmatch, self.dictionaries)):
-            raise ValueError("dictionaries are the SHA-256 of two dictionaries")
+        for name in ("dictionaries", "made_from"):
+            self._set(name, tuple(getattr(self, name)))
+            if not all(map(_DIGEST.fullmatch, getattr(self, name))):
+                raise ValueError(f"{name} has something else than SHA-256")
 
     def width(self, side: str) -> int:
         """Channels of the ``encoder`` or the ``decoder``."""

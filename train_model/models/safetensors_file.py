@@ -14,8 +14,6 @@ from train_model.model_yaml import read_options
 from train_model.models.fairseq_file import FairseqFile
 from train_model.models.int8_rows import pack_rows, unpack_rows
 
-SUFFIX = ".safetensors"
-
 
 def read_safetensors(path: Path) -> FairseqFile:
     """Read the weights and their options.

@@ -25,7 +25,7 @@ from train_model.cli import (
 )
 from train_model.model_folder import MODEL_HELP, find_model
 from train_model.models.architectures import architecture_of
-from train_model.models.checkpoint import load_checkpoint, save_checkpoint
+from train_model.models.checkpoint import load_marked, save_checkpoint
 from train_model.models.quantized import linears
 from train_model.quantization.calibration import METHODS, calibrate
 from train_model.quantization.text import batches, calibration_rows
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     files = find_model(options.model, options.build_dir)
     output = options.output or options.build_dir / f"{files.name}-ptq" / "checkpoint.pt"
     check_output(output, files.checkpoint, options.text)
-    loaded = load_checkpoint(files.checkpoint)
+    loaded = load_marked(files.checkpoint)
     config = loaded.config
     rows, origin = calibration_rows(
         files, options.text, options.sentences, config.src_vocab, config.max_source_positions

@@ -16,7 +16,7 @@ from train_model.cli import UserError
 from train_model.data.dictionary import Dictionary
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import read_folder
-from train_model.models.checkpoint import load_checkpoint
+from train_model.models.checkpoint import load_checkpoint, save_checkpoint
 from train_model.models.fairseq_file import read_checkpoint
 from train_model.tests.model_pieces import AR, FIXTURES, NAT, data_bin, hub_archive, write_pieces
 
@@ -210,6 +210,14 @@ def test_moses_is_recognised_by_the_checkpoints_options(
     text = run(models, "--checkpoint", checkpoint, *options(pieces)).text
     assert (text.moses, text.aggressive_dashes, text.escape) == expected
     assert ("(the checkpoint's options name it)" in capsys.readouterr().out) == expected[0]
+
+
+def test_the_copy_of_what_was_made_from_another_model_is_a_model_of_its_own(models, tmp_path):
+    """Such as a quantised checkpoint, which has to fit the model that it was made from, and no other."""
+    loaded, made = load_checkpoint(NAT), tmp_path / "made.pt"
+    save_checkpoint(made, loaded.model, dataclasses.replace(loaded.config, made_from=["0" * 64]))
+    found = run(models, "--checkpoint", made)
+    assert load_checkpoint(found.checkpoint).config == loaded.config
 
 
 def test_the_padding_policy_can_be_chosen(models):

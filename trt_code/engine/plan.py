@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from onnx_export.marks import PAIR
 from train_model.cli import UserError, atomic_path, check_choice
 from trt_code.engine.gpu import check, current_gpu, load_cudart
-from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.plugin_library import load_plugins
 from trt_code.engine.sidecar import (
     Sidecar,
     check_family,
     check_sidecar,
+    graph_metadata,
     plugin_paths,
     read_sidecar,
 )
@@ -96,9 +97,22 @@ class Plan:
         return cls(path, sidecar, trt)
 
     def metadata(self) -> dict[str, str]:
-        """Return the metadata of the plan's graph; empty if the graph is missing."""
-        graph = self.path.parent / self.sidecar.graph.path
-        return dict(read_graph_files(graph).metadata) if graph.is_file() else {}
+        """Return the metadata of the plan's graph, see ``sidecar.graph_metadata``."""
+        return graph_metadata(self.sidecar, self.path)
+
+
+def open_halves(encoder: Path, decoder: Path) -> list[Plan]:
+    """Open the plans of a network's halves.
+
+    Raises:
+        UserError: see :meth:`Plan.open`; or the plans are of two exports of the network.
+    """
+    plans = [Plan.open(encoder), Plan.open(decoder)]
+    known = [metadata for plan in plans if (metadata := plan.metadata())]
+    if len({metadata.get(PAIR) for metadata in known}) > 1:
+        commands = "; ".join(plan.sidecar.command for plan in plans)
+        raise UserError(f"{encoder} and {decoder} are of two exports; build both again: {commands}")
+    return plans
 
 
 class Engine:

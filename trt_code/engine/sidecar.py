@@ -42,6 +42,7 @@ class Sidecar:
         gpu: the GPU it was built on; None for TensorRT for RTX, which builds without one.
         compute_capabilities: what a plan of TensorRT for RTX runs on, such as "8.6" or "12.x"; empty
             for the full TensorRT.
+        metadata: the graph's; empty in a file of an older version.
     """
 
     family: str
@@ -58,6 +59,7 @@ class Sidecar:
     build_seconds: float
     command: str
     ranges: dict[str, Range] = dataclasses.field(default_factory=dict)  # of axes not in profiles
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
 
 
@@ -80,6 +82,14 @@ def describe_graph(graph: GraphFiles, plan: Path) -> SourceFile:
 def describe_plugins(library: Path, plan: Path) -> SourceFile:
     """Describe a plugin library that ``plan`` needs."""
     return SourceFile(_relative(library, plan), sha256(library))
+
+
+def graph_metadata(sidecar: Sidecar, plan: Path) -> dict[str, str]:
+    """Return the metadata of the plan's graph; empty if neither the JSON nor the graph has it."""
+    if sidecar.metadata:
+        return sidecar.metadata
+    graph = plan.parent / sidecar.graph.path
+    return read_graph_files(graph).metadata if graph.is_file() else {}
 
 
 def plugin_paths(sidecar: Sidecar, plan: Path) -> list[Path]:
@@ -243,6 +253,8 @@ def _from_json(data: dict[str, Any]) -> Sidecar:
     for file in (sidecar.graph, *sidecar.plugins):
         if len(file.path) > LONGEST_PATH:
             raise ValueError(f"a path of {len(file.path)} characters")
+    if not all(isinstance(value, str) for value in dict(sidecar.metadata).values()):
+        raise TypeError("metadata is not text")
     if not sidecar.profiles:
         raise ValueError("no profiles")
     _check_sizes(sidecar)

@@ -44,7 +44,9 @@ from trt_code.measure.machine import describe
 from trt_code.native import library, search, translation
 from trt_code.native.export import to_program
 from trt_code.native.program import SUFFIX, LoadedProgram
+from trt_code.runners import Request, Unavailable
 from trt_code.runners.base import widen
+from trt_code.runners.pairing import check_file
 from trt_code.runners.search.ctranslate2_runner import COMPUTE, NOT_INSTALLED, convert
 from trt_code.runners.search.cuda_graph_steps import graphed_search
 from trt_code.runners.search.tensors import on_device
@@ -218,6 +220,9 @@ def systems(
         files, model: the autoregressive model and its network.
         one_pass: a one-pass network, or None.
         folder: for files of the systems.
+
+    Raises:
+        UserError: the model's ONNX file does not belong to it.
     """
     forced = Options(args.target)
     for beam in args.beam:
@@ -240,6 +245,11 @@ def systems(
     step = Path(args.build_dir) / files.name / "model.onnx"
     if step.is_file():
         halves = StepSession(step, threads)
+        request = Request(files, "fp32", "cpu", "ort", args.build_dir)
+        try:
+            check_file(step, halves.metadata, request, "make onnx")
+        except Unavailable as error:
+            raise UserError(str(error)) from error
         found[f"ort FP32, {files.name}"] = in_batches(
             functools.partial(numpy_search.search, halves), forced
         )

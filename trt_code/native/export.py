@@ -9,7 +9,7 @@ from torch import nn
 from onnx_export.metadata import metadata
 from train_model.cli import Parser, UserError, check_output, first_line, path_argument, run
 from train_model.models.architectures import architecture_of
-from train_model.models.checkpoint import load_checkpoint
+from train_model.models.checkpoint import load_marked
 from trt_code.native import autoregressive, one_pass
 from trt_code.native.program import Program
 
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=path_argument, required=True, help="file to write")
     arguments = parser.parse_args(argv)
     check_output(arguments.output, arguments.checkpoint)
-    to_program(load_checkpoint(arguments.checkpoint).model).save(arguments.output)
+    to_program(load_marked(arguments.checkpoint).model).save(arguments.output)
     print(f"{arguments.output}: {arguments.output.stat().st_size / 2**20:.1f} MiB")
     return 0
 

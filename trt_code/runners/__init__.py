@@ -12,8 +12,8 @@ from typing import Any
 from train_model.cli import check_choice
 from train_model.models.architectures import Family
 from trt_code.runners.base import Output, Runner, Timing, Unavailable
+from trt_code.runners.pairing import check_config
 from trt_code.runners.spec import PRECISIONS, Request, RunnerSpec
-from trt_code.runners.vocabulary import check_config
 
 __all__ = [
     "PRECISIONS",
@@ -106,7 +106,7 @@ def create(name: str, model_files: Any, precision: str, device: str, **options: 
     runner.n_best = chosen.n_best
     if runner.config is not None:
         try:
-            check_config(model_files.checkpoint, runner.config, model_files)
+            check_config(runner.config, request)
         except Unavailable:
             runner.close()
             raise

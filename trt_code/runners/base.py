@@ -38,6 +38,10 @@ class Unavailable(Exception):
         self.row = str(self) if built else f"not run: {reason}"
 
 
+class OtherWeights(Unavailable):
+    """Raised if a built file is of other weights than the model's checkpoint."""
+
+
 @dataclass(frozen=True)
 class Output:
     """The network's results for one batch.

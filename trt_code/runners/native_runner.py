@@ -11,9 +11,9 @@ from trt_code.devices import processors
 from trt_code.runners.base import Output, Runner, Unavailable
 from trt_code.runners.memory import ResidentMemory
 from trt_code.runners.one_pass.several_lengths import translate_lengths
+from trt_code.runners.pairing import check_file
 from trt_code.runners.search import SearchRunner
 from trt_code.runners.spec import Graphs, Request, RunnerSpec
-from trt_code.runners.vocabulary import check_vocabularies
 
 if TYPE_CHECKING:
     from trt_code.native.program import LoadedProgram
@@ -35,7 +35,7 @@ def _load(request: Request) -> "LoadedProgram":
     except NoLibrary as error:
         raise Unavailable(str(error)) from error
     try:
-        check_vocabularies(path, program.properties, request.model, files.command)
+        check_file(path, program.properties, request, files.command)
         found, expected = program.properties.get("architecture"), request.model.architecture
         if found != expected:
             raise Unavailable(f"{path} is a {found}, not a {expected}; make it ({files.command})")

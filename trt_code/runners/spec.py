@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from train_model.cli import MAX_NUMBER, MAX_THREADS, check_choice, check_number
+from train_model.model_folder import quantized_checkpoint
 from train_model.models.architectures import Family
 from train_model.models.hypotheses import MAX_BEAM
 from train_model.models.refinement import MAX_ITERATIONS
@@ -76,6 +77,16 @@ class Request:
     def folder(self) -> Path:
         """The folder of the model's built files."""
         return Path(self.build_dir) / self.model.name
+
+    @property
+    def origins(self) -> list[Path | None]:
+        """The checkpoints that a file of this precision is made from, the nearest first.
+
+        The first one of INT8 and FP8 is the quantised checkpoint, or None if there is none.
+        """
+        if self.precision not in ("int8", "fp8"):
+            return [self.model.checkpoint]
+        return [quantized_checkpoint(self.model.name, self.build_dir), self.model.checkpoint]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from train_model.data.dictionary import BOS, EOS, SPECIALS, Dictionary
 from train_model.documents import read_json
 from train_model.models.architectures import Family
 from trt_code.runners import RUNNERS, Runner, Unavailable, create, spec
-from trt_code.runners.base import one_translation
+from trt_code.runners.base import OtherWeights, one_translation
 from trt_code.runners.rescoring import Rescoring
 from trt_code.runners.timing import wall_ms
 
@@ -45,6 +45,7 @@ def open_runner(
 
     The first "auto" with several such runners measures each, which takes seconds, and writes the result to
     ``fastest.json`` in the folder of the built files. If files are built later, it measures again.
+    Without built files it takes PyTorch, but not if there are some of other weights.
 
     Args:
         load: the kind of use to optimise for: single sentences, or many.
@@ -83,13 +84,14 @@ def _open(
     if name == "auto" and (found := _kept(kept, key, built, load)) in names:
         with contextlib.suppress(Unavailable):
             return create(found, files, precision, device, **options)
-    runners, reasons = [], []
+    runners, reasons, stale = [], [], False
     for candidate in names:
         try:
             runners.append(create(candidate, files, precision, device, **options))
         except Unavailable as unavailable:
             reasons.append(f"{candidate}: {unavailable}")
-    if not runners and name == "auto":
+            stale |= isinstance(unavailable, OtherWeights)
+    if not runners and name == "auto" and not stale:
         with contextlib.suppress(Unavailable):
             return create(FALLBACK, files, precision, device, **options)
     if not runners:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import sys
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from pathlib import Path
 from onnx_export.paths import half_path, plain_path
 from train_model.cli import UserError, one_at_a_time
 from train_model.model_folder import ModelFolder, quantized_checkpoint
+from train_model.model_yaml import computation
 from train_model.models.signatures import SPLIT
 from trt_code.native.library import has_compiler
 from trt_code.runners import RUNNERS, spec
@@ -18,7 +20,7 @@ from trt_code.user_cache import user_cache
 
 
 def cache_folder(files: ModelFolder, root: str | os.PathLike | None = None) -> Path:
-    """Return the build folder of a model in the cache; each version of a checkpoint has its own.
+    """Return the build folder of a model in the cache; each version of a network has its own.
 
     Args:
         root: default: ``trt_code.user_cache.user_cache()``.
@@ -26,6 +28,8 @@ def cache_folder(files: ModelFolder, root: str | os.PathLike | None = None) -> P
     root = root or user_cache()
     state = files.checkpoint.stat()
     identity = f"{files.checkpoint.resolve()} {state.st_size} {state.st_mtime_ns}"
+    if options := computation(files.checkpoint):
+        identity += json.dumps(options, sort_keys=True, default=str)
     return Path(root) / hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 

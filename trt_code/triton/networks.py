@@ -11,7 +11,7 @@ from train_model.cli import UserError
 from train_model.models.signatures import WHOLE
 from trt_code.engine.graph_files import GraphFiles, read_graph_files
 from trt_code.engine.profiles import Shape
-from trt_code.engine.sidecar import plugin_paths, read_sidecar, stale_reason
+from trt_code.engine.sidecar import graph_metadata, plugin_paths, read_sidecar, stale_reason
 from trt_code.triton.modules import LOOP_MODULES, copy_modules
 
 UPSTREAM_PADDING = "upstream"
@@ -23,7 +23,7 @@ class Network(abc.ABC):
 
     Attributes:
         path: the plan or the graph.
-        metadata: the graph's metadata; empty if the graph is missing.
+        metadata: the graph's metadata; empty if it is not known.
         profiles: optimisation profiles of a plan; 0 for ONNX Runtime.
         longest: source tokens it takes.
         max_batch: the largest number of sentences that Triton should batch.
@@ -129,8 +129,7 @@ class PlanNetwork(Network):
         self.profiles = len(self._sidecar.profiles)
         self.longest = max(profile.max.length for profile in self._sidecar.profiles)
         self.max_batch = max(profile.max.batch for profile in self._sidecar.profiles)
-        graph = plan.parent / self._sidecar.graph.path
-        self.metadata = read_graph_files(graph).metadata if graph.is_file() else {}
+        self.metadata = graph_metadata(self._sidecar, plan)
         self.padding_policy = self.metadata.get("padding_policy")
         self._plugins = plugin_paths(self._sidecar, plan)
         self._loaders = [path.with_name(f"{path.stem}_loader.so") for path in self._plugins]

@@ -28,7 +28,7 @@ from train_model.cli import (
     run,
     whole_number,
 )
-from train_model.data.dictionary import Dictionary, misfit
+from train_model.data.dictionary import Dictionary
 from train_model.data.files import read_lines
 from train_model.file_sets import replace_folder
 from train_model.model_folder import MODEL_HELP, ModelFolder, find_model
@@ -37,9 +37,9 @@ from train_model.models.hypotheses import SearchOptions
 from train_model.scratch import scratch_folder
 from trt_code.arguments import MAX_SIZE, add_search, search_options
 from trt_code.engine.profiles import Shape
-from trt_code.runners import PRECISIONS
+from trt_code.runners import PRECISIONS, Request, Unavailable
+from trt_code.runners.pairing import check_file
 from trt_code.runners.search import BEAM, LEN_PENALTY
-from trt_code.runners.vocabulary import ADVICE, sizes_in
 from trt_code.triton import configs
 from trt_code.triton.configs import Serving
 from trt_code.triton.modules import TEXT_MODULES, copy_modules
@@ -203,10 +203,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     search = search_options(files.family, args)
     folder = args.build_dir / files.name
     network = choose_network(args.backend, folder, args.precision, files.family)
-    dictionaries = {"src": files.src_dict, "tgt": files.tgt_dict}
-    sizes = sizes_in(network.metadata)
-    if reason := misfit(network.path, "was exported for", sizes, dictionaries):
-        raise UserError(f"{reason}: {ADVICE}")
+    is_plan = isinstance(network, PlanNetwork)
+    request = Request(files, args.precision if is_plan else "fp32", "cpu", "triton", args.build_dir)
+    command = f"make engine-{args.precision}" if is_plan else "make onnx"
+    try:
+        check_file(network.path, network.metadata, request, command)
+    except Unavailable as error:
+        raise UserError(str(error)) from error
     beam = search["beam"] or BEAM
     if files.family == "autoregressive":
         SearchOptions(beam=beam).check_vocabulary(len(Dictionary.load(files.tgt_dict)))

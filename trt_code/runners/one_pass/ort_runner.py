@@ -44,13 +44,13 @@ def create(request: Request, *, form: Form) -> "OrtRunner":
         raise Unavailable("onnxruntime is not installed (make env)") from error
     if _PROVIDERS[request.device] not in onnxruntime.get_available_providers():
         raise Unavailable("this onnxruntime has no CUDA (pip install onnxruntime-gpu instead)")
-    from trt_code.runners.vocabulary import check_vocabularies
+    from trt_code.runners.pairing import check_file
 
     names, command = graphs(request.precision, request.device, form)
     files = [request.folder / file for file in names]
     path = request.folder / graphs(request.precision, request.device).files[0]
     runner = OrtRunner(request, path, files)
-    check_vocabularies(files[-1], runner.metadata, request.model, command)
+    check_file(files[-1], runner.metadata, request, command)
     if request.device == "cpu" and form != "split":
         runner.int8_report = path
     return runner

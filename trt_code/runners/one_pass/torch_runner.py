@@ -38,13 +38,9 @@ def checkpoint_of(request: Request) -> Path:
     Raises:
         Unavailable: the device is missing, or the model is not quantised.
     """
-    from train_model.model_folder import quantized_checkpoint
-
     check_device(request.device)
     set_threads(request.threads)
-    if request.precision not in ("int8", "fp8"):
-        return request.model.checkpoint
-    checkpoint = quantized_checkpoint(request.model.name, request.build_dir)
+    checkpoint = request.origins[0]
     if checkpoint is None:
         raise Unavailable(f"{request.model.name} is not quantised (make ptq or make qat)")
     return checkpoint

@@ -19,15 +19,14 @@ from onnx_export.paths import half_path, plain_path
 from train_model.cli import UserError
 from train_model.models.signatures import WHOLE
 from trt_code.engine.gpu import DeviceBuffer, Event, check, installed_gpus, load_cudart
-from trt_code.engine.graph_files import read_graph_files
 from trt_code.engine.plan import Engine, Plan, RuntimeOptions
 from trt_code.engine.profiles import Shape, best_profile
-from trt_code.engine.sidecar import describe_build, read_sidecar
+from trt_code.engine.sidecar import describe_build, graph_metadata, read_sidecar
 from trt_code.runners.base import WARM_UP, Output, Runner, Unavailable
+from trt_code.runners.pairing import check_file
 from trt_code.runners.spec import GRAPH_PRECISIONS, Request, RunnerSpec
 from trt_code.runners.timing import device_ms
 from trt_code.runners.turns import Turns
-from trt_code.runners.vocabulary import check_vocabularies
 
 MAX_SHAPES = 64
 """Shapes to keep ready. Each needs a context and small buffers; the least recently used is dropped."""
@@ -48,16 +47,17 @@ def create(request: Request, plain: bool) -> "TrtRunner":
     with plans_on(request.device, plan, instead="ort"):
         options = RuntimeOptions(request.kernels, request.cuda_graph)
         runner = TrtRunner(plan, request.precision, options, request.name)
-    check_plan(plan, request.model, f"make engine-{request.precision}")
+    check_plan(plan, request, f"make engine-{request.precision}")
     runner.int8_report = layer_report(plan)
     return runner
 
 
-def check_plan(plan: Path, model_files: Any, remedy: str) -> None:
-    """Raise ``Unavailable`` if a plan's graph was made for other dictionaries than the model's."""
-    graph = plan.parent / read_sidecar(plan).graph.path
-    if graph.is_file():
-        check_vocabularies(graph, read_graph_files(graph).metadata, model_files, remedy)
+def check_plan(plan: Path, request: Request, command: str) -> None:
+    """Raise ``Unavailable`` if a plan does not belong to the model (``pairing.check_file``)."""
+    sidecar = read_sidecar(plan)
+    graph = plan.parent / sidecar.graph.path
+    file = graph if graph.is_file() else plan
+    check_file(file, graph_metadata(sidecar, plan), request, command)
 
 
 def find_plan(plan: Path, plain: bool, half: str | None = None) -> Path:

@@ -20,7 +20,7 @@ from train_model.models.hypotheses import Found
 from train_model.models.refinement import Refinement
 from train_model.models.signatures import SPLIT, SRC_TOKENS
 from trt_code.engine.gpu import DeviceBuffer
-from trt_code.engine.plan import Engine, Plan, RuntimeOptions
+from trt_code.engine.plan import Engine, RuntimeOptions, open_halves
 from trt_code.engine.profiles import Range, Shape, best_profile
 from trt_code.runners.base import WARM_UP, Output, Runner, widen
 from trt_code.runners.buckets import length_bucket
@@ -60,7 +60,7 @@ def create(request: Request, plain: bool) -> "TrtSplitRunner":
         options = RuntimeOptions(request.kernels, request.cuda_graph)
         runner = TrtSplitRunner(plans, request, options)
     target = "engine-split" if one_pass else f"engine-{request.precision}"
-    check_plan(decoder, request.model, f"make {target}")
+    check_plan(decoder, request, f"make {target}")
     runner.int8_report = layer_report(decoder)
     return runner
 
@@ -81,7 +81,7 @@ class TrtSplitRunner(Runner):
         self, paths: Mapping[str, Path], request: Request, options: RuntimeOptions | None = None
     ):
         super().__init__(request.name, request.precision, "cuda")
-        plans = {half: Plan.open(path) for half, path in paths.items()}
+        plans = dict(zip(paths, open_halves(*paths.values()), strict=True))
         metadata = plans["decoder"].metadata()
         if request.model.family == "iterative" and not metadata:
             raise UserError(

@@ -22,13 +22,13 @@ def create(request: Request) -> SearchRunner:
         raise Unavailable("onnxruntime is not installed (make env)") from error
     from onnx_export.step_session import StepSession
     from train_model.models.numpy_search import search
-    from trt_code.runners.vocabulary import check_vocabularies
+    from trt_code.runners.pairing import check_file
 
     graphs = _GRAPHS[request.precision]
     step = request.folder / graphs.files[0]
     memory = ResidentMemory()
     halves = StepSession(step, request.threads)
-    check_vocabularies(step, halves.metadata, request.model, graphs.command)
+    check_file(step, halves.metadata, request, graphs.command)
     search_steps = functools.partial(search, halves)
     runner = SearchRunner(request, search_steps, halves.max_source, memory.peak)
     runner.int8_report = step

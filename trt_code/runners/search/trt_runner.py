@@ -31,7 +31,7 @@ def create(request: Request, plain: bool) -> SearchRunner:
         options = RuntimeOptions(request.kernels, request.cuda_graph)
         halves = EngineHalves(step, torch.device(request.device), options)
         halves.check_beam(BEAM if request.beam is None else request.beam)
-    check_plan(step, request.model, f"make engine-{request.precision}")
+    check_plan(step, request, f"make engine-{request.precision}")
     memory = AllocatorMemory()  # PyTorch's; the engines' weights are TensorRT's
     capture = CudaCapture() if options.cuda_graph == "runner" else without_capture
     search = on_device(halves.search(capture), request.device)

@@ -16,7 +16,7 @@ from torch import Tensor
 from onnx_export.paths import half_path
 from train_model.cli import UserError
 from train_model.models.signatures import NEXT, PADDING_MASK, SRC_TOKENS, STATE
-from trt_code.engine.plan import Engine, Plan, RuntimeOptions
+from trt_code.engine.plan import Engine, RuntimeOptions, open_halves
 from trt_code.engine.profiles import Shape, best_profile
 from trt_code.runners.search.graphed_search import Capture, GraphedSearch
 
@@ -43,7 +43,7 @@ class EngineHalves:
                 "cuda_graph 'library' is for one-pass models; a search captures a step with all that is "
                 "around the network: choose cuda_graph 'runner' or 'none'"
             )
-        plans = [Plan.open(path) for path in (half_path(step, "encoder"), step)]
+        plans = open_halves(half_path(step, "encoder"), step)
         self._device = device
         self._encoder, self._step = (Engine(plan, options) for plan in plans)
         self.engine_memory = max(engine.device_memory for engine in (self._encoder, self._step))

@@ -11,10 +11,10 @@ from trt_code.tests.engine.graphs import write_graph
 PLAN = Path("build/demo/model.fp16.plan")
 
 
-def build(*flags, elem_type=TensorProto.INT64, plugin=None):
+def build(*flags, elem_type=TensorProto.INT64, plugin=None, metadata=None):
     PLAN.parent.mkdir(parents=True, exist_ok=True)
     graph = PLAN.with_suffix(".onnx")
-    write_graph(graph, elem_type=elem_type, plugin=plugin)
+    write_graph(graph, elem_type=elem_type, plugin=plugin, metadata=metadata)
     build_engine.main(["--onnx", str(graph), "--output", str(PLAN), *flags])
 
 

@@ -221,6 +221,31 @@ def test_json_of_another_form(trt, text):
     assert re.search("is not (a description this version reads|JSON)", refusal())
 
 
+@pytest.mark.parametrize("graph", ["here", "missing"])
+def test_a_plan_of_other_weights_is_one_line(trt, graph):
+    """The plan's JSON has the graph's metadata, so that the graph is not needed."""
+    DEMO.checkpoint.write_bytes(b"weights")
+    build(metadata={"config": json.dumps({"made_from": [sha256(DEMO.checkpoint)]})})
+    named = PLAN.with_suffix(".onnx")
+    if graph == "missing":
+        named.unlink()
+        named = PLAN
+    runner().close()
+    DEMO.checkpoint.write_bytes(b"other weights")
+    reason = (
+        f"{named} is of other weights or options than checkpoint.pt: make it again (touch checkpoint.pt; "
+        "make engine-fp16 MODEL=demo)"
+    )
+    with pytest.raises(Unavailable, match=re.escape(reason)):
+        runner()
+
+
+def test_a_plan_of_another_precision_is_one_line(trt):
+    build(metadata={"precision": "bf16"})
+    with pytest.raises(Unavailable, match=r"model\.fp16\.onnx is in bf16, not in fp16: remove it"):
+        runner()
+
+
 def test_changed_graph_makes_the_plan_stale(trt):
     build()
     write_graph(PLAN.with_suffix(".onnx"), shape=("b", "s"))

@@ -5,6 +5,7 @@ the network. No engine is run.
 """
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -210,6 +211,24 @@ def test_engines_of_something_else_are_refused(trt):
             EngineHalves(STEP, torch.device("cpu"))
         for end in ("", ".json"):
             shutil.move(f"{wrong}{end}.kept", f"{wrong}{end}")
+
+
+def test_plans_of_other_weights_or_of_two_exports_are_one_line(trt, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    build()
+    record = Path(f"{STEP}.json")
+    content = json.loads(record.read_text())
+
+    def rewrite(**changes):
+        record.write_text(json.dumps(content | {"metadata": content["metadata"] | changes}))
+
+    FILES.checkpoint.write_bytes(b"weights")
+    rewrite(config=json.dumps({"made_from": ["0" * 64]}))
+    with pytest.raises(Unavailable, match=r"is of other weights .* make engine-fp16 MODEL=small"):
+        create("trt", FILES, "fp16", "cuda")
+    rewrite(pair="of another export")
+    with pytest.raises(Unavailable, match="are of two exports"):
+        create("trt", FILES, "fp16", "cuda")
 
 
 def test_options_reach_both_engines(trt, monkeypatch):

@@ -1,5 +1,6 @@
 """The TensorRT runner over two engines with mocks: only the control flow. No engine is run."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +55,10 @@ def write_half(path: Path, half: str, metadata: dict[str, str] = METADATA) -> No
     save(model, path)
 
 
-def build_half(half: str, *flags: str) -> None:
+def build_half(half: str, *flags: str, **more: str) -> None:
     MODEL.parent.mkdir(parents=True, exist_ok=True)
     plan = MODEL.with_suffix(f".{half}.plan")
-    write_half(plan.with_suffix(".onnx"), half)
+    write_half(plan.with_suffix(".onnx"), half, METADATA | more)
     build_engine.main(["--onnx", str(plan.with_suffix(".onnx")), "--output", str(plan), *flags])
 
 
@@ -239,5 +240,23 @@ def test_the_decoder_of_an_iterative_network_runs_once_per_pass(trt, max_iter, p
         assert trt.cudart.launches == 1 + passes
     assert output.tokens[0, :6].tolist() == [0, *[3 + passes] * 3, 2, 1]
     MODEL.with_suffix(".onnx").unlink()
+    create("trt", files, "fp16", "cuda").close()  # the plan's JSON has the graph's metadata
+    record = Path(f"{MODEL}.json")  # of an older version
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"metadata": {}}))
     with pytest.raises(Unavailable, match="says how often its decoder runs"):
         create("trt", files, "fp16", "cuda")
+
+
+def test_plans_of_two_exports_are_one_line(trt):
+    build_half("encoder", pair="1")
+    build_half("decoder", pair="2")
+    with pytest.raises(Unavailable, match="are of two exports; build both again: python -m"):
+        runner()
+
+
+def test_plans_of_other_weights_are_one_line(trt):
+    DEMO.checkpoint.write_bytes(b"weights")
+    for half in HALVES:
+        build_half(half, config=json.dumps({"made_from": ["0" * 64]}))
+    with pytest.raises(Unavailable, match=r"is of other weights .* make engine-split MODEL=demo"):
+        runner()

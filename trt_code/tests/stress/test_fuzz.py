@@ -1,7 +1,5 @@
 """Damaged files and any text give a result or one line; ``trt_code.stress.fuzz`` runs more cases."""
 
-import shutil
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,13 +17,12 @@ COUNTS |= dict.fromkeys(["documents", "text"], 40)
 
 
 @pytest.fixture(scope="module")
-def targets(tiny_files, tiny_build, tmp_path_factory):
+def targets(tiny_files, tmp_path_factory):
     built, halves = tmp_path_factory.mktemp("built"), tmp_path_factory.mktemp("halves")
-    shutil.copy(tiny_build / tiny_files.name / "model.onnx", built)
+    for checkpoint, folder in zip(fuzz.CHECKPOINTS, (built, halves), strict=True):
+        export.main(["--checkpoint", str(checkpoint), "--output", str(folder / "model.onnx")])
     model, patched = built / "model.onnx", built / "model.fp16.onnx"
     onnx_surgeon.main(["--input", str(model), "--output", str(patched), "--precision", "fp16"])
-    output = halves / "model.onnx"
-    export.main(["--checkpoint", str(fuzz.CHECKPOINTS[1]), "--output", str(output)])
     return Targets(tiny_files, built, halves, tmp_path_factory.mktemp("damaged")).all()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -276,6 +277,21 @@ def test_plan_that_does_not_fit_is_refused_and_nothing_replaced(plan_build, spoi
     assert sorted(Path("build/triton").rglob("*")) == before
 
 
+def test_a_plan_of_other_weights_is_refused(plan_build, tiny_files):
+    """Without its graph too, since the plan's JSON has the graph's metadata."""
+    graph, plan = (Path(f"build/tiny/model.fp16.{kind}") for kind in ("onnx", "plan"))
+    write_graph(graph, metadata={"config": json.dumps({"made_from": ["0" * 64]})})
+    build_engine(["--onnx", str(graph), "--output", str(plan)])
+    graph.unlink()
+    reason = (
+        f"{plan} is of other weights or options than {tiny_files.checkpoint}: make it again (touch "
+        f"{tiny_files.checkpoint}; make engine-fp16 MODEL=tiny)"
+    )
+    with pytest.raises(UserError, match=re.escape(reason)):
+        repository.main([])
+    assert not Path("build/triton").exists()
+
+
 def test_batches_that_no_profile_takes_are_refused(plan_build):
     with pytest.raises(UserError, match="no profile of the plan takes 33x8"):
         repository.main(["--max-batch", "40"])
@@ -326,9 +342,7 @@ def test_dictionaries_of_another_network_are_refused(
     Dictionary([*more.counts, ("eleven", 1)]).save(tmp_path / "dict.txt")
     other = dataclasses.replace(tiny_files, src_dict=tmp_path / "dict.txt")
     monkeypatch.setattr(repository, "find_model", lambda name, build_dir: other)
-    with pytest.raises(
-        UserError, match=r"was exported for a dictionary of .*: give the dictionary"
-    ):
+    with pytest.raises(UserError, match=r"was exported for a dictionary of .* give the dictionary"):
         repository.main(["--build-dir", str(tiny_build), "--output", str(tmp_path / "triton")])
     assert not (tmp_path / "triton").exists()
 

@@ -52,7 +52,7 @@ def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path
 
     Raises:
         UserError: fairseq or the corpus is missing, a flag is unknown, or the folder holds a training
-            of another network.
+            of another network, or one that started from older weights.
     """
     fairseq_compat.prepare()
     import torch
@@ -69,6 +69,8 @@ def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path
     save_dir.mkdir(parents=True, exist_ok=True)
     last = save_dir / "checkpoint_last.pt"
     first = _is_first_process()
+    if last.is_file() and chosen.flags.get("start_from"):
+        _check_start(last, Path(chosen.flags["start_from"]))
     if first:
         start = f"going on from {last}" if last.is_file() else "from the start"
         print(f"recipe {chosen.name}: {chosen.summary}")
@@ -82,6 +84,18 @@ def train(chosen: recipe.Recipe, build_dir: str | os.PathLike = "build") -> Path
         newest = _newest(save_dir, chosen.average) if chosen.average else []
         _convert(newest or [best if best.is_file() else last], output / "checkpoint.pt")
     return output / "checkpoint.pt"
+
+
+def _check_start(last: Path, start: Path) -> None:
+    """Refuse to go on with ``last`` if it was fine-tuned from another network than ``start``."""
+    from train_model.models.checkpoint import load_checkpoint
+
+    before, now = (load_checkpoint(path).config.made_from for path in (last, start))
+    if before and now and before != now:
+        raise UserError(
+            f"{last.parent} holds a fine-tuning of other weights than those of {start}; remove it to start "
+            "over"
+        )
 
 
 def _is_first_process() -> bool:

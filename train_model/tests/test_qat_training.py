@@ -72,6 +72,19 @@ def test_fine_tuning_starts_continues_and_repeats(calibrated, tmp_path, capsys):
     assert not torch.equal(longer.model.state_dict()[name], first.model.state_dict()[name])
 
 
+def test_a_fine_tuning_of_older_weights_does_not_go_on(calibrated, tmp_path):
+    """Its checkpoint would record the newer weights."""
+    loaded, start = load_checkpoint(calibrated), tmp_path / "demo-ptq" / "checkpoint.pt"
+    (tmp_path / "data").symlink_to(calibrated.parents[1] / "data")
+    for digest in ("0" * 64, "1" * 64):
+        config = dataclasses.replace(loaded.config, made_from=[digest])
+        save_checkpoint(start, loaded.model, config)
+        if digest[0] == "0":
+            assert tune(start, tmp_path, 2).config.made_from == config.made_from
+    with pytest.raises(UserError, match=r"train holds a fine-tuning of other weights .*remove it"):
+        tune(start, tmp_path, 4)
+
+
 def test_the_recipe_of_the_public_checkpoint_trains_and_its_network_runs(calibrated, tmp_path):
     """wmt16-qat with another corpus, from the checkpoint to integers in ONNX Runtime."""
     (tmp_path / "data").symlink_to(calibrated.parents[1] / "data")

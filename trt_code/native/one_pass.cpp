@@ -57,7 +57,7 @@ class Step {
     std::fill(best_.begin(), best_.end(), kNone);
     std::fill(slots_.begin(), slots_.end(), 0);
     int i = 0;
-    for (; i + 2 <= beam_; i += 2) compare_all<2>(before_tokens, before_scores, i);
+    for (; i + kMany <= beam_; i += kMany) compare_all<kMany>(before_tokens, before_scores, i);
     for (; i < beam_; ++i) compare_all<1>(before_tokens, before_scores, i);
     for (int j = 0; j < beam_; ++j) {
       scores[j] += best_[j];
@@ -66,6 +66,9 @@ class Step {
   }
 
  private:
+  // Vectors of slots and predecessors at once: eight sums, so that none waits for itself.
+  static constexpr int kWide = kLanes == 16 ? 2 : 4, kMany = 8 / kWide;
+
   // Compares kM predecessors, from slot i on, with the best so far of every slot.
   template <int kM>
   void compare_all(const int* before_tokens, const float* before_scores, int i) {
@@ -74,7 +77,8 @@ class Step {
       from[m] =
           transitions_.from + static_cast<std::size_t>(before_tokens[i + m]) * transitions_.rank;
     int j = 0;
-    for (; j + 4 * kLanes <= wide_; j += 4 * kLanes) compare<kM, 4>(from, before_scores, i, j);
+    for (; j + kWide * kLanes <= wide_; j += kWide * kLanes)
+      compare<kM, kWide>(from, before_scores, i, j);
     for (; j < wide_; j += kLanes) compare<kM, 1>(from, before_scores, i, j);
   }
 

@@ -33,41 +33,58 @@ void layer_norm(const float* x, const float* residual, int rows, int width, cons
 void glu(const float* x, int x_stride, int rows, int width, float* out, int out_stride) {
   for (int r = 0; r < rows; ++r, x += x_stride, out += out_stride) {
     const float* gate = x + width;
-    for (int c = 0; c < width; ++c) out[c] = x[c] / (1 + exp_of(-gate[c]));
+    int c = 0;
+    for (; c + kLanes <= width; c += kLanes)
+      store(out + c, load(x + c) / (1 + exp_of(-load(gate + c))));
+    for (; c < width; ++c) out[c] = x[c] / (1 + exp_of(-gate[c]));
   }
 }
 
 namespace {
 
-// Softmax of the taps of as many heads as a vector holds. The taps of a head are `stride` floats
-// apart.
-void softmax_vector(float* x, int stride, int taps) {
+// Softmax of the taps of `heads` heads in vectors that are `stride` floats apart. Lanes l, l +
+// heads, l + 2 * heads, ... of each have taps of one head.
+void softmax_vectors(float* x, int stride, int vectors, int heads) {
   Floats most = load(x);
-  for (int t = 1; t < taps; ++t) {
+  for (int t = 1; t < vectors; ++t) {
     const Floats next = load(x + t * stride);
     most = next > most ? next : most;
   }
+  for (int turn = heads; turn < kLanes; turn *= 2) {
+    const Floats next = turned(most, turn);
+    most = next > most ? next : most;
+  }
   Floats sum{};
-  for (int t = 0; t < taps; ++t) {
+  for (int t = 0; t < vectors; ++t) {
     const Floats power = exp_of(load(x + t * stride) - most);
     store(x + t * stride, power);
     sum += power;
   }
+  for (int turn = heads; turn < kLanes; turn *= 2) sum += turned(sum, turn);
   const Floats scale = 1 / sum;
-  for (int t = 0; t < taps; ++t) store(x + t * stride, load(x + t * stride) * scale);
+  for (int t = 0; t < vectors; ++t) store(x + t * stride, load(x + t * stride) * scale);
 }
 
 }  // namespace
 
 void softmax_taps(float* logits, int rows, int heads, int taps) {
-  std::vector<float> part(static_cast<std::size_t>(taps) * kLanes);  // of a vector that is not full
+  std::vector<float> part(static_cast<std::size_t>(taps + 1) * kLanes);  // whole vectors of a row
+  const bool several = kLanes % heads == 0 && heads < kLanes;  // taps of a head in a vector
   for (int r = 0; r < rows; ++r, logits += heads * taps) {
+    if (several) {
+      const int floats = heads * taps, vectors = padded(floats);
+      std::copy_n(logits, floats, part.data());
+      std::fill(&part[floats], &part[vectors], kNone);
+      softmax_vectors(part.data(), kLanes, vectors / kLanes, heads);
+      std::copy_n(part.data(), floats, logits);
+      continue;
+    }
     int h = 0;
-    for (; h + kLanes <= heads; h += kLanes) softmax_vector(logits + h, heads, taps);
+    for (; h + kLanes <= heads; h += kLanes) softmax_vectors(logits + h, heads, taps, kLanes);
     if (h == heads) continue;
     for (int t = 0; t < taps; ++t)
       std::copy_n(logits + t * heads + h, heads - h, &part[t * kLanes]);
-    softmax_vector(part.data(), kLanes, taps);
+    softmax_vectors(part.data(), kLanes, taps, kLanes);
     for (int t = 0; t < taps; ++t)
       std::copy_n(&part[t * kLanes], heads - h, logits + t * heads + h);
   }
@@ -232,7 +249,7 @@ void attend(const float* query, int query_stride, int rows, const Source& source
       // Rows that are a power of two apart push each other out of the cache. A copy pays if it is
       // read more than once.
       for (int s = 0; s < source.size; ++s, values += value_stride)
-        std::copy_n(values, head_width, copied + static_cast<std::size_t>(s) * head_width);
+        copy_row(values, head_width, copied + static_cast<std::size_t>(s) * head_width);
       values = copied;
       value_stride = head_width;
     }

@@ -30,6 +30,13 @@ inline Floats load(const float* from) {
 
 inline void store(float* to, Floats x) { std::memcpy(to, &x, sizeof x); }
 
+// Copies a row. For few floats this is faster than a call of memmove().
+inline void copy_row(const float* from, int n, float* to) {
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(to + i, load(from + i));
+  for (; i < n; ++i) to[i] = from[i];
+}
+
 typedef std::int32_t Ints __attribute__((vector_size(4 * kLanes)));
 
 inline Floats all(float x) { return x - Floats{}; }
@@ -115,20 +122,36 @@ constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 // The greatest lane, NaN left out unless all lanes are.
 inline float greatest(Floats x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)x);
+#else
   float lanes[kLanes];
   store(lanes, x);
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int l = 0; l < half; ++l)
       lanes[l] = lanes[l + half] > lanes[l] ? lanes[l + half] : lanes[l];
   return lanes[0];
+#endif
 }
 
 inline float sum_of(Floats x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)x);
+#else
   float lanes[kLanes];
   store(lanes, x);
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
   return lanes[0];
+#endif
+}
+
+// Lane l is lane l + turn of x, the last followed by the first.
+inline Floats turned(Floats x, int turn) {
+  float lanes[2 * kLanes];
+  store(lanes, x);
+  store(lanes + kLanes, x);
+  return load(lanes + turn);
 }
 
 // The greatest of x[0..n), NaN left out. A plain loop is not vectorised: its order matters for NaN.

@@ -10,7 +10,16 @@ from torch.nn import functional as F
 
 from train_model.data.dictionary import PAD
 from train_model.ops import crf_decode, crf_normaliser, load_cuda_library
-from train_model.ops.crf_normaliser import full_precision
+from train_model.ops.crf_decode import viterbi
+from train_model.ops.crf_normaliser import full_precision, path_sums
+
+KERNEL_BEAM = 64
+"""The largest beam of the CUDA kernels: of top_k.h, crf_normaliser.h and crf_decode.h."""
+
+
+def fits_kernels(device: str, beam: int) -> bool:
+    """Whether the operators ``lite`` take this beam on ``device``; PyTorch's own take any."""
+    return device != "cuda" or beam <= KERNEL_BEAM
 
 
 class DynamicCRF(nn.Module):
@@ -36,16 +45,20 @@ class DynamicCRF(nn.Module):
         beam = self._beam_with_targets(emissions.detach(), targets)
         scores = emissions.gather(2, torch.cat([targets[:, :, None], beam], 2))
         transitions = self.E1(beam[:, :-1]) @ self.E2(beam[:, 1:]).transpose(2, 3)
-        total, _ = crf_normaliser(scores[:, :, 1:].contiguous(), transitions, mask.int())
+        sums = crf_normaliser if self._fits(scores) else path_sums
+        total, _ = sums(scores[:, :, 1:].contiguous(), transitions, mask.int())
         return self._path_score(scores[:, :, 0], targets, mask) - total
 
     def decode(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the best path: tokens [B, T] int64, and fairseq's scores of its positions [B, T] float32."""
         scores, targets = emissions.topk(self.beam, dim=2)
-        tokens, scores = crf_decode(
-            scores, targets.int(), self.E1.weight, self.E2.weight, mask.int()
-        )
+        rest = (targets.int(), self.E1.weight, self.E2.weight, mask.int())
+        fits = self._fits(scores)
+        tokens, scores = crf_decode(scores, *rest) if fits else viterbi(scores.float(), *rest)
         return tokens.long(), scores
+
+    def _fits(self, scores: Tensor) -> bool:
+        return fits_kernels(scores.device.type, self.beam)
 
     def choose(self, emissions: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`decode`, with pad and score 0 where ``real`` [B, T] is False."""
@@ -60,7 +73,7 @@ class DynamicCRF(nn.Module):
 
     def _beam_with_targets(self, emissions: Tensor, targets: Tensor) -> Tensor:
         """Return the best tokens of every position [B, T, K]; a new target takes the last place."""
-        if emissions.is_cuda and load_cuda_library():
+        if emissions.is_cuda and self._fits(emissions) and load_cuda_library():
             best = torch.ops.lite.top_k(emissions, self.beam)[1].long()
         else:
             best = emissions.topk(self.beam, dim=2).indices

@@ -32,6 +32,11 @@ def crf_normaliser(emissions: Tensor, transitions: Tensor, mask: Tensor) -> tupl
     _check(emissions, transitions, mask)
     if emissions.is_cuda:
         warn_slow_on_cuda("crf_normaliser")
+    return path_sums(emissions, transitions, mask)
+
+
+def path_sums(emissions: Tensor, transitions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Do the work of :func:`crf_normaliser` in PyTorch's operators, which have gradients, without checks."""
     emissions, transitions = full_precision(emissions), full_precision(transitions)
     prefixes = [emissions[:, 0]]
     for t in range(1, emissions.shape[1]):

@@ -16,6 +16,7 @@ from train_model.models.conv_crf_transformer import (
     DecoderLayer,
     EncoderLayer,
 )
+from train_model.models.dynamic_crf import KERNEL_BEAM
 from train_model.models.fold import fold
 from train_model.models.layers import DynamicConv, masked_softmax
 from train_model.models.one_pass import LENGTH_OFFSET
@@ -94,6 +95,8 @@ def why_not(model: nn.Module) -> str | None:
         return "the fused network needs gates, inner linears and softmax in its convolutions"
     if not config.src_embedding_copy or config.no_token_positional_embeddings:
         return "the fused network needs positions and the attention copy"
+    if model.crf_layer.beam > KERNEL_BEAM:
+        return f"the fused network's CRF takes a beam of {KERNEL_BEAM}, the model has {model.crf_layer.beam}"
     return None
 
 

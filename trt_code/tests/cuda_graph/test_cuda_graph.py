@@ -117,6 +117,7 @@ def test_fp8_comes_close_and_leaves_out_what_int8_leaves_out(kept, monkeypatch):
         ({"decoder_conv_type": "lightweight"}, "lightweight"),
         ({"conv_linear": False}, "inner linears"),
         ({"src_embedding_copy": False}, "copy"),
+        ({"crf_beam_approx": 65, "tgt_vocab": 80}, "a beam of 64, the model has 65"),
     ],
 )
 def test_networks_that_the_fused_network_cannot_replace_are_refused(options, word):

@@ -28,11 +28,12 @@ from train_model.cli import (
     run,
     whole_number,
 )
+from train_model.data.files import sha256_of
 from trt_code.engine import profiles as shapes
 from trt_code.engine.builder import BuildOptions, axis_ranges, build_plan
 from trt_code.engine.capabilities import PORTABLE, capabilities_argument, resolve_current
 from trt_code.engine.gpu import Gpu, current_gpu, installed_gpus
-from trt_code.engine.graph_files import GraphFiles, read_graph_files, sha256
+from trt_code.engine.graph_files import GraphFiles, read_graph_files
 from trt_code.engine.plugin_library import default_library, load_plugins
 from trt_code.engine.sidecar import (
     Sidecar,
@@ -219,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write_layer_report(trt, plan, args.layer_report)
     with atomic_path(args.output) as temporary:
         temporary.write_bytes(plan)
-        plan_sha256 = sha256(temporary)
+        plan_sha256 = sha256_of(temporary)
     sidecar = Sidecar(
         family=family_of(trt).name,
         tensorrt=trt.__version__,

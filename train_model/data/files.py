@@ -180,10 +180,20 @@ def require_files(folder: Path, names: Iterable[str], remedy: str) -> None:
             raise UserError(f"no {folder / name}; {remedy}")
 
 
-def sha256_of(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(*paths: str | os.PathLike) -> str:
+    """Return the SHA-256 of the files' content, one after another, in hexadecimal digits.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with Path(path).open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def files_in(folder: Path) -> list[Path]:

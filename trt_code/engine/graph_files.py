@@ -1,10 +1,10 @@
 """Reads what a build needs from an ONNX graph before TensorRT parses it."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from train_model.cli import UserError
+from train_model.data.files import sha256_of
 from train_model.file_sets import settle
 
 OLD_EXPORT_POSITIONS = 254  # in the published lite.onnx, which does not record it
@@ -51,7 +51,7 @@ class GraphFiles:
 
     def sha256(self) -> str:
         """Hash of the graph and of its external weights, in order."""
-        return sha256(self.path, *self.weights)
+        return sha256_of(self.path, *self.weights)
 
 
 def read_graph_files(path: Path) -> GraphFiles:
@@ -89,20 +89,3 @@ def read_graph_files(path: Path) -> GraphFiles:
         for item in model.graph.input
     }
     return GraphFiles(path, weights, functions, needs_plugins, metadata, axes)
-
-
-def sha256(*paths: Path) -> str:
-    """Hex SHA-256 of the files' bytes, one after another.
-
-    Raises:
-        UserError: a file cannot be read.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest()

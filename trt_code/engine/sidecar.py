@@ -15,9 +15,10 @@ from types import ModuleType
 from typing import Any
 
 from train_model.cli import UserError, atomic_path
+from train_model.data.files import sha256_of
 from train_model.documents import read_json, used
 from trt_code.engine.gpu import Gpu
-from trt_code.engine.graph_files import GraphFiles, read_graph_files, sha256
+from trt_code.engine.graph_files import GraphFiles, read_graph_files
 from trt_code.engine.profiles import Profile, Range, Shape
 from trt_code.engine.tensorrt_api import FAMILIES, RTX, Family, version_tuple
 
@@ -81,7 +82,7 @@ def describe_graph(graph: GraphFiles, plan: Path) -> SourceFile:
 
 def describe_plugins(library: Path, plan: Path) -> SourceFile:
     """Describe a plugin library that ``plan`` needs."""
-    return SourceFile(_relative(library, plan), sha256(library))
+    return SourceFile(_relative(library, plan), sha256_of(library))
 
 
 def graph_metadata(sidecar: Sidecar, plan: Path) -> dict[str, str]:
@@ -203,7 +204,7 @@ def _outside_capabilities(built: tuple[str, ...], gpu: Gpu) -> str | None:
 
 def stale_reason(sidecar: Sidecar, plan: Path) -> str | None:
     """Return what changed in the plan, its graph or its plugins since the build, or None."""
-    if sha256(plan) != sidecar.plan_sha256:
+    if sha256_of(plan) != sidecar.plan_sha256:
         return "is not the file that was built (damaged, or copied without its .json)"
     graph = plan.parent / sidecar.graph.path
     if graph.is_file() and read_graph_files(graph).sha256() != sidecar.graph.sha256:
@@ -211,7 +212,7 @@ def stale_reason(sidecar: Sidecar, plan: Path) -> str | None:
     for library, path in zip(sidecar.plugins, plugin_paths(sidecar, plan), strict=True):
         if not path.is_file():
             return f"needs the plugins {path}, which are missing (`make plugins`)"
-        if sha256(path) != library.sha256:
+        if sha256_of(path) != library.sha256:
             return f"was built with other plugins than {path} holds now"
     return None
 

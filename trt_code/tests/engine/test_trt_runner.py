@@ -11,9 +11,9 @@ from onnx import TensorProto
 
 from onnx_export.paths import plain_path
 from train_model.cli import UserError
+from train_model.data.files import sha256_of
 from train_model.data.tokenizer import Tokenizer
 from train_model.model_folder import ModelFolder
-from trt_code.engine.graph_files import sha256
 from trt_code.engine.profiles import Profile, Shape, best_profile
 from trt_code.runners import Unavailable, create
 from trt_code.runners.one_pass import trt_runner
@@ -225,7 +225,7 @@ def test_json_of_another_form(trt, text):
 def test_a_plan_of_other_weights_is_one_line(trt, graph):
     """The plan's JSON has the graph's metadata, so that the graph is not needed."""
     DEMO.checkpoint.write_bytes(b"weights")
-    build(metadata={"config": json.dumps({"made_from": [sha256(DEMO.checkpoint)]})})
+    build(metadata={"config": json.dumps({"made_from": [sha256_of(DEMO.checkpoint)]})})
     named = PLAN.with_suffix(".onnx")
     if graph == "missing":
         named.unlink()
@@ -278,7 +278,7 @@ def test_damaged_plan(trt):
 def test_plan_that_tensorrt_cannot_load(trt):
     build()
     PLAN.write_bytes(b"not a plan")
-    rewrite_sidecar(plan_sha256=sha256(PLAN))
+    rewrite_sidecar(plan_sha256=sha256_of(PLAN))
     assert "Serialization assertion magicTag failed" in refusal()
 
 

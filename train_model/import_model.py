@@ -12,8 +12,10 @@ are checked against each other and the network translates a sentence. doc/models
 
 import argparse
 import dataclasses
+import functools
 import re
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,6 @@ from train_model.model_yaml import DESCRIPTION
 from train_model.models.architectures import architecture_of
 from train_model.models.beam_search import search
 from train_model.models.checkpoint import Loaded, load_checkpoint, save_checkpoint
-from train_model.models.fairseq_file import read_checkpoint
 from train_model.models.hypotheses import SearchOptions
 from train_model.models.incremental import IncrementalDecoder
 from train_model.progress import task
@@ -70,6 +71,7 @@ def import_model(
     facts: dict[str, str],
     policy: str | None = None,
     models: Path = DATA,
+    load: Callable[[Path], Loaded] = load_checkpoint,
 ) -> ModelFolder:
     """Make the folder ``models/name`` atomically.
 
@@ -80,6 +82,7 @@ def import_model(
         facts: further keys of model.yaml, such as the licence.
         policy: the padding policy; None: the checkpoint's.
         models: the folder in which the new folder is made.
+        load: loads the checkpoint.
 
     Raises:
         UserError: the folder exists, a piece is missing or damaged, or the pieces do not belong together.
@@ -92,14 +95,14 @@ def import_model(
             "there is no checkpoint; give one with --checkpoint (make import CHECKPOINT=...)"
         )
     with task("reading the checkpoint") as shown:
-        loaded = load_checkpoint(pieces.checkpoint)
+        loaded = load(pieces.checkpoint)
         # the copy is a model of its own, not made from another
         changes = {"made_from": ()} | ({"padding_policy": policy} if policy else {})
         loaded.model.config = dataclasses.replace(loaded.config, **changes)
         loaded = dataclasses.replace(loaded, config=loaded.model.config)
         shown.begin("comparing the pieces")
         if text is not None:
-            _check_languages(pieces)
+            _check_languages(pieces, loaded)
             _check_dictionaries(pieces, loaded)
             _check_units(pieces, text)
         if pieces.test_src and pieces.test_tgt:
@@ -121,7 +124,7 @@ def import_model(
     return read_folder(target)
 
 
-def _check_languages(pieces: Pieces) -> None:
+def _check_languages(pieces: Pieces, loaded: Loaded) -> None:
     """Compare the model's languages with those of the checkpoint and in the other files' names.
 
     The names are ``dict.LANGUAGE.txt`` and ``TEXT.LANGUAGE``.
@@ -129,7 +132,7 @@ def _check_languages(pieces: Pieces) -> None:
     source, target = pieces.languages
     if source == target:
         return
-    if recorded_languages(pieces.checkpoint) == (target, source):
+    if recorded_languages(loaded) == (target, source):
         raise UserError(
             f"{pieces.checkpoint} was trained from {target} to {source}; give --languages {target}-{source}"
         )
@@ -379,7 +382,10 @@ def _languages_argument(text: str | None) -> tuple[str, str]:
 
 
 def _text_options(
-    args: argparse.Namespace, pieces: Pieces, like: ModelFolder | None
+    args: argparse.Namespace,
+    pieces: Pieces,
+    like: ModelFolder | None,
+    load: Callable[[Path], Loaded],
 ) -> tuple[TextOptions | None, str]:
     """Return the text processing: the given options, then another model's, else derived from the pieces.
 
@@ -401,7 +407,7 @@ def _text_options(
         given["subwords"] = kind if codes is not None else "none"
     if given["subwords"] == "none":  # sentences are given in units, so nothing is tokenised
         return TextOptions(**given), ""
-    derived, shown = _tokenisation(pieces)
+    derived, shown = _tokenisation(pieces, load(pieces.checkpoint).options)
     if args.moses is not None:
         shown = f"as asked; {shown}" if derived else "as asked"
     text = TextOptions(**({} if args.moses is False else derived) | given)
@@ -412,17 +418,18 @@ def _text_options(
     )
 
 
-def _tokenisation(pieces: Pieces) -> tuple[dict[str, bool], str]:
-    """Return the options of Moses' tokenisation that the pieces show, and what shows them."""
-    if pieces.checkpoint is not None and pieces.checkpoint.suffix == ".pt":
-        recorded = read_checkpoint(pieces.checkpoint).options
-        if getattr(recorded, "tokenizer", None) == "moses":
-            derived = {
-                "moses": True,
-                "aggressive_dashes": getattr(recorded, "moses_no_dash_splits", False) is not True,
-                "escape": getattr(recorded, "moses_no_escape", False) is not True,
-            }
-            return derived, "the checkpoint's options name it"
+def _tokenisation(pieces: Pieces, recorded: argparse.Namespace) -> tuple[dict[str, bool], str]:
+    """Return the options of Moses' tokenisation that the pieces show, and what shows them.
+
+    ``recorded`` are the checkpoint's options.
+    """
+    if getattr(recorded, "tokenizer", None) == "moses":
+        derived = {
+            "moses": True,
+            "aggressive_dashes": getattr(recorded, "moses_no_dash_splits", False) is not True,
+            "escape": getattr(recorded, "moses_no_escape", False) is not True,
+        }
+        return derived, "the checkpoint's options name it"
     dictionaries = {pieces.src_dict, pieces.tgt_dict} - {None}
     marks = marks_in({word for path in dictionaries for word in Dictionary.load(path).symbols})
     if not marks:
@@ -487,23 +494,24 @@ def main(argv: list[str] | None = None) -> None:
     _check_together(args)
     languages = _languages_argument(args.languages)
     like = find_model(args.like) if args.like else None
+    load = functools.cache(load_checkpoint)  # it may be large
     with unpacked(args.source) if args.source else nullcontext() as folder:
         found = Pieces() if like is None else _pieces_of(like)
         if folder is not None:
-            found = found.updated(pieces_in(folder, languages, args.source))
+            found = found.updated(pieces_in(folder, languages, args.source, load))
         pieces = found.updated(_given(args, languages))
         _check_complete(pieces, args.source)
         one = pieces.src_dict or pieces.tgt_dict  # a joined dictionary may be given once
         pieces = dataclasses.replace(
             pieces, src_dict=pieces.src_dict or one, tgt_dict=pieces.tgt_dict or one
         )
-        text, assumed = _text_options(args, pieces, like)
+        text, assumed = _text_options(args, pieces, like, load)
         facts = {"summary": args.summary, "source": args.origin, "licence": args.licence}
         facts["source"] = (
             facts["source"] or f"imported from {(args.source or args.checkpoint).name}"
         )
         facts = {key: value for key, value in facts.items() if value}
-        made = import_model(name, pieces, text, facts, args.padding_policy, args.models)
+        made = import_model(name, pieces, text, facts, args.padding_policy, args.models, load)
     argument = name if args.models == DATA else target.resolve()
     print(
         f"{made.folder}: {made.architecture} ({made.family}); the pieces fit, a sentence went through"

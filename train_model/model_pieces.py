@@ -4,13 +4,13 @@ import dataclasses
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from train_model.cli import UserError
 from train_model.data.transfer import ARCHIVE_ERRORS, archive_members, open_archive
-from train_model.models.fairseq_file import read_checkpoint
+from train_model.models.checkpoint import Loaded, load_checkpoint
 
 # File names in a data-bin folder or a hub archive; the first that exists is used.
 CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt", "checkpoint.pt")
@@ -47,7 +47,10 @@ class Pieces:
 
 
 def pieces_in(
-    folder: Path, languages: tuple[str, str] = ("", ""), source: Path | None = None
+    folder: Path,
+    languages: tuple[str, str] = ("", ""),
+    source: Path | None = None,
+    load: Callable[[Path], Loaded] = load_checkpoint,
 ) -> Pieces:
     """Find the pieces of a data-bin folder or an unpacked hub archive.
 
@@ -55,6 +58,7 @@ def pieces_in(
         folder: the folder of the files.
         languages: source and target; by default those of the checkpoint, or of the source's name.
         source: what the user gave, for its name: the archive or, by default, the folder.
+        load: loads the checkpoint, if the languages are asked of it.
 
     Raises:
         UserError: there are dictionaries of other languages, or the source language is unknown.
@@ -75,7 +79,7 @@ def pieces_in(
         codes = sentencepiece[0]
     found = sorted(match[1] for name in files if (match := DICTIONARY.fullmatch(name)))
     if not all(languages):
-        languages = _languages(origin, files, found, checkpoint)
+        languages = _languages(origin, files, found, checkpoint, load)
     missing = [name for name in languages if name and name not in found]
     if missing and "dict.txt" not in files:
         raise UserError(
@@ -89,7 +93,11 @@ def pieces_in(
 
 
 def _languages(
-    origin: Path, files: dict[str, Path], found: list[str], checkpoint: Path | None
+    origin: Path,
+    files: dict[str, Path],
+    found: list[str],
+    checkpoint: Path | None,
+    load: Callable[[Path], Loaded],
 ) -> tuple[str, str]:
     """Return source and target, from binary files' names, the checkpoint's options or the folder's name."""
     pairs = {
@@ -98,7 +106,7 @@ def _languages(
     pairs = {pair for pair in pairs if {*pair} <= {*found}}
     if len(pairs) == 1:
         return pairs.pop()
-    if pair := recorded_languages(checkpoint):
+    if checkpoint and (pair := recorded_languages(load(checkpoint))):
         return pair
     if len(found) == 2 and (
         match := re.search(rf"({'|'.join(found)})[-_.]({'|'.join(found)})", origin.name)
@@ -112,12 +120,9 @@ def _languages(
     return "", ""
 
 
-def recorded_languages(checkpoint: Path | None) -> tuple[str, str] | None:
+def recorded_languages(loaded: Loaded) -> tuple[str, str] | None:
     """Return source and target of a checkpoint's options; None if it has none."""
-    if checkpoint is None or checkpoint.suffix != ".pt":
-        return None
-    options = read_checkpoint(checkpoint).options
-    pair = (getattr(options, "source_lang", None), getattr(options, "target_lang", None))
+    pair = tuple(getattr(loaded.options, f"{side}_lang", None) for side in ("source", "target"))
     return pair if all(isinstance(name, str) for name in pair) else None
 
 

@@ -1,5 +1,6 @@
 """Loads and writes the project's networks as fairseq checkpoints."""
 
+import argparse
 import dataclasses
 import os
 from pathlib import Path
@@ -20,11 +21,15 @@ from train_model.origin import digest_of
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A network in evaluation mode with its weights in FP32, its configuration and architecture."""
+    """A network in evaluation mode with its weights in FP32, its configuration and architecture.
+
+    ``options`` are fairseq's, among them those that do not change the computation, such as the languages.
+    """
 
     model: nn.Module
     config: Any
     kind: str
+    options: argparse.Namespace
 
 
 def load_checkpoint(path: str | os.PathLike) -> Loaded:
@@ -54,7 +59,7 @@ def load_checkpoint(path: str | os.PathLike) -> Loaded:
     weights = match_weights(upgraded, expected, path)
     model = architecture.build(config)
     model.load_state_dict(weights)
-    return Loaded(model.eval(), config, kind)
+    return Loaded(model.eval(), config, kind, file.options)
 
 
 def load_marked(path: Path) -> Loaded:

@@ -78,6 +78,22 @@ def test_a_data_bin_folder_and_a_checkpoint(models, tmp_path, pieces):
     assert Dictionary.load(found.src_dict).symbols == Dictionary.load(pieces["src-dict"]).symbols
 
 
+def test_a_checkpoint_is_read_once(models, tmp_path, monkeypatch):
+    """Its options name the languages and the tokenisation too."""
+    read = []
+
+    def counted(path):
+        read.append(path.name)
+        return load_checkpoint(path)
+
+    with tarfile.open(hub_archive(tmp_path)) as packed:
+        packed.extractall(tmp_path, filter="data")
+    folder = (tmp_path / "small.en-de").rename(tmp_path / "small")
+    monkeypatch.setattr(import_model, "load_checkpoint", counted)
+    assert run(models, "--from", folder).languages == ("en", "de")
+    assert read == ["model.pt", "checkpoint.pt"]  # the second is the copy, which is tried
+
+
 def test_pieces_of_another_model(models, pieces):
     run(models, "--checkpoint", NAT, *options(pieces), "--languages", "en-de", name="first")
     like = models / "first"

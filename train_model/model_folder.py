@@ -146,7 +146,7 @@ def names() -> list[str]:
 
 
 def find_model(model: str, build_dir: str | Path = "build") -> ModelFolder:
-    """Return the model of a name or a path, with its files; random weights are made on the first call.
+    """Return the model of a name or a path, with its files; makes random weights older than model.yaml again.
 
     Raises:
         UserError: the model does not exist, its model.yaml is damaged, or a file is missing.
@@ -155,7 +155,7 @@ def find_model(model: str, build_dir: str | Path = "build") -> ModelFolder:
     if found.random_weights is not None:
         checkpoint = Path(build_dir) / found.name / "checkpoint.pt"
         found = dataclasses.replace(found, checkpoint=checkpoint)
-        if not checkpoint.is_file():
+        if not _is_newer(checkpoint, found.folder / DESCRIPTION):
             _make_random_weights(found)
     if not found.checkpoint.is_file():
         raise UserError(_no_checkpoint(found.name, found.checkpoint, found.obtain))
@@ -302,6 +302,11 @@ def _file(folder: Path, where: Path, obtain: str, name: str | None) -> Path | No
         remedy = f"get it: {obtain}" if obtain else "put it there, or import the model again"
         raise UserError(f"{where} names {path}, which is missing; {remedy}")
     return path
+
+
+def _is_newer(made: Path, source: Path) -> bool:
+    """Whether ``made`` exists and is not older than ``source``, as make decides."""
+    return made.is_file() and made.stat().st_mtime_ns >= source.stat().st_mtime_ns
 
 
 def _make_random_weights(model: ModelFolder) -> None:

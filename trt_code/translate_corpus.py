@@ -12,8 +12,8 @@ from typing import Any
 
 from train_model import ray_cluster
 from train_model.cli import Parser, UserError, run
-from train_model.data.files import sha256_of
-from train_model.model_folder import ModelFolder, find_model, locate
+from train_model.model_folder import ModelFolder, find_model, locate, quantized_checkpoint
+from train_model.origin import digest_of
 from trt_code import arguments
 from trt_code.text.translator import MAX_SENTENCES, MAX_TOKENS
 
@@ -74,8 +74,11 @@ def translate_corpus(args: argparse.Namespace, files: ModelFolder, ray: Any) -> 
         "unknown": args.unknown,
         "too_long": args.too_long,
     } | search
-    checkpoint = sha256_of(files.checkpoint)
+    checkpoint = digest_of(files.checkpoint)
     settings = {"model": files.name, "checkpoint": checkpoint, "n_best": args.n_best, **text}
+    if args.precision == "int8" and args.build_dir:  # a cache calibrates each version by itself
+        quantized = quantized_checkpoint(files.name, args.build_dir)
+        settings["quantized"] = quantized and digest_of(quantized)
     manifest.claim(output, settings | {"text_field": args.text_field})
     finished = manifest.finished(source, output, list(kinds))
     todo = [name for name in kinds if name not in finished]

@@ -84,6 +84,14 @@ def test_random_weights_are_made_once(tmp_path, monkeypatch):
     assert find_model(str(made), tmp_path / "build").checkpoint == first
     assert first.read_bytes() == content
     assert load_checkpoint(first).config.src_vocab == 40
+    text = (made / "model.yaml").read_text()
+    (made / "model.yaml").write_text(text.replace("src_vocab: 40", "src_vocab: 44"))
+    assert (
+        load_checkpoint(find_model(str(made), tmp_path / "build").checkpoint).config.src_vocab == 44
+    )
+    (made / "model.yaml").write_text(text)
+    find_model(str(made), tmp_path / "build")
+    assert first.read_bytes() == content  # so what was made from it fits again
 
 
 def test_safetensors_with_their_options(folder):

@@ -24,10 +24,10 @@ NEEDED = r"this needs Ray, .*; otherwise pip install 'lite-transformer-trt\[ray\
 def test_without_ray_one_line_says_how_to_get_it(main, options, monkeypatch):
     installed = builtins.__import__
 
-    def without_ray(name, *more):
+    def without_ray(name, *more, **named):
         if name.partition(".")[0] in ("ray", "pyarrow", "fsspec"):
             raise ImportError(f"No module named {name!r}")
-        return installed(name, *more)
+        return installed(name, *more, **named)
 
     monkeypatch.setattr(builtins, "__import__", without_ray)
     with pytest.raises(UserError, match=NEEDED):
@@ -70,6 +70,30 @@ def translate(ray, tmp_path, tiny_folder):
         return translate_corpus.translate_corpus(args, files, ray)
 
     return translate
+
+
+def test_int8_goes_on_with_the_same_calibration_only(tiny_folder, tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from train_model import ray_cluster
+    from trt_code.corpus import on_ray
+
+    monkeypatch.setattr(ray_cluster, "pool", lambda *_: ())
+    monkeypatch.setattr(on_ray, "translate", lambda *_: on_ray.Summary())
+    (tmp_path / "in.txt").write_text("one\n")
+    paths = ["--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out")]
+    options = ["--device", "cpu", "--precision", "int8", "--build-dir", str(tmp_path)]
+    args = translate_corpus.make_parser().parse_args(
+        [*paths, *options, "--model", str(tiny_folder)]
+    )
+    files = translate_corpus.find_model(args.model)
+    quantized = tmp_path / f"{files.name}-ptq" / "checkpoint.pt"
+    quantized.parent.mkdir()
+    quantized.write_bytes(b"ranges")
+    for _ in range(2):
+        assert translate_corpus.translate_corpus(args, files, None) == 0
+    quantized.write_bytes(b"other ranges")
+    with pytest.raises(UserError, match=r"was translated with quantized .*; give a new folder"):
+        translate_corpus.translate_corpus(args, files, None)
 
 
 @pytest.mark.ray

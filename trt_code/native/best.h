@@ -65,7 +65,7 @@ class BestOfMany {
   void find(const float* x, int n, float* scores, int* numbers) {
     // Group i has the scores i, i + groups, i + 2 * groups, ... If the maxima of `most` groups are
     // above a value, at least `most` scores are, so only the scores above it can be among the best.
-    const int groups = std::min(n, std::max(4 * most_, n / 16));
+    const int groups = std::min(n, std::max(4 * most_, n / 64));
     greatest_.assign(x, x + groups);
     for (int begin = groups; begin < n; begin += groups) {
       const int size = std::min(groups, n - begin);
@@ -123,13 +123,20 @@ class BestOfMany {
   float threshold() const {
     float high = maximum(greatest_.data(), static_cast<int>(greatest_.size()));
     float reach = 1, low = high - reach;
-    while (above(low) < most_ && low > kNone) {
+    int count = above(low);
+    for (; count < most_ && low > kNone; count = above(low)) {
       high = low;
       low -= reach *= 2;
     }
-    for (int i = 0; i < 20 && above(low) > most_ + most_ / 8; ++i) {
+    for (int i = 0; i < 20 && count > most_ + most_ / 8; ++i) {
       const float middle = low + (high - low) / 2;
-      (above(middle) < most_ ? high : low) = middle;
+      const int found = above(middle);
+      if (found < most_) {
+        high = middle;
+      } else {
+        low = middle;
+        count = found;
+      }
     }
     return low;
   }

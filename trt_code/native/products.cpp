@@ -142,6 +142,12 @@ void tile(const Product<Kind>& product, int r, int p) {
       sums[i][half] = product.kind.begin(p * kColumns + half * kLanes);
   const typename Kind::Value *panel = product.panel(p), *x = product.row(r);
   const int inputs = product.kind.inputs, x_stride = product.x_stride;
+  for (int i = 0; i < kM; ++i) {  // the outputs arrive in the cache while the sums are made
+    const float* to =
+        product.out + static_cast<std::size_t>(r + i) * product.out_stride + p * kColumns;
+    __builtin_prefetch(to, 1);
+    __builtin_prefetch(to + kLanes, 1);
+  }
   for (int k = 0; k < inputs; ++k, panel += kColumns) {
     const auto left = weights_at<Kind>(panel), right = weights_at<Kind>(panel + kLanes);
 #pragma GCC unroll 16
@@ -184,9 +190,10 @@ void dense(const Product<Kind>& product, int first, int last) {
   constexpr Tile kTiles[] = {tile<Kind, 1>, tile<Kind, 2>,  tile<Kind, 3>,  tile<Kind, 4>,
                              tile<Kind, 5>, tile<Kind, 6>,  tile<Kind, 7>,  tile<Kind, 8>,
                              tile<Kind, 9>, tile<Kind, 10>, tile<Kind, 11>, tile<Kind, 12>};
-  constexpr int kBlock = 16 * kRows;
-  for (int begin = 0; begin < product.rows; begin += kBlock) {
-    const int size = std::min(kBlock, product.rows - begin), tiles = (size + kRows - 1) / kRows;
+  constexpr int kLeastTiles = 16, kCached = 1 << 17;  // values of the rows of a block
+  const int block = kRows * std::max(kLeastTiles, kCached / (kRows * product.kind.inputs));
+  for (int begin = 0; begin < product.rows; begin += block) {
+    const int size = std::min(block, product.rows - begin), tiles = (size + kRows - 1) / kRows;
     for (int p = first; p < last; ++p)
       for (int i = 0, r = 0; i < tiles; ++i) {
         const int height = (size - r + tiles - i - 1) / (tiles - i);

@@ -11,7 +11,7 @@
 namespace lite::native {
 namespace {
 
-constexpr int kLeastTokens = 256;  // of a group: fewer rows use the weights less well
+constexpr int kLeastTokens = 64;  // of a group: fewer rows use the weights less well
 
 // Begins the source's stage with these sentences of src_tokens [batch, width].
 void pack(const Program& program, Workspace& workspace, const std::int64_t* src_tokens, int width,

@@ -101,7 +101,7 @@ void weighted(const float* x, int x_stride, int x_step, int terms, const float* 
   for (int n = 0; n < terms; ++n, x += x_step, rows += row_stride) {
     Floats row[kVectors];
     for (int v = 0; v < kVectors; ++v) row[v] = load(rows + v * kLanes);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < kM; ++i)
       for (int v = 0; v < kVectors; ++v) sums[i][v] += all(x[i * x_stride]) * row[v];
   }
@@ -223,7 +223,7 @@ void attend_head(const float* query, int query_stride, const float* keys, int st
   weighted_columns<kM>(scores, stride, 1, size, values, value_stride, head_width, out, out_stride);
 }
 
-constexpr int kRowsAtOnce = 4;  // that read keys and values together
+constexpr int kRowsAtOnce = kLanes == 16 ? 8 : 4;  // that read keys and values together
 
 }  // namespace
 
@@ -238,8 +238,9 @@ void attend(const float* query, int query_stride, int rows, const Source& source
     return;
   }
   using Head = decltype(&attend_head<1>);
-  constexpr Head kAttend[] = {attend_head<1>, attend_head<2>, attend_head<3>, attend_head<4>};
-  static_assert(std::size(kAttend) == kRowsAtOnce);
+  constexpr Head kAttend[] = {attend_head<1>, attend_head<2>, attend_head<3>, attend_head<4>,
+                              attend_head<5>, attend_head<6>, attend_head<7>, attend_head<8>};
+  static_assert(std::size(kAttend) >= kRowsAtOnce);
   const int stride = source.key_stride;
   float *scores = scratch, *copied = scratch + static_cast<std::size_t>(kRowsAtOnce) * stride;
   for (int begin = 0; begin < heads * head_width; begin += head_width) {

@@ -114,6 +114,7 @@ def test_verify(model, architecture, capsys):
 def test_translate_and_eval(model, architecture, capsys):
     small = model(architecture)
     small.graph("fp32")
+    capsys.readouterr()  # of the import and the export, where no test before has made them
     for runner in ("torch", "ort"):
         small.run(translate.main, "--device", "cpu", "--runner", runner, "--", "ab c", "ad")
     lines = capsys.readouterr().out.split("\n")

@@ -161,7 +161,7 @@ def measure(args: argparse.Namespace, name: str, folder: Path) -> list[dict[str,
             sources = rng.integers(len(SPECIALS), trained.config.src_vocab, shape)
             sources[:, -1] = EOS
             times = time_each(made[at["width"]], sources, at["threads"], args.repeats)
-            rows.append({"model": name, "axis": axis, "value": value, **times})
+            rows.append({"model": name, "axis": axis, "value": value, "int8": None, **times})
             shown.reach(done)
     return rows
 
@@ -171,16 +171,17 @@ def plot(results: dict[str, Any], path: Path) -> None:
     models = list(dict.fromkeys(row["model"] for row in results["rows"]))
     panels = []
     for axis in AXES:
-        series = {
-            f"{model}, {title}": [
+        series = {}
+        for model, (system, title) in itertools.product(
+            models, (("native", "native"), ("int8", "native INT8"), ("torch", "PyTorch"))
+        ):
+            points = [
                 (row["value"], row[system])
                 for row in results["rows"]
-                if (row["model"], row["axis"]) == (model, axis) and system in row
+                if (row["model"], row["axis"]) == (model, axis) and row[system] is not None
             ]
-            for model, (system, title) in itertools.product(
-                models, (("native", "native"), ("int8", "native INT8"), ("torch", "PyTorch"))
-            )
-        }
+            if points:
+                series[f"{model}, {title}"] = points
         panels.append(plots.Panel(axis, series))
     title = machine_name(results["machine"])
     plots.lines(path, title, [("", panels)], "value", "time of a batch, ms")

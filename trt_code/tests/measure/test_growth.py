@@ -26,6 +26,18 @@ def test_every_point_is_written(tmp_path, capsys, monkeypatch):
     assert "PyTorch, ms" in capsys.readouterr().out
 
 
+def test_a_machine_without_modelopt_measures_the_rest(tmp_path, monkeypatch):
+    def refused(model):
+        raise UserError("nvidia-modelopt is not installed")
+
+    monkeypatch.setattr(growth, "processors", lambda: 1)
+    monkeypatch.setattr(growth, "in_int8", refused)
+    growth.main([*SMALL, "--model", "demo", "--output", str(tmp_path)])
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert all(row["int8"] is None and row["native"] > 0 for row in rows)
+    assert " - |" in (tmp_path / "results.md").read_text()
+
+
 @pytest.mark.parametrize("model", [network("dynamic"), small()], ids=["search", "one pass"])
 def test_networks_of_another_width(model):
     config = model.config

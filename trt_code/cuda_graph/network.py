@@ -266,10 +266,9 @@ class _Convolution:
     def __call__(self, x: Tensor, mask: Tensor | None, fp8_factor: float | None) -> Tensor:
         """Convolve what ``linear1`` reads; ``fp8_factor`` is that of the result's reader."""
         if self.fused:
-            low = self.linear1.fp8_factor is not None
-            gate = low or not lite.gates_in_product(x)
-            x = self.linear1(x) if gate else self.linear1.gated(x)
             weight, tf32 = self.weight_linear.weight, self.weight_linear.tf32
+            gate = not lite.gates_in_product(x)
+            x = self.linear1(x) if gate else self.linear1.gated(x)
             return lite.self_conv(x, weight, mask, *self.shape, gate, tf32, fp8_factor)
         x = self.linear1.gated(x)
         y = lite.dynamic_conv_fused(x, self.weight_linear(x), mask, *self.shape)
@@ -345,9 +344,9 @@ class _EncoderLayer(_Layer):
         Returns:
             the result, as it is and as its reader with ``fp8_factor`` reads it.
         """
-        y = self.linear2(self._convolve(read, mask), residual=x)
-        x, read = self.conv_norm(y, None, self.fc1.fp8_factor)
-        return self.ffn_norm(self.fc2(self.fc1(read, relu=True), residual=x), None, fp8_factor)
+        y = self._convolve(read, mask)
+        x, read = self.conv_norm.of_sum(y, self.linear2, x, None, self.fc1.fp8_factor)
+        return self.ffn_norm.of_sum(self.fc1(read, relu=True), self.fc2, x, None, fp8_factor)
 
 
 class _DecoderLayer(_Layer):
@@ -370,11 +369,11 @@ class _DecoderLayer(_Layer):
         fp8_factor: float | None,
     ) -> tuple[Tensor, Tensor]:
         """Apply one layer as the encoder's, and add ``after`` [T, C], the positions of the next layer."""
-        y = self.linear2(self._convolve(read, None), residual=x)
-        x, read = self.conv_norm(y, None, self.q_proj.fp8_factor)
-        y = self.out_proj(self._attend(self.q_proj(read), source), residual=x)
-        x, read = self.attention_norm(y, None, self.fc1.fp8_factor)
-        return self.ffn_norm(self.fc2(self.fc1(read, relu=True), residual=x), after, fp8_factor)
+        y = self._convolve(read, None)
+        x, read = self.conv_norm.of_sum(y, self.linear2, x, None, self.q_proj.fp8_factor)
+        y = self._attend(self.q_proj(read), source)
+        x, read = self.attention_norm.of_sum(y, self.out_proj, x, None, self.fc1.fp8_factor)
+        return self.ffn_norm.of_sum(self.fc1(read, relu=True), self.fc2, x, after, fp8_factor)
 
     def _attention_linears(self) -> list[AnyLinear]:
         return [self.q_proj, self.out_proj]

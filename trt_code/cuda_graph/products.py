@@ -33,6 +33,7 @@ class Linear:
     result_factor: float | None = None  # the result's reader is a layer in FP8 with this factor
 
     fp8_factor = None  # it reads the network's dtype
+    alpha = 1.0
 
     def __call__(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         y = lite.linear(x, self.weight, self.bias, residual, relu, self.tf32)
@@ -63,7 +64,8 @@ class Fp8Linear:
         self, x: Tensor, mask: Tensor | None = None, fp8_factor: float | None = None
     ) -> Tensor:
         """GLU of the result, zero where ``mask`` is 0, for a reader with ``fp8_factor``."""
-        return lite.glu_mask(self(x), mask, fp8_factor)
+        arguments = x, self.weight, self.bias, mask, self.alpha, self.dtype, fp8_factor
+        return lite.linear_glu_fp8(*arguments)
 
 
 AnyLinear = Linear | Fp8Linear
@@ -97,6 +99,21 @@ class LayerNorm:
         else:
             y = lite.layer_norm_add(x, self.scale, self.shift, self.eps, after)
         return y, y
+
+    def of_sum(
+        self,
+        x: Tensor,
+        linear: AnyLinear,
+        residual: Tensor,
+        after: Tensor | None,
+        fp8_factor: float | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Normalise ``linear(x) + residual``, then add ``after``, in one kernel if that is faster."""
+        if not lite.norms_in_product(x, linear.weight, residual.dtype):
+            return self(linear(x, residual=residual), after, fp8_factor)
+        product = x, linear.weight, linear.bias, linear.alpha, residual
+        results = lite.linear_norm(*product, self.scale, self.shift, self.eps, after, fp8_factor)
+        return results[0], results[-1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
-// What the two kernels for FP32 tensors on Hopper share: the descriptors of the operands, the loads
-// into a stage, and what follows the products. linear_tf32.cu and linear_fp32.cu have the rest.
+// What the kernels for linear layers on Hopper share: the descriptors of the operands and, for FP32
+// tensors, the loads into a stage and what follows the products. linear_tf32.cu, linear_fp32.cu and
+// linear_wide.cu have the rest.
 #pragma once
 
 #include <type_traits>
@@ -123,10 +124,10 @@ struct Tile {
 
 // ---- host ---------------------------------------------------------------------------------------
 
-/// Describes a dense matrix, for boxes of `rows` rows and one stage's inputs. `type` is FLOAT32 or
-/// TFLOAT32, which rounds on the way.
+/// Describes a dense matrix of elements of `bytes` bytes, for boxes of `boxRows` rows of 128 bytes.
+/// TFLOAT32 as the type rounds FP32 on the way.
 inline cudaError_t describe(const void* matrix, int64_t rows, int columns, int boxRows,
-                            CUtensorMapDataType type, CUtensorMap* description) {
+                            CUtensorMapDataType type, int bytes, CUtensorMap* description) {
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found;
@@ -137,8 +138,8 @@ inline cudaError_t describe(const void* matrix, int64_t rows, int columns, int b
   }();
   if (encode == nullptr) return cudaErrorNotSupported;
   const cuuint64_t sizes[] = {cuuint64_t(columns), cuuint64_t(rows)};
-  const cuuint64_t strides[] = {cuuint64_t(columns) * sizeof(float)};
-  const cuuint32_t box[] = {kDepth, cuuint32_t(boxRows)}, steps[] = {1, 1};
+  const cuuint64_t strides[] = {cuuint64_t(columns) * bytes};
+  const cuuint32_t box[] = {cuuint32_t(kRowBytes / bytes), cuuint32_t(boxRows)}, steps[] = {1, 1};
   const CUresult result =
       encode(description, type, 2, const_cast<void*>(matrix), sizes, strides, box, steps,
              CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
@@ -150,9 +151,11 @@ inline cudaError_t describe(const void* matrix, int64_t rows, int columns, int b
 template <typename C, bool kGlu>
 cudaError_t describeOperands(const LinearParams& p, const LinearTensors& tensors,
                              CUtensorMapDataType type, Matrices* matrices) {
-  const cudaError_t status = describe(tensors.x, p.rows, p.in, C::kRows, type, &matrices->x);
+  const cudaError_t status =
+      describe(tensors.x, p.rows, p.in, C::kRows, type, sizeof(float), &matrices->x);
   if (status != cudaSuccess) return status;
-  return describe(tensors.weight, p.out, p.in, Tile<C, kGlu>::kBlockOuts, type, &matrices->weight);
+  return describe(tensors.weight, p.out, p.in, Tile<C, kGlu>::kBlockOuts, type, sizeof(float),
+                  &matrices->weight);
 }
 
 /// The number of tiles across y.

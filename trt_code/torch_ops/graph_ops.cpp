@@ -12,7 +12,7 @@
 #include "attention.h"
 #include "copy_source.h"
 #include "embed_source.h"
-#include "layer_norm.h"
+#include "norm_params.h"
 #include "predict_length.h"
 #include "self_conv.h"
 #include "tensors.h"
@@ -63,22 +63,6 @@ bool selfConvFits(int64_t channels, int64_t heads, int64_t kernel_size, int64_t 
   params.paddingL = narrow(kName, padding_l);
   params.dtype = dataType(kName, dtype);
   return check(params) == nullptr;
-}
-
-// Checks LayerNorm's operands; returns its parameters.
-lite::LayerNormParams normParams(const char* op, const Tensor& x, const Tensor& scale,
-                                 const Tensor& shift, double eps, const OptionalTensor& after) {
-  requireRank(op, "x", x, 3);
-  requireTensor(op, "x", x, x.sizes(), x);
-  if (after) requireTensor(op, "after", *after, {x.size(1), x.size(2)}, x);
-  TORCH_CHECK(scale.scalar_type() == at::kFloat && scale.device() == x.device(), "lite::", op,
-              ": scale must be float32 on the device of x");
-  requireTensor(op, "scale", scale, {x.size(2)}, scale);
-  requireTensor(op, "shift", shift, {x.size(2)}, scale);
-  const lite::LayerNormParams params{x.size(0) * x.size(1), narrow(op, x.size(2)),
-                                     static_cast<float>(eps), dataType(op, x)};
-  checkParams(op, params);
-  return params;
 }
 
 // LayerNorm, then adds `after` [T, C] to every sentence of x [B, T, C].

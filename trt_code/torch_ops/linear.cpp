@@ -1,331 +1,50 @@
-// lite::linear, lite::linear_glu and lite::linear_fp8: a linear layer with its bias, activation and
-// residual in the GEMM's epilogue, by cuBLASLt or our own kernels.
+// lite::linear, lite::linear_glu, lite::linear_norm and lite::linear_fp8: a linear layer with its
+// bias, activation, residual and norm in the GEMM's epilogue, by cuBLASLt or our own kernels.
 //
 //   y = act(x @ weight^T + bias + residual)
 //
-// linear_fp8 multiplies FP8 numbers (e4m3) and scales their product:
+// Operands that are FP8 numbers (e4m3) have a scale for their product:
 //
 //   y = act(alpha * x @ weight^T + bias + residual)
 //
-// cuBLASLt's own first choice is often not its fastest for a few hundred rows. So the first call
-// with a shape times its candidates, and also our own kernels where they apply: for few rows, and
-// for FP32 and TF32 on Hopper. The fastest is kept for the life of the process. Candidates are
-// timed inside a CUDA graph, as they will run. A launch from the host takes longer than a small
-// product, and would hide which candidate is faster. Nothing can be timed during stream capture. A
-// new shape then uses cuBLASLt's first choice, and its next call outside a capture times the
-// candidates.
+// Our own kernels are candidates where they apply (fastest.h chooses): for few rows, for FP32 and
+// TF32 on Hopper, and for many rows of 16 bits or FP8 on Hopper with a gate or a norm.
 //
 // A weight is a constant: our kernels read it while the previous kernel may still run.
 
 #include "linear.h"
 
 #include <ATen/ATen.h>
-#include <ATen/cuda/CUDAContext.h>
-#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <cublasLt.h>
 #include <torch/library.h>
 
-#include <algorithm>
-#include <cstring>
-#include <limits>
-#include <map>
-#include <mutex>
+#include <functional>
 #include <optional>
-#include <tuple>
 #include <vector>
 
+#include "cublaslt.h"
+#include "fastest.h"
 #include "glu_mask.h"
+#include "linear_wide.h"
+#include "norm_params.h"
 #include "tensors.h"
 
 namespace {
 
 using at::Tensor;
-using lite::torch_ops::int32OrNull;
-using lite::torch_ops::narrow;
-using lite::torch_ops::OptionalTensor;
-using lite::torch_ops::requireTensor;
-using lite::torch_ops::stream;
-using lite::torch_ops::text;
+using namespace lite::torch_ops;
 
-constexpr size_t kMaxWorkspaceBytes = size_t{32} << 20;
-constexpr int kCandidates = 16;
-constexpr int kTimedRuns = 8;     // per graph
-constexpr int kTimedReplays = 4;  // the first one only warms up
-// A candidate that takes this many times as long as the fastest so far is not replayed again.
-constexpr float kFarBehind = 1.25f;
 // Up to here our kernel is a candidate. Beyond, it moves more bytes through L2 than cuBLASLt's
 // kernels, which share tiles within a cluster (1,024 rows of 512 -> 512 on an H100: 11 us against
 // 5).
 constexpr int64_t kFewRows = 64;
-
-void check(cublasStatus_t status, const char* what) {
-  TORCH_CHECK(status == CUBLAS_STATUS_SUCCESS, "lite::linear: ", what, ": ",
-              cublasLtGetStatusString(status));
-}
-
-// A handle that is destroyed on every exit path.
-template <typename Handle, auto Destroy>
-struct Owned {
-  Handle handle = nullptr;
-  Owned() = default;
-  Owned(const Owned&) = delete;
-  Owned& operator=(const Owned&) = delete;
-  ~Owned() {
-    if (handle != nullptr) Destroy(handle);
-  }
-};
-using Event = Owned<cudaEvent_t, cudaEventDestroy>;
-using Graph = Owned<cudaGraph_t, cudaGraphDestroy>;
-using Executable = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
-using MatmulDescriptor = Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
-using Layout = Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
-using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
-
-template <typename T>
-void set(cublasLtMatmulDesc_t descriptor, cublasLtMatmulDescAttributes_t attribute,
-         const T& value) {
-  check(cublasLtMatmulDescSetAttribute(descriptor, attribute, &value, sizeof(value)), "attribute");
-}
-
-cudaDataType_t dataType(at::ScalarType type) {
-  switch (type) {
-    case at::kFloat:
-      return CUDA_R_32F;
-    case at::kHalf:
-      return CUDA_R_16F;
-    case at::kBFloat16:
-      return CUDA_R_16BF;
-    case at::kFloat8_e4m3fn:
-      return CUDA_R_8F_E4M3;
-    default:
-      TORCH_CHECK(false, "lite::linear: FP32, FP16, BF16 or FP8 expected, got ",
-                  c10::toString(type));
-  }
-}
-
-// One matrix product with its epilogue. cuBLASLt is column-major: y^T [N, M] = weight [N, K] x^T.
-class Problem {
- public:
-  Problem(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-          const OptionalTensor& residual, bool relu, bool tf32, Tensor& y, float alpha = 1.0f)
-      : rows_(x.numel() / weight.size(1)),
-        alpha_(alpha),
-        x_(x.data_ptr()),
-        weight_(weight.data_ptr()),
-        // cuBLASLt refuses to write FP8 over the residual, since their types differ
-        residual_(residual                                ? residual->data_ptr()
-                  : y.scalar_type() == at::kFloat8_e4m3fn ? nullptr
-                                                          : y.data_ptr()),
-        y_(y.data_ptr()),
-        beta_(residual ? 1.0f : 0.0f) {
-    const cudaDataType_t type = dataType(x.scalar_type());
-    const bool fast = tf32 && type == CUDA_R_32F;
-    check(
-        cublasLtMatmulDescCreate(
-            &matmul_.handle, fast ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F),
-        "descriptor");
-    set(matmul_.handle, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
-    if (bias) {
-      set(matmul_.handle, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias->data_ptr());
-    }
-    set(matmul_.handle, CUBLASLT_MATMUL_DESC_EPILOGUE,
-        bias ? (relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS)
-             : (relu ? CUBLASLT_EPILOGUE_RELU : CUBLASLT_EPILOGUE_DEFAULT));
-    const int64_t in = weight.size(1), out = weight.size(0);
-    check(cublasLtMatrixLayoutCreate(&weight_layout_.handle, type, in, out, in), "weight layout");
-    check(cublasLtMatrixLayoutCreate(&x_layout_.handle, type, in, rows_, in), "input layout");
-    const cudaDataType_t result = dataType(y.scalar_type());
-    check(cublasLtMatrixLayoutCreate(&y_layout_.handle, result, out, rows_, out), "output layout");
-    // an FP8 result has 16-bit biases and residuals
-    const cudaDataType_t added = result != CUDA_R_8F_E4M3 ? result
-                                 : bias                   ? dataType(bias->scalar_type())
-                                                          : CUDA_R_16F;
-    check(cublasLtMatrixLayoutCreate(&residual_layout_.handle, added, out, rows_, out),
-          "residual layout");
-    if (type == CUDA_R_8F_E4M3) {
-      set(matmul_.handle, CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{1});
-      if (bias) set(matmul_.handle, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, added);
-    }
-  }
-
-  /// Returns cuBLASLt's proposals, with and without scratch memory, each once. Those with scratch
-  /// memory may first clear it, which is one more launch.
-  std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle) const {
-    std::vector<cublasLtMatmulHeuristicResult_t> found;
-    for (const size_t workspace : {kMaxWorkspaceBytes, size_t{0}}) {
-      Preference preference;
-      check(cublasLtMatmulPreferenceCreate(&preference.handle), "preference");
-      check(cublasLtMatmulPreferenceSetAttribute(preference.handle,
-                                                 CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                 &workspace, sizeof(workspace)),
-            "workspace preference");
-      std::vector<cublasLtMatmulHeuristicResult_t> proposed(kCandidates);
-      int count = 0;
-      const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-          handle, matmul_.handle, weight_layout_.handle, x_layout_.handle, residual_layout_.handle,
-          y_layout_.handle, preference.handle, kCandidates, proposed.data(), &count);
-      if (status != CUBLAS_STATUS_SUCCESS) count = 0;
-      for (int i = 0; i < count; ++i) {
-        const bool isKnown = std::any_of(found.begin(), found.end(), [&](const auto& other) {
-          return proposed[i].workspaceSize == other.workspaceSize &&
-                 std::memcmp(&proposed[i].algo, &other.algo, sizeof(other.algo)) == 0;
-        });
-        if (proposed[i].state == CUBLAS_STATUS_SUCCESS && !isKnown) found.push_back(proposed[i]);
-      }
-    }
-    TORCH_CHECK(!found.empty(), "lite::linear: cuBLASLt has no algorithm for this shape");
-    return found;
-  }
-
-  cublasStatus_t run(cublasLtHandle_t handle, const cublasLtMatmulHeuristicResult_t& choice,
-                     void* workspace, cudaStream_t stream) const {
-    return cublasLtMatmul(handle, matmul_.handle, &alpha_, weight_, weight_layout_.handle, x_,
-                          x_layout_.handle, &beta_, residual_, residual_layout_.handle, y_,
-                          y_layout_.handle, &choice.algo, workspace, choice.workspaceSize, stream);
-  }
-
- private:
-  int64_t rows_;
-  float alpha_;
-  const void *x_, *weight_, *residual_;
-  void* y_;
-  float beta_;
-  MatmulDescriptor matmul_;
-  Layout weight_layout_, x_layout_, residual_layout_, y_layout_;
-};
-
-Tensor workspace(size_t bytes, const Tensor& like) {
-  return at::empty({static_cast<int64_t>(std::max<size_t>(bytes, 1))},
-                   like.options().dtype(at::kByte));
-}
-
-using Kernel = decltype(lite::linear)*;
-
-// One way to compute a product: an algorithm of cuBLASLt, or a variant of one of our kernels.
-struct Choice {
-  std::optional<cublasLtMatmulHeuristicResult_t> algorithm;
-  Kernel kernel = nullptr;
-  int variant = 0;
-};
-
-// A product that can run in any of its ways. Returns false if a way does not work.
-class Candidates {
- public:
-  std::vector<Choice> choices;
-
-  virtual ~Candidates() = default;
-  virtual bool run(const Choice& choice, void* scratch) const = 0;
-};
-
-// Returns the milliseconds of kTimedRuns runs in a graph on the current stream, which is not the
-// default stream. Returns nothing if this way does not work, and clears the error that it left
-// behind. Gives up on a way that takes far longer than `toBeat`, the time of another.
-std::optional<float> timeOf(const Candidates& candidates, const Choice& choice, void* scratch,
-                            float toBeat) {
-  if (!candidates.run(choice, scratch)) {  // also loads the code
-    cudaGetLastError();
-    return std::nullopt;
-  }
-  Graph graph;
-  C10_CUDA_CHECK(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal));
-  bool good = true;
-  for (int run = 0; run < kTimedRuns; ++run) good = candidates.run(choice, scratch) && good;
-  C10_CUDA_CHECK(cudaStreamEndCapture(stream(), &graph.handle));
-  if (!good) return std::nullopt;
-  Executable executable;
-  C10_CUDA_CHECK(cudaGraphInstantiate(&executable.handle, graph.handle, 0));
-
-  Event start, stop;
-  C10_CUDA_CHECK(cudaEventCreate(&start.handle));
-  C10_CUDA_CHECK(cudaEventCreate(&stop.handle));
-  float best = std::numeric_limits<float>::infinity();
-  for (int replay = 0; replay < kTimedReplays; ++replay) {
-    C10_CUDA_CHECK(cudaEventRecord(start.handle, stream()));
-    C10_CUDA_CHECK(cudaGraphLaunch(executable.handle, stream()));
-    C10_CUDA_CHECK(cudaEventRecord(stop.handle, stream()));
-    C10_CUDA_CHECK(cudaEventSynchronize(stop.handle));
-    float milliseconds = 0;
-    C10_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, start.handle, stop.handle));
-    if (replay > 0) best = std::min(best, milliseconds);
-    if (replay > 0 && best > kFarBehind * toBeat) break;
-  }
-  return best;
-}
-
-bool isCapturing() {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  C10_CUDA_CHECK(cudaStreamIsCapturing(stream(), &status));
-  return status != cudaStreamCaptureStatusNone;
-}
-
-// Returns the stream for timing on a device. It is not one of PyTorch's pool: these are 32 streams
-// that the pool hands out in turn, so it may also be the stream of a network in another thread,
-// which cannot replay its graphs during a capture there. The caller holds the mutex of runFastest.
-c10::cuda::CUDAStream timingStream(c10::DeviceIndex device) {
-  static std::map<c10::DeviceIndex, cudaStream_t> streams;
-  cudaStream_t& own = streams[device];
-  if (own == nullptr) C10_CUDA_CHECK(cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking));
-  return c10::cuda::getStreamFromExternal(own, device);
-}
-
-Choice fastest(const char* op, const Candidates& candidates, const Tensor& like) {
-  C10_CUDA_CHECK(cudaStreamSynchronize(stream()));  // the operands are ready
-  const c10::cuda::CUDAStreamGuard guard(timingStream(like.device().index()));
-  const Tensor scratch = workspace(kMaxWorkspaceBytes, like);
-  Choice best = candidates.choices.front();
-  float bestTime = std::numeric_limits<float>::infinity();
-  for (const Choice& choice : candidates.choices) {
-    const float time = timeOf(candidates, choice, scratch.data_ptr(), bestTime)
-                           .value_or(std::numeric_limits<float>::infinity());
-    if (time < bestTime) {
-      best = choice;
-      bestTime = time;
-    }
-  }
-  C10_CUDA_CHECK(cudaStreamSynchronize(stream()));
-  TORCH_CHECK(bestTime < std::numeric_limits<float>::infinity(), "lite::", op, ": none of the ",
-              std::to_string(candidates.choices.size()), " ways to compute this product works");
-  return best;
-}
-
-// Device, rows, outputs, inputs, dtype, and what is in the epilogue.
-using Shape = std::tuple<int, int64_t, int64_t, int64_t, int, int>;
-
-template <typename MakeCandidates>
-void runFastest(const char* op, const Tensor& x, const Tensor& weight, int flags,
-                const MakeCandidates& make) {
-  static std::mutex mutex;
-  static std::map<Shape, Choice> chosen;
-  const Shape shape{static_cast<int>(x.device().index()),
-                    x.numel() / x.size(-1),
-                    weight.size(0),
-                    weight.size(1),
-                    static_cast<int>(x.scalar_type()),
-                    flags};
-  std::unique_lock<std::mutex> lock(mutex);  // one thread times at a time
-  const auto known = chosen.find(shape);
-  const bool met = known != chosen.end();
-  const auto candidates = make(met ? &known->second : nullptr);
-  Choice choice;
-  if (met) {
-    choice = known->second;
-  } else if (isCapturing()) {
-    choice = candidates.choices.front();  // not kept, since it was not timed
-  } else {
-    choice = chosen[shape] = fastest(op, candidates, x);
-  }
-  lock.unlock();
-  const size_t bytes = choice.algorithm ? choice.algorithm->workspaceSize : 0;
-  const Tensor scratch = workspace(bytes, x);
-  TORCH_CHECK(candidates.run(choice, scratch.data_ptr()), "lite::", op, ": the product failed");
-}
+// From here on, the kernels for many rows are candidates.
+constexpr int64_t kManyRows = 1024;
 
 lite::LinearParams paramsOf(const char* op, const Tensor& x, const Tensor& weight,
                             lite::Activation activation) {
   return {x.numel() / x.size(-1), narrow(op, weight.size(1)), narrow(op, weight.size(0)),
-          activation, lite::torch_ops::dataType(op, x)};
+          activation, dataType(op, x)};
 }
 
 lite::LinearTensors tensorsOf(const char* op, const Tensor& x, const Tensor& weight,
@@ -396,41 +115,41 @@ class LinearCandidates : public Candidates {
   std::optional<OwnKernels> own_;
 };
 
-// cuBLASLt has no gate. With one of its algorithms, a separate kernel computes the gate after the
-// product.
-class GluCandidates : public Candidates {
+using Launch = std::function<cudaError_t()>;
+
+// A product and something that cuBLASLt does not offer. With one of its algorithms, a separate
+// kernel follows. Our own kernels have it in their epilogue.
+class FollowedCandidates : public Candidates {
  public:
-  GluCandidates(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                const lite::LinearParams& params, const lite::LinearTensors& tensors, bool tf32,
-                const Choice* known)
+  /// `makeProblem` makes the product for cuBLASLt, and is called only if that may run. `wide`, if
+  /// there is one, is the kernel for many rows. With `known`, there are no candidates, because that
+  /// choice will run.
+  FollowedCandidates(const std::function<void(std::optional<Problem>&)>& makeProblem,
+                     const std::optional<OwnKernels>& own, Launch wide, Launch follow,
+                     const Choice* known)
       : handle_(at::cuda::getCurrentCUDABlasLtHandle()),
-        own_(params, tensors, tf32),
-        gate_{params.rows, params.out / 2, params.dtype},
-        mask_(tensors.mask),
-        y_(tensors.y) {
-    if (known == nullptr || known->algorithm) {
-      both_ = at::empty({params.rows, params.out}, x.options());
-      problem_.emplace(x, weight, bias, std::nullopt, /*relu=*/false, tf32, both_);
-    }
+        own_(own),
+        wide_(std::move(wide)),
+        follow_(std::move(follow)) {
+    if (known == nullptr || known->algorithm) makeProblem(problem_);
     if (known != nullptr) return;
     for (const auto& algorithm : problem_->candidates(handle_)) choices.push_back({algorithm});
-    own_.addTo(choices);
+    if (own_) own_->addTo(choices);
+    if (wide_) choices.push_back({});
   }
 
   bool run(const Choice& choice, void* scratch) const override {
-    if (!choice.algorithm) return own_.run(choice);
+    if (choice.kernel != nullptr) return own_->run(choice);
+    if (!choice.algorithm) return wide_() == cudaSuccess;
     return problem_->run(handle_, *choice.algorithm, scratch, stream()) == CUBLAS_STATUS_SUCCESS &&
-           lite::gluMask(gate_, both_.data_ptr(), mask_, y_, stream()) == cudaSuccess;
+           follow_() == cudaSuccess;
   }
 
  private:
-  Tensor both_;  // values and gates
-  std::optional<Problem> problem_;
   cublasLtHandle_t handle_;
-  OwnKernels own_;
-  lite::GluMaskParams gate_;
-  const int32_t* mask_;
-  void* y_;
+  std::optional<Problem> problem_;
+  std::optional<OwnKernels> own_;
+  Launch wide_, follow_;
 };
 
 std::vector<int64_t> checkedShape(const char* op, const Tensor& x, const Tensor& weight,
@@ -464,32 +183,40 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
   return y;
 }
 
+// Checks a linear layer of FP8 operands with 16-bit results, or with `dtype` those of e4m3. Returns
+// the shape of its result.
+std::vector<int64_t> checkedFp8Shape(const char* op, const Tensor& x, const Tensor& weight,
+                                     const OptionalTensor& bias, at::ScalarType dtype) {
+  TORCH_CHECK(x.scalar_type() == at::kFloat8_e4m3fn, "lite::", op, ": x must be e4m3, got ",
+              c10::toString(x.scalar_type()));
+  const bool is16Bit = dtype == at::kHalf || dtype == at::kBFloat16;
+  TORCH_CHECK(is16Bit || dtype == at::kFloat8_e4m3fn, "lite::", op,
+              ": the result must be float16, bfloat16 or e4m3, not ", c10::toString(dtype));
+  const auto shape = checkedShape(op, x, weight, std::nullopt);
+  TORCH_CHECK(weight.size(0) % 16 == 0 && weight.size(1) % 16 == 0, "lite::", op,
+              ": the sizes of weight must be multiples of 16, got ", text(weight.sizes()));
+  if (bias) {
+    const auto kind = bias->scalar_type();
+    TORCH_CHECK(is16Bit ? kind == dtype : kind == at::kHalf || kind == at::kBFloat16, "lite::", op,
+                ": bias must have the result's type, or 16 bits for e4m3");
+    TORCH_CHECK(bias->device() == x.device(), "lite::", op, ": bias must be on the device of x");
+    requireTensor(op, "bias", *bias, {weight.size(0)}, *bias);
+  }
+  return shape;
+}
+
+constexpr int kGluFlag = 16, kFp8Flag = 32, kNormFlag = 1 << 16;  // the types' numbers lie between
+
 Tensor linearFp8(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                  const OptionalTensor& residual, bool relu, double alpha, at::ScalarType dtype) {
   constexpr const char* kOp = "linear_fp8";
-  TORCH_CHECK(x.scalar_type() == at::kFloat8_e4m3fn, "lite::linear_fp8: x must be e4m3, got ",
-              c10::toString(x.scalar_type()));
-  const bool is16Bit = dtype == at::kHalf || dtype == at::kBFloat16;
-  TORCH_CHECK(is16Bit || dtype == at::kFloat8_e4m3fn,
-              "lite::linear_fp8: the result must be float16, bfloat16 or e4m3, not ",
-              c10::toString(dtype));
-  const auto shape = checkedShape(kOp, x, weight, std::nullopt);
-  TORCH_CHECK(weight.size(0) % 16 == 0 && weight.size(1) % 16 == 0,
-              "lite::linear_fp8: the sizes of weight must be multiples of 16, got ",
-              text(weight.sizes()));
-  if (bias) {
-    const auto kind = bias->scalar_type();
-    TORCH_CHECK(is16Bit ? kind == dtype : kind == at::kHalf || kind == at::kBFloat16,
-                "lite::linear_fp8: bias must have the result's type, or 16 bits for e4m3");
-    TORCH_CHECK(bias->device() == x.device(), "lite::linear_fp8: bias must be on the device of x");
-    requireTensor(kOp, "bias", *bias, {weight.size(0)}, *bias);
-  }
-  TORCH_CHECK(!residual || (is16Bit && !relu && residual->device() == x.device()),
-              "lite::linear_fp8: a residual needs a 16-bit result on its device, without relu");
+  const auto shape = checkedFp8Shape(kOp, x, weight, bias, dtype);
+  TORCH_CHECK(
+      !residual || (dtype != at::kFloat8_e4m3fn && !relu && residual->device() == x.device()),
+      "lite::linear_fp8: a residual needs a 16-bit result on its device, without relu");
   const c10::cuda::CUDAGuard guard(x.device());
   Tensor y = at::empty(shape, x.options().dtype(dtype));
   if (residual) requireTensor(kOp, "residual", *residual, shape, y);
-  constexpr int kFp8Flag = 32;
   const int flags = kFp8Flag * (1 + static_cast<int>(dtype)) + relu + 2 * bias.has_value() +
                     4 * residual.has_value();
   const Problem problem(x, weight, bias, residual, relu, /*tf32=*/false, y,
@@ -500,21 +227,163 @@ Tensor linearFp8(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
   return y;
 }
 
+// The parameters of the kernels for many rows.
+lite::WideParams wideParams(const char* op, const Tensor& x, const Tensor& weight,
+                            at::ScalarType dtype, double alpha) {
+  return {x.numel() / x.size(-1),
+          narrow(op, weight.size(1)),
+          narrow(op, weight.size(0)),
+          dataType(op, dtype),
+          x.scalar_type() == at::kFloat8_e4m3fn,
+          static_cast<float>(alpha)};
+}
+
+// Returns whether a kernel for many rows is worth a try.
+bool isWide(const lite::WideParams& params, const char* reasonAgainst) {
+  return reasonAgainst == nullptr && params.rows >= kManyRows && lite::hasLinearTf32();
+}
+
+// Values and gates of `shape`, multiplied. `own` adds the kernels for the given tensors.
+template <typename Own>
+Tensor gatedProduct(const char* op, const Tensor& x, const Tensor& weight,
+                    const OptionalTensor& bias, const OptionalTensor& mask, bool tf32,
+                    const lite::WideParams* wide, at::ScalarType dtype,
+                    std::optional<double> fp8_factor, std::vector<int64_t> shape, int flags,
+                    const Own& own) {
+  TORCH_CHECK(shape.back() % 2 == 0, "lite::", op, ": values and gates must be as many");
+  const c10::cuda::CUDAGuard guard(x.device());
+  const auto options = x.options().dtype(dtype);
+  const auto bothShape = shape;
+  shape.back() /= 2;
+  const Tensor y = at::empty(shape, fp8_factor ? options.dtype(at::kFloat8_e4m3fn) : options);
+  const float factor = static_cast<float>(fp8_factor.value_or(0));
+  const int32_t* keep = int32OrNull(op, "mask", mask, x.sizes().slice(0, x.dim() - 1), x);
+  Tensor both;  // values and gates, for cuBLASLt
+  const auto makeProblem = [&](std::optional<Problem>& problem) {
+    both = at::empty(bothShape, options);
+    problem.emplace(x, weight, bias, std::nullopt, /*relu=*/false, tf32, both,
+                    wide ? wide->alpha : 1.0f);
+  };
+  const lite::GluMaskParams gate{y.numel() / y.size(-1), narrow(op, y.size(-1)),
+                                 dataType(op, dtype)};
+  const Launch follow = [&] {
+    return lite::gluMask(gate, both.data_ptr(), keep, y.data_ptr(), stream(), factor);
+  };
+  Launch fused;
+  if (wide != nullptr && isWide(*wide, checkWideGate(*wide))) {
+    fused = [&] {
+      const lite::WideGateTensors tensors{
+          x.data_ptr(), weight.data_ptr(), bias ? bias->data_ptr() : nullptr,
+          keep,         y.data_ptr(),      factor};
+      return lite::linearGate(*wide, tensors, stream());
+    };
+  }
+  runFastest(op, x, weight, flags, [&](const Choice* known) {
+    return FollowedCandidates(makeProblem, own(y), fused, follow, known);
+  });
+  return y;
+}
+
 Tensor linearGlu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                  const OptionalTensor& mask, bool tf32) {
   constexpr const char* kOp = "linear_glu";
-  auto shape = checkedShape(kOp, x, weight, bias);
-  TORCH_CHECK(shape.back() % 2 == 0, "lite::", kOp, ": values and gates must be as many");
-  shape.back() /= 2;
+  const auto shape = checkedShape(kOp, x, weight, bias);
   const auto params = paramsOf(kOp, x, weight, lite::Activation::kGlu);
+  const bool is16Bit = x.scalar_type() != at::kFloat;
+  const auto wide = wideParams(kOp, x, weight, x.scalar_type(), 1.0);
+  return gatedProduct(
+      kOp, x, weight, bias, mask, tf32, is16Bit ? &wide : nullptr, x.scalar_type(), std::nullopt,
+      shape, kGluFlag + 2 * bias.has_value() + 8 * tf32, [&](const Tensor& y) {
+        return OwnKernels(params, tensorsOf(kOp, x, weight, bias, std::nullopt, mask, y), tf32);
+      });
+}
+
+Tensor linearGluFp8(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                    const OptionalTensor& mask, double alpha, at::ScalarType dtype,
+                    std::optional<double> fp8_factor) {
+  constexpr const char* kOp = "linear_glu_fp8";
+  TORCH_CHECK(dtype == at::kHalf || dtype == at::kBFloat16, "lite::", kOp,
+              ": the type of values and gates must be float16 or bfloat16, not ",
+              c10::toString(dtype));
+  if (fp8_factor) requireFactor(kOp, *fp8_factor);
+  const auto shape = checkedFp8Shape(kOp, x, weight, bias, dtype);
+  const auto wide = wideParams(kOp, x, weight, dtype, alpha);
+  const int flags = kFp8Flag * (1 + static_cast<int>(dtype)) + kGluFlag + 2 * bias.has_value() +
+                    8 * fp8_factor.has_value();
+  return gatedProduct(kOp, x, weight, bias, mask, false, &wide, dtype, fp8_factor, shape, flags,
+                      [](const Tensor&) { return std::nullopt; });
+}
+
+// Returns LayerNorm of a linear layer's result and a residual, plus `after` [T, C] for every
+// sentence of x [B, T, C]. With `fp8_factor` the result is returned a second time, in FP8.
+std::vector<Tensor> linearNorm(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                               double alpha, const Tensor& residual, const Tensor& scale,
+                               const Tensor& shift, double eps, const OptionalTensor& after,
+                               std::optional<double> fp8_factor) {
+  constexpr const char* kOp = "linear_norm";
+  requireRank(kOp, "x", x, 3);
+  const bool fp8 = x.scalar_type() == at::kFloat8_e4m3fn;
+  const auto dtype = residual.scalar_type();
+  TORCH_CHECK(dtype == at::kHalf || dtype == at::kBFloat16,
+              "lite::linear_norm: residual must be float16 or bfloat16, got ",
+              c10::toString(dtype));
+  TORCH_CHECK(fp8 || x.scalar_type() == dtype,
+              "lite::linear_norm: x must be e4m3 or have the residual's type");
+  const auto shape =
+      fp8 ? checkedFp8Shape(kOp, x, weight, bias, dtype) : checkedShape(kOp, x, weight, bias);
+  TORCH_CHECK(residual.device() == x.device(), "lite::linear_norm: residual must be on ",
+              x.device().str());
+  requireTensor(kOp, "residual", residual, shape, residual);
+  const auto norm = normParams(kOp, residual, scale, shift, eps, after);
+  if (fp8_factor) {
+    requireFactor(kOp, *fp8_factor);
+    TORCH_CHECK(weight.size(0) % 16 == 0,
+                "lite::linear_norm: FP8 needs outputs in multiples of 16");
+  }
   const c10::cuda::CUDAGuard guard(x.device());
-  Tensor y = at::empty(shape, x.options());
-  const auto tensors = tensorsOf(kOp, x, weight, bias, std::nullopt, mask, y);
-  constexpr int kGluFlag = 16;
-  runFastest(kOp, x, weight, kGluFlag + 2 * bias.has_value() + 8 * tf32, [&](const Choice* known) {
-    return GluCandidates(x, weight, bias, params, tensors, tf32, known);
+  std::vector<Tensor> results{at::empty_like(residual)};
+  if (fp8_factor) {
+    results.push_back(at::empty_like(residual, residual.options().dtype(at::kFloat8_e4m3fn)));
+  }
+  void* second = fp8_factor ? results[1].data_ptr() : nullptr;
+  const void* added = after ? after->data_ptr() : nullptr;
+  const float factor = static_cast<float>(fp8_factor.value_or(0));
+  const auto wide = wideParams(kOp, x, weight, dtype, alpha);
+  Tensor sum;  // with the residual, for cuBLASLt
+  const auto makeProblem = [&](std::optional<Problem>& problem) {
+    sum = at::empty_like(residual);
+    problem.emplace(x, weight, bias, residual, /*relu=*/false, /*tf32=*/false, sum,
+                    static_cast<float>(alpha));
+  };
+  const Launch follow = [&] {
+    return lite::layerNorm(norm, sum.data_ptr(), nullptr, scale.const_data_ptr<float>(),
+                           shift.const_data_ptr<float>(), results[0].data_ptr(), stream(), added,
+                           x.size(1), second, factor);
+  };
+  Launch fused;
+  if (isWide(wide, checkWideNorm(wide))) {
+    fused = [&] {
+      const lite::WideNormTensors tensors{x.data_ptr(),
+                                          weight.data_ptr(),
+                                          bias ? bias->data_ptr() : nullptr,
+                                          residual.data_ptr(),
+                                          scale.const_data_ptr<float>(),
+                                          shift.const_data_ptr<float>(),
+                                          static_cast<float>(eps),
+                                          added,
+                                          x.size(1),
+                                          results[0].data_ptr(),
+                                          second,
+                                          factor};
+      return lite::linearNorm(wide, tensors, stream());
+    };
+  }
+  const int flags = kNormFlag + kFp8Flag * fp8 + kGluFlag * fp8_factor.has_value() +
+                    2 * bias.has_value() + 4 * after.has_value() + 8 * (dtype == at::kHalf);
+  runFastest(kOp, x, weight, flags, [&](const Choice* known) {
+    return FollowedCandidates(makeProblem, std::nullopt, fused, follow, known);
   });
-  return y;
+  return results;
 }
 
 // Returns whether the gate is fastest in the product's epilogue, rather than where its result is
@@ -522,7 +391,15 @@ Tensor linearGlu(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
 bool gatesInProduct(const Tensor& x) {
   const c10::cuda::CUDAGuard guard(x.device());
   if (x.scalar_type() == at::kFloat) return lite::hasLinearTf32();
-  return x.numel() / x.size(-1) <= kFewRows;
+  return x.scalar_type() != at::kFloat8_e4m3fn && x.numel() / x.size(-1) <= kFewRows;
+}
+
+// Returns whether linear_norm may be faster than a linear layer and LayerNorm one after the other.
+bool normsInProduct(const Tensor& x, const Tensor& weight, at::ScalarType dtype) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  if (x.scalar_type() == at::kFloat) return false;
+  const auto wide = wideParams("norms_in_product", x, weight, dtype, 1.0);
+  return isWide(wide, checkWideNorm(wide));
 }
 
 }  // namespace
@@ -536,12 +413,22 @@ TORCH_LIBRARY_FRAGMENT(lite, library) {
   library.def(
       "linear_fp8(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool relu, "
       "float alpha, ScalarType dtype) -> Tensor");
+  library.def(
+      "linear_glu_fp8(Tensor x, Tensor weight, Tensor? bias, Tensor? mask, float alpha, "
+      "ScalarType dtype, float? fp8_factor) -> Tensor");
+  library.def(
+      "linear_norm(Tensor x, Tensor weight, Tensor? bias, float alpha, Tensor residual, "
+      "Tensor scale, Tensor shift, float eps, Tensor? after, float? fp8_factor) -> Tensor[]");
   library.def("gates_in_product(Tensor x) -> bool");
+  library.def("norms_in_product(Tensor x, Tensor weight, ScalarType dtype) -> bool");
 }
 
 TORCH_LIBRARY_IMPL(lite, CUDA, library) {
   library.impl("linear", &linear);
   library.impl("linear_glu", &linearGlu);
   library.impl("linear_fp8", &linearFp8);
+  library.impl("linear_glu_fp8", &linearGluFp8);
+  library.impl("linear_norm", &linearNorm);
   library.impl("gates_in_product", &gatesInProduct);
+  library.impl("norms_in_product", &normsInProduct);
 }

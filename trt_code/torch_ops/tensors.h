@@ -120,13 +120,18 @@ std::optional<std::string> whyNot(const Params& params) {
   return reason == nullptr ? std::nullopt : std::optional<std::string>(reason);
 }
 
+/// Raises an error unless a factor that brings values into FP8's range is usable.
+inline void requireFactor(const char* op, double fp8_factor) {
+  TORCH_CHECK(fp8_factor > 0 && fp8_factor < std::numeric_limits<float>::infinity(), "lite::", op,
+              ": the FP8 factor must be positive and finite");
+}
+
 /// Returns the type of a result: FP8 if a factor is given that brings it into FP8's range.
 inline at::ScalarType resultType(const char* op, const at::Tensor& x,
                                  std::optional<double> fp8_factor) {
   if (!fp8_factor) return x.scalar_type();
   TORCH_CHECK(x.scalar_type() != at::kFloat, "lite::", op, ": FP8 is for 16-bit inputs");
-  TORCH_CHECK(*fp8_factor > 0 && *fp8_factor < std::numeric_limits<float>::infinity(), "lite::", op,
-              ": the FP8 factor must be positive and finite");
+  requireFactor(op, *fp8_factor);
   return at::kFloat8_e4m3fn;
 }
 

@@ -40,6 +40,32 @@ __device__ __forceinline__ void loadBox(uint32_t to, const CUtensorMap* matrix, 
       : "memory");
 }
 
+/// Starts to copy a box from this block's shared memory to a matrix. Elements outside the matrix
+/// are not written. The copy belongs to this thread's open group.
+__device__ __forceinline__ void storeBox(const CUtensorMap* matrix, int column, int row,
+                                         uint32_t from) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(matrix),
+      "r"(column), "r"(row), "r"(from)
+      : "memory");
+}
+
+/// Closes the group of this thread's copies to global memory.
+__device__ __forceinline__ void commitStores() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/// Waits until this thread's closed groups have read shared memory, or with kWritten until they
+/// have written global memory.
+template <bool kWritten>
+__device__ __forceinline__ void waitForStores() {
+  if constexpr (kWritten) {
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+  } else {
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+  }
+}
+
 /// Prefetches global memory into L2, for a later copy.
 __device__ __forceinline__ void bulkPrefetch(const void* from, uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");

@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <cstdint>
 
@@ -98,6 +99,35 @@ LITE_WARPGROUP_PRODUCTS(__half, "k16", "f16.f16", ", 0, 0")
 LITE_WARPGROUP_PRODUCTS(__nv_bfloat16, "k16", "bf16.bf16", ", 0, 0")
 LITE_WARPGROUP_PRODUCTS(float, "k8", "tf32.tf32", "")
 #undef LITE_WARPGROUP_PRODUCTS
+
+/// The same for tiles of 256 columns, of 16 bits or of e4m3 (32 elements of depth).
+#define LITE_WIDE_PRODUCT(type, depth, names, last)                                                \
+  template <>                                                                                      \
+  __device__ __forceinline__ void warpgroupProduct<type, 256>(float (&s)[128], uint64_t a,         \
+                                                              uint64_t b) {                        \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n256" depth ".f32." names                        \
+                 " {"                                                                              \
+                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                          \
+                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"                \
+                 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"                \
+                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"                \
+                 "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"                \
+                 "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"                \
+                 "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,"    \
+                 "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127" \
+                 "}, %128, %129, 1, 1, 1" last ";"                                                 \
+                 : LITE_SUMS_8(s, 0), LITE_SUMS_8(s, 8), LITE_SUMS_8(s, 16), LITE_SUMS_8(s, 24),   \
+                   LITE_SUMS_8(s, 32), LITE_SUMS_8(s, 40), LITE_SUMS_8(s, 48), LITE_SUMS_8(s, 56), \
+                   LITE_SUMS_8(s, 64), LITE_SUMS_8(s, 72), LITE_SUMS_8(s, 80), LITE_SUMS_8(s, 88), \
+                   LITE_SUMS_8(s, 96), LITE_SUMS_8(s, 104), LITE_SUMS_8(s, 112),                   \
+                   LITE_SUMS_8(s, 120)                                                             \
+                 : "l"(a), "l"(b));                                                                \
+  }
+
+LITE_WIDE_PRODUCT(__half, "k16", "f16.f16", ", 0, 0")
+LITE_WIDE_PRODUCT(__nv_bfloat16, "k16", "bf16.bf16", ", 0, 0")
+LITE_WIDE_PRODUCT(__nv_fp8_e4m3, "k32", "e4m3.e4m3", "")
+#undef LITE_WIDE_PRODUCT
 
 template <>
 __device__ __forceinline__ void warpgroupProduct<float, 128>(float (&s)[64], uint64_t a,

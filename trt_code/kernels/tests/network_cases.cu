@@ -1,3 +1,5 @@
+#include <cuda_fp8.h>
+
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -10,6 +12,7 @@
 #include "../glu_mask.h"
 #include "../layer_norm.h"
 #include "../linear.h"
+#include "../linear_wide.h"
 #include "../predict_length.h"
 #include "../self_conv.h"
 #include "../to_fp8.h"
@@ -159,6 +162,98 @@ void runLinear(Mode mode, int rows, int in, int out, DataType dtype, cudaStream_
       }
     }
   }
+}
+
+/// The kernels for many rows. kOffset moves the norm's inputs away from zero.
+template <typename T, typename In>
+void runWide(Mode mode, int rows, int in, int out, DataType dtype, cudaStream_t stream) {
+  if (!lite::hasLinearTf32()) return;
+  constexpr bool kFp8 = sizeof(In) == 1;
+  constexpr float kAlpha = kFp8 ? 0.5f : 1.0f, kEps = 1e-5f, kOffset = 3.0f;
+  constexpr int kPeriod = 7;
+  const double tolerance = dtype == DataType::kHalf ? 1e-3 : 8e-3;
+  const lite::WideParams params{rows, in, out, dtype, kFp8, kAlpha};
+  Session session(mode, stream);
+  const auto x = session.input<In>(size_t(rows) * in);
+  const auto weight = session.input<In>(size_t(out) * in, 1.0f / std::sqrt(float(in)));
+  const auto bias = session.input<T>(out), residual = session.input<T>(size_t(rows) * out);
+  const auto after = session.input<T>(size_t(kPeriod) * out);
+  const auto scale = session.input<float>(out), shift = session.input<float>(out);
+  const auto mask = session.integers<int32_t>(rows, 2);
+  std::vector<T> moved = residual->get();
+  for (T& value : moved) value = T(float(value) + kOffset);
+  residual->set(moved);
+  const auto toFloats = [](const auto& values) {
+    return std::vector<float>(values.begin(), values.end());
+  };
+  const auto xs = toFloats(x->get()), weights = toFloats(weight->get());
+  const auto biases = toFloats(bias->get());
+  const std::string sizes = std::to_string(rows) + " x " + std::to_string(in) + " x " +
+                            std::to_string(out) + (kFp8 ? " of FP8" : "");
+  // with alpha, but without the bias
+  const std::vector<float> none(out, 0.0f);
+  std::vector<double> products = linearOnHost<float>(rows, in, out, Activation::kNone, false, xs,
+                                                     weights, &none, nullptr, nullptr);
+  for (double& product : products) product *= kAlpha;
+
+  const int outs = out / 2;
+  const auto masks = mask->get();
+  std::vector<double> gated(size_t(rows) * outs);
+  for (int row = 0; row < rows; ++row) {
+    for (int column = 0; column < outs; ++column) {
+      const double* first = &products[size_t(row) * out];
+      const double gate = first[outs + column] + biases[outs + column];
+      const double value = (first[column] + biases[column]) / (1.0 + std::exp(-gate));
+      gated[size_t(row) * outs + column] = masks[row] == 0 ? 0.0 : value;
+    }
+  }
+  const auto y = session.memory<T>(gated.size());
+  const auto small = session.memory<uint8_t>(gated.size());
+  session.call(
+      "linearGate " + sizes,
+      [&](cudaStream_t on) {
+        return lite::linearGate(
+            params, {x->data(), weight->data(), bias->data(), mask->data(), y->data(), 0.0f}, on);
+      },
+      Outputs{y});
+  requireClose(toFloats(y->get()), gated, tolerance, "linearGate " + sizes);
+  session.call(
+      "linearGate to FP8 " + sizes,
+      [&](cudaStream_t on) {
+        return lite::linearGate(
+            params, {x->data(), weight->data(), nullptr, nullptr, small->data(), kFp8Factor}, on);
+      },
+      Outputs{small});
+
+  const auto residuals = toFloats(residual->get()), scales = scale->get(), shifts = shift->get();
+  const auto added = toFloats(after->get());
+  std::vector<double> normed(products.size());
+  for (int row = 0; row < rows; ++row) {
+    double* sums = &products[size_t(row) * out];
+    double mean = 0.0, squares = 0.0;
+    for (int c = 0; c < out; ++c) {
+      sums[c] += biases[c] + residuals[size_t(row) * out + c];
+      mean += sums[c] / out;
+    }
+    for (int c = 0; c < out; ++c) squares += (sums[c] - mean) * (sums[c] - mean) / out;
+    for (int c = 0; c < out; ++c) {
+      normed[size_t(row) * out + c] = (sums[c] - mean) / std::sqrt(squares + kEps) * scales[c] +
+                                      shifts[c] + added[row % kPeriod * out + c];
+    }
+  }
+  const auto result = session.memory<T>(normed.size());
+  const auto fp8 = session.memory<uint8_t>(normed.size());
+  session.call(
+      "linearNorm " + sizes,
+      [&](cudaStream_t on) {
+        return lite::linearNorm(
+            params,
+            {x->data(), weight->data(), bias->data(), residual->data(), scale->data(),
+             shift->data(), kEps, after->data(), kPeriod, result->data(), fp8->data(), kFp8Factor},
+            on);
+      },
+      Outputs{result, fp8});
+  requireClose(toFloats(result->get()), normed, tolerance, "linearNorm " + sizes);
 }
 
 /// Infinity, the largest float, and subnormal TF32 numbers in FP32, with weights whose low parts
@@ -473,6 +568,16 @@ void runAll(Mode mode, DataType dtype, cudaStream_t stream) {
 }
 
 template <typename T>
+void runAllWide(Mode mode, DataType dtype, cudaStream_t stream) {
+  runWide<T, T>(mode, 1, 8, 256, dtype, stream);
+  runWide<T, T>(mode, 300, 72, 512, dtype, stream);
+  runWide<T, T>(mode, 129, 520, 1024, dtype, stream);
+  runWide<T, __nv_fp8_e4m3>(mode, 257, 16, 256, dtype, stream);
+  runWide<T, __nv_fp8_e4m3>(mode, 140, 656, 512, dtype, stream);
+  runWide<T, T>(mode, 17000, 16, 512, dtype, stream);  // several tiles a block
+}
+
+template <typename T>
 void runAllStacks(Mode mode, DataType dtype, cudaStream_t stream) {
   runConvStack<T>(mode, 1, 1, 2, 0, dtype, stream);
   runConvStack<T>(mode, 3, 17, 4, 0, dtype, stream);
@@ -488,6 +593,11 @@ void runNetwork(Mode mode, cudaStream_t stream) {
   runAll<float>(mode, DataType::kFloat, stream);
   runAll<__half>(mode, DataType::kHalf, stream);
   runAll<__nv_bfloat16>(mode, DataType::kBFloat16, stream);
+}
+
+void runWideProducts(Mode mode, cudaStream_t stream) {
+  runAllWide<__half>(mode, DataType::kHalf, stream);
+  runAllWide<__nv_bfloat16>(mode, DataType::kBFloat16, stream);
 }
 
 void runStacks(Mode mode, cudaStream_t stream) {

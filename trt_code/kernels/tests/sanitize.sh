@@ -26,8 +26,13 @@ for tool in $tools; do
   # Racecheck (2025.3) does not follow that one lane arrives at an mbarrier, after __syncwarp, for
   # its warp: a ring of bulk copies with cuda::barrier has a report with such arrivals, and none when
   # every lane arrives. conv_stack's ring of weights has them throughout.
-  cases=--once
-  [ "$tool" != racecheck ] || cases=--once-without-stacks
+  # Initcheck (2025.3) does not see what the bulk engine writes to global memory, and reports all of it.
+  # The run on guarded memory tests that linear_wide writes every element.
+  case $tool in
+    racecheck) cases=--once-without-stacks ;;
+    initcheck) cases=--once-without-wide ;;
+    *) cases=--once ;;
+  esac
   (
     status=0
     start=$(date +%s)

@@ -62,6 +62,20 @@ def linear_glu(x, weight, bias, mask, tf32):
     return glu_mask(F.linear(x, weight, bias), mask)
 
 
+def linear_glu_fp8(x, weight, bias, mask, alpha, dtype, fp8_factor):
+    return glu_mask(linear_fp8(x, weight, bias, None, False, alpha, dtype), mask, fp8_factor)
+
+
+def linear_norm(x, weight, bias, alpha, residual, scale, shift, eps, after, fp8_factor):
+    wide = torch.promote_types(residual.dtype, torch.float32)
+    bias = None if bias is None else bias.to(wide)
+    y = linear(x.to(wide) * alpha, weight.to(wide), bias, residual.to(wide), False, False)
+    y = layer_norm(y, None, scale, shift, eps)
+    y = y if after is None else y + after
+    results = [y.to(residual.dtype)]
+    return results if fp8_factor is None else [*results, to_fp8(y, fp8_factor)]
+
+
 def layer_norm_add(x, scale, shift, eps, after):
     return layer_norm(x, None, scale, shift, eps) + after
 
@@ -199,7 +213,11 @@ def choose_step(
 
 
 def gates_in_product(x):
-    return x.shape[:-1].numel() <= 64
+    return x.dtype != torch.float8_e4m3fn and x.shape[:-1].numel() <= 64
+
+
+def norms_in_product(x, weight, dtype):
+    return x.shape[:-1].numel() > 64
 
 
 def self_conv_fits(channels, heads, kernel_size, padding_l, dtype):
@@ -246,7 +264,12 @@ SCHEMAS = {
     dynamic_conv_fused: "(Tensor x, Tensor logits, Tensor? mask, int heads, int kernel_size, "
     "int padding_l) -> Tensor",
     linear_glu: "(Tensor x, Tensor weight, Tensor? bias, Tensor? mask, bool tf32) -> Tensor",
+    linear_glu_fp8: "(Tensor x, Tensor weight, Tensor? bias, Tensor? mask, float alpha, "
+    "ScalarType dtype, float? fp8_factor) -> Tensor",
+    linear_norm: "(Tensor x, Tensor weight, Tensor? bias, float alpha, Tensor residual, "
+    "Tensor scale, Tensor shift, float eps, Tensor? after, float? fp8_factor) -> Tensor[]",
     gates_in_product: "(Tensor x) -> bool",
+    norms_in_product: "(Tensor x, Tensor weight, ScalarType dtype) -> bool",
     layer_norm_add: "(Tensor x, Tensor scale, Tensor shift, float eps, Tensor after) -> Tensor",
     self_conv: "(Tensor x, Tensor weight, Tensor? mask, int heads, int kernel_size, "
     "int padding_l, bool glu, bool tf32=False, float? fp8_factor=None) -> Tensor",
@@ -294,9 +317,9 @@ def register() -> torch.library.Library:
     return library
 
 
-def as_tuple(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return an operator's results as a list."""
-    return result if isinstance(result, tuple) else (result,)
+def as_tuple(result: Tensor | tuple[Tensor, ...] | list[Tensor]) -> tuple[Tensor, ...]:
+    """Return an operator's results as a tuple."""
+    return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
 def relative_error(actual: Tensor, exact: Tensor) -> float:

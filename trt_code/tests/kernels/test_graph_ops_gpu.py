@@ -52,7 +52,8 @@ def test_linear(dtype, shape, parts):
 
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 8, 8), (3, 7, 64, 24), (16, 32, 512, 1024), (2, 50, 496, 104)]
+    "shape",
+    [(1, 1, 8, 8), (3, 7, 64, 24), (16, 32, 512, 1024), (2, 50, 496, 104), (13, 100, 80, 512)],
 )
 @pytest.mark.parametrize("masked", [False, True])
 def test_linear_glu(dtype, shape, masked):
@@ -60,6 +61,35 @@ def test_linear_glu(dtype, shape, masked):
     x, weight, bias = tensors(dtype, (batch, length, inner), (outer, inner), (outer,))
     mask = mask_of([length - i % length for i in range(batch)], length) if masked else None
     check("linear_glu", x, weight * inner**-0.5, bias, mask, False, dtype=dtype)
+
+
+MANY_ROWS = [(3, 7, 64, 32), (9, 130, 80, 256), (13, 301, 512, 512), (16, 64, 2048, 1024)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", MANY_ROWS)
+@pytest.mark.parametrize("parts", [(True, True, True), (False, False, False)])
+def test_linear_norm(dtype, shape, parts):
+    """The fastest way for the sizes; ``kernel_driver`` tests the kernel for many rows alone."""
+    batch, length, inner, outer = shape
+    x, weight, bias, residual, after = tensors(
+        dtype, shape[:3], (outer, inner), (outer,), (batch, length, outer), (length, outer)
+    )
+    scale, shift = tensors(torch.float32, (outer,), (outer,))
+    bias, after, fp8_factor = (
+        v if part else None for v, part in zip((bias, after, 20.0), parts, strict=True)
+    )
+    product = x, weight * inner**-0.5, bias, 1.0, residual
+    arguments = *product, scale, shift, 1e-5, after, fp8_factor
+    actual, again = (torch.ops.lite.linear_norm(*arguments) for _ in range(2))
+    exact = reference_ops.linear_norm(*map(widen, arguments[:9]), None)[0]
+    assert len(actual) == 1 + (fp8_factor is not None)
+    assert all(
+        a.view(torch.uint8).equal(b.view(torch.uint8)) for a, b in zip(actual, again, strict=True)
+    )
+    assert relative_error(actual[0], exact) <= FLOOR[dtype]
+    if fp8_factor is not None:
+        check_fp8(actual[1], exact, fp8_factor)
 
 
 @pytest.mark.parametrize("tf32", [True, False], ids=["tf32", "fp32"])
@@ -317,6 +347,42 @@ def test_linear_fp8(dtype, shape, parts):
         assert relative_error(actual, exact) < 2 * FLOOR[dtype]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 7, 64, 48), (9, 130, 80, 256), (13, 301, 512, 1024)])
+@pytest.mark.parametrize("fp8_factor", [None, 50.0])
+def test_linear_glu_fp8(dtype, shape, fp8_factor):
+    batch, length, inner, outer = shape
+    x, weight, bias = tensors(dtype, shape[:3], (outer, inner), (outer,))
+    mask = mask_of([length - i % length for i in range(batch)], length)
+    arguments = x.to(FP8), weight.to(FP8), bias, mask, inner**-0.5, dtype, fp8_factor
+    actual, again = (torch.ops.lite.linear_glu_fp8(*arguments) for _ in range(2))
+    y = arguments[0].double() @ arguments[1].double().T * arguments[4] + bias.double()
+    exact = reference_ops.glu_mask(y, mask)
+    assert actual.view(torch.uint8).equal(again.view(torch.uint8))
+    if fp8_factor is None:
+        assert relative_error(actual, exact) < 2 * FLOOR[dtype]
+    else:
+        check_fp8(actual, exact, fp8_factor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 7, 64, 48), (9, 130, 80, 256), (13, 301, 2048, 512)])
+@pytest.mark.parametrize("fp8_factor", [None, 20.0])
+def test_linear_norm_of_fp8(dtype, shape, fp8_factor):
+    batch, length, inner, outer = shape
+    x, weight, bias, residual, after = tensors(
+        dtype, shape[:3], (outer, inner), (outer,), (batch, length, outer), (length, outer)
+    )
+    scale, shift = tensors(torch.float32, (outer,), (outer,))
+    product = x.to(FP8), weight.to(FP8), bias, inner**-0.5, residual
+    actual = torch.ops.lite.linear_norm(*product, scale, shift, 1e-5, after, fp8_factor)
+    exact = product[0].double() @ product[1].double().T * product[3] + (bias + residual.double())
+    exact = reference_ops.layer_norm(exact, None, scale, shift, 1e-5) + after
+    assert relative_error(actual[0], exact) < 2 * FLOOR[dtype]
+    if fp8_factor is not None:
+        check_fp8(actual[1], exact, fp8_factor)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -527,6 +593,10 @@ def test_a_choice_made_while_capturing_is_not_kept():
         ("linear", lambda x: (x, x.new_ones(8, 16), x.new_ones(7), None, False, False)),
         ("self_conv", lambda x: (x, x.new_ones(6, 8), None, 2, 3, 1, False)),
         ("linear_glu", lambda x: (x, x.new_ones(7, 16), None, None, False)),
+        (
+            "linear_norm",
+            lambda x: (x, x[0, :, :16], None, 1.0, x.half(), x[0, 0], x[0, 0], 0.0, None, None),
+        ),
         ("attention", lambda x: (x.half(), x.new_ones(2, 4, 32).half(), None, 0, 3)),
         ("embed_source", lambda x: (x[0].int(), x[0], x[0])),
         ("predict_length", lambda x: (x, x[:, :, 0], x[0], x[0, :2, 0].long(), 0, False)),

@@ -8,12 +8,14 @@ have random weights: CTranslate2 runs a Transformer with as many layers, channel
 has no convolutions), and the native runner runs the same Transformer for comparison. Sources have random
 words and 8 to 24 tokens. With ``--one-pass demo`` a one-pass network translates at the same length too, and
 CTranslate2 runs a Transformer of its size. All systems use the same number of threads in total and take
-turns; the time is that of whole batches from token ids to token ids, without text. Before the timing each
-system must give the forced length. On a GPU, ``cuda-graph`` in FP16 takes the place of the CPU's runners.
-Writes ``build/forced_length/results.json`` and ``.md``.
+turns. CTranslate2's workers and the native runner have several batches at a time. The time is that of all
+batches from token ids to token ids, without text. Before the timing each system must give the forced length.
+On a GPU, ``cuda-graph`` in FP16 takes the place of the CPU's runners. Writes
+``build/forced_length/results.json`` and ``.md``.
 """
 
 import argparse
+import concurrent.futures
 import functools
 import tempfile
 import time
@@ -66,6 +68,7 @@ TABLE = Table(
 )
 Translate = Callable[[list[list[int]], int, int], None]
 """Translates sources with a beam, in batches of a size; checks the lengths."""
+CALLS = 2  # batches that native translates at a time, as make translate gives them to it
 
 
 class Options:
@@ -93,14 +96,31 @@ def in_batches(search: Callable[[np.ndarray, SearchOptions], Found], forced: Opt
     return translate
 
 
+def several_at_a_time(translate: Translate) -> Translate:
+    """Return the same, with ``CALLS`` batches at a time."""
+
+    def together(rows: list[list[int]], beam: int, size: int) -> None:
+        with concurrent.futures.ThreadPoolExecutor(CALLS) as pool:
+            calls = [
+                pool.submit(translate, rows[at : at + size], beam, size)
+                for at in range(0, len(rows), size)
+            ]
+            for call in calls:
+                call.result()
+
+    return together
+
+
 def native(model: Any, folder: Path, threads: int, forced: Options) -> Translate:
     """Return the native runner's search over a PyTorch network, or its pass over a one-pass network."""
     path = folder / f"{type(model).__name__}{SUFFIX}"
     to_program(model).save(path)
     program = LoadedProgram(library.load(), path)
     if isinstance(model, OnePassTranslator):
-        return functools.partial(in_one_pass, program, threads, forced.target + 2)
-    return in_batches(functools.partial(search.search, program, threads=threads), forced)
+        translate = functools.partial(in_one_pass, program, threads, forced.target + 2)
+    else:
+        translate = in_batches(functools.partial(search.search, program, threads=threads), forced)
+    return several_at_a_time(translate)
 
 
 def in_one_pass(

@@ -61,14 +61,25 @@ inline unsigned lanes_of(Ints comparison) {
 // numbers.
 template <typename Lanes, typename One>
 int list_where(int n, int* at, Lanes lanes, One one) {
-  constexpr int kWord = 64;  // numbers that are compared before one branch looks at the results
   int count = 0, begin = 0;
+#if defined(__AVX512F__)
+  Ints numbers;
+  for (int l = 0; l < kLanes; ++l) numbers[l] = l;
+  for (; begin + kLanes <= n; begin += kLanes, numbers += kLanes) {
+    // All lanes are written, those that count first; there is room, since count <= begin.
+    const auto found = static_cast<__mmask16>(lanes_of(lanes(begin)));
+    _mm512_storeu_si512(at + count, _mm512_maskz_compress_epi32(found, (__m512i)numbers));
+    count += __builtin_popcount(found);
+  }
+#else
+  constexpr int kWord = 64;  // numbers that are compared before one branch looks at the results
   for (; begin + kWord <= n; begin += kWord) {
     std::uint64_t found = 0;
     for (int i = 0; i < kWord; i += kLanes)
       found |= static_cast<std::uint64_t>(lanes_of(lanes(begin + i))) << i;
     for (; found; found &= found - 1) at[count++] = begin + __builtin_ctzll(found);
   }
+#endif
   for (int i = begin; i < n; ++i) {
     at[count] = i;
     count += one(i);

@@ -96,7 +96,7 @@ def import_model(
         )
     with task("reading the checkpoint") as shown:
         loaded = load(pieces.checkpoint)
-        # the copy is a model of its own, not made from another
+        # an imported model stands alone: it records no checkpoint that it was made from
         changes = {"made_from": ()} | ({"padding_policy": policy} if policy else {})
         loaded.model.config = dataclasses.replace(loaded.config, **changes)
         loaded = dataclasses.replace(loaded, config=loaded.model.config)

@@ -52,8 +52,8 @@ constexpr int kLinearVariants = 5;
 cudaError_t linear(const LinearParams& params, const LinearTensors& tensors, int variant,
                    cudaStream_t stream);
 
-/// Returns whether the current GPU supports linearTf32() and linearFp32(), that is, whether it is a
-/// Hopper GPU.
+/// Returns whether the current GPU supports linearTf32(), linearFp32() and linear_wide.h, that is,
+/// whether it is a Hopper GPU.
 bool hasLinearTf32();
 
 /// Returns nullptr if linearTf32() and linearFp32() support these parameters, otherwise the reason

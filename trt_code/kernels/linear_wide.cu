@@ -154,6 +154,21 @@ __device__ __forceinline__ void announce(uint64_t& finished) {
   arrive(sharedAddress(&finished));
 }
 
+/// Waits for the results of a tile, and moves them to y; then shared memory is free again. kColumns
+/// are the columns of y in a tile.
+template <typename Out, int kColumns, typename Shared>
+__device__ __forceinline__ void storeTile(Shared& shared, const CUtensorMap* y, int out0, int tile,
+                                          uint32_t parity) {
+  constexpr int kBoxColumns = kRowBytes / int(sizeof(Out));
+  waitFor(sharedAddress(&shared.finished), parity);
+  for (int box = 0; box < kColumns / kBoxColumns; ++box) {
+    storeBox(y, out0 + box * kBoxColumns, tile * kRows,
+             sharedAddress(shared.results) + box * kBoxBytes);
+  }
+  commitStores();
+  waitForStores<false>();
+}
+
 // ---- gate ---------------------------------------------------------------------------------------
 
 template <typename T, typename In, typename Out>
@@ -192,16 +207,9 @@ __global__ void __launch_bounds__(kThreads, 1)
                  loadBox(to + kValues * kRowBytes, &matrices.weight, input, outs + out0, barrier);
                });
     } else if (threadIdx.x == kMoveWarp * kWarpSize) {
-      constexpr int kColumns = kRowBytes / int(sizeof(Out));  // of a box
       uint32_t parity = 0;
       for (int tile = walk.first; tile < walk.tiles; tile += walk.stride, parity ^= 1) {
-        waitFor(sharedAddress(&shared.finished), parity);
-        for (int box = 0; box < kValues / kColumns; ++box) {
-          storeBox(&matrices.y, out0 + box * kColumns, tile * kRows,
-                   sharedAddress(shared.results) + box * kBoxBytes);
-        }
-        commitStores();
-        waitForStores<false>();
+        storeTile<Out, kValues>(shared, &matrices.y, out0, tile, parity);
         arrive(sharedAddress(&shared.stored));
       }
       waitForStores<true>();
@@ -348,12 +356,7 @@ __global__ void __launch_bounds__(kThreads, 1)
           loadBox(results + box * kBoxBytes, &matrices.residual, out0 + box * kColumns,
                   tile * kRows, residual);
         }
-        waitFor(sharedAddress(&shared.finished), parity);
-        for (int box = 0; box < kBoxes; ++box) {
-          storeBox(&matrices.y, out0 + box * kColumns, tile * kRows, results + box * kBoxBytes);
-        }
-        commitStores();
-        waitForStores<false>();
+        storeTile<T, kOuts>(shared, &matrices.y, out0, tile, parity);
       }
       waitForStores<true>();
     }
@@ -463,8 +466,8 @@ constexpr CUtensorMapDataType kTensorType<__half> = CU_TENSOR_MAP_DATA_TYPE_FLOA
 template <>
 constexpr CUtensorMapDataType kTensorType<__nv_bfloat16> = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
 
-/// Launches a kernel whose blocks share rows, `parts` of them a row; with `clustered`, these are a
-/// cluster.
+/// Launches a kernel. The columns of a row are divided among `parts` blocks, which form a cluster
+/// if `clustered`.
 template <typename Tensors>
 cudaError_t launchWide(void (*kernel)(WideParams, Tensors, WideMatrices), uint32_t sharedBytes,
                        int parts, bool clustered, const WideParams& p, const Tensors& tensors,

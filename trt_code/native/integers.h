@@ -46,8 +46,9 @@ inline int rounded(float x, float scale) {
 inline bool round_row(const float* x, int n, float scale, Integer* to) {
   int least = 0, i = 0;
 #if defined(__AVX512VNNI__)
-  // Two products are faster than the quotient, which is between them. It is computed for the few
-  // vectors in which they round to different integers, and for scales whose inverse is not exact.
+  // Two products are faster than a quotient, and the quotient lies between them. It is computed
+  // only for the few vectors in which they round to different integers, and for very large or very
+  // small scales.
   const float low = 1 / scale * (1 - 0x1p-22f), high = 1 / scale * (1 + 0x1p-22f);
   const float most = 127 * scale;
   __m512i least_lanes = _mm512_setzero_si512();

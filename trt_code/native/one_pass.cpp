@@ -14,7 +14,7 @@ namespace {
 constexpr int kLengthOffset = 128;  // train_model/models/one_pass.py
 constexpr int kPerSourceToken = 2;  // train_model/models/canvas.py
 constexpr int kLeast = 2;           // bos and eos
-constexpr int kGroup = 512;         // source tokens, whose activations stay in the cache
+constexpr int kGroup = 512;         // source tokens; their activations stay in the cache
 
 // Begins the target's stage with a canvas for each sentence.
 void begin_canvas(Workspace& w) {

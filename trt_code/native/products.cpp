@@ -240,8 +240,8 @@ void sparse(const Product<Kind>& product) {
 
 constexpr double kMostNonzero = kLanes == 16 ? 0.22 : 0.15;  // above it, dense() is faster
 
-// Whether few enough inputs are not zero: after a ReLU, a trained network has a tenth or less. Some
-// of the rows stand for all.
+// Whether few enough inputs are not zero: after a ReLU, a trained network has a tenth or less. A
+// sample of the rows decides.
 template <typename Kind>
 bool is_sparse(const Product<Kind>& product) {
   if (product.kind.inputs > kMostSparse) return false;

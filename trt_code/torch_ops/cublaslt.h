@@ -1,4 +1,4 @@
-// One matrix product by cuBLASLt, with what it offers in its epilogue.
+// A matrix product by cuBLASLt, with its bias, ReLU or residual.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -121,9 +121,9 @@ using Launch = std::function<cudaError_t()>;
 // kernel follows. Our own kernels have it in their epilogue.
 class FollowedCandidates : public Candidates {
  public:
-  /// `makeProblem` makes the product for cuBLASLt, and is called only if that may run. `wide`, if
-  /// there is one, is the kernel for many rows. With `known`, there are no candidates, because that
-  /// choice will run.
+  /// `makeProblem` makes the product for cuBLASLt, and is called only if that may run. `wide` is
+  /// the kernel for many rows, or empty. If `known` is given, it will run, and there are no
+  /// candidates.
   FollowedCandidates(const std::function<void(std::optional<Problem>&)>& makeProblem,
                      const std::optional<OwnKernels>& own, Launch wide, Launch follow,
                      const Choice* known)

@@ -157,7 +157,7 @@ def test_int8_that_was_calibrated_from_older_weights(quantized, request, runner)
     ],
 )
 def test_int8_of_an_older_calibration(quantized, request, runner, name, command):
-    """A file whose quantised checkpoint is gone is compared with the model's own."""
+    """A file whose quantised checkpoint is gone is compared with the model's own checkpoint."""
     refusal = quantized.refusal(quantized.path(name), quantized.quantized(), command)
     with kept(quantized.quantized()):
         quantized.calibrate("--keep", "*.fc2")
